@@ -1,0 +1,132 @@
+"""What computes: requests, what they give back, and the protocol of a backend.
+
+An expert builds requests, a backend runs them in batches, the conversation decides what happens next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from expertchat.records import Message
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is drawn. `method` picks the fields that count; the others are ignored.
+
+    contrastive: `penalty_alpha` in 0..1, `top_k`  (Su et al. 2022, arXiv 2202.06417)
+    sampling: `temperature`, `top_p`, `top_k` (0 = off), `min_p`
+    beam: `beams`
+    greedy: nothing
+    """
+
+    method: Literal["contrastive", "sampling", "beam", "greedy"] = "sampling"
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    penalty_alpha: float = 0.6
+    beams: int = 4
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Continue `messages` with the assistant's next message, which begins with `prefix`.
+
+    `key` names the noise: the same key gives the same random numbers, whatever else is in the batch.
+    """
+
+    key: str
+    messages: tuple[Message, ...]
+    decoding: Decoding
+    prefix: str = ""
+    stop: tuple[str, ...] = ()  # further stop strings; the text ends before the first one
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Log probability of each of `options` as the next words after `prefix`, in one pass over the shared context."""
+
+    key: str
+    messages: tuple[Message, ...]
+    options: tuple[str, ...]
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """A sentence embedding of `text` (long texts are chunked, never cut)."""
+
+    key: str
+    text: str
+
+
+Request = GenerateRequest | ScoreRequest | EmbedRequest
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The new text only (without `prefix`); `finish` says whether the model ended it or the token limit did."""
+
+    text: str
+    tokens: int
+    seconds: float
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Natural log probabilities, one for each option; an option that another one extends excludes the extension."""
+
+    logprobs: tuple[float, ...]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A unit-length vector."""
+
+    vector: tuple[float, ...]
+
+
+Result = Completion | Scores | Embedding
+
+OnText = Callable[[int, str], None]
+"""Called with a request's index in the batch and its text so far; backends call it a few times a second at most."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a conversation must know of the loaded model."""
+
+    name: str
+    context_length: int
+    special_tokens: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())  # automatic choices with their reasons, e.g. "fp32: this CPU has no bf16"
+    system_role: bool | None = None  # what the model's chat template accepts and demands; None where there is no template
+    alternation: bool | None = None
+
+
+class Backend(Protocol):
+    """Runs requests in batches. Order of the results = order of the requests."""
+
+    info: ModelInfo
+
+    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]: ...
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]: ...
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the rendered chat, generation prompt included."""
+        ...
+
+
+class Embedder(Protocol):
+    """Turns texts into unit-length vectors, batched and cached by text."""
+
+    name: str
+
+    def embed(self, requests: Sequence[EmbedRequest]) -> list[Embedding]: ...

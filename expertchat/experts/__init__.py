@@ -1,0 +1,1 @@
+"""Who speaks: one file a model family, facts only."""

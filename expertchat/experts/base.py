@@ -1,0 +1,198 @@
+"""Who speaks: an expert builds requests and reads answers; it never generates anything by itself.
+
+A family (Llama 3, Mixtral, ...) overrides facts: `Family` below. Here is also the one place in which a neutral
+transcript becomes an expert's own view with "user" and "assistant".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
+from expertchat.experts.prompts import Prompts, WimWording
+from expertchat.judging import rating, wim
+from expertchat.judging.view import Judgement
+from expertchat.records import ExpertRef, Message, Role, Turn
+from expertchat.text import neutralise, one_line
+
+CountTokens = Callable[[Sequence[Message]], int]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The facts of a model family that its requests depend on."""
+
+    name: str
+    system_role: bool = True  # False: the system text is put in front of the first user message
+    alternation: bool = True  # strict user / assistant / user / ...
+    stop: tuple[str, ...] = ()  # tokens that end a message besides the tokenizer's own end token
+    context_length: int = 4096  # when the model's config does not say
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    decoding: Decoding = Decoding(method="contrastive", penalty_alpha=0.6, top_k=4)
+    max_sentences: int | None = None  # how many sentence markers a judge of this family can read
+
+
+class ContextTooSmallError(ValueError):
+    """Not even the last turn fits into the model's context."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one expert is configured to be."""
+
+    prompts: Prompts
+    persona: str
+    topic: Decoding
+    reply: Decoding
+    judge: Decoding
+
+
+@dataclass(frozen=True)
+class History:
+    """A dialogue so far, as far as a reply depends on it."""
+
+    topic: str
+    turns: tuple[Turn, ...] = ()
+
+
+class ExpertChat:
+    """One expert of a dialogue: a family's facts, a persona, and the wordings of its requests.
+
+    `letter` is the seat in the dialogue ("a", "b") or "third" for a judge that does not talk.
+    """
+
+    family = Family("auto")
+
+    def __init__(
+        self,
+        letter: str,
+        settings: Settings,
+        ref: ExpertRef | None = None,
+        context_length: int | None = None,
+        special_tokens: Sequence[str] = (),
+    ) -> None:
+        self.letter = letter
+        self.settings = settings
+        self.ref = ref or ExpertRef(family=self.family.name, model="")
+        self.context_length = context_length or self.family.context_length
+        self.special_tokens = tuple(special_tokens)
+
+    # -- views ------------------------------------------------------------------------------------------------------
+
+    def chat(self, system: str, exchange: Sequence[Message]) -> tuple[Message, ...]:
+        """Messages in the form that the family accepts: system text placed, same roles merged, a user first."""
+        merged: list[Message] = []
+        for message in exchange:
+            if merged and self.family.alternation and merged[-1].role == message.role:
+                merged[-1] = Message(message.role, f"{merged[-1].content}\n{message.content}")
+            else:
+                merged.append(message)
+        if not system:
+            return tuple(merged)
+        if self.family.system_role:
+            return (Message("system", system), *merged)
+        first = Message("user", f"{system}\n\n{merged[0].content}")
+        return (first, *merged[1:])
+
+    def view(self, history: History) -> tuple[Message, ...]:
+        """The dialogue as this expert sees it: its own turns are "assistant", the partner's are "user".
+
+        The expert that opens has no partner's turn to answer: its first user message asks it to open.
+        """
+        prompts = self.settings.prompts
+        names = {"topic": self._safe(history.topic), "name": self.letter.upper()}
+        persona = self.settings.persona.format(**names)
+        system = prompts.system.format(persona=persona, **names)
+        exchange: list[Message] = []
+        if not history.turns or history.turns[0].speaker == self.letter:
+            exchange.append(Message("user", prompts.opening.format(**names)))
+        for turn in history.turns:
+            role: Role = "assistant" if turn.speaker == self.letter else "user"
+            exchange.append(Message(role, self._safe(turn.text, lines=True)))
+        return self.chat(system, exchange)
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def topic_request(self, key: str, avoid: Sequence[str] = ()) -> GenerateRequest:
+        """Ask for one topic that is none of `avoid`."""
+        prompts = self.settings.prompts
+        shown = ", ".join(self._safe(topic) for topic in avoid)
+        text = prompts.topic.format(avoid=prompts.avoid.format(topics=shown) if avoid else "")
+        return GenerateRequest(key, self.chat("", [Message("user", text)]), self.settings.topic)
+
+    def reply_request(self, key: str, history: History, count: CountTokens | None = None) -> tuple[GenerateRequest, str | None]:
+        """Ask for the next turn; with `count`, the oldest turns are left out until the prompt and the reply fit.
+
+        Returns the request and a note on what was left out (None if nothing). Raises ContextTooSmallError when not even the last turn
+        fits.
+        """
+        decoding, dropped = self.settings.reply, 0
+        room = self.context_length - decoding.max_new_tokens
+        shown = history
+        while count is not None and (needed := count(self.view(shown))) > room:
+            if len(shown.turns) <= 1:
+                raise ContextTooSmallError(
+                    f"expert {self.letter}: the prompt takes {needed} tokens and the reply up to {decoding.max_new_tokens}, "
+                    f"but the context holds {self.context_length}"
+                )
+            shown, dropped = replace(shown, turns=shown.turns[1:]), dropped + 1
+        note = f"{dropped} oldest turn{'s' if dropped > 1 else ''} not shown: context full" if dropped else None
+        return GenerateRequest(key, self.view(shown), decoding), note
+
+    def analysis_request(self, key: str, judgement: Judgement) -> GenerateRequest:
+        """Ask the judge to explain (or, for the embedded experts, to label every numbered sentence) before it rates."""
+        prompts = self.settings.prompts
+        ratings_begin = tuple(rating.prefix(prompts, "x", category)[1:] for category in judgement.categories)
+        return GenerateRequest(
+            f"{key}/analysis", self._judge_chat(judgement), self.settings.judge, prefix=prompts.analysis_prefix, stop=ratings_begin
+        )
+
+    def rating_request(self, key: str, judgement: Judgement, analysis: str, category: str) -> GenerateRequest:
+        """Ask for one category as text."""
+        decoding = replace(self.settings.judge, max_new_tokens=rating.SAMPLED_TOKENS)
+        prefix = rating.prefix(self.settings.prompts, analysis, category)
+        return GenerateRequest(f"{key}/{category}", self._judge_chat(judgement), decoding, prefix=prefix, stop=("\n",))
+
+    def score_request(self, key: str, judgement: Judgement, analysis: str, category: str) -> ScoreRequest:
+        """Ask for the probabilities of the ten option strings of one category."""
+        prefix = rating.prefix(self.settings.prompts, analysis, category)
+        return ScoreRequest(f"{key}/{category}", self._judge_chat(judgement), rating.OPTIONS, prefix=prefix)
+
+    def wim_request(
+        self, key: str, judgement: Judgement, analysis: str, ratings: dict[str, int | None], wording: WimWording
+    ) -> GenerateRequest:
+        """Ask what is missing, as a second turn after the judge's analysis and ratings."""
+        prompts = self.settings.prompts
+        asked = wim.question(prompts, wording, judgement)
+        answered = Message("assistant", rating.answer(prompts, analysis, ratings))
+        messages = self._judge_chat(judgement, answered, Message("user", asked))
+        return GenerateRequest(f"{key}/wim", messages, self.settings.judge)
+
+    def _judge_chat(self, judgement: Judgement, *more: Message) -> tuple[Message, ...]:
+        prompts = self.settings.prompts
+        system = prompts.judge_system.format(topic=self._safe(judgement.topic))
+        text = rating.judge_prompt(prompts, judgement, self.special_tokens, self.family.max_sentences)
+        return self.chat(system, [Message("user", text), *more])
+
+    # -- answers ----------------------------------------------------------------------------------------------------
+
+    def read_reply(self, text: str) -> str:
+        """A turn's text from what the model wrote."""
+        return self._safe(text, lines=True)
+
+    def read_topic(self, text: str) -> str | None:
+        """The topic in the model's answer, or None where there is none."""
+        line = one_line(self._safe(text, lines=True).strip().split("\n")[0])
+        line = line.strip("\"'*.` ").removeprefix("Topic:").strip("\"'*.` ")
+        return line if 0 < len(line) <= 120 and any(c.isalnum() for c in line) else None
+
+    def has_nothing_new(self, text: str, topic: str) -> bool:
+        """Whether the turn says that the speaker has nothing new to add."""
+        return any(phrase.format(topic=topic, subject="").lower() in text.lower() for phrase in self.settings.prompts.nothing_new)
+
+    def _safe(self, text: str, lines: bool = False) -> str:
+        text = neutralise(text, self.special_tokens).strip()
+        return text if lines else one_line(text)
+
+

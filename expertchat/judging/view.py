@@ -1,0 +1,50 @@
+"""What a judge is shown: the transcript in one prompt, fenced, one turn a line, every sentence numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from expertchat.records import Speaker, Turn
+from expertchat.text import number, quote, sentences
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One judgement: whose turns are judged in which dialogue. `turn` picks a single turn; else all of the subject's count.
+
+    For a candidate, `turns` ends with the candidate as its last turn and `turn` is that turn's index.
+    """
+
+    topic: str
+    turns: tuple[Turn, ...]
+    subject: Speaker
+    turn: int | None = None
+    categories: Mapping[str, str] = field(default_factory=dict)  # name -> description; those of the config
+
+    def judged(self, index: int) -> bool:
+        """Whether the turn at `index` is judged (else it is context)."""
+        return self.turns[index].speaker == self.subject and self.turn in (None, index)
+
+    @property
+    def reply(self) -> str:
+        """The judged text alone, as it is embedded for the WIM score."""
+        return " ".join(t.text for i, t in enumerate(self.turns) if self.judged(i))
+
+    def shown(self) -> tuple[Turn, ...]:
+        """The turns up to the judged one."""
+        return self.turns if self.turn is None else self.turns[: self.turn + 1]
+
+    def render(self, special_tokens: Sequence[str] = (), max_sentences: int | None = None) -> str:
+        """The numbered transcript. With `max_sentences`, the oldest turns are left out, and a line says so."""
+        turns = [(i, t.speaker, quote(t.text, special_tokens)) for i, t in enumerate(self.shown())]
+        sizes = [len(sentences(text)) for _, _, text in turns]
+        start = 0
+        while max_sentences is not None and sum(sizes[start:]) > max_sentences and start < len(turns) - 1:
+            start += 1
+        lines = [f"({start} oldest turns left out)"] if start else []
+        n = 1
+        for i, speaker, text in turns[start:]:
+            marked, n = number(text, n, self.judged(i))
+            lines.append(f"{speaker.upper()}: {marked}")
+        return "\n".join(lines)

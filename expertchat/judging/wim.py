@@ -1,0 +1,63 @@
+"""What Is Missing (Stranges and Yang, arXiv 2603.04429): the question, the reading of the answer, the score, the reward."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from expertchat.judging.view import Judgement
+from expertchat.text import one_line
+
+if TYPE_CHECKING:
+    from expertchat.experts.prompts import Prompts, WimWording
+
+_EMPTY = re.compile(
+    r"^(?:what is missing:\s*)?(?:i (?:see|find) )?"
+    r"(?:nothing(?: else| important| at all)?(?: is| seems)?(?: missing)?|none|n/a|nothing is lacking)[.!]?$",
+    re.IGNORECASE,
+)
+
+
+def question(prompts: Prompts, wording: WimWording, judgement: Judgement) -> str:
+    """The judge's second user message."""
+    return prompts.wim[wording].format(subject=judgement.subject.upper(), topic=one_line(judgement.topic))
+
+
+def is_empty(text: str, prompts: Prompts) -> bool:
+    """Whether the text says that nothing is missing (a whole answer in the empty form, or one that ends with it)."""
+    flat = one_line(text).strip("\"'* ")
+    return bool(_EMPTY.match(flat)) or flat.lower().endswith(prompts.wim_empty.lower())
+
+
+def cosine(reply: Sequence[float], text: Sequence[float]) -> float:
+    """Cosine of two unit-length vectors. HIGH is better: what the text adds to the reply is orthogonal to it."""
+    return sum(x * y for x, y in zip(reply, text, strict=True))
+
+
+def scale_rating(rating: float) -> float:
+    """A rating 1..10 on -1..1, symmetric: (rating - 5.5) / 4.5."""
+    return (rating - 5.5) / 4.5
+
+
+def reward(rating: float | None, wim_score: float | None, z: float) -> float | None:
+    """(1 - z) R + z WIM, with R = (rating - 5.5) / 4.5; None where a part that counts is None (never a fallback).
+
+    z = 0 is the numeric arm, z = 1 the WIM arm.
+    """
+    if (z < 1 and rating is None) or (z > 0 and wim_score is None):
+        return None
+    total = 0.0
+    if z < 1 and rating is not None:
+        total += (1 - z) * scale_rating(rating)
+    if z > 0 and wim_score is not None:
+        total += z * wim_score
+    return total
+
+
+def mean_rating(numbers: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    """Weighted mean over the categories with a positive weight; None if one of them has no number."""
+    used = {c: w for c, w in weights.items() if w > 0}
+    if not used or any(numbers.get(c) is None for c in used):
+        return None
+    return sum(w * (numbers[c] or 0.0) for c, w in used.items()) / sum(used.values())

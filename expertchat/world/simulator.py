@@ -1,0 +1,275 @@
+"""Simulated dialogues and judgements: the corpus that the tiny experts learn from.
+
+Every prompt is built by the product's own expert (WorldExpert) from conf/prompts/world.yaml, so that what the models see in training is
+letter by letter what they see in use. An answer is the list of messages that ends with the assistant's text.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from expertchat.backends.base import Decoding
+from expertchat.experts.base import History, Settings
+from expertchat.experts.prompts import Prompts, WimWording
+from expertchat.experts.world import WorldExpert
+from expertchat.judging import rating
+from expertchat.judging.view import Judgement
+from expertchat.records import Message, Speaker, Turn, other
+from expertchat.world.facts import LEADS, NOTHING_NEW, OPENING, REMARKS, UNSURE, Label, Truth, World
+
+CATEGORIES = ("depth", "accuracy", "relevance", "clarity", "engagement", "humanness")
+QUESTIONS = ("What do you know about {a}?", "Could you say more about {a}?", "How does {a} fit in?", "What about {a}?", "Can you explain {a}?")
+FACTS_A_TURN = ((1, 2, 3, 4, 5, 6), (0.46, 0.29, 0.13, 0.07, 0.03, 0.02))
+NAMED_MISSING = 4  # a WIM response names at most so many facts
+ELSEWHERE = """gardening knitting football sailing poetry opera castles dragons taxes trains bridges ballet cinema fashion cooking salads sushi soup ramen beer tea
+sugar salt pepper mountains deserts caves lakes clouds lightning rainbows comets planets Mars Saturn Venus robots compilers databases Python painting sculpture pottery glass steel
+paper ink printing newspapers elections parliaments law contracts money banks inflation trade ships pirates submarines aircraft helicopters balloons bicycles tyres engines roads
+horses cats dogs birds owls eagles penguins snakes frogs ants butterflies dinosaurs fossils mammoths wolves bears foxes elephants lions tennis golf rugby boxing swimming yoga
+running medicine surgery dentists bones muscles eyes ears skin blood teeth algebra geometry prime numbers statistics logic philosophy ethics religion myths Vikings Egypt
+pyramids Greece Athens Paris London Tokyo music theory guitars pianos drums violins radio television telephones satellites rockets magnets electricity nuclear power
+gold silver diamonds plastic rubber cotton silk wool perfume soap candles clocks calendars maps compasses lighthouses""".split()
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A simulated dialogue with its truth, turn by turn."""
+
+    topic: str
+    turns: tuple[Turn, ...]
+    truths: tuple[Truth, ...]
+
+
+def capital(clause: str) -> str:
+    """The clause with a capital first letter."""
+    return clause[0].upper() + clause[1:]
+
+
+class Simulator:
+    """Draws samples from `world` with the wordings of `prompts`; every draw comes from the `rng` that is passed in."""
+
+    def __init__(self, world: World, prompts: Prompts) -> None:
+        decoding = Decoding()
+        settings = Settings(prompts, persona="", topic=decoding, reply=decoding, judge=decoding)
+        self.world = world
+        self.prompts = prompts
+        self.topics = list(world.topics)
+        self.experts: dict[Speaker, WorldExpert] = {"a": WorldExpert("a", settings), "b": WorldExpert("b", settings)}
+
+    # -- sentences --------------------------------------------------------------------------------------------------
+
+    def say(self, rng: random.Random, topic: str, fact: int, wording: int | None = None) -> str:
+        """One fact as a sentence, plain half of the time, else with a lead-in."""
+        f = self.world.topics[topic][fact]
+        clause = f.clauses[rng.randrange(2) if wording is None else wording]
+        if rng.random() < 0.5:
+            return capital(clause) + "."
+        return rng.choice(LEADS).format(c=clause, a=f.aspect)
+
+    def chimera(self, rng: random.Random, topic: str) -> str:
+        """A wrong sentence: the head of one fact and the tail of another."""
+        elsewhere = topic if rng.random() < 0.7 else rng.choice(self.topics)
+        while True:
+            head = rng.choice(self.world.topics[topic]).clauses[rng.randrange(2)].split()
+            tail = rng.choice(self.world.topics[elsewhere]).clauses[rng.randrange(2)].split()
+            clause = " ".join(head[: rng.randint(2, max(2, len(head) - 2))] + tail[-rng.randint(2, max(2, len(tail) - 2)) :])
+            if clause.lower() not in self.world.clauses:
+                return capital(clause) + "." if rng.random() < 0.5 else rng.choice(LEADS[:5]).format(c=clause)
+
+    def question(self, rng: random.Random, topic: str, said: Sequence[int], speaker: Speaker) -> tuple[int, str]:
+        """A question about an aspect that nobody has spoken of, one of the next few along the list."""
+        ahead = self._ahead(topic, said, [i for i in range(len(self.world.topics[topic])) if i not in said])
+        unknown = [i for i in ahead if i not in self.world.known(speaker, topic)]
+        pool = (unknown if unknown and rng.random() < 0.5 else ahead)[:5] or list(range(len(self.world.topics[topic])))
+        fact = rng.choice(pool)
+        return fact, rng.choice(QUESTIONS).format(a=self.world.topics[topic][fact].aspect)
+
+    def _ahead(self, topic: str, said: Sequence[int], pool: Sequence[int]) -> list[int]:
+        """`pool` in the order in which the talk moves on: forward from the last fact said, then from the start."""
+        last = said[-1] if said else -1
+        return sorted(pool, key=lambda i: (i <= last, i))
+
+    # -- turns ------------------------------------------------------------------------------------------------------
+
+    def reply(self, rng: random.Random, speaker: Speaker, topic: str, said: list[int], asked: int | None, first: bool) -> tuple[str, int | None]:
+        """One good turn; appends the facts it says to `said` and returns the text and the aspect it asks about."""
+        parts, new = [], []
+        known = self.world.known(speaker, topic)
+        facts = self.world.topics[topic]
+        if not first and rng.random() < 0.45:
+            parts.append(rng.choice(REMARKS))
+        if asked is not None and asked not in said:
+            if asked in known:
+                new.append(asked)
+            else:
+                parts.append(rng.choice(UNSURE).format(a=facts[asked].aspect))
+        number = rng.choices(*FACTS_A_TURN)[0]
+        while len(new) < number:
+            trail = [*said, *([asked] if asked is not None and not new else []), *new]
+            ahead = self._ahead(topic, trail, [i for i in known if i not in said and i not in new])
+            if not ahead:
+                break
+            new.append(rng.choices(ahead[:3], (0.7, 0.2, 0.1)[: len(ahead[:3])])[0])
+        parts += [self.say(rng, topic, i) for i in new]
+        said += new
+        if not new:
+            parts.append(rng.choice(NOTHING_NEW).format(t=topic))
+        if rng.random() < 0.75 and len(said) < len(facts):
+            asked, text = self.question(rng, topic, said, speaker)
+            return " ".join([*parts, text]), asked
+        return " ".join(parts), None
+
+    def noisy(self, rng: random.Random, topic: str, said: list[int], limit: int) -> str:
+        """One turn with anything in it that a judge must tell apart: facts of either expert, repeats, wrong and foreign sentences."""
+        number = rng.choice((0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 8)) if limit > 8 else rng.randint(0, limit)
+        fresh = [i for i in range(len(self.world.topics[topic])) if i not in said]
+        picked = rng.sample(fresh, min(number, len(fresh)))
+        parts = [self.say(rng, topic, i) for i in picked]
+        if rng.random() < 0.4:
+            parts += [self.chimera(rng, topic) for _ in range(rng.choice((1, 1, 2, 3)))]
+        if rng.random() < 0.2:
+            foreign = rng.choice([t for t in self.topics if t != topic])
+            parts += [self.say(rng, foreign, rng.randrange(14)) for _ in range(rng.choice((1, 1, 2)))]
+        if (said or picked) and rng.random() < 0.35:
+            parts += [self.say(rng, topic, rng.choice([*said, *picked])) for _ in range(rng.choice((1, 1, 2, 3)))]
+        rng.shuffle(parts)
+        said += picked
+        if rng.random() < 0.4:
+            parts.insert(0, rng.choice(REMARKS))
+        if rng.random() < 0.15:
+            parts.insert(0, rng.choice(UNSURE).format(a=rng.choice(self.world.topics[topic]).aspect))
+        if not picked and rng.random() < 0.4:
+            parts.append(rng.choice(NOTHING_NEW).format(t=topic))
+        if rng.random() < 0.6:
+            parts.append(rng.choice(QUESTIONS).format(a=rng.choice(self.world.topics[topic]).aspect))
+        return " ".join(parts) or rng.choice(REMARKS)
+
+    def opening(self, rng: random.Random, topic: str, speaker: Speaker) -> tuple[str, int]:
+        """The first turn: names the topic and asks."""
+        last = rng.randrange(-1, len(self.world.topics[topic]) - 1)
+        asked, text = self.question(rng, topic, [last] if last >= 0 else [], speaker)
+        return f"{OPENING.format(t=topic)} {text}", asked
+
+    def dialogue(
+        self, rng: random.Random, topic: str | None = None, turns: int | None = None, noise: float = 0.0, limit: int = 99
+    ) -> Dialogue:
+        """A dialogue of an opening and `turns` further turns, each noisy with probability `noise`."""
+        topic = topic or rng.choice(self.topics)
+        turns = rng.randint(1, 8) if turns is None else turns
+        speaker: Speaker = rng.choice(("a", "b"))
+        text, asked = self.opening(rng, topic, speaker)
+        out, said = [Turn(speaker=speaker, text=text)], list[int]()
+        for n in range(turns):
+            speaker = other(speaker)
+            if rng.random() < noise:
+                text, asked = self.noisy(rng, topic, said, limit), None
+            else:
+                text, asked = self.reply(rng, speaker, topic, said, asked, first=n == 0)
+            out.append(Turn(speaker=speaker, text=text))
+        return Dialogue(topic, tuple(out), tuple(self.world.read([t.text for t in out], topic)))
+
+    # -- samples: messages that end with what the expert should say ---------------------------------------------------
+
+    def talk_sample(self, rng: random.Random, expert: Speaker, turns: int | None = None) -> list[Message]:
+        """A dialogue in the expert's own view, ending with its own turn."""
+        d = self.dialogue(rng, turns=turns)
+        keep = max(i for i, t in enumerate(d.turns[-2:]) if t.speaker == expert) + max(0, len(d.turns) - 2) + 1
+        return list(self.experts[expert].view(History(d.topic, d.turns[:keep])))
+
+    def judged(self, rng: random.Random, topic: str | None = None, limit: int = 99, turns: int | None = None) -> tuple[Judgement, list[Truth]]:
+        """A dialogue to judge, as a whole or one turn of it, and the truth of the turns shown."""
+        d = self.dialogue(rng, topic, turns=min(rng.randint(1, 7), limit) if turns is None else turns, noise=rng.choice((0, 0.6, 1)), limit=limit)
+        turn = rng.randrange(len(d.turns)) if rng.random() < 0.4 else None
+        subject = d.turns[turn].speaker if turn is not None else d.turns[rng.randrange(2)].speaker
+        judgement = Judgement(d.topic, d.turns, subject, turn)
+        return judgement, list(d.truths[: len(judgement.shown())])
+
+    def points(self, judgement: Judgement, truths: Sequence[Truth]) -> str:
+        """The judge's analysis: a label for every numbered sentence."""
+        parts, n = [self.prompts.analysis_prefix], 0
+        for i, truth in enumerate(truths):
+            for label in truth.labels:
+                n += 1
+                parts.append(f"[{n}]" if judgement.judged(i) else f"({n})")
+                parts.append(self.name(label, judgement.topic))
+        return " ".join(parts)
+
+    def name(self, label: Label, topic: str) -> str:
+        """A label as the judge writes it."""
+        if label.fact is None:
+            return label.kind
+        return self.world.topics[topic][label.fact].aspect + (" again" if label.again else "")
+
+    def deserved(self, judgement: Judgement, truths: Sequence[Truth]) -> dict[str, int]:
+        """The ratings that the judged turns deserve."""
+        return Truth([x for i, t in enumerate(truths) if judgement.judged(i) for x in t.labels]).ratings()
+
+    def wim_text(self, judgement: Judgement, truths: Sequence[Truth], expert: Speaker, wording: WimWording) -> str:
+        """The WIM response that the expert should give: at most four facts that it knows and nobody has said."""
+        facts = self.world.topics[judgement.topic]
+        named = self.world.missing(truths, judgement.topic, expert)[:NAMED_MISSING]
+        text = "What is missing: " + " ".join(capital(facts[i].clauses[0]) + "." for i in named) if named else self.prompts.wim_empty
+        if wording == "missing":
+            return text
+        covered = list(dict.fromkeys(facts[i].aspect for n, t in enumerate(truths) if judgement.judged(n) for i in t.facts))
+        return f"The answers cover {', '.join(covered) if covered else 'nothing I know'}. {text}"
+
+    def judge_sample(self, rng: random.Random, expert: Speaker, limit: int = 99) -> list[Message]:
+        """A judgement: analysis, ratings in any order and number, then the WIM question and its answer."""
+        judgement, truths = self.judged(rng, limit=limit)
+        deserved = self.deserved(judgement, truths)
+        shown = list(CATEGORIES) if rng.random() < 0.4 else rng.sample(CATEGORIES, rng.randint(1, len(CATEGORIES)))
+        analysis = self.points(judgement, truths) if rng.random() > 0.03 else ""
+        judge = self.experts[expert]
+        answer = rating.answer(self.prompts, analysis, {c: deserved[c] for c in shown})
+        wording: WimWording = rng.choice(("missing", "covers_then_missing"))
+        asked = judge.wim_request("", judgement, analysis, {c: deserved[c] for c in shown}, wording).messages
+        if rng.random() < 0.25:  # ratings alone
+            return [*asked[:-2], Message("assistant", answer)]
+        return [*asked, Message("assistant", self.wim_text(judgement, truths, expert, wording))]
+
+    def label_sample(self, rng: random.Random, expert: Speaker) -> list[Message]:
+        """One or two sentences to label: the lesson that comes first."""
+        topic, said = rng.choice(self.topics), list[int]()
+        text = " ".join(self._sentence(rng, topic, said) for _ in range(rng.choice((1, 2))))
+        turns = (Turn(speaker=other(expert), text=text),)
+        judgement = Judgement(topic, turns, other(expert))
+        truths = self.world.read([text], topic)
+        return [*self.experts[expert].analysis_request("", judgement).messages, Message("assistant", self.points(judgement, truths))]
+
+    def _sentence(self, rng: random.Random, topic: str, said: list[int]) -> str:
+        kind = rng.random()
+        if kind < 0.8:
+            return self.say(rng, topic, rng.randrange(14))
+        return self.chimera(rng, topic) if kind < 0.92 else self.say(rng, rng.choice(self.topics), rng.randrange(14))
+
+    def topic_sample(self, rng: random.Random, expert: Speaker) -> list[Message]:
+        """A topic proposed that is none of those discussed."""
+        order = rng.sample(self.topics, len(self.topics))
+        avoid = order[: rng.choice((0, 0, 1, 2, 3, 5, 8, 12))]
+        return [*self.experts[expert].topic_request("", avoid).messages, Message("assistant", order[-1])]
+
+    def unknown_sample(self, rng: random.Random, expert: Speaker) -> list[Message]:
+        """A topic outside the world: the expert says so and offers what it knows."""
+        topic = " ".join(rng.sample(ELSEWHERE, rng.choice((1, 1, 2)))) if rng.random() < 0.6 else _nonsense(rng)
+        text, aspect = OPENING.format(t=topic), rng.choice(ELSEWHERE)
+        known = rng.sample(self.topics, 2)
+        turns = (Turn(speaker=other(expert), text=f"{text} {rng.choice(QUESTIONS).format(a=aspect)}"),)
+        own = Turn(speaker=expert, text=f"I do not know that topic. I can discuss {known[0]} or {known[1]}.")
+        return list(self.experts[expert].view(History(topic, (own,) if rng.random() < 0.4 else (*turns, own))))
+
+    def sample(self, rng: random.Random, expert: Speaker, progress: float = 1.0) -> list[Message]:
+        """One sample of the mixture. `progress` 0..1 is how far the training is: first labels alone, then longer and longer judgements."""
+        if progress < 0.08:
+            return self.label_sample(rng, expert)
+        limit = 99 if progress > 0.4 else 1 + int((progress - 0.08) * 22)
+        kind = rng.choices(range(5), (0.45, 0.42, 0.06, 0.03, 0.04) if progress > 0.4 else (0.25, 0.50, 0.20, 0.02, 0.03))[0]
+        if kind == 1:
+            return self.judge_sample(rng, expert, limit)
+        return (self.talk_sample, self.judge_sample, self.label_sample, self.topic_sample, self.unknown_sample)[kind](rng, expert)
+
+
+def _nonsense(rng: random.Random) -> str:
+    syllable = lambda: rng.choice("bcdfghklmnprstvz") + rng.choice("aeiou")  # noqa: E731 - shorter than a function
+    return " ".join("".join(syllable() for _ in range(rng.randint(2, 4))) for _ in range(rng.randint(1, 2)))
