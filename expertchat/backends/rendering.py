@@ -1,0 +1,97 @@
+"""From messages to token ids through the tokenizer's own chat template, and what that template accepts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from expertchat.config import ConfigError
+from expertchat.records import Message
+
+_MARKUP = re.compile(r"<\S+>|\[\S+\]")
+_SOFTER = str.maketrans("<>[]|", "‹›{}¦")
+_PROBE = "Seven grey herons"
+
+
+class Renderer:
+    """Renders chats with a tokenizer's template; text of messages never becomes a special token.
+
+    `system_role`: the template shows a system message. `alternation`: it refuses two user messages in a row.
+    Raises ConfigError for a tokenizer without a (working) chat template.
+    """
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        self.tokenizer, self.name = tokenizer, name
+        if not getattr(tokenizer, "chat_template", None):
+            raise ConfigError(
+                f"{name}: its tokenizer has no chat template, so it cannot hold a conversation; use the instruct version of the model, "
+                "or put a chat_template.jinja into its folder"
+            )
+        self.special_tokens = _special_tokens(tokenizer)
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        user = Message("user", _PROBE)
+        if self._probe([user]) is None:
+            raise ConfigError(f"{name}: its chat template fails on a single user message; use another model or correct the template")
+        self.system_role = _PROBE in (self._probe([Message("system", _PROBE), Message("user", "Hello.")]) or "")
+        self.alternation = self._probe([user, user]) is None
+
+    def text(self, messages: Sequence[Message], prefix: str = "") -> str:
+        """The chat as one string that ends with the assistant's header and `prefix`."""
+        try:
+            return self._render([Message(m.role, self.plain(m.content)) for m in messages], True) + self.plain(prefix)
+        except TemplateError as error:
+            roles = ", ".join(message.role for message in messages)
+            raise ConfigError(
+                f"{self.name}: its chat template refuses the roles {roles} ({error}); set the model's own family, or family=auto"
+            ) from None
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a rendered text; nothing is added, the template brings its own special tokens."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def batch_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many rendered texts."""
+        return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+
+    def encode(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
+        """Token ids of a chat."""
+        return self.ids(self.text(messages, prefix))
+
+    def plain(self, text: str) -> str:
+        """Text in which every special token's string is softened, so that the tokenizer reads it as ordinary text."""
+        while self._special.search(text):
+            text = self._special.sub(lambda match: _soften(match.group()), text)
+        return text
+
+    def end_token(self) -> int | None:
+        """The special token that the template puts after an assistant's message, or None."""
+        shown = self._render([Message("user", "Hello."), Message("assistant", _PROBE)], False)
+        tail = shown.rpartition(_PROBE)[2] if _PROBE in shown else ""
+        special = set(self.special_tokens)
+        return next((i for i in self.ids(tail) if self.tokenizer.convert_ids_to_tokens(i) in special), None) if tail else None
+
+    def _probe(self, messages: list[Message]) -> str | None:
+        try:
+            return self._render(messages, True)
+        except (TemplateError, TypeError, ValueError, IndexError, KeyError):
+            return None
+
+    def _render(self, messages: Sequence[Message], generation: bool) -> str:
+        chat = [message._asdict() for message in messages]
+        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation))
+
+
+def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Special tokens, and added tokens that look like markup (e.g. <tool_call>): they too have a meaning for the model."""
+    added = [token for token in tokenizer.added_tokens_decoder.values() if token.special or _MARKUP.fullmatch(token.content)]
+    tokens = [*tokenizer.all_special_tokens, *(token.content for token in added)]
+    return tuple(dict.fromkeys(token for token in tokens if token.strip()))
+
+
+def _soften(token: str) -> str:
+    changed = token.translate(_SOFTER)
+    return changed if changed != token else token[1:]

@@ -1,0 +1,91 @@
+"""Following a running batch: the tokens and text of each row, when a row is done, and the text so far for whoever watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+
+from expertchat.backends.base import OnText
+
+TAIL = 5  # prompt tokens decoded together with the first new ones: some tokenizers drop a space at the start of a text
+
+
+class Row:
+    """One running reply. `limit` new tokens at most; `stop` strings end it, and its text ends before the first one."""
+
+    def __init__(self, tokenizer: Any, index: int, prompt: Sequence[int], limit: int, stop: Sequence[str] = ()) -> None:
+        self.index, self.limit = index, limit
+        self.finish: Literal["stop", "length"] | None = None
+        self.tokens = 0  # new ones, the end token included
+        self._tokenizer, self._stop = tokenizer, [s for s in stop if s]
+        self._ids = list(prompt[-TAIL:])
+        self._shown = 0  # what is decoded already: _ids up to _read; the next piece is decoded from _shown on
+        self._read = len(self._ids)
+        self._text = ""
+
+    def add(self, token: int, ends: bool) -> None:
+        """Take one new token; `ends` says that it is an end token."""
+        self.tokens += 1
+        if ends:
+            self.finish = "stop"
+            return
+        self._ids.append(token)
+        if self._stop and self._cut(self._decoded()) is not None:
+            self.finish = "stop"
+        elif self.tokens >= self.limit:
+            self.finish = "length"
+
+    def text(self, last: bool = False) -> str:
+        """The text so far; a character whose bytes are not all there yet waits, unless this is the `last` call."""
+        text = self._decoded(last)
+        cut = self._cut(text)
+        return text if cut is None else text[:cut]
+
+    def _cut(self, text: str) -> int | None:
+        places = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        return min(places, default=None)
+
+    def _decoded(self, last: bool = False) -> str:
+        if self._read < len(self._ids):
+            before = self._decode(self._ids[self._shown : self._read])
+            after = self._decode(self._ids[self._shown :])
+            if last or (len(after) > len(before) and not after.endswith("\ufffd")):
+                self._text += after[len(before) :]
+                self._shown, self._read = self._read, len(self._ids)
+        return self._text
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class Watch(StoppingCriteria):
+    """Feeds each new token to its row, says which rows are done, and announces texts at most every `interval` seconds."""
+
+    def __init__(self, rows: Sequence[Row], end_ids: Sequence[int], on_text: OnText | None = None, interval: float = 0.125) -> None:
+        self.rows, self.end_ids, self.on_text, self.interval = list(rows), frozenset(end_ids), on_text, interval
+        self._announced = time.monotonic()
+        self._last: dict[int, str] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        for row, token in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
+            if row.finish is None:
+                row.add(token, token in self.end_ids)
+        if self.on_text is not None and time.monotonic() - self._announced >= self.interval:
+            self.announce()
+        return torch.tensor([row.finish is not None for row in self.rows], device=input_ids.device)
+
+    def announce(self, last: bool = False) -> None:
+        """Tell the watcher about every text that grew."""
+        if self.on_text is None:
+            return
+        for row in self.rows:
+            text = row.text(last)
+            if text != self._last.get(row.index, ""):
+                self._last[row.index] = text
+                self.on_text(row.index, text)
+        self._announced = time.monotonic()
