@@ -1,0 +1,126 @@
+"""The moving part of the screen: the dialogue in focus, the other conversations, the state of the run, cropped to the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.text import Text
+
+from expertchat.views import render
+from expertchat.views.model import Conversation, RunState
+
+Line = list[Segment]
+
+
+class Frame:
+    """Drawn lines, ready to be shown. `closed`: the last one ends with a newline too, as in the scrollback."""
+
+    def __init__(self, lines: list[Line], closed: bool = False) -> None:
+        self.lines, self.closed = lines, closed
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for number, line in enumerate(self.lines):
+            if number:
+                yield Segment.line()
+            yield from line
+        if self.closed:
+            yield Segment.line()
+
+    def rows(self, width: int) -> int:
+        """Rows that the lines take on a screen that was made `width` columns narrow after they were drawn."""
+        return sum(max(1, -(-sum(s.cell_length for s in line) // width)) for line in self.lines)
+
+
+def _trimmed(line: Line) -> Line:
+    """Without white space at the end: what is not there cannot wrap when the screen is made narrower."""
+    line = list(line)
+    while line and not line[-1].text.strip():
+        line.pop()
+    if line:
+        last = line[-1]
+        line[-1] = Segment(last.text.rstrip(), last.style, last.control)
+    return line
+
+
+@dataclass
+class Painter:
+    """Draws frames for one console; finished turns are drawn once for each width."""
+
+    console: Console
+    _cache: dict[tuple[str, int, int, bool], list[Line]] = field(default_factory=dict)
+
+    def lines(self, drawn: RenderableType, width: int) -> list[Line]:
+        options = self.console.options.update(width=width, height=None)
+        return [_trimmed(line) for line in self.console.render_lines(drawn, options, pad=False)]
+
+    def frame(
+        self, state: RunState, focus: Conversation | None, loading: dict[str, float], tick: int, remark: str = ""
+    ) -> Frame:
+        """The screen's moving part, at most as high as the screen; `loading` holds seconds by model, `remark` a warning."""
+        width, height = self.console.size
+        height = max(1, height - 1)
+        below: list[Line] = []
+        for what, seconds in loading.items():
+            below += self.lines(render.loading_line(what, seconds, tick), width)
+        if state.conversations or state.progress is not None:
+            below += self._below(state, focus, width, height)
+        elif not loading:
+            below += self.lines(render.starting_line(tick), width)
+        if remark:
+            below += self.lines(Text(remark, style="bold red"), width)
+        below = below[-height:]
+        room = height - len(below) - 4
+        if focus is None or room < 1:
+            return Frame(below)
+        turns = state.run.turns if state.run else 0
+        head = self.lines(render.heading(focus, turns), width)[:1]
+        return Frame([[], *head, [], *self._newest(focus, width, room), [], *below])
+
+    def forget(self) -> None:
+        self._cache.clear()
+
+    def _below(self, state: RunState, focus: Conversation | None, width: int, height: int) -> list[Line]:
+        others = [c for c in state.conversations.values() if c is not focus and not c.judged]
+        others.sort(key=lambda c: (c.streaming is None, c.stage != "talking"))  # stable: order of their start within a kind
+        shown = max(1, min(8, height // 5))
+        turns = state.run.turns if state.run else 0
+        lines: list[Line] = []
+        for conversation in islice(others, shown):
+            lines += self.lines(render.other_line(conversation, turns, width), width)[:1]
+        if len(others) > shown:
+            lines += self.lines(Text(f"  and {len(others) - shown} more", style="dim"), width)
+        if lines:
+            lines.append([])
+        return lines + self.lines(render.status_line(state, width), width)
+
+    def _newest(self, focus: Conversation, width: int, room: int) -> list[Line]:
+        """The last `room` lines of a dialogue."""
+        kept: list[Line] = []
+        for lines in self._upwards(focus, width):
+            kept = lines + kept
+            if len(kept) >= room:
+                break
+        return kept[-room:]
+
+    def _upwards(self, focus: Conversation, width: int) -> Iterator[list[Line]]:
+        """The parts of a dialogue from its end to its beginning."""
+        if focus.stop_reason is not None:
+            yield self._joined([Text(""), *render.judgement(focus, width)], width) if focus.sides() else []
+            yield self._joined([render.ended(focus, width)], width)
+        elif focus.streaming is not None:
+            now = focus.streaming
+            yield self.lines(render.bubble(now.text, now.speaker, focus, width, writing=True), width)
+        else:
+            yield self.lines(render.waiting_bubble(focus, width), width)
+        for index in sorted(focus.by_index, reverse=True):
+            key = (focus.id, index, width, focus.turn_reward(index) is None)
+            if key not in self._cache:
+                self._cache[key] = self.lines(render.turn_bubble(focus.by_index[index], index, focus, width), width)
+            yield self._cache[key]
+
+    def _joined(self, parts: Iterable[RenderableType], width: int) -> list[Line]:
+        return [line for part in parts for line in self.lines(part, width)]

@@ -1,0 +1,38 @@
+"""Which view a command gets."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from typing import TextIO
+
+from rich.console import Console
+
+from expertchat.config import ConfigError
+from expertchat.events import Sink
+from expertchat.views.live import LiveView, can_draw
+from expertchat.views.plain import NullView, PlainView
+
+VIEWS = ("live", "plain", "none")
+
+
+def open_view(view: str, stream: TextIO | None = None, everything: bool = False) -> Sink:
+    """The sink named by `view`: "live", "plain" or "none".
+
+    "live" becomes plain lines where `stream` (standard output) is no terminal that can be drawn on. "none" shows only why a run failed.
+    `everything`: the live view prints every conversation whole, however many there are. Raises ConfigError for any other name.
+    """
+    if view not in VIEWS:
+        raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
+    if view == "none":
+        return NullView()
+    stream = stream or sys.stdout
+    if view == "live":
+        console = Console(file=stream, markup=False, emoji=False, highlight=False)
+        if can_draw(console):
+            return LiveView(console, everything=everything)
+    if isinstance(stream, io.TextIOWrapper):  # a stream that is not UTF-8 shows "?" for what it does not have, and goes on
+        with contextlib.suppress(io.UnsupportedOperation):
+            stream.reconfigure(errors="replace")
+    return PlainView(stream)

@@ -1,0 +1,144 @@
+"""Plain lines for a pipe, a log file or a dumb terminal; and the view that shows nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from expertchat.events import (
+    AnyEvent,
+    ConversationFinished,
+    ConversationJudged,
+    ConversationStarted,
+    Loading,
+    Note,
+    Progress,
+    RunFinished,
+    RunStarted,
+    TurnFinished,
+)
+from expertchat.records import Turn
+from expertchat.views.model import Conversation, RunState, Table, letter, line, model_name
+from expertchat.views.words import clock, counted, ending, judged_in_words, stop_in_words, summary_lines
+
+TOPIC = 30  # characters of a topic that stand before every line
+PROGRESS_EVERY = 30.0  # seconds between two lines of progress
+
+
+class PlainView:
+    """A sink that writes one line a turn, without escapes."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stdout
+        self.state = RunState()
+        self._progress_at: float | None = None
+
+    def send(self, event: AnyEvent) -> None:
+        """Write what the event says; judgements wait until a conversation has all of them."""
+        self.state.apply(event)
+        match event:
+            case RunStarted():
+                resumed = f", {event.resumed} finished before" if event.resumed else ""
+                spoken = f"{counted(event.conversations, 'conversation')} of up to {counted(event.turns, 'turn')}{resumed}"
+                self._write(f"ExpertChat {line(event.command)}: {spoken}", f"run folder: {line(event.folder)}")
+            case Loading(done=False):
+                self._write(f"loading {line(event.what)}")
+            case Loading():
+                self._write(f"loaded {line(event.what)} in {event.seconds:.1f} s")
+            case Note():
+                self._write(f"{'warning' if event.level == 'warning' else 'note'}: {line(event.text)}")
+            case Progress():
+                self._on_progress(event)
+            case RunFinished():
+                self._on_finished(event)
+            case ConversationStarted() | TurnFinished() | ConversationFinished() | ConversationJudged():
+                conversation = self.state.conversations.get(event.conversation)
+                if conversation is not None:
+                    self._on_dialogue(event, conversation)
+
+    def close(self) -> None:
+        self.stream.flush()
+
+    def _on_dialogue(
+        self, event: ConversationStarted | TurnFinished | ConversationFinished | ConversationJudged, conversation: Conversation
+    ) -> None:
+        label = f"[{conversation.name} {_cut(conversation.topic)}]"
+        match event:
+            case ConversationStarted():
+                names = ", ".join(f"{seat.upper()} is {model_name(ref)}" for seat, ref in sorted(event.experts.items()))
+                self._write(f"{label} begins{': ' + names if names else ''}")
+            case TurnFinished():
+                self._write(f"{label} {event.turn.speaker.upper()}: {line(event.turn.text)}{_remarks(event.turn)}")
+            case ConversationFinished():
+                self._write(f"{label} {stop_in_words(event.stop_reason, event.turns)}")
+            case ConversationJudged():
+                self._write(*(f"{label} {text}" for text in judgement_lines(conversation)))
+                self.state.release(conversation.id)
+
+    def _on_progress(self, event: Progress) -> None:
+        if self._progress_at is None or event.seconds < self._progress_at:
+            self._progress_at = event.seconds
+        if event.seconds - self._progress_at < PROGRESS_EVERY:
+            return
+        self._progress_at = event.seconds
+        speed = f", {self.state.tokens_per_second:,.0f} tokens/s" if self.state.tokens_per_second is not None else ""
+        self._write(f"progress: {event.finished} of {event.total} done, {counted(event.turns, 'turn')}{speed}, {clock(event.seconds)}")
+
+    def _on_finished(self, event: RunFinished) -> None:
+        self._write(ending(event))
+        means = self.state.means()
+        if means is not None:
+            self._write(*aligned(means, "mean rating"))
+        self._write(*(f"{label}: {value}" for label, value in summary_lines(self.state)))
+
+    def _write(self, *lines: str) -> None:
+        self.stream.write("".join(f"{text}\n" for text in lines))
+        self.stream.flush()
+
+
+def judgement_lines(conversation: Conversation) -> list[str]:
+    """Ratings as an aligned table, per-turn rewards, WIM texts with scores, problems."""
+    lines = [
+        f"turn {i + 1}, {conversation.by_index[i].speaker.upper()}: {judged_in_words(reward)}"
+        for i in sorted(conversation.by_index)
+        if (reward := conversation.turn_reward(i)) is not None
+    ]
+    table = conversation.table()
+    if table is not None:
+        lines += aligned(table, "rating 1-10")
+    for side, wim in conversation.whole_wims().items():
+        score = f"{wim.cosine:.2f}" if wim.cosine is not None else "none"
+        text = "nothing is missing" if wim.empty else line(wim.text) or "no answer"
+        lines.append(f"{letter(side.judge)} misses in {side.subject.upper()} (WIM score {score}): {text}")
+    return lines + [f"no answer: {problem}" for problem in conversation.problems()]
+
+
+def aligned(table: Table, corner: str) -> list[str]:
+    """A table as lines whose columns stand under one another."""
+    rows = [[corner, *(side.title for side in table.sides)], *([name, *(cell.text for cell in cells)] for name, cells in table.rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lined = ([row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))] for row in rows)
+    return ["  ".join(cells).rstrip() for cells in lined]
+
+
+def _remarks(turn: Turn) -> str:
+    remarks = ([line(turn.note)] if turn.note else []) + (["cut at the token limit"] if turn.cut else [])
+    return f" ({'; '.join(remarks)})" if remarks else ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TOPIC else text[: TOPIC - 1] + "…"
+
+
+class NullView:
+    """Shows nothing, but says why a run failed."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+
+    def send(self, event: AnyEvent) -> None:
+        if isinstance(event, RunFinished) and event.status == "failed":
+            self.stream.write(f"failed: {line(event.reason or 'no reason is known')}\n")
+
+    def close(self) -> None:
+        self.stream.flush()

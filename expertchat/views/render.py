@@ -1,0 +1,301 @@
+"""How things look: rich renderables of dialogues, judgements, progress and the end of a run.
+
+Only the terminal's own colours are used (cyan, magenta, red, green, bold, dim), so that light and dark backgrounds both work. Text by
+models enters through `line` or `clean` and as `Text` objects: neither escapes nor markup in it do anything.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from rich.align import Align
+from rich.box import ROUNDED, SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from expertchat.events import Note, RunStarted
+from expertchat.records import Speaker, Turn
+from expertchat.text import clean
+from expertchat.views.model import Cell, Conversation, RunState, Side, Table, letter, line, model_name
+from expertchat.views.words import clock, counted, ending, judged_in_words, stop_in_words, summary_lines
+
+COLOURS = {"a": "cyan", "b": "magenta"}
+SIDES: dict[Speaker, Literal["left", "right"]] = {"a": "left", "b": "right"}
+WIDEST = 116  # a dialogue is not drawn wider than this: two sides that lie too far apart do not read as one talk
+BAR = 10  # cells of a rating's bar: one for each point
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_BLANK_LINES = re.compile(r"\n\s*\n\s*(?:\n\s*)*")
+
+
+def colour(speaker: str) -> str:
+    return COLOURS.get(speaker, "green")
+
+
+def name(speaker: Speaker, conversation: Conversation) -> Text:
+    """ "A · llama" in the speaker's colour."""
+    model = model_name(conversation.experts.get(speaker))
+    text = Text(speaker.upper(), style=f"bold {colour(speaker)}")
+    return text.append(f" · {model}", style=f"not bold {colour(speaker)}") if model else text
+
+
+def bar(share: float, cells: int, style: str) -> Text:
+    """A bar of fixed length, `share` in 0..1 of it filled."""
+    filled = round(max(0.0, min(1.0, share)) * cells)
+    return Text.assemble(("━" * filled, style), ("─" * (cells - filled), "dim"))
+
+
+# -- a dialogue -----------------------------------------------------------------------------------------------------
+
+
+def bubble_width(width: int) -> int:
+    """The widest a chat bubble gets on a screen of `width` columns."""
+    width = min(width, WIDEST)
+    return max(min(width, 24), min(88, int(width * (0.78 if width >= 50 else 0.9))))
+
+
+def bubble(text: str, speaker: Speaker, conversation: Conversation, width: int, foot: str = "", writing: bool = False) -> RenderableType:
+    """One turn as a chat bubble: A on the left, B on the right. While it is written it keeps its full width, so that nothing jumps."""
+    body = Text(_BLANK_LINES.sub("\n\n", clean(text).strip()).expandtabs(4))
+    title, widest = name(speaker, conversation), bubble_width(width)
+    if writing:
+        body.append("▌", style=colour(speaker))
+    needed = max([cell_len(part) for part in body.plain.split("\n")] + [title.cell_len + 2, cell_len(foot) + 2]) + 4
+    side = SIDES[speaker]
+    panel = Panel(
+        body,
+        title=title,
+        title_align=side,
+        subtitle=Text(foot, style="dim") if foot else None,
+        subtitle_align=side,
+        box=ROUNDED,
+        border_style=colour(speaker),
+        width=widest if writing else min(widest, needed),
+        padding=(0, 1),
+    )
+    return panel if side == "left" else Align(panel, side, width=min(width, WIDEST))
+
+
+def turn_bubble(turn: Turn, index: int, conversation: Conversation, width: int) -> RenderableType:
+    """A finished turn, with what must be known of it underneath: cut, note, its own reward."""
+    remarks = [line(turn.note)] if turn.note else []
+    if turn.cut:
+        remarks.append("cut at the token limit")
+    reward = conversation.turn_reward(index)
+    if reward is not None:
+        remarks.append(judged_in_words(reward))
+    return bubble(turn.text, turn.speaker, conversation, width, " · ".join(remarks))
+
+
+def heading(conversation: Conversation, turns: int | None = None) -> RenderableType:
+    """The line above a dialogue: its id, topic, and how far it is."""
+    text = Text.assemble((conversation.name, "dim"), "  ", (conversation.topic, "bold"), overflow="ellipsis", no_wrap=True)
+    if conversation.source in ("a", "b"):
+        text.append(f"  proposed by {conversation.source.upper()}", style="dim")
+    if turns and conversation.stop_reason is None:
+        text.append(f"  turn {min(len(conversation.by_index) + 1, turns)} of {turns}", style="dim")
+    return Rule(text, align="left", style="dim", characters="─")
+
+
+def waiting_bubble(conversation: Conversation, width: int) -> RenderableType:
+    """Somebody has the word, but nothing of it is seen yet."""
+    speaker = conversation.next_speaker
+    text = Text.assemble(("  ● ● ●  ", f"dim {colour(speaker)}"), (f"{speaker.upper()} is next", "dim"))
+    return Align(text, SIDES[speaker], width=min(width, WIDEST))
+
+
+def ended(conversation: Conversation, width: int) -> RenderableType:
+    """Why and when a dialogue ended."""
+    said = stop_in_words(conversation.stop_reason, len(conversation.by_index))
+    return Align(Text(said, style="dim"), "center", width=min(width, WIDEST))
+
+
+# -- judgements -----------------------------------------------------------------------------------------------------
+
+
+def side_title(side: Side) -> Text:
+    """ "A on B" in both colours."""
+    return Text.assemble(
+        (letter(side.judge), f"bold {colour(side.judge)}"), (" on ", "dim"), (side.subject.upper(), f"bold {colour(side.subject)}")
+    )
+
+
+def _cell(cell: Cell, judge: str, bars: bool) -> Text:
+    if cell.number is None:
+        return Text(f"{cell.text:>5}", style="red" if cell.text == "none" else "")
+    text = Text(f"{cell.text:>5}")
+    if bars:
+        text.append(" ").append_text(bar(cell.number / 10, BAR, colour(judge)))
+    return text
+
+
+def ratings_table(table: Table, width: int) -> RenderableType:
+    """Rows: categories, WIM score, reward; columns: who on whom. Bars where there is room."""
+    bars = width >= 18 + len(table.sides) * (BAR + 12)
+    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="", border_style="dim")
+    drawn.add_column(Text("rating 1–10", style="dim"), no_wrap=True, overflow="ellipsis", max_width=20)
+    for side in table.sides:
+        drawn.add_column(side_title(side), no_wrap=True, overflow="ellipsis")
+    for row, (category, cells) in enumerate(table.rows):
+        strong = row >= table.bars
+        if row == table.bars and row:
+            drawn.add_section()
+        texts = [_cell(cell, side.judge, bars and not strong) for cell, side in zip(cells, table.sides, strict=True)]
+        drawn.add_row(Text(category), *texts, style="bold" if strong else "")
+    return drawn
+
+
+def wim_texts(conversation: Conversation) -> list[RenderableType]:
+    """What each judge misses, with the score."""
+    drawn: list[RenderableType] = []
+    wims = conversation.whole_wims()
+    for side in [s for s in conversation.sides() if s in wims]:
+        wim = wims[side]
+        head = Text.assemble(
+            (letter(side.judge), f"bold {colour(side.judge)}"), " misses in ", (side.subject.upper(), f"bold {colour(side.subject)}")
+        )
+        head.append(f"   WIM score {wim.cosine:.2f}" if wim.cosine is not None else "   no WIM score", style="dim")
+        body = Text("Nothing is missing.", style="dim") if wim.empty else Text(line(wim.text) or "no answer")
+        drawn.append(Padding(Group(head, Padding(body, (0, 0, 0, 2))), (0, 0, 0, 2)))
+    return drawn
+
+
+def judgement(conversation: Conversation, width: int) -> list[RenderableType]:
+    """Ratings both ways, WIM texts, rewards and what went wrong; empty while nothing is judged."""
+    table = conversation.table()
+    if table is None:
+        return []
+    width = min(width, WIDEST)
+    parts: list[RenderableType] = [Padding(ratings_table(table, width - 2), (0, 0, 0, 2))]
+    for drawn in wim_texts(conversation):
+        parts += [Text(""), drawn]
+    problems = [Padding(Text(f"no answer: {problem}", style="red"), (0, 0, 0, 2)) for problem in conversation.problems()[:6]]
+    parts += [Text(""), *problems] if problems else []
+    return parts
+
+
+def whole(conversation: Conversation, width: int) -> list[RenderableType]:
+    """A finished conversation from its heading to its rewards, for the scrollback."""
+    parts = [Text(""), heading(conversation), Text("")]
+    parts += [turn_bubble(conversation.by_index[i], i, conversation, width) for i in sorted(conversation.by_index)]
+    if conversation.streaming is not None:
+        now = conversation.streaming
+        parts.append(bubble(now.text, now.speaker, conversation, width, "not finished"))
+    if conversation.stop_reason:
+        parts += [ended(conversation, width), Text("")]
+    return [*parts, *judgement(conversation, width)]
+
+
+def in_one_line(conversation: Conversation) -> RenderableType:
+    """A finished conversation where there are too many to print them whole."""
+    text = Text("✓ ", style="green", overflow="ellipsis", no_wrap=True)
+    text.append(f"{conversation.name}  ", style="dim").append(conversation.topic)
+    text.append(f"  {counted(len(conversation.by_index), 'turn')}", style="dim")
+    for side, reward in conversation.whole_rewards().items():
+        text.append("   ").append_text(side_title(side)).append(f" {judged_in_words(reward)}", style="dim")
+    return text
+
+
+# -- the run --------------------------------------------------------------------------------------------------------
+
+
+def run_heading(run: RunStarted) -> RenderableType:
+    """The first lines of a view."""
+    text = Text.assemble(("ExpertChat ", "bold"), line(run.command), (f"  {counted(run.conversations, 'conversation')}", ""))
+    text.append(f" of up to {counted(run.turns, 'turn')}")
+    if run.resumed:
+        text.append(f", {run.resumed} finished before", style="dim")
+    return Group(text, Text(line(run.folder), style="dim", overflow="fold"), Text(""))
+
+
+def note_line(note: Note) -> RenderableType:
+    if note.level == "warning":
+        return Text.assemble(("! ", "bold red"), line(note.text))
+    return Text.assemble(("· ", "dim"), (line(note.text), "dim"))
+
+
+def loaded_line(what: str, seconds: float) -> RenderableType:
+    return Text.assemble(("✓ ", "green"), line(what), (f"  {seconds:.1f} s", "dim"))
+
+
+def loading_line(what: str, seconds: float, tick: int) -> RenderableType:
+    return Text.assemble((f"{SPINNER[tick % len(SPINNER)]} ", "cyan"), "loading ", line(what), (f"  {seconds:.0f} s", "dim"))
+
+
+def starting_line(tick: int) -> RenderableType:
+    return Text.assemble((f"{SPINNER[tick % len(SPINNER)]} ", "cyan"), ("starting", "dim"))
+
+
+def other_line(conversation: Conversation, turns: int, width: int) -> RenderableType:
+    """Another conversation: id, topic, how far, and the tail of what is being written."""
+    topic_width = 12 if width < 80 else 22
+    topic = Text(conversation.topic, no_wrap=True)
+    topic.truncate(topic_width, overflow="ellipsis", pad=True)
+    done = len(conversation.by_index)
+    text = Text.assemble(("  " + conversation.name[-12:], "dim"), "  ", topic, " ", no_wrap=True)
+    text.append_text(bar(done / turns if turns else 0, 6 if width < 80 else BAR, "green")).append(f" {done}/{turns}  ")
+    writing, room = conversation.streaming, width - text.cell_len - 1
+    if writing is not None:
+        text.append(f"{writing.speaker.upper()} ", style=f"bold {colour(writing.speaker)}")
+        text.append_text(_tail(line(writing.text[-4 * max(room, 0) :]), room - 2))
+    elif conversation.stage == "judging":
+        given = len(conversation.ratings) + len(conversation.wims)
+        text.append(f"being judged, {counted(given, 'answer')}" if given else "to be judged", style="dim")
+    text.truncate(max(width, 1), overflow="ellipsis")
+    return text
+
+
+def _tail(text: str, width: int) -> Text:
+    """The end of a text, at most `width` cells."""
+    if width < 8:
+        return Text("")
+    shown = text[-width:]
+    while cell_len(shown) > width - 1:
+        shown = shown[1:]
+    return Text(("…" + shown) if len(shown) < len(text) else shown, style="dim")
+
+
+def status_line(state: RunState, width: int) -> Text:
+    """The last line of the screen: how much of the run is done, and how fast it goes."""
+    text = bar(state.done / state.total if state.total else 0, 8 if width < 80 else 20, "bold green")
+    text.append(f" {state.done}/{state.total} done", style="bold")
+    speed = f"{state.tokens_per_second:,.0f} tokens/s" if state.tokens_per_second is not None else ""
+    waiting = ", ".join(f"{letter(kind)} {count}" for kind, count in (state.progress.waiting if state.progress else {}).items() if count)
+    parts = {
+        "turns": counted(state.turns, "turn"),
+        "tokens": counted(state.tokens, "token"),
+        "speed": speed,
+        "clock": clock(state.seconds),
+        "waiting": f"waiting: {waiting}" if waiting else "",
+    }
+    for least in ("waiting", "tokens", "turns", "speed"):  # what a narrow screen leaves out first
+        if text.cell_len + sum(len(part) + 3 for part in parts.values() if part) > width:
+            parts[least] = ""
+    text.append("".join(f" · {part}" for part in parts.values() if part))
+    text.no_wrap = True
+    text.truncate(max(width, 1), overflow="ellipsis")
+    return text
+
+
+def run_end(state: RunState, width: int) -> RenderableType:
+    """The end of a run: mean ratings both ways, counts, throughput, where it lies and how to look at it again."""
+    assert state.finished is not None
+    style = {"done": "bold green", "stopped": "bold", "failed": "bold red"}[state.finished.status]
+    head = Rule(Text(ending(state.finished), style=style), align="left", style="dim", characters="─")
+    parts: list[RenderableType] = [Text(""), head, Text("")]
+    means = state.means()
+    if means is not None:
+        count = counted(len(state.judged), "conversation")
+        parts += [Text(f"  means over {count}", style="dim"), Padding(ratings_table(means, min(width, WIDEST) - 2), (0, 0, 0, 2)), Text("")]
+    grid = RichTable.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in summary_lines(state):
+        grid.add_row(Text(label), Text(value))
+    parts.append(Padding(grid, (0, 0, 0, 2)))
+    return Group(*parts)

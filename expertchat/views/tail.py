@@ -1,0 +1,174 @@
+"""Reading a run folder that somebody else may be writing to: the growing events file, the running texts, the heartbeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from expertchat.events import EVENT, AnyEvent, Progress, TextStreamed
+
+CHUNK = 1 << 22  # bytes read at once
+
+
+@dataclass
+class EventTail:
+    """The events of events.jsonl, as far as they are written. Each whole line is given once, even if the file is written anew.
+
+    A torn last line is read again until it is whole; a whole line that is no event is counted in `unreadable`.
+    """
+
+    path: Path
+    unreadable: int = 0
+    _offset: int = 0  # of the first line not read yet
+    _inode: int | None = None
+    _moved: bool = False
+    _seen: set[int] = field(default_factory=set)  # hashes of given lines
+
+    def poll(self) -> list[AnyEvent]:
+        """The events that came since the last call; empty if the file is not there."""
+        events = self._chunk()
+        while self._moved:
+            events += self._chunk()
+        return events
+
+    def _chunk(self) -> list[AnyEvent]:
+        self._moved = False
+        try:
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._offset:
+                    self._inode, self._offset = status.st_ino, 0
+                file.seek(self._offset)
+                return self._read(file.read(CHUNK))
+        except FileNotFoundError:  # not there yet
+            return []
+
+    def _read(self, chunk: bytes) -> list[AnyEvent]:
+        whole, newline, rest = chunk.rpartition(b"\n")
+        if not newline:
+            if len(rest) == CHUNK:  # a line as long as this was never written by a run
+                self._offset, self._moved = self._offset + CHUNK, True
+                self.unreadable += 1
+            return []
+        self._offset, self._moved = self._offset + len(whole) + 1, True
+        return [event for text in whole.split(b"\n") if text.strip() and (event := self._event(text)) is not None]
+
+    def _event(self, text: bytes) -> AnyEvent | None:
+        key = hash(text)
+        if key in self._seen:
+            return None
+        self._seen.add(key)
+        try:
+            return EVENT.validate_json(text)
+        except ValidationError:
+            self.unreadable += 1
+            return None
+
+
+class _LiveTurn(BaseModel):
+    """One entry of live.json's "turns"; further keys are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    conversation: str
+    turn: int
+    speaker: str
+    text: str
+
+
+@dataclass
+class LiveFile:
+    """live.json: the texts of the running turns and the progress, replaced a few times a second while a run goes on."""
+
+    path: Path
+    _stamp: tuple[int, int] | None = None
+    _texts: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    def poll(self) -> list[AnyEvent]:
+        """What changed since the last call, as the events that the run did not keep."""
+        try:
+            status = self.path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+            if stamp == self._stamp:
+                return []
+            content = json.loads(self.path.read_bytes())
+            self._stamp = stamp
+        except (OSError, ValueError):  # not there, torn, not JSON: the next one will do
+            return []
+        return self._changes(content) if isinstance(content, dict) else []
+
+    def _changes(self, content: dict[str, object]) -> list[AnyEvent]:
+        events: list[AnyEvent] = []
+        texts: dict[tuple[str, int], str] = {}
+        at = content.get("time")
+        when = float(at) if isinstance(at, (int, float)) else 0.0
+        turns = content.get("turns")
+        for entry in turns if isinstance(turns, list) else []:
+            try:
+                turn = _LiveTurn.model_validate(entry)
+                event = TextStreamed.model_validate({**turn.model_dump(), "time": when})
+            except ValidationError:
+                continue
+            texts[turn.conversation, turn.turn] = turn.text
+            if self._texts.get((turn.conversation, turn.turn)) != turn.text:
+                events.append(event)
+        self._texts = texts
+        progress = content.get("progress")
+        if isinstance(progress, dict):
+            known = {key: value for key, value in progress.items() if key in Progress.model_fields}
+            try:
+                events.append(Progress.model_validate({"time": when, **known}))
+            except ValidationError:
+                return events
+        return events
+
+
+@dataclass
+class Heartbeat:
+    """heartbeat.json {host, pid, time}: a sign of life of the writer. Clocks of two machines are compared only once, at the start.
+
+    A writer takes the file away when it leaves; then the age of `events` counts.
+    """
+
+    path: Path
+    events: Path
+    host: str = ""
+    pid: int = 0
+    _last: dict[str, Any] | None = None
+    _alive_at: float | None = None  # monotonic
+
+    def silence(self) -> float:
+        """Seconds since the writer's last sign of life."""
+        now = time.monotonic()
+        content = self._read()
+        if content is not None and content != self._last:
+            self.host, self.pid = str(content.get("host", "")), int(content.get("pid") or 0)
+            written = content.get("time")
+            age = time.time() - written if self._last is None and isinstance(written, (int, float)) else 0.0
+            self._last, self._alive_at = content, now - max(0.0, age)
+        elif self._alive_at is None:
+            self._alive_at = now - self._events_age()
+        return max(0.0, now - self._alive_at)
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            content = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):  # not there or torn
+            return None
+        return content if isinstance(content, dict) else None
+
+    def _events_age(self) -> float:
+        try:
+            return max(0.0, time.time() - self.events.stat().st_mtime)
+        except OSError:
+            return 0.0
+
+    @property
+    def writer(self) -> str:
+        return f"the writer (process {self.pid} on {self.host})" if self.host else "the writer"

@@ -1,0 +1,186 @@
+"""`watch`: a run from another terminal or machine. It reads the run folder's files and nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from expertchat.config import ConfigError
+from expertchat.events import (
+    AnyEvent,
+    ConversationJudged,
+    ConversationStarted,
+    Note,
+    RatingGiven,
+    RewardGiven,
+    RunFinished,
+    RunStarted,
+    Sink,
+    WimGiven,
+)
+from expertchat.views.live import LiveView
+from expertchat.views.open import open_view
+from expertchat.views.replay import timeline
+from expertchat.views.tail import EventTail, Heartbeat, LiveFile
+from expertchat.views.words import clock
+
+POLL = 0.125  # seconds between two looks at the files
+SILENT_AFTER = 15.0  # seconds without a sign of life after which the writer is called silent
+MARKS = ("events.jsonl", "heartbeat.json", "live.json", "provenance.json")  # one of these makes a folder a run
+LISTED = 20
+
+
+def watch(
+    folder: Path | str, speed: float | None = None, conversation: str | None = None, view: str = "live", follow: bool = True
+) -> int:
+    """Show a run: what is recorded at once (or at `speed` times its pace), then, with `follow`, what comes until the run ends.
+
+    `conversation` picks one. Returns 0, also when the user leaves with Ctrl-C. Raises ConfigError for a folder that is no run, an unknown
+    conversation, a speed that is not positive.
+    """
+    folder = Path(folder)
+    _check(folder, speed)
+    tail = EventTail(folder / "events.jsonl")
+    past = tail.poll()
+    picked = _pick(past, conversation, folder) if conversation is not None else None
+    ended = _ended(past)
+    sink = open_view(view, everything=picked is not None or (ended is not None and speed is None))
+    watcher = Watcher(sink, folder, tail, picked)
+    try:
+        watcher.show(past, speed)
+        if follow and not watcher.over:
+            watcher.follow()
+        elif not watcher.over:
+            watcher.look()
+            watcher.say_if_silent()
+        watcher.say_unreadable()
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:  # the reader of our output left; keep Python from complaining about it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        sink.close()
+    return 0
+
+
+class Watcher:
+    """One look at one run. The last RunFinished is held back until nothing follows it: a stopped run may have gone on."""
+
+    def __init__(self, sink: Sink, folder: Path, tail: EventTail, picked: str | None = None) -> None:
+        self.sink, self.tail, self.picked = sink, tail, picked
+        self.live = LiveFile(folder / "live.json")
+        self.heartbeat = Heartbeat(folder / "heartbeat.json", self.tail.path)
+        self.over = False
+        self._said_silent = False
+        self._sleep: Callable[[float], None] = time.sleep
+
+    def show(self, events: list[AnyEvent], speed: float | None = None) -> None:
+        """Send recorded events, at `speed` times their pace or all at once."""
+        end = _ended(events)
+        events = [e for e in events if self._wanted(e)]
+        if speed is None:
+            for event in events:
+                self.sink.send(event)
+        else:
+            self._replay(events, speed)
+        if self.picked is not None and any(isinstance(e, ConversationJudged) for e in events):
+            self.over = True
+        if end is not None:
+            self.over = True
+            if self.picked is None:
+                self.sink.send(end)
+
+    def follow(self) -> None:
+        """Send what comes until the run (or the picked conversation) ends."""
+        while not self.over:
+            new = self.tail.poll()
+            self.show(new)
+            self.look()
+            self.say_if_silent(signs=bool(new))
+            if not self.over:
+                self._sleep(POLL)
+
+    def look(self) -> None:
+        """Send the texts that are being written now."""
+        if not self.over:
+            for event in self.live.poll():
+                if self._wanted(event):
+                    self.sink.send(event)
+
+    def say_if_silent(self, signs: bool = False) -> None:
+        """Say once that the writer is silent, and once that it is back; the live view shows the seconds meanwhile."""
+        silence = self.heartbeat.silence()
+        silent = not self.over and not signs and silence > SILENT_AFTER
+        text = ""
+        if silent:
+            text = f"{self.heartbeat.writer} has been silent for {clock(silence)}; was it killed? The same command goes on with the run."
+        if isinstance(self.sink, LiveView):
+            self.sink.remark = text
+        elif silent and not self._said_silent:
+            self.sink.send(Note(time=time.time(), level="warning", text=text))
+        elif self._said_silent and not silent and not self.over:
+            self.sink.send(Note(time=time.time(), text="the writer is back"))
+        self._said_silent = silent
+
+    def say_unreadable(self) -> None:
+        if self.tail.unreadable:
+            text = f"{self.tail.unreadable} lines of {self.tail.path.name} could not be read and are left out"
+            self.sink.send(Note(time=time.time(), level="warning", text=text))
+
+    def _replay(self, events: list[AnyEvent], speed: float) -> None:
+        begun = time.monotonic()
+        for at, event in timeline(events):
+            wait = begun + at / speed - time.monotonic()
+            if wait > 0:
+                self._sleep(wait)
+            self.sink.send(event)
+
+    def _wanted(self, event: AnyEvent) -> bool:
+        if isinstance(event, RunFinished):
+            return False
+        return self.picked is None or _conversation_of(event) in (None, self.picked)
+
+
+def _check(folder: Path, speed: float | None) -> None:
+    problems = []
+    if not folder.is_dir():
+        problems.append(f"{folder} is no folder; name the run folder that `expertchat converse` printed")
+    elif not any((folder / mark).exists() for mark in MARKS):
+        problems.append(f"{folder} is not a run: it holds none of {', '.join(MARKS)}")
+    if speed is not None and not 0 < speed < float("inf"):
+        problems.append(f"speed is {speed}; give a positive number, 1 for the recorded pace")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _pick(events: Iterable[AnyEvent], wanted: str, folder: Path) -> str:
+    there = list(dict.fromkeys(e.conversation for e in events if isinstance(e, ConversationStarted)))
+    if wanted in there:
+        return wanted
+    shown = ", ".join(there[:LISTED]) + (f" and {len(there) - LISTED} more" if len(there) > LISTED else "")
+    raise ConfigError(f"{folder} has no conversation {wanted!r}; there {'are ' + shown if there else 'is none yet'}")
+
+
+def _ended(events: list[AnyEvent]) -> RunFinished | None:
+    """The end of the run, if no further start follows it."""
+    for event in reversed(events):
+        if isinstance(event, RunFinished):
+            return event
+        if isinstance(event, RunStarted):
+            return None
+    return None
+
+
+def _conversation_of(event: AnyEvent) -> str | None:
+    match event:
+        case RatingGiven():
+            return event.rating.transcript
+        case WimGiven():
+            return event.wim.transcript
+        case RewardGiven():
+            return event.reward.transcript
+        case _:
+            return getattr(event, "conversation", None)
