@@ -1,0 +1,31 @@
+# make chat: two conversations in this terminal, from a bare machine with Python 3.10 or newer.
+VENV := .venv
+STAMP := $(VENV)/.installed
+# The first Python that is new enough; `make PYTHON=/path/to/python` picks another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: setup chat test lint clean
+
+chat: setup
+	@$(VENV)/bin/expertchat converse +experiment=chat $(ARGS)
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer found: install one, or name it: make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "Setting up $(VENV); the first time this takes some minutes (torch is large)."
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(VENV)/bin/python -m pytest -n 2 -q
+
+clean: # keeps .venv, which takes minutes to make: remove it by hand to start afresh
+	rm -rf dist build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

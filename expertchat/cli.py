@@ -1,0 +1,235 @@
+"""One door: `expertchat COMMAND [overrides...]`. Hydra composes conf/, pydantic validates, a run starts.
+
+Nothing heavy is imported before the command line has been looked at, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expertchat import __version__
+
+if TYPE_CHECKING:
+    from expertchat.compose import Job
+    from expertchat.config import ConverseConfig
+
+COMMANDS = {
+    "converse": "two experts talk, rate each other and say what is missing",
+    "watch": "follow or replay a run: expertchat watch RUN [--speed X] [--conversation ID]",
+    "world": "the embedded models: expertchat world build (train them again), check (measure them)",
+}
+HYDRA = ("converse", "world")
+ACTIONS = ("build", "check")
+
+USAGE = f"""ExpertChat {__version__}: language models talk as experts, rate each other and learn from it.
+
+usage: expertchat COMMAND [KEY=VALUE ...]
+
+commands:
+{chr(10).join(f"  {name:<10}{text}" for name, text in COMMANDS.items())}
+
+  expertchat converse                                     a few conversations of the embedded models, live
+  expertchat converse conversation.turns=4 view=plain     any key of the config as KEY=VALUE
+  expertchat converse model@experts.b=mixtral_8x7b        another option of a group
+  expertchat converse +experiment=llama3_vs_mixtral       an experiment of conf/experiment
+  expertchat COMMAND --help                               the keys, groups and options of a command
+
+exit codes: 0 done, 2 the config or input is wrong, 3 stopped early and resumable, 1 anything else"""
+
+FLAGS = """flags:
+  --cfg job        show the composed config instead of running (--resolve fills in ${...}, -p KEY shows a part)
+  -m, --multirun   run every combination: -m conversation.turns=4,8 run.seed=0,1
+  --info           how the config was composed
+  --hydra-help     Hydra's own help"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _quick(arguments)
+        return _guarded(lambda: _start(arguments)) if code is None else code
+    except BrokenPipeError:  # the reader of our output has gone, as in `expertchat --help | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _quick(arguments: list[str]) -> int | None:
+    """Answer what needs no config: help, version, a wrong command. None: go on."""
+    command = arguments[0] if arguments else ""
+    if "--version" in arguments:
+        print(f"expertchat {__version__}", flush=True)
+        return 0
+    if command in ("--help", "-h", "help"):
+        print(USAGE, flush=True)
+        return 0
+    if command not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        problem = f"there is no command '{command}'" + (f"; did you mean {close[0]}?" if close else "") if command else "name a command"
+        _complain([f"{problem} (expertchat --help shows the commands)"])
+        return 2
+    if command in HYDRA and ("--help" in arguments or "-h" in arguments):
+        print(_help(command), flush=True)
+        return 0
+    return None
+
+
+def _help(command: str) -> str:
+    """Usage, groups with their options, and the command's own documented YAML file."""
+    from expertchat.config import conf_dir
+
+    conf = conf_dir()
+    usage = f"usage: expertchat {command}{' build|check' if command == 'world' else ''} [KEY=VALUE ...] [flags]"
+    parts = [f"{COMMANDS[command]}\n\n{usage}", "groups (choose with GROUP=OPTION):"]
+    for slots, group in _slots(conf, command):
+        options = [f"      {path.stem:<20}{_first_comment(path)}" for path in sorted((conf / group).glob("*.yaml"))]
+        parts.append("\n".join([f"  {', '.join(slots)}", *options]))
+    keys = (conf / f"{command}.yaml").read_text("utf-8").split("\n\n", 1)[1].rstrip()
+    parts.append("keys (those of the groups: --cfg job):\n" + "\n".join(f"  {line}" if line else "" for line in keys.splitlines()))
+    return "\n\n".join([*parts, FLAGS])
+
+
+def _slots(conf: Path, command: str) -> list[tuple[list[str], str]]:
+    """Each group with the names under which an override chooses in it."""
+    import yaml
+
+    def defaults(path: Path) -> list[str]:
+        entries = yaml.safe_load(path.read_text("utf-8"))["defaults"]
+        return [next(iter(entry)) for entry in entries if isinstance(entry, dict)]
+
+    found: dict[str, list[str]] = {}
+    for name in defaults(conf / f"{command}.yaml"):
+        group, _, place = name.partition("@")
+        found.setdefault(group, []).append(name)
+        if group == "model":
+            for inner in defaults(conf / "model" / "auto.yaml"):
+                group, _, inside = inner.lstrip("/").partition("@")
+                found.setdefault(group, []).append(f"{group}@{place}.{inside}")
+    if command == "converse":
+        found["model"].append("+model@third")
+        found["experiment"] = ["+experiment"]
+    return [(slots, group) for group, slots in found.items()]
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text("utf-8").splitlines()
+    return next((line.lstrip("# ") for line in lines if line.startswith("#") and not line.startswith("# @package")), "")
+
+
+def _start(arguments: list[str]) -> int:
+    command, rest = arguments[0], arguments[1:]
+    # No telemetry, and no warning about threads from tokenizers; whoever sets these keeps their value.
+    for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+        os.environ.setdefault(name, value)
+    if command == "watch":
+        return _watch(rest)
+    from expertchat.compose import run
+
+    if command == "world":
+        action = _take_action(rest)
+        return run(command, rest, lambda job: _guarded(lambda: _world(action, job)))
+    return run(command, rest, lambda job: _guarded(lambda: _converse(job)))
+
+
+def _converse(job: Job) -> int:
+    if job.jobs > 1:
+        print(f"[{job.number + 1}/{job.jobs}] {' '.join(job.overrides)}", file=sys.stderr, flush=True)
+    if not job.hub:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from expertchat.converse import run_converse
+    from expertchat.views.open import open_view
+
+    config: ConverseConfig = job.config
+    return run_converse(config, ["expertchat", "converse", *job.overrides], open_view(config.view))
+
+
+def _world(action: str | None, job: Job) -> int:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if action == "build":
+        from expertchat.world.recipe import build
+
+        return build(job.config) or 0
+    from expertchat.world.check import check
+
+    return check(job.config) or 0
+
+
+def _take_action(rest: list[str]) -> str | None:
+    """Remove and return build or check; flags that only show something need none."""
+    from expertchat.config import ConfigError, near
+
+    words = [word for word in rest if "=" not in word and not word.startswith("-")]
+    action = next((word for word in words if word in ACTIONS), None)
+    if action is not None:
+        rest.remove(action)
+    elif not any(word.startswith(("--cfg", "-c", "--info", "-i", "--hydra-help")) for word in rest):
+        said = f"'{words[0]}' is neither{near(words[0], ACTIONS)}" if words else "it says neither"
+        raise ConfigError(f"world wants build or check, and {said} (expertchat world --help)")
+    return action
+
+
+def _watch(arguments: list[str]) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser("expertchat watch", description="Follow a running run live, or replay a finished one.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    parser.add_argument("--speed", type=_positive, metavar="X", help="replay from the beginning, X times as fast as it was")
+    parser.add_argument("--conversation", metavar="ID", help="show this conversation, e.g. c0001")
+    parser.add_argument("--view", choices=("live", "plain"), default="live", help="drawn, or plain lines (default: live)")
+    parser.add_argument("--once", action="store_true", help="show what there is and leave, though the run goes on")
+    options = parser.parse_args(arguments)
+    from expertchat.views.watch import watch
+
+    return watch(options.run, speed=options.speed, conversation=options.conversation, view=options.view, follow=not options.once)
+
+
+def _positive(text: str) -> float:
+    import argparse
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, but is '{text}'")
+    return value
+
+
+def _guarded(run: Callable[[], Any]) -> int:
+    """The exit code of `run`; wrong config or input becomes one message, not a traceback."""
+    from expertchat.config import ConfigError
+
+    try:
+        return int(run())
+    except ConfigError as error:
+        _complain(error.problems)
+        return 2
+    except KeyboardInterrupt:
+        return 3
+    except SystemExit as error:  # argparse, and a stopped sweep
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    except BrokenPipeError:
+        raise
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        return 1
+
+
+def _complain(problems: list[str]) -> None:
+    from expertchat.text import clean
+
+    lines = [clean(problem) for problem in problems]
+    text = lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems", *(f"  - {line}" for line in lines)])
+    print(f"expertchat: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

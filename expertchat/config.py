@@ -1,0 +1,288 @@
+"""The whole configuration, typed and checked at the door: one pydantic model for each group of conf/.
+
+Hydra composes, `validate` checks everything at once and raises ConfigError with every problem, its value and its remedy.
+Nothing behind the door sees a DictConfig.
+"""
+
+from __future__ import annotations
+
+import difflib
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from expertchat.experts.prompts import Prompts, WimWording
+
+
+class ConfigError(Exception):
+    """Everything that is wrong with a configuration or an input, one problem a line. Ends a command with exit code 2."""
+
+    def __init__(self, problems: list[str] | str) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def conf_dir() -> Path:
+    """The folder of the YAML files: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+class Group(BaseModel):
+    """A config group: unknown keys are errors, and so is true where a number is wanted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+# Hydra reads `run.dir=2026` as a number; a folder, topic or revision may well look like one.
+Text = Annotated[str, BeforeValidator(_number_as_text)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+
+
+class DecodingConfig(Group):
+    """See expertchat.backends.base.Decoding."""
+
+    method: Literal["contrastive", "sampling", "beam", "greedy"]
+    max_new_tokens: int = Field(ge=1)
+    temperature: float = Field(default=1.0, gt=0, le=10)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    penalty_alpha: float = Field(default=0.6, ge=0, le=1)
+    beams: int = Field(default=4, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _contrastive_needs_k(self) -> DecodingConfig:
+        if self.method == "contrastive" and self.top_k < 1:
+            raise ValueError("contrastive search needs top_k >= 1 (the paper's value is 4)")
+        return self
+
+
+class StagesConfig(Group):
+    """Separate decoding settings for the three kinds of text an expert writes."""
+
+    topic: DecodingConfig
+    reply: DecodingConfig
+    judge: DecodingConfig
+
+
+class PersonaConfig(Group):
+    """`brief` may use {topic} and {name}; with `file`, the brief is the entry `name` of that YAML file."""
+
+    name: Text
+    brief: str = ""
+    file: Text | None = None
+
+    @model_validator(mode="after")
+    def _has_brief(self) -> PersonaConfig:
+        if not self.brief.strip() and not self.file:
+            raise ValueError("has neither a brief nor a file: write brief, or name a YAML file of personas in file")
+        return self
+
+    @field_validator("brief")
+    @classmethod
+    def _braces(cls, brief: str) -> str:
+        try:
+            used = {name for _, name, _, _ in string.Formatter().parse(brief) if name is not None}
+        except ValueError as error:
+            raise ValueError(f"{error} (double a brace that is meant as text)") from None
+        if unknown := sorted(used - {"topic", "name"}):
+            raise ValueError(f"uses unknown {unknown}; only {{topic}} and {{name}} are filled in (double a brace that is meant as text)")
+        return brief
+
+
+class ModelConfig(Group):
+    """A model and how to load it, with the persona, wordings and decoding of the expert that uses it.
+
+    `path`: a local folder, a hub id, or "embedded:llama" / "embedded:mixtral" for the models in the package.
+    """
+
+    family: str
+    path: Text = Field(min_length=1)
+    revision: Text | None = None
+    backend: Literal["local", "scripted"] = "local"
+    script: Text | None = None  # backend=scripted: a JSONL file of replies
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|balanced)$")] = "auto"  # balanced: over all GPUs
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    context_length: int | None = Field(default=None, ge=64)
+    prompts: Prompts
+    persona: PersonaConfig
+    decoding: StagesConfig
+
+
+class ExpertsConfig(Group):
+    a: ModelConfig
+    b: ModelConfig
+
+
+class ConversationConfig(Group):
+    """`count` dialogues of at most `turns` turns; `opener` says who begins."""
+
+    count: int = Field(ge=1, le=1_000_000)
+    turns: int = Field(ge=1, le=1000)
+    opener: Literal["alternate", "a", "b"] = "alternate"
+    max_tokens: int | None = Field(default=None, ge=1)  # new tokens of a whole dialogue
+    loop_similarity: float = Field(default=0.9, gt=0, le=1)  # two turns at least this alike (word overlap) count as a loop
+    stop_when_nothing_new: bool = True
+
+
+class TopicsConfig(Group):
+    """Where topics come from; a list or file is used in order and again from its start when it runs out."""
+
+    source: Literal["list", "file", "models"]
+    list: Annotated[list[Text], Field(default_factory=list)]
+    file: Text | None = None
+    shuffle: bool = False
+    max_similarity: float = Field(default=0.9, gt=0, le=1)  # source=models: closer topics are proposed again
+    attempts: int = Field(default=4, ge=1, le=50)
+
+    @model_validator(mode="after")
+    def _has_topics(self) -> TopicsConfig:
+        if self.source == "list" and not self.list:
+            raise ValueError("list is empty: name at least one topic, or use topics=models or topics=file")
+        if self.source == "list" and any(not topic.strip() for topic in self.list):
+            raise ValueError("list holds an empty topic: remove it")
+        if self.source == "file" and not self.file:
+            raise ValueError("file is not set: name a text or JSONL file")
+        return self
+
+
+class WimConfig(Group):
+    enabled: bool = True
+    wording: WimWording = "missing"
+    empty_score: float = Field(default=1.0, ge=-1, le=1)
+
+
+class JudgingConfig(Group):
+    """`judge`: who judges each expert. `form`: sampled text, the expected value over the options, or both."""
+
+    judge: Literal["partner", "self", "third"]
+    form: Literal["sampled", "expected", "both"]
+    analysis: bool
+    per_turn: bool
+    categories: dict[str, str]
+    weights: dict[str, float]
+    z: float = Field(ge=0, le=1)
+    wim: WimConfig
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> JudgingConfig:
+        problems = []
+        if not self.categories:
+            problems.append("judging.categories is empty: name at least one category")
+        unknown = sorted(set(self.weights) - set(self.categories))
+        if unknown:
+            problems.append(f"judging.weights names {unknown}, which are not in judging.categories {sorted(self.categories)}")
+        if any(w < 0 for w in self.weights.values()):
+            problems.append("judging.weights: a weight is negative")
+        if self.z < 1 and not any(w > 0 for w in self.weights.values()):
+            problems.append("judging.weights: no category has a positive weight, but judging.z < 1 needs ratings")
+        if self.z > 0 and not self.wim.enabled:
+            problems.append("judging.z > 0 needs judging.wim.enabled=true")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class EmbedderConfig(Group):
+    """`path`: a sentence-transformers folder or hub id, or "embedded:embedder"; "auto" follows the models."""
+
+    path: Text = "auto"
+    device: Device = "auto"
+    batch_size: int = Field(default=64, ge=1)
+
+
+class EngineConfig(Group):
+    max_batch: int = Field(default=64, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+
+
+class RunConfig(Group):
+    """`dir`: the run folder; unset, a new one under runs/."""
+
+    dir: Text | None = None
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class ConverseConfig(Group):
+    """`expertchat converse`."""
+
+    run: RunConfig
+    view: Literal["live", "plain", "none"]
+    experts: ExpertsConfig
+    third: ModelConfig | None = None
+    conversation: ConversationConfig
+    topics: TopicsConfig
+    judging: JudgingConfig
+    embedder: EmbedderConfig
+    engine: EngineConfig
+
+    @model_validator(mode="after")
+    def _third(self) -> ConverseConfig:
+        if self.judging.judge == "third" and self.third is None:
+            raise ValueError("judging.judge=third needs a third model: add +model@third=NAME")
+        return self
+
+
+class WorldConfig(Group):
+    """`expertchat world build | check`."""
+
+    seed: int = Field(ge=0, lt=2**63)
+    out: Text | None = None  # build: the folder of the new models; unset, those in the package are replaced
+    experts: Annotated[list[Literal["a", "b", "embedder"]], Field(min_length=1)]
+    million_tokens: float = Field(gt=0, le=10_000)  # build: training text of each expert
+    dialogues: int = Field(ge=1, le=1_000_000)  # check: unseen dialogues
+    threads: int = Field(ge=1, le=1024)
+    prompts: Prompts
+
+
+G = TypeVar("G", bound=BaseModel)
+
+
+def validate(model: type[G], values: Mapping[str, Any]) -> G:
+    """`values` as a `model`; raises ConfigError that names every problem with its value."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([_problem(model, detail) for detail in error.errors(include_url=False)]) from None
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """"; did you mean X?" for a mistyped word, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _problem(model: type[BaseModel], detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        known = _fields(model, detail["loc"][:-1])
+        return f"{place}: unknown key{near(str(detail['loc'][-1]), known) or ';'} there are {', '.join(known)}"
+    if detail["type"] == "missing":
+        return f"{place}: is missing"
+    if detail["type"] == "model_type":
+        return f"{place}: is a group with the keys {', '.join(_fields(model, detail['loc']))}, not {detail['input']!r}"
+    if detail["type"] == "string_pattern_mismatch":
+        message = f"must be {detail['ctx']['pattern'].strip('^$()')}"
+    if isinstance(detail["input"], dict | BaseModel) or not place:
+        return f"{place}: {message}" if place else message
+    return f"{place}: {message}, but is {detail['input']!r}"
+
+
+def _fields(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    """The keys that the config group at `place` may have."""
+    for part in place:
+        annotation = model.model_fields[str(part)].annotation
+        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        model = inner[0]
+    return list(model.model_fields)

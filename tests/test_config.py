@@ -1,0 +1,197 @@
+"""conf/ composes and validates, file by file; what is wrong is named, all of it, with its value."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from expertchat.compose import compose, load, names_hub
+from expertchat.config import ConfigError, ConverseConfig, DecodingConfig, PersonaConfig, conf_dir, validate
+
+CONF = conf_dir()
+SLOTS = {
+    "model": ["model@experts.a", "model@experts.b", "+model@third"],
+    "prompts": ["prompts@experts.a.prompts"],
+    "persona": ["persona@experts.b.persona"],
+    "decoding": ["decoding@experts.a.decoding"],
+    "judging": ["judging"],
+    "topics": ["topics"],
+    "embedder": ["embedder"],
+    "experiment": ["+experiment"],
+}
+# Options that ask the user for something.
+NEEDED = {
+    "model/auto": ["{at}.path=folder"],
+    "topics/file": ["topics.file=topics.txt"],
+    "topics/list": ["topics.list=[tides]"],
+    "persona/file": ["experts.b.persona.file=personas.yaml", "experts.b.persona.name=historian"],
+}
+
+
+def options() -> list[str]:
+    return sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("option", options())
+def test_every_file_composes_and_validates(option: str) -> None:
+    group, _, name = option.rpartition("/")
+    if not group:
+        assert load(option)
+        return
+    for slot in SLOTS[group]:
+        needed = [text.format(at=slot.partition("@")[2]) for text in NEEDED.get(option, [])]
+        assert isinstance(load("converse", [f"{slot}={name}", *needed]), ConverseConfig)
+
+
+def test_the_default_is_the_embedded_world() -> None:
+    config = load("converse")
+    assert (config.experts.a.path, config.experts.b.path) == ("embedded:llama", "embedded:mixtral")
+    assert len(config.topics.list) == len(set(config.topics.list)) == 24
+    assert set(config.judging.weights) == set(config.judging.categories)
+    assert config.judging.wim.wording == "missing"
+
+
+def test_nested_groups_are_chosen_from_the_command_line() -> None:
+    config = load(
+        "converse",
+        ["prompts@experts.a.prompts=standard", "decoding@experts.b.decoding=sampling", "persona@experts.b.persona=skeptic"],
+    )
+    assert config.experts.a.prompts != config.experts.b.prompts
+    assert config.experts.a.decoding.reply.max_new_tokens == 120  # still decoding=embedded
+    assert config.experts.b.decoding.reply.temperature == 0.9
+    assert (config.experts.a.persona.name, config.experts.b.persona.name) == ("expert", "skeptic")
+
+
+def test_a_choice_goes_over_an_experiment() -> None:
+    config = load("converse", ["+experiment=llama3_vs_mixtral", "decoding@experts.b.decoding=greedy", "conversation.count=3"])
+    assert (config.experts.a.family, config.experts.b.family) == ("llama3", "mixtral")
+    assert config.experts.a.decoding.reply.method == "contrastive"
+    assert config.experts.b.decoding.reply.method == "greedy"
+    assert (config.conversation.count, config.conversation.turns, config.topics.source) == (3, 8, "models")
+
+
+@pytest.mark.parametrize(("folder", "a", "b"), [
+    (None, "meta-llama/Meta-Llama-3-8B-Instruct", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
+    ("/models", "/models/Meta-Llama-3-8B-Instruct", "/models/Mixtral-8x7B-Instruct-v0.1"),
+])  # fmt: skip
+def test_one_variable_names_the_folder_of_all_models(monkeypatch: pytest.MonkeyPatch, folder: str | None, a: str, b: str) -> None:
+    monkeypatch.delenv("EXPERTCHAT_MODELS", raising=False)
+    if folder:
+        monkeypatch.setenv("EXPERTCHAT_MODELS", folder)
+    config = load("converse", ["+experiment=llama3_vs_mixtral"])
+    assert (config.experts.a.path, config.experts.b.path) == (a, b)
+
+
+def test_only_a_hub_id_asks_for_the_network(tmp_path: Path) -> None:
+    def hub(*overrides: str) -> bool:
+        return names_hub(load("converse", overrides))
+
+    local = ["model@experts.a=auto", f"experts.a.path={tmp_path}"]
+    assert not hub()
+    assert hub("model@experts.b=qwen2_5_7b")
+    assert hub("+model@third=qwen2_5_7b")
+    assert hub(*local)  # embedder=auto is all-mpnet-base-v2 then
+    assert not hub(*local, "embedder.path=embedded:embedder")
+    assert not hub(*local, f"embedder.path={tmp_path}/missing")  # a folder that is not there is no hub id
+
+
+def keys(model: type[BaseModel], place: str = "") -> set[str]:
+    found = set()
+    for name, field in model.model_fields.items():
+        kind: Any = field.annotation
+        inner = isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not DecodingConfig
+        found |= keys(kind, f"{place}{name}.") if inner else {place + name}
+    return found
+
+
+def test_every_key_can_be_set_without_a_plus() -> None:
+    """A key that pydantic knows and no YAML file holds could only be written as +key=value."""
+    plain = compose("converse")
+
+    def has(place: str) -> bool:
+        node: Any = plain
+        for part in place.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return False
+            node = node[part]
+        return True
+
+    assert {key for key in keys(ConverseConfig) if not has(key)} == {"third"}
+
+
+def test_problems_of_hydra_and_of_values_are_all_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("converse", ["conversation.trns=3", "conversation.count=0", "model@experts.b=mixtrall", "judging.z=2", "topics.list=[]"])
+    found = caught.value.problems
+    assert len(found) == 5
+    for words in (
+        ("conversation.trns", "did you mean conversation.turns?"),
+        ("model@experts.b=mixtrall", "did you mean mixtral_8x7b?", "qwen2_5_7b"),
+        ("conversation.count", "greater than or equal to 1", "is 0"),
+        ("judging.z", "less than or equal to 1", "is 2"),
+        ("topics", "list is empty", "topics=models"),
+    ):
+        assert sum(all(word in problem for word in words) for problem in found) == 1, words
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("conversation.turns=many", "conversation.turns: .* valid integer, but is .many."),
+    ("conversation.count=true", "conversation.count: .* valid integer, but is True"),
+    ("conversation.loop_similarity=nan", "finite number, but is nan"),
+    ("conversation=3", "conversation: is a group with the keys count, turns"),
+    ("+conversation.trns=3", "did you mean turns"),
+    ("+foo.bar=3", "foo: unknown key"),
+    ("view=lve", "'live', 'plain' or 'none', but is 'lve'"),
+    ("experts.a.device=gpu", "experts.a.device: must be auto|cpu"),
+    ("experts.a.persona.brief='hi {topc}'", r"unknown \['topc'\]"),
+    ("experts.a.persona.brief='hi {'", "double a brace"),
+    ("experts.a.persona.brief=''", "neither a brief nor a file"),
+    ("experts.a.prompts.judge='no place for text'", "judge: must use"),
+    ("topics.list=[tides,'']", "empty topic"),
+    ("topics.source=file", "file is not set"),
+    ("judging.judge=third", r"\+model@third=NAME"),
+    ("judging.wim.enabled=false", "judging.z > 0 needs judging.wim.enabled=true"),
+    ("judging.weights.depth=-1", "negative"),
+    ("decoding@experts.a.decoding=contrastive experts.a.decoding.reply.top_k=0", "top_k >= 1"),
+    ("model@experts.a=auto", "experts.a.path: has no value; give it one: experts.a.path=VALUE"),
+    ("topics=nothing", "there is no topics 'nothing'; there are embedded, file, list, models"),
+    ("topic=models", "topic: unknown key; did you mean topics?"),
+    ("model=auto", "model=auto: say whose: model@experts.a, model@experts.b"),
+    ("experiment=chat", r"write \+experiment=chat"),
+    ("+conversation.turns=3", "is there already; write it without the \\+"),
+    ("conversation.turns=1,2", "add -m"),
+    ("topics.list=[a", "is no override; write KEY=VALUE"),
+    ("conversation", "is no override; write KEY=VALUE"),
+    ("~conversation.foo", "conversation.foo: unknown key"),
+    ("experts.a.path=${foo}", "Interpolation key 'foo' not found"),
+    ("=3", "=3: "),
+])  # fmt: skip
+def test_one_message_a_problem(override: str, words: str) -> None:
+    parts = override.split(" ") if " experts." in override else [override]
+    with pytest.raises(ConfigError) as caught:
+        load("converse", parts)
+    assert len(caught.value.problems) == 1
+    assert re.search(words, caught.value.problems[0]), caught.value.problems
+    assert "\n" not in caught.value.problems[0]
+
+
+def test_a_folder_topic_or_revision_may_look_like_a_number() -> None:
+    config = load("converse", ["run.dir=2026", "topics.list=[1984, DNA]", "experts.a.revision=1234567"])
+    assert (config.run.dir, config.topics.list, config.experts.a.revision) == ("2026", ["1984", "DNA"], "1234567")
+
+
+def test_validate_names_missing_keys() -> None:
+    with pytest.raises(ConfigError, match="name: is missing"):
+        validate(PersonaConfig, {"brief": "x"})
+
+
+def test_the_personas_file_of_the_examples_is_sound() -> None:
+    import yaml
+
+    path = Path(__file__).parents[1] / "examples" / "personas.yaml"
+    for name, brief in yaml.safe_load(path.read_text("utf-8")).items():
+        assert "{topic}" in validate(PersonaConfig, {"name": name, "brief": brief}).brief
