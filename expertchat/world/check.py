@@ -21,10 +21,12 @@ from expertchat.text import sentences
 from expertchat.world.embedder import held_out
 from expertchat.world.facts import Truth, World
 from expertchat.world.simulator import CATEGORIES, Simulator
+from expertchat.world.train import SEATS
 
 HOT = Decoding(method="sampling", temperature=1.0, top_p=0.95, max_new_tokens=120)
 WARM = replace(HOT, temperature=0.7, top_p=1.0)
 JUDGE = Decoding(method="greedy", max_new_tokens=400)
+Cases = Sequence[tuple[Judgement, list[Truth]]]
 SEED = 987_654_321  # far from every seed of the training
 
 
@@ -92,7 +94,7 @@ class Checker:
     def replies(self, letter: Speaker, decoding: Decoding) -> dict[str, float]:
         """One reply to each of n simulated histories: accuracy, asked aspects answered, distinct facts."""
         rng, expert = random.Random(SEED), self.experts(decoding)[letter]
-        histories, asked = [], []
+        histories, asked = list[History](), list[int | None]()
         while len(histories) < self.n:
             d = self.simulator.dialogue(rng, turns=rng.randint(0, 5))
             if d.turns[-1].speaker != letter:
@@ -156,7 +158,8 @@ class Checker:
         requests = [expert.analysis_request(f"judge {i}", j) for i, (j, _) in enumerate(cases)]
         analyses = [r.prefix + c.text for r, c in zip(requests, backend.generate(requests), strict=True)]
         out = {"labels": self._label_accuracy(cases, analyses)}
-        scored = [expert.score_request(f"judge {i}", j, a, c) for i, ((j, _), a) in enumerate(zip(cases, analyses, strict=True)) for c in CATEGORIES]
+        both = list(enumerate(zip(cases, analyses, strict=True)))
+        scored = [expert.score_request(f"judge {i}", j, a, c) for i, ((j, _), a) in both for c in CATEGORIES]
         numbers = [expected_value(s.logprobs) or 0.0 for s in backend.score(scored)]
         deserved = [self.simulator.deserved(j, t) for j, t in cases]
         given = [dict(zip(CATEGORIES, numbers[i * 6 : i * 6 + 6], strict=True)) for i in range(len(cases))]
@@ -165,7 +168,7 @@ class Checker:
         whole = [{c: round(v) for c, v in g.items()} for g in given]
         return out | self._wim(expert, backend, cases, analyses, whole)
 
-    def _label_accuracy(self, cases: Sequence[tuple[Judgement, list[Truth]]], analyses: Sequence[str]) -> float:
+    def _label_accuracy(self, cases: Cases, analyses: Sequence[str]) -> float:
         right = total = 0
         for (judgement, truths), analysis in zip(cases, analyses, strict=True):
             wanted = self.simulator.points(judgement, truths).split(" ")
@@ -175,7 +178,7 @@ class Checker:
         return right / max(1, total)
 
     def _wim(
-        self, expert: WorldExpert, backend: Backend, cases: Sequence[tuple[Judgement, list[Truth]]], analyses: Sequence[str], ratings: Sequence[dict[str, int]]
+        self, expert: WorldExpert, backend: Backend, cases: Cases, analyses: Sequence[str], ratings: Sequence[dict[str, int]]
     ) -> dict[str, float]:
         out: dict[str, float] = {}
         facts_said = [float(len({i for n, t in enumerate(truths) if j.judged(n) for i in t.facts})) for j, truths in cases]
@@ -195,12 +198,13 @@ class Checker:
             out[wording] = spearman(scores, facts_said)
         return out
 
-    def _named(self, letter: Speaker, cases: Sequence[tuple[Judgement, list[Truth]]], texts: Sequence[str]) -> dict[str, float]:
+    def _named(self, letter: Speaker, cases: Cases, texts: Sequence[str]) -> dict[str, float]:
         """Precision (named facts that are missing), facts named though present, recall of the known missing ones."""
         named = right = present = wanted = found = 0
         for (judgement, truths), text in zip(cases, texts, strict=True):
             said = {x.fact for t in truths for x in t.labels if x.fact is not None}
-            claims = [self.world.label(s, judgement.topic) for s in sentences(text.removeprefix("What is missing:")) if "nothing is missing" not in s.lower()]
+            stated = [s for s in sentences(text.removeprefix("What is missing:")) if "nothing is missing" not in s.lower()]
+            claims = [self.world.label(s, judgement.topic) for s in stated]
             named += len(claims)
             right += sum(x.fact is not None and x.fact not in said for x in claims)
             present += sum(x.fact is not None and x.fact in said for x in claims)
@@ -230,7 +234,7 @@ class Checker:
 
 def measure(checker: Checker) -> list[Row]:
     """All figures as rows, with the targets."""
-    seats: dict[str, Speaker] = {"llama": "a", "mixtral": "b"}
+    seats = SEATS
     warm = {n: checker.replies(s, WARM) for n, s in seats.items()}
     hot = {n: checker.replies(s, HOT) for n, s in seats.items()}
     judge = {n: checker.judge(s) for n, s in seats.items()}
@@ -275,7 +279,7 @@ def check(config: WorldConfig) -> int:
     folder = Path(config.out) if config.out else MODELS
     world = load()
     backends: dict[Speaker, Backend] = {
-        letter: LocalBackend.load(folder / name, name, config.seed, dtype="fp32", device="cpu") for name, letter in (("llama", "a"), ("mixtral", "b"))
+        letter: LocalBackend.load(folder / name, name, config.seed, dtype="fp32", device="cpu") for name, letter in SEATS.items()
     }
     embedder = SentenceEmbedder.load(folder / "embedder", "embedder", "cpu", 64)
     rows = measure(Checker(world, Simulator(world, config.prompts), backends, embedder, config.dialogues))

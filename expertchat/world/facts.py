@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Literal
 
@@ -118,7 +118,7 @@ class World:
         """Lower-case clause -> (topic, index of the fact)."""
         return {c.lower(): (t, i) for t, facts in self.topics.items() for i, f in enumerate(facts) for c in f.clauses}
 
-    @lru_cache(maxsize=None)  # noqa: B019 - one World lives as long as the program
+    @cache  # noqa: B019 - one World lives as long as the program
     def known(self, expert: Speaker, topic: str) -> frozenset[int]:
         """Indices of the facts that an expert knows: 9 of 14, by a draw that depends on the topic's name alone."""
         order = list(range(len(self.topics[topic])))
@@ -164,7 +164,7 @@ class World:
         return [i for i in sorted(self.known(expert, topic)) if i not in said]
 
 
-@lru_cache(maxsize=1)
+@cache
 def load() -> World:
     """The world that comes with the package."""
     return World(files("expertchat.world").joinpath("facts.txt").read_text(encoding="utf-8"))

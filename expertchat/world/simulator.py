@@ -20,16 +20,32 @@ from expertchat.records import Message, Speaker, Turn, other
 from expertchat.world.facts import LEADS, NOTHING_NEW, OPENING, REMARKS, UNSURE, Label, Truth, World
 
 CATEGORIES = ("depth", "accuracy", "relevance", "clarity", "engagement", "humanness")
-QUESTIONS = ("What do you know about {a}?", "Could you say more about {a}?", "How does {a} fit in?", "What about {a}?", "Can you explain {a}?")
+QUESTIONS = (
+    "What do you know about {a}?",
+    "Could you say more about {a}?",
+    "How does {a} fit in?",
+    "What about {a}?",
+    "Can you explain {a}?",
+)
 FACTS_A_TURN = ((1, 2, 3, 4, 5, 6), (0.46, 0.29, 0.13, 0.07, 0.03, 0.02))
 NAMED_MISSING = 4  # a WIM response names at most so many facts
-ELSEWHERE = """gardening knitting football sailing poetry opera castles dragons taxes trains bridges ballet cinema fashion cooking salads sushi soup ramen beer tea
-sugar salt pepper mountains deserts caves lakes clouds lightning rainbows comets planets Mars Saturn Venus robots compilers databases Python painting sculpture pottery glass steel
-paper ink printing newspapers elections parliaments law contracts money banks inflation trade ships pirates submarines aircraft helicopters balloons bicycles tyres engines roads
-horses cats dogs birds owls eagles penguins snakes frogs ants butterflies dinosaurs fossils mammoths wolves bears foxes elephants lions tennis golf rugby boxing swimming yoga
-running medicine surgery dentists bones muscles eyes ears skin blood teeth algebra geometry prime numbers statistics logic philosophy ethics religion myths Vikings Egypt
-pyramids Greece Athens Paris London Tokyo music theory guitars pianos drums violins radio television telephones satellites rockets magnets electricity nuclear power
-gold silver diamonds plastic rubber cotton silk wool perfume soap candles clocks calendars maps compasses lighthouses""".split()
+# fmt: off
+ELSEWHERE = (
+    "gardening", "knitting", "football", "sailing", "poetry", "opera", "castles", "dragons", "taxes", "trains", "bridges", "ballet",
+    "cinema", "fashion", "cooking", "salads", "sushi", "soup", "ramen", "beer", "tea", "sugar", "salt", "pepper", "mountains",
+    "deserts", "caves", "lakes", "clouds", "lightning", "rainbows", "comets", "planets", "Mars", "Saturn", "Venus", "robots",
+    "compilers", "databases", "Python", "painting", "sculpture", "pottery", "glass", "steel", "paper", "ink", "printing",
+    "newspapers", "elections", "parliaments", "law", "contracts", "money", "banks", "inflation", "trade", "ships", "pirates",
+    "submarines", "aircraft", "helicopters", "balloons", "bicycles", "tyres", "engines", "roads", "horses", "cats", "dogs", "birds",
+    "owls", "eagles", "penguins", "snakes", "frogs", "ants", "butterflies", "dinosaurs", "fossils", "mammoths", "wolves", "bears",
+    "foxes", "elephants", "lions", "tennis", "golf", "rugby", "boxing", "swimming", "yoga", "running", "medicine", "surgery",
+    "dentists", "bones", "muscles", "eyes", "ears", "skin", "blood", "teeth", "algebra", "geometry", "prime", "numbers",
+    "statistics", "logic", "philosophy", "ethics", "religion", "myths", "Vikings", "Egypt", "pyramids", "Greece", "Athens", "Paris",
+    "London", "Tokyo", "music", "theory", "guitars", "pianos", "drums", "violins", "radio", "television", "telephones",
+    "satellites", "rockets", "magnets", "electricity", "nuclear", "power", "gold", "silver", "diamonds", "plastic", "rubber",
+    "cotton", "silk", "wool", "perfume", "soap", "candles", "clocks", "calendars", "maps", "compasses", "lighthouses",
+)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,9 @@ class Simulator:
 
     # -- turns ------------------------------------------------------------------------------------------------------
 
-    def reply(self, rng: random.Random, speaker: Speaker, topic: str, said: list[int], asked: int | None, first: bool) -> tuple[str, int | None]:
+    def reply(
+        self, rng: random.Random, speaker: Speaker, topic: str, said: list[int], asked: int | None, first: bool
+    ) -> tuple[str, int | None]:
         """One good turn; appends the facts it says to `said` and returns the text and the aspect it asks about."""
         parts, new = [], []
         known = self.world.known(speaker, topic)
@@ -158,6 +176,7 @@ class Simulator:
         topic = topic or rng.choice(self.topics)
         turns = rng.randint(1, 8) if turns is None else turns
         speaker: Speaker = rng.choice(("a", "b"))
+        asked: int | None
         text, asked = self.opening(rng, topic, speaker)
         out, said = [Turn(speaker=speaker, text=text)], list[int]()
         for n in range(turns):
@@ -177,9 +196,9 @@ class Simulator:
         keep = max(i for i, t in enumerate(d.turns[-2:]) if t.speaker == expert) + max(0, len(d.turns) - 2) + 1
         return list(self.experts[expert].view(History(d.topic, d.turns[:keep])))
 
-    def judged(self, rng: random.Random, topic: str | None = None, limit: int = 99, turns: int | None = None) -> tuple[Judgement, list[Truth]]:
-        """A dialogue to judge, as a whole or one turn of it, and the truth of the turns shown."""
-        d = self.dialogue(rng, topic, turns=min(rng.randint(1, 7), limit) if turns is None else turns, noise=rng.choice((0, 0.6, 1)), limit=limit)
+    def judged(self, rng: random.Random, limit: int = 99) -> tuple[Judgement, list[Truth]]:
+        """A dialogue of at most `limit` turns to judge, as a whole or one turn of it, and the truth of the turns shown."""
+        d = self.dialogue(rng, turns=min(rng.randint(1, 7), limit), noise=rng.choice((0, 0.6, 1)), limit=limit)
         turn = rng.randrange(len(d.turns)) if rng.random() < 0.4 else None
         subject = d.turns[turn].speaker if turn is not None else d.turns[rng.randrange(2)].speaker
         judgement = Judgement(d.topic, d.turns, subject, turn)

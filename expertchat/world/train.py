@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from expertchat.records import Speaker
 from expertchat.world.corpus import Encoder, batches
@@ -38,7 +38,7 @@ def make_model(shape: Shape, vocabulary: int) -> PreTrainedModel:
     """A fresh LlamaForCausalLM or MixtralForCausalLM in fp32."""
     from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
-    common = dict(
+    common: dict[str, Any] = dict(
         vocab_size=vocabulary,
         hidden_size=shape.hidden,
         intermediate_size=shape.ffn,
@@ -109,10 +109,7 @@ def train_expert(
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    if init is None:
-        model = make_model(SHAPES[name], len(tokenizer))
-    else:
-        model = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32) if init else make_model(SHAPES[name], len(tokenizer))
     optimizer = Optimizer(model)
     progress = [0.0 if init is None else 1.0]
     encoder = Encoder(tokenizer, simulator.prompts.analysis_prefix)
@@ -144,7 +141,8 @@ def train_expert(
         losses.append(loss_sum)
         if step % 50 == 0:
             seconds = time.monotonic() - began
-            report(f"{name}: step {step}, {tokens / 1e6:.2f} of {million_tokens:g} Mtok, loss {sum(losses[-50:]) / 50:.4f}, {seconds:.0f} s")
+            so_far = f"{tokens / 1e6:.2f} of {million_tokens:g} Mtok"
+            report(f"{name}: step {step}, {so_far}, loss {sum(losses[-50:]) / 50:.4f}, {seconds:.0f} s")
         if tokens // 2_000_000 > saved:
             saved = tokens // 2_000_000
             save(model, tokenizer, out.with_name(out.name + ".part"))
