@@ -1,0 +1,170 @@
+"""One dialogue, turn by turn, as a flow: it decides what happens next and when the dialogue ends."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from expertchat.backends.base import Completion
+from expertchat.config import ConfigError, ConversationConfig
+from expertchat.events import ConversationStarted, Note, TurnFinished
+from expertchat.experts.base import ContextTooSmallError, CountTokens, ExpertChat, History
+from expertchat.records import ExpertRef, Speaker, StopReason, Topic, Transcript, Turn, other
+from expertchat.scheduler import Announce, Ask, Flow, Place
+from expertchat.text import sentences
+
+COURTESY_WORDS = 30  # a turn longer than this is never mere courtesy
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_COURTESY = re.compile(
+    r"\b(?:thank(?:s|ed|ful)?|grateful|you(?:'|’|\s+a)re (?:very |most )?welcome|my pleasure|a (?:real |great )?pleasure|"
+    r"appreciate[ds]?|appreciation|enjoy(?:ed|able)?|(?:good)?bye|farewell|take care|likewise|same to you|"
+    r"have a (?:great|good|nice|lovely|wonderful)|well said|looking forward|all the best|best wishes|cheers|"
+    r"(?:great|good|nice|wonderful|lovely|fantastic|excellent|amazing|delightful) "
+    r"(?:talk|talking|chat|chatting|conversation|discussion|point|question|job|work))\b",
+    re.IGNORECASE,
+)
+
+
+def opener_of(index: int, opener: Literal["alternate", "a", "b"]) -> Speaker:
+    """Who opens the conversation at `index`."""
+    if opener == "alternate":
+        return "a" if index % 2 == 0 else "b"
+    return opener
+
+
+def word_overlap(first: str, second: str) -> float:
+    """How much of their words two texts share, 0..1: twice the shared words over all words, counted with repetition.
+
+    >>> word_overlap("bees make honey", "Bees make wax")
+    0.6666666666666666
+    """
+    one, two = (Counter(word.lower() for word in _WORD.findall(text)) for text in (first, second))
+    total = one.total() + two.total()
+    return 2 * (one & two).total() / total if total else 1.0
+
+
+def is_courtesy(text: str) -> bool:
+    """Whether a short turn does nothing but thank, praise or say goodbye: every sentence does, and none asks."""
+    if not text.strip() or "?" in text or len(text.split()) > COURTESY_WORDS:
+        return False
+    return all(_COURTESY.search(sentence) for sentence in sentences(text))
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """The flow of one dialogue: who talks, about what, how long, and whom to tell.
+
+    `tokens` counts the tokens of a rendered chat for each speaker. `seed` is only recorded.
+    """
+
+    topic: Topic
+    opener: Speaker
+    experts: Mapping[Speaker, ExpertChat]
+    config: ConversationConfig
+    announce: Announce
+    tokens: Mapping[Speaker, CountTokens]
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.topic.id
+
+    def speaker(self, index: int) -> Speaker:
+        """Who has the turn at `index`."""
+        return self.opener if index % 2 == 0 else other(self.opener)
+
+    def flow(self, done: Sequence[Turn] = ()) -> Flow[Transcript]:
+        """Go on after the turns that are `done`. Raises ConfigError if not even the opening prompt fits the context."""
+        turns = self.replay(done)
+        reason = self.stop_reason(turns)
+        while reason is None:
+            try:
+                turn = yield from self._next_turn(turns)
+            except ContextTooSmallError as error:
+                if not turns:
+                    raise ConfigError(f"{error}; shorten the prompt or persona, or lower decoding.reply.max_new_tokens") from None
+                reason = "context_full"
+                break
+            self._add(turns, turn)
+            reason = self.stop_reason(turns)
+        return Transcript(id=self.id, topic=self.topic.text, experts=self.refs, turns=turns, seed=self.seed, stop_reason=reason)
+
+    @property
+    def refs(self) -> dict[Speaker, ExpertRef]:
+        return {"a": self.experts["a"].ref, "b": self.experts["b"].ref}
+
+    def replay(self, done: Sequence[Turn]) -> list[Turn]:
+        """Announce the beginning and the turns that are there already; returns them."""
+        topic = self.topic
+        self.announce(
+            ConversationStarted(conversation=self.id, topic=topic.text, source=topic.source, opener=self.opener, experts=self.refs)
+        )
+        turns: list[Turn] = []
+        for turn in done:
+            self._add(turns, turn)
+        return turns
+
+    def _add(self, turns: list[Turn], turn: Turn) -> None:
+        if turn.note and not any(t.note for t in turns):
+            self.announce(Note(text=f"{self.id}, turn {len(turns) + 1}: {turn.note}", level="warning"))
+        turns.append(turn)
+        self.announce(TurnFinished(conversation=self.id, index=len(turns) - 1, turn=turn))
+
+    def _next_turn(self, turns: Sequence[Turn]) -> Flow[Turn]:
+        index, speaker = len(turns), self.speaker(len(turns))
+        expert = self.experts[speaker]
+        history = History(self.topic.text, tuple(turns))
+        request, note = expert.reply_request(f"{self.id}/t{index:02d}", history, self.tokens.get(speaker))
+        (answer,) = yield [Ask(speaker, request, label=speaker, place=Place(self.id, index, speaker))]
+        assert isinstance(answer, Completion)
+        return Turn(
+            speaker=speaker,
+            text=expert.read_reply(answer.text),
+            tokens=answer.tokens,
+            seconds=round(answer.seconds, 4),
+            cut=answer.finish == "length",
+            note=note,
+        )
+
+    # -- when it ends -----------------------------------------------------------------------------------------------
+
+    def stop_reason(self, turns: Sequence[Turn]) -> StopReason | None:
+        """Why the dialogue ends after `turns`, or None if it goes on."""
+        if not turns:
+            return None
+        if self.config.stop_when_nothing_new and self._nothing_new(turns):
+            return "nothing_new"
+        if self._loop(turns):
+            return "loop"
+        if self.config.max_tokens is not None and sum(turn.tokens for turn in turns) >= self.config.max_tokens:
+            return "token_limit"
+        return "turns" if len(turns) >= self.config.turns else None
+
+    def _nothing_new(self, turns: Sequence[Turn]) -> bool:
+        """Both said so, one right after the other."""
+        last = turns[-2:]
+        return len(last) == 2 and all(self.experts[turn.speaker].has_nothing_new(turn.text, self.topic.text) for turn in last)
+
+    def _loop(self, turns: Sequence[Turn]) -> bool:
+        """The last turn repeats an earlier one of its speaker, or the two only thank each other."""
+        last = turns[-1]
+        if any(
+            word_overlap(turn.text, last.text) >= self.config.loop_similarity for turn in turns[:-1] if turn.speaker == last.speaker
+        ):
+            return True
+        return len(turns) >= 2 and all(is_courtesy(turn.text) for turn in turns[-2:])
+
+
+def check_first_prompts(dialogue: Dialogue) -> None:
+    """Raises ConfigError where an expert's prompt for the opening turn of this dialogue does not fit its context."""
+    problems = []
+    for letter, expert in dialogue.experts.items():
+        try:
+            expert.reply_request("check", History(dialogue.topic.text), dialogue.tokens.get(letter))
+        except ContextTooSmallError as error:
+            problems.append(f"{error}; shorten the prompt or persona, or lower experts.{letter}.decoding.reply.max_new_tokens")
+    if problems:
+        raise ConfigError(problems)

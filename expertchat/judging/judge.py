@@ -1,0 +1,258 @@
+"""Judging one finished dialogue, as a flow: analysis, ratings of all categories, What Is Missing, WIM score, reward."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+
+from expertchat.backends.base import Completion, Embedding, EmbedRequest, GenerateRequest, Request, Result, ScoreRequest, Scores
+from expertchat.config import JudgingConfig
+from expertchat.events import RatingGiven, RewardGiven, WimGiven
+from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.judging import rating, wim
+from expertchat.judging.view import Judgement
+from expertchat.records import Message, Rating, Reward, Speaker, Transcript, Wim, other
+from expertchat.scheduler import Announce, Ask, Flow, together
+
+PARROT_COSINE = 0.98
+PARROT_WORDS, PARROT_SHARE = 8, 0.6  # a verbatim run of at least so many words that makes up so much of the WIM text
+RESERVED = ("analysis", "wim", "reward")  # names that a category may not have, because ids end with them
+_WORD = re.compile(r"\w+")
+
+Judged = Rating | Wim | Reward
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One judgement to be made: who judges whom, and which turn alone (None: the whole dialogue)."""
+
+    judge: str
+    subject: Speaker
+    turn: int | None = None
+
+    def key(self, transcript: str) -> str:
+        """The id that all records of this judgement begin with: c0003/b-by-a, c0003/t02/b-by-a."""
+        place = "" if self.turn is None else f"t{self.turn:02d}/"
+        return f"{transcript}/{place}{self.subject}-by-{self.judge}"
+
+
+def seats(config: JudgingConfig, speakers: Sequence[Speaker]) -> list[Seat]:
+    """The judgements of a dialogue whose turns were spoken by `speakers`."""
+
+    def judge_of(subject: Speaker) -> str:
+        return {"partner": other(subject), "self": subject, "third": "third"}[config.judge]
+
+    subjects: list[Speaker] = [s for s in ("a", "b") if s in speakers]  # type: ignore[misc]
+    found = [Seat(judge_of(s), s) for s in subjects]
+    if config.per_turn:
+        found += [Seat(judge_of(s), s, turn) for turn, s in enumerate(speakers)]
+    return found
+
+
+def record_counts(config: JudgingConfig, speakers: Sequence[Speaker]) -> tuple[int, int, int]:
+    """How many ratings, WIM responses and rewards a fully judged dialogue has."""
+    n = len(seats(config, speakers))
+    return n * len(config.categories), n * config.wim.enabled, n
+
+
+@dataclass
+class Judging:
+    """The flow that judges one transcript. `judges` and `tokens` are by name: "a", "b", "third".
+
+    `done` are records of an earlier start of the run by id; they are announced again but not made again.
+    """
+
+    transcript: Transcript
+    config: JudgingConfig
+    judges: Mapping[str, ExpertChat]
+    announce: Announce
+    tokens: Mapping[str, CountTokens] = field(default_factory=dict)
+    done: Mapping[str, Judged] = field(default_factory=dict)
+
+    def flow(self) -> Flow[list[Reward]]:
+        """All judgements side by side; returns their rewards."""
+        return together([self._judge(seat) for seat in seats(self.config, [t.speaker for t in self.transcript.turns])])
+
+    def _judge(self, seat: Seat) -> Flow[Reward]:
+        work = _Work(self, seat)
+        kept, response = work.kept_ratings(), work.kept_wim()
+        missing = [c for c in self.config.categories if c not in kept]
+        analysis, problem = "", None
+        if missing or (response is None and self.config.wim.enabled):
+            analysis, problem = yield from work.analyse()
+        made = (yield from work.rate(missing, analysis, problem)) if missing else {}
+        ratings = {c: made[c] if c in made else kept[c] for c in self.config.categories}
+        for record in ratings.values():
+            self.announce(RatingGiven(rating=record))
+        if self.config.wim.enabled:
+            if response is None:
+                response = yield from work.what_is_missing(ratings, analysis, problem)
+            self.announce(WimGiven(wim=response))
+        reward = work.reward(ratings, response)
+        self.announce(RewardGiven(reward=reward))
+        return reward
+
+
+class _Work:
+    """What one judgement asks and reads."""
+
+    def __init__(self, judging: Judging, seat: Seat) -> None:
+        self.config, self.seat, self.done = judging.config, seat, judging.done
+        self.transcript = judging.transcript.id
+        self.key = seat.key(self.transcript)
+        self.expert = judging.judges[seat.judge]
+        self.count = judging.tokens.get(seat.judge)
+        turns = tuple(judging.transcript.turns)
+        self.judgement = Judgement(judging.transcript.topic, turns, seat.subject, seat.turn, self.config.categories)
+
+    # -- what is there already --------------------------------------------------------------------------------------
+
+    def kept_ratings(self) -> dict[str, Rating]:
+        kept = {c: self.done.get(f"{self.key}/{c}") for c in self.config.categories}
+        return {c: record for c, record in kept.items() if isinstance(record, Rating)}
+
+    def kept_wim(self) -> Wim | None:
+        kept = self.done.get(f"{self.key}/wim")
+        return kept if isinstance(kept, Wim) else None
+
+    # -- analysis and ratings ---------------------------------------------------------------------------------------
+
+    def ask(self, request: Request) -> Ask:
+        return Ask(self.seat.judge, request, label="judge")
+
+    def too_long(self, messages: Sequence[Message], new: int) -> str | None:
+        """Why a request for `new` tokens after `messages` cannot be made, or None where it fits the judge's context."""
+        holds = self.expert.context_length
+        if self.count is None or (needed := self.count(messages)) + new <= holds:
+            return None
+        return f"the judge's prompt takes {needed} tokens and the answer up to {new}, but the context holds {holds}"
+
+    def analyse(self) -> Flow[tuple[str, str | None]]:
+        """The judge's analysis ("" if the config wants none), or the problem."""
+        if not self.config.analysis:
+            return "", None
+        request = self.expert.analysis_request(self.key, self.judgement)
+        if problem := self.too_long(request.messages, request.decoding.max_new_tokens):
+            return "", problem
+        (answer,) = yield [self.ask(request)]
+        assert isinstance(answer, Completion)
+        return self.expert.read_reply(request.prefix + answer.text), None
+
+    def rate(self, categories: Sequence[str], analysis: str, problem: str | None = None) -> Flow[dict[str, Rating]]:
+        """Ask for all categories at once, in one form or both. With a `problem` nothing is asked and every rating is None."""
+        form = self.config.form
+        texts = {c: self.expert.rating_request(self.key, self.judgement, analysis, c) for c in categories if form != "expected"}
+        scores = {c: self.expert.score_request(self.key, self.judgement, analysis, c) for c in categories if form != "sampled"}
+        requests: list[GenerateRequest | ScoreRequest] = [*texts.values(), *scores.values()]
+        if problem is None:
+            longest = max(requests, key=lambda request: len(request.prefix))
+            problem = self.too_long([*longest.messages, Message("assistant", longest.prefix)], rating.SAMPLED_TOKENS)
+        if problem is not None:
+            return {c: self._rating(c, None, None, "", problem) for c in categories}
+        results = yield [self.ask(request) for request in requests]
+        written, scored = dict(zip(texts, results, strict=False)), dict(zip(scores, results[len(texts) :], strict=True))
+        return {c: self.rating(c, written.get(c), scored.get(c)) for c in categories}
+
+    def rating(self, category: str, text: Result | None, scores: Result | None) -> Rating:
+        """A Rating from what the judge answered; what cannot be read is None with its problem."""
+        value, expected, raw, problems = None, None, "", []
+        if isinstance(text, Completion):
+            parsed = rating.parse_rating(text.text)
+            value, raw = parsed.value, text.text
+            problems += [parsed.problem] if parsed.problem else []
+        if isinstance(scores, Scores):
+            expected = rating.expected_value(scores.logprobs)
+            raw = raw or " ".join(f"{p:.4f}" for p in scores.logprobs)
+            problems += ["no option has a probability"] if expected is None else []
+        return self._rating(category, value, expected, raw, "; ".join(problems) or None)
+
+    def _rating(self, category: str, value: int | None, expected: float | None, raw: str, problem: str | None) -> Rating:
+        if expected is not None:
+            expected = min(10.0, max(1.0, expected))  # a sum of floats may end a hair outside
+        return Rating(
+            id=f"{self.key}/{category}",
+            transcript=self.transcript,
+            turn=self.seat.turn,
+            judge=self.seat.judge,
+            subject=self.seat.subject,
+            category=category,
+            value=value,
+            expected=expected,
+            raw=raw,
+            problem=problem,
+        )
+
+    # -- what is missing --------------------------------------------------------------------------------------------
+
+    def what_is_missing(self, ratings: Mapping[str, Rating], analysis: str, problem: str | None = None) -> Flow[Wim]:
+        """Ask for the WIM response and score it. With a `problem` nothing is asked."""
+        numbers = {c: r.value if r.value is not None else None if r.expected is None else round(r.expected) for c, r in ratings.items()}
+        request = self.expert.wim_request(self.key, self.judgement, analysis, numbers, self.config.wim.wording)
+        problem = problem or self.too_long(request.messages, request.decoding.max_new_tokens)
+        if problem is not None:
+            return self.wim("", analysis, problem=problem)
+        (answer,) = yield [self.ask(request)]
+        assert isinstance(answer, Completion)
+        text, reply = self.expert.read_reply(answer.text), self.judgement.reply
+        if not text:
+            return self.wim(text, analysis, problem="empty answer")
+        if not reply.strip():
+            return self.wim(text, analysis, problem="the judged text is blank")
+        if wim.is_empty(text, self.expert.settings.prompts):
+            return self.wim(text, analysis, cosine=self.config.wim.empty_score, empty=True)
+        pair = [EmbedRequest(f"{self.key}/reply", reply), EmbedRequest(f"{self.key}/wim", text)]
+        first, second = yield [Ask("embedder", request, label="embedder") for request in pair]
+        assert isinstance(first, Embedding) and isinstance(second, Embedding)
+        cosine = min(1.0, max(-1.0, wim.cosine(first.vector, second.vector)))
+        if cosine > PARROT_COSINE or copies(reply, text):
+            return self.wim(text, analysis, problem=f"parrots the reply (cosine {cosine:.3f})")
+        return self.wim(text, analysis, cosine=cosine)
+
+    def wim(
+        self, text: str, analysis: str = "", cosine: float | None = None, empty: bool = False, problem: str | None = None
+    ) -> Wim:
+        return Wim(
+            id=f"{self.key}/wim",
+            transcript=self.transcript,
+            turn=self.seat.turn,
+            judge=self.seat.judge,
+            subject=self.seat.subject,
+            text=text,
+            analysis=analysis,
+            cosine=cosine,
+            empty=empty,
+            problem=problem,
+        )
+
+    def reward(self, ratings: Mapping[str, Rating], response: Wim | None) -> Reward:
+        """(1 - z) R + z WIM, or None with what is lacking."""
+        kept = self.done.get(f"{self.key}/reward")
+        if isinstance(kept, Reward):
+            return kept
+        mean = wim.mean_rating({c: r.number for c, r in ratings.items()}, self.config.weights)
+        score = response.cosine if response is not None else None
+        value = wim.reward(mean, score, self.config.z)
+        lacking = [c for c, r in ratings.items() if r.number is None and self.config.weights.get(c, 0) > 0] if self.config.z < 1 else []
+        lacking += ["WIM score"] if self.config.z > 0 and score is None else []
+        return Reward(
+            id=f"{self.key}/reward",
+            transcript=self.transcript,
+            turn=self.seat.turn,
+            judge=self.seat.judge,
+            subject=self.seat.subject,
+            rating=mean,
+            wim=score,
+            value=value,
+            problem=None if value is not None else f"no number for {', '.join(lacking)}",
+        )
+
+
+def copies(reply: str, text: str) -> bool:
+    """Whether most of `text` is one long verbatim run of words of `reply`."""
+    one, two = ([word.lower() for word in _WORD.findall(t)] for t in (reply, text))
+    if len(two) < PARROT_WORDS:
+        return False
+    run = SequenceMatcher(None, one, two, autojunk=False).find_longest_match().size
+    return run >= PARROT_WORDS and run >= PARROT_SHARE * len(two)

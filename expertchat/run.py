@@ -1,0 +1,97 @@
+"""What every run needs: a folder's name, a hub for its events, and an orderly stop on signals."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from expertchat.events import AnyEvent, Note, Sink
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+def run_folder(name: str | None, command: str) -> Path:
+    """The folder called `name`, or a new runs/<date>-<time>-<command>. Makes nothing."""
+    if name is not None:
+        return Path(name).expanduser()
+    stem = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{command}"
+    folder, n = Path("runs") / stem, 2
+    while folder.exists():
+        folder, n = Path("runs") / f"{stem}-{n}", n + 1
+    return folder
+
+
+class Hub:
+    """Stamps each event and sends it to the store (once there is one) and to the view. A view that fails is dropped; the run goes on."""
+
+    def __init__(self, view: Sink) -> None:
+        self.view: Sink | None = view
+        self.store: Sink | None = None
+
+    def send(self, event: AnyEvent) -> None:
+        if not event.time:
+            event = event.model_copy(update={"time": time.time()})
+        if self.store is not None:
+            self.store.send(event)
+        self.show(event)
+
+    def show(self, event: AnyEvent) -> None:
+        """Send to the view alone."""
+        if self.view is None:
+            return
+        try:
+            self.view.send(event)
+        except Exception as error:
+            self._drop(error)
+
+    def notes(self, texts: Iterable[str], level: Any = "info") -> None:
+        for text in texts:
+            self.send(Note(text=text, level=level))
+
+    def close(self) -> None:
+        """Close the view."""
+        view, self.view = self.view, None
+        if view is not None:
+            with suppress(Exception):
+                view.close()
+
+    def _drop(self, error: Exception) -> None:
+        self.close()
+        if self.store is not None:
+            text = f"the view failed and was dropped ({type(error).__name__}: {error}); the run goes on"
+            self.store.send(Note(time=time.time(), text=text, level="warning"))
+
+
+class Interrupts:
+    """While entered, a signal sets `reason` instead of ending the process; a second Ctrl-C raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def stop(self) -> bool:
+        """Whether to stop as soon as what runs is finished."""
+        return self.reason is not None
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for name in SIGNALS:
+                if (number := getattr(signal, name, None)) is not None:
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name

@@ -1,0 +1,209 @@
+"""What is talked about: topics from a list, from a file, or proposed by the models themselves."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expertchat.backends.base import Completion, Embedding, EmbedRequest
+from expertchat.config import ConfigError, TopicsConfig
+from expertchat.events import Note
+from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.records import Speaker, Topic
+from expertchat.scheduler import Announce, Ask, Flow
+from expertchat.text import clean, one_line
+
+AVOIDED = 12  # earlier topics named in a request for a new one
+WAVE = 8  # topics proposed side by side; fixed, so that topics do not depend on the batch size
+_SHOWN_PROBLEMS = 10
+
+
+def conversation_id(index: int) -> str:
+    """The id of the conversation at `index`, from 0: c0000."""
+    return f"c{index:04d}"
+
+
+def read_topics(path: Path | str) -> list[str]:
+    """The topics of a file: one a line with # comments, or for .jsonl one object a line with "topic" or "text".
+
+    Raises ConfigError for a file that is missing, unreadable, not UTF-8 (with line and byte), empty, or no JSONL.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"topics.file: cannot read {path}: {error.strerror}") from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        raise ConfigError(
+            f"topics.file: {path} is not UTF-8: line {line}, byte {column} of the line is 0x{raw[error.start]:02x}; save the file as UTF-8"
+        ) from None
+    lines = [(n, line.strip()) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    topics = _from_json(path, lines) if path.suffix.lower() in (".jsonl", ".json") else [t for _, t in lines if not t.startswith("#")]
+    topics = [topic for topic in map(_tidy, topics) if topic]
+    if not topics:
+        raise ConfigError(f"topics.file: {path} holds no topic; write one a line")
+    return topics
+
+
+def _from_json(path: Path, lines: list[tuple[int, str]]) -> list[str]:
+    topics, problems = [], []
+    for n, line in lines:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            problems.append(f'topics.file: {path}, line {n} is not JSON: {line[:60]!r}; write {{"topic": "..."}}, one object a line')
+            continue
+        topic = (entry.get("topic") or entry.get("text")) if isinstance(entry, dict) else None
+        if isinstance(topic, str) and topic.strip():
+            topics.append(topic)
+        else:
+            problems.append(f'topics.file: {path}, line {n} has no text under "topic" or "text": {line[:60]!r}')
+    if problems:
+        more = len(problems) - _SHOWN_PROBLEMS
+        raise ConfigError(problems[:_SHOWN_PROBLEMS] + ([f"topics.file: and {more} more lines like these"] if more > 0 else []))
+    return topics
+
+
+def _tidy(topic: str) -> str:
+    """One line of writable text (a lone surrogate, as "\\ud800" in JSON makes one, cannot be written)."""
+    return one_line(clean(topic.encode("utf-8", "replace").decode()))
+
+
+def given_topics(config: TopicsConfig, count: int, seed: int) -> list[Topic]:
+    """The topics of a list or file, in order or shuffled by `seed`, at most `count`; conversations use them in turn, again and again."""
+    texts = read_topics(config.file) if config.source == "file" and config.file else [_tidy(topic) for topic in config.list]
+    if config.shuffle:
+        random.Random(seed).shuffle(texts)
+    return [Topic(id=conversation_id(i), text=text, source=config.source) for i, text in enumerate(texts[:count])]
+
+
+class Proposals:
+    """Topics proposed by the two experts in turn, as a flow that `keep`s them in order.
+
+    A topic closer than `max_similarity` to an earlier one is proposed again with that topic named as one to avoid, at most `attempts`
+    times; then the least similar of the proposals is taken, with a Note. `known` are topics of an earlier start of the same run.
+    """
+
+    def __init__(
+        self,
+        experts: Mapping[Speaker, ExpertChat],
+        config: TopicsConfig,
+        count: int,
+        keep: Callable[[Topic], None],
+        announce: Announce,
+        tokens: Mapping[Speaker, CountTokens] | None = None,
+    ) -> None:
+        self.experts, self.config, self.count = experts, config, count
+        self.keep, self.announce, self.tokens = keep, announce, tokens or {}
+        self.topics: list[Topic] = []
+        self._vectors: Any = None  # one unit-length row for each topic so far
+        self._rows = 0
+        # Without noise the same request gives the same topic, so only requests to different experts go side by side.
+        self.wave = WAVE if all(e.settings.topic.method == "sampling" for e in experts.values()) else 2
+
+    def flow(self, known: Sequence[Topic] = ()) -> Flow[None]:
+        """Propose what `known` (a beginning of this run's topics) lacks."""
+        whole = min(len(known), self.count) // self.wave * self.wave  # a wave that was cut off is proposed again, with the same result
+        if whole:
+            embeddings = yield [self._embed(topic.id, topic.text) for topic in known[:whole]]
+            for topic, embedding in zip(known[:whole], embeddings, strict=True):
+                assert isinstance(embedding, Embedding)
+                self.topics.append(topic)
+                self._remember(embedding)
+        for start in range(whole, self.count, self.wave):
+            yield from self._one_wave(range(start, min(start + self.wave, self.count)))
+
+    def _one_wave(self, indices: range) -> Flow[None]:
+        best: dict[int, tuple[float, str, Embedding]] = {}  # the least similar proposal so far
+        rejected: dict[int, list[str]] = {i: [] for i in indices}
+        accepted: dict[int, Topic] = {}
+        for attempt in range(self.config.attempts):
+            waiting = [i for i in indices if i not in accepted]
+            if not waiting:
+                break
+            asks = [self._propose(i, attempt, rejected[i], [t.text for t in accepted.values()]) for i in waiting]
+            answers = yield asks
+            texts: dict[int, str] = {}
+            for i, answer in zip(waiting, answers, strict=True):
+                assert isinstance(answer, Completion)
+                if text := self.experts[self._proposer(i)].read_topic(answer.text):
+                    texts[i] = text
+            if not texts:
+                continue
+            embeddings = yield [self._embed(f"{conversation_id(i)}/topic/{attempt}", text) for i, text in texts.items()]
+            for (i, text), embedding in zip(texts.items(), embeddings, strict=True):
+                assert isinstance(embedding, Embedding)
+                similarity = self._similarity(embedding)
+                if similarity > self.config.max_similarity:
+                    rejected[i].append(text)
+                    if i not in best or similarity < best[i][0]:
+                        best[i] = (similarity, text, embedding)
+                    continue
+                accepted[i] = Topic(id=conversation_id(i), text=text, source=self._proposer(i))
+                self._remember(embedding)
+        self._fill(indices, accepted, best)
+        for i in indices:
+            self.topics.append(accepted[i])
+            self.keep(accepted[i])
+
+    def _fill(self, indices: range, accepted: dict[int, Topic], best: Mapping[int, tuple[float, str, Embedding]]) -> None:
+        """Topics for those that never got a new one, and a Note that says so."""
+        repeated = [i for i in indices if i not in accepted]
+        for i in repeated:
+            if i in best:
+                accepted[i] = Topic(id=conversation_id(i), text=best[i][1], source=self._proposer(i))
+                self._remember(best[i][2])
+                continue
+            earlier = [*self.topics, *accepted.values()]
+            if not earlier:
+                raise ConfigError(
+                    f"topics: expert {self._proposer(i)} proposed no readable topic in {self.config.attempts} attempts; "
+                    "raise topics.attempts, or give topics with topics=list or topics=file"
+                )
+            accepted[i] = Topic(id=conversation_id(i), text=earlier[i % len(earlier)].text, source=self._proposer(i))
+        if repeated:
+            names = ", ".join(f"{conversation_id(i)} ({accepted[i].text!r})" for i in repeated)
+            text = f"no new topic after {self.config.attempts} attempts for {names}: the proposal least like the earlier topics is taken"
+            self.announce(Note(text=text, level="warning"))
+
+    def _proposer(self, index: int) -> Speaker:
+        return "a" if index % 2 == 0 else "b"
+
+    def _propose(self, index: int, attempt: int, rejected: Sequence[str], fresh: Sequence[str]) -> Ask:
+        who = self._proposer(index)
+        expert, count = self.experts[who], self.tokens.get(who)
+        earlier = [text for text in (*(t.text for t in self.topics[-AVOIDED:]), *fresh) if text not in rejected]
+        avoid = list(dict.fromkeys([*earlier, *rejected]))[-AVOIDED:]
+        key = f"{conversation_id(index)}/topic/{attempt}"
+        request = expert.topic_request(key, avoid)
+        room = expert.context_length - request.decoding.max_new_tokens
+        while count is not None and avoid and count(request.messages) > room:
+            avoid = avoid[(len(avoid) + 1) // 2 :]
+            request = expert.topic_request(key, avoid)
+        return Ask(who, request, label="topics")
+
+    def _embed(self, key: str, text: str) -> Ask:
+        return Ask("embedder", EmbedRequest(key, text), label="embedder")
+
+    def _remember(self, embedding: Embedding) -> None:
+        import numpy
+
+        if self._vectors is None:
+            self._vectors = numpy.zeros((self.count, len(embedding.vector)), dtype=numpy.float32)
+        self._vectors[self._rows] = embedding.vector
+        self._rows += 1
+
+    def _similarity(self, embedding: Embedding) -> float:
+        """Cosine with the closest earlier topic; -1 where there is none."""
+        if not self._rows:
+            return -1.0
+        import numpy
+
+        return float((self._vectors[: self._rows] @ numpy.asarray(embedding.vector, dtype=numpy.float32)).max())

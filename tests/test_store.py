@@ -1,0 +1,356 @@
+"""The run folder: whole lines, one writer, one config; what is torn is cut, what is damaged or foreign is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expertchat import lock
+from expertchat.config import ConfigError
+from expertchat.events import ConversationStarted, Note, Progress, RatingGiven, TextStreamed, TurnFinished
+from expertchat.jsonl import Log, WriteError, cut_torn_end, read_lines
+from expertchat.lock import FolderLock, read_heartbeat
+from expertchat.records import ExpertRef, Rating, Topic, Transcript, Turn
+from expertchat.store import Store, differences
+from expertchat.views.tail import EventTail, LiveFile
+
+CONFIG = {"run": {"dir": "x", "seed": 0}, "view": "live", "engine": {"max_batch": 4}, "conversation": {"count": 2, "turns": 2}}
+REF = ExpertRef(family="world", model="double")
+TURN = Turn(speaker="a", text="Bees dance.", tokens=2)
+RATING = Rating(id="c0000/a-by-b/depth", transcript="c0000", judge="b", subject="a", category="depth", value=7)
+
+
+def opened(folder: Path, config: dict[str, object] | None = None) -> Store:
+    store = Store(folder, config or CONFIG, ["expertchat", "converse"])
+    store.begin(lambda speakers: (1, 0, 0))
+    return store
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# -- one file -----------------------------------------------------------------------------------------------------------
+
+
+RECORDS = st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=6)
+
+
+@given(RECORDS, st.integers(0, 300), st.binary(max_size=8))
+def test_a_torn_end_is_cut_to_whole_lines(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, str]], at: int, junk: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "torn.jsonl"
+    whole = [(json.dumps(record) + "\n").encode() for record in records]
+    content = b"".join(whole)[:at] + junk.replace(b"\n", b"?").replace(b"}", b"?")
+    path.write_bytes(content)
+    # What survives are the whole lines before the cut; junk without a newline or a closing brace makes no line whole.
+    kept, size = [], 0
+    for record, line in zip(records, whole, strict=True):
+        size += len(line)
+        if size <= at:
+            kept.append(record)
+    assert [line for _, line in read_lines(path)] == kept
+    cut = cut_torn_end(path)
+    assert path.read_bytes() == b"".join(whole[: len(kept)]) and cut == len(content) - path.stat().st_size
+    log = Log(path)
+    log.append('{"more": 1}')
+    log.close()
+    assert [line for _, line in read_lines(path)] == [*kept, {"more": 1}]
+
+
+def test_a_long_torn_line_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + b'{"b": "' + b"x" * 200_000)  # longer than the blocks in which the end is looked for
+    assert cut_torn_end(path) == 200_007 and path.read_bytes() == b'{"a": 1}\n'
+
+
+def test_zeros_at_the_end_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + b"\0" * 100 + b"\n")  # what a power cut can leave
+    assert cut_torn_end(path) == 101
+
+
+def test_damage_in_the_middle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"b": \n{"c": 3}\n')
+    with pytest.raises(ConfigError, match=r"line 2 is not a JSON object: the file is damaged"):
+        list(read_lines(path))
+
+
+def test_a_failing_write_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(tmp_path / "x.jsonl")
+    log.append('{"a": 1}')
+    real = os.write
+
+    def full(fd: int, content: bytes) -> int:
+        if len(content) > 5:
+            return real(fd, content[:5])  # the disk takes five bytes ...
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(WriteError, match="No space left on device; what was written before stays readable"):
+        log.append('{"b": 22}')  # ... and 10 bytes need two writes
+    monkeypatch.undo()
+    assert lines(tmp_path / "x.jsonl") == [{"a": 1}]
+    log.close()
+    with pytest.raises(WriteError, match="is closed"):
+        log.append("{}")
+
+
+# -- the folder ---------------------------------------------------------------------------------------------------------
+
+
+def test_records_and_events_are_written_once(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run")
+    started = ConversationStarted(conversation="c0000", topic="bees", opener="a", experts={"a": REF, "b": REF})
+    for _ in range(2):
+        store.keep(Topic(id="c0000", text="bees", source="list"))
+        store.send(started)
+        store.send(TurnFinished(conversation="c0000", index=0, turn=TURN))
+        store.send(RatingGiven(rating=RATING))
+        store.send(Note(text="twice is fine"))
+    store.close()
+    assert [e["kind"] for e in lines(tmp_path / "run/events.jsonl")] == [
+        "conversation_started",
+        "turn_finished",
+        "rating_given",
+        "note",
+        "note",
+    ]
+    assert lines(tmp_path / "run/ratings.jsonl") == [json.loads(RATING.to_json())]
+    assert len(lines(tmp_path / "run/topics.jsonl")) == 1
+    again = opened(tmp_path / "run")
+    again.send(RatingGiven(rating=RATING))
+    again.close()
+    assert len(lines(tmp_path / "run/ratings.jsonl")) == 1
+    assert again.saved("c0000").done_turns() == [TURN] and set(again.saved("c0000").records) == {RATING.id}
+    assert again.topics() == [Topic(id="c0000", text="bees", source="list")]
+
+
+def test_a_complete_conversation_is_done_and_an_incomplete_one_is_not(tmp_path: Path) -> None:
+    from expertchat.events import ConversationFinished, ConversationJudged
+
+    store = opened(tmp_path / "run")
+    for name in ("c0000", "c0001"):
+        store.send(ConversationStarted(conversation=name, topic="bees", opener="a", experts={"a": REF, "b": REF}))
+        store.send(TurnFinished(conversation=name, index=0, turn=TURN))
+        store.keep(Transcript(id=name, topic="bees", experts={"a": REF, "b": REF}, turns=[TURN], seed=0, stop_reason="turns"))
+        store.send(ConversationFinished(conversation=name, turns=1, stop_reason="turns"))
+        store.send(RatingGiven(rating=RATING.model_copy(update={"id": f"{name}/a-by-b/depth", "transcript": name})))
+    store.send(ConversationJudged(conversation="c0000"))
+    store.close()
+    again = opened(tmp_path / "run")
+    assert again.done == {"c0000"}
+    assert again.saved("c0001").transcript is not None
+    again.close()
+
+
+def test_turns_count_only_without_a_gap(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run")
+    for index in (0, 1, 3):
+        store.send(TurnFinished(conversation="c0000", index=index, turn=TURN))
+    store.close()
+    again = opened(tmp_path / "run")
+    assert len(again.saved("c0000").done_turns()) == 2
+    again.close()
+
+
+def test_running_texts_stand_in_live_json_for_watch(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run")
+    store.send(TextStreamed(conversation="c0000", turn=1, speaker="b", text="Bees da"))
+    store._live._written = 0.0
+    store.send(Progress(finished=0, total=2, turns=1, tokens=5, seconds=1.0, waiting={"a": 1}))
+    events = LiveFile(tmp_path / "run/live.json").poll()
+    assert [(e.conversation, e.turn, e.speaker, e.text) for e in events if isinstance(e, TextStreamed)] == [("c0000", 1, "b", "Bees da")]
+    assert [e.waiting for e in events if isinstance(e, Progress)] == [{"a": 1}]
+    store.send(TurnFinished(conversation="c0000", index=1, turn=TURN))
+    store.close()
+    assert json.loads((tmp_path / "run/live.json").read_text())["turns"] == []
+    assert [e.kind for e in EventTail(tmp_path / "run/events.jsonl").poll()] == ["turn_finished"]
+
+
+def test_live_json_is_replaced_a_few_times_a_second_at_most(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run")
+    stamps = set()
+    for i in range(300):
+        store.send(TextStreamed(conversation="c0000", turn=0, speaker="a", text=str(i)))
+        stamps.add((tmp_path / "run/live.json").stat().st_ino)
+    store.close()
+    assert len(stamps) <= 3  # 300 quick events take far less than half a second
+
+
+def test_provenance_and_config_are_readable(tmp_path: Path) -> None:
+    opened(tmp_path / "run").close()
+    told = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert told["command_line"] == ["expertchat", "converse"] and told["packages"]["torch"] and told["host"] == socket.gethostname()
+    assert "max_batch: 4" in (tmp_path / "run/config.yaml").read_text()
+
+
+def test_changed_packages_are_noted(tmp_path: Path) -> None:
+    opened(tmp_path / "run").close()
+    path = tmp_path / "run/provenance.json"
+    told = json.loads(path.read_text())
+    told["packages"]["torch"] = "1.0"
+    path.write_text(json.dumps(told))
+    store = opened(tmp_path / "run")
+    assert "torch 1.0 ->" in store.notes[0]
+    store.close()
+
+
+def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
+    opened(tmp_path / "run").close()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    other = {**CONFIG, "run": {"dir": "y", "seed": 1}, "view": "none", "engine": {"max_batch": 9}, "conversation": {"count": 2, "turns": 3}}
+    with pytest.raises(ConfigError) as error:
+        Store(tmp_path / "run", other, [])
+    assert error.value.problems[1:] == ["run.seed: was 0, is 1", "conversation.turns: was 2, is 3"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    opened(tmp_path / "run", {**CONFIG, "view": "none", "engine": {"max_batch": 9}}).close()  # these do not change what is written
+
+
+def test_differences_name_new_and_lost_keys() -> None:
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}, "d": []}) == ["a.c: was 2, is None", "d: was None, is []"]
+
+
+def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match=r"is not a run folder \(it holds thesis.tex\); name a new or empty folder"):
+        Store(tmp_path, CONFIG, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_path_that_cannot_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for bad in (tmp_path / "file", tmp_path / "file/under"):
+        with pytest.raises(ConfigError, match=r"run\.dir: cannot write"):
+            Store(bad, CONFIG, [])
+
+
+def test_a_broken_config_file_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path / "run").close()
+    (tmp_path / "run/config.yaml").write_text("- just\n- a list\n")
+    with pytest.raises(ConfigError, match="is not the config of a run"):
+        Store(tmp_path / "run", CONFIG, [])
+
+
+def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path / "run").close()
+    (tmp_path / "run/ratings.jsonl").write_text('{"transcript": "c0000", "stars": 5}\n')
+    store = Store(tmp_path / "run", CONFIG, [])
+    with pytest.raises(ConfigError, match=r"ratings.jsonl, line 1 is no record of this version"):
+        store.begin(lambda speakers: (1, 0, 0))
+    store.close()
+
+
+def test_a_store_that_never_began_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run", CONFIG, [])
+    store.send(Note(text="loading"))
+    store.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_events_before_the_beginning_are_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run", CONFIG, [])
+    store.send(Note(text="early"))
+    store.begin(lambda speakers: (0, 0, 0))
+    store.close()
+    assert [e["text"] for e in lines(tmp_path / "run/events.jsonl")] == ["early"]
+
+
+# -- one writer ---------------------------------------------------------------------------------------------------------
+
+
+def beat(folder: Path, **values: object) -> None:
+    content = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "token": "x", **values}
+    (folder / lock.HEARTBEAT).write_text(json.dumps(content))
+
+
+def dead_pid() -> int:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    first = opened(tmp_path / "run")
+    with pytest.raises(ConfigError, match=rf"is being written by another process \(process {os.getpid()} on .*expertchat watch"):
+        Store(tmp_path / "run", CONFIG, [])
+    first.close()
+    assert read_heartbeat(tmp_path / "run") is None
+    opened(tmp_path / "run").close()
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_fresh_heartbeat_of_another_host_is_respected_and_an_old_one_is_not(
+    tmp_path: Path, locks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not locks:
+        monkeypatch.setattr(lock, "fcntl", None)
+    beat(tmp_path, host="elsewhere", time=time.time() - 60)
+    with pytest.raises(ConfigError, match="on elsewhere, last seen 60 s ago"):
+        FolderLock(tmp_path)
+    beat(tmp_path, host="elsewhere", time=time.time() - 200)
+    taken = FolderLock(tmp_path)
+    assert taken.note is not None and "on elsewhere, last seen 200 s ago is gone" in taken.note
+    taken.release()
+
+
+def test_without_file_locks_a_live_process_is_respected_and_a_dead_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "fcntl", None)
+    beat(tmp_path, pid=os.getppid())
+    with pytest.raises(ConfigError, match="another process"):
+        FolderLock(tmp_path)
+    beat(tmp_path, pid=dead_pid())
+    taken = FolderLock(tmp_path)
+    assert taken.note is not None
+    taken.release()
+
+
+def test_with_file_locks_a_reused_process_id_does_not_block(tmp_path: Path) -> None:
+    beat(tmp_path, pid=os.getppid())  # this process lives, but it does not hold the lock
+    taken = FolderLock(tmp_path)
+    assert taken.note is not None
+    taken.release()
+
+
+def test_a_writer_that_was_taken_over_notices_and_stops(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run")
+    store._lock.release()
+    store._lock = FolderLock(tmp_path / "run", beat_seconds=0.01)
+    beat(tmp_path / "run", host="elsewhere", token="theirs")
+    deadline = time.monotonic() + 5
+    while not store._lock.lost and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(WriteError, match="another process has taken"):
+        store.send(Note(text="x"))
+    store.close()
+    assert (read_heartbeat(tmp_path / "run") or {})["token"] == "theirs"
+
+
+def test_the_heartbeat_beats(tmp_path: Path) -> None:
+    taken = FolderLock(tmp_path, beat_seconds=0.01)
+    first = (read_heartbeat(tmp_path) or {})["time"]
+    deadline = time.monotonic() + 5
+    while (read_heartbeat(tmp_path) or {}).get("time") == first and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (read_heartbeat(tmp_path) or {})["time"] > first
+    taken.release()
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=60))
+def test_any_heartbeat_file_is_read_or_ignored(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    folder = tmp_path_factory.getbasetemp() / "beats"
+    folder.mkdir(exist_ok=True)
+    (folder / lock.HEARTBEAT).write_bytes(content)
+    FolderLock(folder).release()
