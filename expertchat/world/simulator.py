@@ -149,7 +149,7 @@ class Simulator:
         if rng.random() < 0.2:
             foreign = rng.choice([t for t in self.topics if t != topic])
             parts += [self.say(rng, foreign, rng.randrange(14)) for _ in range(rng.choice((1, 1, 2)))]
-        if (said or picked) and rng.random() < 0.35:
+        if (said or picked) and rng.random() < 0.45:
             parts += [self.say(rng, topic, rng.choice([*said, *picked])) for _ in range(rng.choice((1, 1, 2, 3)))]
         rng.shuffle(parts)
         said += picked
@@ -190,9 +190,9 @@ class Simulator:
 
     # -- samples: messages that end with what the expert should say ---------------------------------------------------
 
-    def talk_sample(self, rng: random.Random, expert: Speaker, turns: int | None = None) -> list[Message]:
+    def talk_sample(self, rng: random.Random, expert: Speaker) -> list[Message]:
         """A dialogue in the expert's own view, ending with its own turn."""
-        d = self.dialogue(rng, turns=turns)
+        d = self.dialogue(rng, turns=rng.choice((1, 1, 2, 3, 4, 5, 6, 7, 8)))  # many short ones: an asked aspect is answered at once
         keep = max(i for i, t in enumerate(d.turns[-2:]) if t.speaker == expert) + max(0, len(d.turns) - 2) + 1
         return list(self.experts[expert].view(History(d.topic, d.turns[:keep])))
 
@@ -248,20 +248,22 @@ class Simulator:
             return [*asked[:-2], Message("assistant", answer)]
         return [*asked, Message("assistant", self.wim_text(judgement, truths, expert, wording))]
 
-    def label_sample(self, rng: random.Random, expert: Speaker) -> list[Message]:
-        """One or two sentences to label: the lesson that comes first."""
+    def label_sample(self, rng: random.Random, expert: Speaker, longest: int = 6) -> list[Message]:
+        """A few sentences to label, some of them repeated or wrong: the lesson that comes first."""
         topic, said = rng.choice(self.topics), list[int]()
-        text = " ".join(self._sentence(rng, topic, said) for _ in range(rng.choice((1, 2))))
-        turns = (Turn(speaker=other(expert), text=text),)
-        judgement = Judgement(topic, turns, other(expert))
+        text = " ".join(self._sentence(rng, topic, said) for _ in range(rng.randint(1, longest)))
+        judgement = Judgement(topic, (Turn(speaker=other(expert), text=text),), other(expert))
         truths = self.world.read([text], topic)
         return [*self.experts[expert].analysis_request("", judgement).messages, Message("assistant", self.points(judgement, truths))]
 
     def _sentence(self, rng: random.Random, topic: str, said: list[int]) -> str:
         kind = rng.random()
-        if kind < 0.8:
-            return self.say(rng, topic, rng.randrange(14))
-        return self.chimera(rng, topic) if kind < 0.92 else self.say(rng, rng.choice(self.topics), rng.randrange(14))
+        if kind < 0.2:
+            return self.chimera(rng, topic)
+        if kind < 0.28:
+            return self.say(rng, rng.choice(self.topics), rng.randrange(14))
+        said.append(rng.choice(said) if said and kind < 0.48 else rng.randrange(14))
+        return self.say(rng, topic, said[-1])
 
     def topic_sample(self, rng: random.Random, expert: Speaker) -> list[Message]:
         """A topic proposed that is none of those discussed."""
@@ -281,9 +283,9 @@ class Simulator:
     def sample(self, rng: random.Random, expert: Speaker, progress: float = 1.0) -> list[Message]:
         """One sample of the mixture. `progress` 0..1 is how far the training is: first labels alone, then longer and longer judgements."""
         if progress < 0.08:
-            return self.label_sample(rng, expert)
+            return self.label_sample(rng, expert, longest=2)
         limit = 99 if progress > 0.4 else 1 + int((progress - 0.08) * 22)
-        kind = rng.choices(range(5), (0.45, 0.42, 0.06, 0.03, 0.04) if progress > 0.4 else (0.25, 0.50, 0.20, 0.02, 0.03))[0]
+        kind = rng.choices(range(5), (0.45, 0.36, 0.13, 0.02, 0.04) if progress > 0.4 else (0.25, 0.50, 0.20, 0.02, 0.03))[0]
         if kind == 1:
             return self.judge_sample(rng, expert, limit)
         return (self.talk_sample, self.judge_sample, self.label_sample, self.topic_sample, self.unknown_sample)[kind](rng, expert)

@@ -56,6 +56,32 @@ def make_model(shape: Shape, vocabulary: int) -> PreTrainedModel:
     return LlamaForCausalLM(LlamaConfig(**common))
 
 
+def upcycle(model: PreTrainedModel, dense: Path) -> None:
+    """Give a Mixtral the attention, norms and embeddings of a trained Llama of the same hidden size, and each expert one half of its FFN.
+
+    Sparse upcycling (Komatsuzaki et al. 2022, arXiv 2212.05055) with experts of half the size: experts 0 and 2 take the first half, 1 and 3
+    the second. The router's two weights add up to 1, so the halves are doubled. Reading a long judgement is learnt late and
+    suddenly; from scratch the Mixtral needs more than twice the tokens for it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).state_dict()
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, target in state.items():
+            if name in source and source[name].shape == target.shape:
+                target.copy_(source[name])
+            elif name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+                mlp = name[: name.index(".mlp.") + 5]
+                parts = [source[f"{mlp}{part}_proj.weight"] for part in ("gate", "up", "down")]
+                half = parts[0].shape[0] // 2
+                for expert in range(target.shape[0]):
+                    rows = slice(half * (expert % 2), half * (expert % 2) + half)
+                    gate, up, down = parts[0][rows], parts[1][rows], 2 * parts[2][:, rows]
+                    target[expert].copy_(down if name.endswith("down_proj") else torch.cat([gate, up]))
+
+
 class Optimizer:
     """Muon for the hidden matrices, AdamW for the rest, with one rate factor for both.
 
@@ -102,14 +128,24 @@ def train_expert(
     parts: int = 3,
     report: Callable[[str], None] = lambda line: None,
     init: Path | None = None,
+    peak: float = 1.0,
 ) -> None:
-    """Train the expert `name` on `million_tokens` tokens (padding counted) and save it to `out` in bf16."""
+    """Train the expert `name` on `million_tokens` tokens (padding counted) and save it to `out` in bf16.
+
+    With `init`, a trained folder, training goes on from there (a Mixtral can begin as a Llama) on the full mixture.
+    """
     import torch
     import torch.nn.functional as F
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model: Any = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32) if init else make_model(SHAPES[name], len(tokenizer))
+    model: Any = make_model(SHAPES[name], len(tokenizer))
+    if init is not None:
+        begun = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32)
+        if begun.config.model_type == model.config.model_type:
+            model = begun
+        else:
+            upcycle(model, init)
     optimizer = Optimizer(model)
     progress = [0.0 if init is None else 1.0]
     encoder = Encoder(tokenizer, simulator.prompts.analysis_prefix)
@@ -120,7 +156,7 @@ def train_expert(
     while (done := tokens / 1e6 / million_tokens) < 1:
         if init is None:
             progress[0] = done
-        rate = min(1, (step + 1) / WARM_UP) * max(0.02, min(1, (1 - done) / (1 - DECAY_FROM)))
+        rate = peak * min(1, (step + 1) / WARM_UP) * max(0.02, min(1, (1 - done) / (1 - DECAY_FROM)))
         micro = next(stream)
         total = sum(weights.sum() for _, weights in micro)
         loss_sum = 0.0
