@@ -5,6 +5,7 @@ Nothing heavy is imported before the command line has been looked at, so that `-
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -127,6 +128,7 @@ def _start(arguments: list[str]) -> int:
     # No telemetry, and no warning about threads from tokenizers; whoever sets these keeps their value.
     for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here uses
     if command == "watch":
         return _watch(rest)
     from expertchat.compose import run

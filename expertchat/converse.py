@@ -115,10 +115,11 @@ def load_cast(config: ConverseConfig, hub: Hub, given: Mapping[str, Backend] | N
 
     cast, seats = Cast(), seats_of(config)
     families = {seat: family_class(model.family) for seat, model in seats.items()}
-    if given is None and config.engine.threads is not None:
+    threads = config.engine.threads or (1 if all(m.path.startswith("embedded:") for m in seats.values()) else None)
+    if given is None and threads is not None:
         import torch
 
-        torch.set_num_threads(config.engine.threads)
+        torch.set_num_threads(threads)
     loaded: dict[str, Backend] = dict(given or {})
     for seat, model in seats.items():
         key = seat if given is not None else _what_is_loaded(model, families[seat].family.stop)
@@ -151,11 +152,10 @@ def _load_model(config: ConverseConfig, model: ModelConfig, stop: tuple[str, ...
 def _load_embedder(config: ConverseConfig, paths: list[str], hub: Hub) -> Embedder:
     from expertchat.backends.loading import load_embedder
 
-    began = time.monotonic()
-    hub.send(Loading(what="embedder"))
-    embedder = load_embedder(config.embedder, paths)
-    hub.send(Loading(what="embedder", done=True, seconds=time.monotonic() - began))
-    return embedder
+    def announce(done: bool, seconds: float) -> None:
+        hub.send(Loading(what="embedder", done=done, seconds=seconds))
+
+    return load_embedder(config.embedder, paths, announce)
 
 
 # -- what happens -------------------------------------------------------------------------------------------------------

@@ -54,8 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def embedder(folder: Path) -> SentenceEmbedder:
-    loaded = load_embedder(EmbedderConfig(path=str(folder), device="cpu"), [])
-    assert isinstance(loaded, SentenceEmbedder)
+    loaded = SentenceEmbedder.load(folder, "m", "cpu")
     return loaded
 
 
@@ -147,5 +146,15 @@ def test_broken_embedder_is_one_message(folder: Path, tmp_path: Path) -> None:
         load_embedder(EmbedderConfig(path=str(broken), device="cpu"), [])
     weights.write_bytes(next(folder.rglob("*.safetensors")).read_bytes())
     (broken / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "nowhere.Nothing"}]))
+    later = load_embedder(EmbedderConfig(path=str(broken), device="cpu"), [])  # only loading it shows what is wrong
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        load_embedder(EmbedderConfig(path=str(broken), device="cpu"), [])
+        later.embed([EmbedRequest("0", "Herons fish.")])
+
+
+def test_the_embedder_loads_at_its_first_text_and_once(folder: Path, embedder: SentenceEmbedder) -> None:
+    heard: list[bool] = []
+    later = load_embedder(EmbedderConfig(path=str(folder), device="cpu"), [], lambda done, seconds: heard.append(done))
+    assert heard == []
+    for _ in range(2):
+        assert later.embed([EmbedRequest("0", "Herons fish.")])[0].vector == pytest.approx(embed(embedder, "Herons fish.")[0], abs=1e-6)
+    assert heard == [False, True]

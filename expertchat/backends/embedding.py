@@ -33,6 +33,7 @@ class SentenceEmbedder:
     @classmethod
     def load(cls, folder: Path, name: str, device: str = "auto", batch_size: int = 64) -> SentenceEmbedder:
         """Load a checked sentence-transformers folder. Raises ConfigError."""
+        import torch
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
 
@@ -40,8 +41,10 @@ class SentenceEmbedder:
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
         try:
+            # fp32 everywhere: the model is small, and half precision on a CPU gives other digits in other batches.
+            settings = {"use_safetensors": True, "dtype": torch.float32}
             model = SentenceTransformer(
-                str(folder), device=where, trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
+                str(folder), device=where, trust_remote_code=False, local_files_only=True, model_kwargs=settings
             )
         except Exception as error:  # whatever a broken folder makes the loaders raise, the user gets one message
             lines = str(error).strip().splitlines() or [type(error).__name__]

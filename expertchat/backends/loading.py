@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from expertchat.backends.base import Backend, Embedder
+from expertchat.backends.base import Backend, Embedder, Embedding, EmbedRequest
 from expertchat.backends.folders import embedder_problem, find_folder, resolve_path
 from expertchat.config import ConfigError, EmbedderConfig, ModelConfig
 
@@ -38,8 +40,35 @@ def load_backend(config: ModelConfig, seed: int, stop_tokens: Sequence[str] = ()
     )
 
 
-def load_embedder(config: EmbedderConfig, model_paths: Sequence[str]) -> Embedder:
-    """The sentence embedder. path=auto: the embedded one if all models are embedded or scripted, else all-mpnet-base-v2."""
+class LaterEmbedder:
+    """An embedder that is found at once and loaded when the first text comes: a run speaks its first word seconds earlier.
+
+    `announce(done, seconds)` is called before and after the loading.
+    """
+
+    def __init__(self, folder: Path, name: str, config: EmbedderConfig, announce: Callable[[bool, float], None]) -> None:
+        self.folder, self.name, self.config, self.announce = folder, name, config, announce
+        self._embedder: Embedder | None = None
+
+    def embed(self, requests: Sequence[EmbedRequest]) -> list[Embedding]:
+        """The vectors of the requests' texts. Raises ConfigError where the folder turns out to be broken."""
+        if self._embedder is None:
+            from expertchat.backends.embedding import SentenceEmbedder
+
+            began = time.monotonic()
+            self.announce(False, 0.0)
+            self._embedder = SentenceEmbedder.load(self.folder, self.name, self.config.device, self.config.batch_size)
+            self.announce(True, time.monotonic() - began)
+        return self._embedder.embed(requests)
+
+
+def load_embedder(
+    config: EmbedderConfig, model_paths: Sequence[str], announce: Callable[[bool, float], None] = lambda done, seconds: None
+) -> Embedder:
+    """The sentence embedder. path=auto: the embedded one if all models are embedded or scripted, else all-mpnet-base-v2.
+
+    Raises ConfigError if it is not there; loads it at its first use.
+    """
     path = config.path
     if path == "auto":
         embedded = all(p.startswith(("embedded:", "scripted")) for p in model_paths)
@@ -48,6 +77,4 @@ def load_embedder(config: EmbedderConfig, model_paths: Sequence[str]) -> Embedde
         folder = find_folder(path, check=embedder_problem)
     except ConfigError as error:
         raise ConfigError([f"embedder: {problem} (embedder.path={config.path})" for problem in error.problems]) from None
-    from expertchat.backends.embedding import SentenceEmbedder
-
-    return SentenceEmbedder.load(folder, path, config.device, config.batch_size)
+    return LaterEmbedder(folder, path, config, announce)
