@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,10 +157,14 @@ def _world(action: str | None, job: Job) -> int:
     if action == "build":
         from expertchat.world.recipe import build
 
-        return build(job.config) or 0
+        build(job.config, partial(print, flush=True))
+        return 0
+    from expertchat.views.tables import print_check
     from expertchat.world.check import check
 
-    return check(job.config) or 0
+    rows = check(job.config)
+    print_check(rows)
+    return 0 if all(row.met is not False for row in rows) else 1
 
 
 def _take_action(rest: list[str]) -> str | None:

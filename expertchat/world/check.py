@@ -265,13 +265,12 @@ def measure(checker: Checker) -> list[Row]:
     ]
 
 
-def check(config: WorldConfig) -> int:
-    """Print the table (and JSON beside the models with `out` set); 0 if every target is met, else 1."""
+def check(config: WorldConfig) -> list[Row]:
+    """Measure the models in `config.out`, or those of the package; the rows are kept as check.json beside the former."""
     import torch
 
     from expertchat.backends.embedding import SentenceEmbedder
     from expertchat.backends.local import LocalBackend
-    from expertchat.views.tables import print_check
     from expertchat.world.facts import load
     from expertchat.world.recipe import MODELS
 
@@ -283,8 +282,7 @@ def check(config: WorldConfig) -> int:
     }
     embedder = SentenceEmbedder.load(folder / "embedder", "embedder", "cpu", 64)
     rows = measure(Checker(world, Simulator(world, config.prompts), backends, embedder, config.dialogues))
-    print_check(rows)
     if config.out:
         table = [{"name": r.name, "values": r.values, "target": r.target, "met": r.met} for r in rows]
         (folder / "check.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
-    return 0 if all(r.met is not False for r in rows) else 1
+    return rows

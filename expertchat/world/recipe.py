@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 from expertchat.config import WorldConfig
 from expertchat.experts.prompts import Prompts
-from expertchat.world.facts import World, load
+from expertchat.world.facts import load
 from expertchat.world.simulator import Simulator
 
 MODELS = Path(str(files("expertchat.world").joinpath("models")))
+FIRST_SHARE, SECOND_PEAK = 0.54, 0.6  # the share of the tokens that the Llama learns alone on, and the rate after that
+Report = Callable[[str], None]
 NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}
 
 
@@ -24,40 +28,59 @@ def source_hash(prompts: Prompts) -> str:
     return hashlib.sha256((text + prompts.model_dump_json()).encode()).hexdigest()[:16]
 
 
-def build(config: WorldConfig) -> int:
-    """Train what `config.experts` names, one process each, and write a card with sizes and sources."""
+def build(config: WorldConfig, report: Report) -> None:
+    """Train what `config.experts` names and write a card with sizes and sources.
+
+    The Llama learns first, on FIRST_SHARE of the tokens, beside the embedder; then it goes on while the Mixtral, which begins as that
+    Llama, learns the other expert's part. `report` is told how far each has come; it must be picklable.
+    """
     out = Path(config.out) if config.out else MODELS
     out.mkdir(parents=True, exist_ok=True)
-    simulator = Simulator(load(), config.prompts)
-    if {"a", "b"} & set(config.experts):
-        from expertchat.world.corpus import build_tokenizer
+    wanted, first = {NAMES[e] for e in config.experts}, out / "llama.first"
+    began, before = time.monotonic(), config.million_tokens * FIRST_SHARE
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        work = []
+        if "embedder" in wanted:
+            work.append(pool.submit(_train_embedder, config, out, report))
+        if wanted & {"llama", "mixtral"}:
+            pool.submit(_train, config, report, "llama", first, before, None, 1.0).result()
+        if "llama" in wanted:
+            work.append(pool.submit(_train, config, report, "llama", out / "llama", config.million_tokens - before, first, SECOND_PEAK))
+        if "mixtral" in wanted:
+            work.append(pool.submit(_train, config, report, "mixtral", out / "mixtral", config.million_tokens - before, first, SECOND_PEAK))
+        for done in work:
+            done.result()
+    shutil.rmtree(first, ignore_errors=True)
+    write_card(config, out, round(time.monotonic() - began))
 
-        print("tokenizer: training on the corpus", flush=True)
-        build_tokenizer(simulator).save_pretrained(out / "tokenizer")
-    with ProcessPoolExecutor(max_workers=min(2, len(config.experts))) as pool:
-        for name in pool.map(partial(_train, config, out), [NAMES[e] for e in config.experts]):
-            print(f"{name}: done, in {out / name}", flush=True)
+
+def write_card(config: WorldConfig, out: Path, seconds: int) -> None:
+    """models/card.json: what the weights were made from."""
     sizes = {p.parent.name: p.stat().st_size for p in sorted(out.glob("*/model.safetensors"))}
-    card = {"sources": source_hash(config.prompts), "million_tokens": config.million_tokens, "seed": config.seed, "bytes": sizes}
+    card = {"sources": source_hash(config.prompts), "million_tokens": config.million_tokens, "seconds": seconds, "bytes": sizes}
     (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
-def _train(config: WorldConfig, out: Path, name: str) -> str:
+def _simulator(config: WorldConfig) -> Simulator:
     import torch
-    from transformers import PreTrainedTokenizerFast
 
     torch.set_num_threads(config.threads)
-    world: World = load()
-    simulator = Simulator(world, config.prompts)
-    report = partial(print, flush=True)
-    if name == "embedder":
-        from expertchat.world.embedder import train_embedder
+    return Simulator(load(), config.prompts)
 
-        train_embedder(world, simulator, out / name, seed=config.seed, report=report)
-    else:
-        from expertchat.world.train import train_expert
 
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
-        train_expert(simulator, tokenizer, name, out / name, config.million_tokens, seed=config.seed, report=report)
-    return name
+def _train(
+    config: WorldConfig, report: Report, name: str, out: Path, million_tokens: float, init: Path | None, peak: float
+) -> None:
+    from expertchat.world.corpus import build_tokenizer
+    from expertchat.world.train import train_expert
+
+    simulator = _simulator(config)
+    tokenizer = build_tokenizer(simulator)  # the same one for both: it depends on the corpus alone
+    train_expert(simulator, tokenizer, name, out, million_tokens, seed=config.seed, report=report, init=init, peak=peak)
+
+
+def _train_embedder(config: WorldConfig, out: Path, report: Report) -> None:
+    from expertchat.world.embedder import train_embedder
+
+    simulator = _simulator(config)
+    train_embedder(simulator.world, simulator, out / "embedder", seed=config.seed, report=report)

@@ -151,7 +151,7 @@ def train_expert(
     encoder = Encoder(tokenizer, simulator.prompts.analysis_prefix)
     stream = batches(simulator, encoder, SEATS[name], random.Random(f"{seed} {name} {init}"), progress, samples, parts)
     report(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters")
-    tokens, step, losses, began, saved = 0, 0, list[float](), time.monotonic(), 0
+    tokens, step, losses, began = 0, 0, list[float](), time.monotonic()
     model.train()
     while (done := tokens / 1e6 / million_tokens) < 1:
         if init is None:
@@ -179,9 +179,6 @@ def train_expert(
             seconds = time.monotonic() - began
             so_far = f"{tokens / 1e6:.2f} of {million_tokens:g} Mtok"
             report(f"{name}: step {step}, {so_far}, loss {sum(losses[-50:]) / 50:.4f}, {seconds:.0f} s")
-        if tokens // 2_000_000 > saved:
-            saved = tokens // 2_000_000
-            save(model, tokenizer, out.with_name(out.name + ".part"))
     save(model, tokenizer, out)
 
 
