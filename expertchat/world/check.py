@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +74,12 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
     ranks = _ranks([*positive, *negative])[: len(positive)]
     n = len(positive)
     return (sum(ranks) + n - n * (n + 1) / 2) / (n * len(negative))
+
+
+def _labels(analysis: str) -> dict[str, str]:
+    """Number -> label from a judge's first line."""
+    parts = re.split(r" [\[(](\d+)[\])] ", analysis.split("\n")[0])[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 class Checker:
@@ -157,7 +164,7 @@ class Checker:
                 cases.append((replace(judgement, categories=dict.fromkeys(CATEGORIES, "")), truths))
         requests = [expert.analysis_request(f"judge {i}", j) for i, (j, _) in enumerate(cases)]
         analyses = [r.prefix + c.text for r, c in zip(requests, backend.generate(requests), strict=True)]
-        out = {"labels": self._label_accuracy(cases, analyses)}
+        out = {"labels": self._label_accuracy(letter, cases, analyses)}
         both = list(enumerate(zip(cases, analyses, strict=True)))
         scored = [expert.score_request(f"judge {i}", j, a, c) for i, ((j, _), a) in both for c in CATEGORIES]
         numbers = [expected_value(s.logprobs) or 0.0 for s in backend.score(scored)]
@@ -168,13 +175,13 @@ class Checker:
         whole = [{c: round(v) for c, v in g.items()} for g in given]
         return out | self._wim(expert, backend, cases, analyses, whole)
 
-    def _label_accuracy(self, cases: Cases, analyses: Sequence[str]) -> float:
+    def _label_accuracy(self, letter: Speaker, cases: Cases, analyses: Sequence[str]) -> float:
+        """Share of the numbered sentences with the right label ("again" included)."""
         right = total = 0
         for (judgement, truths), analysis in zip(cases, analyses, strict=True):
-            wanted = self.simulator.points(judgement, truths).split(" ")
-            got = analysis.split(" ")
-            total += len(wanted) - 1
-            right += sum(x == y for x, y in zip(wanted[1:], got[1:], strict=False))
+            wanted, got = _labels(self.simulator.points(judgement, truths, letter)), _labels(analysis)
+            total += len(wanted)
+            right += sum(got.get(n) == label for n, label in wanted.items())
         return right / max(1, total)
 
     def _wim(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from expertchat.records import Message, Speaker
-from expertchat.world.simulator import Simulator
+from expertchat.world.simulator import KNOWN_LINE, Simulator
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +78,11 @@ class Encoder:
         if message.role != "assistant":
             start = len(offsets) % CONTEXT_SHARE
             return [CONTEXT_WEIGHT * CONTEXT_SHARE * ((i + start) % CONTEXT_SHARE == 0) for i in range(len(offsets) + 1)]
-        end = message.content.find("\n") if message.content.startswith(self.label_prefix) else 0
-        end = len(message.content) if end < 0 else end
+        end = 0
+        if message.content.startswith(self.label_prefix):
+            known = message.content.find("\n" + KNOWN_LINE)
+            end = message.content.find("\n", known + 1)
+            end = len(message.content) if end < 0 else end
         return [LABEL_WEIGHT if start < end else 1.0 for start, _ in offsets] + [1.0]
 
 

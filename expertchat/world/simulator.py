@@ -27,7 +27,9 @@ QUESTIONS = (
     "What about {a}?",
     "Can you explain {a}?",
 )
-FACTS_A_TURN = ((1, 2, 3, 4, 5, 6), (0.46, 0.29, 0.13, 0.07, 0.03, 0.02))
+FACTS_A_TURN = ((1, 2, 3, 4, 5, 6), (0.52, 0.28, 0.11, 0.05, 0.03, 0.01))
+KNOWN_LINE = "Known:"
+LONGEST = 36  # sentences of a dialogue to judge; a judge of this family reads up to 48
 NAMED_MISSING = 4  # a WIM response names at most so many facts
 # fmt: off
 ELSEWHERE = (
@@ -93,50 +95,44 @@ class Simulator:
             if clause.lower() not in self.world.clauses:
                 return capital(clause) + "." if rng.random() < 0.5 else rng.choice(LEADS[:5]).format(c=clause)
 
-    def question(self, rng: random.Random, topic: str, said: Sequence[int], speaker: Speaker) -> tuple[int, str]:
-        """A question about an aspect that nobody has spoken of, one of the next few along the list."""
-        ahead = self._ahead(topic, said, [i for i in range(len(self.world.topics[topic])) if i not in said])
-        unknown = [i for i in ahead if i not in self.world.known(speaker, topic)]
-        pool = (unknown if unknown and rng.random() < 0.5 else ahead)[:5] or list(range(len(self.world.topics[topic])))
-        fact = rng.choice(pool)
-        return fact, rng.choice(QUESTIONS).format(a=self.world.topics[topic][fact].aspect)
-
-    def _ahead(self, topic: str, said: Sequence[int], pool: Sequence[int]) -> list[int]:
-        """`pool` in the order in which the talk moves on: forward from the last fact said, then from the start."""
-        last = said[-1] if said else -1
-        return sorted(pool, key=lambda i: (i <= last, i))
+    def question(self, rng: random.Random, topic: str, last: int, speaker: Speaker) -> tuple[int, str] | None:
+        """A question about one of the next three aspects, rather one that the speaker does not know; None at the topic's end."""
+        facts = self.world.topics[topic]
+        pool = list(range(len(facts)))[last + 1 : last + 4]
+        unknown = [i for i in pool if i not in self.world.known(speaker, topic)]
+        if not pool:
+            return None
+        fact = rng.choice(unknown if unknown and rng.random() < 0.5 else pool)
+        return fact, rng.choice(QUESTIONS).format(a=facts[fact].aspect)
 
     # -- turns ------------------------------------------------------------------------------------------------------
 
     def reply(
-        self, rng: random.Random, speaker: Speaker, topic: str, said: list[int], asked: int | None, first: bool
-    ) -> tuple[str, int | None]:
-        """One good turn; appends the facts it says to `said` and returns the text and the aspect it asks about."""
+        self, rng: random.Random, speaker: Speaker, topic: str, last: int, asked: int | None, first: bool
+    ) -> tuple[str, int, int | None]:
+        """One good turn. The talk walks forward through the topic's list and never back, so nothing is said twice.
+
+        `last` is how far the talk has come; returns the text, how far it comes with it, and the aspect that it asks about.
+        """
         parts, new = [], []
-        known = self.world.known(speaker, topic)
-        facts = self.world.topics[topic]
+        known, facts = self.world.known(speaker, topic), self.world.topics[topic]
         if not first and rng.random() < 0.45:
             parts.append(rng.choice(REMARKS))
-        if asked is not None and asked not in said:
+        if asked is not None and asked > last:
+            last = asked
             if asked in known:
                 new.append(asked)
             else:
                 parts.append(rng.choice(UNSURE).format(a=facts[asked].aspect))
         number = rng.choices(*FACTS_A_TURN)[0]
-        while len(new) < number:
-            trail = [*said, *([asked] if asked is not None and not new else []), *new]
-            ahead = self._ahead(topic, trail, [i for i in known if i not in said and i not in new])
-            if not ahead:
-                break
-            new.append(rng.choices(ahead[:3], (0.7, 0.2, 0.1)[: len(ahead[:3])])[0])
+        while len(new) < number and (ahead := [i for i in sorted(known) if i > last][:3]):
+            last = rng.choices(ahead, (0.85, 0.12, 0.03)[: len(ahead)])[0]
+            new.append(last)
         parts += [self.say(rng, topic, i) for i in new]
-        said += new
         if not new:
             parts.append(rng.choice(NOTHING_NEW).format(t=topic))
-        if rng.random() < 0.75 and len(said) < len(facts):
-            asked, text = self.question(rng, topic, said, speaker)
-            return " ".join([*parts, text]), asked
-        return " ".join(parts), None
+        asks = self.question(rng, topic, last, speaker) if rng.random() < 0.75 else None
+        return " ".join([*parts, asks[1]] if asks else parts), last, asks[0] if asks else None
 
     def noisy(self, rng: random.Random, topic: str, said: list[int], limit: int) -> str:
         """One turn with anything in it that a judge must tell apart: facts of either expert, repeats, wrong and foreign sentences."""
@@ -164,9 +160,8 @@ class Simulator:
         return " ".join(parts) or rng.choice(REMARKS)
 
     def opening(self, rng: random.Random, topic: str, speaker: Speaker) -> tuple[str, int]:
-        """The first turn: names the topic and asks."""
-        last = rng.randrange(-1, len(self.world.topics[topic]) - 1)
-        asked, text = self.question(rng, topic, [last] if last >= 0 else [], speaker)
+        """The first turn: names the topic and asks about one of its first aspects."""
+        asked, text = self.question(rng, topic, -1, speaker) or (0, "")
         return f"{OPENING.format(t=topic)} {text}", asked
 
     def dialogue(
@@ -178,13 +173,13 @@ class Simulator:
         speaker: Speaker = rng.choice(("a", "b"))
         asked: int | None
         text, asked = self.opening(rng, topic, speaker)
-        out, said = [Turn(speaker=speaker, text=text)], list[int]()
+        out, said, last = [Turn(speaker=speaker, text=text)], list[int](), -1
         for n in range(turns):
             speaker = other(speaker)
             if rng.random() < noise:
                 text, asked = self.noisy(rng, topic, said, limit), None
             else:
-                text, asked = self.reply(rng, speaker, topic, said, asked, first=n == 0)
+                text, last, asked = self.reply(rng, speaker, topic, max([last, *said]), asked, first=n == 0)
             out.append(Turn(speaker=speaker, text=text))
         return Dialogue(topic, tuple(out), tuple(self.world.read([t.text for t in out], topic)))
 
@@ -198,21 +193,26 @@ class Simulator:
 
     def judged(self, rng: random.Random, limit: int = 99) -> tuple[Judgement, list[Truth]]:
         """A dialogue of at most `limit` turns to judge, as a whole or one turn of it, and the truth of the turns shown."""
-        d = self.dialogue(rng, turns=min(rng.randint(1, 7), limit), noise=rng.choice((0, 0.6, 1)), limit=limit)
+        while True:
+            d = self.dialogue(rng, turns=min(rng.randint(1, 7), limit), noise=rng.choice((0, 0.6, 1)), limit=limit)
+            if sum(len(t.labels) for t in d.truths) <= LONGEST:
+                break
         turn = rng.randrange(len(d.turns)) if rng.random() < 0.4 else None
         subject = d.turns[turn].speaker if turn is not None else d.turns[rng.randrange(2)].speaker
         judgement = Judgement(d.topic, d.turns, subject, turn)
         return judgement, list(d.truths[: len(judgement.shown())])
 
-    def points(self, judgement: Judgement, truths: Sequence[Truth]) -> str:
-        """The judge's analysis: a label for every numbered sentence."""
+    def points(self, judgement: Judgement, truths: Sequence[Truth], expert: Speaker) -> str:
+        """The judge's analysis: a label for every numbered sentence, then for each fact that it knows whether somebody said it."""
         parts, n = [self.prompts.analysis_prefix], 0
         for i, truth in enumerate(truths):
             for label in truth.labels:
                 n += 1
                 parts.append(f"[{n}]" if judgement.judged(i) else f"({n})")
                 parts.append(self.name(label, judgement.topic))
-        return " ".join(parts)
+        facts, missing = self.world.topics[judgement.topic], self.world.missing(truths, judgement.topic, expert)
+        known = [f"{facts[i].aspect} {'open' if i in missing else 'said'}" for i in sorted(self.world.known(expert, judgement.topic))]
+        return f"{' '.join(parts)}\n{KNOWN_LINE} {', '.join(known)}."
 
     def name(self, label: Label, topic: str) -> str:
         """A label as the judge writes it."""
@@ -239,7 +239,7 @@ class Simulator:
         judgement, truths = self.judged(rng, limit=limit)
         deserved = self.deserved(judgement, truths)
         shown = list(CATEGORIES) if rng.random() < 0.4 else rng.sample(CATEGORIES, rng.randint(1, len(CATEGORIES)))
-        analysis = self.points(judgement, truths) if rng.random() > 0.03 else ""
+        analysis = self.points(judgement, truths, expert) if rng.random() > 0.03 else ""
         judge = self.experts[expert]
         answer = rating.answer(self.prompts, analysis, {c: deserved[c] for c in shown})
         wording: WimWording = rng.choice(("missing", "covers_then_missing"))
@@ -254,7 +254,7 @@ class Simulator:
         text = " ".join(self._sentence(rng, topic, said) for _ in range(rng.randint(1, longest)))
         judgement = Judgement(topic, (Turn(speaker=other(expert), text=text),), other(expert))
         truths = self.world.read([text], topic)
-        return [*self.experts[expert].analysis_request("", judgement).messages, Message("assistant", self.points(judgement, truths))]
+        return [*self.experts[expert].analysis_request("", judgement).messages, Message("assistant", self.points(judgement, truths, expert))]
 
     def _sentence(self, rng: random.Random, topic: str, said: list[int]) -> str:
         kind = rng.random()
