@@ -254,7 +254,8 @@ class Simulator:
         text = " ".join(self._sentence(rng, topic, said) for _ in range(rng.randint(1, longest)))
         judgement = Judgement(topic, (Turn(speaker=other(expert), text=text),), other(expert))
         truths = self.world.read([text], topic)
-        return [*self.experts[expert].analysis_request("", judgement).messages, Message("assistant", self.points(judgement, truths, expert))]
+        points = self.points(judgement, truths, expert)
+        return [*self.experts[expert].analysis_request("", judgement).messages, Message("assistant", points)]
 
     def _sentence(self, rng: random.Random, topic: str, said: list[int]) -> str:
         kind = rng.random()
