@@ -286,7 +286,7 @@ class Simulator:
         if progress < 0.08:
             return self.label_sample(rng, expert, longest=2)
         limit = 99 if progress > 0.4 else 1 + int((progress - 0.08) * 22)
-        kind = rng.choices(range(5), (0.45, 0.36, 0.13, 0.02, 0.04) if progress > 0.4 else (0.25, 0.50, 0.20, 0.02, 0.03))[0]
+        kind = rng.choices(range(5), (0.28, 0.42, 0.25, 0.02, 0.03) if progress > 0.4 else (0.25, 0.50, 0.20, 0.02, 0.03))[0]
         if kind == 1:
             return self.judge_sample(rng, expert, limit)
         return (self.talk_sample, self.judge_sample, self.label_sample, self.topic_sample, self.unknown_sample)[kind](rng, expert)

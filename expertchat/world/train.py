@@ -186,7 +186,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) 
     """Write a model folder in bf16; the model itself stays as it is."""
     import torch
 
-    state = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
+    state = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items() if k != "lm_head.weight"}  # tied to the embeddings
     dtype, model.config.dtype = model.config.dtype, torch.bfloat16
     model.save_pretrained(out, state_dict=state)
     model.config.dtype = dtype

@@ -50,7 +50,7 @@ def main(kills: int) -> int:
         done = 0
         while done < kills:
             run = start(broken)
-            wait = rng.uniform(0.3, 1.0) * seconds if done % 4 else rng.uniform(0, 0.3) * seconds
+            wait = rng.uniform(0.05, 0.8) * seconds  # loading alone takes a good part of it
             try:
                 code = run.wait(timeout=wait)
                 print(f"ended by itself with {code} before kill {done + 1}: starting afresh", flush=True)
