@@ -6,7 +6,7 @@ A `Message` is model-facing (role and text); a `Turn` is neutral (speaker and te
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,7 +32,6 @@ class Record(BaseModel):
     """Base of all records: a stable `id`, a `schema` number, nothing unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-    SCHEMA: ClassVar[int] = 1
 
     id: str
     schema_: int = Field(default=1, alias="schema")
@@ -81,17 +80,6 @@ class Transcript(Record):
     turns: list[Turn]
     seed: int
     stop_reason: StopReason
-
-
-class Candidate(Record):
-    """One of k replies to the same history (`transcript` up to `turn`)."""
-
-    transcript: str
-    turn: int
-    index: int
-    text: str
-    tokens: int = 0
-    chosen: bool = False
 
 
 class Rating(Record):
@@ -145,27 +133,3 @@ class Reward(Record):
     wim: float | None = None
     value: float | None = None
     problem: str | None = None
-
-
-class Verdict(Record):
-    """A pairwise judgement with the order in which the two were shown."""
-
-    first: str
-    second: str
-    judge: str
-    verdict: Literal["A", "B", "tie"] | None
-    problem: str | None = None
-
-
-class PreferencePair(Record):
-    """TRL's conversational preference form plus where it came from."""
-
-    prompt: list[dict[str, str]]
-    chosen: list[dict[str, str]]
-    rejected: list[dict[str, str]]
-    score_chosen: float
-    score_rejected: float
-    margin: float
-    round: int
-    policy_version: int
-    provenance: dict[str, Any]

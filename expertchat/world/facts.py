@@ -125,10 +125,6 @@ class World:
         random.Random(f"known {topic}").shuffle(order)
         return frozenset(order[:KNOWN] if expert == "a" else order[-KNOWN:])
 
-    def find_topic(self, text: str) -> str | None:
-        """The world's own spelling of a topic, or None."""
-        return {t.lower(): t for t in self.topics}.get(text.strip().lower())
-
     def label(self, sentence: str, topic: str) -> Label:
         """What one sentence is, without regard to what was said before."""
         text = sentence.strip().lower()
