@@ -250,19 +250,18 @@ def test_a_drawing_that_fails_frees_the_terminal_and_the_next_send_says_so() -> 
     view.close()
 
 
-def test_sending_is_far_cheaper_than_drawing() -> None:
-    screen = console(100, 40, colour=True)
-    view = LiveView(screen)
+def test_sending_does_not_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(LiveView, "draw", lambda view: drawn.append(1))
+    view = LiveView(console(100, 40, colour=True))
     view.send(start(64))
     for i in range(64):
         view.send(began(f"c{i}"))
-    begun = time.perf_counter()
     for step in range(100):
         for i in range(64):
             view.send(streamed(f"c{i}", 0, "word " * step))
-    took = time.perf_counter() - begun
     view.close()
-    assert 6400 / took > 20_000  # events/s, while the thread draws; a run sends some hundreds
+    assert len(drawn) < 6400 / 10  # the thread draws a few times a second, whatever is sent
 
 
 def test_a_terminal_made_narrower_takes_back_the_rows_that_wrapped() -> None:
