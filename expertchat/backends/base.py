@@ -110,8 +110,36 @@ class ModelInfo:
     alternation: bool | None = None
 
 
+class Lane(Protocol):
+    """Rows of one backend that decode alike and advance together. Requests may join and leave at any step, so the batch stays full.
+
+    A lane that is not advanced waits, and nothing of it is lost: one device can serve several lanes in turns.
+    """
+
+    @property
+    def load(self) -> int:
+        """Requests that run or wait."""
+        ...
+
+    def add(self, request: GenerateRequest, on_text: Callable[[str], None] | None = None) -> int:
+        """Take a request; its ticket comes back from `advance` with its completion. `on_text` is told the text so far, throttled."""
+        ...
+
+    def advance(self) -> list[tuple[int, Completion]]:
+        """Run some steps, until a request is done or a short while has passed; the finished ones by ticket."""
+        ...
+
+    def close(self) -> None:
+        """Drop what still runs or waits, and free its memory."""
+        ...
+
+
 class Backend(Protocol):
-    """Runs requests in batches. Order of the results = order of the requests."""
+    """Runs requests in batches. Order of the results = order of the requests.
+
+    A backend that can serve requests as they come also has `lane(decoding) -> Lane`, `forget(key)`, which frees what is kept for requests
+    whose key begins with `key`, and `max_batch`, the rows that it runs at once at most.
+    """
 
     info: ModelInfo
 

@@ -9,15 +9,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-from transformers.utils import logging as transformers_logging
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.backends.decoding import KeyedSampling, contrastive_search, left_pad, positions, uniforms
-from expertchat.backends.hardware import choose_attention, choose_device, choose_dtype
 from expertchat.backends.rendering import Renderer
 from expertchat.backends.scoring import Tokens, common_prefix, exclude_extensions, paths
 from expertchat.backends.streaming import Row, Watch
+from expertchat.backends.weights import load_weights
 from expertchat.config import ConfigError
 from expertchat.records import Message
 
@@ -67,39 +66,8 @@ class LocalBackend:
         cls, folder: Path, name: str, seed: int = 0, *, dtype: str = "auto", device: str = "auto", attention: str = "auto", **more: Any
     ) -> LocalBackend:
         """Load a checked model folder; `more` goes to the constructor. Raises ConfigError with one message."""
-        where, device_note = choose_device(device)
-        number, dtype_note = choose_dtype(dtype, where)
-        kind, attention_note = choose_attention(attention, where, number)
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            both: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=number,
-                device_map="balanced" if where == "balanced" else None,
-                attn_implementation=kind,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except torch.cuda.OutOfMemoryError:
-            raise ConfigError(f"model {name}: does not fit into the memory of {where}; set device=balanced or a smaller model") from None
-        except Exception as error:  # whatever a broken folder makes the loaders raise, the user gets one message
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ConfigError(f"model {name} ({folder}): cannot be loaded: {lines[0]}; download it again or name another model") from None
-        model, loaded = both
-        missing = sorted(loaded.get("missing_keys", ()))
-        if missing:
-            raise ConfigError(
-                f"model {name} ({folder}): its weights lack {len(missing)} tensors ({missing[0]}, ...); "
-                "they do not belong to its config.json: download it again"
-            )
-        if where != "balanced":
-            model.to(where)
-        notes = [note for note in (device_note, dtype_note, attention_note) if note]
-        return cls(model, tokenizer, name, seed, notes=[*notes, *more.pop("notes", ())], **more)
+        loaded = load_weights(folder, name, dtype=dtype, device=device, attention=attention)
+        return cls(loaded.model, loaded.tokenizer, name, seed, notes=[*loaded.notes, *more.pop("notes", ())], **more)
 
     # -- generation -------------------------------------------------------------------------------------------------
 
