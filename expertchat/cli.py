@@ -5,6 +5,8 @@ Nothing heavy is imported before the command line has been looked at, so that `-
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "converse": "two experts talk, rate each other and say what is missing",
+    "bench": "how fast a model runs here: one by one, batched, through the engine, and the limit",
+    "models": "which models are here and whole: expertchat models, expertchat models verify [NAME ...]",
+    "plan": "will it fit, and what goes on which GPU: expertchat plan gpus=4x16",
     "watch": "follow or replay a run: expertchat watch RUN [--speed X] [--conversation ID]",
     "world": "the embedded models: expertchat world build (train them again), check (measure them)",
 }
-HYDRA = ("converse", "world")
+HYDRA = ("converse", "bench", "models", "plan", "world")
 ACTIONS = ("build", "check")
 
 USAGE = f"""ExpertChat {__version__}: language models talk as experts, rate each other and learn from it.
@@ -52,6 +57,7 @@ FLAGS = """flags:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    atexit.register(gc.freeze)  # else the end looks through every object that torch and its like have made: 1.4 s
     try:
         code = _quick(arguments)
         return _guarded(lambda: _start(arguments)) if code is None else code
@@ -137,6 +143,12 @@ def _start(arguments: list[str]) -> int:
     if command == "world":
         action = _take_action(rest)
         return run(command, rest, lambda job: _guarded(lambda: _world(action, job)))
+    if command == "plan":
+        return run(command, rest, lambda job: _guarded(lambda: _plan(job)))
+    if command == "models":
+        return run(command, _verify(rest), lambda job: _guarded(lambda: _models(job)))
+    if command == "bench":
+        return run(command, rest, lambda job: _guarded(lambda: _bench(job)))
     return run(command, rest, lambda job: _guarded(lambda: _converse(job)))
 
 
@@ -150,6 +162,45 @@ def _converse(job: Job) -> int:
 
     config: ConverseConfig = job.config
     return run_converse(config, ["expertchat", "converse", *job.overrides], open_view(config.view))
+
+
+def _bench(job: Job) -> int:
+    if not job.hub:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from expertchat.bench.run import run_bench
+    from expertchat.views.bench import BenchView
+
+    view = BenchView()
+    try:
+        return run_bench(job.config, ["expertchat", "bench", *job.overrides], view)
+    finally:
+        view.close()
+
+
+def _plan(job: Job) -> int:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from expertchat.plan.run import run_plan
+    from expertchat.views.plan import print_measured, print_plan
+
+    return run_plan(job.config, print_plan, print_measured)
+
+
+def _models(job: Job) -> int:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from expertchat.models import run_models
+    from expertchat.views.models import print_models
+
+    return run_models(job.config, print_models)
+
+
+def _verify(rest: list[str]) -> list[str]:
+    """`verify NAME ...` as overrides; other words stay as they are, for Hydra to refuse."""
+    words = [word for word in rest if "=" not in word and not word.startswith("-")]
+    if "verify" not in words[:1]:
+        return rest
+    names = ",".join(f"'{word}'" for word in words[1:])
+    others = [word for word in rest if word not in words]
+    return [*others, "verify=true", *([f"names=[{names}]"] if names else [])]
 
 
 def _world(action: str | None, job: Job) -> int:

@@ -20,9 +20,26 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from expertchat.config import ConfigError, ConverseConfig, Group, WorldConfig, conf_dir, near, validate
+from expertchat.config import (
+    BenchConfig,
+    ConfigError,
+    ConverseConfig,
+    Group,
+    ModelsConfig,
+    PlanConfig,
+    WorldConfig,
+    conf_dir,
+    near,
+    validate,
+)
 
-COMMANDS: dict[str, type[Group]] = {"converse": ConverseConfig, "world": WorldConfig}
+COMMANDS: dict[str, type[Group]] = {
+    "converse": ConverseConfig,
+    "bench": BenchConfig,
+    "plan": PlanConfig,
+    "models": ModelsConfig,
+    "world": WorldConfig,
+}
 
 # A run writes its own folder: Hydra makes none, logs nothing and stays in the current folder.
 _SETTINGS = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.sweep.subdir=.")
@@ -89,7 +106,7 @@ def run(command: str, arguments: Sequence[str], task: Callable[[Job], int]) -> i
     configs = _configs(command, overrides, sweep=parsed.multirun) if not (parsed.cfg or parsed.info or parsed.hydra_help) else []
     folders = [config.run.dir for config in configs if isinstance(config, ConverseConfig)]
     shared = len(folders) > len(set(folders))
-    hub = any(isinstance(config, ConverseConfig) and names_hub(config) for config in configs)
+    hub = any(isinstance(config, ConverseConfig | BenchConfig) and names_hub(config) for config in configs)
     codes: list[int] = []
 
     def one(config: DictConfig) -> None:
@@ -115,15 +132,24 @@ def run(command: str, arguments: Sequence[str], task: Callable[[Job], int]) -> i
     return max(codes, default=0)
 
 
-def names_hub(config: ConverseConfig) -> bool:
+def names_hub(config: ConverseConfig | BenchConfig) -> bool:
     """Whether a model or the embedder is named by a hub id: only then may the network be used."""
+    if isinstance(config, BenchConfig):
+        return not config.bench.model.startswith("random:") and _of_hub(config.bench.model)
     models = [m for m in (config.experts.a, config.experts.b, config.third) if m is not None and m.backend == "local"]
-    paths = [m.path for m in models]
-    if config.embedder.path != "auto":
-        paths.append(config.embedder.path)
-    elif any(not path.startswith("embedded:") for path in paths):
-        return True  # auto is all-mpnet-base-v2 of the hub then
-    return any(not path.startswith(("embedded:", "/", ".", "~")) and not Path(path).exists() for path in paths)
+    places = [(m.path, m.models_dir) for m in models]
+    embedder = config.embedder
+    if embedder.path != "auto":
+        places.append((embedder.path, embedder.models_dir))
+    elif any(not path.startswith("embedded:") for path, _ in places):
+        places.append(("sentence-transformers/all-mpnet-base-v2", embedder.models_dir))  # what auto means then
+    return any(_of_hub(*place) for place in places)
+
+
+def _of_hub(path: str, models_dir: str | None = None) -> bool:
+    if models_dir and (Path(models_dir).expanduser() / path.rpartition("/")[2]).is_dir():
+        return False
+    return not path.startswith(("embedded:", "/", ".", "~")) and not Path(path).exists()
 
 
 def _configs(command: str, overrides: Sequence[str], sweep: bool) -> list[Any]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from expertchat.bench.shapes import parse_random
 from expertchat.experts.prompts import Prompts, WimWording
 
 
@@ -44,6 +45,7 @@ def _number_as_text(value: Any) -> Any:
 
 # Hydra reads `run.dir=2026` as a number; a folder, topic or revision may well look like one.
 Text = Annotated[str, BeforeValidator(_number_as_text)]
+BenchPart = Literal["ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "memory", "gpu"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
 
@@ -108,9 +110,11 @@ class ModelConfig(Group):
     family: str
     path: Text = Field(min_length=1)
     revision: Text | None = None
+    models_dir: Text | None = Field(default=None, exclude=True)  # searched first for a hub id; a matter of the machine, not of the run
     backend: Literal["local", "scripted"] = "local"
     script: Text | None = None  # backend=scripted: a JSONL file of replies
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    quantization: Literal["none", "auto", "nf4", "int8"] = "none"  # of the linear layers; auto: none where the dtype fits, else nf4
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|balanced)$")] = "auto"  # balanced: over all GPUs
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     context_length: int | None = Field(default=None, ge=64)
@@ -197,13 +201,17 @@ class EmbedderConfig(Group):
     """`path`: a sentence-transformers folder or hub id, or "embedded:embedder"; "auto" follows the models."""
 
     path: Text = "auto"
+    models_dir: Text | None = Field(default=None, exclude=True)
     device: Device = "auto"
     batch_size: int = Field(default=64, ge=1)
 
 
 class EngineConfig(Group):
-    max_batch: int = Field(default=64, ge=1)
+    """How the machine is used; what is null is found out when the models are loaded."""
+
+    max_batch: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
+    cache_gib: float | None = Field(default=None, ge=0)
 
 
 class RunConfig(Group):
@@ -214,8 +222,9 @@ class RunConfig(Group):
 
 
 class ConverseConfig(Group):
-    """`expertchat converse`."""
+    """`expertchat converse`. `models_dir`: the folder that holds one folder for each model."""
 
+    models_dir: Text | None = None
     run: RunConfig
     view: Literal["live", "plain", "none"]
     experts: ExpertsConfig
@@ -243,6 +252,77 @@ class WorldConfig(Group):
     dialogues: int = Field(ge=1, le=1_000_000)  # check: unseen dialogues
     threads: int = Field(ge=1, le=1024)
     prompts: Prompts
+
+
+class PlanTraining(Group):
+    """DPO with LoRA on a frozen base; `expert` none: the models only talk. `head_chunk` 0: the logits of all tokens at once."""
+
+    expert: Literal["none", "a", "b"] = "none"
+    targets: Literal["all-linear", "attention"] = "all-linear"
+    rank: int = Field(default=16, ge=1, le=1024)
+    pairs: int = Field(default=1, ge=1, le=4096)
+    tokens: int = Field(default=1024, ge=2, le=1_000_000)
+    checkpointing: bool = True
+    head_chunk: int = Field(default=256, ge=0)
+
+
+class PlanConfig(Group):
+    """`expertchat plan`. `conversations` that run at once, each up to `tokens` long."""
+
+    models_dir: Text | None = None
+    experts: ExpertsConfig
+    embedder: EmbedderConfig
+    gpus: Text = "auto"
+    conversations: int = Field(ge=1, le=1_000_000)
+    tokens: int = Field(ge=64, le=10_000_000)
+    train: PlanTraining
+    measure: bool = False
+    out: Text | None = None
+
+
+class ModelsConfig(Group):
+    """`expertchat models`."""
+
+    models_dir: Text | None = None
+    names: Annotated[list[Text], Field(default_factory=list)]
+    verify: bool = False
+    out: Text | None = None
+
+
+class BenchSettings(Group):
+    """What `expertchat bench` measures, and on which model (any path of ModelConfig, or a random one of a given shape)."""
+
+    model: Text = Field(min_length=1)
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: Device = "auto"
+    rows: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)]
+    turns: int = Field(ge=1, le=1000)
+    tokens: int = Field(ge=2, le=100_000)
+    repeats: int = Field(ge=1, le=1000)
+    parts: Annotated[list[BenchPart], Field(min_length=1)]
+    singles: int = Field(ge=1, le=1000)
+    job_rows: int = Field(ge=1, le=4096)
+    job_dialogues: int = Field(ge=1, le=1000)
+    conversations: int = Field(ge=3, le=1_000_000)
+    quick: bool = False
+    out: Text | None = None
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+
+    @field_validator("model")
+    @classmethod
+    def _random(cls, model: str) -> str:
+        parse_random(model)
+        return model
+
+
+class BenchConfig(Group):
+    """`expertchat bench`."""
+
+    bench: BenchSettings
+    judging: JudgingConfig
+    prompts: Prompts
+    persona: PersonaConfig
 
 
 G = TypeVar("G", bound=BaseModel)

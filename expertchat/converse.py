@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from expertchat.backends.base import Backend, Embedder
+from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models
 from expertchat.config import ConfigError, ConverseConfig, ModelConfig
 from expertchat.conversation import Dialogue, check_first_prompts, opener_of
 from expertchat.events import ConversationFinished, ConversationJudged, Loading, Note, RunFinished, RunStarted, Sink
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.jsonl import WriteError
 from expertchat.judging.judge import RESERVED, Judging, record_counts
+from expertchat.plan.planner import check, embedder_device, placed
 from expertchat.records import Speaker, Topic
 from expertchat.run import Hub, Interrupts, run_folder
 from expertchat.scheduler import Flow, Scheduler
@@ -110,52 +113,78 @@ def seats_of(config: ConverseConfig) -> dict[str, ModelConfig]:
 
 
 def load_cast(config: ConverseConfig, hub: Hub, given: Mapping[str, Backend] | None, embedder: Embedder | None) -> Cast:
-    """Load what the config names, each model once. Raises ConfigError."""
+    """Load what the config names, each model once. Raises ConfigError, before anything is loaded if it can be known then."""
     from expertchat.experts.registry import expert_notes, family_class, make_expert
 
     cast, seats = Cast(), seats_of(config)
-    families = {seat: family_class(model.family) for seat, model in seats.items()}
-    threads = config.engine.threads or (1 if all(m.path.startswith("embedded:") for m in seats.values()) else None)
-    if given is None and threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    loaded: dict[str, Backend] = dict(given or {})
+    wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
+    wants_embedder = embedder is None and (config.judging.wim.enabled or config.topics.source == "models")
+    backends, found = _load(config, wanted if given is None else {}, wants_embedder, hub)
+    backends |= given or {}
     for seat, model in seats.items():
-        key = seat if given is not None else _what_is_loaded(model, families[seat].family.stop)
-        if key not in loaded:
-            loaded[key] = _load_model(config, model, families[seat].family.stop, hub)
-        cast.backends[seat] = loaded[key]
-        cast.experts[seat] = make_expert(seat, model, loaded[key].info)
-        notes = expert_notes(model, cast.experts[seat], loaded[key].info)
-        cast.notes += [note for text in notes if (note := f"{loaded[key].info.name}: {text}") not in cast.notes]
-    if config.judging.wim.enabled or config.topics.source == "models":
-        cast.backends["embedder"] = embedder or _load_embedder(config, [m.path for m in seats.values()], hub)
+        backend: Any = backends[seat]
+        cast.backends[seat] = backend
+        cast.experts[seat] = make_expert(seat, model, backend.info)
+        notes = expert_notes(model, cast.experts[seat], backend.info)
+        cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
+        if hasattr(backend, "say"):
+            backend.say = lambda text: hub.send(Note(text=text, level="warning"))
+    embedder = embedder or found
+    if embedder is not None:
+        cast.backends["embedder"] = embedder
     return cast
 
 
-def _what_is_loaded(model: ModelConfig, stop: tuple[str, ...]) -> str:
+def _load(
+    config: ConverseConfig, wanted: Mapping[str, Wanted], wants_embedder: bool, hub: Hub
+) -> tuple[dict[str, Backend], LaterEmbedder | None]:
+    """The backends by seat, and the embedder if it is wanted: found, and loaded later."""
+    keys = {seat: _what_is_loaded(one) for seat, one in wanted.items()}
+    models = {key: next(wanted[seat] for seat in wanted if keys[seat] == key) for key in dict.fromkeys(keys.values())}
+    problems: list[str] = []
+    folders, embedder = dict[str, Path](), None
+    try:
+        folders = find_models(models, hub.send)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        embedder = _find_embedder(config, hub) if wants_embedder else None
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    _set_threads(config.engine.threads, [one.config for one in models.values() if one.config.backend == "local"])
+    plan = check(config) if models else None
+    for key, one in models.items():
+        placed_config, device_map = placed(one.config, next(seat for seat in wanted if keys[seat] == key), plan)
+        models[key] = one._replace(config=placed_config, device_map=device_map)
+    if embedder is not None:
+        embedder.config = embedder.config.model_copy(update={"device": embedder_device(plan, embedder.config.device)})
+    loaded = load_models(models, folders, config.run.seed, config.engine, hub.send)
+    return {seat: loaded[key] for seat, key in keys.items()}, embedder
+
+
+def _what_is_loaded(wanted: Wanted) -> str:
     """Two seats with the same value share a backend: persona, wordings and decoding differ by request."""
-    return model.model_dump_json(exclude={"family", "prompts", "persona", "decoding"}) + repr(stop)
+    return wanted.config.model_dump_json(exclude={"family", "prompts", "persona", "decoding"}) + repr(wanted.stop_tokens)
 
 
-def _load_model(config: ConverseConfig, model: ModelConfig, stop: tuple[str, ...], hub: Hub) -> Backend:
-    from expertchat.backends.loading import load_backend
+def _set_threads(threads: int | None, models: Sequence[ModelConfig]) -> None:
+    if not models:
+        return
+    import torch
 
-    what, began = model.path, time.monotonic()
-    hub.send(Loading(what=what))
-    backend = load_backend(model, config.run.seed, stop, config.engine.max_batch)
-    hub.send(Loading(what=what, done=True, seconds=time.monotonic() - began))
-    return backend
+    from expertchat.backends.hardware import usable_cores
+
+    torch.set_num_threads(threads or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
 
 
-def _load_embedder(config: ConverseConfig, paths: list[str], hub: Hub) -> Embedder:
-    from expertchat.backends.loading import load_embedder
-
+def _find_embedder(config: ConverseConfig, hub: Hub) -> LaterEmbedder:
     def announce(done: bool, seconds: float) -> None:
-        hub.send(Loading(what="embedder", done=done, seconds=seconds))
+        hub.send(Loading(what="embedder", done=done, seconds=seconds, gib=embedder.gib))
 
-    return load_embedder(config.embedder, paths, announce)
+    embedder = load_embedder(config.embedder, [model.path for model in seats_of(config).values()], announce)
+    return embedder
 
 
 # -- what happens -------------------------------------------------------------------------------------------------------
@@ -182,6 +211,7 @@ class _Converse:
         hub.notes(cast.notes)
         count = config.conversation.count
         scheduler = Scheduler(cast.backends, config.engine.max_batch, hub.send, self.interrupts.stop, count, len(store.done))
+        self.forget = scheduler.forget
         topics = self._topics(scheduler)
         if topics is None or not scheduler.run(self._conversations(topics)):
             return self._stopped()
@@ -245,6 +275,7 @@ class _Converse:
         self.hub.send(ConversationFinished(conversation=topic.id, turns=len(transcript.turns), stop_reason=transcript.stop_reason))
         cast = self.cast
         yield from Judging(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records)).flow()
+        self.forget(f"{topic.id}/")
         self.hub.send(ConversationJudged(conversation=topic.id))
 
     def _dialogue(self, topic: Topic, index: int) -> Dialogue:

@@ -39,6 +39,7 @@ class Loading(Event):
     what: str
     done: bool = False
     seconds: float = 0.0
+    gib: float = 0.0  # size of the weight files; 0 where it is not known
 
 
 class Note(Event):
@@ -113,7 +114,7 @@ class Progress(Event):
     turns: int
     tokens: int
     seconds: float
-    waiting: dict[str, int] = Field(default_factory=dict)  # requests waiting, by kind ("a", "b", "judge", ...)
+    waiting: dict[str, int] = Field(default_factory=dict)  # requests that wait or run, by kind ("a", "b", "judge", ...)
 
 
 class RunFinished(Event):

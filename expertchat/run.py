@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -28,15 +29,26 @@ def run_folder(name: str | None, command: str) -> Path:
 
 
 class Hub:
-    """Stamps each event and sends it to the store (once there is one) and to the view. A view that fails is dropped; the run goes on."""
+    """Stamps each event and sends it to the store (once there is one) and to the view. A view that fails is dropped; the run goes on.
+
+    Store and view hear from the thread that made the hub alone: what another thread sends waits for that thread's next event.
+    """
 
     def __init__(self, view: Sink) -> None:
         self.view: Sink | None = view
         self.store: Sink | None = None
+        self._home = threading.get_ident()
+        self._waiting: deque[AnyEvent] = deque()
 
     def send(self, event: AnyEvent) -> None:
         if not event.time:
             event = event.model_copy(update={"time": time.time()})
+        self._waiting.append(event)
+        if threading.get_ident() == self._home:
+            while self._waiting:
+                self._pass_on(self._waiting.popleft())
+
+    def _pass_on(self, event: AnyEvent) -> None:
         if self.store is not None:
             self.store.send(event)
         self.show(event)

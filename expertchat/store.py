@@ -40,7 +40,7 @@ from expertchat.records import Rating, Reward, Speaker, Topic, Transcript, Turn,
 LIVE_SECONDS = 0.25  # live.json is replaced at most this often
 SYNC_SECONDS = 5.0
 BOOKKEEPING = {LOCK, HEARTBEAT, "provenance.json"}  # a folder that holds no more than these has not begun
-NOT_COMPARED = ("view", "engine", "run.dir")  # config keys that do not change what a run writes
+NOT_COMPARED = ("view", "engine", "run.dir", "models_dir")  # config keys that do not change what a run writes
 RECORDS: dict[str, type[Rating] | type[Wim] | type[Reward]] = {"ratings": Rating, "wim": Wim, "rewards": Reward}
 Judged = Rating | Wim | Reward
 Expected = Callable[[Sequence[Speaker]], tuple[int, int, int]]

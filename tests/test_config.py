@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from expertchat.backends.folders import resolve_path
 from expertchat.compose import compose, load, names_hub
 from expertchat.config import ConfigError, ConverseConfig, DecodingConfig, PersonaConfig, conf_dir, validate
 
@@ -74,16 +75,30 @@ def test_a_choice_goes_over_an_experiment() -> None:
     assert (config.conversation.count, config.conversation.turns, config.topics.source) == (3, 8, "models")
 
 
-@pytest.mark.parametrize(("folder", "a", "b"), [
-    (None, "meta-llama/Meta-Llama-3-8B-Instruct", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
-    ("/models", "/models/Meta-Llama-3-8B-Instruct", "/models/Mixtral-8x7B-Instruct-v0.1"),
-])  # fmt: skip
-def test_one_variable_names_the_folder_of_all_models(monkeypatch: pytest.MonkeyPatch, folder: str | None, a: str, b: str) -> None:
+@pytest.mark.parametrize("command", ["converse", "plan"])
+def test_one_variable_names_the_folder_of_all_models(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    def folders(*overrides: str) -> set[str | None]:
+        config = load(command, ["model@experts.a=llama3_8b", "model@experts.b=mixtral_8x7b", "embedder=mpnet", *overrides])
+        assert config.experts.a.path == "meta-llama/Meta-Llama-3-8B-Instruct"  # whatever the folder is
+        return {config.models_dir, config.experts.a.models_dir, config.experts.b.models_dir, config.embedder.models_dir}
+
     monkeypatch.delenv("EXPERTCHAT_MODELS", raising=False)
-    if folder:
-        monkeypatch.setenv("EXPERTCHAT_MODELS", folder)
-    config = load("converse", ["+experiment=llama3_vs_mixtral"])
-    assert (config.experts.a.path, config.experts.b.path) == (a, b)
+    assert folders() == {None}
+    assert folders("models_dir=/here") == {"/here"}
+    monkeypatch.setenv("EXPERTCHAT_MODELS", "/models")
+    assert folders() == {"/models"}
+    assert folders("models_dir=/here") == {"/here"}
+
+
+def test_a_model_in_that_folder_is_taken_before_the_hub(tmp_path: Path) -> None:
+    here = tmp_path / "Qwen2.5-7B-Instruct"
+    here.mkdir()
+    assert resolve_path("Qwen/Qwen2.5-7B-Instruct", str(tmp_path)) == here
+    assert resolve_path("Qwen/Qwen2.5-14B-Instruct", str(tmp_path)) == "Qwen/Qwen2.5-14B-Instruct"
+    assert resolve_path("Qwen/Qwen2.5-7B-Instruct") == "Qwen/Qwen2.5-7B-Instruct"
+    overrides = ["model@experts.a=qwen2_5_7b", "model@experts.b=qwen2_5_7b", "embedder.path=embedded:embedder"]
+    assert names_hub(load("converse", overrides))
+    assert not names_hub(load("converse", [*overrides, f"models_dir={tmp_path}"]))
 
 
 def test_only_a_hub_id_asks_for_the_network(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from expertchat.backends.base import Decoding
 from expertchat.backends.decoding import (
     KeyedSampling,
     contrastive_scores,
-    contrastive_search,
+    draw,
     kept_probabilities,
     left_pad,
     positions,
     uniforms,
 )
+from expertchat.backends.plain import contrastive_search
 from expertchat.backends.scoring import common_prefix, exclude_extensions, paths
 from tests import tiny
 
@@ -106,6 +107,30 @@ def test_inverse_cdf(noise: float, word: int) -> None:
 def test_a_dropped_word_is_never_drawn(noise: float, decoding: Decoding) -> None:
     drawn = KeyedSampling([[noise]], 3, decoding)(torch.zeros(1, 3, dtype=torch.long), LOGITS)
     assert drawn.argmax(-1).item() == 1
+
+
+@given(st.integers(1, 200), st.integers(0, 2**32), st.floats(0, 1, exclude_max=True))
+@settings(deadline=None)
+def test_a_draw_in_blocks_equals_one_long_cumulative_sum(words: int, seed: int, noise: float) -> None:
+    probs = torch.rand(1, words, generator=torch.Generator().manual_seed(seed))
+    probs = probs.masked_fill(probs < 0.5, 0.0)
+    probs[0, seed % words] = 0.7
+    cdf = probs.double().cumsum(-1)[0].tolist()
+    expected = next(i for i, c in enumerate(cdf) if c > noise * cdf[-1])
+    drawn = int(draw(probs, torch.tensor([noise], dtype=torch.float64)))
+    # Within a rounding error of a border either side is right, but never a word that was dropped.
+    assert probs[0, drawn] > 0
+    assert drawn == expected or abs(cdf[min(drawn, expected)] - noise * cdf[-1]) < 1e-12
+
+
+def test_a_flat_distribution_needs_more_than_the_first_few_words() -> None:
+    flat = torch.zeros(2, 500)  # 100 words of .002 are under .2, the 101st too: .2 / .002 = 100 words stay, all are equal, so all stay
+    assert (kept_probabilities(flat, Decoding(top_p=0.2)) > 0).sum(-1).tolist() == [500, 500]
+    steep = torch.arange(500.0).repeat(2, 1) / 1000  # words differ by .1 %: about .9 of them hold .9
+    kept = kept_probabilities(steep, Decoding(top_p=0.9))[0]
+    probs = torch.softmax(steep[0].double(), -1)
+    count = int((kept > 0).sum())
+    assert 64 < count < 500 and probs[-count:].sum() >= 0.9 > probs[-count + 1 :].sum()
 
 
 def test_noise_of_a_position_and_row() -> None:

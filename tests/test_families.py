@@ -102,6 +102,7 @@ def test_what_the_published_templates_accept() -> None:
         "llama3": (True, False),
         "mixtral": (False, True),
         "qwen2_5": (True, False),
+        "smollm": (True, False),
     }
 
 

@@ -89,6 +89,10 @@ def test_before_anything_happens_the_screen_is_not_empty() -> None:
     assert "starting" in frame(RunState(), 60, 20)[0]
     loading = Painter(console(60)).frame(RunState(), None, {"llama": 3.2}, 0)
     assert "loading llama  3 s" in "".join(segment.text for segment in loading.lines[0])
+    state = RunState()
+    state.apply(Loading(what="llama", gib=15.04))
+    large = Painter(console(60)).frame(state, None, {"llama": 3.2}, 0)
+    assert "loading llama  15.0 GiB  3 s" in "".join(segment.text for segment in large.lines[0])
 
 
 def test_a_stands_left_and_b_right_with_letter_and_model() -> None:

@@ -27,6 +27,7 @@ SPECIALS: dict[str, dict[str, Any]] = {
     },
     "mixtral": {"bos_token": "<s>", "eos_token": "</s>", "more": ["<unk>"]},
     "qwen2_5": {"bos_token": None, "eos_token": "<|im_end|>", "more": ["<|im_start|>", "<|endoftext|>"]},
+    "smollm": {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "more": ["<|endoftext|>"]},
 }
 
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen: keyed sampling and contrastive search.
+"""How the next token is chosen: keyed sampling and the score of contrastive search.
 
 Shapes stand in the names: B rows, S tokens of context, K candidates, V words, D dimensions.
 """
@@ -6,20 +6,19 @@ Shapes stand in the names: B rows, S tokens of context, K candidates, V words, D
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import pad
 from transformers import LogitsProcessor
 
 from expertchat.backends.base import Decoding
 
-Stop = Callable[[Tensor, Any], Tensor]
-"""(ids_B_S, None) -> done_B, called after every new token."""
+BLOCK = 64  # words of a block in a draw
 
 
 def uniforms(seed: int, key: str, count: int) -> list[float]:
@@ -36,30 +35,64 @@ def kept_probabilities(scores_B_V: Tensor, decoding: Decoding) -> Tensor:
 
     Words with equal probability stay or go together, so the order of a sort never decides.
     """
-    exact = torch.float32 if scores_B_V.device.type == "mps" else torch.float64
-    probs_B_V = torch.softmax(scores_B_V.to(exact) / decoding.temperature, dim=-1)
+    scaled_B_V = scores_B_V.float() if decoding.temperature == 1.0 else scores_B_V.float() / decoding.temperature
+    probs_B_V = torch.softmax(scaled_B_V, dim=-1)
     if 0 < decoding.top_k < probs_B_V.shape[-1]:
         lowest_B_1 = probs_B_V.topk(decoding.top_k, dim=-1).values[:, -1:]
         probs_B_V = probs_B_V.masked_fill(probs_B_V < lowest_B_1, 0.0)
         probs_B_V = probs_B_V / probs_B_V.sum(-1, keepdim=True)
     if decoding.top_p < 1.0:
-        sorted_B_V = probs_B_V.sort(dim=-1, descending=True).values
-        before_B_V = sorted_B_V.cumsum(-1) - sorted_B_V
-        count_B_1 = (before_B_V < decoding.top_p).sum(-1, keepdim=True)
-        lowest_B_1 = sorted_B_V.gather(-1, count_B_1 - 1)
-        probs_B_V = probs_B_V.masked_fill(probs_B_V < lowest_B_1, 0.0)
+        probs_B_V = probs_B_V.masked_fill(probs_B_V < _nucleus(probs_B_V, decoding.top_p), 0.0)
     if decoding.min_p > 0.0:
         lowest_B_1 = decoding.min_p * probs_B_V.max(-1, keepdim=True).values
         probs_B_V = probs_B_V.masked_fill(probs_B_V < lowest_B_1, 0.0)
     return probs_B_V
 
 
-class KeyedSampling(LogitsProcessor):
-    """Draws by inverse CDF with random numbers fixed up front, then leaves only the drawn word for the greedy search to pick.
+def _nucleus(probs_B_V: Tensor, top_p: float) -> Tensor:
+    """The lowest probability [B, 1] of the smallest set of words that holds `top_p`. A few words mostly do: only they are sorted."""
+    words = probs_B_V.shape[-1]
+    for count in (min(64, words), words):
+        sorted_B_K = probs_B_V.topk(count, dim=-1).values if count < words else probs_B_V.sort(dim=-1, descending=True).values
+        before_B_K = sorted_B_K.cumsum(-1) - sorted_B_K
+        if count == words or bool((before_B_K[:, -1] >= top_p).all()):
+            break
+    return sorted_B_K.gather(-1, (before_B_K < top_p).sum(-1, keepdim=True) - 1)
+
+
+def draw(probs_B_V: Tensor, noise_B: Tensor) -> Tensor:
+    """Words [B] by inverse CDF of probabilities that need not be normalised, with one number in [0, 1) for each row.
 
     The CDF runs in vocabulary order and not in order of probability: two words that change places by a rounding error would
-    else change the draw.
+    else change the draw. First the block of words is found, then the word in it: one long cumulative sum costs more.
     """
+    exact = torch.float32 if probs_B_V.device.type == "mps" else torch.float64
+    batch, words = probs_B_V.shape
+    blocks_B_N_W = (pad(probs_B_V, (0, -words % BLOCK)) if words % BLOCK else probs_B_V).view(batch, -1, BLOCK)
+    target_B_1 = noise_B[:, None].to(probs_B_V.device, exact)
+    ends_B_N = blocks_B_N_W.sum(-1).cumsum(-1, dtype=exact)
+    target_B_1 = _below(target_B_1 * ends_B_N[:, -1:], ends_B_N)
+    block_B_1 = torch.searchsorted(ends_B_N, target_B_1, right=True)
+    start_B_1 = pad(ends_B_N, (1, 0)).gather(-1, block_B_1)
+    ends_B_W = blocks_B_N_W.gather(1, block_B_1[:, :, None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1, dtype=exact)
+    return (block_B_1 * BLOCK + torch.searchsorted(ends_B_W, _below(target_B_1 - start_B_1, ends_B_W), right=True))[:, 0]
+
+
+def _below(target_B_1: Tensor, cdf_B_N: Tensor) -> Tensor:
+    """A target that lies below the end of the CDF even after rounding: else a word behind the last possible one would be drawn."""
+    total_B_1 = cdf_B_N[:, -1:]
+    return torch.minimum(target_B_1, torch.nextafter(total_B_1, torch.zeros_like(total_B_1)))
+
+
+def choose(logits_B_V: Tensor, decoding: Decoding, noise_B: Tensor) -> Tensor:
+    """The next words [B], greedy or sampled."""
+    if decoding.method == "greedy":
+        return logits_B_V.argmax(-1)
+    return draw(kept_probabilities(logits_B_V, decoding), noise_B)
+
+
+class KeyedSampling(LogitsProcessor):
+    """`draw` for `generate`: leaves only the drawn word for the greedy search to pick."""
 
     def __init__(self, noise_B_T: Sequence[Sequence[float]], prompt_length: int, decoding: Decoding) -> None:
         self.noise_B_T = torch.tensor([list(row) for row in noise_B_T], dtype=torch.float64)
@@ -67,12 +100,8 @@ class KeyedSampling(LogitsProcessor):
         self.decoding = decoding
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        cdf_B_V = kept_probabilities(scores, self.decoding).cumsum(-1)
-        total_B_1 = cdf_B_V[:, -1:]
-        noise_B_1 = self.noise_B_T[:, input_ids.shape[1] - self.prompt_length, None].to(cdf_B_V)
-        target_B_1 = torch.minimum(noise_B_1 * total_B_1, torch.nextafter(total_B_1, torch.zeros_like(total_B_1)))
-        drawn_B_1 = torch.searchsorted(cdf_B_V, target_B_1, right=True)
-        return torch.full_like(scores, float("-inf")).scatter_(1, drawn_B_1, 0.0)
+        drawn_B = draw(kept_probabilities(scores, self.decoding), self.noise_B_T[:, input_ids.shape[1] - self.prompt_length])
+        return torch.full_like(scores, float("-inf")).scatter_(1, drawn_B[:, None], 0.0)
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -89,9 +118,12 @@ def positions(mask_B_S: Tensor) -> Tensor:
 
 
 @contextmanager
-def _last_hidden(model: Any) -> Iterator[list[Tensor]]:
+def last_hidden(model: Any, wanted: bool = True) -> Iterator[list[Tensor]]:
     """Catches the last layer's hidden states of each forward pass; `output_hidden_states` would keep those of all layers."""
     caught: list[Tensor] = []
+    if not wanted:
+        yield caught
+        return
 
     def keep(_module: Any, _inputs: Any, output: Any) -> None:
         caught[:] = [output[0]]
@@ -108,40 +140,3 @@ def contrastive_scores(probs_B_K: Tensor, candidates_B_K_D: Tensor, context_B_S_
     cosine_B_K_S = candidates_B_K_D @ context_B_S_D.transpose(1, 2)
     cosine_B_K_S = cosine_B_K_S.masked_fill(mask_B_S[:, None, :] == 0, -2.0)
     return (1 - alpha) * probs_B_K - alpha * cosine_B_K_S.max(-1).values
-
-
-@torch.inference_mode()
-def contrastive_search(model: Any, ids_B_S: Tensor, mask_B_S: Tensor, decoding: Decoding, max_new_tokens: int, stop: Stop) -> Tensor:
-    """Contrastive search (Su et al. 2022, arXiv 2202.06417) over left-padded rows; returns the ids with the new tokens.
-
-    The cache holds K equal copies of each row. One pass over the K candidates of a row gives their hidden states and, for the one that is
-    chosen, the next probabilities too; then its cache is copied over the other K - 1.
-    """
-    batch, alpha = ids_B_S.shape[0], decoding.penalty_alpha
-    rows_B = torch.arange(batch, device=ids_B_S.device)
-    with _last_hidden(model) as hidden:
-        out = model(input_ids=ids_B_S, attention_mask=mask_B_S, position_ids=positions(mask_B_S), use_cache=True, logits_to_keep=1)
-        logits_B_V, cache = out.logits[:, -1].to(ids_B_S.device), out.past_key_values
-        context_B_S_D = normalize(hidden[0].float(), dim=-1).to(ids_B_S.device)
-        k = min(decoding.top_k, logits_B_V.shape[-1])
-        cache.batch_repeat_interleave(k)
-        for _ in range(max_new_tokens):
-            probs_B_K, words_B_K = torch.softmax(logits_B_V.float(), dim=-1).topk(k, dim=-1)
-            context_mask_B_S = mask_B_S
-            mask_B_S = torch.cat([mask_B_S, mask_B_S.new_ones(batch, 1)], dim=1)
-            out = model(
-                input_ids=words_B_K.reshape(-1, 1),
-                attention_mask=mask_B_S.repeat_interleave(k, dim=0),
-                position_ids=positions(mask_B_S)[:, -1:].repeat_interleave(k, dim=0),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            hidden_B_K_D = normalize(hidden[0][:, -1].float(), dim=-1).to(ids_B_S.device).view(batch, k, -1)
-            best_B = contrastive_scores(probs_B_K, hidden_B_K_D, context_B_S_D, context_mask_B_S, alpha).argmax(-1)
-            cache.batch_select_indices((rows_B * k + best_B).repeat_interleave(k))
-            logits_B_V = out.logits[:, -1].to(ids_B_S.device).view(batch, k, -1)[rows_B, best_B]
-            context_B_S_D = torch.cat([context_B_S_D, hidden_B_K_D[rows_B, best_B][:, None]], dim=1)
-            ids_B_S = torch.cat([ids_B_S, words_B_K[rows_B, best_B][:, None]], dim=1)
-            if bool(stop(ids_B_S, None).all()):
-                break
-    return ids_B_S

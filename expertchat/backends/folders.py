@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from expertchat.config import ConfigError
 
@@ -20,8 +21,11 @@ _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md"]
 _UNWANTED = ["original/*", "consolidated*", "onnx/*", "openvino/*", "*.gguf"]
 
 
-def resolve_path(path: str | Path) -> Path | str:
-    """A folder (or "embedded:NAME") as a Path, everything else as the hub id that it is taken for. Raises ConfigError."""
+def resolve_path(path: str | Path, models_dir: str | None = None) -> Path | str:
+    """A folder (or "embedded:NAME") as a Path, everything else as the hub id that it is taken for. Raises ConfigError.
+
+    `models_dir`: the folder that is searched for a hub id's last part.
+    """
     text = str(path)
     if text.startswith("embedded:"):
         name = text.removeprefix("embedded:")
@@ -39,16 +43,17 @@ def resolve_path(path: str | Path) -> Path | str:
     looks_local = text.startswith((".", "/", "~")) or text.endswith("/")
     if looks_local or not _HUB_ID.fullmatch(text):
         raise ConfigError(f"model path {text}: no such folder (looked in {folder.absolute()}); correct it, or name a hub id OWNER/NAME")
-    return text
+    beside = Path(models_dir).expanduser() / text.rpartition("/")[2] if models_dir else None
+    return beside if beside is not None and beside.is_dir() else text
 
 
-def find_folder(path: str | Path, revision: str | None = None, check: Check | None = None) -> Path:
-    """The checked local folder of a model; a hub id comes from the cache, or is downloaded unless HF_HUB_OFFLINE is set.
+def find_folder(path: str | Path, revision: str | None = None, check: Check | None = None, models_dir: str | None = None) -> Path:
+    """The checked local folder of a model; a hub id comes from `models_dir` or the cache, or is downloaded unless HF_HUB_OFFLINE is set.
 
     Raises ConfigError with one message that names what was tried and what to do.
     """
     check = check or folder_problem
-    place = resolve_path(path)
+    place = resolve_path(path, models_dir)
     if isinstance(place, Path):
         problem = check(place)
         if problem:
@@ -96,7 +101,7 @@ def folder_problem(folder: Path) -> str | None:
     if problem:
         return problem
     for file in files:
-        problem = _weights_problem(file)
+        problem = weights_problem(file)
         if problem:
             return problem
     found = [folder / name for name in _TOKENIZERS if (folder / name).is_file()]
@@ -114,7 +119,21 @@ def embedder_problem(folder: Path) -> str | None:
     files = [*folder.rglob("*.safetensors")]
     if not files:
         return "holds no *.safetensors; download the model again"
-    return next((problem for problem in map(_weights_problem, files) if problem), None)
+    return next((problem for problem in map(weights_problem, files) if problem), None)
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in a folder's weight files, from their headers."""
+    files, problem = _weight_files(folder)
+    if problem:
+        raise ConfigError(f"model folder {folder}: {problem}")
+    return {name: tuple(entry["shape"]) for file in files for name, entry in _header(file).items() if name != "__metadata__"}
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        header: dict[str, Any] = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+    return header
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], str | None]:
@@ -139,7 +158,7 @@ def _weight_files(folder: Path) -> tuple[list[Path], str | None]:
     return [], "holds no model.safetensors; download the model again"
 
 
-def _weights_problem(file: Path) -> str | None:
+def weights_problem(file: Path) -> str | None:
     """What is wrong with a safetensors file, from its header and its size."""
     if _is_pointer(file):
         return _pointer(file)

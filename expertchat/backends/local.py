@@ -1,33 +1,41 @@
-"""A backend over transformers: left-padded batches, the same text for the same request whatever else is in the batch."""
+"""A backend over a transformers model: the same text for the same request, whatever else is in the batch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-import torch
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig
 
-from expertchat.backends.base import Completion, Decoding, GenerateRequest, ModelInfo, OnText, ScoreRequest, Scores
-from expertchat.backends.decoding import KeyedSampling, contrastive_search, left_pad, positions, uniforms
+from expertchat.backends import plain
+from expertchat.backends.base import Completion, Decoding, GenerateRequest, Lane, ModelInfo, OnText, ScoreRequest, Scores
+from expertchat.backends.contrastive import ContrastiveLane
+from expertchat.backends.decoding import uniforms
+from expertchat.backends.engine import Engine, make_engine
+from expertchat.backends.kept import Context
+from expertchat.backends.lanes import BatchLane
 from expertchat.backends.rendering import Renderer
-from expertchat.backends.scoring import Tokens, common_prefix, exclude_extensions, paths
-from expertchat.backends.streaming import Row, Watch
+from expertchat.backends.rows import BranchLane, out_of_memory
+from expertchat.backends.scoring import Asked, Plan, exclude_extensions, plan, share, values
+from expertchat.backends.streaming import Pieces, Row, Watch
 from expertchat.backends.weights import load_weights
 from expertchat.config import ConfigError
 from expertchat.records import Message
 
 T = TypeVar("T")
+GIB = 2**30
+MOST_ROWS = 64  # where the engine cannot tell how much memory a row takes
 
 
 class LocalBackend:
     """Runs one causal language model. `seed` and a request's key fix the noise of its reply.
 
     `stop_tokens` (token strings) end a message besides the end tokens of the tokenizer, of the generation config and of the chat template;
-    those that the vocabulary lacks are ignored. At most `max_batch` rows run at once. Raises ConfigError without a chat template.
+    those that the vocabulary lacks are ignored. At most `max_batch` rows run at once (None: as many as the free memory holds), and at most
+    `cache_gib` GiB of keys and values are kept between requests (None: from the free memory; 0: nothing is kept). `engine` False runs
+    everything through transformers' `generate`. Raises ConfigError without a chat template.
     """
 
     def __init__(
@@ -40,10 +48,12 @@ class LocalBackend:
         context_length: int | None = None,
         stop_tokens: Sequence[str] = (),
         notes: Sequence[str] = (),
-        max_batch: int = 64,
+        max_batch: int | None = None,
+        cache_gib: float | None = None,
+        engine: bool = True,
     ) -> None:
-        self.model, self.tokenizer, self.seed, self.max_batch = model.eval(), tokenizer, seed, max_batch
-        self.renderer = Renderer(tokenizer, name)
+        self.model, self.tokenizer, self.seed = model.eval(), tokenizer, seed
+        self.renderer, self.pieces = Renderer(tokenizer, name), Pieces(tokenizer)
         self.end_ids = _end_ids(model, tokenizer, self.renderer, stop_tokens)
         self.pad_id = next(i for i in (tokenizer.pad_token_id, *self.end_ids, 0) if i is not None)
         # The model's own generation settings (repetition penalties, top-k, ...) would mix into every decoding that leaves them open.
@@ -52,6 +62,12 @@ class LocalBackend:
         notes = list(notes)
         if context_length and holds and context_length > holds:
             notes.append(f"context_length {context_length} is more than the {holds} tokens that the model was made for")
+        made = make_engine(model, context_length or holds, None if cache_gib is None else int(cache_gib * GIB)) if engine else "not wanted"
+        if isinstance(made, str) and engine:
+            notes.append(f"no kept key/value caches, every prompt is computed anew: {made}")
+        self.engine: Engine | None = None if isinstance(made, str) else made
+        self._max_batch = max_batch
+        self.say: Callable[[str], None] = lambda text: None  # told what changes during a run
         self.info = ModelInfo(
             name=name,
             context_length=context_length or holds,
@@ -63,128 +79,188 @@ class LocalBackend:
 
     @classmethod
     def load(
-        cls, folder: Path, name: str, seed: int = 0, *, dtype: str = "auto", device: str = "auto", attention: str = "auto", **more: Any
+        cls,
+        folder: Path,
+        name: str,
+        seed: int = 0,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        attention: str = "auto",
+        quantization: str = "none",
+        device_map: dict[str, int | str] | None = None,
+        **more: Any,
     ) -> LocalBackend:
         """Load a checked model folder; `more` goes to the constructor. Raises ConfigError with one message."""
-        loaded = load_weights(folder, name, dtype=dtype, device=device, attention=attention)
+        loaded = load_weights(
+            folder, name, dtype=dtype, device=device, attention=attention, quantization=quantization, device_map=device_map
+        )
         return cls(loaded.model, loaded.tokenizer, name, seed, notes=[*loaded.notes, *more.pop("notes", ())], **more)
+
+    @property
+    def device(self) -> str:
+        """Where it runs: lanes of different devices can run at the same time."""
+        return str(self.model.device)
+
+    @property
+    def max_batch(self) -> int:
+        """Rows that run at once at most; found from the free memory at first use unless it was set, and lowered when memory runs out."""
+        if self._max_batch is None:
+            self._max_batch = self.engine.rows_that_fit(self.info.context_length) if self.engine else MOST_ROWS
+        return self._max_batch
+
+    @max_batch.setter
+    def max_batch(self, rows: int) -> None:
+        self._max_batch = rows
+
+    @property
+    def counts(self) -> Any:
+        """What the engine has done (tokens prefilled, reused, decoded; bytes of caches at most), or None without one."""
+        return self.engine.counts if self.engine else None
+
+    def forget(self, key: str) -> None:
+        """Free what is kept for requests whose key begins with `key`."""
+        if self.engine is not None:
+            self.engine.kept.forget(key)
+
+    def _shrink(self, tried: int, error: Exception) -> None:
+        """Memory ran out with so many rows. Raises ConfigError where not even one fits."""
+        if tried <= 1:
+            raise ConfigError(
+                f"model {self.info.name}: out of memory with a single row; shorten the dialogue (conversation.turns, max_new_tokens), "
+                "lower engine.cache_gib, or use a smaller or quantised model"
+            ) from error
+        before, self.max_batch = self.max_batch, tried // 2
+        self.say(f"{self.info.name}: out of memory, max_batch lowered from {before} to {self.max_batch}; nothing is lost")
 
     # -- generation -------------------------------------------------------------------------------------------------
 
+    def lane(self, decoding: Decoding) -> Lane:
+        """A lane for requests with this decoding."""
+        if self.engine is None or decoding.method == "beam":
+            return cast(Lane, BatchLane(self._generate, lambda: self.max_batch))
+        return _EngineLane(self, decoding)
+
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
-        """Complete every request. Rows of about the same length run together, one batch per decoding."""
-        prompts = [self.renderer.encode(request.messages, request.prefix) for request in requests]
-        groups: dict[Decoding, list[int]] = {}
-        for i, request in enumerate(requests):
-            groups.setdefault(request.decoding, []).append(i)
+        """Complete every request, those of one decoding together."""
         results: dict[int, Completion] = {}
-        for decoding, members in groups.items():
-            for batch in _chunks(sorted(members, key=lambda i: (len(prompts[i]), i)), self.max_batch):
-                rows = [Row(self.tokenizer, i, prompts[i], self._room(prompts[i], decoding), requests[i].stop) for i in batch]
-                started = time.perf_counter()
-                self._run(decoding, [requests[i].key for i in batch], [prompts[i] for i in batch], rows, on_text)
-                seconds = time.perf_counter() - started
-                for row in rows:
-                    results[row.index] = Completion(row.text(last=True), row.tokens, seconds, row.finish or "length")
+        for decoding in dict.fromkeys(request.decoding for request in requests):
+            lane = self.lane(decoding)
+            tickets: dict[int, int] = {}
+            try:
+                for i, request in enumerate(requests):
+                    if request.decoding == decoding:
+                        tickets[lane.add(request, _tell(on_text, i))] = i
+                while lane.load:
+                    results |= {tickets[ticket]: completion for ticket, completion in lane.advance()}
+            finally:
+                lane.close()
         return [results[i] for i in range(len(requests))]
 
-    def _room(self, prompt: Sequence[int], decoding: Decoding) -> int:
-        """How many new tokens a row may have. Raises ConfigError if the prompt alone fills the context."""
-        holds = self.info.context_length
-        if holds and len(prompt) >= holds:
+    def row(self, request: GenerateRequest, ids: Sequence[int], index: int = 0) -> Row:
+        """An empty reply to a prompt of `ids`. Raises ConfigError if the prompt alone fills the context."""
+        holds, most = self.info.context_length, request.decoding.max_new_tokens
+        if holds and len(ids) >= holds:
             raise ConfigError(
-                f"model {self.info.name}: a prompt takes {len(prompt)} tokens, but the context holds {holds}; shorten the dialogue "
+                f"model {self.info.name}: a prompt takes {len(ids)} tokens, but the context holds {holds}; shorten the dialogue "
                 "(conversation.turns, max_new_tokens) or use a model with a longer context"
             )
-        return min(decoding.max_new_tokens, holds - len(prompt)) if holds else decoding.max_new_tokens
+        return Row(self.pieces, index, ids, min(most, holds - len(ids)) if holds else most, request.stop)
 
-    @torch.inference_mode()
-    def _run(self, decoding: Decoding, keys: list[str], prompts: list[list[int]], rows: list[Row], on_text: OnText | None) -> None:
-        """Fill `rows` with new tokens."""
-        ids_B_S, mask_B_S = left_pad(prompts, self.pad_id, self.model.device)
-        limit = max(row.limit for row in rows)
-        watch = Watch(rows, self.end_ids, on_text)
-        if decoding.method == "contrastive":
-            contrastive_search(self.model, ids_B_S, mask_B_S, decoding, limit, watch)
-        elif decoding.method == "beam":
-            out_B_T = self._generate(ids_B_S, mask_B_S, max_new_tokens=limit, num_beams=decoding.beams)
-            self._fill(rows, out_B_T[:, ids_B_S.shape[1] :].tolist())
-        else:
-            draw = LogitsProcessorList()
-            if decoding.method == "sampling":
-                noise_B_T = [uniforms(self.seed, key, limit) for key in keys]
-                draw.append(KeyedSampling(noise_B_T, ids_B_S.shape[1], decoding))
-            self._generate(ids_B_S, mask_B_S, logits_processor=draw, stopping_criteria=StoppingCriteriaList([watch]), max_new_tokens=limit)
-        watch.announce(last=True)
-
-    def _generate(self, ids_B_S: Tensor, mask_B_S: Tensor, num_beams: int = 1, max_new_tokens: int = 1, **more: Any) -> Tensor:
-        settings = GenerationConfig(
-            do_sample=False,
-            num_beams=num_beams,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self.pad_id,
-            eos_token_id=list(self.end_ids) or None,
-        )
-        out: Tensor = self.model.generate(input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings, **more)
-        return out
-
-    def _fill(self, rows: list[Row], tokens_B_T: list[list[int]]) -> None:
-        for row, tokens in zip(rows, tokens_B_T, strict=True):
-            for token in tokens:
-                if row.finish is None:
-                    row.add(token, token in self.end_ids)
+    def _generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
+        """The usual way: whole batches of one decoding; rows of about the same length run together."""
+        prompts = [self.renderer.encode(request.messages, request.prefix) for request in requests]
+        results: dict[int, Completion] = {}
+        for batch in _chunks(sorted(range(len(requests)), key=lambda i: (len(prompts[i]), i)), self.max_batch):
+            rows = [self.row(requests[i], prompts[i], i) for i in batch]
+            watch = Watch(rows, self.end_ids, on_text)
+            limit, started = max(row.limit for row in rows), time.perf_counter()
+            noise = [uniforms(self.seed, requests[i].key, limit) for i in batch]
+            plain.write(self.model, [prompts[i] for i in batch], requests[batch[0]].decoding, rows, watch, noise, self.pad_id)
+            watch.announce(last=True)
+            seconds = time.perf_counter() - started
+            results |= {row.index: Completion(row.text(last=True), row.tokens, seconds, row.finish or "length") for row in rows}
+        return [results[i] for i in range(len(requests))]
 
     # -- scoring ----------------------------------------------------------------------------------------------------
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
-        """Log probabilities of the options of every request, in one pass over its context.
+        """Log probabilities of the options of every request.
 
-        Context and option are tokenised as one string and split at their longest common token prefix. All options whose
-        beginnings lie on one path of tokens (" 1" to " 10" with every known tokenizer) need one row.
+        Context and option are tokenised as one string and split at their longest common token prefix. All options whose beginnings lie on
+        one path of tokens (" 1" to " 10" with every known tokenizer) need one path; requests with nearly equal contexts share one context.
         """
         started = time.perf_counter()
-        plans = [self._plan(request) for request in requests]
-        rows = [(i, path) for i, (_, options) in enumerate(plans) for path in paths(options)]
-        rows.sort(key=lambda row: len(plans[row[0]][0]) + len(row[1]))
-        found: list[dict[Tokens, float]] = [{} for _ in plans]
-        for batch in _chunks(rows, self.max_batch):
-            self._score_rows(batch, plans, found)
-        results = [exclude_extensions(options, [have[o] for o in options]) for (_, options), have in zip(plans, found, strict=True)]
+        plans = [plan(self.renderer, request, self.info.name, self.info.context_length) for request in requests]
+        found: list[dict[tuple[int, ...], float]] = [{} for _ in plans]
+        if self.engine is None:
+            rows = [(i, path) for i, one in enumerate(plans) for path in one.paths]
+            rows.sort(key=lambda row: len(plans[row[0]].context) + len(row[1]))
+            for batch in _chunks(rows, self.max_batch):
+                logps = plain.continuations(self.model, [(plans[i].context, path) for i, path in batch], self.pad_id)
+                for (i, path), logps_T_V in zip(batch, logps, strict=True):
+                    found[i] |= values(plans[i].options, path, logps_T_V)
+        else:
+            waiting = share(plans, [request.key for request in requests])
+            while waiting:
+                waiting = self._score(self.engine, waiting, plans, found)
+        results = [exclude_extensions(one.options, [have[o] for o in one.options]) for one, have in zip(plans, found, strict=True)]
         seconds = time.perf_counter() - started
         return [Scores(tuple(result), seconds) for result in results]
 
-    def _plan(self, request: ScoreRequest) -> tuple[Tokens, list[Tokens]]:
-        """The tokens of the context, and those of each option after it."""
-        context = self.renderer.text(request.messages, request.prefix)
-        rows = self.renderer.batch_ids([context, *(context + option for option in request.options)])
-        split = min(common_prefix(rows), min(len(row) for row in rows[1:]) - 1)
-        holds = self.info.context_length
-        if holds and max(map(len, rows)) > holds:
-            raise ConfigError(
-                f"model {self.info.name}: a judge's prompt takes {max(map(len, rows))} tokens, but the context holds {holds}; "
-                "use fewer or shorter turns, or a model with a longer context"
+    def _score(self, engine: Engine, waiting: list[Asked], plans: Sequence[Plan], found: list[dict[tuple[int, ...], float]]) -> list[Asked]:
+        """Score a batch of shared contexts of about the same length; returns what still waits."""
+        waiting.sort(key=lambda asked: (engine.new_tokens(Context(asked.context[:-1])), len(asked.context)))
+        batch, rest = waiting[: self.max_batch], waiting[self.max_batch :]
+        try:
+            logps = engine.continuations(
+                [Context(asked.context, asked.owner) for asked in batch], [[tail for _, _, tail in asked.tails] for asked in batch]
             )
-        return tuple(rows[1][:split]), [tuple(row[split:]) for row in rows[1:]]
-
-    @torch.inference_mode()
-    def _score_rows(
-        self, batch: Sequence[tuple[int, Tokens]], plans: Sequence[tuple[Tokens, list[Tokens]]], found: list[dict[Tokens, float]]
-    ) -> None:
-        """One pass over context + path of each row; enters the log probability of every option that lies on the path."""
-        ids_B_S, mask_B_S = left_pad([[*plans[i][0], *path] for i, path in batch], self.pad_id, self.model.device)
-        keep = max(len(path) for _, path in batch) + 1
-        out = self.model(input_ids=ids_B_S, attention_mask=mask_B_S, position_ids=positions(mask_B_S), use_cache=False, logits_to_keep=keep)
-        logps_B_T_V = out.logits[:, -keep:].float().log_softmax(-1)
-        for b, (i, path) in enumerate(batch):
-            first = keep - 1 - len(path)
-            for option in plans[i][1]:
-                if path[: len(option) - 1] == option[:-1]:
-                    at = torch.arange(first, first + len(option))
-                    found[i][option] = float(logps_B_T_V[b, at, list(option)].double().sum())
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            engine.free()
+            self._shrink(len(batch), error)
+            return waiting
+        for asked, of_row in zip(batch, logps, strict=True):
+            for (i, path, tail), logps_T_V in zip(asked.tails, of_row, strict=True):
+                found[i] |= values(plans[i].options, path, logps_T_V[len(tail) - len(path) :])
+        return rest
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the rendered chat, generation prompt included."""
         return len(self.renderer.encode(messages))
+
+
+class _EngineLane:
+    """A lane of the engine for one decoding."""
+
+    def __init__(self, backend: LocalBackend, decoding: Decoding) -> None:
+        assert backend.engine is not None
+        kind = ContrastiveLane if decoding.method == "contrastive" else BranchLane
+        self._backend = backend
+        self._rows = kind(backend.engine, decoding, backend.end_ids, lambda: backend.max_batch, backend._shrink)
+
+    @property
+    def load(self) -> int:
+        return self._rows.load
+
+    def add(self, request: GenerateRequest, on_text: Callable[[str], None] | None = None) -> int:
+        backend = self._backend
+        ids = backend.renderer.encode(request.messages, request.prefix)
+        row = backend.row(request, ids)
+        noise = uniforms(backend.seed, request.key, row.limit) if request.decoding.method == "sampling" else []
+        return self._rows.enter(request, ids, row, noise, on_text)
+
+    def advance(self) -> list[tuple[int, Completion]]:
+        return self._rows.advance()
+
+    def close(self) -> None:
+        self._rows.close()
+
+
+def _tell(on_text: OnText | None, index: int) -> Callable[[str], None] | None:
+    return None if on_text is None else lambda text: on_text(index, text)
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -13,6 +13,7 @@ from expertchat.records import Message
 
 _MARKUP = re.compile(r"<\S+>|\[\S+\]")
 _SOFTER = str.maketrans("<>[]|", "‹›{}¦")
+REMEMBERED = 512  # encoded chats
 _PROBE = "Seven grey herons"
 
 
@@ -25,6 +26,7 @@ class Renderer:
 
     def __init__(self, tokenizer: Any, name: str) -> None:
         self.tokenizer, self.name = tokenizer, name
+        self._encoded: dict[tuple[tuple[Message, ...], str], list[int]] = {}
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
                 f"{name}: its tokenizer has no chat template, so it cannot hold a conversation; use the instruct version of the model, "
@@ -58,8 +60,14 @@ class Renderer:
         return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
 
     def encode(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
-        """Token ids of a chat."""
-        return self.ids(self.text(messages, prefix))
+        """Token ids of a chat. The last ones are remembered: a prompt is first counted and then run."""
+        key = (tuple(messages), prefix)
+        ids = self._encoded.get(key)
+        if ids is None:
+            ids = self._encoded[key] = self.ids(self.text(messages, prefix))
+            if len(self._encoded) > REMEMBERED:
+                del self._encoded[next(iter(self._encoded))]
+        return list(ids)
 
     def plain(self, text: str) -> str:
         """Text in which every special token's string is softened, so that the tokenizer reads it as ordinary text."""

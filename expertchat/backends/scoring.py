@@ -1,11 +1,77 @@
-"""Arithmetic of option scoring: which rows to run, and what the probability of an option is when another one extends it."""
+"""Arithmetic of option scoring: what to run, and what the probability of an option is when another one extends it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from expertchat.backends.base import ScoreRequest
+from expertchat.config import ConfigError
+
+if TYPE_CHECKING:
+    from expertchat.backends.rendering import Renderer
 
 Tokens = tuple[int, ...]
+SHARED = 32  # tokens that a context must at least have to be worth sharing
+TAIL = 24  # tokens that may follow it in a request
+
+
+class Plan(NamedTuple):
+    """The tokens of a request's context, those of each option after it, and the paths to run."""
+
+    context: Tokens
+    options: list[Tokens]
+    paths: list[Tokens]
+
+
+@dataclass
+class Asked:
+    """A context that several requests share, with what follows it: (request, path of its options, all tokens after the context)."""
+
+    context: Tokens
+    owner: str
+    tails: list[tuple[int, Tokens, Tokens]] = field(default_factory=list)
+
+
+def plan(renderer: Renderer, request: ScoreRequest, model: str, holds: int) -> Plan:
+    """What to run for a request. Raises ConfigError if it does not fit a context that `holds` so many tokens."""
+    context = renderer.text(request.messages, request.prefix)
+    rows = renderer.batch_ids([context, *(context + option for option in request.options)])
+    split = min(common_prefix(rows), min(len(row) for row in rows[1:]) - 1)
+    if holds and max(map(len, rows)) > holds:
+        raise ConfigError(
+            f"model {model}: a judge's prompt takes {max(map(len, rows))} tokens, but the context holds {holds}; "
+            "use fewer or shorter turns, or a model with a longer context"
+        )
+    options = [tuple(row[split:]) for row in rows[1:]]
+    return Plan(tuple(rows[1][:split]), options, paths(options))
+
+
+def share(plans: Sequence[Plan], keys: Sequence[str]) -> list[Asked]:
+    """Requests whose contexts differ in a few tokens at the end (the categories of one judgement) share what they have in common."""
+    found: list[Asked] = []
+    longest = 0
+    for i in sorted(range(len(plans)), key=lambda i: plans[i].context):
+        context = plans[i].context
+        shared = common_prefix([found[-1].context, context]) if found else 0
+        if shared >= SHARED and max(longest, len(context)) - shared <= TAIL:
+            longest = max(longest, len(context))
+            found[-1].context = found[-1].context[:shared]
+        else:
+            found.append(Asked(context, keys[i]))
+            longest = len(context)
+        found[-1].tails += [(i, path, (*context, *path)) for path in plans[i].paths]
+    for asked in found:
+        asked.tails = [(i, path, whole[len(asked.context) :]) for i, path, whole in asked.tails]
+    return found
+
+
+def values(options: Sequence[Tokens], path: Tokens, logps_T_V: Any) -> dict[Tokens, float]:
+    """Log probability of every option that lies on `path`, from the log probabilities before it and after each of its tokens."""
+    on_it = [option for option in options if path[: len(option) - 1] == option[:-1]]
+    return {option: float(sum(logps_T_V[i, token].double() for i, token in enumerate(option))) for option in on_it}
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:

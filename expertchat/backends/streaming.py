@@ -15,14 +15,33 @@ from expertchat.backends.base import OnText
 TAIL = 5  # prompt tokens decoded together with the first new ones: some tokenizers drop a space at the start of a text
 
 
+class Pieces:
+    """A tokenizer that remembers the text of single tokens."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._texts: dict[int, str] = {}
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def may_end(self, token: int, stops: Sequence[str]) -> bool:
+        """Whether a token can be the last one of a stop string: only then is the text worth looking at."""
+        text = self._texts.get(token)
+        if text is None:
+            text = self._texts[token] = self.decode([token])
+        # A lone token may lose its space, or be a part of a character.
+        return "\ufffd" in text or any(stop[-1] in text or stop[-1].isspace() for stop in stops)
+
+
 class Row:
     """One running reply. `limit` new tokens at most; `stop` strings end it, and its text ends before the first one."""
 
-    def __init__(self, tokenizer: Any, index: int, prompt: Sequence[int], limit: int, stop: Sequence[str] = ()) -> None:
+    def __init__(self, pieces: Pieces, index: int, prompt: Sequence[int], limit: int, stop: Sequence[str] = ()) -> None:
         self.index, self.limit = index, limit
         self.finish: Literal["stop", "length"] | None = None
         self.tokens = 0  # new ones, the end token included
-        self._tokenizer, self._stop = tokenizer, [s for s in stop if s]
+        self._pieces, self._stop = pieces, [s for s in stop if s]
         self._ids = list(prompt[-TAIL:])
         self._shown = 0  # what is decoded already: _ids up to _read; the next piece is decoded from _shown on
         self._read = len(self._ids)
@@ -35,7 +54,7 @@ class Row:
             self.finish = "stop"
             return
         self._ids.append(token)
-        if self._stop and self._cut(self._decoded()) is not None:
+        if self._stop and self._pieces.may_end(token, self._stop) and self._cut(self._decoded()) is not None:
             self.finish = "stop"
         elif self.tokens >= self.limit:
             self.finish = "length"
@@ -52,15 +71,12 @@ class Row:
 
     def _decoded(self, last: bool = False) -> str:
         if self._read < len(self._ids):
-            before = self._decode(self._ids[self._shown : self._read])
-            after = self._decode(self._ids[self._shown :])
+            before = self._pieces.decode(self._ids[self._shown : self._read])
+            after = self._pieces.decode(self._ids[self._shown :])
             if last or (len(after) > len(before) and not after.endswith("\ufffd")):
                 self._text += after[len(before) :]
                 self._shown, self._read = self._read, len(self._ids)
         return self._text
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class Watch(StoppingCriteria):

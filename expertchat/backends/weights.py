@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from expertchat.backends.hardware import choose_attention, choose_device, choose_dtype
+from expertchat.backends.folders import tensor_shapes
+from expertchat.backends.hardware import choose_attention, choose_device, choose_dtype, parameters_of
+from expertchat.backends.quantization import bits_config, choose_quantization, find_card, footprint_note, saved_kind, settle
 from expertchat.config import ConfigError
 
 
@@ -21,37 +26,155 @@ class Loaded(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load_weights(folder: Path, name: str, *, dtype: str = "auto", device: str = "auto", attention: str = "auto") -> Loaded:
-    """Load a checked model folder. Raises ConfigError with one message."""
+def load_weights(
+    folder: Path,
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    attention: str = "auto",
+    quantization: str = "none",
+    device_map: dict[str, int | str] | None = None,
+    linear_experts: bool | None = None,
+) -> Loaded:
+    """Load a checked model folder. Raises ConfigError with one message.
+
+    `device_map`: which part goes where, overriding `device`'s own spread; `linear_experts`: Mixtral's experts as linear layers (None: where
+    they are quantised).
+    """
     where, device_note = choose_device(device)
-    number, dtype_note = choose_dtype(dtype, where)
+    parameters = parameters_of(folder)
+    number, dtype_note = choose_dtype(dtype, where, parameters)
     kind, attention_note = choose_attention(attention, where, number)
+    settings = _settings(folder)
+    saved = saved_kind(settings)
+    try:
+        bits, bits_note = choose_quantization(quantization, find_card(where), parameters * number.itemsize, saved)
+    except ConfigError as error:
+        raise ConfigError([f"model {name}: {problem}" for problem in error.problems]) from None
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel package that nobody needs
+    arguments: dict[str, Any] = {
+        "dtype": number,
+        "device_map": device_map or _map(where, bits != "none"),
+        "attn_implementation": kind,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    if bits != "none" and saved is None:
+        arguments["quantization_config"] = bits_config(bits, number)
+    linear = bits != "none" if linear_experts is None else linear_experts
+    mixtral = settings.get("model_type") in ("mixtral", "mixtral_linear")
+    if mixtral:
+        _check_experts(settings, set(tensor_shapes(folder)), name, folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        both: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=number,
-            device_map="balanced" if where == "balanced" else None,
-            attn_implementation=kind,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        model, report = _linear_mixtral(folder, settings, arguments, linear) if mixtral else _any(folder, arguments)
     except torch.cuda.OutOfMemoryError:
-        raise ConfigError(f"model {name}: does not fit into the memory of {where}; set device=balanced or a smaller model") from None
+        raise ConfigError(
+            f"model {name}: does not fit into the memory of {where}; set quantization=nf4, device=balanced or a smaller model"
+        ) from None
     except Exception as error:  # whatever a broken folder makes the loaders raise, the user gets one message
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"model {name} ({folder}): cannot be loaded: {lines[0]}; download it again or name another model") from None
-    model, report = both
+    _check(report, name, folder)
+    if bits != "none":
+        settle(model, bits, name)
+    if arguments["device_map"] is None:
+        model.to(where)
+    else:
+        lean_hooks(model)
+    size_note = footprint_note(model) if bits != "none" else None
+    notes = (device_note, dtype_note, bits_note, attention_note, size_note)
+    return Loaded(model.eval(), tokenizer, tuple(note for note in notes if note))
+
+
+def _map(where: str, quantised: bool) -> Any:
+    """Straight to where they belong, not through main memory."""
+    if where == "balanced":
+        return where
+    return {"": where} if quantised or where.startswith("cuda") else None
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    settings = json.loads((folder / "config.json").read_text("utf-8"))
+    assert isinstance(settings, dict)  # folder_problem has looked
+    return settings
+
+
+def _any(folder: Path, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    both: Any = AutoModelForCausalLM.from_pretrained(folder, **arguments)
+    return both
+
+
+def _linear_mixtral(folder: Path, settings: dict[str, Any], arguments: dict[str, Any], linear: bool) -> tuple[Any, dict[str, Any]]:
+    """Mixtral, its experts as linear layers where `linear`, from the published layout or from the fused one."""
+    from expertchat.backends.mixtral_linear import TYPE, LinearMixtralForCausalLM, linear_config, unfused
+
+    if settings["model_type"] == TYPE or not linear:
+        return _any(folder, arguments)
+    config = linear_config(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
+    if not any(name.endswith(".experts.gate_up_proj") for name in tensor_shapes(folder)):
+        return _any(folder, arguments | {"config": config})
+    without = ("local_files_only", "use_safetensors")
+    rest = {key: value for key, value in arguments.items() if key not in without}
+    both: Any = LinearMixtralForCausalLM.from_pretrained(None, config=config, state_dict=unfused(_tensors(folder)), **rest)
+    both[0].config.name_or_path = str(folder)
+    if (folder / "generation_config.json").is_file():
+        both[0].generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return both
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, mapped from their files rather than read."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def _check_experts(settings: dict[str, Any], names: set[str], model: str, folder: Path) -> None:
+    """Raise ConfigError unless the folder holds every weight of every expert of Mixtral, and no others.
+
+    transformers, when it fuses the experts, takes what there is in the order of the names: one of a wrong name only changes places.
+    """
+    block = "model.layers.{}." + ("mlp" if any(".mlp.experts." in name for name in names) else "block_sparse_moe")
+    layers, experts = range(settings.get("num_hidden_layers", 32)), range(settings.get("num_local_experts", 8))
+    if any(name.endswith(".experts.gate_up_proj") for name in names):
+        wanted = {f"{block.format(i)}.experts.{leaf}" for i in layers for leaf in ("gate_up_proj", "down_proj")}
+    else:
+        wanted = {f"{block.format(i)}.experts.{e}.{leaf}.weight" for i in layers for e in experts for leaf in ("w1", "w2", "w3")}
+    ends = (".weight", ".bias", ".gate_up_proj", ".down_proj")  # not the parts of a saved quantisation state
+    there = {name for name in names if ".experts." in name and name.endswith(ends)}
+    problems = []
+    for which, odd in (("lack", sorted(wanted - there)), ("hold", sorted(there - wanted))):
+        if odd:
+            more = "" if which == "lack" else ", which its config.json has no place for"
+            problems.append(f"{which} {len(odd)} tensors of experts ({odd[0]}{', ...' if len(odd) > 1 else ''}){more}")
+    if problems:
+        raise ConfigError(f"model {model} ({folder}): its weights {' and '.join(problems)}: download it again")
+
+
+def _check(report: dict[str, Any], name: str, folder: Path) -> None:
+    """Raise ConfigError unless every weight of the model was in the folder."""
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise ConfigError(
             f"model {name} ({folder}): its weights lack {len(missing)} tensors ({missing[0]}, ...); "
             "they do not belong to its config.json: download it again"
         )
-    if where != "balanced":
-        model.to(where)
-    return Loaded(model.eval(), tokenizer, tuple(note for note in (device_note, dtype_note, attention_note) if note))
+
+
+def lean_hooks(model: Any) -> None:
+    """On several devices, keep the hooks that carry the state from one part to the next, and drop those of every layer within a part.
+
+    What the inner ones look after is in its place already, and each costs time at every token.
+    """
+    from accelerate.hooks import remove_hook_from_module
+
+    places = set(getattr(model, "hf_device_map", None) or {}) | {""}
+    for path, module in model.named_modules():
+        if hasattr(module, "_hf_hook") and path not in places:
+            remove_hook_from_module(module)

@@ -65,7 +65,8 @@ class Painter:
         height = max(1, height - 1)
         below: list[Line] = []
         for what, seconds in loading.items():
-            below += self.lines(render.loading_line(what, seconds, tick), width)
+            gib = state.loading[what].gib if what in state.loading else 0.0
+            below += self.lines(render.loading_line(what, seconds, tick, gib), width)
         if state.conversations or state.progress is not None:
             below += self._below(state, focus, width, height)
         elif not loading:

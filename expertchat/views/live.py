@@ -138,7 +138,7 @@ class LiveView:
         if not event.done:
             self._loading[event.what] = time.monotonic()
             return
-        self._print(render.loaded_line(event.what, event.seconds or (time.monotonic() - begun if begun else 0.0)))
+        self._print(render.loaded_line(event.what, event.seconds or (time.monotonic() - begun if begun else 0.0), event.gib))
 
     def _on_judged(self, name: str) -> None:
         conversation = self.state.conversations.get(name)

@@ -19,7 +19,7 @@ from expertchat.events import (
 )
 from expertchat.records import Turn
 from expertchat.views.model import Conversation, RunState, Table, letter, line, model_name
-from expertchat.views.words import clock, counted, ending, judged_in_words, stop_in_words, summary_lines
+from expertchat.views.words import clock, counted, ending, judged_in_words, size, stop_in_words, summary_lines
 
 TOPIC = 30  # characters of a topic that stand before every line
 PROGRESS_EVERY = 30.0  # seconds between two lines of progress
@@ -36,15 +36,16 @@ class PlainView:
     def send(self, event: AnyEvent) -> None:
         """Write what the event says; judgements wait until a conversation has all of them."""
         self.state.apply(event)
+        large = f" ({size(event.gib)})" if isinstance(event, Loading) and event.gib > 0 else ""
         match event:
             case RunStarted():
                 resumed = f", {event.resumed} finished before" if event.resumed else ""
                 spoken = f"{counted(event.conversations, 'conversation')} of up to {counted(event.turns, 'turn')}{resumed}"
                 self._write(f"ExpertChat {line(event.command)}: {spoken}", f"run folder: {line(event.folder)}")
             case Loading(done=False):
-                self._write(f"loading {line(event.what)}")
+                self._write(f"loading {line(event.what)}{large}")
             case Loading():
-                self._write(f"loaded {line(event.what)} in {event.seconds:.1f} s")
+                self._write(f"loaded {line(event.what)}{large} in {event.seconds:.1f} s")
             case Note():
                 self._write(f"{'warning' if event.level == 'warning' else 'note'}: {line(event.text)}")
             case Progress():

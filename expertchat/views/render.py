@@ -23,7 +23,7 @@ from expertchat.events import Note, RunStarted
 from expertchat.records import Speaker, Turn
 from expertchat.text import clean
 from expertchat.views.model import Cell, Conversation, RunState, Side, Table, letter, line, model_name
-from expertchat.views.words import clock, counted, ending, judged_in_words, stop_in_words, summary_lines
+from expertchat.views.words import clock, counted, ending, judged_in_words, size, stop_in_words, summary_lines
 
 COLOURS = {"a": "cyan", "b": "magenta"}
 SIDES: dict[Speaker, Literal["left", "right"]] = {"a": "left", "b": "right"}
@@ -219,12 +219,17 @@ def note_line(note: Note) -> RenderableType:
     return Text.assemble(("· ", "dim"), (line(note.text), "dim"))
 
 
-def loaded_line(what: str, seconds: float) -> RenderableType:
-    return Text.assemble(("✓ ", "green"), line(what), (f"  {seconds:.1f} s", "dim"))
+def loaded_line(what: str, seconds: float, gib: float = 0.0) -> RenderableType:
+    return Text.assemble(("✓ ", "green"), line(what), *_large(gib), (f"  {seconds:.1f} s", "dim"))
 
 
-def loading_line(what: str, seconds: float, tick: int) -> RenderableType:
-    return Text.assemble((f"{SPINNER[tick % len(SPINNER)]} ", "cyan"), "loading ", line(what), (f"  {seconds:.0f} s", "dim"))
+def loading_line(what: str, seconds: float, tick: int, gib: float = 0.0) -> RenderableType:
+    spinner = (f"{SPINNER[tick % len(SPINNER)]} ", "cyan")
+    return Text.assemble(spinner, "loading ", line(what), *_large(gib), (f"  {seconds:.0f} s", "dim"))
+
+
+def _large(gib: float) -> list[tuple[str, str]]:
+    return [(f"  {size(gib)}", "dim")] if gib > 0 else []
 
 
 def starting_line(tick: int) -> RenderableType:

@@ -23,6 +23,13 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def size(gib: float) -> str:
+    """ "15.0 GiB", "3 MiB", "" where it is not known."""
+    if gib <= 0:
+        return ""
+    return f"{gib:.1f} GiB" if gib >= 0.1 else f"{max(1, round(gib * 1024))} MiB"
+
+
 def clock(seconds: float) -> str:
     """ "0:42", "1:02:03"."""
     minutes, rest = divmod(int(seconds), 60)

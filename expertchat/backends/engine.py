@@ -1,0 +1,293 @@
+"""One model and what it keeps: ragged rows in one pass, contexts computed once, option scores over a shared context.
+
+Shapes stand in the names: B rows, T new tokens of a row, L visible tokens, V words, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import DynamicCache
+
+from expertchat.backends.attention import NAME as GROUPED
+from expertchat.backends.decoding import last_hidden
+from expertchat.backends.hardware import free_memory
+from expertchat.backends.kept import SIZE, Context, Kept
+from expertchat.backends.slab import LayerShape, Slab
+
+PASS_TOKENS = {"cpu": 4096, "cuda": 16384}  # of one prefill pass at most: bounds the memory of activations
+TYPICAL = 2048  # tokens of a row that the automatic batch size counts with
+SHARE = 0.4  # of the free memory for running rows; as much again for what is kept
+
+
+class Filled(NamedTuple):
+    """What contexts give besides their keys and values: logits after the last token, and hidden states of unit length if wanted."""
+
+    logits_B_V: Tensor
+    states_B_L_D: Tensor | None
+
+
+@dataclass
+class Counts:
+    """What the engine did: tokens computed as context, taken from what was kept, newly written; bytes of all caches at most."""
+
+    prefilled: int = 0
+    reused: int = 0
+    decoded: int = 0
+    peak_bytes: int = 0
+    slabs: dict[int, int] = field(default_factory=dict, repr=False)
+
+
+class Engine:
+    """Runs `model` over slabs. `kept_bytes` bounds what is kept between requests; None finds it from the free memory."""
+
+    def __init__(self, model: Any, shapes: Sequence[LayerShape], kept_bytes: int | None = None) -> None:
+        self.model, self.shapes = model, tuple(shapes)
+        self.device = model.device
+        self.token_bytes = sum(shape.bytes for shape in shapes)
+        if kept_bytes is None:
+            kept_bytes = self._tokens_that_fit() * self.token_bytes
+        self.kept = Kept(kept_bytes)
+        self._scratch: Slab | None = None  # rows of contexts that are only scored
+        self.counts = Counts()
+
+    def _tokens_that_fit(self) -> int:
+        """Tokens for which every device has room."""
+        needed: dict[torch.device, int] = {}
+        for shape in self.shapes:
+            needed[shape.device] = needed.get(shape.device, 0) + shape.bytes
+        return min(int(SHARE * free_memory(str(device))) // size for device, size in needed.items())
+
+    def rows_that_fit(self, context_length: int) -> int:
+        """How many rows of typical length the free memory holds: 1 to 64 on a CPU, which gains nothing from more, to 256 on a GPU."""
+        most = 256 if self.device.type == "cuda" else 64
+        return max(1, min(most, self._tokens_that_fit() // min(context_length or TYPICAL, TYPICAL)))
+
+    # -- passes -----------------------------------------------------------------------------------------------------
+
+    def slab(self, rows: int, capacity: int) -> Slab:
+        return Slab(self.shapes, rows, capacity)
+
+    def noted(self, slab: Slab | None, owner: object) -> None:
+        """Count the memory of an owner's slab (None: it has none any more)."""
+        counts = self.counts
+        if slab is None:
+            counts.slabs.pop(id(owner), None)
+        else:
+            counts.slabs[id(owner)] = slab.bytes
+        counts.peak_bytes = max(counts.peak_bytes, sum(counts.slabs.values()) + self.kept.bytes)
+
+    def free(self) -> None:
+        """Give up everything that can be computed again."""
+        self.kept.clear()
+        self._scratch = None
+        self.noted(None, self)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def new_tokens(self, context: Context, hidden: bool = False) -> int:
+        """How many tokens of a context are to be computed; at least its last one."""
+        return len(context.ids) - SIZE * len(self.kept.find(context.ids[:-1], hidden))
+
+    def send(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device, non_blocking=True)
+
+    def hide(self, visible_B_T_L: Tensor) -> Tensor:
+        """An additive mask [B, 1, T, L]: 0 where visible, else -inf."""
+        mask = torch.zeros(visible_B_T_L.shape, dtype=self.model.dtype, device=self.device)
+        return mask.masked_fill_(~visible_B_T_L, float("-inf"))[:, None]
+
+    def forward(
+        self,
+        slab: Slab,
+        ids_B_T: np.ndarray,
+        positions_B_T: np.ndarray,
+        places_B_T: np.ndarray,
+        mask_B_1_T_L: Tensor,
+        keep: int,
+        first: int = 0,
+    ) -> Tensor:
+        """One pass over the B rows from `first` on; logits [B, keep, V] of the last `keep` tokens."""
+        ids, positions, places = self.send(np.stack([ids_B_T, positions_B_T, places_B_T]))
+        slab.aim(first, places, mask_B_1_T_L.shape[-1])
+        out = self.model(
+            input_ids=ids, attention_mask=mask_B_1_T_L, position_ids=positions, past_key_values=slab, use_cache=True, logits_to_keep=keep
+        )
+        logits: Tensor = out.logits[:, -keep:].to(self.device)
+        return logits
+
+    def prefill(self, slab: Slab, first: int, contexts: Sequence[Context], hidden: bool = False) -> Filled:
+        """Fill rows of `slab` from `first` on with contexts; what is kept is not computed again, what is new is kept."""
+        chains = [self.kept.find(context.ids[:-1], hidden) for context in contexts]
+        lengths_B = np.array([len(context.ids) for context in contexts])
+        past_B = np.array([len(chain) * SIZE for chain in chains])
+        new = int((lengths_B - past_B).max())
+        # Right-aligned, so that every row's last token stands in the last column; padding on the left writes to the dump.
+        index_B_T = lengths_B[:, None] - new + np.arange(new)
+        real_B_T = index_B_T >= past_B[:, None]
+        ids_B_T = np.zeros_like(index_B_T)
+        for row, (context, chain) in enumerate(zip(contexts, chains, strict=True)):
+            ids_B_T[row, new - len(context.ids) + past_B[row] :] = context.ids[past_B[row] :]
+            if chain:
+                slab.write(first + row, 0, [block.kv for block in chain])
+                self.kept.touch(chain, context.owner)
+        states = self._states(chains, lengths_B) if hidden else None
+        logits = self._fill(slab, first, ids_B_T, index_B_T, np.where(real_B_T, index_B_T, slab.dump), states)
+        self.counts.prefilled += int((lengths_B - past_B).sum())
+        self.counts.reused += int(past_B.sum())
+        for row, context in enumerate(contexts):
+            self.keep(context, slab, first + row, None if states is None else states[row])
+        return Filled(logits, states)
+
+    def _fill(
+        self, slab: Slab, first: int, ids_B_T: np.ndarray, index_B_T: np.ndarray, places_B_T: np.ndarray, states: Tensor | None
+    ) -> Tensor:
+        """The passes of a prefill, a bounded number of tokens each; logits [B, V] after the last token."""
+        batch, new = ids_B_T.shape
+        positions_B_T = index_B_T.clip(min=0)
+        step = max(SIZE, PASS_TOKENS.get(self.device.type, PASS_TOKENS["cpu"]) // batch)
+        logits_B_1_V = torch.empty(0)
+        for start in range(0, new, step):
+            part = np.s_[:, start : start + step]
+            at_B_T = self.send(positions_B_T[part])
+            length = int(positions_B_T[part].max()) + 1
+            visible_B_T_L = torch.arange(length, device=self.device) <= at_B_T[:, :, None]
+            with last_hidden(self.model, states is not None) as caught:
+                logits_B_1_V = self.forward(
+                    slab, ids_B_T[part], positions_B_T[part], places_B_T[part], self.hide(visible_B_T_L), 1, first
+                )
+            if states is not None:
+                rows, columns = np.nonzero(places_B_T[part] != slab.dump)
+                new_states_B_T_D = normalize(caught[0].to(self.device).float(), dim=-1)
+                states[self.send(rows), self.send(index_B_T[part][rows, columns])] = new_states_B_T_D[self.send(rows), self.send(columns)]
+        return logits_B_1_V[:, -1]
+
+    def _states(self, chains: Sequence[Sequence[Any]], lengths_B: np.ndarray) -> Tensor:
+        """Room for the hidden states of all contexts, with those that are kept."""
+        size = self.model.config.get_text_config().hidden_size
+        states = torch.zeros(len(chains), int(lengths_B.max()), size, device=self.device)
+        for row, chain in enumerate(chains):
+            for i, block in enumerate(chain):
+                states[row, i * SIZE : (i + 1) * SIZE] = block.hidden
+        return states
+
+    def keep(self, context: Context, slab: Slab, row: int, states_L_D: Tensor | None = None) -> None:
+        """Keep a row's tokens for later requests."""
+
+        def read(start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
+            return slab.read(row, start, stop), None if states_L_D is None else states_L_D[start:stop].clone()
+
+        self.kept.add(context.ids, read, context.owner)
+
+    # -- scores -----------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def continuations(self, contexts: Sequence[Context], tails: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
+        """For each tail of each context: log probabilities [tokens + 1, V] after the context and after each of the tail's tokens.
+
+        All tails of a context share its row, and each sees the context and itself alone. What is kept of a context is not computed again.
+        """
+        # The context's last token is fed with the tails: the probabilities after it are wanted too.
+        width = 1 + max(sum(map(len, ends)) for ends in tails)
+        bases = [len(context.ids) - 1 for context in contexts]
+        slab = self._scratch_for(len(contexts), max(bases) + width)
+        self.prefill(slab, 0, [Context(context.ids[:-1], context.owner) for context in contexts])
+        ids, positions = (np.zeros((len(contexts), width), dtype=np.int64) for _ in range(2))
+        places = np.full_like(ids, slab.dump)
+        visible_B_T_L = np.zeros((len(contexts), width, max(bases) + width), dtype=bool)
+        visible_B_T_L[:, :, 0] = True
+        columns: list[list[list[int]]] = []  # where each tail stands, the context's last token first
+        for row, (context, ends, base) in enumerate(zip(contexts, tails, bases, strict=True)):
+            ids[row, 0], positions[row, 0], places[row, 0] = context.ids[-1], base, base
+            visible_B_T_L[row, :, : base + 1] = True
+            columns.append([])
+            start = 1
+            for tail in ends:
+                stop = start + len(tail)
+                ids[row, start:stop] = tail
+                positions[row, start:stop] = base + 1 + np.arange(len(tail))
+                places[row, start:stop] = base + np.arange(start, stop)
+                visible_B_T_L[row, start:stop, base + start : base + stop] = np.tri(len(tail), dtype=bool)
+                columns[row].append([0, *range(start, stop)])
+                start = stop
+        logits_B_T_V = self.forward(slab, ids, positions, places, self.hide(self.send(visible_B_T_L)), width)
+        logps_B_T_V = logits_B_T_V.float().log_softmax(-1)
+        return [[logps_B_T_V[row, span] for span in of_row] for row, of_row in enumerate(columns)]
+
+    def _scratch_for(self, rows: int, capacity: int) -> Slab:
+        if self._scratch is None:
+            self._scratch = self.slab(rows, capacity)
+        self._scratch.fit(rows, capacity)
+        self.noted(self._scratch, self)
+        return self._scratch
+
+
+# -- can this model be run so? ------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def layer_shapes(model: Any, context_length: int) -> list[LayerShape] | str:
+    """What each layer keeps, found by running one token; or why this model's cache cannot be laid out by the engine."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window and window < (context_length or window + 1):
+        return f"it attends to the last {window} tokens only (context_length={window} lets caches be kept)"
+    cache = DynamicCache(config=model.config)
+    model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+    shapes = []
+    for layer in cache.layers:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or keys.shape != values.shape or keys.dim() != 4:
+            return "its layers keep something other than keys and values"
+        shapes.append(LayerShape(keys.shape[1], keys.shape[3], keys.dtype, keys.device))
+    return shapes if len(shapes) == config.num_hidden_layers else "not every layer keeps keys and values"
+
+
+def make_engine(model: Any, context_length: int, kept_bytes: int | None) -> Engine | str:
+    """An engine for `model`, or the reason why it must be run through `generate` alone. Checked by running two small rows both ways."""
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(GROUPED)
+    if model.config._attn_implementation not in (GROUPED, "eager"):
+        return f"attention={model.config._attn_implementation} takes no masks"
+    try:
+        shapes = layer_shapes(model, context_length)
+        if isinstance(shapes, str):
+            return shapes
+        engine = Engine(model, shapes, kept_bytes)
+        return engine if _agrees(engine) else "its passes over ragged rows differ from single rows"
+    except (TypeError, ValueError, AttributeError, NotImplementedError, IndexError, AssertionError) as error:
+        return f"it does not take a cache of rows ({type(error).__name__})"
+    finally:
+        if "engine" not in locals() and model.config._attn_implementation == GROUPED:
+            model.set_attn_implementation("sdpa")
+
+
+@torch.inference_mode()
+def _agrees(engine: Engine) -> bool:
+    """Whether two ragged rows, and a second pass on them, give the logits of single rows without a cache."""
+    model, kept, counts = engine.model, engine.kept, engine.counts
+    engine.kept, engine.counts = Kept(0), Counts()
+    words = model.config.get_text_config().vocab_size
+    rows = [[i * 7 % words for i in range(3, 8)], [i * 5 % words for i in range(2, 5)]]
+    try:
+        slab = engine.slab(2, 8)
+        filled = engine.prefill(slab, 0, [Context(row[:-1]) for row in rows])
+        places = np.array([[len(row) - 1] for row in rows])
+        visible = torch.arange(int(places.max()) + 1, device=engine.device) <= engine.send(places)[:, :, None]
+        second = engine.forward(slab, np.array([row[-1:] for row in rows]), places, places, engine.hide(visible), 1)
+        agree = 0
+        for b, row in enumerate(rows):
+            wanted = model(input_ids=torch.tensor([row], device=engine.device)).logits[0].float().to(engine.device)
+            scale = float(wanted.abs().max()) * (1e-3 if model.dtype == torch.float32 else 0.1) + 1e-6
+            for got, position in ((filled.logits_B_V[b], -2), (second[b, -1], -1)):
+                agree += bool(float((got.float() - wanted[position]).abs().max()) <= scale)
+        # In half precision a router of experts may decide otherwise over a rounding error: one of the four may differ.
+        return agree >= (4 if model.dtype == torch.float32 else 3)
+    finally:
+        engine.kept, engine.counts = kept, counts

@@ -1,0 +1,104 @@
+"""The usual way, over transformers' `generate`: left-padded batches that run to their end, every prompt computed anew.
+
+For models that the engine cannot serve, for beam search, and as the measure that `expertchat bench` compares the engine with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from expertchat.backends.base import Decoding
+from expertchat.backends.decoding import KeyedSampling, contrastive_scores, last_hidden, left_pad, positions
+from expertchat.backends.scoring import Tokens
+from expertchat.backends.streaming import Row, Watch
+
+Stop = Callable[[Tensor, Any], Tensor]
+"""(ids_B_S, None) -> done_B, called after every new token."""
+
+
+@torch.inference_mode()
+def write(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    rows: list[Row],
+    watch: Watch,
+    noise: Sequence[Sequence[float]],
+    pad_id: int,
+) -> None:
+    """Fill `rows` with new tokens. `noise` has one number for each new token of each row."""
+    ids_B_S, mask_B_S = left_pad(prompts, pad_id, model.device)
+    limit = max(row.limit for row in rows)
+    if decoding.method == "contrastive":
+        contrastive_search(model, ids_B_S, mask_B_S, decoding, limit, watch)
+        return
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=decoding.beams if decoding.method == "beam" else 1,
+        max_new_tokens=limit,
+        pad_token_id=pad_id,
+        eos_token_id=sorted(watch.end_ids) or None,
+    )
+    if decoding.method == "beam":
+        out_B_S = model.generate(input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings)
+        for row, tokens in zip(rows, out_B_S[:, ids_B_S.shape[1] :].tolist(), strict=True):
+            for token in tokens:
+                if row.finish is None:
+                    row.add(token, token in watch.end_ids)
+        return
+    draw = LogitsProcessorList([KeyedSampling(noise, ids_B_S.shape[1], decoding)] if decoding.method == "sampling" else [])
+    stop = StoppingCriteriaList([watch])
+    model.generate(input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings, logits_processor=draw, stopping_criteria=stop)
+
+
+@torch.inference_mode()
+def contrastive_search(model: Any, ids_B_S: Tensor, mask_B_S: Tensor, decoding: Decoding, max_new_tokens: int, stop: Stop) -> Tensor:
+    """Contrastive search (Su et al. 2022, arXiv 2202.06417) over left-padded rows; returns the ids with the new tokens.
+
+    The cache holds K equal copies of each row. One pass over the K candidates of a row gives their hidden states and, for the one that is
+    chosen, the next probabilities too; then its cache is copied over the other K - 1.
+    """
+    batch, alpha = ids_B_S.shape[0], decoding.penalty_alpha
+    rows_B = torch.arange(batch, device=ids_B_S.device)
+    with last_hidden(model) as hidden:
+        out = model(input_ids=ids_B_S, attention_mask=mask_B_S, position_ids=positions(mask_B_S), use_cache=True, logits_to_keep=1)
+        logits_B_V, cache = out.logits[:, -1].to(ids_B_S.device), out.past_key_values
+        context_B_S_D = normalize(hidden[0].float(), dim=-1).to(ids_B_S.device)
+        k = min(decoding.top_k, logits_B_V.shape[-1])
+        cache.batch_repeat_interleave(k)
+        for _ in range(max_new_tokens):
+            probs_B_K, words_B_K = torch.softmax(logits_B_V.float(), dim=-1).topk(k, dim=-1)
+            context_mask_B_S = mask_B_S
+            mask_B_S = torch.cat([mask_B_S, mask_B_S.new_ones(batch, 1)], dim=1)
+            out = model(
+                input_ids=words_B_K.reshape(-1, 1),
+                attention_mask=mask_B_S.repeat_interleave(k, dim=0),
+                position_ids=positions(mask_B_S)[:, -1:].repeat_interleave(k, dim=0),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            hidden_B_K_D = normalize(hidden[0][:, -1].float(), dim=-1).to(ids_B_S.device).view(batch, k, -1)
+            best_B = contrastive_scores(probs_B_K, hidden_B_K_D, context_B_S_D, context_mask_B_S, alpha).argmax(-1)
+            cache.batch_select_indices((rows_B * k + best_B).repeat_interleave(k))
+            logits_B_V = out.logits[:, -1].to(ids_B_S.device).view(batch, k, -1)[rows_B, best_B]
+            context_B_S_D = torch.cat([context_B_S_D, hidden_B_K_D[rows_B, best_B][:, None]], dim=1)
+            ids_B_S = torch.cat([ids_B_S, words_B_K[rows_B, best_B][:, None]], dim=1)
+            if bool(stop(ids_B_S, None).all()):
+                break
+    return ids_B_S
+
+
+@torch.inference_mode()
+def continuations(model: Any, rows: Sequence[tuple[Tokens, Tokens]], pad_id: int) -> list[Tensor]:
+    """For each row (context, tail): log probabilities [tail + 1, V] after the context and after each of the tail's tokens."""
+    ids_B_S, mask_B_S = left_pad([[*context, *tail] for context, tail in rows], pad_id, model.device)
+    keep = max(len(tail) for _, tail in rows) + 1
+    out = model(input_ids=ids_B_S, attention_mask=mask_B_S, position_ids=positions(mask_B_S), use_cache=False, logits_to_keep=keep)
+    logps_B_T_V = out.logits[:, -keep:].float().log_softmax(-1)
+    return [logps_B_T_V[b, keep - 1 - len(tail) :] for b, (_, tail) in enumerate(rows)]

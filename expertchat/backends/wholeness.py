@@ -1,0 +1,71 @@
+"""Whether a model folder holds what its config.json says: every tensor of the architecture in its size, and a tokenizer that can chat."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from expertchat.backends.folders import tensor_shapes
+
+Shapes = dict[str, tuple[int, ...]]
+_QUANTISED = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4", ".SCB", ".weight_format")
+
+
+def tensors_problem(folder: Path) -> str | None:
+    """What the weight files of a checked folder lack, or None. Compares their headers with the model on the meta device."""
+    logging.set_verbosity_error()
+    there = tensor_shapes(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        wanted, optional = _wanted(config, there)
+    except Exception as error:  # whatever a broken config.json makes transformers raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"its config.json describes no model that transformers can build ({lines[0]}); download it again"
+    quantised = getattr(config, "quantization_config", None) is not None
+    missing = sorted(set(wanted) - set(there) - optional)
+    if missing:
+        return f"lacks {len(missing)} of {len(wanted)} tensors ({missing[0]}{', ...' if len(missing) > 1 else ''}); download it again"
+    odd = [] if quantised else sorted(name for name in set(wanted) & set(there) if wanted[name] != there[name])
+    if odd:
+        sizes = f"{list(there[odd[0]])} and not {list(wanted[odd[0]])}"
+        return f"{len(odd)} tensors have another size than config.json says ({odd[0]}: {sizes}); the files do not belong together"
+    unknown = sorted(name for name in set(there) - set(wanted) - optional if not name.endswith(("inv_freq", *_QUANTISED)))
+    if unknown:
+        return f"holds {len(unknown)} tensors that its config.json has no place for ({unknown[0]}); the files do not belong together"
+    return None
+
+
+def _wanted(config: Any, there: Shapes) -> tuple[Shapes, set[str]]:
+    """The tensors of the architecture in the layout of the folder, and those that may be left out because they are tied to another."""
+    import torch
+
+    published = any(re.search(r"\.experts\.\d+\.", name) for name in there)
+    with torch.device("meta"):
+        if config.model_type in ("mixtral", "mixtral_linear") and published:
+            from expertchat.backends.mixtral_linear import LinearMixtralForCausalLM, linear_config
+
+            model: Any = LinearMixtralForCausalLM(linear_config(config))
+        else:
+            model = AutoModelForCausalLM.from_config(config)
+    block = ".block_sparse_moe." if any(".block_sparse_moe." in name for name in there) else ".mlp."
+    mixture = config.model_type.startswith("mixtral")
+    shapes = {(name.replace(".mlp.", block) if mixture else name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ()) if getattr(config, "tie_word_embeddings", False) else set()
+    return shapes, tied
+
+
+def tokenizer_problem(folder: Path) -> str | None:
+    """Why a folder's tokenizer cannot be used for chats, or None."""
+    logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever a broken tokenizer file raises
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"its tokenizer cannot be loaded ({lines[0]}); download the model again"
+    if not tokenizer.chat_template:
+        return "its tokenizer has no chat template: this is a base model; take its instruct version, or add a chat_template.jinja"
+    return None

@@ -1,0 +1,286 @@
+"""What a plan is made for: models with their shapes, what they are to do, and the units that this comes to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expertchat.backends.folders import embedder_problem, resolve_path, tensor_shapes
+from expertchat.bench.shapes import parse_random
+from expertchat.config import ConfigError, EmbedderConfig, ModelConfig
+from expertchat.memory import (
+    GIB,
+    PREFILL_TOKENS,
+    ROWS,
+    Dtype,
+    Lora,
+    Quantization,
+    Shape,
+    Step,
+    UnknownArchitecture,
+    embedder_pass,
+    hidden_states,
+    layer_adapter,
+    layer_cache,
+    layer_weights,
+    mpnet_parameters,
+    reply_logits,
+    reply_pass,
+    shape_of,
+    train_ends,
+    train_logits,
+    train_pass,
+    weights,
+)
+from expertchat.plan.placement import Unit
+from expertchat.plan.shapes import MPNET, PUBLISHED
+
+CONTEXT = int(0.5 * GIB)  # CUDA's own context, cuBLAS and its workspace
+LOST = 0.02  # of a GPU, in pieces that the allocator cannot use
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of `size` bytes, `taken` of them by other programs."""
+
+    size: int
+    name: str = ""
+    taken: int = 0
+
+    @property
+    def reserve(self) -> int:
+        return CONTEXT + int(LOST * self.size) + self.taken
+
+    @property
+    def capacity(self) -> int:
+        return self.size - self.reserve
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model in the seat `owner`. `gpu`: the one that it must stand on; `on_gpu` False: it computes elsewhere and counts for nothing."""
+
+    owner: str
+    name: str
+    shape: Shape
+    dtype: Dtype = "bf16"
+    quantization: Quantization = "none"
+    candidates: int = 1  # of contrastive search; more than 1: hidden states are kept
+    gpu: int | None = None
+    on_gpu: bool = True
+    key: str = ""  # its place in the config
+
+
+@dataclass(frozen=True)
+class Embedder:
+    name: str
+    weights: int
+    moment: int
+    gpu: int | None = None
+    on_gpu: bool = True
+
+
+@dataclass(frozen=True)
+class Training:
+    """DPO of the model in the seat `owner`, `pairs` pairs at a time."""
+
+    owner: str
+    lora: Lora
+    pairs: int
+    tokens: int
+    checkpointing: bool
+    head_chunk: int
+
+    @property
+    def step(self) -> Step:
+        return Step(2 * self.pairs, self.tokens, self.checkpointing, self.head_chunk)
+
+
+@dataclass(frozen=True)
+class Job:
+    """`conversations` run at once, each up to `tokens` long."""
+
+    models: tuple[Model, ...]
+    embedder: Embedder | None
+    conversations: int
+    tokens: int
+    training: Training | None = None
+    pass_tokens: int = PREFILL_TOKENS  # of one prefill pass at most
+    seats: Mapping[str, str] = field(default_factory=dict)  # seat -> owner of the model that it uses; equal ones are loaded once
+
+
+# -- units ------------------------------------------------------------------------------------------------------------
+
+
+def chains(job: Job) -> tuple[dict[str, list[Unit]], dict[int, list[Unit]]]:
+    """The units of each model that may stand anywhere, and those that stand on a GPU of the user's choice."""
+    free: dict[str, list[Unit]] = {}
+    fixed: dict[int, list[Unit]] = {}
+    for model in job.models:
+        if model.on_gpu and model.gpu is None:
+            free[model.owner] = units(model, job)
+        elif model.on_gpu and model.gpu is not None:
+            fixed.setdefault(model.gpu, []).extend(units(model, job))
+    if job.embedder is not None and job.embedder.on_gpu:
+        unit = Unit("embedder", "", job.embedder.weights, talk_moment=job.embedder.moment)
+        if job.embedder.gpu is None:
+            free["embedder"] = [unit]
+        else:
+            fixed.setdefault(job.embedder.gpu, []).append(unit)
+    return free, fixed
+
+
+def units(model: Model, job: Job) -> list[Unit]:
+    """A model's modules with what each needs."""
+    shape, dtype, kind, rows = model.shape, model.dtype, model.quantization, job.conversations
+    whole, layer = weights(shape, dtype, kind), layer_weights(shape, dtype, kind)
+    norm = whole.norms - shape.layers * layer.norms
+    tokens = min(job.tokens, shape.context or job.tokens)
+    moment = reply_pass(shape, dtype, kind, min(rows * tokens, job.pass_tokens), tokens)
+    logits = reply_logits(shape, dtype, rows * model.candidates)
+    states = hidden_states(shape, rows, tokens) if model.candidates > 1 else 0
+    adapter = saved = train_moment = ends = train_head = 0
+    training = job.training
+    if training is not None and training.owner == model.owner:
+        adapter = layer_adapter(shape, training.lora).total
+        saved, train_moment = train_pass(shape, dtype, kind, training.lora, training.step)
+        ends, train_head = train_ends(shape, training.step.n), train_logits(shape, dtype, training.step)
+    each = Unit(model.owner, "", layer.total, adapter, max(ROWS, rows) * tokens * layer_cache(shape, dtype), moment, saved, train_moment)
+    first = Unit(model.owner, "model.embed_tokens", whole.embedding, 0, states, logits, 0, train_head if shape.tied else 0)
+    last = [
+        Unit(model.owner, "model.norm", norm, 0, 0, 0, ends, 0),
+        Unit(model.owner, "lm_head", whole.head, 0, 0, logits, 0, train_head),
+    ]
+    layers = [_named(each, f"model.layers.{i}") for i in range(shape.layers)]
+    return [first, *layers, *(last[:1] if shape.tied else last)]
+
+
+def _named(unit: Unit, module: str) -> Unit:
+    return Unit(**{**unit.__dict__, "module": module})
+
+
+# -- from configs -------------------------------------------------------------------------------------------------------
+
+
+def model_of(config: ModelConfig, owner: str, key: str) -> Model | None:
+    """The model of a seat; None for one that is not loaded (replies from a file). Raises ConfigError for an unknown shape."""
+    if config.backend == "scripted":
+        return None
+    fixed = re.fullmatch(r"cuda(?::(\d+))?", config.device)
+    reply, judge = config.decoding.reply, config.decoding.judge
+    candidates = max([stage.top_k for stage in (reply, judge) if stage.method == "contrastive"], default=1)
+    return Model(
+        owner=owner,
+        name=config.path,
+        shape=find_shape(config, key),
+        dtype="bf16" if config.dtype == "auto" else config.dtype,
+        quantization=saved_bits(config) or ("none" if config.quantization == "auto" else config.quantization),
+        candidates=candidates,
+        gpu=int(fixed[1] or 0) if fixed else None,
+        on_gpu=config.device not in ("cpu", "mps"),
+        key=key,
+    )
+
+
+def find_shape(config: ModelConfig, key: str = "model") -> Shape:
+    """The shape of a model: from its folder's config.json, else as it was published. Raises ConfigError."""
+    try:
+        random = parse_random(config.path)
+        if random is not None:
+            return random_shape(random)
+        place = resolve_path(config.path, config.models_dir)
+        values = _config_json(place) if isinstance(place, Path) else PUBLISHED.get(place)
+        if values is None:
+            known = ", ".join(PUBLISHED)
+            raise ConfigError(
+                f"{key}.path={config.path}: its folder is not here and its shape is not known; name a folder with its config.json, "
+                f"a random:llama:... shape, or one of {known}"
+            )
+        return shape_of(values)
+    except UnknownArchitecture as error:
+        raise ConfigError(f"{key}.path={config.path}: cannot be planned: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{key}.path={config.path}: {error}") from None
+
+
+def saved_bits(config: ModelConfig) -> Quantization | None:
+    """What a folder holds its weights in already, if that is quantised."""
+    place = config.path if config.path.startswith("random:") else resolve_path(config.path, config.models_dir)
+    saved = _config_json(place).get("quantization_config") if isinstance(place, Path) else None
+    if not isinstance(saved, dict):
+        return None
+    return "nf4" if saved.get("load_in_4bit") else "int8" if saved.get("load_in_8bit") else None
+
+
+def random_shape(random: Any) -> Shape:
+    """The shape of a random model as `expertchat bench` names it."""
+    mixture = random.kind == "mixtral"
+    return Shape(
+        random.layers, random.hidden, random.heads, random.kv_heads, random.hidden // random.heads, random.ffn, random.vocab,
+        random.experts if mixture else 0, random.experts_per_token if mixture else 0, context=random.context,
+    )  # fmt: skip
+
+
+def _config_json(folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: its config.json cannot be read ({error}); run `expertchat models verify`") from None
+    return values if isinstance(values, dict) else {}
+
+
+def embedder_of(config: EmbedderConfig, paths: Sequence[str]) -> Embedder:
+    """The embedder: from its folder, else all-mpnet-base-v2 as it was published. Raises ConfigError for one of unknown size."""
+    from expertchat.backends.loading import DEFAULT_EMBEDDER, EMBEDDED_EMBEDDER
+
+    path = config.path
+    if path == "auto":
+        path = EMBEDDED_EMBEDDER if all(p.startswith(("embedded:", "scripted")) for p in paths) else DEFAULT_EMBEDDER
+    fixed = re.fullmatch(r"cuda(?::(\d+))?", config.device)
+    gpu, on_gpu = (int(fixed[1] or 0) if fixed else None), config.device not in ("cpu", "mps")
+    place = resolve_path(path, config.models_dir)
+    if isinstance(place, Path) and embedder_problem(place) is None:
+        files = [place, *(entry for entry in sorted(place.iterdir()) if entry.is_dir() and list(entry.glob("model.safetensors")))]
+        numbers = sum(_product(shape) for part in files if list(part.glob("*.safetensors")) for shape in tensor_shapes(part).values())
+        values = next((_config_json(part) for part in files if (part / "config.json").is_file()), {})
+        known = {key: values.get(key) or MPNET[key] for key in MPNET}
+        return Embedder(path, 4 * numbers, embedder_pass(known, config.batch_size), gpu, on_gpu)
+    if str(place).rstrip("/").endswith("all-mpnet-base-v2"):
+        return Embedder(path, 4 * mpnet_parameters(MPNET), embedder_pass(MPNET, config.batch_size), gpu, on_gpu)
+    raise ConfigError(f"embedder.path={path}: its folder is not here and its size is not known; name its folder, or embedder=mpnet")
+
+
+def _product(shape: Sequence[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def parse_gpus(text: str) -> list[Gpu]:
+    """ "4x16" -> four GPUs of 16 GiB; "1x24+2x48" mixes. Raises ConfigError."""
+    gpus: list[Gpu] = []
+    for part in re.split(r"[+,]", text):
+        match = re.fullmatch(r"\s*(\d{1,3})x(\d{1,4}(?:\.\d+)?)\s*", part)
+        if match is None or not int(match[1]) or float(match[2]) < 1:
+            raise ConfigError(f"gpus={text}: write COUNTxGIB, e.g. 4x16, 1x24, 1x80 or 2x48+1x24; auto takes those of this machine")
+        gpus += [Gpu(int(float(match[2]) * GIB))] * int(match[1])
+    return gpus
+
+
+def machine_gpus() -> list[Gpu]:
+    """The GPUs of this machine, with what other programs have taken of them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    found = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        held = torch.cuda.memory_reserved(index)
+        found.append(Gpu(total, torch.cuda.get_device_name(index), max(0, total - free - held - CONTEXT)))
+    return found
