@@ -94,8 +94,9 @@ def _help(command: str) -> str:
 
     conf = conf_dir()
     usage = f"usage: expertchat {command}{' build|check' if command == 'world' else ''} [KEY=VALUE ...] [flags]"
-    parts = [f"{COMMANDS[command]}\n\n{usage}", "groups (choose with GROUP=OPTION):"]
-    for slots, group in _slots(conf, command):
+    groups = _slots(conf, command)
+    parts = [f"{COMMANDS[command]}\n\n{usage}", *(["groups (choose with GROUP=OPTION):"] if groups else [])]
+    for slots, group in groups:
         options = [f"      {path.stem:<20}{_first_comment(path)}" for path in sorted((conf / group).glob("*.yaml"))]
         parts.append("\n".join([f"  {', '.join(slots)}", *options]))
     keys = (conf / f"{command}.yaml").read_text("utf-8").split("\n\n", 1)[1].rstrip()
@@ -108,7 +109,7 @@ def _slots(conf: Path, command: str) -> list[tuple[list[str], str]]:
     import yaml
 
     def defaults(path: Path) -> list[str]:
-        entries = yaml.safe_load(path.read_text("utf-8"))["defaults"]
+        entries = yaml.safe_load(path.read_text("utf-8")).get("defaults", [])
         return [next(iter(entry)) for entry in entries if isinstance(entry, dict)]
 
     found: dict[str, list[str]] = {}

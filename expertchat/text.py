@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 _SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+")
 _SPACES = re.compile(r"\s+")
@@ -22,10 +23,13 @@ def clean(text: str) -> str:
 
 
 def neutralise(text: str, special_tokens: Iterable[str] = ()) -> str:
-    """Text that holds no role token, fence or special token any more; what was one is shown in ‹ › or ( ).
+    """Text that holds no role token, fence or special token any more; what was one is shown in ‹ › or ( )."""
+    return _neutralised(text, tuple(special_tokens))
 
-    Repeats until nothing is left, because removing a token may put another one together.
-    """
+
+@lru_cache(maxsize=4096)  # a turn is shown again in every later prompt of its dialogue
+def _neutralised(text: str, special_tokens: tuple[str, ...]) -> str:
+    """Repeats until nothing is left, because removing a token may put another one together."""
     text = clean(text)
     special = sorted((t for t in special_tokens if t.strip() and len(t) > 2), key=len, reverse=True)
     while True:

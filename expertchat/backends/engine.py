@@ -23,7 +23,7 @@ from expertchat.backends.slab import LayerShape, Slab
 
 PASS_TOKENS = {"cpu": 4096, "cuda": 16384}  # of one prefill pass at most: bounds the memory of activations
 TYPICAL = 2048  # tokens of a row that the automatic batch size counts with
-SHARE = 0.4  # of the free memory for running rows; as much again for what is kept
+ROWS, KEPT = 0.4, 0.25  # shares of the free memory for running rows, and for what is kept
 
 
 class Filled(NamedTuple):
@@ -51,23 +51,22 @@ class Engine:
         self.model, self.shapes = model, tuple(shapes)
         self.device = model.device
         self.token_bytes = sum(shape.bytes for shape in shapes)
-        if kept_bytes is None:
-            kept_bytes = self._tokens_that_fit() * self.token_bytes
-        self.kept = Kept(kept_bytes)
+        self._kept_bytes = kept_bytes
+        self.kept = Kept(kept_bytes or 0)
         self._scratch: Slab | None = None  # rows of contexts that are only scored
         self.counts = Counts()
 
-    def _tokens_that_fit(self) -> int:
-        """Tokens for which every device has room."""
+    def _tokens_that_fit(self, share: float) -> int:
+        """Tokens for which every device has room in this share of its free memory."""
         needed: dict[torch.device, int] = {}
         for shape in self.shapes:
             needed[shape.device] = needed.get(shape.device, 0) + shape.bytes
-        return min(int(SHARE * free_memory(str(device))) // size for device, size in needed.items())
+        return min(int(share * free_memory(str(device))) // size for device, size in needed.items())
 
     def rows_that_fit(self, context_length: int) -> int:
         """How many rows of typical length the free memory holds: 1 to 64 on a CPU, which gains nothing from more, to 256 on a GPU."""
         most = 256 if self.device.type == "cuda" else 64
-        return max(1, min(most, self._tokens_that_fit() // min(context_length or TYPICAL, TYPICAL)))
+        return max(1, min(most, self._tokens_that_fit(ROWS) // min(context_length or TYPICAL, TYPICAL)))
 
     # -- passes -----------------------------------------------------------------------------------------------------
 
@@ -124,6 +123,8 @@ class Engine:
 
     def prefill(self, slab: Slab, first: int, contexts: Sequence[Context], hidden: bool = False) -> Filled:
         """Fill rows of `slab` from `first` on with contexts; what is kept is not computed again, what is new is kept."""
+        if self._kept_bytes is None:  # at first use, when all models of a run are loaded
+            self._kept_bytes = self.kept.budget = self._tokens_that_fit(KEPT) * self.token_bytes
         chains = [self.kept.find(context.ids[:-1], hidden) for context in contexts]
         lengths_B = np.array([len(context.ids) for context in contexts])
         past_B = np.array([len(chain) * SIZE for chain in chains])
@@ -255,24 +256,35 @@ def make_engine(model: Any, context_length: int, kept_bytes: int | None) -> Engi
         model.set_attn_implementation(GROUPED)
     if model.config._attn_implementation not in (GROUPED, "eager"):
         return f"attention={model.config._attn_implementation} takes no masks"
+    made = _try_engine(model, context_length, kept_bytes)
+    if isinstance(made, str) and model.config._attn_implementation == GROUPED:
+        model.set_attn_implementation("sdpa")
+    return made
+
+
+def _try_engine(model: Any, context_length: int, kept_bytes: int | None) -> Engine | str:
     try:
         shapes = layer_shapes(model, context_length)
         if isinstance(shapes, str):
             return shapes
         engine = Engine(model, shapes, kept_bytes)
         return engine if _agrees(engine) else "its passes over ragged rows differ from single rows"
-    except (TypeError, ValueError, AttributeError, NotImplementedError, IndexError, AssertionError) as error:
+    except (TypeError, ValueError, AttributeError, NotImplementedError, IndexError, AssertionError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         return f"it does not take a cache of rows ({type(error).__name__})"
-    finally:
-        if "engine" not in locals() and model.config._attn_implementation == GROUPED:
-            model.set_attn_implementation("sdpa")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU or in main memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @torch.inference_mode()
 def _agrees(engine: Engine) -> bool:
     """Whether two ragged rows, and a second pass on them, give the logits of single rows without a cache."""
-    model, kept, counts = engine.model, engine.kept, engine.counts
-    engine.kept, engine.counts = Kept(0), Counts()
+    model, wanted_bytes = engine.model, engine._kept_bytes
+    engine._kept_bytes = 0
     words = model.config.get_text_config().vocab_size
     rows = [[i * 7 % words for i in range(3, 8)], [i * 5 % words for i in range(2, 5)]]
     try:
@@ -290,4 +302,4 @@ def _agrees(engine: Engine) -> bool:
         # In half precision a router of experts may decide otherwise over a rounding error: one of the four may differ.
         return agree >= (4 if model.dtype == torch.float32 else 3)
     finally:
-        engine.kept, engine.counts = kept, counts
+        engine._kept_bytes, engine.counts = wanted_bytes, Counts()

@@ -26,6 +26,7 @@ class Renderer:
 
     def __init__(self, tokenizer: Any, name: str) -> None:
         self.tokenizer, self.name = tokenizer, name
+        self._last: tuple[str, list[int]] = ("", [])
         self._encoded: dict[tuple[tuple[Message, ...], str], list[int]] = {}
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
@@ -58,6 +59,23 @@ class Renderer:
     def batch_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of many rendered texts."""
         return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+
+    def endings(self, text: str, endings: Sequence[str]) -> list[list[int]]:
+        """Token ids of a text with each of some short endings ("" for none).
+
+        The text up to its last line is read once: where the whole has the tokens of its two parts, so has the whole with an ending.
+        """
+        cut = text.rfind("\n")
+        head, tail = text[:cut], text[cut:]
+        if cut > 0 and self._ids_of(head) + self.ids(tail) == self.ids(text):
+            return [self._ids_of(head) + ids for ids in self.batch_ids([tail + ending for ending in endings])]
+        return self.batch_ids([text + ending for ending in endings])
+
+    def _ids_of(self, text: str) -> list[int]:
+        """Token ids of a text that comes again, as the same analysis before each category does."""
+        if self._last[0] != text:
+            self._last = (text, self.ids(text))
+        return self._last[1]
 
     def encode(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
         """Token ids of a chat. The last ones are remembered: a prompt is first counted and then run."""

@@ -17,16 +17,17 @@ from torch import Tensor
 
 from expertchat.backends.base import Completion, Decoding, GenerateRequest
 from expertchat.backends.decoding import choose
-from expertchat.backends.engine import Engine, Filled
+from expertchat.backends.engine import Engine, Filled, out_of_memory
 from expertchat.backends.kept import Context
 from expertchat.backends.lines import Branch, Line, even_batches, first_of, grouped
 from expertchat.backends.slab import Slab
 from expertchat.backends.streaming import Row
 
 SECONDS = 0.25  # of steps between two looks of the scheduler
-STREAM_SECONDS = 0.125  # texts are announced at most so often
+STREAM_SECONDS = 0.125  # texts are announced at most so often, and less often where there are many
+STREAM_ROW = 0.01  # seconds more for each row
 JOIN = 8  # new requests wait until they are at least 1 / JOIN of the running ones: a small prefill costs a step of all
-AHEAD = 64  # tokens of a reply that room is made for at first
+AHEAD = 64  # tokens of a reply that a CPU makes room for at first
 
 OnText = Callable[[str], None]
 MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)  # the CPU's allocator raises a RuntimeError
@@ -78,7 +79,7 @@ class BranchLane:
             except MEMORY_ERRORS as error:
                 self._give_way(error)
             now = time.monotonic()
-            if now - self._announced >= STREAM_SECONDS:
+            if now - self._announced >= STREAM_SECONDS + STREAM_ROW * self.running:
                 self._announced = now
                 self._announce()
             if now - began >= SECONDS:
@@ -142,7 +143,9 @@ class BranchLane:
         self._close_holes(all_of_them=True)
         first = len(self.lines)
         width = max(self.width, *(self._width(line) for line in lines))
-        ahead = min(AHEAD, max(branch.row.limit for line in lines for branch in line.branches))
+        ahead = max(branch.row.limit for line in lines for branch in line.branches)
+        if self.engine.device.type != "cuda":  # there growing later would need the memory twice
+            ahead = min(AHEAD, ahead)
         self._fit(first + len(lines), max(line.shared for line in lines) + width * (ahead + 1), width)
         assert self.slab is not None
         filled = self.engine.prefill(self.slab, first, [line.context for line in lines], self.hidden)
@@ -176,7 +179,8 @@ class BranchLane:
         if self.decoding.method != "sampling":
             return torch.empty(0)
         numbers = [0.0 if branch is None else branch.noise[branch.row.tokens] for branch in branches]
-        return torch.tensor(numbers, dtype=torch.float64).to(self.engine.device, non_blocking=True)
+        exact = torch.float32 if self.engine.device.type == "mps" else torch.float64
+        return torch.tensor(numbers, dtype=exact).to(self.engine.device, non_blocking=True)
 
     def _write(self, branch: Branch, word: int) -> None:
         branch.ids.append(word)
@@ -287,7 +291,7 @@ class BranchLane:
     def _fit(self, rows: int, capacity: int, width: int) -> None:
         """Room for so many rows, tokens, and tokens a step."""
         if self.slab is None:
-            self.slab = self.engine.slab(max(4, rows), capacity)
+            self.slab = self.engine.slab(rows, capacity)
         elif not self.slab.fit(rows, capacity) and width == self.width:
             return
         self.used = np.concatenate([self.used, np.zeros(self.slab.rows - len(self.used), dtype=np.int64)])
@@ -318,7 +322,3 @@ class BranchLane:
             if branch.places:
                 self.mask[row, 0, t, branch.places] = 0.0
 
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in main memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

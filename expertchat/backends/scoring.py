@@ -38,7 +38,7 @@ class Asked:
 def plan(renderer: Renderer, request: ScoreRequest, model: str, holds: int) -> Plan:
     """What to run for a request. Raises ConfigError if it does not fit a context that `holds` so many tokens."""
     context = renderer.text(request.messages, request.prefix)
-    rows = renderer.batch_ids([context, *(context + option for option in request.options)])
+    rows = renderer.endings(context, ["", *request.options])
     split = min(common_prefix(rows), min(len(row) for row in rows[1:]) - 1)
     if holds and max(map(len, rows)) > holds:
         raise ConfigError(

@@ -79,10 +79,12 @@ class Slab(Cache):
         if rows <= self.rows and capacity < self.capacity:
             return False
         old_rows, old_capacity = self.rows, self.capacity - 1
+        # Growing costs a copy, so a CPU grows by half; on a GPU, where old and new must both fit, to what is asked for.
+        spare = 1.0 if self.shapes[0].device.type == "cuda" else 1.5
         if rows > self.rows:
-            self.rows = max(rows, self.rows * 3 // 2)
+            self.rows = max(rows, int(self.rows * spare))
         if capacity >= self.capacity:
-            self.capacity = max(capacity, old_capacity * 3 // 2) + 1
+            self.capacity = max(capacity, int(old_capacity * spare)) + 1
         for part in self.parts:
             new = self._empty(part)
             new[:, :, :old_rows, :, :old_capacity] = part.kv[..., :old_capacity, :]

@@ -98,11 +98,11 @@ def warm_up(kit: Kit) -> None:
 
 
 def quick_form(settings: BenchSettings) -> BenchSettings:
-    """The same in about a minute: fewer repeats, rows, tokens and dialogues."""
+    """The same in a minute or two: fewer repeats, rows, tokens and dialogues."""
     return settings.model_copy(update={
         "repeats": min(2, settings.repeats),
         "rows": [rows for rows in settings.rows if rows <= 16] or [min(settings.rows)],
-        "tokens": min(24, settings.tokens),
+        "tokens": min(16, settings.tokens),
         "singles": 1,
         "job_rows": min(8, settings.job_rows),
         "job_dialogues": 1,

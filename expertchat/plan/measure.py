@@ -34,6 +34,12 @@ class Rehearsal:
     def row(self, part: str, planned: int, measured: int) -> None:
         self.rows.append({"model": f"{self.model.owner} {self.model.name}", "part": part, "planned": planned, "measured": measured})
 
+    def together(self, name: str, parts: Sequence[str]) -> None:
+        """The sum of some rows, where all of them are there."""
+        rows = [row for row in self.rows if row["part"] in parts]
+        if len(rows) == len(parts):
+            self.row(name, sum(row["planned"] for row in rows), sum(row["measured"] for row in rows))
+
 
 def measure(config: PlanConfig) -> tuple[list[Row], list[str]]:
     """(rows of planned and measured bytes, notes). Raises ConfigError where the shapes do not fit on this machine."""
@@ -61,6 +67,8 @@ def measure(config: PlanConfig) -> tuple[list[Row], list[str]]:
     for rehearsal in rehearsals:
         _talk(rehearsal, tokenizer, words)
         _train(rehearsal, config)
+        rehearsal.together("all, while talking", ("weights", "KV cache", "reply and judgement"))
+        rehearsal.together("all, while training", ("weights", "LoRA", "gradients", "optimizer", "training step"))
     return [row for r in rehearsals for row in r.rows], [*notes, *(note for r in rehearsals for note in r.notes)]
 
 

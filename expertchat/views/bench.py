@@ -85,7 +85,7 @@ class BenchView:
 
 
 def part_table(part: Part) -> Table:
-    """One row for each way of each case: ratios (median and extremes over the repeats), speed, seconds, counts."""
+    """One row for each way of each case: ratios (median and extremes over the repeats), speed or seconds, counts."""
     table = Table(box=None, padding=(0, 2, 0, 0), collapse_padding=True)
     table.add_column("", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -97,6 +97,9 @@ def part_table(part: Part) -> Table:
         counts = [_median(part.counted(case, way, key), _share if key == "limit" else _count) for key in part.counts]
         speed = _spread(part.speeds(case, way), _count)
         rows.append([case, way, *(_spread(r, _ratio) for r in ratios), speed, _median(seconds, _seconds), *counts])
+    speed_at = len(part.columns)
+    if all(row[speed_at + 2] for row in rows):  # then seconds say nothing new, and the table fits on the screen
+        rows = [[*row[: speed_at + 3], "", *row[speed_at + 4 :]] for row in rows]
     used = [i for i in range(len(titles)) if any(row[i + 2] for row in rows)]
     for i in used:
         table.add_column(titles[i], justify="right", style="bold" if i < len(part.columns) else "", overflow="fold")
