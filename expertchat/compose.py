@@ -222,8 +222,8 @@ def _explain(command: str, override: str, error: Exception, good: Sequence[str])
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         return f"{override}: there is no {group} '{name}'{near(name, error.options) or ';'} there are {', '.join(error.options)}"
-    if any(words in message for words in ("Error parsing override", "no viable alternative", "LexerNoViableAlt")):
-        return f"{override}: is no override; write KEY=VALUE, and quote what holds spaces, commas or brackets: 'KEY=\"a, b\"'"
+    if any(words in message for words in ("Error parsing override", "no viable alternative", "LexerNoViableAlt", "mismatched input")):
+        return f"{override}: is no override; write KEY=VALUE, and quote what holds spaces, commas, brackets or =: 'KEY=\"a, b\"'"
     if "Ambiguous value" in message or "--multirun" in message:
         return f"{override}: is a sweep or a list; add -m to run each value, or write {key}=[...] for a list, {key}='\"...\"' for a text"
     if "Could not append" in message and "already" in message:
