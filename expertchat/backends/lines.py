@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from expertchat.backends.base import GenerateRequest
 from expertchat.backends.kept import SIZE, Context
+from expertchat.backends.scoring import SHARED, common_prefix
 from expertchat.backends.streaming import Row
 
 TAIL = 8  # tokens that may follow a shared context for requests to share a line; they are fed one a step
-SHARED = 32  # tokens that a context must at least have to be worth sharing
 WIDEST = 16  # branches of a line at most
 
 
@@ -67,7 +67,7 @@ def _take_in(line: Line, branch: Branch) -> bool:
     if first != branch.ids or len(first) != shared:
         # Not the whole of any prompt: each branch needs a token of its own to begin with.
         shortest = min(len(first), len(branch.ids), *(len(b.ids) for b in line.branches))
-        shared = min(_common(first, branch.ids, shared), shortest - 1)
+        shared = min(common_prefix([first[:shared], branch.ids]), shortest - 1)
         longest = max(len(branch.ids), *(len(b.ids) for b in line.branches))
         if shared < SHARED or longest - shared > TAIL:
             return False
@@ -100,10 +100,3 @@ def even_batches(lines: Sequence[Line], size: Callable[[Line], int]) -> list[lis
         else:
             batches.append([line])
     return batches
-
-
-def _common(one: Sequence[int], two: Sequence[int], most: int) -> int:
-    """Length of the common beginning, `most` at most."""
-    if one[:most] == two[:most]:
-        return min(most, len(one), len(two))
-    return next(i for i, (x, y) in enumerate(zip(one, two, strict=False)) if x != y)

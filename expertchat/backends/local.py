@@ -139,7 +139,8 @@ class LocalBackend:
         """A lane for requests with this decoding."""
         if self.engine is None or decoding.method == "beam":
             return cast(Lane, BatchLane(self._generate, lambda: self.max_batch))
-        return _EngineLane(self, decoding)
+        kind = ContrastiveLane if decoding.method == "contrastive" else BranchLane
+        return kind(self.engine, decoding, self.end_ids, self._begin, lambda: self.max_batch, self._shrink)
 
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
         """Complete every request, those of one decoding together."""
@@ -156,6 +157,11 @@ class LocalBackend:
             finally:
                 lane.close()
         return [results[i] for i in range(len(requests))]
+
+    def _begin(self, request: GenerateRequest) -> tuple[list[int], Row, Sequence[float]]:
+        ids = self.renderer.encode(request.messages, request.prefix)
+        row = self.row(request, ids)
+        return ids, row, uniforms(self.seed, request.key, row.limit) if request.decoding.method == "sampling" else []
 
     def row(self, request: GenerateRequest, ids: Sequence[int], index: int = 0) -> Row:
         """An empty reply to a prompt of `ids`. Raises ConfigError if the prompt alone fills the context."""
@@ -230,33 +236,6 @@ class LocalBackend:
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the rendered chat, generation prompt included."""
         return len(self.renderer.encode(messages))
-
-
-class _EngineLane:
-    """A lane of the engine for one decoding."""
-
-    def __init__(self, backend: LocalBackend, decoding: Decoding) -> None:
-        assert backend.engine is not None
-        kind = ContrastiveLane if decoding.method == "contrastive" else BranchLane
-        self._backend = backend
-        self._rows = kind(backend.engine, decoding, backend.end_ids, lambda: backend.max_batch, backend._shrink)
-
-    @property
-    def load(self) -> int:
-        return self._rows.load
-
-    def add(self, request: GenerateRequest, on_text: Callable[[str], None] | None = None) -> int:
-        backend = self._backend
-        ids = backend.renderer.encode(request.messages, request.prefix)
-        row = backend.row(request, ids)
-        noise = uniforms(backend.seed, request.key, row.limit) if request.decoding.method == "sampling" else []
-        return self._rows.enter(request, ids, row, noise, on_text)
-
-    def advance(self) -> list[tuple[int, Completion]]:
-        return self._rows.advance()
-
-    def close(self) -> None:
-        self._rows.close()
 
 
 def _tell(on_text: OnText | None, index: int) -> Callable[[str], None] | None:

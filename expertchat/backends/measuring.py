@@ -43,11 +43,6 @@ class TensorBytes(TorchDispatchMode):
         self.live -= self._known.pop(key, 0)
 
 
-def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the tensors' storages, each counted once."""
-    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
-
-
 class Memory:
     """`peak`: bytes beyond those that were there at the beginning, over all GPUs of a model, or of tensors where it is on the CPU."""
 

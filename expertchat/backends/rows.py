@@ -30,22 +30,32 @@ JOIN = 8  # new requests wait until they are at least 1 / JOIN of the running on
 AHEAD = 64  # tokens of a reply that a CPU makes room for at first
 
 OnText = Callable[[str], None]
+Begin = Callable[[GenerateRequest], tuple[list[int], Row, Sequence[float]]]
+"""What a request begins with: the tokens of its prompt, its empty reply, and a number in [0, 1) for each new token."""
 MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)  # the CPU's allocator raises a RuntimeError
 
 
 class BranchLane:
     """Greedy or sampled rows of one decoding.
 
-    `rows` says how many branches may run at once and is asked at every step; `shrink` is told when memory ran out and lowers it, or raises.
+    `begin` reads a request. `rows` says how many branches may run at once and is asked at every step; `shrink` is told when memory ran out
+    and lowers it, or raises.
     """
 
     hidden = False  # whether the last hidden states of the context are needed
     alone = False  # whether each branch has a line to itself
 
     def __init__(
-        self, engine: Engine, decoding: Decoding, end_ids: Sequence[int], rows: Callable[[], int], shrink: Callable[[int, Exception], None]
+        self,
+        engine: Engine,
+        decoding: Decoding,
+        end_ids: Sequence[int],
+        begin: Begin,
+        rows: Callable[[], int],
+        shrink: Callable[[int, Exception], None],
     ) -> None:
-        self.engine, self.decoding, self.end_ids, self.rows, self.shrink = engine, decoding, frozenset(end_ids), rows, shrink
+        self.engine, self.decoding, self.end_ids = engine, decoding, frozenset(end_ids)
+        self.begin, self.rows, self.shrink = begin, rows, shrink
         self.waiting: deque[Branch] = deque()
         self._tickets = itertools.count()
         self._announced = 0.0
@@ -58,12 +68,11 @@ class BranchLane:
     def load(self) -> int:
         return self.running + len(self.waiting)
 
-    def enter(
-        self, request: GenerateRequest, ids: list[int], row: Row, noise: Sequence[float], on_text: OnText | None
-    ) -> int:
-        """Take a request whose prompt is `ids`; returns its ticket."""
+    def add(self, request: GenerateRequest, on_text: OnText | None = None) -> int:
+        """Take a request; returns its ticket. Raises ConfigError if its prompt does not fit."""
+        ids, row, noise = self.begin(request)
         ticket = next(self._tickets)
-        self.waiting.append(Branch(ticket, request, list(ids), row, noise, on_text, began=time.perf_counter()))
+        self.waiting.append(Branch(ticket, request, ids, row, noise, on_text, began=time.perf_counter()))
         return ticket
 
     @torch.inference_mode()
