@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "converse": "two experts talk, rate each other and say what is missing",
+    "online_dpo": "rounds of conversation, judgement and DPO: the experts learn from each other",
+    "arms": "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]",
+    "merge": "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER",
     "bench": "how fast a model runs here: one by one, batched, through the engine, and the limit",
     "models": "which models are here and whole: expertchat models, expertchat models verify [NAME ...]",
     "plan": "will it fit, and what goes on which GPU: expertchat plan gpus=4x16",
     "watch": "follow or replay a run: expertchat watch RUN [--speed X] [--conversation ID]",
     "world": "the embedded models: expertchat world build (train them again), check (measure them)",
 }
-HYDRA = ("converse", "bench", "models", "plan", "world")
+HYDRA = ("converse", "online_dpo", "merge", "bench", "models", "plan", "world")
 ACTIONS = ("build", "check")
 
 USAGE = f"""ExpertChat {__version__}: language models talk as experts, rate each other and learn from it.
@@ -37,7 +40,7 @@ USAGE = f"""ExpertChat {__version__}: language models talk as experts, rate each
 usage: expertchat COMMAND [KEY=VALUE ...]
 
 commands:
-{chr(10).join(f"  {name:<10}{text}" for name, text in COMMANDS.items())}
+{chr(10).join(f"  {name:<12}{text}" for name, text in COMMANDS.items())}
 
   expertchat converse                                     a few conversations of the embedded models, live
   expertchat converse conversation.turns=4 view=plain     any key of the config as KEY=VALUE
@@ -97,7 +100,10 @@ def _help(command: str) -> str:
     groups = _slots(conf, command)
     parts = [f"{COMMANDS[command]}\n\n{usage}", *(["groups (choose with GROUP=OPTION):"] if groups else [])]
     for slots, group in groups:
-        options = [f"      {path.stem:<20}{_first_comment(path)}" for path in sorted((conf / group).glob("*.yaml"))]
+        comments = {path.stem: _first_comment(path) for path in sorted((conf / group).glob("*.yaml"))}
+        if group == "experiment":  # each says for which command it is
+            comments = {name: text.removeprefix(f"{command}: ") for name, text in comments.items() if text.startswith(f"{command}:")}
+        options = [f"      {name:<20}{text}" for name, text in comments.items()]
         parts.append("\n".join([f"  {', '.join(slots)}", *options]))
     keys = (conf / f"{command}.yaml").read_text("utf-8").split("\n\n", 1)[1].rstrip()
     parts.append("keys (those of the groups: --cfg job):\n" + "\n".join(f"  {line}" if line else "" for line in keys.splitlines()))
@@ -120,9 +126,11 @@ def _slots(conf: Path, command: str) -> list[tuple[list[str], str]]:
             for inner in defaults(conf / "model" / "auto.yaml"):
                 group, _, inside = inner.lstrip("/").partition("@")
                 found.setdefault(group, []).append(f"{group}@{place}.{inside}")
-    if command == "converse":
+    if command in ("converse", "online_dpo"):
         found["model"].append("+model@third")
         found["experiment"] = ["+experiment"]
+    if command == "online_dpo":
+        found["control"] = ["+control"]
     return [(slots, group) for group, slots in found.items()]
 
 
@@ -139,6 +147,10 @@ def _start(arguments: list[str]) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here uses
     if command == "watch":
         return _watch(rest)
+    if command == "arms":
+        from expertchat.arms import run_arms
+
+        return run_arms(rest)
     from expertchat.compose import run
 
     if command == "world":
@@ -150,14 +162,55 @@ def _start(arguments: list[str]) -> int:
         return run(command, _verify(rest), lambda job: _guarded(lambda: _models(job)))
     if command == "bench":
         return run(command, rest, lambda job: _guarded(lambda: _bench(job)))
+    if command == "online_dpo":
+        folders: list[Path] = []
+        code = run(command, rest, lambda job: _guarded(lambda: _online_dpo(job, folders)))
+        _show_arms(folders)
+        return code
+    if command == "merge":
+        return run(command, rest, lambda job: _guarded(lambda: _merge(job)))
     return run(command, rest, lambda job: _guarded(lambda: _converse(job)))
 
 
-def _converse(job: Job) -> int:
+def _prepare(job: Job) -> None:
+    """Say which job of a sweep begins; without a model of the hub, nothing asks the network."""
     if job.jobs > 1:
         print(f"[{job.number + 1}/{job.jobs}] {' '.join(job.overrides)}", file=sys.stderr, flush=True)
     if not job.hub:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _show_arms(folders: Sequence[Path]) -> None:
+    """The runs of a sweep in one table, kept beside them as arms.md."""
+    if len(folders) > 1:
+        from expertchat.arms import run_arms
+
+        run_arms([*map(str, folders), "--out", str(Path(os.path.commonpath(folders)) / "arms.md")])
+
+
+def _merge(job: Job) -> int:
+    _prepare(job)
+    from expertchat.training.merge import run_merge
+    from expertchat.views.merge import print_merged, print_step
+
+    print_merged(run_merge(job.config, print_step))
+    return 0
+
+
+def _online_dpo(job: Job, folders: list[Path]) -> int:
+    _prepare(job)
+    if job.config.run.dir is not None:
+        folders.append(Path(job.config.run.dir).expanduser())
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from expertchat.training.online_dpo import run_online_dpo
+    from expertchat.views.open import open_view
+
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, one draws
+    return run_online_dpo(job.config, ["expertchat", "online_dpo", *job.overrides], open_view(job.config.view if first else "none"))
+
+
+def _converse(job: Job) -> int:
+    _prepare(job)
     from expertchat.converse import run_converse
     from expertchat.views.open import open_view
 

@@ -32,9 +32,13 @@ from expertchat.config import (
     near,
     validate,
 )
+from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.merge_config import MergeConfig
 
 COMMANDS: dict[str, type[Group]] = {
     "converse": ConverseConfig,
+    "online_dpo": OnlineDpoConfig,
+    "merge": MergeConfig,
     "bench": BenchConfig,
     "plan": PlanConfig,
     "models": ModelsConfig,
@@ -104,9 +108,9 @@ def run(command: str, arguments: Sequence[str], task: Callable[[Job], int]) -> i
     overrides: list[str] = parsed.overrides
     flags = [word for word in arguments if word not in overrides]
     configs = _configs(command, overrides, sweep=parsed.multirun) if not (parsed.cfg or parsed.info or parsed.hydra_help) else []
-    folders = [config.run.dir for config in configs if isinstance(config, ConverseConfig)]
+    folders = [config.run.dir for config in configs if isinstance(config, ConverseConfig | OnlineDpoConfig)]
     shared = len(folders) > len(set(folders))
-    hub = any(isinstance(config, ConverseConfig | BenchConfig) and names_hub(config) for config in configs)
+    hub = any(isinstance(config, ConverseConfig | OnlineDpoConfig | BenchConfig) and names_hub(config) for config in configs)
     codes: list[int] = []
 
     def one(config: DictConfig) -> None:
@@ -132,7 +136,7 @@ def run(command: str, arguments: Sequence[str], task: Callable[[Job], int]) -> i
     return max(codes, default=0)
 
 
-def names_hub(config: ConverseConfig | BenchConfig) -> bool:
+def names_hub(config: ConverseConfig | OnlineDpoConfig | BenchConfig) -> bool:
     """Whether a model or the embedder is named by a hub id: only then may the network be used."""
     if isinstance(config, BenchConfig):
         return not config.bench.model.startswith("random:") and _of_hub(config.bench.model)

@@ -45,7 +45,7 @@ def _number_as_text(value: Any) -> Any:
 
 # Hydra reads `run.dir=2026` as a number; a folder, topic or revision may well look like one.
 Text = Annotated[str, BeforeValidator(_number_as_text)]
-BenchPart = Literal["ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "memory", "gpu"]
+BenchPart = Literal["ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "memory", "gpu", "online_dpo"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from expertchat.backends.base import Completion
+from expertchat.backends.base import Completion, GenerateRequest, Result
 from expertchat.config import ConfigError, ConversationConfig
 from expertchat.events import ConversationStarted, Note, TurnFinished
 from expertchat.experts.base import ContextTooSmallError, CountTokens, ExpertChat, History
@@ -82,7 +82,7 @@ class Dialogue:
         reason = self.stop_reason(turns)
         while reason is None:
             try:
-                turn = yield from self._next_turn(turns)
+                turn = yield from self.next_turn(turns)
             except ContextTooSmallError as error:
                 if not turns:
                     raise ConfigError(f"{error}; shorten the prompt or persona, or lower decoding.reply.max_new_tokens") from None
@@ -113,16 +113,25 @@ class Dialogue:
         turns.append(turn)
         self.announce(TurnFinished(conversation=self.id, index=len(turns) - 1, turn=turn))
 
-    def _next_turn(self, turns: Sequence[Turn]) -> Flow[Turn]:
+    def next_turn(self, turns: Sequence[Turn]) -> Flow[Turn]:
+        """The turn after `turns`. Raises ContextTooSmallError."""
         index, speaker = len(turns), self.speaker(len(turns))
-        expert = self.experts[speaker]
-        history = History(self.topic.text, tuple(turns))
-        request, note = expert.reply_request(f"{self.id}/t{index:02d}", history, self.tokens.get(speaker))
+        request, note = self.request(turns)
         (answer,) = yield [Ask(speaker, request, label=speaker, place=Place(self.id, index, speaker))]
+        return self.read(speaker, answer, note)
+
+    def request(self, turns: Sequence[Turn]) -> tuple[GenerateRequest, str | None]:
+        """What is asked for the turn after `turns`, and a note on what had to be left out."""
+        speaker = self.speaker(len(turns))
+        history = History(self.topic.text, tuple(turns))
+        return self.experts[speaker].reply_request(f"{self.id}/t{len(turns):02d}", history, self.tokens.get(speaker))
+
+    def read(self, speaker: Speaker, answer: Result, note: str | None = None) -> Turn:
+        """A turn from what the speaker's model wrote."""
         assert isinstance(answer, Completion)
         return Turn(
             speaker=speaker,
-            text=expert.read_reply(answer.text),
+            text=self.experts[speaker].read_reply(answer.text),
             tokens=answer.tokens,
             seconds=round(answer.seconds, 4),
             cut=answer.finish == "length",

@@ -5,29 +5,23 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from expertchat.backends.base import Backend, Embedder
-from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models
-from expertchat.config import ConfigError, ConverseConfig, ModelConfig
+from expertchat.cast import check_categories, load_cast
+from expertchat.config import ConverseConfig
 from expertchat.conversation import Dialogue, check_first_prompts, opener_of
-from expertchat.events import ConversationFinished, ConversationJudged, Loading, Note, RunFinished, RunStarted, Sink
-from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.jsonl import WriteError
-from expertchat.judging.judge import RESERVED, Judging, record_counts
-from expertchat.plan.planner import check, embedder_device, placed
+from expertchat.events import ConversationFinished, ConversationJudged, Note, RunFinished, RunStarted, Sink
+from expertchat.experts.base import CountTokens
+from expertchat.judging.judge import Judging, record_counts
 from expertchat.records import Speaker, Topic
-from expertchat.run import Hub, Interrupts, run_folder
+from expertchat.run import DONE, STOPPED, Hub, Interrupts, broken_off, run_folder
 from expertchat.scheduler import Flow, Scheduler
 from expertchat.store import Store
 from expertchat.summary import summarise
 from expertchat.topics import Proposals, conversation_id, given_topics
-
-DONE, FAILED, STOPPED = 0, 1, 3
 
 
 def run_converse(
@@ -46,145 +40,18 @@ def run_converse(
     hub = Hub(sink)
     try:
         with Interrupts() as interrupts:
-            _check_categories(config)
+            check_categories(config)
             given = [] if config.topics.source == "models" else given_topics(config.topics, config.conversation.count, config.run.seed)
             store = Store(run_folder(config.run.dir, "converse"), config.model_dump(mode="json"), command_line)
             hub.store = store
             try:
                 return _Converse(config, store, hub, interrupts, given).run(backends, embedder)
             except BaseException as error:
-                return _broken_off(error, store, hub)
+                return broken_off(error, store, hub)
             finally:
                 store.close()
     finally:
         hub.close()
-
-
-def _broken_off(error: BaseException, store: Store, hub: Hub) -> int:
-    """The exit code for what ended a run early, or the error again where the caller shall see it."""
-    if isinstance(error, KeyboardInterrupt):
-        with suppress(WriteError):
-            hub.send(RunFinished(status="stopped", reason="interrupted twice: what was in flight is made again"))
-        return STOPPED
-    if isinstance(error, WriteError):
-        hub.store = None
-        hub.send(RunFinished(status="failed", reason=str(error)))
-        return FAILED
-    end = RunFinished(time=time.time(), status="failed", reason=f"{type(error).__name__}: {error}")
-    with suppress(WriteError):
-        store.send(end)
-    if not isinstance(error, ConfigError):  # a ConfigError is shown by the caller
-        hub.show(end)
-    raise error
-
-
-def _check_categories(config: ConverseConfig) -> None:
-    bad = [name for name in config.judging.categories if name in RESERVED or "/" in name or not name.strip()]
-    if bad:
-        raise ConfigError([f"judging.categories: {name!r} cannot be a category's name; rename it" for name in bad])
-
-
-# -- who takes part -----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Cast:
-    """The loaded models: backends by seat ("a", "b", "third") plus "embedder", and the experts."""
-
-    backends: dict[str, Any] = field(default_factory=dict)
-    experts: dict[str, ExpertChat] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def tokens(self) -> dict[str, CountTokens]:
-        return {seat: self.backends[seat].count_tokens for seat in self.experts}
-
-    @property
-    def speakers(self) -> dict[Speaker, ExpertChat]:
-        return {"a": self.experts["a"], "b": self.experts["b"]}
-
-
-def seats_of(config: ConverseConfig) -> dict[str, ModelConfig]:
-    """The models that a run needs, by seat."""
-    seats = {"a": config.experts.a, "b": config.experts.b}
-    if config.judging.judge == "third" and config.third is not None:
-        seats["third"] = config.third
-    return seats
-
-
-def load_cast(config: ConverseConfig, hub: Hub, given: Mapping[str, Backend] | None, embedder: Embedder | None) -> Cast:
-    """Load what the config names, each model once. Raises ConfigError, before anything is loaded if it can be known then."""
-    from expertchat.experts.registry import expert_notes, family_class, make_expert
-
-    cast, seats = Cast(), seats_of(config)
-    wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
-    wants_embedder = embedder is None and (config.judging.wim.enabled or config.topics.source == "models")
-    backends, found = _load(config, wanted if given is None else {}, wants_embedder, hub)
-    backends |= given or {}
-    for seat, model in seats.items():
-        backend: Any = backends[seat]
-        cast.backends[seat] = backend
-        cast.experts[seat] = make_expert(seat, model, backend.info)
-        notes = expert_notes(model, cast.experts[seat], backend.info)
-        cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
-        if hasattr(backend, "say"):
-            backend.say = lambda text: hub.send(Note(text=text, level="warning"))
-    embedder = embedder or found
-    if embedder is not None:
-        cast.backends["embedder"] = embedder
-    return cast
-
-
-def _load(
-    config: ConverseConfig, wanted: Mapping[str, Wanted], wants_embedder: bool, hub: Hub
-) -> tuple[dict[str, Backend], LaterEmbedder | None]:
-    """The backends by seat, and the embedder if it is wanted: found, and loaded later."""
-    keys = {seat: _what_is_loaded(one) for seat, one in wanted.items()}
-    models = {key: next(wanted[seat] for seat in wanted if keys[seat] == key) for key in dict.fromkeys(keys.values())}
-    problems: list[str] = []
-    folders, embedder = dict[str, Path](), None
-    try:
-        folders = find_models(models, hub.send)
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        embedder = _find_embedder(config, hub) if wants_embedder else None
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    _set_threads(config.engine.threads, [one.config for one in models.values() if one.config.backend == "local"])
-    plan = check(config) if models else None
-    for key, one in models.items():
-        placed_config, device_map = placed(one.config, next(seat for seat in wanted if keys[seat] == key), plan)
-        models[key] = one._replace(config=placed_config, device_map=device_map)
-    if embedder is not None:
-        embedder.config = embedder.config.model_copy(update={"device": embedder_device(plan, embedder.config.device)})
-    loaded = load_models(models, folders, config.run.seed, config.engine, hub.send)
-    return {seat: loaded[key] for seat, key in keys.items()}, embedder
-
-
-def _what_is_loaded(wanted: Wanted) -> str:
-    """Two seats with the same value share a backend: persona, wordings and decoding differ by request."""
-    return wanted.config.model_dump_json(exclude={"family", "prompts", "persona", "decoding"}) + repr(wanted.stop_tokens)
-
-
-def _set_threads(threads: int | None, models: Sequence[ModelConfig]) -> None:
-    if not models:
-        return
-    import torch
-
-    from expertchat.backends.hardware import usable_cores
-
-    torch.set_num_threads(threads or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
-
-
-def _find_embedder(config: ConverseConfig, hub: Hub) -> LaterEmbedder:
-    def announce(done: bool, seconds: float) -> None:
-        hub.send(Loading(what="embedder", done=done, seconds=seconds, gib=embedder.gib))
-
-    embedder = load_embedder(config.embedder, [model.path for model in seats_of(config).values()], announce)
-    return embedder
 
 
 # -- what happens -------------------------------------------------------------------------------------------------------

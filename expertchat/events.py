@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from expertchat.records import ExpertRef, Rating, Reward, Speaker, StopReason, Turn, Wim
+from expertchat.records import ExpertRef, Metrics, Rating, Reward, Speaker, StopReason, Turn, Wim
 
 
 class Event(BaseModel):
@@ -28,6 +28,7 @@ class RunStarted(Event):
     conversations: int
     turns: int  # turns of each conversation at most
     resumed: int = 0
+    rounds: int = 0  # of a training run; `conversations` are those of one round then
     pid: int = 0
     host: str = ""
 
@@ -98,6 +99,63 @@ class RewardGiven(Event):
     reward: Reward
 
 
+class RoundStarted(Event):
+    """A round of a training run begins. Its conversations' ids begin with "r0003/"."""
+
+    kind: Literal["round_started"] = "round_started"
+    round: int
+    rounds: int
+    learner: Speaker
+    policy_version: int
+
+
+class PhaseStarted(Event):
+    """What a round is at: its stages follow each other in this order (an evaluation is not in every round)."""
+
+    kind: Literal["phase_started"] = "phase_started"
+    round: int
+    phase: Literal["talking", "pairing", "updating", "evaluating", "saving"]
+
+
+class CandidatesJudged(Event):
+    """The candidates of one turn and their rewards (None: not to be had), in order; `continued` is the one that the dialogue took."""
+
+    kind: Literal["candidates_judged"] = "candidates_judged"
+    conversation: str
+    turn: int
+    speaker: Speaker
+    texts: list[str]
+    rewards: list[float | None]
+    ratings: list[float | None]
+    wims: list[float | None]
+    continued: int
+
+
+class StepFinished(Event):
+    """One optimizer step. Not kept in events.jsonl."""
+
+    kind: Literal["step_finished"] = "step_finished"
+    round: int
+    step: int
+    steps: int
+    loss: float
+
+
+class Measured(Event):
+    """The figures of a round or of an evaluation are known."""
+
+    kind: Literal["measured"] = "measured"
+    metrics: Metrics
+
+
+class RoundFinished(Event):
+    """A round's checkpoint is on disk: it is done. `seconds` by phase."""
+
+    kind: Literal["round_finished"] = "round_finished"
+    round: int
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+
 class ConversationJudged(Event):
     """All ratings and WIM responses of one conversation are on disk: it is done."""
 
@@ -128,12 +186,13 @@ class RunFinished(Event):
 
 AnyEvent = Annotated[
     RunStarted | Loading | Note | ConversationStarted | TextStreamed | TurnFinished | ConversationFinished | RatingGiven | WimGiven
-    | RewardGiven | ConversationJudged | Progress | RunFinished,
+    | RewardGiven | ConversationJudged | RoundStarted | PhaseStarted | CandidatesJudged | StepFinished | Measured | RoundFinished
+    | Progress | RunFinished,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
 
-TRANSIENT = ("text_streamed", "progress")
+TRANSIENT = ("text_streamed", "progress", "step_finished")
 """Kinds that are not kept in events.jsonl; the latest text of each running turn stands in live.json instead."""
 
 

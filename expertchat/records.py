@@ -82,6 +82,21 @@ class Transcript(Record):
     stop_reason: StopReason
 
 
+class Candidate(Record):
+    """One of several replies that the actor sampled from the same history: the turns of `transcript` before `turn`."""
+
+    transcript: str
+    round: int
+    turn: int
+    index: int
+    speaker: Speaker
+    text: str
+    tokens: int = 0
+    cut: bool = False
+    policy_version: int
+    continued: bool = False  # the dialogue went on with this one
+
+
 class Rating(Record):
     """One judge's rating of one subject in one category.
 
@@ -133,3 +148,54 @@ class Reward(Record):
     wim: float | None = None
     value: float | None = None
     problem: str | None = None
+
+
+class Verdict(Record):
+    """Which of two replies to one same history a judge prefers: A is the one that it was shown `first`. None: no answer, and why."""
+
+    history: str
+    judge: str
+    first: Literal["base", "policy"]
+    verdict: Literal["A", "B", "tie"] | None
+    raw: str = ""
+    problem: str | None = None
+
+    @property
+    def winner(self) -> Literal["base", "policy", "tie"] | None:
+        """Who is preferred, whatever the order was."""
+        if self.verdict is None or self.verdict == "tie":
+            return self.verdict
+        return "policy" if (self.verdict == "A") == (self.first == "policy") else "base"
+
+
+class PreferencePair(Record):
+    """A chosen and a rejected reply to one prompt, in TRL's conversational preference form; scores are rewards, `margin` their difference.
+
+    `provenance` says where it comes from: transcript, turn, learner, judge, the two candidates and their tokens.
+    """
+
+    prompt: list[dict[str, str]]
+    chosen: list[dict[str, str]]
+    rejected: list[dict[str, str]]
+    score_chosen: float
+    score_rejected: float
+    margin: float
+    round: int
+    policy_version: int
+    provenance: dict[str, str | int]
+
+
+Figure = float | int | str | None
+
+
+class Metrics(Record):
+    """The figures of one round, of one evaluation, or of the base model's evaluation (`kind`), flat: name -> number or None.
+
+    An interval of x stands beside it as x_low and x_high.
+    """
+
+    kind: Literal["round", "evaluation"]
+    round: int  # of an evaluation: the rounds done before it; 0 is the base
+    learner: Speaker
+    policy_version: int
+    figures: dict[str, Figure]

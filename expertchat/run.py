@@ -12,8 +12,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from expertchat.events import AnyEvent, Note, Sink
+from expertchat.config import ConfigError
+from expertchat.events import AnyEvent, Note, RunFinished, Sink
+from expertchat.jsonl import WriteError
 
+DONE, FAILED, STOPPED = 0, 1, 3  # exit codes; 2 is a wrong config
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
@@ -107,3 +110,21 @@ class Interrupts:
         if self.reason is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
+
+
+def broken_off(error: BaseException, store: Sink, hub: Hub) -> int:
+    """The exit code for what ended a run early, or the error again where the caller shall see it."""
+    if isinstance(error, KeyboardInterrupt):
+        with suppress(WriteError):
+            hub.send(RunFinished(status="stopped", reason="interrupted twice: what was in flight is made again"))
+        return STOPPED
+    if isinstance(error, WriteError):
+        hub.store = None
+        hub.send(RunFinished(status="failed", reason=str(error)))
+        return FAILED
+    end = RunFinished(time=time.time(), status="failed", reason=f"{type(error).__name__}: {error}")
+    with suppress(WriteError):
+        store.send(end)
+    if not isinstance(error, ConfigError):  # a ConfigError is shown by the caller
+        hub.show(end)
+    raise error

@@ -17,7 +17,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     `seconds` is time at work: from when the models are loaded to the last event, summed over the starts. `tokens` are those of the turns.
     """
     transcripts = _Transcripts(folder)
-    seconds = _seconds(folder)
+    seconds = seconds_of(folder)
     tokens, turns = transcripts.tokens, transcripts.turns
     problems: Counter[str] = Counter()
     return {
@@ -121,7 +121,8 @@ def _rewards(folder: Path) -> dict[str, Any]:
     return {"ties": ties, "rated_pairs": pairs, "rewards_null": lacking, "rewards": by_way}
 
 
-def _seconds(folder: Path) -> float:
+def seconds_of(folder: Path) -> float:
+    """Time at work: from when the models are loaded to the last event, summed over the starts."""
     total = begun = last = 0.0
     for _, event in read_lines(folder / "events.jsonl"):
         kind, time = event.get("kind"), float(event.get("time", 0.0))

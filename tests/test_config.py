@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from expertchat.backends.folders import resolve_path
-from expertchat.compose import compose, load, names_hub
+from expertchat.compose import COMMANDS, compose, load, names_hub
 from expertchat.config import ConfigError, ConverseConfig, DecodingConfig, PersonaConfig, conf_dir, validate
 
 CONF = conf_dir()
@@ -23,9 +23,18 @@ SLOTS = {
     "topics": ["topics"],
     "embedder": ["embedder"],
     "experiment": ["+experiment"],
+    "candidates": ["candidates"],
+    "reward": ["reward"],
+    "pairs": ["pairs"],
+    "train": ["train"],
+    "guards": ["guards"],
+    "evaluation": ["evaluation"],
+    "control": ["+control"],
 }
+TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
 # Options that ask the user for something.
 NEEDED = {
+    "merge": ["adapter=runs/one", "out=merged"],
     "model/auto": ["{at}.path=folder"],
     "topics/file": ["topics.file=topics.txt"],
     "topics/list": ["topics.list=[tides]"],
@@ -41,11 +50,14 @@ def options() -> list[str]:
 def test_every_file_composes_and_validates(option: str) -> None:
     group, _, name = option.rpartition("/")
     if not group:
-        assert load(option)
+        assert load(option, NEEDED.get(option, []))
         return
+    command = "online_dpo" if group in TRAINING or option == "judging/candidates" else "converse"
+    if group == "experiment":  # its second line says for which command it is
+        command = (CONF / f"{option}.yaml").read_text("utf-8").splitlines()[1].removeprefix("# ").partition(":")[0]
     for slot in SLOTS[group]:
         needed = [text.format(at=slot.partition("@")[2]) for text in NEEDED.get(option, [])]
-        assert isinstance(load("converse", [f"{slot}={name}", *needed]), ConverseConfig)
+        assert isinstance(load(command, [f"{slot}={name}", *needed]), COMMANDS[command])
 
 
 def test_the_default_is_the_embedded_world() -> None:

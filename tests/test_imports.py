@@ -17,9 +17,10 @@ FLOORS: list[set[str]] = [
     {"events", "config", "backends.base", "judging.view"},
     {"backends", "judging.rating", "judging.wim", "memory"},
     {"experts"},
-    {"conversation", "scheduler", "judging", "preferences", "topics", "store", "jsonl", "lock", "provenance", "run", "summary"},
+    {"conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary"},
     {"plan", "models"},
-    {"converse", "bench", "plan.measure", "plan.run", "training", "evaluation", "world", "views", "slurm"},
+    {"cast", "world"},
+    {"converse", "arms", "bench", "plan.measure", "plan.run", "training", "evaluation", "views", "slurm"},
     {"compose"},
     {"cli"},
 ]

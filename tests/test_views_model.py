@@ -8,7 +8,8 @@ import pytest
 
 from expertchat.events import ConversationFinished, Progress, RunFinished, TextStreamed
 from expertchat.records import ExpertRef
-from expertchat.views.model import RunState, Side, model_name
+from expertchat.views.model import RunState
+from expertchat.views.sides import Side, model_name
 from expertchat.views.words import clock, counted, summary_lines
 from tests.viewed import began, conversation, rated, rewarded, said, start, whole_run
 

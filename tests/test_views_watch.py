@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expertchat.config import ConfigError
-from expertchat.events import AnyEvent, Note, RunFinished, TextStreamed
+from expertchat.events import TRANSIENT, AnyEvent, Note, RoundFinished, RoundStarted, RunFinished, StepFinished, TextStreamed
 from expertchat.views import watch as watching
 from expertchat.views.plain import PlainView
 from expertchat.views.replay import timeline
-from expertchat.views.tail import EventTail, Heartbeat, LiveFile
+from expertchat.views.tail import EventTail, Heartbeat, LiveFile, has_ended
 from expertchat.views.watch import Watcher, watch
-from tests.viewed import SAYS, began, said, start, whole_run
+from tests.viewed import SAYS, began, said, start, training_run, whole_run
 
 
 class Recorder:
@@ -61,7 +62,7 @@ def test_a_tail_gives_every_event_once_however_the_bytes_arrive(tmp_path_factory
     content = as_lines(events)
     path = tmp_path_factory.mktemp("tail") / "events.jsonl"
     tail, read = EventTail(path), []
-    assert tail.poll() == []  # not there yet
+    assert list(tail.poll()) == []  # not there yet
     for size in [*sizes, len(content)]:
         chunk, content = content[:size], content[size:]
         with path.open("ab") as file:
@@ -74,29 +75,29 @@ def test_a_torn_line_that_the_writer_cuts_off_is_never_seen(tmp_path: Path) -> N
     events, path = whole_run(("c1",)), tmp_path / "events.jsonl"
     tail = EventTail(path)
     path.write_bytes(as_lines(events[:4]) + b'{"kind":"turn_fini')
-    assert tail.poll() == events[:4]
+    assert list(tail.poll()) == events[:4]
     path.write_bytes(as_lines(events[:5]))  # same inode: cut off and gone on
-    assert tail.poll() == events[4:5]
+    assert list(tail.poll()) == events[4:5]
 
 
 def test_a_replaced_or_emptied_file_gives_only_what_is_new(tmp_path: Path) -> None:
     events, path = whole_run(("c1",)), tmp_path / "events.jsonl"
     tail = EventTail(path)
     path.write_bytes(as_lines(events[:6]))
-    assert tail.poll() == events[:6]
+    assert list(tail.poll()) == events[:6]
     path.write_bytes(as_lines(events[:2]))
-    assert tail.poll() == []
+    assert list(tail.poll()) == []
     new = tmp_path / "new"
     new.write_bytes(as_lines(events))
     os.replace(new, path)
-    assert tail.poll() == events[6:]
+    assert list(tail.poll()) == events[6:]
 
 
 def test_lines_that_are_no_events_are_counted_and_left_out(tmp_path: Path) -> None:
     events, path = whole_run(("c1",)), tmp_path / "events.jsonl"
     path.write_bytes(as_lines(events[:1]) + b'{"kind":"never_heard_of"}\n\xff\xfe\n\n[]\n' + as_lines(events[1:]))
     tail = EventTail(path)
-    assert tail.poll() == events
+    assert list(tail.poll()) == events
     assert tail.unreadable == 3
 
 
@@ -104,7 +105,7 @@ def test_a_file_of_many_blocks_is_read_whole(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("expertchat.views.tail.CHUNK", 3000)
     events = whole_run(tuple(f"c{i}" for i in range(20)))
     tail = EventTail(run_folder(tmp_path, events) / "events.jsonl")
-    assert tail.poll() == events
+    assert list(tail.poll()) == events
 
 
 def test_live_json_gives_changed_texts_and_progress_and_bears_anything(tmp_path: Path) -> None:
@@ -120,7 +121,8 @@ def test_live_json_gives_changed_texts_and_progress_and_bears_anything(tmp_path:
     assert live.poll() == []
     assert [e.kind for e in write(one)] == ["text_streamed", "progress"]
     assert live.poll() == []  # nothing was written since
-    assert [e.kind for e in write(one, {"conversation": 3}, "x", one | {"turn": 1, "speaker": "q"})] == ["progress"]
+    assert write(one, {"conversation": 3}, "x", one | {"turn": 1, "speaker": "q"}) == []
+    progress["finished"] = 2
     assert [getattr(e, "text", "") for e in write(one | {"text": "Hello"})] == ["Hello", ""]
     for broken in ('{"turns": [', "[]", "\xff", '{"turns": 3, "progress": 4, "time": "x"}'):
         path.write_text(broken)
@@ -257,7 +259,7 @@ def test_what_cannot_be_watched_is_said_in_one_message(tmp_path: Path, make, mor
 def test_a_replay_keeps_the_pace_and_writes_turns_word_by_word() -> None:
     # the turn took 2 s and ended at 104: 2 s x 6 steps/s = 12 texts, the last of which is the turn itself
     events = [start(time=100.0), began("c1").model_copy(update={"time": 101.0}), said("c1", 0, SAYS[1]).model_copy(update={"time": 104.0})]
-    timed = timeline(events)
+    timed = list(timeline(events))
     assert [at for at, e in timed if e in events] == [0.0, 1.0, 4.0]
     texts = [(at, e.text) for at, e in timed if isinstance(e, TextStreamed)]
     assert len(texts) == 11
@@ -270,7 +272,7 @@ def test_a_turn_does_not_begin_before_the_one_before_it_ended() -> None:
     # both turns say that they took 2 s, but the second ended 1 s after the first
     at = [100.0, 103.0, 104.0]
     events = [began("c1"), said("c1", 0, SAYS[1]), said("c1", 1, SAYS[1])]
-    timed = timeline([event.model_copy(update={"time": time}) for event, time in zip(events, at, strict=True)])
+    timed = list(timeline([event.model_copy(update={"time": time}) for event, time in zip(events, at, strict=True)]))
     assert min(when for when, e in timed if isinstance(e, TextStreamed) and e.turn == 1) >= 3.0
 
 
@@ -285,3 +287,81 @@ def test_speed_divides_the_waiting(tmp_path: Path, recorder: Recorder) -> None:
     assert watch(run_folder(tmp_path, events), speed=36.0) == 0
     assert 0.4 < time.monotonic() - begun < 15  # 18 s / 36 = 0.5 s
     assert [e for e in recorder.events if e.kind != "text_streamed"] == events
+
+
+# -- a training run -------------------------------------------------------------------------------------------------------
+
+
+def kept(events: Iterable[AnyEvent]) -> list[AnyEvent]:
+    """Those that a run writes down."""
+    return [event for event in events if event.kind not in TRANSIENT]
+
+
+def test_a_training_run_is_watched_as_it_was_seen(tmp_path: Path, recorder: Recorder) -> None:
+    events = kept(training_run(rounds=4, every=2))
+    assert watch(run_folder(tmp_path, events)) == 0
+    assert recorder.events == events
+
+
+def test_one_dialogue_of_a_training_run_is_shown_with_its_candidates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path, kept(training_run(rounds=3, every=1)))
+    assert watch(folder, view="plain", conversation="r0002/c0003") == 0
+    lines = capsys.readouterr().out.split("\n")
+    told = [line for line in lines if line.startswith("[r0002/c0003 volcanoes]")]
+    assert sum("candidate 1 of 4 by A" in line for line in told) == 3  # A has turns 1, 3 and 5
+    assert sum("the dialogue went on with it" in line for line in told) == 3
+    assert not any(line.startswith(("round", "evaluation")) or "c0001" in line for line in lines)
+
+
+def test_the_step_of_the_update_comes_from_live_json(tmp_path: Path) -> None:
+    path = tmp_path / "live.json"
+    path.write_text(json.dumps({"time": 9.0, "turns": [], "progress": None, "step": {"round": 3, "step": 2, "steps": 8, "loss": 0.5}}))
+    live = LiveFile(path)
+    assert live.poll() == [StepFinished(time=9.0, round=3, step=2, steps=8, loss=0.5)]
+    path.write_text(json.dumps({"time": 10.0, "turns": [], "step": {"round": "x"}, "progress": 7}))
+    assert live.poll() == []
+
+
+def test_a_replay_holds_no_more_than_a_round(tmp_path: Path) -> None:
+    """A round of two dialogues is kept in 29 events: begin 1, phases 4, dialogues 2 x (1 + 5 + 3 + 2), figures 1, end 1."""
+    read = 0
+
+    def counting() -> Iterator[AnyEvent]:
+        nonlocal read
+        for event in kept(training_run(rounds=50, conversations=2, every=0)):
+            read += 1
+            yield event
+
+    ahead, given = 0, 0
+    for _, event in timeline(counting()):
+        given += not isinstance(event, TextStreamed)
+        ahead = max(ahead, read - given)
+    assert ahead == 29  # a whole round, and the beginning of the next less the event that was given
+    timed = list(timeline(training_run(rounds=5, conversations=2)))
+    assert [at for at, _ in timed] == sorted(at for at, _ in timed)
+    about = [event.round for _, event in timed if isinstance(event, RoundStarted | RoundFinished)]
+    assert about == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_what_is_kept_of_a_long_run_is_small(tmp_path: Path) -> None:
+    """2,000 conversations: nothing of a dialogue stays in the view, eight bytes a line in the tail."""
+    folder = run_folder(tmp_path, kept(training_run(rounds=500, conversations=4, every=0)))
+    out = io.StringIO()
+    view = PlainView(out)
+    watcher = Watcher(view, folder, EventTail(folder / "events.jsonl"))
+    assert watcher.show(watcher.tail.poll())
+    assert watcher.over and out.getvalue().count("\nround ") == 500
+    assert view.state.conversations == {} and len(view.state.judged) <= 4
+    assert watcher.tail._given.itemsize == 8 and not watcher.tail._again
+
+
+@pytest.mark.parametrize(
+    ("last", "ended"),
+    [([], False), ([RunFinished(status="stopped")], True), ([RunFinished(status="stopped"), start()], False)],
+)
+def test_whether_a_run_has_ended(tmp_path: Path, last: list[AnyEvent], ended: bool) -> None:
+    assert has_ended(tmp_path / "nothing") is False
+    path = run_folder(tmp_path, [*whole_run()[:-1], *last, Note(text='"run_finished"')]) / "events.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"kind":"run_fini')
+    assert has_ended(path) is ended

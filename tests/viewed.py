@@ -1,21 +1,40 @@
-"""A made-up run as a list of events, for the tests of the views."""
+"""Made-up runs as events, for the tests of the views: a conversation run as a list, a training run as a stream."""
 
 from __future__ import annotations
 
+import io
+import random
+import re
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from rich.console import Console
+
 from expertchat.events import (
     AnyEvent,
+    CandidatesJudged,
     ConversationFinished,
     ConversationJudged,
     ConversationStarted,
     Loading,
+    Measured,
+    Note,
+    PhaseStarted,
+    Progress,
     RatingGiven,
     RewardGiven,
+    RoundFinished,
+    RoundStarted,
     RunFinished,
     RunStarted,
+    StepFinished,
+    TextStreamed,
     TurnFinished,
     WimGiven,
 )
-from expertchat.records import ExpertRef, Rating, Reward, Speaker, Turn, Wim
+from expertchat.records import ExpertRef, Figure, Metrics, Rating, Reward, Speaker, Turn, Wim
+from expertchat.views.frame import Painter
+from expertchat.views.model import RunState
 
 EXPERTS: dict[Speaker, ExpertRef] = {
     "a": ExpertRef(family="llama3", model="embedded:llama"),
@@ -90,3 +109,175 @@ def whole_run(names: tuple[str, ...] = ("c0001", "c0002"), says: tuple[str, ...]
         events += conversation(name, topic, says)
     events.append(RunFinished(status="done", summary={"ties": 2, "rated_pairs": 5, "stop_reasons": {"turns": 2}}))
     return [event.model_copy(update={"time": 100.0 + second}) for second, event in enumerate(events)]
+
+
+# -- a training run -------------------------------------------------------------------------------------------------------
+
+SEATS: tuple[Speaker, ...] = ("a", "b")
+FACTS = (
+    "Silica-rich magma is thick and traps gas, so it explodes.",
+    "Thin basalt flows quietly, as in Hawaii.",
+    "Stromboli throws sparks every twenty minutes.",
+    "Half a million people live inside the Campi Flegrei caldera.",
+    "Ash in the stratosphere cooled the world by half a degree in 1816.",
+    "Pillow lava forms where basalt meets the sea.",
+)
+
+
+def round_figures(at: int, rounds: int, chance: random.Random) -> dict[str, Figure]:
+    """Figures that get better as in a run that learns."""
+    share = at / rounds
+    return {
+        "histories": 40, "candidates": 160, "pairs": 30 + chance.randrange(10), "ties": chance.randrange(6), "nulls": 0, "stale": 0,
+        "reward_mean": -0.15 + 0.6 * share + chance.gauss(0, 0.04), "margin": 0.6 - 0.2 * share + chance.gauss(0, 0.03),
+        "kl": 2.4 * share**1.5 + abs(chance.gauss(0, 0.05)), "entropy": None, "length": 21 + 9 * share + chance.gauss(0, 0.5),
+        "loss": 0.69 - 0.3 * share + chance.gauss(0, 0.02),
+    }  # fmt: skip
+
+
+def evaluation_figures(share: float, n: int) -> dict[str, Figure]:
+    """Figures of an evaluation; `share` of the way is done."""
+    win = 0.5 + 0.26 * share
+    return {
+        "n": n, "judge": "truth", "win_rate": win, "win_rate_low": win - 0.05, "win_rate_high": win + 0.045, "wins": round(win * n),
+        "ties": 0, "losses": n - round(win * n), "distinct_policy": 1.9 + 1.3 * share,
+        "distinct_base": 1.9, "distinct_ratio": 1 + 0.68 * share,
+        "distinct_ratio_low": 0.95 + 0.6 * share, "distinct_ratio_high": 1.05 + 0.75 * share, "repeats_policy": 0.11 + 0.03 * share,
+        "repeats_base": 0.11, "accuracy_policy": 0.962 - 0.006 * share, "accuracy_base": 0.961, "tokens_policy": 21 + 9 * share,
+        "tokens_base": 21.3,
+    }  # fmt: skip
+
+
+def candidates_of(name: str, turn: int, speaker: Speaker, texts: list[str], chance: random.Random) -> CandidatesJudged:
+    """Candidates with rewards by chance, a seventh of them without any; the dialogue went on with the best."""
+    rewards = [chance.gauss(0.1, 0.3) if chance.random() > 0.14 else None for _ in texts]
+    best = max(range(len(texts)), key=lambda i: (rewards[i] is not None, rewards[i] or 0.0))
+    ratings = [None if r is None else 5.5 + 4 * r for r in rewards]
+    wims = [None if r is None else 0.5 + r / 3 for r in rewards]
+    return CandidatesJudged(
+        conversation=name, turn=turn, speaker=speaker, texts=texts, rewards=rewards, ratings=ratings, wims=wims, continued=best
+    )
+
+
+def training_round(
+    at: int, rounds: int, learner: Speaker, conversations: int, evaluate: bool, chance: random.Random, topic: str, texts: tuple[str, ...]
+) -> Iterator[tuple[float, AnyEvent]]:
+    """(seconds since the event before, event) of one round: dialogues in step with one another, five turns each."""
+    yield 0.1, RoundStarted(round=at, rounds=rounds, learner=learner, policy_version=at - 1)
+    yield 0.0, PhaseStarted(round=at, phase="talking")
+    names = [f"r{at:04}/c{i:04}" for i in range(conversations)]
+    for name in names:
+        yield 0.0, began(name, topic, opener="a")
+    for index in range(5):
+        speaker: Speaker = "a" if index % 2 == 0 else "b"
+        replies = {name: [" ".join(chance.sample(texts, min(len(texts), 2))) for _ in range(4)] for name in names}
+        for cut in (0.3, 0.6, 0.9):
+            for name in names:
+                text = replies[name][0]
+                yield 0.2 / conversations, TextStreamed(conversation=name, turn=index, speaker=speaker, text=text[: int(cut * len(text))])
+        for name in names:
+            reply = replies[name][0]
+            if speaker == learner:
+                judged = candidates_of(name, index, speaker, replies[name], chance)
+                reply = replies[name][judged.continued]
+                yield 0.3 / conversations, judged
+            yield 0.0, TurnFinished(conversation=name, index=index, turn=Turn(speaker=speaker, text=reply, tokens=24, seconds=0.8))
+        done = conversations if index == 4 else 0
+        yield 0.0, Progress(finished=done, total=conversations, turns=index, tokens=3000 * at, seconds=3.0 * at, waiting={speaker: 3})
+    for name in names:
+        yield 0.05, ConversationFinished(conversation=name, turns=5, stop_reason="turns")
+        yield 0.05, ConversationJudged(conversation=name)
+    yield 0.1, PhaseStarted(round=at, phase="pairing")
+    yield 0.3, PhaseStarted(round=at, phase="updating")
+    for step in range(1, 9):
+        yield 0.3, StepFinished(round=at, step=step, steps=8, loss=0.69 - 0.01 * step)
+    yield 0.0, measured("round", at, learner, round_figures(at, rounds, chance))
+    if evaluate:
+        yield 0.0, PhaseStarted(round=at, phase="evaluating")
+        for done in range(0, 121, 20):
+            yield 0.2, Progress(finished=done, total=120, turns=0, tokens=3000 * at, seconds=3.0 * at)
+        yield 0.0, measured("evaluation", at, learner, evaluation_figures(at / rounds, 120))
+    yield 0.1, PhaseStarted(round=at, phase="saving")
+    seconds = {"talking": 4.0, "pairing": 0.3, "updating": 2.4, "evaluating": 1.4 if evaluate else 0.0, "saving": 0.3}
+    yield 0.3, RoundFinished(round=at, seconds=seconds)
+
+
+def measured(kind: Literal["round", "evaluation"], at: int, learner: Speaker, figures: dict[str, Figure], end: str = "") -> Measured:
+    key = f"{kind}-{learner}-{at:04d}{end}"
+    return Measured(metrics=Metrics(id=key, kind=kind, round=at, learner=learner, policy_version=at, figures=figures))
+
+
+def training_run(
+    rounds: int = 24, conversations: int = 4, learner: Literal["a", "both"] = "a", every: int = 4, topic: str = "volcanoes",
+    texts: tuple[str, ...] = FACTS, summary: dict[str, object] | None = None,
+) -> Iterator[AnyEvent]:
+    """A whole training run with its transient events and plausible times; `every` 0: never evaluated."""  # fmt: skip
+    chance, now = random.Random(7), 1000.0
+
+    def timed() -> Iterator[tuple[float, AnyEvent]]:
+        yield 0.0, RunStarted(command="online_dpo", folder="runs/r", conversations=conversations, turns=5, rounds=rounds)
+        yield 0.1, Loading(what="llama", gib=0.004)
+        yield 0.4, Loading(what="llama", done=True, seconds=0.4, gib=0.004)
+        yield 0.0, Note(text="learning rate 0.001: the embedded model is small")
+        who: Speaker
+        for who in SEATS if learner == "both" else SEATS[:1]:
+            if every:
+                yield 0.0, PhaseStarted(round=0, phase="evaluating")
+                yield 1.0, measured("evaluation", 0, who, evaluation_figures(0.0, 120) | {"win_rate": None, "win_rate_low": None})
+        for at in range(1, rounds + 1):
+            who = "b" if learner == "both" and at % 2 == 0 else "a"
+            yield from training_round(at, rounds, who, conversations, bool(every) and at % every in (0, 1), chance, topic, texts)
+        for who in SEATS if learner == "both" else SEATS[:1]:
+            if every:
+                yield 0.0, PhaseStarted(round=rounds, phase="evaluating")
+                yield 1.0, measured("evaluation", rounds, who, evaluation_figures(1.0, 400), "-final")
+        ended: dict[str, object] = {"schema": 1, "rounds": rounds, "learner": learner, "pairs": 34 * rounds, "seconds": 9.0 * rounds}
+        ended |= {"stopped_by": None, "best": {"round": rounds}, "adapter": "runs/r/adapter"}
+        ended["evaluation"] = evaluation_figures(1.0, 400) if every else None
+        yield 0.5, RunFinished(status="done", summary=ended if summary is None else summary)
+
+    for wait, event in timed():
+        now += wait
+        yield event.model_copy(update={"time": now})
+
+
+# -- looking at it --------------------------------------------------------------------------------------------------------
+
+
+def console(width: int, height: int) -> Console:
+    return Console(
+        file=io.StringIO(), width=width, height=height, force_terminal=True, color_system="standard", markup=False, emoji=False,
+        highlight=False, _environ={},
+    )  # fmt: skip
+
+
+def plainly(text: str) -> str:
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", text)
+
+
+def state_of(events: Iterable[AnyEvent]) -> RunState:
+    state = RunState()
+    for event in events:
+        state.apply(event)
+    return state
+
+
+def until(events: Iterable[AnyEvent], at: int, phase: str, more: int = 0) -> list[AnyEvent]:
+    """The events up to the beginning of a phase of a round, and `more` of those that follow."""
+    found: list[AnyEvent] = []
+    left = None
+    for event in events:
+        found.append(event)
+        if left is not None:
+            left -= 1
+        elif isinstance(event, PhaseStarted) and (event.round, event.phase) == (at, phase):
+            left = more
+        if left == 0:
+            return found
+    raise AssertionError(f"round {at} has no phase {phase}")
+
+
+def frame(state: RunState, width: int, height: int, focus: str | None = None) -> list[str]:
+    painter = Painter(console(width, height))
+    shown = painter.frame(state, state.conversations[focus] if focus else None, {}, 0)
+    return ["".join(segment.text for segment in line) for line in shown.lines]

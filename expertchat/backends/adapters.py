@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from expertchat.backends.folders import weights_problem
 from expertchat.config import ConfigError
 
 _PREFIX = "base_model.model."
+_EXPERTS, _PUBLISHED = ".mlp.experts.", ".block_sparse_moe.experts."  # what transformers calls Mixtral's experts, and its checkpoints
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -35,6 +36,7 @@ class Adapters:
 
     def __init__(self, base: Any) -> None:
         self.base = base
+        self._of: dict[str, tuple[str | None, str | None]] = {}  # by adapter: name and revision of its base, for saved folders
         self.model: Any = None  # the PeftModel, which TRL wants; None before the first adapter
         self.active: str | None = None
 
@@ -53,10 +55,13 @@ class Adapters:
         dropout: float = 0.0,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        path: str | None = None,
+        revision: str | None = None,
     ) -> tuple[str, ...]:
         """Add a new adapter, which changes nothing yet, and turn it on; returns the targets that the model has not. Raises ConfigError.
 
-        `targets`: names of linear layers (a family's lora_targets); the same `seed` gives the same weights.
+        `targets`: names of linear layers (a family's lora_targets); the same `seed` gives the same weights. `path` and
+        `revision`: the base's in saved folders (a hub id, a folder, embedded:NAME; unset: where it was loaded from).
         """
         there = linear_layers(self.base)
         leaves = {path.rpartition(".")[2] for path in there}
@@ -67,6 +72,7 @@ class Adapters:
             )
         config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=found, task_type="CAUSAL_LM")
         self._add(name, config, seed, dtype)
+        self._of[name] = path or getattr(self.base, "name_or_path", None) or None, revision
         return tuple(target for target in targets if target not in leaves)
 
     def load(self, name: str, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -74,18 +80,46 @@ class Adapters:
         problem, config, tensors = self._read(folder)
         if problem or config is None:
             raise ConfigError(f"adapter {name} ({folder}): {problem}")
+        self._of[name] = config.base_model_name_or_path, config.revision
         self._add(name, config, 0, dtype)
         set_peft_model_state_dict(self.model, tensors, adapter_name=name)
 
+    def restore(self, name: str, folder: Path) -> None:
+        """Give an attached adapter the weights of a saved one of the same shape. Raises ConfigError."""
+        self._known(name)
+        problem, _, tensors = self._read(folder)
+        shapes = {path.replace(f".{name}.", "."): tuple(p.shape) for path, p in self.parameters(name).items()}
+        if not problem and {key.removeprefix(_PREFIX): tuple(t.shape) for key, t in tensors.items()} != shapes:
+            problem = "its layers or its rank are others than those of this run"
+        if problem:
+            raise ConfigError(f"adapter {name} ({folder}): {problem}")
+        set_peft_model_state_dict(self.model, tensors, adapter_name=name)
+
     def save(self, name: str, folder: Path) -> None:
-        """Write a PEFT folder (safetensors); the config, without which a folder holds no adapter, is renamed into place last."""
+        """Write a PEFT folder (safetensors); the config, without which a folder holds no adapter, is renamed into place last.
+
+        Mixtral's experts get their published names: PEFT puts them on transformers' own Mixtral, whose experts are fused, and vLLM knows no
+        others.
+        """
         self._known(name)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
             self.model.save_pretrained(work, selected_adapters=[name], safe_serialization=True, save_embedding_layers=False)
             written = Path(work) if name == "default" else Path(work) / name
+            self._publish(written, *self._of[name])
             for file in (_WEIGHTS, _CONFIG):
                 os.replace(written / file, folder / file)
+
+    def _publish(self, folder: Path, path: str | None, revision: str | None) -> None:
+        """Rewrite a folder that peft has just saved: which model it is for, the same bytes for the same adapter, published names."""
+        values = json.loads((folder / _CONFIG).read_text("utf-8"))
+        if isinstance(values["target_modules"], list):
+            values["target_modules"].sort()  # it comes from a set, whose order is another one in every process
+        values |= {"base_model_name_or_path": path, "revision": revision}  # peft keeps the folder that the model was loaded from
+        (folder / _CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True), "utf-8")
+        if self.base.config.model_type.startswith("mixtral"):
+            tensors = {key.replace(_EXPERTS, _PUBLISHED): tensor for key, tensor in load_file(folder / _WEIGHTS).items()}
+            save_file(tensors, folder / _WEIGHTS, {"format": "pt"})
 
     def use(self, name: str | None) -> None:
         """Turn one adapter on (it alone is trainable then), or all off (None: the base model, exactly)."""
@@ -115,6 +149,7 @@ class Adapters:
         self._known(name)
         self.use(None)
         self.model.delete_adapter(name)
+        del self._of[name]
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """The adapter's weights by their place in the base model."""
@@ -128,6 +163,7 @@ class Adapters:
                 f"adapter {name!r}: choose a name of letters, digits and _ that is not in use ({', '.join(self.names) or 'none is'}), "
                 'no part of "lora_", and not the name of a method of torch modules'
             )
+        config.base_model_name_or_path = None  # peft puts its own there, and warns where that is another
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.model is None:
@@ -160,7 +196,7 @@ class Adapters:
         problem = weights_problem(folder / _WEIGHTS)
         if problem:
             return problem, None, {}
-        tensors = load_file(folder / _WEIGHTS)
+        tensors = {key.replace(_PUBLISHED, _EXPERTS): tensor for key, tensor in load_file(folder / _WEIGHTS).items()}
         return _misfit(tensors, linear_layers(self.base), config), config, tensors
 
 

@@ -51,7 +51,7 @@ class Engine:
         self.model, self.shapes = model, tuple(shapes)
         self.device = model.device
         self.token_bytes = sum(shape.bytes for shape in shapes)
-        self._kept_bytes = kept_bytes
+        self.wanted_bytes = self._kept_bytes = kept_bytes
         self.kept = Kept(kept_bytes or 0)
         self._scratch: Slab | None = None  # rows of contexts that are only scored
         self.counts = Counts()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -27,6 +28,27 @@ from expertchat.records import Message
 T = TypeVar("T")
 GIB = 2**30
 MOST_ROWS = 64  # where the engine cannot tell how much memory a row takes
+
+
+class Voice:
+    """A model whose every pass begins with `switch()`; all else is the model's own."""
+
+    def __init__(self, model: Any, switch: Callable[[], None]) -> None:
+        self.__dict__.update(_model=model, _switch=switch)
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        self._switch()
+        return self._model(*args, **more)
+
+    def generate(self, *args: Any, **more: Any) -> Any:
+        self._switch()
+        return self._model.generate(*args, **more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._model, name, value)
 
 
 class LocalBackend:
@@ -122,6 +144,29 @@ class LocalBackend:
         """Free what is kept for requests whose key begins with `key`."""
         if self.engine is not None:
             self.engine.kept.forget(key)
+
+    def voice(self, switch: Callable[[], None]) -> LocalBackend:
+        """The same model as it speaks after `switch()` (an adapter turned on or off), with caches of its own."""
+        return self.over(Voice(self.model, switch))
+
+    def over(self, model: Any) -> LocalBackend:
+        """The same backend over another model of the same shape, with caches of its own."""
+        other = copy(self)
+        other.model = model
+        if self.engine is not None:
+            other.engine = Engine(other.model, self.engine.shapes, self.engine.wanted_bytes)
+        return other
+
+    def moved(self) -> None:
+        """The model stands on another device: find out anew how it is run there."""
+        if self.engine is not None:
+            made = make_engine(self.model, self.info.context_length, self.engine.wanted_bytes)
+            self.engine = None if isinstance(made, str) else made
+
+    def refresh(self) -> None:
+        """The weights have changed: forget what was computed with the old ones."""
+        if self.engine is not None:
+            self.engine.free()
 
     def _shrink(self, tried: int, error: Exception) -> None:
         """Memory ran out with so many rows. Raises ConfigError where not even one fits."""

@@ -87,6 +87,10 @@ class Renderer:
                 del self._encoded[next(iter(self._encoded))]
         return list(ids)
 
+    def finished(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a chat that ends with the assistant's message, as it is trained on."""
+        return self.ids(self._render([Message(m.role, self.plain(m.content)) for m in messages], False))
+
     def plain(self, text: str) -> str:
         """Text in which every special token's string is softened, so that the tokenizer reads it as ordinary text."""
         while self._special.search(text):

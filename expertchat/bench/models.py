@@ -124,9 +124,7 @@ def random_subject(name: str, shape: Shape, seed: int, dtype: str = "auto", devi
     }  # fmt: skip
     config: Any = LlamaConfig(**common)
     if shape.kind == "mixtral":
-        config = MixtralConfig(
-            **common, num_local_experts=shape.experts, num_experts_per_tok=shape.experts_per_token, sliding_window=None
-        )
+        config = MixtralConfig(**common, num_local_experts=shape.experts, num_experts_per_tok=shape.experts_per_token, sliding_window=None)
     torch.manual_seed(seed)
     try:
         with torch.device(where):

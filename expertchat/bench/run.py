@@ -20,6 +20,7 @@ from expertchat.bench.limit import set_limit
 from expertchat.bench.machine import load, machine
 from expertchat.bench.memory import measure_memory
 from expertchat.bench.models import Subject, load_subject
+from expertchat.bench.peer import measure_online_dpo
 from expertchat.bench.results import Part
 from expertchat.bench.ways import measure_precision, measure_prefill, measure_ways
 from expertchat.config import BenchConfig, BenchSettings, ConfigError
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[[Kit], None]] = {
     "job": measure_job,
     "memory": measure_memory,
     "gpu": measure_gpu,
+    "online_dpo": measure_online_dpo,
 }
 BUSY = 0.5  # running programs for each core above which the figures are doubtful
 

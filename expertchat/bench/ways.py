@@ -95,9 +95,7 @@ def measure_precision(kit: Kit) -> None:
         return
     exact = Kit(kit.config, kit.settings, load_subject(kit.settings, "fp32"), kit.tell)
     backends = {name: some.subject.engine(rows) for name, some in (("fp32", exact), (own, kit))}
-    kit.rounds(
-        part, f"N={rows}", {"fp32": dialogues(exact, backends["fp32"], rows, rows), own: dialogues(kit, backends[own], rows, rows)}
-    )
+    kit.rounds(part, f"N={rows}", {"fp32": dialogues(exact, backends["fp32"], rows, rows), own: dialogues(kit, backends[own], rows, rows)})
 
 
 def measure_prefill(kit: Kit) -> None:

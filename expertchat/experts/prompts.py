@@ -21,12 +21,17 @@ _ALLOWED: dict[str, set[str]] = {
     "category": {"category", "description"},
     "wim_empty": set(),
     "analysis_prefix": set(),
+    "compare": {"topic", "transcript", "categories"},
+    "better": set(),
 }
 _NEEDED = {"judge": {"transcript", "subject"}, "rating": {"category"}, "topic": {"avoid"}, "avoid": {"topics"}}
 
 
 class Prompts(BaseModel):
-    """One set of wordings. Fields hold `str.format` templates; the names that each may use are checked."""
+    """One set of wordings. Fields hold `str.format` templates; the names that each may use are checked.
+
+    Wordings without `compare` cannot ask which of two replies is the better one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +47,8 @@ class Prompts(BaseModel):
     wim: dict[WimWording, str]
     wim_empty: str
     analysis_prefix: str = ""
+    compare: str = ""
+    better: str = ""
     nothing_new: list[str]
 
     @model_validator(mode="after")
@@ -64,6 +71,8 @@ class Prompts(BaseModel):
         missing = {"missing", "covers_then_missing"} - set(self.wim)
         if missing:
             problems.append(f"wim: lacks {sorted(missing)}")
+        if self.compare and "{transcript}" not in self.compare:
+            problems.append("compare: must use ['transcript']")
         if problems:
             raise ValueError("; ".join(problems))
         return self

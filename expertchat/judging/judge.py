@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from typing import Any
 
 from expertchat.backends.base import Completion, Embedding, EmbedRequest, GenerateRequest, Request, Result, ScoreRequest, Scores
 from expertchat.config import JudgingConfig
@@ -57,6 +58,18 @@ def record_counts(config: JudgingConfig, speakers: Sequence[Speaker]) -> tuple[i
     return n * len(config.categories), n * config.wim.enabled, n
 
 
+@dataclass(frozen=True)
+class Case:
+    """One judgement to be made. All its records' ids begin with `key`; `who` is the backend that is asked, `judge` what records call it."""
+
+    key: str
+    transcript: str
+    judgement: Judgement
+    judge: str
+    who: str
+    candidate: str | None = None
+
+
 @dataclass
 class Judging:
     """The flow that judges one transcript. `judges` and `tokens` are by name: "a", "b", "third".
@@ -76,36 +89,55 @@ class Judging:
         return together([self._judge(seat) for seat in seats(self.config, [t.speaker for t in self.transcript.turns])])
 
     def _judge(self, seat: Seat) -> Flow[Reward]:
-        work = _Work(self, seat)
-        kept, response = work.kept_ratings(), work.kept_wim()
+        transcript = self.transcript
+        judgement = Judgement(transcript.topic, tuple(transcript.turns), seat.subject, seat.turn, self.config.categories)
+        case = Case(seat.key(transcript.id), transcript.id, judgement, seat.judge, seat.judge)
+        work = JudgeWork(case, self.config, self.judges[seat.judge], self.tokens.get(seat.judge), self.done, self.announce)
+        _, _, reward = yield from work.flow()
+        return reward
+
+
+class JudgeWork:
+    """What one judgement asks and reads. `count` counts the tokens of the judge's prompts; without it nothing is found too long."""
+
+    def __init__(
+        self,
+        case: Case,
+        config: JudgingConfig,
+        expert: ExpertChat,
+        count: CountTokens | None = None,
+        done: Mapping[str, Judged] | None = None,
+        announce: Announce = lambda event: None,
+    ) -> None:
+        self.case, self.config, self.expert, self.count = case, config, expert, count
+        self.done, self.announce = done or {}, announce
+        self.key, self.judgement = case.key, case.judgement
+        self.place: dict[str, Any] = {
+            "transcript": case.transcript,
+            "turn": case.judgement.turn,
+            "candidate": case.candidate,
+            "judge": case.judge,
+            "subject": case.judgement.subject,
+        }
+
+    def flow(self) -> Flow[tuple[dict[str, Rating], Wim | None, Reward]]:
+        """Analysis, ratings of all categories, WIM response, reward; each is announced as soon as it is there."""
+        kept, response = self.kept_ratings(), self.kept_wim()
         missing = [c for c in self.config.categories if c not in kept]
         analysis, problem = "", None
         if missing or (response is None and self.config.wim.enabled):
-            analysis, problem = yield from work.analyse()
-        made = (yield from work.rate(missing, analysis, problem)) if missing else {}
+            analysis, problem = yield from self.analyse()
+        made = (yield from self.rate(missing, analysis, problem)) if missing else {}
         ratings = {c: made[c] if c in made else kept[c] for c in self.config.categories}
         for record in ratings.values():
             self.announce(RatingGiven(rating=record))
         if self.config.wim.enabled:
             if response is None:
-                response = yield from work.what_is_missing(ratings, analysis, problem)
+                response = yield from self.what_is_missing(ratings, analysis, problem)
             self.announce(WimGiven(wim=response))
-        reward = work.reward(ratings, response)
+        reward = self.reward(ratings, response)
         self.announce(RewardGiven(reward=reward))
-        return reward
-
-
-class _Work:
-    """What one judgement asks and reads."""
-
-    def __init__(self, judging: Judging, seat: Seat) -> None:
-        self.config, self.seat, self.done = judging.config, seat, judging.done
-        self.transcript = judging.transcript.id
-        self.key = seat.key(self.transcript)
-        self.expert = judging.judges[seat.judge]
-        self.count = judging.tokens.get(seat.judge)
-        turns = tuple(judging.transcript.turns)
-        self.judgement = Judgement(judging.transcript.topic, turns, seat.subject, seat.turn, self.config.categories)
+        return ratings, response, reward
 
     # -- what is there already --------------------------------------------------------------------------------------
 
@@ -120,7 +152,7 @@ class _Work:
     # -- analysis and ratings ---------------------------------------------------------------------------------------
 
     def ask(self, request: Request) -> Ask:
-        return Ask(self.seat.judge, request, label="judge")
+        return Ask(self.case.who, request, label="judge")
 
     def too_long(self, messages: Sequence[Message], new: int) -> str | None:
         """Why a request for `new` tokens after `messages` cannot be made, or None where it fits the judge's context."""
@@ -173,10 +205,7 @@ class _Work:
             expected = min(10.0, max(1.0, expected))  # a sum of floats may end a hair outside
         return Rating(
             id=f"{self.key}/{category}",
-            transcript=self.transcript,
-            turn=self.seat.turn,
-            judge=self.seat.judge,
-            subject=self.seat.subject,
+            **self.place,
             category=category,
             value=value,
             expected=expected,
@@ -215,10 +244,7 @@ class _Work:
     ) -> Wim:
         return Wim(
             id=f"{self.key}/wim",
-            transcript=self.transcript,
-            turn=self.seat.turn,
-            judge=self.seat.judge,
-            subject=self.seat.subject,
+            **self.place,
             text=text,
             analysis=analysis,
             cosine=cosine,
@@ -238,10 +264,7 @@ class _Work:
         lacking += ["WIM score"] if self.config.z > 0 and score is None else []
         return Reward(
             id=f"{self.key}/reward",
-            transcript=self.transcript,
-            turn=self.seat.turn,
-            judge=self.seat.judge,
-            subject=self.seat.subject,
+            **self.place,
             rating=mean,
             wim=score,
             value=value,

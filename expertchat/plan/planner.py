@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from expertchat.config import ConfigError, ConverseConfig, ModelConfig, PlanConfig
+from expertchat.config import ConfigError, ModelConfig, PlanConfig
 from expertchat.memory import GIB, Lora, adapter, cache, hidden_states, parameters, weights
 from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus
 from expertchat.plan.placement import Load, device_map, fits, place
@@ -15,6 +15,7 @@ from expertchat.plan.placement import Load, device_map, fits, place
 MOST = 65_536  # conversations that anybody asks for
 SETTINGS = {"conversations": "conversations", "tokens": "tokens"}
 CONVERSE = {"conversations": "engine.max_batch", "tokens": "the tokens of a dialogue (conversation.turns, max_new_tokens)"}
+HEAD_CHUNK = 256  # tokens whose logits TRL has at a time
 OUTSIDE = 512  # tokens of a judgement's prompt beside the dialogue
 
 
@@ -262,9 +263,21 @@ def plan_of(config: PlanConfig, gpus: Sequence[Gpu]) -> Plan:
     return make_plan(choose_bits(plan_job(config), gpus, automatic), gpus)
 
 
-def check(config: ConverseConfig, gpus: Sequence[Gpu] | None = None) -> Plan | None:
+@dataclass(frozen=True)
+class Trained:
+    """What a run trains, for the plan: `seat`, LoRA layers and rank, pairs and tokens of a micro-batch."""
+
+    seat: str
+    lora: Lora
+    pairs: int
+    tokens: int
+    checkpointing: bool
+
+
+def check(config: Any, gpus: Sequence[Gpu] | None = None, training: Trained | None = None) -> Plan | None:
     """Raise ConfigError unless the models and one conversation (or engine.max_batch of them) fit on the GPUs, before any is loaded.
 
+    `config`: of a run (ConverseConfig, OnlineDpoConfig); `training`: the update that must have room too.
     None: nothing runs on a GPU, or a model's shape is not known, which is for the loading to find out.
     """
     gpus = machine_gpus() if gpus is None else gpus
@@ -282,7 +295,10 @@ def check(config: ConverseConfig, gpus: Sequence[Gpu] | None = None) -> Plan | N
         OUTSIDE + config.conversation.turns * m.decoding.reply.max_new_tokens + m.decoding.judge.max_new_tokens for m in seats.values()
     )
     rows = min(config.engine.max_batch or 1, config.conversation.count)
-    job = Job(models, embedder if wants_embedder else None, rows, longest, seats=owners)
+    update = None
+    if training is not None and training.seat in owners:
+        update = Training(owners[training.seat], training.lora, training.pairs, training.tokens, training.checkpointing, HEAD_CHUNK)
+    job = Job(models, embedder if wants_embedder else None, rows, longest, update, seats=owners)
     automatic = {owners[seat] for seat, model in seats.items() if model.quantization == "auto" and seat in owners}
     plan = make_plan(choose_bits(job, gpus, automatic), gpus, CONVERSE)
     if not plan.fits:

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.text import Text
 
-from expertchat.views import render
+from expertchat.views import render, screen
 from expertchat.views.model import Conversation, RunState
 
 Line = list[Segment]
@@ -48,10 +48,11 @@ def _trimmed(line: Line) -> Line:
 
 @dataclass
 class Painter:
-    """Draws frames for one console; finished turns are drawn once for each width."""
+    """Draws frames for one console; finished turns are drawn once for each width, and so are the rounds of a training run."""
 
     console: Console
-    _cache: dict[tuple[str, int, int, bool], list[Line]] = field(default_factory=dict)
+    rounds: tuple[tuple[object, ...], list[Line]] | None = None  # what they were drawn from, and the lines
+    _cache: dict[tuple[str, int, int, bool, bool, bool], list[Line]] = field(default_factory=dict)
 
     def lines(self, drawn: RenderableType, width: int) -> list[Line]:
         options = self.console.options.update(width=width, height=None)
@@ -67,6 +68,9 @@ class Painter:
         for what, seconds in loading.items():
             gib = state.loading[what].gib if what in state.loading else 0.0
             below += self.lines(render.loading_line(what, seconds, tick, gib), width)
+        if state.training is not None:
+            below += self.lines(Text(remark, style="bold red"), width) if remark else []
+            return Frame([*screen.lines(self, state, focus, width, height - len(below), tick), *below][-height:])
         if state.conversations or state.progress is not None:
             below += self._below(state, focus, width, height)
         elif not loading:
@@ -79,10 +83,12 @@ class Painter:
             return Frame(below)
         turns = state.run.turns if state.run else 0
         head = self.lines(render.heading(focus, turns), width)[:1]
-        return Frame([[], *head, [], *self._newest(focus, width, room), [], *below])
+        return Frame([[], *head, [], *self.newest(focus, width, room), [], *below])
 
     def forget(self) -> None:
+        """Draw everything anew."""
         self._cache.clear()
+        self.rounds = None
 
     def _below(self, state: RunState, focus: Conversation | None, width: int, height: int) -> list[Line]:
         others = [c for c in state.conversations.values() if c is not focus and not c.judged]
@@ -98,7 +104,7 @@ class Painter:
             lines.append([])
         return lines + self.lines(render.status_line(state, width), width)
 
-    def _newest(self, focus: Conversation, width: int, room: int) -> list[Line]:
+    def newest(self, focus: Conversation, width: int, room: int) -> list[Line]:
         """The last `room` lines of a dialogue."""
         kept: list[Line] = []
         for lines in self._upwards(focus, width):
@@ -117,10 +123,10 @@ class Painter:
             yield self.lines(render.bubble(now.text, now.speaker, focus, width, writing=True), width)
         else:
             yield self.lines(render.waiting_bubble(focus, width), width)
-        for index in sorted(focus.by_index, reverse=True):
-            key = (focus.id, index, width, focus.turn_reward(index) is None)
+        for index in sorted({*focus.by_index, *focus.candidates}, reverse=True):
+            key = (focus.id, index, width, index in focus.by_index, focus.turn_reward(index) is None, index in focus.candidates)
             if key not in self._cache:
-                self._cache[key] = self.lines(render.turn_bubble(focus.by_index[index], index, focus, width), width)
+                self._cache[key] = self._joined(render.turn_parts(index, focus, width), width)
             yield self._cache[key]
 
     def _joined(self, parts: Iterable[RenderableType], width: int) -> list[Line]:

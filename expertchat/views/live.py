@@ -12,11 +12,14 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from expertchat.events import AnyEvent, ConversationJudged, Loading, Note, RunFinished, RunStarted
-from expertchat.views import render
-from expertchat.views.frame import Frame, Painter
+from expertchat.views import render, rounds
+from expertchat.views.frame import Frame, Line, Painter
 from expertchat.views.model import Conversation, RunState
+from expertchat.views.training import Training
 
 INTERVAL = 0.125  # seconds between two frames
+MOST_QUEUED = 20_000  # events, for a sender who can wait
+DWELL = 16  # frames that a finished dialogue of a training run stays on the screen before another takes its place
 WHOLE = 8  # in a larger run, conversations that were never in focus are printed whole up to this many, then as one line
 
 
@@ -24,6 +27,7 @@ class LiveView:
     """A sink that draws. `send` only queues the event; the thread applies and draws at most eight times a second.
 
     Finished conversations are printed above the moving part and stay in the scrollback. `everything` prints all of them whole.
+    Of a training run only its rounds and evaluations stay, a line each.
     With `threaded=False` nothing is drawn until `draw` is called (tests). A drawing that fails makes the next `send` raise.
     """
 
@@ -38,6 +42,9 @@ class LiveView:
         self._painter = Painter(self.console)
         self._loading: dict[str, float] = {}  # monotonic time at which a model began to load
         self._printed_whole = 0
+        self._above: list[Line] = []  # lines that are to stay above the moving part
+        self._rested = 0  # frames since the dialogue in focus ended
+        self._focus_of: tuple[int, str] | None = None  # the round and phase in which it was taken
         self._tick = 0
         self._shown: Frame = Frame([])
         self._size = self.console.size
@@ -58,6 +65,11 @@ class LiveView:
             raise RuntimeError(f"the live view broke: {self._failure}") from self._failure
         self._events.append(event)
 
+    def catch_up(self) -> None:
+        """Wait while very much is queued: for a watcher who sends a whole past; a run never waits."""
+        while len(self._events) > MOST_QUEUED and self._thread is not None and self._thread.is_alive():
+            time.sleep(INTERVAL / 4)
+
     def close(self) -> None:
         """Draw what is left, put the terminal back in order. May be called twice."""
         if self._closed:
@@ -71,12 +83,15 @@ class LiveView:
                 self._after_resize()
                 self._drain()
                 self._leave_focus()
+                self._flush()
                 self._live.update(Frame([]))
         finally:
             self._live.stop()
             atexit.unregister(self.close)
         if self._failure is None and self.state.finished is not None:
-            self._print(render.run_end(self.state, self.console.width))
+            draw_end = render.run_end if self.state.training is None else rounds.closing
+            self._print(draw_end(self.state, self.console.width))
+            self._flush()
 
     # -- the drawing thread -----------------------------------------------------------------------------------------
 
@@ -95,6 +110,9 @@ class LiveView:
         """Apply the queued events, print what is finished, draw the moving part if it changed."""
         self._after_resize()
         self._drain()
+        if self.state.training is not None:
+            self._follow(self.state.training)
+        self._flush()
         self._tick += 1
         now = time.monotonic()
         loading = {what: now - begun for what, begun in self._loading.items()}
@@ -119,6 +137,8 @@ class LiveView:
         for _ in range(len(self._events)):
             event = self._events.popleft()
             self.state.apply(event)
+            for told in self.state.told:
+                self._print(rounds.told_line(told, self.state.training or Training(), self.console.width))
             match event:
                 case RunStarted():
                     self._print(render.run_heading(event))
@@ -130,7 +150,7 @@ class LiveView:
                     self._on_judged(event.conversation)
                 case RunFinished():
                     self._loading.clear()
-            if self.focus is None:
+            if self.focus is None and self.state.training is None:
                 self._next_focus()
 
     def _on_loading(self, event: Loading) -> None:
@@ -160,8 +180,23 @@ class LiveView:
         waiting = [c for c in self.state.conversations.values() if not c.judged]
         self.focus = max(waiting, key=lambda c: (c.stage == "talking", c.streaming is not None, len(c.by_index)), default=None)
 
+    def _follow(self, training: Training) -> None:
+        """Keep to one dialogue of a training run until it ended and was looked at, and to the last one while none goes on."""
+        now = (training.current.round if training.current else 0, training.phase.phase if training.phase else "")
+        ended = self.focus is None or self.focus.stage != "talking" or self.focus.id not in self.state.conversations
+        self._rested = self._rested + 1 if ended else 0
+        if self.focus is not None and self._rested < DWELL and (self._focus_of == now or not self._rested):
+            return
+        talking = [c for c in self.state.conversations.values() if c.stage == "talking"]
+        if talking:
+            self.focus = max(talking, key=lambda c: (c.streaming is not None, len(c.by_index)))
+            self._focus_of, self._rested = now, 0
+            self._painter.forget()
+
     def _leave_focus(self) -> None:
         """What the screen shows of an unfinished conversation stays in the scrollback."""
+        if self.state.training is not None:
+            return
         unfinished = list(self.state.conversations.values()) if self._everything else [self.focus]
         for conversation in unfinished:
             if conversation is not None and conversation.by_index:
@@ -169,7 +204,14 @@ class LiveView:
         self.focus = None
 
     def _print(self, *parts: RenderableType) -> None:
-        self.console.print(Frame(self._painter.lines(Group(*parts), self.console.width), closed=True))
+        """Keep these above the moving part, from the next frame on."""
+        self._above += self._painter.lines(Group(*parts), self.console.width)
+
+    def _flush(self) -> None:
+        """All lines at once: the moving part is drawn again below each print."""
+        if self._above:
+            above, self._above = self._above, []
+            self.console.print(Frame(above, closed=True))
 
 
 def can_draw(console: Console) -> bool:

@@ -2,99 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from expertchat.events import (
     AnyEvent,
+    CandidatesJudged,
     ConversationFinished,
     ConversationJudged,
     ConversationStarted,
     Loading,
+    Measured,
     Note,
+    PhaseStarted,
     Progress,
     RatingGiven,
     RewardGiven,
+    RoundFinished,
+    RoundStarted,
     RunFinished,
     RunStarted,
+    StepFinished,
     TextStreamed,
     TurnFinished,
     WimGiven,
 )
 from expertchat.records import ExpertRef, Rating, Reward, Speaker, Turn, Wim, other
-from expertchat.text import clean, one_line
+from expertchat.views.sides import Cell, Side, Table, in_order, line, number_cell, rating_cell
+from expertchat.views.training import Told, Training, is_training
 
 Stage = Literal["talking", "judging", "judged"]
-
-
-def line(text: str) -> str:
-    """Foreign text as one harmless line."""
-    return one_line(clean(text))
-
-
-def model_name(ref: ExpertRef | None) -> str:
-    """A short name of a model: the end of its path or hub id, "models--org--name" folders of a hub cache included."""
-    if ref is None:
-        return ""
-    parts = [part for part in line(ref.model).replace("\\", "/").split("/") if part]
-    cached = [part.split("--")[-1] for part in parts if part.startswith("models--")]
-    name = (cached or parts or [line(ref.family)])[-1].removeprefix("embedded:")
-    return f"{name} v{ref.policy_version}" if ref.policy_version else name
-
-
-class Side(NamedTuple):
-    """Who judges whom."""
-
-    judge: str
-    subject: Speaker
-
-    @property
-    def title(self) -> str:
-        """ "A on B"; a judge that does not talk keeps its name."""
-        return f"{letter(self.judge)} on {self.subject.upper()}"
-
-
-def letter(speaker: str) -> str:
-    """ "a" -> "A"; "third" -> "third"."""
-    return speaker.upper() if len(speaker) == 1 else line(speaker)
-
-
-def in_order(sides: Iterable[Side]) -> list[Side]:
-    """A on B, B on A, then self-judgements and other judges."""
-    return sorted(set(sides), key=lambda s: (s.judge not in ("a", "b"), s.judge == s.subject, s.judge, s.subject))
-
-
-class Cell(NamedTuple):
-    """One number of a table as text, and as a number where a bar can show it."""
-
-    text: str
-    number: float | None = None
-
-
-@dataclass
-class Table:
-    """Rows of categories, one column for each side; the last rows are WIM score and reward (`bars` counts the rows before)."""
-
-    sides: list[Side]
-    rows: list[tuple[str, list[Cell]]]
-    bars: int
-
-
-def rating_cell(rating: Rating | None) -> Cell:
-    """ "6.8", "7", "6.8 (7)" where both forms were asked for, "none" where there is no answer."""
-    if rating is None:
-        return Cell("")
-    if rating.number is None:
-        return Cell("none")
-    if rating.expected is None:
-        return Cell(str(rating.value), rating.number)
-    sampled = f" ({rating.value})" if rating.value is not None else ""
-    return Cell(f"{rating.expected:.1f}{sampled}", rating.number)
-
-
-def number_cell(value: float | None, form: str = ".2f") -> Cell:
-    return Cell("none") if value is None else Cell(format(value, form), value)
 
 
 @dataclass
@@ -122,6 +60,7 @@ class Conversation:
     ratings: dict[str, Rating] = field(default_factory=dict)
     wims: dict[str, Wim] = field(default_factory=dict)
     rewards: dict[str, Reward] = field(default_factory=dict)
+    candidates: dict[int, CandidatesJudged] = field(default_factory=dict)  # of the trained turns, by turn
 
     @property
     def name(self) -> str:
@@ -227,13 +166,14 @@ class RunState:
     run: RunStarted | None = None
     finished: RunFinished | None = None
     loading: dict[str, Loading] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
     progress: Progress | None = None
     conversations: dict[str, Conversation] = field(default_factory=dict)
     judged: set[str] = field(default_factory=set)
     released: set[str] = field(default_factory=set)
     counts: Counts = field(default_factory=Counts)
     time: float = 0.0  # of the newest event
+    training: Training | None = None  # of a run in rounds
+    told: list[Told] = field(default_factory=list)  # what the newest event finished
     _unseen: int = 0  # conversations finished before this view began
     _tokens_before: int = 0  # tokens of earlier, broken-off runs in the same folder
     _turns_before: int = 0
@@ -299,13 +239,22 @@ class RunState:
     def apply(self, event: AnyEvent) -> None:
         """Take one event in. An event for a released conversation changes nothing."""
         self.time = max(self.time, event.time)
+        if self.training is None and is_training(event):
+            self.training = Training()
+        self.told = self.training.apply(event) if self.training is not None else []
         match event:
             case RunStarted():
                 self._start(event)
+            case RoundStarted():
+                self._begin_round()
+            case PhaseStarted():
+                if event.phase != "talking":  # no dialogue of an earlier phase goes on
+                    for name in list(self.conversations):
+                        self.release(name)
+            case Note() | StepFinished() | Measured() | RoundFinished():
+                pass
             case Loading():
                 self.loading[event.what] = event
-            case Note():
-                self.notes.append(event)
             case Progress():
                 self.progress = event
             case RunFinished():
@@ -328,13 +277,21 @@ class RunState:
         for conversation in self.conversations.values():
             conversation.streaming = None
 
+    def _begin_round(self) -> None:
+        """Forget the conversations of the round before, names and all: a long run has many."""
+        self.conversations.clear()
+        self.released.clear()
+        self.judged.clear()
+
     def _conversation(self, name: str) -> Conversation | None:
         if name in self.released:
             return None
-        return self.conversations.setdefault(name, Conversation(name))
+        if name not in self.conversations:
+            self.conversations[name] = Conversation(name)
+        return self.conversations[name]
 
     def _dialogue(
-        self, event: ConversationStarted | TextStreamed | TurnFinished | ConversationFinished | ConversationJudged
+        self, event: ConversationStarted | TextStreamed | TurnFinished | ConversationFinished | ConversationJudged | CandidatesJudged
     ) -> None:
         conversation = self._conversation(event.conversation)
         if conversation is None:
@@ -354,11 +311,15 @@ class RunState:
                 conversation.by_index[event.index] = event.turn
                 if conversation.streaming is not None and conversation.streaming.turn <= event.index:
                     conversation.streaming = None
+            case CandidatesJudged():
+                conversation.candidates[event.turn] = event
             case ConversationFinished():
                 conversation.stop_reason, conversation.streaming = event.stop_reason, None
             case ConversationJudged():
                 conversation.judged = True
                 self.judged.add(event.conversation)
+                if self.training is not None:
+                    self.release(event.conversation)
 
     def _judgement(self, event: RatingGiven | WimGiven | RewardGiven) -> None:
         record = event.rating if isinstance(event, RatingGiven) else event.wim if isinstance(event, WimGiven) else event.reward

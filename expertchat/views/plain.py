@@ -7,6 +7,7 @@ from typing import TextIO
 
 from expertchat.events import (
     AnyEvent,
+    CandidatesJudged,
     ConversationFinished,
     ConversationJudged,
     ConversationStarted,
@@ -18,20 +19,26 @@ from expertchat.events import (
     TurnFinished,
 )
 from expertchat.records import Turn
-from expertchat.views.model import Conversation, RunState, Table, letter, line, model_name
-from expertchat.views.words import clock, counted, ending, judged_in_words, size, stop_in_words, summary_lines
+from expertchat.views.figures import before_and_after, closing_lines, last_evaluations, shown, told_words, where_words
+from expertchat.views.model import Conversation, RunState
+from expertchat.views.sides import Table, letter, line, model_name
+from expertchat.views.training import Training, number
+from expertchat.views.words import clock, counted, ending, judged_in_words, size, stop_in_words, summary_lines, whole_in_words
 
+GIVEN = (("reward", "+.2f"), ("rating", ".1f"), ("WIM", ".2f"))
 TOPIC = 30  # characters of a topic that stand before every line
+SILENT_AT_MOST = 120.0  # seconds of a training run without a line
 PROGRESS_EVERY = 30.0  # seconds between two lines of progress
 
 
 class PlainView:
-    """A sink that writes one line a turn, without escapes."""
+    """A sink that writes one line a turn, or of a training run one line a round and an evaluation; without escapes."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
         self.state = RunState()
         self._progress_at: float | None = None
+        self._wrote_at: float | None = None  # the time of the event that the last line of a training run was about
 
     def send(self, event: AnyEvent) -> None:
         """Write what the event says; judgements wait until a conversation has all of them."""
@@ -40,19 +47,20 @@ class PlainView:
         match event:
             case RunStarted():
                 resumed = f", {event.resumed} finished before" if event.resumed else ""
-                spoken = f"{counted(event.conversations, 'conversation')} of up to {counted(event.turns, 'turn')}{resumed}"
-                self._write(f"ExpertChat {line(event.command)}: {spoken}", f"run folder: {line(event.folder)}")
+                self._write(f"ExpertChat {line(event.command)}: {whole_in_words(event)}{resumed}", f"run folder: {line(event.folder)}")
             case Loading(done=False):
                 self._write(f"loading {line(event.what)}{large}")
             case Loading():
                 self._write(f"loaded {line(event.what)}{large} in {event.seconds:.1f} s")
             case Note():
                 self._write(f"{'warning' if event.level == 'warning' else 'note'}: {line(event.text)}")
-            case Progress():
+            case Progress() if self.state.training is None:
                 self._on_progress(event)
             case RunFinished():
                 self._on_finished(event)
-            case ConversationStarted() | TurnFinished() | ConversationFinished() | ConversationJudged():
+            case _ if self.state.training is not None:
+                self._on_training(event, self.state.training)
+            case ConversationStarted() | TurnFinished() | CandidatesJudged() | ConversationFinished() | ConversationJudged():
                 conversation = self.state.conversations.get(event.conversation)
                 if conversation is not None:
                     self._on_dialogue(event, conversation)
@@ -61,7 +69,9 @@ class PlainView:
         self.stream.flush()
 
     def _on_dialogue(
-        self, event: ConversationStarted | TurnFinished | ConversationFinished | ConversationJudged, conversation: Conversation
+        self,
+        event: ConversationStarted | TurnFinished | CandidatesJudged | ConversationFinished | ConversationJudged,
+        conversation: Conversation,
     ) -> None:
         label = f"[{conversation.name} {_cut(conversation.topic)}]"
         match event:
@@ -70,6 +80,8 @@ class PlainView:
                 self._write(f"{label} begins{': ' + names if names else ''}")
             case TurnFinished():
                 self._write(f"{label} {event.turn.speaker.upper()}: {line(event.turn.text)}{_remarks(event.turn)}")
+            case CandidatesJudged():
+                self._write(*(f"{label} {text}" for text in candidate_lines(event)))
             case ConversationFinished():
                 self._write(f"{label} {stop_in_words(event.stop_reason, event.turns)}")
             case ConversationJudged():
@@ -85,7 +97,24 @@ class PlainView:
         speed = f", {self.state.tokens_per_second:,.0f} tokens/s" if self.state.tokens_per_second is not None else ""
         self._write(f"progress: {event.finished} of {event.total} done, {counted(event.turns, 'turn')}{speed}, {clock(event.seconds)}")
 
+    def _on_training(self, event: AnyEvent, training: Training) -> None:
+        """Rounds and evaluations; where none came for long, what the run is at."""
+        lines = [told_words(told, training) for told in self.state.told]
+        if not lines and self._wrote_at is not None:
+            if event.time - self._wrote_at < SILENT_AT_MOST:
+                return
+            lines = [where] if (where := where_words(self.state)) else []
+        self._write(*lines)
+        self._wrote_at = event.time
+
     def _on_finished(self, event: RunFinished) -> None:
+        training = self.state.training
+        if training is not None:
+            self._write(*(told_words(told, training) for told in self.state.told), ending(event))
+            for learner, figures in last_evaluations(self.state).items():
+                self._write(*before_and_after(learner, figures))
+            self._write(*(f"{label}: {value}" for label, value in closing_lines(self.state)))
+            return
         self._write(ending(event))
         means = self.state.means()
         if means is not None:
@@ -95,6 +124,17 @@ class PlainView:
     def _write(self, *lines: str) -> None:
         self.stream.write("".join(f"{text}\n" for text in lines))
         self.stream.flush()
+
+
+def candidate_lines(judged: CandidatesJudged) -> list[str]:
+    """The candidates of a turn, a line each, with what they were given."""
+    lines = []
+    for i, (text, *values) in enumerate(zip(judged.texts, judged.rewards, judged.ratings, judged.wims, strict=False)):
+        given = ", ".join(f"{name} {shown(number(v), form, 6)}" for (name, form), v in zip(GIVEN, values, strict=True))
+        went_on = ", and the dialogue went on with it" if i == judged.continued else ""
+        which = f"turn {judged.turn + 1}, candidate {i + 1} of {len(judged.texts)} by {judged.speaker.upper()}"
+        lines.append(f"{which} ({given}{went_on}): {line(text)}")
+    return lines
 
 
 def judgement_lines(conversation: Conversation) -> list[str]:

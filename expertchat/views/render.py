@@ -19,15 +19,19 @@ from rich.rule import Rule
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from expertchat.events import Note, RunStarted
+from expertchat.events import CandidatesJudged, Note, RunStarted
 from expertchat.records import Speaker, Turn
 from expertchat.text import clean
-from expertchat.views.model import Cell, Conversation, RunState, Side, Table, letter, line, model_name
-from expertchat.views.words import clock, counted, ending, judged_in_words, size, stop_in_words, summary_lines
+from expertchat.views.figures import shown
+from expertchat.views.model import Conversation, RunState
+from expertchat.views.sides import Cell, Side, Table, letter, line, model_name
+from expertchat.views.training import number
+from expertchat.views.words import clock, counted, ending, judged_in_words, size, stop_in_words, summary_lines, whole_in_words
 
 COLOURS = {"a": "cyan", "b": "magenta"}
 SIDES: dict[Speaker, Literal["left", "right"]] = {"a": "left", "b": "right"}
 WIDEST = 116  # a dialogue is not drawn wider than this: two sides that lie too far apart do not read as one talk
+SHOWN_CANDIDATES = 6
 BAR = 10  # cells of a rating's bar: one for each point
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BLANK_LINES = re.compile(r"\n\s*\n\s*(?:\n\s*)*")
@@ -115,6 +119,53 @@ def ended(conversation: Conversation, width: int) -> RenderableType:
     return Align(Text(said, style="dim"), "center", width=min(width, WIDEST))
 
 
+# -- candidates -----------------------------------------------------------------------------------------------------
+
+
+def candidates(judged: CandidatesJudged, width: int) -> RenderableType:
+    """The candidates of a turn, a line each with its reward: best in green, worst in red, the one that the talk went on with marked."""
+    width, widest = min(width, WIDEST), bubble_width(width)
+    rewards = {i: value for i, reward in enumerate(judged.rewards) if (value := number(reward)) is not None}
+    best = max(rewards, key=lambda i: rewards[i], default=None)
+    worst = min(rewards, key=lambda i: rewards[i], default=None)
+    if best is not None and worst is not None and rewards[best] == rewards[worst]:
+        best = worst = None
+    count = len(judged.texts)
+    must = {i for i in (judged.continued, best, worst) if i is not None}
+    kept = sorted([*must, *[i for i in range(count) if i not in must][: max(0, SHOWN_CANDIDATES - len(must))]])
+    lines = []
+    for i in kept:
+        if i < count:
+            style = {best: "bold green", worst: "red"}.get(i, "") if i in rewards else "dim"
+            lines.append(_candidate(judged, i, style, widest - 2))
+    if count > len(lines):
+        lines.append(Text(f"  and {count - len(lines)} more", style="dim"))
+    left = 2 if judged.speaker == "a" else max(0, width - widest) + 2
+    return Padding(Group(*lines), (0, 0, 0, left))
+
+
+def _candidate(judged: CandidatesJudged, i: int, style: str, width: int) -> Text:
+    def of(values: list[float | None]) -> float | None:
+        return number(values[i]) if i < len(values) else None
+
+    went_on = i == judged.continued
+    text = Text.assemble(("▸ " if went_on else "  ", f"bold {colour(judged.speaker)}"), (f"{i + 1:>2} ", "dim"), no_wrap=True)
+    text.append(f"{shown(of(judged.rewards), '+.2f', 6):>6}", style=style)
+    parts = [("rating", of(judged.ratings), ".1f"), ("WIM", of(judged.wims), ".2f")]
+    if width >= 64:
+        text.append("".join(f"  {name} {shown(v, form, 4):>4}" for name, v, form in parts if v is not None), style="dim")
+    text.append("  ").append(line(judged.texts[i]), style="" if went_on else "dim")
+    text.truncate(max(width, 1), overflow="ellipsis")
+    return text
+
+
+def turn_parts(index: int, conversation: Conversation, width: int) -> list[RenderableType]:
+    """A turn, finished or at least chosen from, with its candidates underneath."""
+    turn, judged = conversation.by_index.get(index), conversation.candidates.get(index)
+    parts = [turn_bubble(turn, index, conversation, width)] if turn is not None else []
+    return parts + ([candidates(judged, width)] if judged is not None else [])
+
+
 # -- judgements -----------------------------------------------------------------------------------------------------
 
 
@@ -182,7 +233,8 @@ def judgement(conversation: Conversation, width: int) -> list[RenderableType]:
 def whole(conversation: Conversation, width: int) -> list[RenderableType]:
     """A finished conversation from its heading to its rewards, for the scrollback."""
     parts = [Text(""), heading(conversation), Text("")]
-    parts += [turn_bubble(conversation.by_index[i], i, conversation, width) for i in sorted(conversation.by_index)]
+    for index in sorted({*conversation.by_index, *conversation.candidates}):
+        parts += turn_parts(index, conversation, width)
     if conversation.streaming is not None:
         now = conversation.streaming
         parts.append(bubble(now.text, now.speaker, conversation, width, "not finished"))
@@ -206,8 +258,7 @@ def in_one_line(conversation: Conversation) -> RenderableType:
 
 def run_heading(run: RunStarted) -> RenderableType:
     """The first lines of a view."""
-    text = Text.assemble(("ExpertChat ", "bold"), line(run.command), (f"  {counted(run.conversations, 'conversation')}", ""))
-    text.append(f" of up to {counted(run.turns, 'turn')}")
+    text = Text.assemble(("ExpertChat ", "bold"), line(run.command), "  ", whole_in_words(run))
     if run.resumed:
         text.append(f", {run.resumed} finished before", style="dim")
     return Group(text, Text(line(run.folder), style="dim", overflow="fold"), Text(""))

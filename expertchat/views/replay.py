@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from expertchat.events import AnyEvent, ConversationStarted, RunStarted, TextStreamed, TurnFinished
+from expertchat.events import AnyEvent, ConversationStarted, RoundStarted, RunStarted, TextStreamed, TurnFinished
 
 PAUSE = 5.0  # recorded seconds: longer gaps between two events (a run that was broken off for a night) are cut to this
 STEPS_PER_SECOND = 6.0  # texts shown in one second of recorded time, at most one for each word
 _WORD = re.compile(r"\S+\s*")
 
 
-def timeline(events: Iterable[AnyEvent]) -> list[tuple[float, AnyEvent]]:
-    """(seconds since the beginning, event), in order. A turn's text grows over the seconds in which it was written."""
+def timeline(events: Iterable[AnyEvent]) -> Iterator[tuple[float, AnyEvent]]:
+    """(seconds since the beginning, event), in order. A turn's text grows over the seconds in which it was written.
+
+    Nothing of a round goes back before its beginning, so that no more than a round is held at once.
+    """
     timed: list[tuple[float, AnyEvent]] = []
-    now, last = 0.0, None
+    now, begun, last = 0.0, 0.0, None
     free: dict[str, float] = {}  # when the last turn of each conversation ended
     for event in events:
         if last is not None:
@@ -23,13 +26,19 @@ def timeline(events: Iterable[AnyEvent]) -> list[tuple[float, AnyEvent]]:
             writing = event.turn.seconds if isinstance(event, TurnFinished) else 0.0
             now += 0.0 if isinstance(event, RunStarted) else min(gap, max(PAUSE, writing))
         last = event.time
+        if isinstance(event, RoundStarted):
+            yield from sorted(timed, key=_moment)
+            timed, free, begun = [], {}, now
         if isinstance(event, TurnFinished):
-            timed += growing(event, now, now - free.get(event.conversation, 0.0))
+            timed += growing(event, now, now - free.get(event.conversation, begun))
         if isinstance(event, (ConversationStarted, TurnFinished)):
             free[event.conversation] = now
         timed.append((now, event))
-    timed.sort(key=lambda pair: pair[0])  # stable: events of one moment keep their order
-    return timed
+    yield from sorted(timed, key=_moment)  # stable: events of one moment keep their order
+
+
+def _moment(timed: tuple[float, AnyEvent]) -> float:
+    return timed[0]
 
 
 def growing(event: TurnFinished, end: float, room: float) -> Iterator[tuple[float, AnyEvent]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from expertchat.events import EVENT, AnyEvent, Progress, TextStreamed
+from expertchat.events import EVENT, AnyEvent, Progress, RunFinished, RunStarted, StepFinished, TextStreamed
 
 CHUNK = 1 << 22  # bytes read at once
 
@@ -20,7 +23,8 @@ CHUNK = 1 << 22  # bytes read at once
 class EventTail:
     """The events of events.jsonl, as far as they are written. Each whole line is given once, even if the file is written anew.
 
-    A torn last line is read again until it is whole; a whole line that is no event is counted in `unreadable`.
+    A torn last line is read again until it is whole; a whole line that is no event is counted in `unreadable`. Eight bytes are kept of each
+    line that was given.
     """
 
     path: Path
@@ -28,28 +32,30 @@ class EventTail:
     _offset: int = 0  # of the first line not read yet
     _inode: int | None = None
     _moved: bool = False
-    _seen: set[int] = field(default_factory=set)  # hashes of given lines
+    _given: array[int] = field(default_factory=lambda: array("q"))  # a hash of each line read so far
+    _again: set[int] = field(default_factory=set)  # those of a file that was replaced or cut, until they come again
 
-    def poll(self) -> list[AnyEvent]:
-        """The events that came since the last call; empty if the file is not there."""
-        events = self._chunk()
+    def poll(self) -> Iterator[AnyEvent]:
+        """The events that came since the last call, one by one; none if the file is not there."""
+        self._moved = True
         while self._moved:
-            events += self._chunk()
-        return events
+            for text in self._lines():
+                if (event := self._event(text)) is not None:
+                    yield event
 
-    def _chunk(self) -> list[AnyEvent]:
+    def _lines(self) -> list[bytes]:
+        """The next whole lines."""
         self._moved = False
         try:
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 if status.st_ino != self._inode or status.st_size < self._offset:
                     self._inode, self._offset = status.st_ino, 0
+                    self._again = set(self._given)
                 file.seek(self._offset)
-                return self._read(file.read(CHUNK))
+                chunk = file.read(CHUNK)
         except FileNotFoundError:  # not there yet
             return []
-
-    def _read(self, chunk: bytes) -> list[AnyEvent]:
         whole, newline, rest = chunk.rpartition(b"\n")
         if not newline:
             if len(rest) == CHUNK:  # a line as long as this was never written by a run
@@ -57,18 +63,38 @@ class EventTail:
                 self.unreadable += 1
             return []
         self._offset, self._moved = self._offset + len(whole) + 1, True
-        return [event for text in whole.split(b"\n") if text.strip() and (event := self._event(text)) is not None]
+        return whole.split(b"\n")
 
     def _event(self, text: bytes) -> AnyEvent | None:
-        key = hash(text)
-        if key in self._seen:
+        if not text.strip():
             return None
-        self._seen.add(key)
+        key = hash(text)
+        if key in self._again:
+            self._again.discard(key)
+            return None
+        self._given.append(key)
         try:
             return EVENT.validate_json(text)
         except ValidationError:
             self.unreadable += 1
             return None
+
+
+def has_ended(path: Path) -> bool:
+    """Whether a run's events.jsonl says at its end that the run ended, and not that it began again."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - CHUNK))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return False
+    for text in reversed(lines):
+        if b'"run_finished"' in text or b'"run_started"' in text:
+            with contextlib.suppress(ValidationError):
+                event = EVENT.validate_json(text)
+                if isinstance(event, (RunFinished, RunStarted)):
+                    return isinstance(event, RunFinished)
+    return False
 
 
 class _LiveTurn(BaseModel):
@@ -84,11 +110,12 @@ class _LiveTurn(BaseModel):
 
 @dataclass
 class LiveFile:
-    """live.json: the texts of the running turns and the progress, replaced a few times a second while a run goes on."""
+    """live.json: the texts of the running turns, the progress and the optimizer step, replaced a few times a second while a run goes on."""
 
     path: Path
     _stamp: tuple[int, int] | None = None
     _texts: dict[tuple[str, int], str] = field(default_factory=dict)
+    _told: dict[str, object] = field(default_factory=dict)
 
     def poll(self) -> list[AnyEvent]:
         """What changed since the last call, as the events that the run did not keep."""
@@ -119,13 +146,13 @@ class LiveFile:
             if self._texts.get((turn.conversation, turn.turn)) != turn.text:
                 events.append(event)
         self._texts = texts
-        progress = content.get("progress")
-        if isinstance(progress, dict):
-            known = {key: value for key, value in progress.items() if key in Progress.model_fields}
-            try:
-                events.append(Progress.model_validate({"time": when, **known}))
-            except ValidationError:
-                return events
+        for key, kind in (("progress", Progress), ("step", StepFinished)):
+            entry = content.get(key)
+            if isinstance(entry, dict) and entry != self._told.get(key):
+                self._told[key] = entry
+                known = {key: value for key, value in entry.items() if key in kind.model_fields}
+                with contextlib.suppress(ValidationError):
+                    events.append(kind.model_validate({"time": when, **known}))
         return events
 
 

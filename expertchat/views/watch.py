@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from expertchat.config import ConfigError
@@ -13,24 +14,30 @@ from expertchat.events import (
     AnyEvent,
     ConversationJudged,
     ConversationStarted,
+    Measured,
     Note,
+    PhaseStarted,
     RatingGiven,
     RewardGiven,
+    RoundFinished,
+    RoundStarted,
     RunFinished,
     RunStarted,
     Sink,
+    StepFinished,
     WimGiven,
 )
 from expertchat.views.live import LiveView
 from expertchat.views.open import open_view
 from expertchat.views.replay import timeline
-from expertchat.views.tail import EventTail, Heartbeat, LiveFile
+from expertchat.views.tail import EventTail, Heartbeat, LiveFile, has_ended
 from expertchat.views.words import clock
 
 POLL = 0.125  # seconds between two looks at the files
 SILENT_AFTER = 15.0  # seconds without a sign of life after which the writer is called silent
 MARKS = ("events.jsonl", "heartbeat.json", "live.json", "provenance.json")  # one of these makes a folder a run
 LISTED = 20
+ROUNDS = (RoundStarted, PhaseStarted, StepFinished, Measured, RoundFinished)  # not of a single conversation
 
 
 def watch(
@@ -44,13 +51,11 @@ def watch(
     folder = Path(folder)
     _check(folder, speed)
     tail = EventTail(folder / "events.jsonl")
-    past = tail.poll()
-    picked = _pick(past, conversation, folder) if conversation is not None else None
-    ended = _ended(past)
-    sink = open_view(view, everything=picked is not None or (ended is not None and speed is None))
+    picked = _pick(EventTail(tail.path).poll(), conversation, folder) if conversation is not None else None
+    sink = open_view(view, everything=picked is not None or (speed is None and has_ended(tail.path)))
     watcher = Watcher(sink, folder, tail, picked)
     try:
-        watcher.show(past, speed)
+        watcher.show(tail.poll(), speed)
         if follow and not watcher.over:
             watcher.follow()
         elif not watcher.over:
@@ -74,32 +79,33 @@ class Watcher:
         self.live = LiveFile(folder / "live.json")
         self.heartbeat = Heartbeat(folder / "heartbeat.json", self.tail.path)
         self.over = False
+        self._end: RunFinished | None = None
+        self._any = False
         self._said_silent = False
         self._sleep: Callable[[float], None] = time.sleep
 
-    def show(self, events: list[AnyEvent], speed: float | None = None) -> None:
-        """Send recorded events, at `speed` times their pace or all at once."""
-        end = _ended(events)
-        events = [e for e in events if self._wanted(e)]
+    def show(self, events: Iterable[AnyEvent], speed: float | None = None) -> bool:
+        """Send recorded events, at `speed` times their pace or all at once; whether there were any."""
+        wanted = self._wanted(events)
         if speed is None:
-            for event in events:
+            for event in wanted:
                 self.sink.send(event)
+                if isinstance(self.sink, LiveView):
+                    self.sink.catch_up()
         else:
-            self._replay(events, speed)
-        if self.picked is not None and any(isinstance(e, ConversationJudged) for e in events):
-            self.over = True
-        if end is not None:
+            self._replay(wanted, speed)
+        if self._end is not None:
             self.over = True
             if self.picked is None:
-                self.sink.send(end)
+                self.sink.send(self._end)
+        return self._any
 
     def follow(self) -> None:
         """Send what comes until the run (or the picked conversation) ends."""
         while not self.over:
-            new = self.tail.poll()
-            self.show(new)
+            signs = self.show(self.tail.poll())
             self.look()
-            self.say_if_silent(signs=bool(new))
+            self.say_if_silent(signs)
             if not self.over:
                 self._sleep(POLL)
 
@@ -107,7 +113,7 @@ class Watcher:
         """Send the texts that are being written now."""
         if not self.over:
             for event in self.live.poll():
-                if self._wanted(event):
+                if self.picked is None or _conversation_of(event) in (None, self.picked):
                     self.sink.send(event)
 
     def say_if_silent(self, signs: bool = False) -> None:
@@ -130,7 +136,7 @@ class Watcher:
             text = f"{self.tail.unreadable} lines of {self.tail.path.name} could not be read and are left out"
             self.sink.send(Note(time=time.time(), level="warning", text=text))
 
-    def _replay(self, events: list[AnyEvent], speed: float) -> None:
+    def _replay(self, events: Iterable[AnyEvent], speed: float) -> None:
         begun = time.monotonic()
         for at, event in timeline(events):
             wait = begun + at / speed - time.monotonic()
@@ -138,10 +144,21 @@ class Watcher:
                 self._sleep(wait)
             self.sink.send(event)
 
-    def _wanted(self, event: AnyEvent) -> bool:
-        if isinstance(event, RunFinished):
-            return False
-        return self.picked is None or _conversation_of(event) in (None, self.picked)
+    def _wanted(self, events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
+        """Those that are to be seen. The end of the run is held back; of a picked conversation, its own run has no rounds."""
+        self._any = False
+        for event in events:
+            self._any = True
+            if isinstance(event, RunFinished):
+                self._end = event
+                continue
+            if isinstance(event, RunStarted):
+                self._end = None
+            if self.picked is None:
+                yield event
+            elif _conversation_of(event) in (None, self.picked) and not isinstance(event, ROUNDS):
+                yield event.model_copy(update={"rounds": 0}) if isinstance(event, RunStarted) else event
+                self.over |= isinstance(event, ConversationJudged)
 
 
 def _check(folder: Path, speed: float | None) -> None:
@@ -157,21 +174,14 @@ def _check(folder: Path, speed: float | None) -> None:
 
 
 def _pick(events: Iterable[AnyEvent], wanted: str, folder: Path) -> str:
-    there = list(dict.fromkeys(e.conversation for e in events if isinstance(e, ConversationStarted)))
-    if wanted in there:
-        return wanted
-    shown = ", ".join(there[:LISTED]) + (f" and {len(there) - LISTED} more" if len(there) > LISTED else "")
+    there: dict[str, None] = {}
+    for event in events:
+        if isinstance(event, ConversationStarted):
+            if event.conversation == wanted:
+                return wanted
+            there[event.conversation] = None
+    shown = ", ".join(islice(there, LISTED)) + (f" and {len(there) - LISTED} more" if len(there) > LISTED else "")
     raise ConfigError(f"{folder} has no conversation {wanted!r}; there {'are ' + shown if there else 'is none yet'}")
-
-
-def _ended(events: list[AnyEvent]) -> RunFinished | None:
-    """The end of the run, if no further start follows it."""
-    for event in reversed(events):
-        if isinstance(event, RunFinished):
-            return event
-        if isinstance(event, RunStarted):
-            return None
-    return None
 
 
 def _conversation_of(event: AnyEvent) -> str | None:

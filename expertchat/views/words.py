@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 
-from expertchat.events import RunFinished
+from expertchat.events import RunFinished, RunStarted
 from expertchat.records import Reward
 from expertchat.text import clean
-from expertchat.views.model import RunState, line
+from expertchat.views.model import RunState
+from expertchat.views.sides import line
 
 STOPPED = {
     "turns": "all turns are spoken",
@@ -35,6 +36,12 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def whole_in_words(run: RunStarted) -> str:
+    """How large a run is."""
+    rounds = f"{counted(run.rounds, 'round')} of " if run.rounds else ""
+    return f"{rounds}{counted(run.conversations, 'conversation')} of up to {counted(run.turns, 'turn')}"
 
 
 def stop_in_words(reason: str | None, turns: int) -> str:

@@ -25,7 +25,7 @@ NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}
 def source_hash(prompts: Prompts) -> str:
     """What the models depend on: if it differs from the one in models/card.json, they no longer fit their prompts or facts."""
     text = files("expertchat.world").joinpath("facts.txt").read_text(encoding="utf-8")
-    return hashlib.sha256((text + prompts.model_dump_json()).encode()).hexdigest()[:16]
+    return hashlib.sha256((text + prompts.model_dump_json(exclude_defaults=True)).encode()).hexdigest()[:16]
 
 
 def build(config: WorldConfig, report: Report) -> None:

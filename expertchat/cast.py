@@ -1,0 +1,143 @@
+"""Who takes part in a run: the models that its config names, each loaded once, and the experts over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expertchat.backends.base import Backend, Embedder
+from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models
+from expertchat.config import ConfigError, ConverseConfig, ModelConfig
+from expertchat.events import Loading, Note
+from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.judging.judge import RESERVED
+from expertchat.plan.planner import Trained, check, embedder_device, placed
+from expertchat.records import Speaker
+from expertchat.run import Hub
+
+if TYPE_CHECKING:
+    from expertchat.training.config import OnlineDpoConfig
+
+    CastConfig = ConverseConfig | OnlineDpoConfig
+
+
+def check_categories(config: CastConfig) -> None:
+    """Raise ConfigError for names that a category cannot have."""
+    bad = [name for name in config.judging.categories if name in RESERVED or "/" in name or not name.strip()]
+    if bad:
+        raise ConfigError([f"judging.categories: {name!r} cannot be a category's name; rename it" for name in bad])
+
+
+@dataclass
+class Cast:
+    """The loaded models: backends by seat ("a", "b", "third") plus "embedder", and the experts."""
+
+    backends: dict[str, Any] = field(default_factory=dict)
+    experts: dict[str, ExpertChat] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> dict[str, CountTokens]:
+        return {seat: self.backends[seat].count_tokens for seat in self.experts}
+
+    @property
+    def speakers(self) -> dict[Speaker, ExpertChat]:
+        return {"a": self.experts["a"], "b": self.experts["b"]}
+
+
+def seats_of(config: CastConfig) -> dict[str, ModelConfig]:
+    """The models that a run needs, by seat."""
+    seats = {"a": config.experts.a, "b": config.experts.b}
+    if config.third is not None and "third" in judges_of(config):
+        seats["third"] = config.third
+    return seats
+
+
+def judges_of(config: CastConfig) -> set[str]:
+    """Who judges: in the run, and in its evaluations."""
+    evaluation = getattr(config, "evaluation", None)
+    return {config.judging.judge} | ({evaluation.by} if evaluation is not None and evaluation.judge != "truth" else set())
+
+
+def load_cast(
+    config: CastConfig, hub: Hub, given: Mapping[str, Backend] | None, embedder: Embedder | None, training: Trained | None = None
+) -> Cast:
+    """Load what the config names, each model once. Raises ConfigError, before anything is loaded if it can be known then.
+
+    `training`: what the memory plan is to leave room for.
+    """
+    from expertchat.experts.registry import expert_notes, family_class, make_expert
+
+    cast, seats = Cast(), seats_of(config)
+    wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
+    wants_embedder = embedder is None and (config.judging.wim.enabled or config.topics.source == "models")
+    backends, found = _load(config, wanted if given is None else {}, wants_embedder, hub, training)
+    backends |= given or {}
+    for seat, model in seats.items():
+        backend: Any = backends[seat]
+        cast.backends[seat] = backend
+        cast.experts[seat] = make_expert(seat, model, backend.info)
+        notes = expert_notes(model, cast.experts[seat], backend.info)
+        cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
+        if hasattr(backend, "say"):
+            backend.say = lambda text: hub.send(Note(text=text, level="warning"))
+    embedder = embedder or found
+    if embedder is not None:
+        cast.backends["embedder"] = embedder
+    return cast
+
+
+def _load(
+    config: CastConfig, wanted: Mapping[str, Wanted], wants_embedder: bool, hub: Hub, training: Trained | None
+) -> tuple[dict[str, Backend], LaterEmbedder | None]:
+    """The backends by seat, and the embedder if it is wanted: found, and loaded later."""
+    keys = {seat: _what_is_loaded(one) for seat, one in wanted.items()}
+    models = {key: next(wanted[seat] for seat in wanted if keys[seat] == key) for key in dict.fromkeys(keys.values())}
+    problems: list[str] = []
+    folders, embedder = dict[str, Path](), None
+    try:
+        folders = find_models(models, hub.send)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        embedder = _find_embedder(config, hub) if wants_embedder else None
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    _set_threads(config.engine.threads, [one.config for one in models.values() if one.config.backend == "local"])
+    plan = check(config, training=training) if models else None
+    for key, one in models.items():
+        placed_config, device_map = placed(one.config, next(seat for seat in wanted if keys[seat] == key), plan)
+        models[key] = one._replace(config=placed_config, device_map=device_map)
+    if embedder is not None:
+        embedder.config = embedder.config.model_copy(update={"device": embedder_device(plan, embedder.config.device)})
+    loaded = load_models(models, folders, config.run.seed, config.engine, hub.send)
+    return {seat: loaded[key] for seat, key in keys.items()}, embedder
+
+
+def _what_is_loaded(wanted: Wanted) -> str:
+    """Two seats with the same value share a backend: persona, wordings and decoding differ by request."""
+    return wanted.config.model_dump_json(exclude={"family", "prompts", "persona", "decoding"}) + repr(wanted.stop_tokens)
+
+
+def _set_threads(threads: int | None, models: Sequence[ModelConfig]) -> None:
+    if not models:
+        return
+    import torch
+
+    from expertchat.backends.hardware import usable_cores
+
+    torch.set_num_threads(threads or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
+
+
+def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:
+    def announce(done: bool, seconds: float) -> None:
+        hub.send(Loading(what="embedder", done=done, seconds=seconds, gib=embedder.gib))
+
+    embedder = load_embedder(config.embedder, [model.path for model in seats_of(config).values()], announce)
+    return embedder
+
+

@@ -1,0 +1,125 @@
+"""From compared replies to figures: win rates, lengths, and what the embedded world's truth says, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from pydantic import Field
+
+from expertchat.evaluation.statistics import ratio_of_means, wilson
+from expertchat.evaluation.truth import Tally
+from expertchat.records import Figure, Record, Speaker, Turn, Verdict
+
+RATINGS_APART = 1e-3  # mean ratings that are closer are equal: what else is in a batch changes their last digits
+LENGTH_RATIO = 1.25  # replies whose token counts differ by no more are of like length
+
+
+class Comparison(Record):
+    """The policy's reply to a held-out history beside the base's.
+
+    `outcome`: 1 the policy's is better, 0 the base's, 0.5 neither; None, with the problem, where nobody says.
+    """
+
+    history: str
+    learner: Speaker
+    policy_version: int
+    reply: Turn
+    base_tokens: int
+    outcome: float | None = None
+    problem: str | None = None
+    policy: Tally | None = None
+    base: Tally | None = None
+    rating_policy: float | None = None
+    rating_base: float | None = None
+    verdicts: list[Verdict] = Field(default_factory=list)
+
+
+def outcome(policy: float, base: float, apart: float = 0.0) -> float:
+    """1, 0.5 or 0: whose number is higher. Numbers not more than `apart` apart are a tie."""
+    return 0.5 if abs(policy - base) <= apart else float(policy > base)
+
+
+def figures(compared: Sequence[Comparison], judge: str, seed: int) -> dict[str, Figure]:
+    """All figures of one evaluation; the same comparisons in the same order give the same figures."""
+    found = win_figures([c.outcome for c in compared])
+    alike = [c for c in compared if like_length(c.reply.tokens, c.base_tokens)]
+    matched = win_figures([c.outcome for c in alike])
+    return {
+        **found,
+        "judge": judge,
+        "tokens_policy": _mean(c.reply.tokens for c in compared),
+        "tokens_base": _mean(c.base_tokens for c in compared),
+        "win_rate_length_matched": matched["win_rate"],
+        "win_rate_length_matched_low": matched["win_rate_low"],
+        "win_rate_length_matched_high": matched["win_rate_high"],
+        "n_length_matched": matched["n"],
+        **_rated(compared),
+        **_verdicts([v for c in compared for v in c.verdicts], [c for c in compared if c.verdicts]),
+        **_truth(compared, seed),
+    }
+
+
+def win_figures(outcomes: Sequence[float | None]) -> dict[str, Figure]:
+    """Wins, ties, losses and Wilson's interval; ties count half, a comparison without an answer does not count and is named in `nulls`."""
+    wins, ties, losses = (sum(o == value for o in outcomes) for value in (1.0, 0.5, 0.0))
+    n = wins + ties + losses
+    low, high = wilson(wins + ties / 2, n)
+    rate = (wins + ties / 2) / n if n else None
+    return {
+        "n": n,
+        "win_rate": rate,
+        "win_rate_low": low if n else None,
+        "win_rate_high": high if n else None,
+        "wins": wins,
+        "ties": ties,
+        "losses": losses,
+        "nulls": len(outcomes) - n,
+    }
+
+
+def like_length(one: int, two: int) -> bool:
+    """Whether the longer of two replies has at most LENGTH_RATIO times the tokens of the shorter."""
+    return max(one, two) <= LENGTH_RATIO * min(one, two)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return fmean(found) if found else None
+
+
+def _rated(compared: Sequence[Comparison]) -> dict[str, Figure]:
+    both = [(c.rating_policy, c.rating_base) for c in compared if c.rating_policy is not None and c.rating_base is not None]
+    return {"rating_policy": fmean(p for p, _ in both), "rating_base": fmean(b for _, b in both)} if both else {}
+
+
+def _verdicts(verdicts: Sequence[Verdict], compared: Sequence[Comparison]) -> dict[str, Figure]:
+    """The judge's bias: `flips`, comparisons decided otherwise in the other order; `first_share`, how often A among verdicts A and B."""
+    if not compared:
+        return {}
+    decided = [v for v in verdicts if v.verdict in ("A", "B")]
+    flips = sum(None not in (said := [v.winner for v in c.verdicts]) and len(set(said)) > 1 for c in compared)
+    return {"flips": flips, "first_share": _mean(v.verdict == "A" for v in decided)}
+
+
+def _truth(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
+    """Facts, repeats and wrong sentences a reply; accuracy over all claims; the ratio of distinct facts by a paired bootstrap."""
+    both = [(c.policy, c.base) for c in compared if c.policy is not None and c.base is not None]
+    if not both:
+        return {}
+    policy, base = [p for p, _ in both], [b for _, b in both]
+    ratio = ratio_of_means([p.distinct for p in policy], [b.distinct for b in base], seed=seed)
+    found: dict[str, Figure] = {
+        "distinct_ratio": ratio.value,
+        "distinct_ratio_low": ratio.low,
+        "distinct_ratio_high": ratio.high,
+    }
+    for who, tallies in (("policy", policy), ("base", base)):
+        claims = sum(t.claims for t in tallies)
+        found |= {
+            f"distinct_{who}": fmean(t.distinct for t in tallies),
+            f"repeats_{who}": fmean(t.repeats for t in tallies),
+            f"wrong_{who}": fmean(t.wrong for t in tallies),
+            f"accuracy_{who}": (claims - sum(t.wrong for t in tallies)) / claims if claims else None,
+        }
+    return found

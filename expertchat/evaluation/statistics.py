@@ -1,0 +1,108 @@
+"""How sure a figure is: intervals for win rates, for ratios of means and for anything else that a list of values gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist, fmean, pstdev
+from typing import NamedTuple
+
+import numpy
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+class Interval(NamedTuple):
+    """Where a figure lies with the level's probability; None: no bound can be given."""
+
+    low: float | None
+    high: float | None
+
+
+class Ratio(NamedTuple):
+    """A ratio of two means with its interval; None where the lower mean is 0."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def quantile(level: float) -> float:
+    """How many standard errors a two-sided normal interval of this level reaches: 1.96 for 0.95."""
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} is not between 0 and 1")
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def wilson(wins: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's score interval of a win rate (Wilson 1927): within 0..1 and honest near its ends. A tie is half a win.
+
+    Half wins vary less than a coin does, so with ties the interval is rather too wide than too narrow. No games say nothing: (0, 1).
+    Raises ValueError where `wins` is not within 0..n.
+    """
+    if not 0 <= wins <= n:
+        raise ValueError(f"{wins} wins of {n}")
+    if n == 0:
+        return 0.0, 1.0
+    z = quantile(level)
+    rate, scale = wins / n, 1 + z * z / n
+    middle = (rate + z * z / (2 * n)) / scale
+    reach = z / scale * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    # At the ends the bound is the rate itself; the sum of floats may miss it by a hair.
+    return (0.0 if wins == 0 else max(0.0, middle - reach)), (1.0 if wins == n else min(1.0, middle + reach))
+
+
+def bootstrap(
+    values: Sequence[float] | numpy.ndarray,
+    statistic: Callable[[numpy.ndarray], float],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Interval:
+    """Percentile interval (Efron 1979) of `statistic` over values [n] or rows [n, k]: the same seed gives the same interval.
+
+    Rows are drawn whole, so what belongs together stays together (a paired bootstrap). Draws for which the statistic is infinite
+    count as such; a bound that is not finite is None. Raises ValueError where there are no values.
+    """
+    values_N = numpy.asarray(values, dtype=float)
+    if not len(values_N):
+        raise ValueError("no values to draw from")
+    tail = NormalDist().cdf(-quantile(level))
+    draws_R_N = numpy.random.default_rng(seed).integers(len(values_N), size=(resamples, len(values_N)))
+    found_R = numpy.array([statistic(values_N[draw_N]) for draw_N in draws_R_N], dtype=float)
+    found_R = numpy.sort(found_R[~numpy.isnan(found_R)])
+    if not len(found_R):
+        return Interval(None, None)
+    # The values at the ranks themselves: between a number and infinity nothing can be interpolated.
+    low, high = numpy.quantile(found_R, (tail, 1 - tail), method="inverted_cdf")
+    return Interval(*(float(bound) if math.isfinite(bound) else None for bound in (low, high)))
+
+
+def ratio_of_means(policy: Sequence[float], base: Sequence[float], *, seed: int, level: float = LEVEL) -> Ratio:
+    """mean(policy) / mean(base) of values that belong together pairwise, with a paired bootstrap interval.
+
+    Raises ValueError where the two are not equally many, or none.
+    """
+    if len(policy) != len(base):
+        raise ValueError(f"{len(policy)} values of the policy and {len(base)} of the base")
+
+    def ratio(rows_N_2: numpy.ndarray) -> float:
+        over, under = rows_N_2.mean(axis=0)
+        return float(over / under) if under else math.inf if over else math.nan
+
+    rows_N_2 = numpy.stack([numpy.asarray(policy, dtype=float), numpy.asarray(base, dtype=float)], axis=1)
+    low, high = bootstrap(rows_N_2, ratio, seed=seed, level=level)
+    value = ratio(rows_N_2)
+    return Ratio(value, low, high) if math.isfinite(value) else Ratio(None, low, high)
+
+
+def scaled_margin(margins: Sequence[float], rewards: Sequence[float]) -> float | None:
+    """The mean margin in standard deviations of the rewards that it comes from, in the manner of Cohen's d.
+
+    Free of the reward's scale, so a rating's margin and a cosine's can be compared. None where there are none, or all rewards are equal.
+    """
+    if not margins or len(rewards) < 2 or not (spread := pstdev(rewards)):
+        return None
+    return fmean(margins) / spread

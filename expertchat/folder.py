@@ -1,0 +1,232 @@
+"""The run folder of any command: found or made, locked, compared with its config, appended to, finished last of all by summary.json."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from expertchat.config import ConfigError
+from expertchat.events import AnyEvent, ConversationFinished, PhaseStarted, Progress, StepFinished, TextStreamed, TurnFinished
+from expertchat.jsonl import Log, WriteError, cut_torn_end
+from expertchat.lock import HEARTBEAT, LOCK, FolderLock, replace
+from expertchat.provenance import provenance, versions
+
+LIVE_SECONDS = 0.25  # live.json is replaced at most this often
+SYNC_SECONDS = 5.0
+BOOKKEEPING = {LOCK, HEARTBEAT, "provenance.json"}  # a folder that holds no more than these has not begun
+NOT_COMPARED = ("view", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")  # config keys that do not change what a run writes
+
+
+class RunFolder:
+    """A run folder that this process writes. Opening checks and locks it but leaves no run in it before `begin`.
+
+    Raises ConfigError for a folder that is another run's, is no run, cannot be written, or is being written by another process.
+    """
+
+    logs: tuple[str, ...] = ("events",)  # the files NAME.jsonl that are appended to
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], command_line: list[str], writes: bool = True) -> None:
+        self.folder, self.config, self.command_line = folder, config, command_line
+        self.writes = writes  # False: another process of the same run does
+        self.notes: list[str] = []
+        self.summary: dict[str, Any] | None = None  # of a run that is done
+        self._logs: dict[str, Log] = {}
+        self._early: list[AnyEvent] = []
+        self._begun = self.resumed = False
+        self._live = _Live(folder / "live.json")
+        self._synced = time.monotonic()
+        self._lock: FolderLock | None = None
+        if not writes:
+            return
+        try:
+            self._made = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(folder)
+        except OSError as error:
+            raise ConfigError(f"run.dir: cannot write {folder}: {error.strerror}; name another folder") from None
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+        if self._lock.note:
+            self.notes.append(self._lock.note)
+
+    def _check(self) -> None:
+        names = {path.name for path in self.folder.iterdir() if not path.name.endswith(".new")}
+        self.resumed = "config.yaml" in names
+        if not self.resumed:
+            if strange := sorted(names - BOOKKEEPING):
+                shown = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
+                raise ConfigError(f"run.dir: {self.folder} is not a run folder (it holds {shown}); name a new or empty folder")
+            return
+        before = _read_config(self.folder / "config.yaml")
+        if differing := differences(before, self.config):
+            remedy = "give its values again or name another folder; these differ:"
+            raise ConfigError([f"run.dir: {self.folder} is a run of another config; {remedy}", *differing])
+        self.notes += _changed_packages(self.folder / "provenance.json")
+        if (self.folder / "summary.json").exists():
+            self.summary = _read_summary(self.folder / "summary.json")
+
+    def open(self) -> None:
+        """Make the folder a run's, or find what there is of it. From here on everything that is sent is written."""
+        if not self.writes:
+            return self.find()
+        try:
+            if self.resumed:
+                for path in self.folder.glob("*.jsonl"):
+                    cut_torn_end(path)
+                self.find()
+            else:
+                replace(self.folder / "provenance.json", json.dumps(provenance(self.command_line), indent=2) + "\n")
+                replace(self.folder / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True), sync=True)
+            for name in self.logs:
+                self._logs[name] = Log(self.folder / f"{name}.jsonl")
+        except OSError as error:
+            raise ConfigError(f"run.dir: cannot write {self.folder}: {error.strerror}; name another folder") from None
+        self._begun = True
+        early, self._early = self._early, []
+        for event in early:
+            self.send(event)
+
+    def find(self) -> None:
+        """Read what an earlier start has left."""
+
+    def send(self, event: AnyEvent) -> None:
+        """Write an event."""
+        raise NotImplementedError
+
+    def append(self, name: str, what: BaseModel) -> None:
+        """Append one record to NAME.jsonl. Raises WriteError, also where another process has taken the folder over."""
+        if not self.writes:
+            return
+        if self._lock is not None and self._lock.lost:
+            raise WriteError(f"another process has taken {self.folder} over; this one stops")
+        self._logs[name].append(what.model_dump_json(by_alias=True))
+
+    def sync(self) -> None:
+        """Make everything so far survive a power cut."""
+        for log in self._logs.values():
+            log.sync()
+        self._synced = time.monotonic()
+
+    def sync_now_and_then(self) -> None:
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            self.sync()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json, last of all. The run is done."""
+        if not self.writes:
+            return
+        self.sync()
+        try:
+            replace(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n", sync=True)
+        except OSError as error:
+            raise WriteError(f"cannot write {self.folder / 'summary.json'}: {error.strerror}; the records are complete") from None
+
+    def close(self) -> None:
+        """Close the files and give the folder back. A folder in which nothing has begun is left as it was. May be called twice."""
+        for log in self._logs.values():
+            log.close()
+        self._live.close()
+        if self._lock is None:
+            return
+        self._lock.release()
+        if not self._begun and not self.resumed:
+            with contextlib.suppress(OSError):
+                (self.folder / LOCK).unlink(missing_ok=True)
+                if self._made:
+                    self.folder.rmdir()
+
+
+class _Live:
+    """live.json: the texts of the turns that are being written, and the progress."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._turns: dict[str, TextStreamed] = {}
+        self._progress: Progress | None = None
+        self._step: StepFinished | None = None
+        self._written = 0.0
+
+    def send(self, event: AnyEvent) -> None:
+        match event:
+            case TextStreamed():
+                self._turns[event.conversation] = event
+            case Progress():
+                self._progress = event
+            case StepFinished():
+                self._step = event
+            case PhaseStarted():
+                self._step = None
+            case TurnFinished() | ConversationFinished():
+                self._turns.pop(event.conversation, None)
+            case _:
+                return
+        if time.monotonic() - self._written >= LIVE_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        turns = [event.model_dump(include={"conversation", "turn", "speaker", "text"}) for event in self._turns.values()]
+        progress = self._progress.model_dump(exclude={"kind", "time"}) if self._progress else None
+        step = self._step.model_dump(include={"round", "step", "steps", "loss"}) if self._step else None
+        try:
+            replace(self.path, json.dumps({"time": time.time(), "turns": turns, "progress": progress, "step": step}))
+        except OSError:
+            return  # only a view; a full disk is reported by the records
+
+    def close(self) -> None:
+        self._turns.clear()
+        if self._written:
+            self._write()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line for each key in which two configs differ, those aside that do not change what a run writes."""
+    one, two = dict(_flat(before)), dict(_flat(now))
+    keys = [key for key in {**one, **two} if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_COMPARED)]
+    return [f"{key}: was {one.get(key)!r}, is {two.get(key)!r}" for key in keys if one.get(key) != two.get(key)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"run.dir: cannot read {path}: {str(error).splitlines()[0]}; name another folder") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"run.dir: {path} is not the config of a run; name another folder")
+    return config
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"run.dir: cannot read {path}: {error}; remove it and the run goes on") from None
+    return summary if isinstance(summary, dict) else {}
+
+
+def _changed_packages(path: Path) -> list[str]:
+    try:
+        before = json.loads(path.read_bytes())["packages"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    now = versions()
+    changed = [f"{name} {before[name]} -> {now.get(name)}" for name in before if before[name] != now.get(name)]
+    return [f"packages have changed since the run began: {', '.join(changed)}; texts may differ from an unbroken run"] if changed else []

@@ -1,0 +1,115 @@
+"""Which of two replies to the same history is the better one: the judge's prompt, the reading of its answer, both orders.
+
+The verdict is read from the probabilities of the three words that are allowed, not from written text: every judgement then has an answer
+that needs no parsing, an answer that no text in the prompt can write for the judge, and both orders cost one pass each.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from expertchat.backends.base import Result, ScoreRequest, Scores
+from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.judging import rating
+from expertchat.records import Message, Speaker, Turn, Verdict
+from expertchat.scheduler import Ask, Flow
+from expertchat.text import one_line, quote
+
+OPTIONS = (" A", " B", " tie")
+ANSWER_TOKENS = 4  # room for an option
+Order = Literal["base", "policy"]
+Winner = Literal["base", "policy", "tie"]
+ORDERS: tuple[Order, Order] = ("base", "policy")
+# What stands before a line of the prompt may not stand in the text of a reply: it would look like another reply.
+_HEAD = re.compile(r"\b(reply\s*[ab]?|expert|partner|the better reply)\s*[:：]", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two replies of `subject` to one same history. All requests' keys begin with `key`."""
+
+    key: str
+    history: str  # its id
+    topic: str
+    turns: tuple[Turn, ...]
+    subject: Speaker
+    base: str
+    policy: str
+    categories: Mapping[str, str] = field(default_factory=dict)  # name -> description
+
+    def render(self, first: Order, special_tokens: Sequence[str] = ()) -> str:
+        """The dialogue and the two replies, each on one line."""
+
+        def shown(text: str) -> str:
+            return _HEAD.sub(r"{\1}", quote(text, special_tokens))
+
+        one, two = (self.base, self.policy) if first == "base" else (self.policy, self.base)
+        lines = [f"{'Expert' if turn.speaker == self.subject else 'Partner'}: {shown(turn.text)}" for turn in self.turns]
+        return "\n".join([*lines, f"Reply A: {shown(one)}", f"Reply B: {shown(two)}"])
+
+
+def request(expert: ExpertChat, duel: Duel, first: Order) -> ScoreRequest:
+    """Ask the judge `expert`, with the reply of `first` shown as A."""
+    prompts, topic = expert.settings.prompts, quote(duel.topic, expert.special_tokens)
+    lines = [prompts.category.format(category=rating.title(c), description=d) for c, d in duel.categories.items()]
+    asked = prompts.compare.format(
+        topic=topic, transcript=duel.render(first, expert.special_tokens), categories="\n".join(line for line in lines if line)
+    )
+    messages = expert.chat(prompts.judge_system.format(topic=topic), [Message("user", asked)])
+    return ScoreRequest(f"{duel.key}/{first}-first", messages, OPTIONS, prefix=prompts.better)
+
+
+def read(logprobs: Sequence[float]) -> tuple[Literal["A", "B", "tie"] | None, str | None]:
+    """The likeliest option and no problem, or None with it; A and B that are equally likely are a tie.
+
+    >>> read([-0.1, -3.0, -4.0])
+    ('A', None)
+    """
+    if len(logprobs) != len(OPTIONS) or any(math.isnan(p) for p in logprobs):
+        return None, f"{len(OPTIONS)} probabilities were wanted"
+    a, b, tie = logprobs
+    best = max(logprobs)
+    if not math.isfinite(best):
+        return None, "no option has a probability"
+    if tie == best or a == b:
+        return "tie", None
+    return ("A", None) if a == best else ("B", None)
+
+
+def winner(verdicts: Sequence[Verdict]) -> Winner | None:
+    """What the verdicts in both orders come to: who wins in each of them, else a tie (MT-Bench, arXiv 2306.05685); None if one is None."""
+    found = [verdict.winner for verdict in verdicts]
+    if not found or None in found:
+        return None
+    return found[0] if len(set(found)) == 1 else "tie"
+
+
+def duel_flow(who: str, expert: ExpertChat, duel: Duel, count: CountTokens | None = None) -> Flow[list[Verdict]]:
+    """Ask the backend `who` in both orders. With `count`, a prompt that does not fit the judge's context is a verdict None."""
+    requests = [request(expert, duel, first) for first in ORDERS]
+    problems = [_too_long(expert, one, count) for one in requests]
+    if any(problems):
+        return [_verdict(who, duel, first, None, problem or "not asked") for first, problem in zip(ORDERS, problems, strict=True)]
+    results = yield [Ask(who, one, label="judge") for one in requests]
+    return [_verdict(who, duel, first, result, None) for first, result in zip(ORDERS, results, strict=True)]
+
+
+def _too_long(expert: ExpertChat, asked: ScoreRequest, count: CountTokens | None) -> str | None:
+    if count is None:
+        return None
+    needed = count([*asked.messages, Message("assistant", asked.prefix)])
+    if needed + ANSWER_TOKENS <= expert.context_length:
+        return None
+    return f"the judge's prompt takes {needed} tokens, but the context holds {expert.context_length}"
+
+
+def _verdict(judge: str, duel: Duel, first: Order, result: Result | None, problem: str | None) -> Verdict:
+    said, raw = None, ""
+    if isinstance(result, Scores):
+        said, problem = read(result.logprobs)
+        raw = one_line(" ".join(f"{option.strip()} {math.exp(p):.4f}" for option, p in zip(OPTIONS, result.logprobs, strict=False)))
+    return Verdict(id=f"{duel.key}/{first}-first", history=duel.history, judge=judge, first=first, verdict=said, raw=raw, problem=problem)

@@ -1,0 +1,106 @@
+"""From rewarded candidates to preference pairs: two replies to one same history, a margin, and what was dropped and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from expertchat.records import Candidate, Message, PreferencePair
+
+if TYPE_CHECKING:
+    from expertchat.training.config import PairsConfig
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidates of one history with their rewards (None: not to be had). `prompt` is what the policy was shown."""
+
+    prompt: tuple[Message, ...]
+    candidates: tuple[Candidate, ...]
+    rewards: tuple[float | None, ...]
+    judge: str
+
+
+@dataclass
+class Pairing:
+    """The pairs of a round and what became of the rest."""
+
+    pairs: list[PreferencePair] = field(default_factory=list)
+    ties: int = 0  # pairs whose margin is too small
+    nulls: int = 0  # candidates without a reward
+    stale: int = 0  # histories of a policy too old
+    unmatched: int = 0  # histories without two candidates of like length
+
+    @property
+    def tie_rate(self) -> float | None:
+        """Ties among all pairs that had two rewards; None where there were none."""
+        total = self.ties + len(self.pairs)
+        return self.ties / total if total else None
+
+
+def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: int) -> Pairing:
+    """Pairs by `config.mode`. A candidate without a reward is never chosen nor rejected; equal rewards never make a pair."""
+    made = Pairing()
+    for choice in choices:
+        if any(policy_version - c.policy_version > config.max_lag for c in choice.candidates):
+            made.stale += 1
+            continue
+        scored = [(r, c) for r, c in zip(choice.rewards, choice.candidates, strict=True) if r is not None]
+        made.nulls += len(choice.candidates) - len(scored)
+        if len(scored) < 2:
+            continue
+        couples = list(_couples(scored, config))
+        made.unmatched += not couples
+        for (high, chosen), (low, rejected) in couples:
+            if high - low < config.min_margin or high == low or chosen.text == rejected.text:
+                made.ties += 1
+            else:
+                made.pairs.append(_pair(choice, chosen, rejected, high, low))
+    return made
+
+
+Scored = tuple[float, Candidate]
+
+
+def _couples(scored: Sequence[Scored], config: PairsConfig) -> Iterator[tuple[Scored, Scored]]:
+    """(better, worse) by mode. Of equals the first stands first, so that the order of the candidates decides nothing else."""
+    ranked = sorted(scored, key=lambda one: (-one[0], one[1].index))
+    if config.mode == "best_worst":
+        yield ranked[0], ranked[-1]
+    elif config.mode == "all":
+        yield from combinations(ranked, 2)
+    else:
+        alike = [pair for pair in combinations(ranked, 2) if _alike(pair[0][1], pair[1][1], config.length_ratio)]
+        if alike:
+            yield max(alike, key=lambda pair: pair[0][0] - pair[1][0])
+
+
+def _alike(one: Candidate, two: Candidate, ratio: float) -> bool:
+    short, long = sorted((one.tokens, two.tokens))
+    return long <= ratio * short
+
+
+def _pair(choice: Choice, chosen: Candidate, rejected: Candidate, high: float, low: float) -> PreferencePair:
+    return PreferencePair(
+        id=f"{chosen.id}-{rejected.id.rpartition('/')[2]}",
+        prompt=[{"role": m.role, "content": m.content} for m in choice.prompt],
+        chosen=[{"role": "assistant", "content": chosen.text}],
+        rejected=[{"role": "assistant", "content": rejected.text}],
+        score_chosen=high,
+        score_rejected=low,
+        margin=high - low,
+        round=chosen.round,
+        policy_version=chosen.policy_version,
+        provenance={
+            "transcript": chosen.transcript,
+            "turn": chosen.turn,
+            "learner": chosen.speaker,
+            "judge": choice.judge,
+            "chosen": chosen.id,
+            "rejected": rejected.id,
+            "tokens_chosen": chosen.tokens,
+            "tokens_rejected": rejected.tokens,
+        },
+    )

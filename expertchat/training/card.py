@@ -1,0 +1,215 @@
+"""The model card of what a run has trained: README.md of the adapter's folder, every figure read from the run's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from expertchat.config import ModelConfig
+from expertchat.jsonl import read_lines
+from expertchat.records import Metrics, Speaker, other
+from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.tracking import FINAL
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
+MOST = 12  # evaluations that are shown
+PAPERS = {"DPO": "2305.18290", "online DPO": "2402.04792", "WIM": "2603.04429"}
+
+
+def model_card(config: OnlineDpoConfig, run_folder: Path, learner: Speaker | None = None) -> str:
+    """The card of the adapter of `learner` (None: of the one that learns, or of expert a). Raises ConfigError for broken metrics.jsonl."""
+    seat: Speaker = learner or ("b" if config.learner == "b" else "a")
+    model = config.experts.a if seat == "a" else config.experts.b
+    known = [Metrics.model_validate(line) for _, line in read_lines(run_folder / "metrics.jsonl")]
+    mine = [m for m in known if m.learner == seat]
+    lora = config.train.method == "lora"
+    front = {
+        **_base_model(model.path),
+        "library_name": "peft" if lora else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["dpo", "expertchat", *(["lora"] if lora else []), "online-dpo", "trl"],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# {model.path}, trained by online DPO\n\n{_about(config, lora)}",
+        "## Against its base\n\n" + _evaluations([m for m in mine if m.kind == "evaluation"]),
+        "## The run\n\n" + _rounds([m for m in mine if m.kind == "round"]),
+        "## Config\n\n" + _table(["", ""], _settings(config, model, seat)),
+        "## How to use it\n\n" + (_use(config, model) if lora else _use_weights(model)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def merged_card(base: str, source: Path, dtype: str) -> str:
+    """The card of a merged model; what `source`'s own card says of its run is taken over."""
+    front = {**_base_model(base), "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["dpo", "expertchat"]}
+    text = (
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {base}, merged\n\n"
+        f"{base} with the weights that a run of ExpertChat has trained worked in, in {dtype}. It is loaded like its base.\n"
+    )
+    card = source / "README.md"
+    body = card.read_text("utf-8") if card.is_file() else ""
+    start, end = body.find("## Against its base"), body.find("## How to use it")
+    return text + (f"\n{body[start:end].rstrip()}\n" if 0 <= start < end else "")
+
+
+def _base_model(path: str) -> dict[str, str]:
+    """base_model for the front matter, where the hub can know it: it refuses the names of folders."""
+    local = path.startswith(("embedded:", "/", ".", "~")) or Path(path).is_dir()
+    return {} if local else {"base_model": path}
+
+
+def _about(config: OnlineDpoConfig, lora: bool) -> str:
+    judge = {
+        "partner": "its partner", "partner_reference": "its partner as it was before training", "self": "itself", "moving": "itself",
+        "reference": "itself as it was before training", "third": "a third model",
+    }[config.judging.judge]  # fmt: skip
+    made = "LoRA adapter" if lora else "set of weights"
+    lines = [
+        f"A {made} from [TRL](https://github.com/huggingface/trl)'s DPO trainer in ExpertChat: two experts talk about a topic,",
+        f"{judge} rates several replies to the same history and says what is missing in them (WIM), and the better reply is preferred",
+        "to the worse.",
+        *([f"This is the arm `{config.arm}`."] if config.arm else []),
+        f"Methods: {', '.join(f'[{name}](https://arxiv.org/abs/{number})' for name, number in PAPERS.items())}.",
+    ]
+    return "\n".join(lines) + "\n\nEvery figure on this page was written by the run itself."
+
+
+# -- figures ------------------------------------------------------------------------------------------------------------
+
+Column = tuple[str, str, str]  # title, name of the figure, how it is written
+EVALUATED: Sequence[Column] = (
+    ("n", "n", ".0f"), ("win rate", "win_rate", ".1%"), ("of like length", "win_rate_length_matched", ".1%"), ("wins", "wins", ".0f"),
+    ("ties", "ties", ".0f"), ("losses", "losses", ".0f"), ("tokens a reply", "tokens_policy", ".1f"),
+    ("distinct true facts", "distinct_policy", ".2f"), ("of them, times the base's", "distinct_ratio", ".2f"),
+    ("repeats", "repeats_policy", ".2f"), ("accuracy", "accuracy_policy", ".3f"),
+)  # fmt: skip
+ROUNDS: Sequence[Column] = (
+    ("KL to the base, nats a reply", "kl", ".3g"), ("reward", "reward_mean", ".3f"), ("margin", "margin", ".3f"),
+    ("margin over the rewards' spread", "margin_scaled", ".2f"), ("rating", "rating_mean", ".2f"), ("WIM score", "wim_mean", ".3f"),
+    ("tokens a reply", "length", ".1f"), ("distinct-2", "distinct_2", ".3f"), ("repeats", "repeats", ".3f"), ("entropy", "entropy", ".3f"),
+    ("loss", "loss", ".3f"), ("accuracy of the implicit reward", "accuracy", ".1%"), ("null rate", "null_rate", ".1%"),
+)  # fmt: skip
+
+
+def _evaluations(found: Sequence[Metrics]) -> str:
+    if not found:
+        return "Not evaluated in this run."
+    if len(found) > MOST:
+        best = max(found, key=lambda m: _number(m.figures, "win_rate") or 0.0)
+        keep = {id(m) for m in (*found[: MOST // 2], best, *found[-(MOST // 2) + 1 :])}
+        found = [m for m in found if id(m) in keep]
+    columns = [column for column in EVALUATED if any(_number(m.figures, column[1]) is not None for m in found)]
+    rows = [[_when(m), str(m.figures.get("judge")), *(_shown(m.figures, name, form) for _, name, form in columns)] for m in found]
+    table = _table(["rounds", "judge", *(title for title, _, _ in columns)], rows)
+    said = "The trained model against its base on held-out topics; in brackets 95 % intervals, in parentheses the base."
+    if any(m.id.endswith(FINAL) for m in found):
+        said += " Final: the weights that the run has kept, on histories by which none were chosen."
+    return f"{said}\n\n{table}"
+
+
+def _when(evaluation: Metrics) -> str:
+    return f"{evaluation.round}, final" if evaluation.id.endswith(FINAL) else str(evaluation.round)
+
+
+def _rounds(found: Sequence[Metrics]) -> str:
+    """Totals over the rounds, then the first round's figures beside the last one's."""
+    if not found:
+        return "No round was finished."
+    pairs, ties = (sum(_number(m.figures, name) or 0 for m in found) for name in ("pairs", "ties"))
+    lines = [f"{len(found)} rounds, {pairs:,.0f} preference pairs, {sum(_number(m.figures, 'steps') or 0 for m in found):,.0f} steps"]
+    if pairs + ties:
+        lines[0] += f"; {ties / (pairs + ties):.1%} of all pairs were ties and left out"
+    first, last = found[0].figures, found[-1].figures
+    rows = [
+        [title, _shown(first, name, form), _shown(last, name, form)]
+        for title, name, form in ROUNDS
+        if _number(first, name) is not None or _number(last, name) is not None
+    ]
+    return f"{lines[0]}.\n\n" + _table(["", "first round", "last round"], rows)
+
+
+def _number(figures: Mapping[str, Any], name: str) -> float | None:
+    value = figures.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _shown(figures: Mapping[str, Any], name: str, form: str) -> str:
+    """A figure with its interval and the base's, where it has them; a dash where it was not measured."""
+    value, low, high = (_number(figures, key) for key in (name, f"{name}_low", f"{name}_high"))
+    base = _number(figures, name.replace("_policy", "_base")) if name.endswith("_policy") else None
+    if value is None:
+        return "–"
+    interval = f" [{low:{form}}, {high:{form}}]" if low is not None and high is not None else ""
+    return format(value, form) + interval + (f" ({base:{form}})" if base is not None else "")
+
+
+# -- config and use -----------------------------------------------------------------------------------------------------
+
+
+def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> list[list[str]]:
+    train, judging, partner = config.train, config.judging, config.experts.b if seat == "a" else config.experts.a
+    revision = f" at `{model.revision}`" if model.revision else ""
+    settings = {
+        "base": f"`{model.path}`{revision} ({model.dtype}, quantization {model.quantization})",
+        "partner": f"`{partner.path}` (expert {other(seat)})",
+        "learner": config.learner,
+        "judge": f"{judging.judge}, z = {judging.z:g} (share of the WIM score in the reward), form {judging.form}",
+        "WIM": f"wording {judging.wim.wording}" if judging.wim.enabled else "off",
+        "rounds": f"{config.rounds} of {config.conversation.count} dialogues of {config.conversation.turns} turns",
+        "candidates": f"{config.candidates.count} replies to the same history",
+        "pairs": f"{config.pairs.mode}, margin at least {config.pairs.min_margin:g}",
+        "loss": f"{', '.join(train.loss)}, beta {train.beta:g}, reference {train.reference}",
+        "trained": f"LoRA rank {train.rank}, alpha {train.alpha:g}, dropout {train.dropout:g}" if train.method == "lora" else train.method,
+        "optimizer": f"AdamW, learning rate {train.learning_rate:g} ({train.schedule}), {train.batch} pairs a step, {train.epochs} epochs",
+        "reward": f"source {config.reward.source}, WIM texts {config.reward.wim}, sign {config.reward.sign:+d}",
+        "seed": str(config.run.seed),
+    }
+    return [[key, value] for key, value in settings.items()]
+
+
+def _use(config: OnlineDpoConfig, model: ModelConfig) -> str:
+    embedded = model.path.startswith("embedded:")
+    version = f', revision="{model.revision}"' if model.revision else ""
+    python = [
+        *(["from expertchat.backends.folders import find_folder"] if embedded else []),
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'base = str(find_folder("{model.path}"))' if embedded else f'base = "{model.path}"',
+        f'model = AutoModelForCausalLM.from_pretrained(base{version}, dtype="auto", device_map="auto")',
+        'model = PeftModel.from_pretrained(model, "THIS_FOLDER")',
+        f"tokenizer = AutoTokenizer.from_pretrained(base{version})",
+    ]
+    rank = next((rank for rank in RANKS if rank >= config.train.rank), config.train.rank)
+    vllm = f"vllm serve {model.path} --enable-lora --max-lora-rank {rank} --lora-modules expert=THIS_FOLDER"
+    served = [_code("vllm serve MERGED", "bash")] if embedded else ["With vLLM, which then has a model `expert`:", _code(vllm, "bash")]
+    return "\n\n".join([
+        "With transformers and peft:", _code("\n".join(python), "python"), *([] if embedded else served),
+        "As full weights:", _code("expertchat merge adapter=THIS_FOLDER out=MERGED", "bash"),
+        *(["which vLLM serves too (it cannot find an embedded base by its name):", *served] if embedded else []),
+    ])  # fmt: skip
+
+
+def _code(text: str, language: str) -> str:
+    return f"```{language}\n{text}\n```"
+
+
+def _use_weights(model: ModelConfig) -> str:
+    return (
+        f"The folder holds the trained weights alone. Full weights, as transformers and vLLM take them, come from them and from "
+        f"`{model.path}`:\n\n" + _code(f"expertchat merge adapter=THIS_FOLDER model={model.path} out=MERGED", "bash")
+    )
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(_text(cell) for cell in line)} |" for line in lines)
+
+
+def _text(value: Any) -> str:
+    """In a cell of a table: nothing that would end it."""
+    return " ".join(str(value if value is not None else "–").replace("|", "\\|").split())

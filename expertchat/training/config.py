@@ -1,0 +1,178 @@
+"""The config of `expertchat online_dpo`: one pydantic model for each of its groups. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from expertchat.config import (
+    ConversationConfig,
+    EmbedderConfig,
+    EngineConfig,
+    ExpertsConfig,
+    Group,
+    JudgingConfig,
+    ModelConfig,
+    RunConfig,
+    Text,
+    TopicsConfig,
+)
+
+JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third"]
+"""Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
+are the same), or without its adapter (reference); or a third model's."""
+
+LossName = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
+    "sigmoid_norm",
+]  # fmt: skip
+Tracker = Literal["wandb", "trackio", "tensorboard"]
+
+
+class CandidateJudging(JudgingConfig):
+    """How candidates are judged: as in a conversation, by a judge whose weights are named exactly."""
+
+    judge: JudgeName  # type: ignore[assignment]
+
+
+class CandidatesConfig(Group):
+    """At every turn of a learner the actor samples `count` replies; the dialogue continues with one of them."""
+
+    count: int = Field(ge=2, le=64)
+    continue_with: Literal["best", "first", "random"]
+    opening: bool  # whether the opening turn of a dialogue is trained too
+
+
+class RewardConfig(Group):
+    """What becomes of the judgements. `source` random and `wim` shuffled are controls, `sign` -1 is one too."""
+
+    source: Literal["judge", "random"]
+    wim: Literal["own", "shuffled"]  # shuffled: each reply is scored with the WIM response to another reply of the round
+    sign: Literal[1, -1]
+    dialogue_weight: float = Field(ge=0)  # of the whole dialogue's reward (less the round's mean), for the replies that it went on with
+    length_penalty: float = Field(ge=0)  # taken off for every 100 new tokens of a reply
+
+
+class PairsConfig(Group):
+    """best_worst: one pair a history; all: every two candidates; length_matched: the largest margin among those of like length.
+
+    A pair whose margin is below `min_margin` is a tie and dropped. `max_lag`: pairs of a policy more versions back are refused.
+    """
+
+    mode: Literal["best_worst", "all", "length_matched"]
+    min_margin: float = Field(ge=0)
+    length_ratio: float = Field(ge=1)  # length_matched: the longer reply has at most this many times the tokens of the shorter
+    max_lag: int = Field(ge=0)
+
+
+class TrainConfig(Group):
+    """The update: TRL's DPOTrainer on the round's pairs. `batch` pairs a step over all processes, `micro_batch` of them at a time."""
+
+    method: Literal["lora", "full", "last_layer"]
+    targets: Annotated[list[Text], Field(default_factory=list)]  # names of linear layers; empty: those of the model's family
+    rank: int = Field(ge=1, le=1024)
+    alpha: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    loss: Annotated[list[LossName], Field(min_length=1)]
+    loss_weights: list[float] | None = None
+    beta: float = Field(gt=0)
+    label_smoothing: float = Field(ge=0, lt=0.5)
+    reference: Literal["base", "round_start"]
+    batch: int = Field(ge=1)
+    micro_batch: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup_rounds: float = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(gt=0)
+    max_tokens: int | None = Field(default=None, ge=16)  # of a prompt with its reply; longer pairs are dropped and counted
+    checkpointing: bool
+    sharding: Literal["pipeline", "ddp", "fsdp"]
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        problems = []
+        if self.batch % self.micro_batch:
+            problems.append(f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}")
+        if self.loss_weights is not None and len(self.loss_weights) != len(self.loss):
+            problems.append(f"train.loss_weights has {len(self.loss_weights)} numbers for {len(self.loss)} losses")
+        if "exo_pair" in self.loss and not self.label_smoothing:
+            problems.append("train.loss=exo_pair needs train.label_smoothing > 0 (the paper's value is 0.001)")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class GuardsConfig(Group):
+    """Limits that a round is held against; None: not watched. A length is held against that of the base's replies."""
+
+    max_kl: float | None = Field(default=None, gt=0)  # nats a reply
+    max_length_ratio: float | None = Field(default=None, gt=1)
+    min_distinct_2: float | None = Field(default=None, ge=0, le=1)
+    max_null_rate: float | None = Field(default=None, ge=0, le=1)
+    max_parrot_rate: float | None = Field(default=None, ge=0, le=1)
+    action: Literal["note", "lower", "stop"]  # lower: halve the learning rate from the next round on
+
+
+class EvaluationConfig(Group):
+    """Policy against its base on held-out topics, every `every` rounds (0: only before and after) and at the end.
+
+    `histories` dialogues before a reply of the learner, `final` of them at the end; `topics`: how many are held out. `judge` truth needs
+    the embedded world; pointwise and pairwise ask the judge `by`, which is never the one that learns.
+    """
+
+    every: int = Field(ge=0)
+    histories: int = Field(ge=1)
+    final: int = Field(ge=1)
+    topics: int = Field(ge=0)
+    turns: int = Field(ge=1)  # of a history at most
+    judge: Literal["truth", "pointwise", "pairwise"]
+    by: JudgeName
+    keep_best: bool  # the run's adapter is that of the best evaluation, else that of the last round
+
+
+class OnlineDpoConfig(Group):
+    """`expertchat online_dpo`. `learner`: who is trained; both: a and b by turns, a round each; one: one policy plays both."""
+
+    models_dir: Text | None = None
+    run: RunConfig
+    view: Literal["live", "plain", "none"]
+    report_to: Annotated[list[Tracker], Field(default_factory=list)]
+    arm: Text | None = None  # what this run is called in a table of several
+    experts: ExpertsConfig
+    third: ModelConfig | None = None
+    learner: Literal["a", "b", "both", "one"]
+    rounds: int = Field(ge=1, le=9999)
+    conversation: ConversationConfig  # count: dialogues of a round
+    topics: TopicsConfig
+    candidates: CandidatesConfig
+    judging: CandidateJudging
+    reward: RewardConfig
+    pairs: PairsConfig
+    train: TrainConfig
+    guards: GuardsConfig
+    evaluation: EvaluationConfig
+    keep_rounds: int = Field(ge=1)  # checkpoints that stay on disk besides the best
+    embedder: EmbedderConfig
+    engine: EngineConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> OnlineDpoConfig:
+        problems = []
+        if self.third is None:
+            problems += [
+                f"{key}=third needs a third model: add +model@third=NAME"
+                for key, judge in (("judging.judge", self.judging.judge), ("evaluation.by", self.evaluation.by))
+                if judge == "third"
+            ]
+        if self.reward.wim == "shuffled" and self.judging.z == 0:
+            problems.append("reward.wim=shuffled has no effect with judging.z=0")
+        if self.evaluation.judge != "truth" and self.evaluation.by in ("self", "moving"):
+            problems.append(f"evaluation.by={self.evaluation.by} lets the policy judge itself: use reference, partner_reference or third")
+        if self.train.method != "lora" and self.train.sharding != "pipeline":
+            problems.append(f"train.method={self.train.method} runs with train.sharding=pipeline alone; use train.method=lora")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

@@ -1,0 +1,160 @@
+"""Who learns: a model with the weights that are trained, as the policy that talks and as the base that it is compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from expertchat.backends.adapters import Adapters
+from expertchat.backends.local import LocalBackend
+from expertchat.config import ConfigError
+from expertchat.records import Speaker
+from expertchat.training.config import TrainConfig
+
+WEIGHTS = "weights.safetensors"  # of a checkpoint without an adapter: the trained weights by their names
+
+
+class Learner:
+    """The trained weights of one expert. `policy` speaks with them, `base` without.
+
+    `version` counts the updates. `notes` say what was chosen automatically.
+    """
+
+    policy: LocalBackend
+    base: LocalBackend
+
+    def __init__(self, seat: Speaker, backend: LocalBackend, config: TrainConfig) -> None:
+        self.seat, self.backend, self.config = seat, backend, config
+        self.version = 0
+        self.notes: list[str] = []
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.backend.tokenizer
+
+    def model(self) -> Any:
+        """What TRL trains, its trainable weights switched on."""
+        raise NotImplementedError
+
+    def reference(self) -> Any:
+        """The frozen model that TRL compares with; None: the adapters off."""
+        return None
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained weights by name."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[Any]:
+        """The model for an update; afterwards it speaks again, and what was computed with the old weights is forgotten."""
+        try:
+            yield self.model()
+        finally:
+            self.backend.model.eval()
+            self.refresh()
+
+    def refresh(self) -> None:
+        self.policy.refresh()
+        if self.policy.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    def save(self, folder: Path) -> None:
+        """Write the trained weights as a folder."""
+        raise NotImplementedError
+
+    def load(self, folder: Path) -> None:
+        """Take over weights that `save` wrote. Raises ConfigError."""
+        raise NotImplementedError
+
+
+class LoraLearner(Learner):
+    """An adapter on a frozen base (QLoRA where that is quantised). The base is the policy with the adapter off: no second copy."""
+
+    def __init__(
+        self, seat: Speaker, backend: LocalBackend, config: TrainConfig, targets: Sequence[str], adapters: Adapters, path: str, seed: int
+    ) -> None:
+        super().__init__(seat, backend, config)
+        self.adapters, self.name = adapters, f"expert_{seat}"
+        lacking = adapters.attach(
+            self.name, config.targets or targets, r=config.rank, alpha=config.alpha, dropout=config.dropout, seed=seed, path=path
+        )
+        if config.targets and lacking:
+            raise ConfigError(f"train.targets: the model of expert {seat} has no linear layers named {', '.join(lacking)}; leave them out")
+        self.policy = backend.voice(partial(adapters.use, self.name))
+        self.base = backend.voice(partial(adapters.use, None))
+        size = sum(p.numel() for p in self.parameters().values())
+        self.notes.append(f"expert {seat} learns {size / 1e6:.2f} million LoRA weights (rank {config.rank})")
+
+    def model(self) -> Any:
+        self.adapters.use(self.name)
+        return self.adapters.model
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return self.adapters.parameters(self.name)
+
+    def save(self, folder: Path) -> None:
+        self.adapters.save(self.name, folder)
+
+    def load(self, folder: Path) -> None:
+        self.adapters.restore(self.name, folder)
+        self.refresh()
+
+
+class WeightLearner(Learner):
+    """All weights, or those of the last layer. The reference is a copy that shares every weight that stays as it is."""
+
+    def __init__(self, seat: Speaker, backend: LocalBackend, config: TrainConfig) -> None:
+        super().__init__(seat, backend, config)
+        model = backend.model
+        if getattr(model, "quantization_method", None) or any(p.dtype not in (torch.float32, torch.bfloat16) for p in model.parameters()):
+            raise ConfigError(
+                f"train.method={config.method} needs the model of expert {seat} in fp32 or bf16: set experts.{seat}.dtype=bf16 and "
+                f"experts.{seat}.quantization=none, or use train=lora"
+            )
+        last = max((int(n.split(".layers.")[1].split(".")[0]) for n, _ in model.named_parameters() if ".layers." in n), default=0)
+        self._names = [n for n, _ in model.named_parameters() if config.method == "full" or f".layers.{last}." in n]
+        chosen = set(self._names)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in chosen)
+        frozen = {id(p): p for n, p in model.named_parameters() if n not in chosen}
+        self._reference = deepcopy(model, frozen).requires_grad_(False).eval()
+        self.policy = backend
+        self.base = backend.over(self._reference)
+        size = sum(p.numel() for p in self.parameters().values())
+        self.notes.append(f"expert {seat} learns {size / 1e6:.2f} million of its own weights ({config.method})")
+
+    def model(self) -> Any:
+        for parameter in self.parameters().values():
+            parameter.requires_grad_(True)
+        return self.backend.model
+
+    def reference(self) -> Any:
+        return self._reference
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {name: self.backend.model.get_parameter(name) for name in self._names}
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: p.detach().cpu().contiguous().clone() for name, p in self.parameters().items()}
+        save_file(tensors, folder / f"{WEIGHTS}.new", metadata={"format": "pt"})
+        os.replace(folder / f"{WEIGHTS}.new", folder / WEIGHTS)
+
+    def load(self, folder: Path) -> None:
+        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
+        mine = self.parameters()
+        if tensors.keys() != mine.keys():
+            raise ConfigError(f"{folder / WEIGHTS} is not of this model or of another train.method; name another run.dir")
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(tensors[name])
+        self.refresh()

@@ -1,0 +1,140 @@
+"""The talking of a run: its topics, the dialogues of each round, and whatever else is asked of the models, by all processes together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from expertchat.config import ConfigError
+from expertchat.conversation import check_first_prompts, opener_of
+from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.records import Speaker, Topic
+from expertchat.scheduler import Announce, Flow, Scheduler
+from expertchat.topics import Proposals, conversation_id, given_topics
+from expertchat.training.book import Book, Bundles, round_name
+from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.learners import Learners
+from expertchat.training.lockstep import Lockstep
+from expertchat.training.ranks import Ranks
+from expertchat.training.rollout import Bundle, Cast, Rollout
+
+MOST_TOPICS = 10_000
+POOL = 4  # topics=models: for how many rounds topics are proposed
+
+
+class Talk:
+    """Who talks, with whom, about what. `stopped` says whether a signal came to this process."""
+
+    def __init__(
+        self,
+        config: OnlineDpoConfig,
+        learners: Learners,
+        cast: Cast,
+        book: Book,
+        announce: Announce,
+        stopped: Callable[[], bool],
+        ranks: Ranks,
+    ) -> None:
+        self.config, self.learners, self.cast, self.book = config, learners, cast, book
+        self.announce, self.stopped, self.ranks = announce, stopped, ranks
+        self.bundles = Bundles(book.folder, ranks.rank)
+        self.speakers: dict[Speaker, ExpertChat] = {"a": cast.experts["a"], "b": cast.experts["b"]}
+        self.counts: dict[Speaker, CountTokens] = {"a": cast.tokens["a"], "b": cast.tokens["b"]}
+        self.training: list[Topic] = []
+
+    # -- topics -----------------------------------------------------------------------------------------------------
+
+    def topics(self) -> list[Topic] | None:
+        """Find the topics to train on; returns those held out, or None if a signal came while topics were proposed.
+
+        Raises ConfigError where too few are left, or where the first prompts do not fit their contexts.
+        """
+        config, known = self.config, self.book.topics
+        if config.topics.source == "models":
+            count = config.evaluation.topics + POOL * config.conversation.count
+            proposals = Proposals(self.speakers, config.topics, count, self.book.keep, self.announce, self.counts)
+            if len(known) < count and not self.flows([proposals.flow(known)]):
+                return None
+            topics = list(known)
+        else:
+            topics = given_topics(config.topics, MOST_TOPICS, config.run.seed)
+        self.training, held_out = part(topics, config)
+        check_first_prompts(self._rollout("check", 1, 0, (), max((topic.text for topic in topics), key=len)))
+        return held_out
+
+    # -- a round ----------------------------------------------------------------------------------------------------
+
+    def round(self, number: int, seats: tuple[Speaker, ...]) -> list[Bundle] | None:
+        """The dialogues of a round in their order, those made by other processes and by an earlier start included; None: stopped.
+
+        `seats`: at whose turns candidates are sampled.
+        """
+        names = [f"{round_name(number)}/{conversation_id(i)}" for i in range(self.config.conversation.count)]
+        done = self.ranks.same(self.bundles.found(number) if self.ranks.rank == 0 else {})
+        mine = self.ranks.mine([(i, name) for i, name in enumerate(names) if name not in done])
+        for seat, version in self.learners.versions().items():
+            expert = self.speakers[seat]
+            expert.ref = expert.ref.model_copy(update={"policy_version": version})
+        scheduler = self._scheduler(len(names), len(done))
+        made: dict[str, Bundle] = {}
+
+        def one(index: int, name: str) -> Flow[None]:
+            bundle = yield from self._rollout(name, number, index, seats).bundle()
+            self.bundles.keep(number, bundle)
+            scheduler.forget(f"{name}/")
+            made[name] = bundle
+
+        if not self._together(scheduler.run, (one(index, name) for index, name in mine)):
+            return None
+        found = done | {bundle.id: bundle for bundle in self.ranks.gather([made[name] for _, name in mine])}
+        return [found[name] for name in names]
+
+    def _rollout(self, name: str, number: int, index: int, seats: tuple[Speaker, ...], text: str | None = None) -> Rollout:
+        config, place = self.config, (number - 1) * self.config.conversation.count + index
+        again, nth = divmod(place, len(self.training))
+        topic = random.Random(f"{config.run.seed} topics {again}").sample(self.training, len(self.training))[nth]
+        return Rollout(
+            Topic(id=name, text=text or topic.text, source=topic.source),
+            opener_of(index, config.conversation.opener),
+            self.speakers,
+            config.conversation,
+            self.announce,
+            self.counts,
+            config.run.seed,
+            round=number,
+            learners=seats,
+            versions=self.learners.versions(),
+            settings=config,
+            cast=self.cast,
+        )
+
+    # -- the models -------------------------------------------------------------------------------------------------
+
+    def flows(self, flows: Iterable[Flow[Any]]) -> bool:
+        """Run flows to their end; False: a signal stopped them here or in another process."""
+        every = list(flows)
+        return self._together(self._scheduler(len(every)).run, every)
+
+    def stop(self) -> bool:
+        """Whether a signal came, here or to another process."""
+        return self.ranks.agree(self.stopped())
+
+    def _scheduler(self, total: int = 0, finished: int = 0) -> Scheduler:
+        return Scheduler(self.learners.backends, self.config.engine.max_batch, self.announce, self.stopped, total, finished)
+
+    def _together(self, run: Callable[[Iterable[Flow[Any]]], bool], flows: Iterable[Flow[Any]]) -> bool:
+        """All processes talk, each its own share; passes through a model that they hold in parts are made in step."""
+        with Lockstep(self.ranks, self.learners.sharded):
+            ran = run(flows)
+        return not self.ranks.agree(not ran)
+
+
+def part(topics: Sequence[Topic], config: OnlineDpoConfig) -> tuple[list[Topic], list[Topic]]:
+    """(topics that are trained on, topics held out). Raises ConfigError where nothing would be left to train on."""
+    held = config.evaluation.topics
+    if len(topics) <= held:
+        raise ConfigError(
+            f"evaluation.topics={held} of {len(topics)} topics are held out, so none is left to train on; give more topics or lower it"
+        )
+    return (list(topics), list(topics)) if not held else (list(topics[:-held]), list(topics[-held:]))

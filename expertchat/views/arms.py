@@ -1,0 +1,138 @@
+"""How the table of arms looks: on a screen, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from expertchat.text import clean, one_line
+from expertchat.views.plan import open_console
+
+Row = Mapping[str, Any]
+NONE = "-"
+WIDE = 150  # a screen that takes all columns side by side
+
+
+def _percent(value: float | None, digits: int = 0) -> str:
+    return NONE if value is None else f"{100 * value:.{digits}f}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def _both(row: Row, name: str, digits: int = 2) -> str:
+    """Policy / base."""
+    values = row[f"{name}_policy"], row[f"{name}_base"]
+    return NONE if values == (None, None) else " / ".join(_number(value, digits) for value in values)
+
+
+def _win_rate(row: Row) -> str:
+    if row["win_rate"] is None:
+        return NONE
+    return f"{_percent(row['win_rate'], 1)} ({100 * row['win_rate_low']:.1f}-{100 * row['win_rate_high']:.1f})"
+
+
+def _over_seeds(row: Row) -> str:
+    if len(row["seeds"]) < 2 or row["win_rate_min"] is None:
+        return NONE
+    return f"{100 * row['win_rate_min']:.1f}-{100 * row['win_rate_max']:.1f}"
+
+
+def _ratio(row: Row) -> str:
+    if row["distinct_ratio"] is None:
+        return NONE
+    interval = "" if row["distinct_ratio_low"] is None else f" ({row['distinct_ratio_low']:.2f}-{row['distinct_ratio_high']:.2f})"
+    return f"{row['distinct_ratio']:.2f}{interval}"
+
+
+def _rounds(row: Row) -> str:
+    done = str(row["rounds"]) if row["rounds"] == row["rounds_max"] else f"{row['rounds']}-{row['rounds_max']}"
+    return done if row["finished"] else f"{done} of {row['rounds_wanted']}"
+
+
+COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("seeds", lambda row: str(len(row["seeds"]))),
+    ("win rate, %", _win_rate),
+    ("seeds apart", _over_seeds),
+    ("like length, %", lambda row: _percent(row["win_rate_length_matched"])),
+    ("facts, x base", _ratio),
+    ("tokens", lambda row: _both(row, "tokens", 0)),
+    ("facts", lambda row: _both(row, "distinct")),
+    ("repeats", lambda row: _both(row, "repeats")),
+    ("accuracy", lambda row: _both(row, "accuracy")),
+    ("ties, %", lambda row: _percent(row["tie_rate"])),
+    ("nulls, %", lambda row: _percent(row["null_rate"])),
+    ("margin/sd", lambda row: _number(row["margin_scaled"])),
+    ("KL", lambda row: _number(row["kl"], 1)),
+    ("rounds", _rounds),
+)
+FIRST = 6  # columns of the upper table where the screen is not wide
+
+
+def columns(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    """Title and cells of every column in which at least one arm has something; the names of the arms first."""
+    several = len({row["learner"] for row in rows}) > 1
+    names = [one_line(clean(row["arm"])) + (f", expert {row['learner']}" if several else "") for row in rows]
+    found = [(title, [cell(row) for row in rows]) for title, cell in COLUMNS]
+    return [("arm", names), *((title, cells) for title, cells in found if set(cells) != {NONE})]
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """What the numbers are."""
+    judges = sorted({str(row["judge"]) for row in rows if row["judge"]})
+    judged = f" ({', '.join(judges)})" if judges else ""
+    return (
+        f"Win rate against the base on held-out topics{judged}: Wilson's 95 % interval over the replies of all seeds, ties half. "
+        "Policy / base; ties and nulls of the judgements in training; margin in standard deviations of the rewards; "
+        "KL to the base in nats a reply, last round."
+    )
+
+
+def markdown(values: Mapping[str, Any]) -> str:
+    """The table as Markdown, with its caption and notes."""
+    shown = columns(values["arms"])
+    lines = ["| " + " | ".join(title for title, _ in shown) + " |", "|---|" + "---:|" * (len(shown) - 1)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in zip(*(c for _, c in shown), strict=True)]
+    notes = [f"- {one_line(clean(note))}" for note in values["notes"]]
+    return "\n".join([*lines, "", caption(values["arms"]), *([""] if notes else []), *notes]) + "\n"
+
+
+def print_arms(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
+    """The table, in two parts on a screen that is not wide, then the notes."""
+    console = open_console(stream)
+    rows, shown = values["arms"], columns(values["arms"])
+    upper = {title for title, _ in COLUMNS[:FIRST]}
+    parts = [shown] if console.width >= WIDE else [
+        [one for one in shown if one[0] in upper or one[0] == "arm"],
+        [one for one in shown if one[0] not in upper],
+    ]  # fmt: skip
+    console.print()
+    for part in parts:
+        console.print(Padding(_table(part, rows), (0, 0, 0, 2)))
+    console.print(Padding(Text(caption(rows), "dim"), (0, 0, 0, 2)))
+    for note in values["notes"]:
+        console.print(Padding(Text(clean(note), "yellow"), (0, 0, 0, 2)))
+    console.print()
+
+
+def _table(part: Sequence[tuple[str, list[str]]], rows: Sequence[Row]) -> Table:
+    out = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title, _ in part:
+        out.add_column(title, justify="left" if title == "arm" else "right", overflow="fold")
+    for cells, row in zip(zip(*(cells for _, cells in part), strict=True), rows, strict=True):
+        styles = ["" if title != "win rate, %" else _style(row) for title, _ in part]
+        out.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
+    return out
+
+
+def _style(row: Row) -> str:
+    """Green where the whole interval lies above one half, red where it lies below."""
+    if row["win_rate"] is None:
+        return ""
+    return "bold green" if row["win_rate_low"] > 0.5 else "bold red" if row["win_rate_high"] < 0.5 else ""

@@ -1,0 +1,255 @@
+"""The figures of training rounds in words: columns of a table, lines of a log, what changed against the base. No colours here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from expertchat.records import Metrics, Speaker
+from expertchat.text import clean
+from expertchat.views.model import RunState
+from expertchat.views.sides import letter, line
+from expertchat.views.training import PHASES, Round, Told, Training, is_final, number
+from expertchat.views.words import clock, counted
+
+NONE = "-"  # no figure: never a 0
+Figures = Mapping[str, object]
+
+
+def shown(value: float | None, form: str, width: int) -> str:
+    """A number in `form`, or in fewer digits where that does not fit into `width` cells.
+
+    >>> shown(0.4131, "+.2f", 6), shown(123456.789, ".2f", 6), shown(-0.001, "+.2f", 6), shown(None, ".2f", 6)
+    ('+0.41', '123457', '+0.00', '-')
+    """
+    if value is None:
+        return NONE
+    if value < 0 and not float(format(value, form).rstrip("%").replace(",", "")):
+        value = 0.0  # no "-0.00"
+    texts = [format(value, one) for one in (form, ".1f", ".0f", ".1e", ".0e")]
+    return next((text for text in texts if len(text) <= width), texts[-1])
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    return NONE if value is None else f"{100 * value:.{digits}f}"
+
+
+def span(figures: Figures, name: str, form: Callable[[float], str], dash: str = "-") -> str:
+    """The interval of a figure, "66-76", or "" where there is none."""
+    low, high = number(figures.get(f"{name}_low")), number(figures.get(f"{name}_high"))
+    return "" if low is None or high is None else f"{form(low)}{dash}{form(high)}"
+
+
+# -- columns of the table of rounds -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `rank` says how early a narrow screen leaves it out (the highest goes first). A figure is None where it is no round's."""
+
+    title: str
+    width: int
+    rank: int
+    form: str = ""
+    figure: str = ""
+
+
+ROUND = Column("round", 5, 0)
+LEARNER = Column("by", 2, 0)
+COLUMNS = (
+    Column("pairs", 5, 8, ",.0f", "pairs"),
+    Column("ties", 4, 10, ",.0f", "ties"),
+    Column("reward", 6, 1, "+.2f", "reward_mean"),
+    Column("margin", 6, 4, ".2f", "margin"),
+    Column("kl", 5, 2, ".3f", "kl"),
+    Column("length", 6, 3, ".1f", "length"),
+    Column("loss", 5, 9, ".3f", "loss"),
+    Column("time", 5, 7),
+)
+WIN = Column("win %", 10, 5)
+FACTS = Column("facts/base", 10, 6)
+
+
+def columns(training: Training, width: int, gap: int) -> list[Column]:
+    """The columns that fit into `width`, the round's number first. Those of evaluations only where there are such figures."""
+    chosen = [ROUND, *([LEARNER] if len(training.learners()) > 1 else []), *COLUMNS]
+    chosen += [WIN] if training.has("win_rate") else []
+    chosen += [FACTS] if training.has("distinct_policy") else []
+    while len(chosen) > 1 and sum(c.width + gap for c in chosen) - gap > width:
+        chosen.remove(max(chosen, key=lambda c: c.rank))
+    return chosen
+
+
+def cell(column: Column, row: Round, learner: Speaker | None) -> str:
+    """What a column says of a round; the columns of evaluations, of `learner` after it."""
+    if column is WIN:
+        return _win(row.evaluations.get(learner, {}) if learner else {})
+    if column is FACTS:
+        policy, base = row.evaluated("distinct_policy", learner), row.evaluated("distinct_base", learner)
+        return "" if policy is None and base is None else f"{shown(policy, '.2f', 4)}/{shown(base, '.2f', 4)}"
+    if column is ROUND:
+        return str(row.number) if row.number else "base"
+    if column is LEARNER:
+        return learner.upper() if learner else ""
+    if not row.number:
+        return ""
+    if column.title == "time":
+        return clock(round(row.seconds)) if row.seconds else NONE
+    return shown(row.figures.get(column.figure), column.form, column.width)
+
+
+def _win(figures: Figures) -> str:
+    """ "71 (66-76)", "" where there was no evaluation."""
+    if not figures:
+        return ""
+    rate, interval = number(figures.get("win_rate")), span(figures, "win_rate", percent)
+    return percent(rate) + (f" {interval}" if interval else "")
+
+
+# -- lines of a log -------------------------------------------------------------------------------------------------------
+
+
+def round_label(row: Round, training: Training) -> str:
+    """ "round  3/24", as wide in every round."""
+    total = str(training.total or row.number)
+    return f"round {row.number:>{len(total)}}/{total}"
+
+
+def round_words(row: Round, training: Training) -> str:
+    """A finished round as one line whose figures stand under those of the line before."""
+    by = f"  {row.learner.upper()}" if row.learner else ""
+    parts = [f"{c.title} {cell(c, row, row.learner):>{c.width}}" for c in COLUMNS]
+    lost = [counted(int(row.figures[name]), word) for name, word in (("nulls", "null"), ("stale", "stale pair")) if row.figures.get(name)]
+    phases = [f"{phase} {clock(round(row.phases[phase]))}" for phase in PHASES if row.phases.get(phase, 0) >= 1]
+    return "  ".join([round_label(row, training) + by, *parts, *lost, *([f"({', '.join(phases)})"] if phases else [])])
+
+
+def told_words(told: Told, training: Training) -> str:
+    """What is said once of a round or an evaluation."""
+    return round_words(told, training) if isinstance(told, Round) else evaluation_words(told)
+
+
+def where_words(state: RunState) -> str:
+    """What the running round is at: "round 3 of 24: talking, 7 of 16 dialogues"."""
+    training = state.training
+    if training is None or training.phase is None:
+        return ""
+    at = f"round {training.current.round} of {training.total}: " if training.running and training.current is not None else ""
+    done, total, what = training.phase_done(len(state.judged))
+    return f"{at}{training.phase.phase}" + (f", {done} of {total} {what}".rstrip() if total else "")
+
+
+def when(metrics: Metrics) -> str:
+    return "at the end" if is_final(metrics) else f"after round {metrics.round}" if metrics.round else "of the base"
+
+
+def evaluation_words(metrics: Metrics) -> str:
+    """An evaluation as one line."""
+    figures = metrics.figures
+    changes = (f"{c.label} {c.policy} against {c.base}" + (f", {c.change}" if c.change else "") for c in compared(figures))
+    said = [text for text in (win_words(figures), *changes) if text]
+    return f"evaluation {when(metrics)}, {metrics.learner.upper()}: {'; '.join(said) or 'no figures'}"
+
+
+def win_words(figures: Figures, dash: str = "-") -> str:
+    """ "win rate 71.2 % (66.1-76.0) of 400, judged by truth", "" where there is none."""
+    rate = number(figures.get("win_rate"))
+    if rate is None:
+        return ""
+    interval, n, judge = span(figures, "win_rate", lambda v: percent(v, 1), dash), number(figures.get("n")), figures.get("judge")
+    said = f"win rate {percent(rate, 1)} %" + (f" ({interval})" if interval else "") + (f" of {n:,.0f}" if n is not None else "")
+    return said + (f", judged by {line(str(judge))}" if judge else "")
+
+
+class Compared(NamedTuple):
+    """A figure of the base and of the policy, and what lies between them."""
+
+    label: str
+    base: str
+    policy: str
+    change: str
+
+
+def compared(figures: Figures, dash: str = "-") -> list[Compared]:
+    """What the policy does against its base, as far as there are figures."""
+    rows = []
+    for label, name, form in (
+        ("distinct facts", "distinct", ".2f"),
+        ("repeats", "repeats", ".2f"),
+        ("fact accuracy", "accuracy", ".3f"),
+        ("wrong facts", "wrong", ".2f"),
+        ("tokens", "tokens", ".1f"),
+    ):
+        policy, base = number(figures.get(f"{name}_policy")), number(figures.get(f"{name}_base"))
+        if policy is None and base is None:
+            continue
+        change = "" if policy is None or base is None else shown(policy - base, f"+{form}", 12)
+        if name == "distinct" and (ratio := number(figures.get("distinct_ratio"))) is not None:
+            interval = span(figures, "distinct_ratio", lambda v: f"{v:.2f}", dash)
+            change = f"x{ratio:.2f}" + (f" ({interval})" if interval else "")
+        rows.append(Compared(label, shown(base, form, 12), shown(policy, form, 12), change))
+    return rows
+
+
+# -- the end of a run -----------------------------------------------------------------------------------------------------
+
+
+def last_evaluations(state: RunState) -> dict[str, Figures]:
+    """The last evaluation of each learner; what the summary holds goes before what this view has seen."""
+    training = state.training
+    learners = training.learners() if training else []
+    seen: dict[str, Figures] = {who: figures for who in learners if training and (figures := training.last_evaluation(who))}
+    summary = state.finished.summary if state.finished else {}
+    said = summary.get("evaluations")
+    if isinstance(said, Mapping) and any(isinstance(figures, Mapping) for figures in said.values()):
+        return {str(who): figures for who, figures in said.items() if isinstance(figures, Mapping)}
+    said = summary.get("evaluation")
+    if isinstance(said, Mapping) and len(seen) <= 1:
+        return {next(iter(seen), None) or str(summary.get("learner") or "a"): said}
+    return seen
+
+
+def before_and_after(learner: str, figures: Figures) -> list[str]:
+    """The last evaluation of a learner as lines whose columns stand under one another."""
+    lines = [f"{letter(learner)} against its base: {win_words(figures) or 'no win rate'}"]
+    rows = [("", "base", "policy", ""), *compared(figures)]
+    if len(rows) == 1:
+        return lines
+    widths = [max(len(row[at]) for row in rows) for at in range(3)]
+    return lines + [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
+
+
+def closing_lines(state: RunState) -> list[tuple[str, str]]:
+    """The end of a training run as (label, value) lines."""
+    assert state.training is not None
+    summary = state.finished.summary if state.finished else {}
+    total, done = state.training.total, number(summary.get("rounds"))
+    done = state.training.finished if done is None else done
+    seconds = number(summary.get("seconds"))
+    seconds = sum(r.seconds or 0.0 for r in state.training.rounds.values()) if seconds is None else seconds
+    pairs = number(summary.get("pairs"))
+    pairs = sum(r.figures.get("pairs", 0) for r in state.training.rounds.values()) if pairs is None else pairs
+    took = f" in {clock(round(seconds))}" if seconds else ""
+    lines = [("rounds", f"{done:,.0f} of {max(total, done):,.0f}{took}"), ("pairs", f"{pairs:,.0f}")]
+    if stopped := summary.get("stopped_by"):
+        lines.append(("stopped by", line(str(stopped))))
+    if best := _best(summary.get("best")):
+        lines.append(("best", best))
+    if adapter := summary.get("adapter"):
+        lines.append(("adapter", clean(str(adapter))))
+    if state.run is not None:
+        folder = clean(state.run.folder)
+        lines += [("run folder", folder), ("look again", f"expertchat watch {shlex.quote(folder)}")]
+    return lines
+
+
+def _best(best: object) -> str:
+    """ "round 20", or of two learners "A round 20, B round 18"; "" where nothing is known."""
+    if not isinstance(best, Mapping):
+        return ""
+    if (at := number(best.get("round"))) is not None:
+        return f"round {at:.0f}" if at else "the base: no round was better"
+    said = {str(who): _best(one) for who, one in best.items() if isinstance(one, Mapping)}
+    return ", ".join(text if len(said) == 1 else f"{letter(who)} {text}" for who, text in said.items() if text)

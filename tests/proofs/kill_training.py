@@ -1,0 +1,92 @@
+"""Kill -9 a training run at random moments, resume it each time, and compare it with an unbroken run.
+
+    python -m tests.proofs.kill_training [KILLS]
+
+The moments are spread over the phases: what each kill hit is printed. Exit code 0 if records and adapters are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.test_online_dpo import adapters, content
+
+RUN = [
+    "+experiment=embedded", "rounds=5", "conversation.count=8", "evaluation.every=2", "evaluation.histories=16", "evaluation.final=16",
+    "view=none", "run.seed=7",
+]  # fmt: skip
+PHASES = ("talking", "updating", "evaluating", "saving", "pairing")
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "expertchat.cli", "online_dpo", *RUN, f"run.dir={folder}"])
+
+
+def phase(folder: Path) -> str:
+    """What the run was at when it last said so."""
+    events = folder / "events.jsonl"
+    lines = events.read_bytes().splitlines() if events.exists() else []
+    for line in reversed(lines):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if event["kind"] == "phase_started":
+            return f"{event['phase']} of round {event['round']}"
+        if event["kind"] in ("run_started", "round_finished"):
+            return event["kind"].replace("_", " ")
+    return "loading"
+
+
+def wait_for(run: subprocess.Popen[bytes], folder: Path, wanted: str, number: int) -> None:
+    """Until the run reaches a phase of a round, or ends."""
+    events, seen = folder / "events.jsonl", 0
+    while run.poll() is None:
+        if events.exists() and (size := events.stat().st_size) > seen:
+            with open(events, "rb") as file:
+                file.seek(max(0, seen - 4096))
+                text = file.read().decode(errors="replace")
+            if f'"kind":"phase_started","round":{number},"phase":"{wanted}"' in text:
+                return
+            seen = size
+        time.sleep(0.002)
+
+
+def main(kills: int) -> int:
+    rng, hit = random.Random(1), Counter[str]()
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, broken = Path(scratch) / "whole", Path(scratch) / "broken"
+        began = time.monotonic()
+        assert start(whole).wait() == 0
+        print(f"unbroken run: {time.monotonic() - began:.1f} s, {len(content(whole))} records", flush=True)
+        for kill in range(kills):
+            run, wanted, number = start(broken), PHASES[kill % len(PHASES)], 1 + kill * 5 // kills
+            wait_for(run, broken, wanted, number + (wanted == "evaluating" and number % 2))
+            time.sleep(rng.uniform(0, {"talking": 3.0, "updating": 1.0, "evaluating": 1.0}.get(wanted, 0.02)))
+            if run.poll() is not None:
+                print(f"it ended by itself with {run.returncode} before kill {kill + 1}", flush=True)
+                break
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+            where = phase(broken)
+            hit[where.split()[0]] += 1
+            print(f"kill {kill + 1} at {where}", flush=True)
+        assert start(broken).wait() == 0
+        one, two = adapters(whole), adapters(broken)
+        worst = max(float((one[name] - two[name]).abs().max()) for name in one) if one.keys() == two.keys() else float("inf")
+        same = content(broken) == content(whole)
+        print(f"after {sum(hit.values())} kills ({dict(hit)}): {len(content(broken))} records, {'the same' if same else 'DIFFERENT'}")
+        print(f"final adapter: largest difference {worst:g}")
+        return 0 if same and worst == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 10))

@@ -1,0 +1,210 @@
+"""The dialogues of a round: candidates from one same history, who judges them, what goes on, and what their rewards become."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import pytest
+
+from expertchat.backends.base import ModelInfo
+from expertchat.compose import load
+from expertchat.events import AnyEvent, CandidatesJudged, TurnFinished
+from expertchat.experts.registry import make_expert
+from expertchat.judging import wim
+from expertchat.preferences.pairs import make_pairs
+from expertchat.records import Topic
+from expertchat.scheduler import Scheduler
+from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.figures import alarms, round_figures
+from expertchat.training.reward import scores
+from expertchat.training.rollout import Bundle, Cast, Rollout, choices, judge_of
+from tests.scripted import BagOfWords, Double
+
+
+@lru_cache(maxsize=32)
+def dpo_config(*overrides: str) -> OnlineDpoConfig:
+    config = load("online_dpo", ["view=none", "candidates.count=3", "conversation.turns=4", *overrides])
+    assert isinstance(config, OnlineDpoConfig)
+    return config
+
+
+CATEGORIES = ("accuracy", "clarity", "depth", "engagement", "humanness", "relevance")
+
+
+def talk(
+    *overrides: str, learners: tuple[Any, ...] = ("a",), double: Double | None = None, opener: Any = "b"
+) -> tuple[Bundle, Any, list[AnyEvent]]:
+    """One dialogue by doubles: its bundle, the backend that was asked, the events."""
+    config, double, events = dpo_config(*overrides), double or Double(), list[AnyEvent]()
+    info = ModelInfo("double", 100_000)
+    experts = {"a": make_expert("a", config.experts.a, info), "b": make_expert("b", config.experts.b, info)}
+    counts = {seat: double.count_tokens for seat in experts}
+    rollout = Rollout(
+        Topic(id="r0001/c0000", text="bees", source="list"), opener, experts, config.conversation, events.append, counts, 5,
+        round=1, learners=learners, versions={"a": 2, "b": 7}, settings=config, cast=Cast(experts, counts),
+    )  # fmt: skip
+    found: list[Bundle] = []
+
+    def flow() -> Any:
+        found.append((yield from rollout.bundle()))
+
+    names = ("a", "b", "base_a", "base_b", "third")
+    assert Scheduler({**dict.fromkeys(names, double), "embedder": BagOfWords()}).run([flow()])
+    return found[0], double, events
+
+
+def test_only_the_learners_turns_have_candidates_all_from_one_history() -> None:
+    bundle, double, _ = talk()
+    assert [(one.candidates[0].turn, len(one.candidates)) for one in bundle.sampled] == [(1, 3), (3, 3)]  # b opens
+    assert {c.policy_version for one in bundle.sampled for c in one.candidates} == {2}
+    for one in bundle.sampled:
+        turn = one.candidates[0].turn
+        asked = [r for r in double.requests if r.key in {c.id for c in one.candidates}]
+        assert len(asked) == 3 and len({r.messages for r in asked}) == 1  # one prompt, three keys
+        assert one.prompt == list(asked[0].messages)
+        assert bundle.transcript.turns[turn].text in [c.text for c in one.candidates]
+        assert sum(c.continued for c in one.candidates) == 1
+
+
+def test_the_opening_is_trained_only_if_the_config_says_so() -> None:
+    assert [one.candidates[0].turn for one in talk(opener="a")[0].sampled] == [2]
+    assert [one.candidates[0].turn for one in talk("candidates.opening=true", opener="a")[0].sampled] == [0, 2]
+
+
+def test_one_policy_that_plays_both_has_candidates_at_every_turn() -> None:
+    bundle, _, _ = talk(learners=("a", "b"))
+    assert [(one.candidates[0].turn, one.candidates[0].speaker) for one in bundle.sampled] == [(1, "a"), (2, "b"), (3, "a")]
+    assert {c.speaker: c.policy_version for one in bundle.sampled for c in one.candidates} == {"a": 2, "b": 7}
+
+
+def test_every_candidate_is_rated_and_has_a_wim_and_a_reward_of_its_own() -> None:
+    bundle, _, events = talk()
+    for one in bundle.sampled:
+        ids = [c.id for c in one.candidates]
+        assert [r.id for r in one.rewards] == [f"{name}/a-by-b/reward" for name in ids]
+        assert sorted(r.id for r in one.ratings) == sorted(f"{name}/a-by-b/{c}" for name in ids for c in CATEGORIES)
+        assert [w.candidate for w in one.wims] == ids
+        for reward in one.rewards:
+            assert reward.value == wim.reward(reward.rating, reward.wim, 0.5)
+    told = [e for e in events if isinstance(e, CandidatesJudged)]
+    assert [e.turn for e in told] == [1, 3]
+    assert [e.rewards for e in told] == [[r.value for r in one.rewards] for one in bundle.sampled]
+
+
+def test_best_goes_on_with_the_highest_reward_and_is_judged_before_the_next_turn() -> None:
+    bundle, _, events = talk("candidates.continue_with=best")
+    for one in bundle.sampled:
+        values = [r.value or 0.0 for r in one.rewards]
+        assert one.candidates[values.index(max(values))].continued
+    order = [(e.kind, e.turn if isinstance(e, CandidatesJudged) else e.index) for e in events if isinstance(e, CandidatesJudged | TurnFinished)]
+    assert order[1:3] == [("candidates_judged", 1), ("turn_finished", 1)]  # judged, and only then is it the dialogue's turn
+    assert talk("candidates.continue_with=first")[0].sampled[0].candidates[0].continued
+
+
+@pytest.mark.parametrize(
+    ("judge", "who"),
+    [("partner", "b"), ("partner_reference", "base_b"), ("self", "a"), ("moving", "a"), ("reference", "base_a")],
+)
+def test_who_judges(judge: str, who: str) -> None:
+    bundle, _, _ = talk(f"judging.judge={judge}")
+    assert {r.judge for one in bundle.sampled for r in one.rewards} == {who}
+    assert judge_of("third", "a") == ("third", "third")
+    assert judge_of("partner_reference", "b") == ("base_a", "a")
+
+
+def test_a_bundle_comes_back_from_its_line_as_it_was() -> None:
+    bundle, _, _ = talk("reward.dialogue_weight=0.5")
+    assert Bundle.model_validate_json(bundle.to_json()) == bundle
+
+
+# -- scores -------------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_the_rewards_unless_the_config_says_otherwise() -> None:
+    bundle, _, _ = talk()
+    config = dpo_config()
+    wanted = {r.candidate: r.value for one in bundle.sampled for r in one.rewards}
+    assert scores([bundle], config, None) == wanted
+    flipped = scores([bundle], dpo_config("reward.sign=-1"), None)
+    assert flipped == {name: -value for name, value in wanted.items()}  # type: ignore[operator]
+
+
+def test_the_length_penalty_is_for_every_hundred_tokens() -> None:
+    bundle, _, _ = talk(double=Double(tokens=50))
+    plain, less = (scores([bundle], dpo_config(*o), None) for o in ((), ("reward.length_penalty=0.2",)))
+    for name, value in plain.items():
+        assert less[name] == pytest.approx((value or 0) - 0.1)  # 0.2 * 50 / 100
+
+
+def test_random_rewards_ask_no_judge_and_are_the_same_again() -> None:
+    bundle, double, _ = talk("reward.source=random")
+    assert not [key for key in double.asked() if "-by-" in key]
+    config = dpo_config("reward.source=random")
+    found = scores([bundle], config, None)
+    assert found == scores([bundle], config, None)
+    assert len(set(found.values())) == 6 and all(-1 <= (v or 0) <= 1 for v in found.values())
+
+
+def test_shuffled_texts_come_from_another_history() -> None:
+    bundle, _, _ = talk("reward.wim=shuffled", "judging.z=1.0")
+    config, embedder = dpo_config("reward.wim=shuffled", "judging.z=1.0"), BagOfWords()
+    found = scores([bundle], config, embedder)
+    first, second = bundle.sampled
+    # z = 1: the score is the cosine with a text of the other history, one of three
+    for one, other in ((first, second), (second, first)):
+        for candidate in one.candidates:
+            possible = [_cosine(embedder, candidate.text, w.text) for w in other.wims]
+            assert any(found[candidate.id] == pytest.approx(value) for value in possible)
+    assert found != {r.candidate: r.value for one in bundle.sampled for r in one.rewards}
+
+
+def _cosine(embedder: BagOfWords, one: str, two: str) -> float:
+    from expertchat.backends.base import EmbedRequest
+
+    first, second = embedder.embed([EmbedRequest("", one), EmbedRequest("", two)])
+    return wim.cosine(first.vector, second.vector)
+
+
+def test_the_whole_dialogue_counts_for_the_replies_that_it_went_on_with() -> None:
+    bundles = [talk("reward.dialogue_weight=0.5", double=Double(lambda r, i=i: f" {5 + i} words of a text {r.key}"))[0] for i in (0, 1)]
+    second = bundles[1].model_copy(update={"id": "r0001/c0001"})
+    config = dpo_config("reward.dialogue_weight=0.5")
+    plain = {r.candidate: r.value for one in bundles[0].sampled for r in one.rewards}
+    whole = [b.whole[0].value or 0.0 for b in bundles]
+    mean = sum(whole) / 2
+    found = scores([bundles[0], second], config, None)
+    for one in bundles[0].sampled:
+        for c in one.candidates:
+            part = 0.5 * (whole[0] - mean) if c.continued else 0.0
+            if c.id not in {x.id for o in second.sampled for x in o.candidates}:
+                assert found[c.id] == pytest.approx((plain[c.id] or 0.0) + part)
+    assert len(bundles[0].whole) == 1 and bundles[0].whole[0].turn is None
+
+
+# -- figures ------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_of_a_round() -> None:
+    bundle, _, _ = talk(double=Double(tokens=20))
+    config = dpo_config()
+    rewards = scores([bundle], config, None)
+    pairing = make_pairs(choices([bundle], rewards, "partner"), config.pairs, 2)
+    figures = round_figures([bundle], rewards, pairing)
+    assert (figures["histories"], figures["candidates"], figures["length"]) == (2, 6, 20)
+    assert figures["pairs"] == len(pairing.pairs) == 2 - pairing.ties
+    assert figures["nulls"] == 0 and figures["parrot_rate"] == 0
+    margins = [p.margin for p in pairing.pairs]
+    assert figures["margin"] == pytest.approx(sum(margins) / len(margins))
+
+
+def test_limits_are_named_with_their_numbers() -> None:
+    guards = dpo_config("guards.max_kl=10", "guards.max_length_ratio=2", "guards.min_distinct_2=0.3").guards
+    # 50 tokens over the base's 20 are a ratio of 2.5
+    found = alarms({"kl": 12.5, "length": 50.0, "distinct_2": 0.2, "null_rate": 0.1}, 20.0, guards)
+    assert found == [
+        "KL to the reference is 12.5, above the limit of 10",
+        "reply length over the base's is 2.5, above the limit of 2",
+        "distinct-2 is 0.2, below the limit of 0.3",
+    ]
+    assert alarms({"kl": None, "length": 39.0}, 20.0, guards) == []

@@ -1,0 +1,43 @@
+"""Counting in texts, by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from expertchat.evaluation.text_metrics import distinct_n, repeated_sentences, word_count, words
+
+
+def test_words() -> None:
+    assert words("Bees don't sting: they DANCE (8 figures).") == ["bees", "don't", "sting", "they", "dance", "8", "figures"]
+    assert word_count("") == 0 and word_count("  ...  ") == 0
+
+
+def test_distinct_n_by_hand() -> None:
+    # one two, two one, one two | one two: 4 pairs of words, of which "one two" and "two one" are different
+    assert distinct_n(["One two one two", "one two!"], 2) == pytest.approx(2 / 4)
+    assert distinct_n(["one two one two", "one two"], 1) == pytest.approx(2 / 6)
+    assert distinct_n(["a b", "c d"], 2) == 1.0  # no pair "b c" over the end of a text
+    assert distinct_n(["word", ""], 2) is None
+    with pytest.raises(ValueError):
+        distinct_n(["a"], 0)
+
+
+def test_repeated_sentences_by_hand() -> None:
+    earlier = ["Bees dance. Wax is made by glands!"]
+    # of four sentences two repeat: one of the dialogue (other case and stop), one of the reply itself
+    assert repeated_sentences("bees dance! Honey keeps. Honey keeps. A hive has one queen.", earlier) == pytest.approx(2 / 4)
+    assert repeated_sentences("Honey keeps.", earlier) == 0.0
+    assert repeated_sentences("", earlier) == repeated_sentences("...", earlier) == 0.0
+    assert repeated_sentences("Bees dance. Bees dance.") == pytest.approx(1 / 2)
+
+
+@given(st.lists(st.text(alphabet="ab .!?", max_size=30), max_size=5), st.integers(1, 4))
+def test_shares_are_shares(texts: list[str], n: int) -> None:
+    share = distinct_n(texts, n)
+    assert share is None or 0 < share <= 1
+    assert distinct_n([*texts, *texts], n) == pytest.approx((share or 0) / 2) if share else True
+    for i, text in enumerate(texts):
+        assert 0 <= repeated_sentences(text, texts[:i]) <= 1
+        assert repeated_sentences(text, [text]) in (0.0, 1.0)
