@@ -72,7 +72,8 @@ def load_cast(
 
     cast, seats = Cast(), seats_of(config)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
-    wants_embedder = embedder is None and (config.judging.wim.enabled or config.topics.source == "models")
+    penalty = getattr(getattr(config, "reward", None), "repeat_penalty", 0.0)
+    wants_embedder = embedder is None and bool(config.judging.wim.enabled or config.topics.source == "models" or penalty)
     backends, found = _load(config, wanted if given is None else {}, wants_embedder, hub, training)
     backends |= given or {}
     for seat, model in seats.items():

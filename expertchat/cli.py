@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from expertchat.compose import Job
     from expertchat.config import ConverseConfig
 
+_FIRST = os.environ.get("RANK", "0") == "0"  # of several processes of torchrun, the one that draws and speaks
+
 COMMANDS = {
     "converse": "two experts talk, rate each other and say what is missing",
     "online_dpo": "rounds of conversation, judgement and DPO: the experts learn from each other",
@@ -202,11 +204,13 @@ def _online_dpo(job: Job, folders: list[Path]) -> int:
     if job.config.run.dir is not None:
         folders.append(Path(job.config.run.dir).expanduser())
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from expertchat.training.ranks import own_gpu
+
+    own_gpu()  # before anything below asks torch for GPUs
     from expertchat.training.online_dpo import run_online_dpo
     from expertchat.views.open import open_view
 
-    first = os.environ.get("RANK", "0") == "0"  # of several processes, one draws
-    return run_online_dpo(job.config, ["expertchat", "online_dpo", *job.overrides], open_view(job.config.view if first else "none"))
+    return run_online_dpo(job.config, ["expertchat", "online_dpo", *job.overrides], open_view(job.config.view if _FIRST else "none"))
 
 
 def _converse(job: Job) -> int:
@@ -336,6 +340,8 @@ def _guarded(run: Callable[[], Any]) -> int:
 
 
 def _complain(problems: list[str]) -> None:
+    if not _FIRST:  # of several processes, one speaks
+        return
     from expertchat.text import clean
 
     lines = [clean(problem) for problem in problems]

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.folders import find_folder
 from expertchat.backends.weights import load_weights
-from expertchat.config import ConfigError
+from expertchat.compose import compose
+from expertchat.config import ConfigError, validate
 from expertchat.training import merge
 from expertchat.training.learner import WEIGHTS
 from expertchat.training.merge import run_merge, spread
@@ -117,12 +118,12 @@ def test_weights_that_were_trained_themselves(folders: dict[str, Path], tmp_path
     place = tmp_path / "run" / "rounds" / "000003" / "adapter"
     place.mkdir(parents=True)
     save_file(last, place / WEIGHTS)
-    with pytest.raises(ConfigError, match="does not say which model it is for; name it with model=PATH"):
+    with pytest.raises(ConfigError, match="does not say which model it is for; name it with base=PATH"):
         run_merge(config(place, tmp_path / "out"))
     expert = f"{{path: '{folders['llama3']}', quantization: none}}"
     (tmp_path / "run" / "config.yaml").write_text(f"learner: a\nexperts: {{a: {expert}, b: {expert}}}\n")
     with pytest.raises(ConfigError, match=r"model\.layers\.1\.mlp\.gate_proj\.weight has no place|model\.layers\.1\.\S+ has no place"):
-        run_merge(config(place, tmp_path / "out", model=str(folders["mixtral"])))
+        run_merge(config(place, tmp_path / "out", base=str(folders["mixtral"])))
     run_merge(config(place.parent, tmp_path / "out"))
     with torch.no_grad():
         for name, tensor in last.items():
@@ -163,6 +164,11 @@ def test_what_does_not_answer_alike_is_not_kept(folders: dict[str, Path], tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
 
 
+def test_the_command_line_gives_the_config() -> None:
+    found = validate(MergeConfig, compose("merge", ["adapter=runs/1", "out=merged", "base=embedded:llama"]))
+    assert (found.adapter, found.out, found.base, found.dtype, found.device) == ("runs/1", "merged", "embedded:llama", "auto", "cpu")
+
+
 def test_spread_is_of_the_median_token() -> None:
     # Spreads of the wanted logits: sqrt(1 + 0 + 1) for each of three tokens. Off by sqrt(2) x 0.1, 0 and 9: 0.1, 0, 9 / sqrt(2).
     wanted = torch.tensor([[-1.0, 0.0, 1.0]]).repeat(3, 1)
@@ -189,10 +195,10 @@ def test_adapters_that_cannot_be_found(folders: dict[str, Path], tmp_path: Path)
     with pytest.raises(ConfigError, match=r"holds several: name one of .*adapter_a, .*adapter_b"):
         run_merge(config(tmp_path / "run", out))
     with pytest.raises(ConfigError, match="is for a model with a layer"):
-        run_merge(config(adapter(str(folders["llama3"]), tmp_path / "mlp", ("gate_proj",))[0], out, model=str(folders["mixtral"])))
+        run_merge(config(adapter(str(folders["llama3"]), tmp_path / "mlp", ("gate_proj",))[0], out, base=str(folders["mixtral"])))
     quantised = checkpoints.write(tmp_path / "nf4", "llama3", quantization_config={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
     with pytest.raises(ConfigError, match="hold nf4 weights, into which nothing can be merged exactly"):
-        run_merge(config(tmp_path / "run" / "adapter_a", out, model=str(quantised)))
+        run_merge(config(tmp_path / "run" / "adapter_a", out, base=str(quantised)))
     assert not out.exists()
 
 

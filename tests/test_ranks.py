@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -161,21 +162,36 @@ def test_pipeline_under_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         ("4,5,6,7", 2, "RANK", "6"),
         ("4,5", 2, "RANK", "-1"),  # more processes than GPUs: _check_gpus refuses
         ("0", 1, "RANK", "-1"),
-        ("0", 1, "SLURM_PROCID", "0"),  # srun --gpus-per-task=1: every task's own GPU is its number 0
-        ("", 1, "RANK", ""),
+        ("0", 1, "SLURM_PROCID", None),  # srun --gpus-per-task=1: every task's own GPU is its number 0
+        ("", 1, "RANK", None),
         ("-1", 0, "RANK", "-1"),
     ],
 )
-def test_every_process_sees_its_own_gpu(listed: str | None, local: int, launcher: str, seen: str) -> None:
+def test_every_process_sees_its_own_gpu(listed: str | None, local: int, launcher: str, seen: str | None) -> None:
     env = {launcher: str(local)} | ({} if listed is None else {"CUDA_VISIBLE_DEVICES": listed})
-    module._own_gpu(Launched(local, 4, local), env)
-    assert env["CUDA_VISIBLE_DEVICES"] == seen
+    assert module.visible(Launched(local, 4, local), env) == seen
+
+
+def test_own_gpu_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setenv(module.OWN, "")
+    monkeypatch.delenv(module.OWN)
+    for _ in range(2):
+        module.own_gpu()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"  # local rank 1
+    monkeypatch.delenv(module.OWN)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    module.own_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5" and module.OWN not in os.environ  # one process: all its GPUs stay
 
 
 def test_gpus_for_some_only(monkeypatch: pytest.MonkeyPatch) -> None:
     class Four(Ranks):
-        def gather(self, mine: object) -> list[bool]:  # type: ignore[override]
-            return [True, True, False, False]
+        def gather(self, mine: object) -> list[int]:  # type: ignore[override]
+            return [1, 1, 0, 0]
 
     ranks = Four()
     ranks.world = 4

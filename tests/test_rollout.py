@@ -17,7 +17,7 @@ from expertchat.records import Topic
 from expertchat.scheduler import Scheduler
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.figures import alarms, round_figures
-from expertchat.training.reward import scores
+from expertchat.training.reward import repeats, scores
 from expertchat.training.rollout import Bundle, Cast, Rollout, choices, judge_of
 from tests.scripted import BagOfWords, Double
 
@@ -97,7 +97,8 @@ def test_best_goes_on_with_the_highest_reward_and_is_judged_before_the_next_turn
     for one in bundle.sampled:
         values = [r.value or 0.0 for r in one.rewards]
         assert one.candidates[values.index(max(values))].continued
-    order = [(e.kind, e.turn if isinstance(e, CandidatesJudged) else e.index) for e in events if isinstance(e, CandidatesJudged | TurnFinished)]
+    seen = [e for e in events if isinstance(e, CandidatesJudged | TurnFinished)]
+    order = [(e.kind, e.turn if isinstance(e, CandidatesJudged) else e.index) for e in seen]
     assert order[1:3] == [("candidates_judged", 1), ("turn_finished", 1)]  # judged, and only then is it the dialogue's turn
     assert talk("candidates.continue_with=first")[0].sampled[0].candidates[0].continued
 
@@ -180,6 +181,31 @@ def test_the_whole_dialogue_counts_for_the_replies_that_it_went_on_with() -> Non
             if c.id not in {x.id for o in second.sampled for x in o.candidates}:
                 assert found[c.id] == pytest.approx((plain[c.id] or 0.0) + part)
     assert len(bundles[0].whole) == 1 and bundles[0].whole[0].turn is None
+
+
+def test_what_is_said_again_costs_a_penalty_whatever_the_words() -> None:
+    said = "The queen lays nearly all eggs."
+    replies = {
+        0: f"{said} Wax is made by the worker bees. Good point.",
+        1: "Eggs all lays the queen nearly. Eggs nearly all the queen lays.",
+        2: "Good point.",
+    }
+
+    def reply(request: Any) -> str:
+        if "/k" in request.key and "-by-" not in request.key:
+            return replies[int(request.key[-1])]
+        return said if "-by-" not in request.key else " 5"
+
+    bundle, _, _ = talk("conversation.turns=2", double=Double(reply))
+    (one,) = bundle.sampled
+    # k0 repeats the partner's sentence; k1 has its words in another order (one bag of words), twice; k2 is too short to count
+    assert list(repeats([bundle], BagOfWords(), 0.85).values()) == [1, 2, 0]
+    plain = scores([bundle], dpo_config("conversation.turns=2"), BagOfWords())
+    less = scores([bundle], dpo_config("conversation.turns=2", "reward.repeat_penalty=0.2"), BagOfWords())
+    for candidate, number in zip(one.candidates, (1, 2, 0), strict=True):
+        assert less[candidate.id] == pytest.approx((plain[candidate.id] or 0.0) - 0.2 * number)
+    flipped = scores([bundle], dpo_config("conversation.turns=2", "reward.repeat_penalty=0.2", "reward.sign=-1"), BagOfWords())
+    assert flipped == {name: -(value or 0.0) for name, value in less.items()}
 
 
 # -- figures ------------------------------------------------------------------------------------------------------------

@@ -77,6 +77,8 @@ def test_split_gives_everyone_equal_parts(count: int, per_rank: int, micro: int,
 def test_split_refuses_what_cannot_be_parted() -> None:
     with pytest.raises(ConfigError, match=r"train\.batch=6 cannot be parted among 4 processes: set train\.batch=8"):
         split(6, 6, 2, rank(0, 4))
+    with pytest.raises(ConfigError, match=r"train\.batch=16 cannot be parted among 3 .*set train\.batch=15 train\.micro_batch=5$"):
+        split(6, 16, 16, rank(0, 3))  # train.batch is a multiple of train.micro_batch too
 
 
 def test_average_alone_changes_nothing() -> None:

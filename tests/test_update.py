@@ -19,7 +19,10 @@ from expertchat.training.config import TrainConfig
 from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.update import Stopped, Updater, rate
 
-PROMPT = [{"role": "system", "content": "You are a human expert on tides."}, {"role": "user", "content": "What do you know about the Moon?"}]
+PROMPT = [
+    {"role": "system", "content": "You are a human expert on tides."},
+    {"role": "user", "content": "What do you know about the Moon?"},
+]
 TEXTS = ("The Moon pulls the sea.", "Good question.", "I am not sure about the Moon.", "Tides come twice a day. What about the Sun?")
 
 
@@ -219,7 +222,7 @@ def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
     other = WeightLearner("a", backend(), config(method="last_layer"))
     other.load(tmp_path)
     assert all(torch.equal(p, other.parameters()[name]) for name, p in learner.parameters().items())
-    with pytest.raises(ConfigError, match="another train.method"):
+    with pytest.raises(ConfigError, match=r"another train\.method"):
         WeightLearner("a", backend(), config(method="full")).load(tmp_path)
 
 

@@ -64,8 +64,8 @@ def _base_model(path: str) -> dict[str, str]:
 
 def _about(config: OnlineDpoConfig, lora: bool) -> str:
     judge = {
-        "partner": "its partner", "partner_reference": "its partner as it was before training", "self": "itself", "moving": "itself",
-        "reference": "itself as it was before training", "third": "a third model",
+        "partner": "the partner", "partner_reference": "the partner as it was before training", "self": "the speaker itself",
+        "moving": "the speaker itself", "reference": "the speaker as it was before training", "third": "a third model",
     }[config.judging.judge]  # fmt: skip
     made = "LoRA adapter" if lora else "set of weights"
     lines = [
@@ -151,7 +151,7 @@ def _shown(figures: Mapping[str, Any], name: str, form: str) -> str:
 
 
 def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> list[list[str]]:
-    train, judging, partner = config.train, config.judging, config.experts.b if seat == "a" else config.experts.a
+    train, judging, reward, partner = config.train, config.judging, config.reward, config.experts.b if seat == "a" else config.experts.a
     revision = f" at `{model.revision}`" if model.revision else ""
     settings = {
         "base": f"`{model.path}`{revision} ({model.dtype}, quantization {model.quantization})",
@@ -164,8 +164,9 @@ def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> lis
         "pairs": f"{config.pairs.mode}, margin at least {config.pairs.min_margin:g}",
         "loss": f"{', '.join(train.loss)}, beta {train.beta:g}, reference {train.reference}",
         "trained": f"LoRA rank {train.rank}, alpha {train.alpha:g}, dropout {train.dropout:g}" if train.method == "lora" else train.method,
-        "optimizer": f"AdamW, learning rate {train.learning_rate:g} ({train.schedule}), {train.batch} pairs a step, {train.epochs} epochs",
-        "reward": f"source {config.reward.source}, WIM texts {config.reward.wim}, sign {config.reward.sign:+d}",
+        "optimizer": f"AdamW, learning rate {train.learning_rate:g} ({train.schedule}), {train.batch} pairs a step, epochs {train.epochs}",
+        "reward": f"source {reward.source}, WIM texts {reward.wim}, sign {reward.sign:+d}, penalties: length {reward.length_penalty:g}, "
+        f"repeats {reward.repeat_penalty:g}",
         "seed": str(config.run.seed),
     }
     return [[key, value] for key, value in settings.items()]
@@ -201,7 +202,7 @@ def _code(text: str, language: str) -> str:
 def _use_weights(model: ModelConfig) -> str:
     return (
         f"The folder holds the trained weights alone. Full weights, as transformers and vLLM take them, come from them and from "
-        f"`{model.path}`:\n\n" + _code(f"expertchat merge adapter=THIS_FOLDER model={model.path} out=MERGED", "bash")
+        f"`{model.path}`:\n\n" + _code(f"expertchat merge adapter=THIS_FOLDER base={model.path} out=MERGED", "bash")
     )
 
 

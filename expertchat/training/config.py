@@ -52,6 +52,8 @@ class RewardConfig(Group):
     sign: Literal[1, -1]
     dialogue_weight: float = Field(ge=0)  # of the whole dialogue's reward (less the round's mean), for the replies that it went on with
     length_penalty: float = Field(ge=0)  # taken off for every 100 new tokens of a reply
+    repeat_penalty: float = Field(ge=0)  # taken off for every sentence of a reply that says again what was said before
+    repeat_cosine: float = Field(gt=0, le=1)  # how close the embeddings of two sentences are that say the same
 
 
 class PairsConfig(Group):

@@ -73,7 +73,7 @@ def run_merge(config: MergeConfig, tell: Callable[[str], None] = lambda text: No
     if kind := saved_kind(json.loads((folder / "config.json").read_text("utf-8"))):
         raise ConfigError(
             f"base {source.base}: its files hold {kind} weights, into which nothing can be merged exactly; name its unquantised weights "
-            "with model=PATH"
+            "with base=PATH"
         )
     dtype = own_dtype(folder, source.base) if config.dtype == "auto" else config.dtype
     tell(f"loading {source.base} in {dtype}")
@@ -126,9 +126,9 @@ def find_source(config: MergeConfig) -> Source:
     else:
         base = revision = None
     expert = _expert_of(folder, base)
-    base, revision = (config.model, None) if config.model else (base or expert.get("path"), revision or expert.get("revision"))
+    base, revision = (config.base, None) if config.base else (base or expert.get("path"), revision or expert.get("revision"))
     if not base:
-        raise ConfigError(f"adapter={config.adapter}: does not say which model it is for; name it with model=PATH")
+        raise ConfigError(f"adapter={config.adapter}: does not say which model it is for; name it with base=PATH")
     return Source(folder, base, revision, (folder / ADAPTER).is_file(), str(expert.get("quantization", "none")))
 
 
@@ -175,7 +175,7 @@ def _trained(loaded: Loaded, source: Source, ids_T: Tensor) -> tuple[Any, Tensor
         parameters = dict(loaded.model.named_parameters())
         odd = [n for n, tensor in tensors.items() if n not in parameters or parameters[n].shape != tensor.shape]
         if odd:
-            raise ConfigError(f"{source.folder / WEIGHTS}: {odd[0]} has no place in {source.base}; name the run's base with model=PATH")
+            raise ConfigError(f"{source.folder / WEIGHTS}: {odd[0]} has no place in {source.base}; name the run's base with base=PATH")
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
     return loaded.model, logits(loaded.model, ids_T)

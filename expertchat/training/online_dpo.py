@@ -96,7 +96,8 @@ class OnlineDpo:
             return False
         with clock("pairing"):
             rewards = scores(bundles, self.config, self.backends.get("embedder"))
-            pairing = make_pairs(choices(bundles, rewards, self.config.judging.judge), self.config.pairs, learner.version)
+            made = choices(bundles, rewards, self.config.judging.judge)
+            pairing = self.ranks.same(make_pairs(made, self.config.pairs, learner.version))  # no rounding of another machine's in it
             self.book.keep_round(bundles, pairing.pairs)
         with clock("updating"):
             updated = self.update(number, pairing.pairs)

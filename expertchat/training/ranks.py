@@ -21,6 +21,7 @@ WAIT_SECONDS = 1800.0  # for the slowest of the others; who takes longer is take
 SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 # What tells a library that it is one of several. The libraries below train one process's share and must not split it again.
 LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+OWN = "EXPERTCHAT_OWN_GPU"  # set where CUDA_VISIBLE_DEVICES is this process's own already
 _open: list[Ranks] = []  # a process joins once; the runs of a sweep share it
 
 
@@ -55,10 +56,7 @@ class Ranks:
     def start(
         cls, sharding: Literal["pipeline", "ddp", "fsdp"], command_line: Sequence[str] = (), wait_seconds: float = WAIT_SECONDS
     ) -> Ranks:
-        """Join the other processes, if there are any. To be called before anything touches a GPU: each process sees its own only.
-
-        Raises ConfigError where the processes do not fit `sharding`, with the command line that does.
-        """
+        """Join the other processes, if there are any. Raises ConfigError where they do not fit `sharding`, with the right command line."""
         if _open:
             return _open[0] if sharding != "pipeline" else _only(_open[0].world, command_line)
         launched = find_launch(os.environ)
@@ -66,11 +64,10 @@ class Ranks:
             return cls.alone() if launched is None else _only(launched.world, command_line)
         if launched is None:
             raise ConfigError(
-                f"train.sharding={sharding} runs in several processes, and this one is alone. Start it with\n"
-                f"  {launch_line(command_line)}\n"
-                "or in a Slurm job with srun; or set train.sharding=pipeline"
+                f"train.sharding={sharding} runs in several processes, and this one is alone: set train.sharding=pipeline, start it with "
+                f"srun in a Slurm job, or so: {launch_line(command_line)}"
             )
-        _own_gpu(launched, os.environ)
+        own_gpu()
         wait = timedelta(seconds=wait_seconds)
         _join(launched, wait)
         ranks = cls(launched.rank, launched.world, wait)
@@ -195,16 +192,28 @@ def _only(world: int, command_line: Sequence[str]) -> Ranks:
     )
 
 
-def _own_gpu(launched: Launched, environment: Any) -> None:
-    """Let this process see its own GPU only, as its first: then every automatic choice below is right for it."""
+def own_gpu() -> None:
+    """Let this process, if it is one of several, see its own GPU only, as its first: then every automatic choice below is right for it.
+
+    To be called before torch is asked for GPUs, which then hears of no change any more.
+    """
+    launched = find_launch(os.environ)
+    if launched is not None and launched.world > 1 and OWN not in os.environ:
+        os.environ[OWN] = "1"
+        shown = visible(launched, os.environ)
+        if shown is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = shown
+
+
+def visible(launched: Launched, environment: Mapping[str, str]) -> str | None:
+    """What CUDA_VISIBLE_DEVICES is to be for this process; None: as it is."""
     listed = environment.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(launched.local)
-        return
+        return str(launched.local)
     cards = [card for card in listed.split(",") if card]
-    if len(cards) > 1 or (cards and "RANK" in environment):  # of Slurm, one card alone is this task's own
-        # beyond the list: a card that is not there, which _check_gpus reports
-        environment["CUDA_VISIBLE_DEVICES"] = cards[launched.local] if launched.local < len(cards) else "-1"
+    if not cards or (len(cards) == 1 and "RANK" not in environment):  # of Slurm, one card alone is this task's own
+        return None
+    return cards[launched.local] if launched.local < len(cards) else "-1"  # beyond the list: none, which _check_gpus reports
 
 
 def _join(launched: Launched, wait: timedelta) -> None:
@@ -238,7 +247,10 @@ def _check_gpus(ranks: Ranks) -> None:
     """Either every process has a GPU to itself or none has one. Raises ConfigError."""
     import torch
 
-    have = ranks.gather([torch.cuda.is_available()])
+    seen = ranks.gather([torch.cuda.device_count() if torch.cuda.is_available() else 0])
+    if max(seen) > 1 and ranks.world > 1:
+        raise RuntimeError("torch was asked for GPUs before ranks.own_gpu(): call that first")
+    have = [count > 0 for count in seen]
     if 0 < sum(have) < len(have):
         raise ConfigError(
             f"{ranks.world} processes were started, but only {sum(have)} of them found a GPU for themselves: start one for each GPU "

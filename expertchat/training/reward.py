@@ -1,4 +1,4 @@
-"""From judgements to the scores that pairs are made of: controls, the whole dialogue's part, the length penalty."""
+"""From judgements to the scores that pairs are made of: controls, the whole dialogue's part, what is taken off for length and repeats."""
 
 from __future__ import annotations
 
@@ -9,30 +9,61 @@ from statistics import fmean
 from expertchat.backends.base import Embedder, EmbedRequest
 from expertchat.judging import wim
 from expertchat.records import Candidate, Reward, Wim
+from expertchat.text import sentences
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.rollout import Bundle
+
+LEAST_WORDS = 5  # of a sentence that can be a repeat; shorter ones are courtesies
 
 
 def scores(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder | None) -> dict[str, float | None]:
     """The score of every candidate of a round by its id; None where a judgement has no number.
 
-    The same bundles give the same scores, whoever computes them. `embedder` is needed for reward.wim=shuffled alone.
+    The same bundles give the same scores, whoever computes them. `embedder` is needed for reward.wim=shuffled and for
+    reward.repeat_penalty.
     """
     settings, judged = config.reward, [(c, r) for b in bundles for one in b.sampled for c, r in _judged(one.candidates, one.rewards)]
     if settings.source == "random":
-        found: dict[str, float | None] = {c.id: random.Random(f"{config.run.seed} {c.id}").uniform(-1, 1) for c, _ in judged}
-    elif settings.wim == "shuffled":
+        return {c.id: random.Random(f"{config.run.seed} {c.id}").uniform(-1, 1) for c, _ in judged}
+    if settings.wim == "shuffled":
         assert embedder is not None
         found = _shuffled(bundles, config, embedder)
     else:
         found = {c.id: r.value if r is not None else None for c, r in judged}
     extra = _dialogue_parts(bundles) if settings.dialogue_weight else {}
+    again = repeats(bundles, embedder, settings.repeat_cosine) if settings.repeat_penalty and embedder is not None else {}
     for candidate, _ in judged:
         value = found[candidate.id]
         if value is not None:
             part = settings.dialogue_weight * extra.get((candidate.transcript, candidate.speaker), 0.0) if candidate.continued else 0.0
-            found[candidate.id] = settings.sign * (value + part) - settings.length_penalty * candidate.tokens / 100
+            penalty = settings.length_penalty * candidate.tokens / 100 + settings.repeat_penalty * again.get(candidate.id, 0)
+            found[candidate.id] = settings.sign * (value + part - penalty)
     return found
+
+
+def repeats(bundles: Sequence[Bundle], embedder: Embedder, cosine: float) -> dict[str, int]:
+    """How many sentences of each candidate say again what was said before, in its dialogue or in itself.
+
+    Two sentences say the same from `cosine` on, whatever their words. Questions and sentences of fewer than LEAST_WORDS words do not count.
+    """
+    found: dict[str, int] = {}
+    for bundle in bundles:
+        for one in bundle.sampled:
+            before = [s for turn in bundle.transcript.turns[: one.candidates[0].turn] for s in _claims(turn.text)]
+            replies = [_claims(candidate.text) for candidate in one.candidates]
+            texts = [*before, *(sentence for reply in replies for sentence in reply)]
+            vectors = {text: e.vector for text, e in zip(texts, embedder.embed([EmbedRequest("", t) for t in texts]), strict=True)}
+            for candidate, reply in zip(one.candidates, replies, strict=True):
+                said = [vectors[text] for text in before]
+                found[candidate.id] = 0
+                for sentence in reply:
+                    found[candidate.id] += any(wim.cosine(vectors[sentence], other) >= cosine for other in said)
+                    said.append(vectors[sentence])
+    return found
+
+
+def _claims(text: str) -> list[str]:
+    return [s for s in sentences(text) if not s.rstrip().endswith("?") and len(s.split()) >= LEAST_WORDS]
 
 
 def _judged(candidates: Sequence[Candidate], rewards: Sequence[Reward]) -> list[tuple[Candidate, Reward | None]]:

@@ -45,8 +45,9 @@ def split(count: int, batch: int, micro: int, ranks: Ranks) -> Share:
     All have equally many in every step; what a last, smaller step has too many for that is given up. Raises ConfigError.
     """
     if batch % ranks.world:
-        fits = ranks.world * max(1, round(batch / ranks.world))
-        raise ConfigError(f"train.batch={batch} cannot be parted among {ranks.world} processes: set train.batch={fits}")
+        each = max(1, round(batch / ranks.world))
+        fits = f"train.batch={ranks.world * each}" + (f" train.micro_batch={each}" if ranks.world * each % micro else "")
+        raise ConfigError(f"train.batch={batch} cannot be parted among {ranks.world} processes: set {fits}")
     batches: list[list[int]] = []
     weights: list[float] = []
     for start in range(0, count, batch):

@@ -27,6 +27,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
+from trl.trainer import utils as trl_utils
 
 from expertchat.backends.scoring import common_prefix
 from expertchat.records import Figure, Message, PreferencePair
@@ -85,6 +86,7 @@ class Updater:
     ) -> None:
         self.learner, self.config, self.seed, self.folder = learner, config, seed, folder
         self.on_step, self.stop, self.ranks = on_step, stop, ranks or Ranks.alone()
+        split(0, config.batch, config.micro_batch, self.ranks)  # refuses now what cannot be parted, not after a round of talking
         self.scale = 1.0  # of the learning rate; a guard may lower it
         learner.model()
         weights = list(learner.parameters().values())
@@ -98,12 +100,12 @@ class Updater:
         random.Random(f"{self.seed} update {round}").shuffle(order)
         done = Updated()
         with self.learner.training() as model:
-            rows = [row for pair in order if (row := self._row(pair)) is not None]
-            done.too_long, done.pairs = len(order) - len(rows), len(rows)
-            if not rows:
-                return done
+            rows = self._alike([row for pair in order if (row := self._row(pair)) is not None])
             share = split(len(rows), self.config.batch, self.config.micro_batch, self.ranks)
-            self._schedule(len(rows))
+            done.too_long, done.pairs, done.surplus = len(order) - len(rows), len(rows) - share.surplus, share.surplus
+            if not share.batches:
+                return done
+            self._schedule(share)
             with _built(model, self.learner, self.config.reference) as build:
                 trainer = build(
                     args=self._arguments(share),
@@ -114,7 +116,6 @@ class Updater:
                     share=share,
                 )
                 trainer.train()
-        done.surplus = share.surplus
         logs = [line for line in trainer.state.log_history if "loss" in line]
         done.steps = trainer.state.global_step
         means = self.ranks.mean({name: fmean(float(line[key]) for line in logs) for name, key in MEANS.items()})
@@ -133,6 +134,12 @@ class Updater:
         if self.config.max_tokens is not None and max(map(len, whole)) > self.config.max_tokens:
             return None
         return {"prompt_ids": ids[:shared], "chosen_ids": whole[0][shared:], "rejected_ids": whole[1][shared:]}
+
+    def _alike(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows of each step sorted by length, so that those that are computed together have little padding."""
+        size = self.config.batch
+        steps = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return [row for step in steps for row in sorted(step, key=_length)]
 
     def _arguments(self, share: Share) -> DPOConfig:
         config = self.config
@@ -165,7 +172,8 @@ class Updater:
         class Tell(TrainerCallback):
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
                 if logs and "loss" in logs:
-                    updater.on_step(round, state.global_step, state.max_steps, float(logs["loss"]))
+                    loss = updater.ranks.mean({"loss": float(logs["loss"])})["loss"]
+                    updater.on_step(round, state.global_step, state.max_steps, loss)
 
             def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
                 if updater.stop():
@@ -175,10 +183,10 @@ class Updater:
 
     # -- the learning rate ------------------------------------------------------------------------------------------
 
-    def _schedule(self, rows: int) -> None:
+    def _schedule(self, share: Share) -> None:
         """A new update begins: its steps share its part of the schedule."""
         self._nth, self._first = self.learner.version, self.scheduler.last_epoch
-        self._steps = self.config.epochs * math.ceil(rows / self.config.batch)
+        self._steps = self.config.epochs * math.ceil(len(share.batches) / share.accumulation)
         self._apply()
 
     def _rate(self, step: int, rounds: int) -> float:
@@ -251,7 +259,7 @@ def _built(model: Any, learner: Learner, reference: str) -> Iterator[Build]:
 
     quiet.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _only_replies():
             warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
             yield build
     finally:
@@ -267,6 +275,27 @@ def _built(model: Any, learner: Learner, reference: str) -> Iterator[Build]:
                 warnings.simplefilter("ignore", FutureWarning)
                 base.gradient_checkpointing_disable()
             base.disable_input_require_grads()
+
+
+def _length(row: dict[str, Any]) -> int:
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+@contextlib.contextmanager
+def _only_replies() -> Iterator[None]:
+    """Score the tokens of the replies alone. TRL does so on GPUs; elsewhere it also computes the logits of every prompt token.
+
+    The switch is TRL's own but private: where it is gone, the update is slower and the same.
+    """
+    name = "_use_triton"
+    before = getattr(trl_utils, name, None)
+    if before is not None:
+        setattr(trl_utils, name, lambda device: True)
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(trl_utils, name, before)
 
 
 def _reference(peft: Any, name: str, reference: str) -> None:

@@ -60,6 +60,12 @@ def wait_for(run: subprocess.Popen[bytes], folder: Path, wanted: str, number: in
         time.sleep(0.002)
 
 
+def memory(folder: Path) -> float:
+    """GiB that the process held in its last round."""
+    records = map(json.loads, (folder / "metrics.jsonl").read_text("utf-8").splitlines())
+    return float([record["figures"]["memory_gib"] for record in records if record["kind"] == "round"][-1])
+
+
 def main(kills: int) -> int:
     rng, hit = random.Random(1), Counter[str]()
     with tempfile.TemporaryDirectory() as scratch:
@@ -85,6 +91,7 @@ def main(kills: int) -> int:
         same = content(broken) == content(whole)
         print(f"after {sum(hit.values())} kills ({dict(hit)}): {len(content(broken))} records, {'the same' if same else 'DIFFERENT'}")
         print(f"final adapter: largest difference {worst:g}")
+        print(f"memory in the last round: {memory(whole)} GiB unbroken, {memory(broken)} GiB after the last resume")
         return 0 if same and worst == 0 else 1
 
 

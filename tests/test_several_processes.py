@@ -1,0 +1,82 @@
+"""A whole run by four processes that torchrun started is the run that one makes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from expertchat.cli import main
+from tests.workers.forked import environment, run
+
+ROOT = Path(__file__).parents[1]
+FAST = [
+    "view=none", "conversation.count=8", "conversation.turns=2", "candidates.count=2", "candidates.opening=true", "pairs.min_margin=0.001",
+    "train.batch=8", "train.micro_batch=8", "evaluation.every=0", "evaluation.histories=2", "evaluation.final=2",
+    "experts.a.decoding.reply.max_new_tokens=32", "experts.b.decoding.reply.max_new_tokens=32",
+]  # fmt: skip
+ROUNDS = {"ddp": 2, "fsdp": 1}
+WRITTEN = ("transcripts", "candidates", "ratings", "wim", "rewards", "pairs", "metrics")
+UNEQUAL = {"seconds", "tokens_per_second", "memory_gib", "entropy", "raw"}  # entropy: TRL's mean over passes; raw: a score as digits
+
+
+def records(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal but for times, and for the rounding of scores, which depends on what else was in a batch."""
+    if isinstance(one, dict):
+        keys = {key for key in one if not any(key.startswith(name) for name in UNEQUAL)}
+        return keys <= other.keys() and all(same(one[key], other[key]) for key in keys)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == pytest.approx(other, abs=1e-5, rel=1e-5)) if isinstance(one, float) else bool(one == other)
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_four_processes_make_the_run_of_one(sharding: str, tmp_path: Path) -> None:
+    arguments = ["online_dpo", *FAST, f"rounds={ROUNDS[sharding]}"]
+    assert main([*arguments, f"run.dir={tmp_path / 'one'}"]) == 0
+    if sharding == "ddp":
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4", "-m", "expertchat.cli"]
+        command = [*launcher, *arguments, f"run.dir={tmp_path / 'four'}", "train.sharding=ddp"]
+        done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr[-6000:]
+    else:  # forked: four imports of everything take longer than the run
+        several = {"arguments": [*arguments, "train.sharding=fsdp"], "run_dir": str(tmp_path / "four")}
+        assert run(4, "runs.run", tmp_path / "codes", **several) == [0] * 4
+    for name in WRITTEN:
+        mine, theirs = records(tmp_path / "four", name), records(tmp_path / "one", name)
+        assert [record["id"] for record in mine] == [record["id"] for record in theirs]  # in the same order, each once
+        assert all(map(same, theirs, mine)), next((a, b) for a, b in zip(theirs, mine, strict=True) if not same(a, b))
+    assert sum(record["figures"].get("steps", 0) for record in records(tmp_path / "one", "metrics")) >= ROUNDS[sharding]
+    assert not any(record["figures"].get("surplus") for record in records(tmp_path / "four", "metrics"))  # else four would train on less
+    weights = [load_file(tmp_path / run / "adapter" / "adapter_model.safetensors") for run in ("four", "one")]
+    apart = torch.cat([(weights[0][name] - weights[1][name]).abs().flatten() for name in weights[1]])
+    # Adam divides a gradient by its own size: where that is a rounding error, it makes a whole step (0.001) of it, this way or that.
+    assert float((apart > 1e-5).float().mean()) < 1e-3
+    last = sorted(path.name for path in (tmp_path / "one" / "rounds").iterdir() if path.name.isdigit())[-1]
+    states = [torch.load(tmp_path / run / "rounds" / last / "optimizer.pt", weights_only=True) for run in ("four", "one")]
+    for mine, theirs in zip(*(state["optimizer"]["state"].values() for state in states), strict=True):
+        assert torch.allclose(mine["exp_avg"], theirs["exp_avg"], rtol=0, atol=1e-6)  # the gradients themselves
+
+
+def test_a_signal_to_one_stops_all_and_two_go_on(tmp_path: Path) -> None:
+    arguments = ["online_dpo", *FAST, "rounds=1", "conversation.count=12"]
+    assert main([*arguments, f"run.dir={tmp_path / 'one'}"]) == 0
+    several = {"arguments": [*arguments, "train.sharding=ddp", "engine.max_batch=2"], "run_dir": str(tmp_path / "several")}
+    assert run(4, "runs.run", tmp_path / "codes", signalled=2, **several) == [3, 3, 3, 3]
+    assert not (tmp_path / "several" / "summary.json").exists()
+    made = sum(len(path.read_bytes().splitlines()) for path in (tmp_path / "several/rounds/000001").glob("bundles-*.jsonl"))
+    assert 0 < made < 12
+    assert run(2, "runs.run", tmp_path / "codes", **several) == [0, 0]
+    for name in ("transcripts", "candidates", "pairs"):
+        mine, theirs = records(tmp_path / "several", name), records(tmp_path / "one", name)
+        assert [record["id"] for record in mine] == [record["id"] for record in theirs] and all(map(same, theirs, mine))
