@@ -278,6 +278,7 @@ def test_full_training_writes_weights(tmp_path: Path) -> None:
         (["reward.wim=shuffled", "judging.z=0.0"], "no effect"),
         (["train=full", "train.sharding=ddp"], "pipeline"),
         (["candidates.count=1"], "candidates.count"),
+        (["train=full", "train.reference=round_start"], "train.method=lora"),
     ],
 )
 def test_configs_that_cannot_be_meant(overrides: list[str], words: str) -> None:

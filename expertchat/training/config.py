@@ -100,6 +100,8 @@ class TrainConfig(Group):
             problems.append(f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}")
         if self.loss_weights is not None and len(self.loss_weights) != len(self.loss):
             problems.append(f"train.loss_weights has {len(self.loss_weights)} numbers for {len(self.loss)} losses")
+        if self.reference == "round_start" and self.method != "lora":
+            problems.append(f"train.reference=round_start needs train.method=lora; with {self.method} the only copy kept is the base")
         if "exo_pair" in self.loss and not self.label_smoothing:
             problems.append("train.loss=exo_pair needs train.label_smoothing > 0 (the paper's value is 0.001)")
         if problems:

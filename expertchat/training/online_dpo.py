@@ -119,8 +119,9 @@ class OnlineDpo:
 
     def run(self, backends: Mapping[str, Backend] | None, embedder: Embedder | None) -> int:
         """All rounds that are left, then the end."""
-        if self.book.summary is not None:
-            return self._was_done(self.book.summary)
+        summary = self.ranks.same(self.book.summary)
+        if summary is not None:
+            return self._was_done(summary)
         self._load(backends, embedder)
         held_out = self.talk.topics()
         if held_out is None:

@@ -7,6 +7,7 @@ ours: the reference that the config names, adapters in their own precision, a fo
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -143,7 +144,7 @@ class Updater:
 
     def _arguments(self, share: Share) -> DPOConfig:
         config = self.config
-        return DPOConfig(
+        arguments = DPOConfig(
             output_dir=str(self.folder),
             per_device_train_batch_size=config.micro_batch,
             gradient_accumulation_steps=share.accumulation,
@@ -165,6 +166,9 @@ class Updater:
             seed=self.seed % 2**32,
             dataloader_pin_memory=False,
         )
+        if arguments.device.type == "cuda":
+            arguments._n_gpu = 1  # one process trains one model, however many GPUs it sees: else Trainer makes a copy for each
+        return arguments
 
     def _callback(self, round: int) -> TrainerCallback:
         updater = self
@@ -224,6 +228,14 @@ class _RoundTrainer(SharedUpdate, DPOTrainer):
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset
 
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        """The model stands where the memory plan has put it."""
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        where = self.model.get_input_embeddings().weight.device  # type: ignore[union-attr,operator]
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        return {name: value.to(where) if isinstance(value, torch.Tensor) else value for name, value in prepared.items()}
+
 
 Build = Callable[..., DPOTrainer]
 
@@ -255,6 +267,9 @@ def _built(model: Any, learner: Learner, reference: str) -> Iterator[Build]:
         if peft is not None:
             _reference(peft, learner.name, reference)  # type: ignore[attr-defined]
         trainer.remove_callback(_printer(trainer))
+        for patched in (base, learner.reference()):
+            if patched is not None:
+                patched.forward = _results_where_asked(patched.forward)
         return trainer
 
     quiet.setLevel(logging.ERROR)
@@ -279,6 +294,20 @@ def _built(model: Any, learner: Learner, reference: str) -> Iterator[Build]:
 
 def _length(row: dict[str, Any]) -> int:
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+def _results_where_asked(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """TRL's forward, its results on the device of the tokens: of a model over several GPUs the output layer stands elsewhere."""
+
+    @functools.wraps(forward)
+    def moved(*args: Any, **more: Any) -> Any:
+        out = forward(*args, **more)
+        if more.get("fused_lm_head"):
+            for name, value in out.items():
+                out[name] = value.to(more["input_ids"].device) if isinstance(value, torch.Tensor) else value
+        return out
+
+    return moved
 
 
 @contextlib.contextmanager
