@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -147,6 +148,7 @@ def _start(arguments: list[str]) -> int:
     for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here uses
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")  # of names that TRL and peft still use
     if command == "watch":
         return _watch(rest)
     if command == "arms":

@@ -69,6 +69,20 @@ def content(folder: Path) -> dict[str, Any]:
     return found
 
 
+def difference(one: Any, two: Any) -> float:
+    """The largest difference between two numbers at the same place; infinite where anything else differs.
+
+    An embedding depends on the batch that it is computed in by a rounding of its last digit, so scores need not be equal to the bit.
+    """
+    if isinstance(one, float) and isinstance(two, float):
+        return abs(one - two)
+    if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
+        return max((difference(one[key], two[key]) for key in one), default=0.0)
+    if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
+        return max((difference(a, b) for a, b in zip(one, two, strict=True)), default=0.0)
+    return 0.0 if one == two else float("inf")
+
+
 def adapters(folder: Path) -> dict[str, torch.Tensor]:
     return {
         f"{path.parent.name}/{name}": tensor
@@ -195,7 +209,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(whole: tuple[Path, Co
     assert sink.sent and code == 3
     assert sink.of(RunFinished)[-1].reason == "SIGUSR1"
     assert train(tmp_path / "run")[0] == 0
-    assert content(tmp_path / "run") == content(whole[0])
+    assert difference(content(tmp_path / "run"), content(whole[0])) < 1e-6
     mine, theirs = adapters(tmp_path / "run"), adapters(whole[0])
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
@@ -214,7 +228,7 @@ def test_records_that_were_being_written_are_not_written_twice(whole: tuple[Path
     lines = (folder / "pairs.jsonl").read_text("utf-8").splitlines(keepends=True)
     (folder / "pairs.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20], encoding="utf-8")  # the last line is torn
     assert train(folder)[0] == 0
-    assert content(folder) == content(whole[0])
+    assert difference(content(folder), content(whole[0])) < 1e-6
 
 
 @lru_cache

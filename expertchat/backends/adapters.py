@@ -9,6 +9,7 @@ import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,7 +165,8 @@ class Adapters:
                 'no part of "lora_", and not the name of a method of torch modules'
             )
         config.base_model_name_or_path = None  # peft puts its own there, and warns where that is another
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers has renamed
             torch.manual_seed(seed)
             if self.model is None:
                 self.model = get_peft_model(self.base, config, adapter_name=name)

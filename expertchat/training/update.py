@@ -232,7 +232,7 @@ class _RoundTrainer(SharedUpdate, DPOTrainer):
         """The model stands where the memory plan has put it."""
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        where = self.model.get_input_embeddings().weight.device  # type: ignore[union-attr,operator]
+        where: torch.device = self.model.get_input_embeddings().weight.device  # type: ignore[union-attr,operator,assignment]
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return {name: value.to(where) if isinstance(value, torch.Tensor) else value for name, value in prepared.items()}
 

@@ -17,12 +17,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.test_online_dpo import adapters, content
+from tests.test_online_dpo import adapters, content, difference
 
 RUN = [
     "+experiment=embedded", "rounds=5", "conversation.count=8", "evaluation.every=2", "evaluation.histories=16", "evaluation.final=16",
     "view=none", "run.seed=7",
 ]  # fmt: skip
+NOISE = 1e-6  # of scores: embeddings differ in their last digit by the batch that they are computed in
 PHASES = ("talking", "updating", "evaluating", "saving", "pairing")
 
 
@@ -76,7 +77,7 @@ def main(kills: int) -> int:
         for kill in range(kills):
             run, wanted, number = start(broken), PHASES[kill % len(PHASES)], 1 + kill * 5 // kills
             wait_for(run, broken, wanted, number + (wanted == "evaluating" and number % 2))
-            time.sleep(rng.uniform(0, {"talking": 3.0, "updating": 1.0, "evaluating": 1.0}.get(wanted, 0.02)))
+            time.sleep(rng.uniform(0, {"talking": 3.0, "updating": 1.0, "evaluating": 0.2}.get(wanted, 0.02)))
             if run.poll() is not None:
                 print(f"it ended by itself with {run.returncode} before kill {kill + 1}", flush=True)
                 break
@@ -88,11 +89,15 @@ def main(kills: int) -> int:
         assert start(broken).wait() == 0
         one, two = adapters(whole), adapters(broken)
         worst = max(float((one[name] - two[name]).abs().max()) for name in one) if one.keys() == two.keys() else float("inf")
-        same = content(broken) == content(whole)
-        print(f"after {sum(hit.values())} kills ({dict(hit)}): {len(content(broken))} records, {'the same' if same else 'DIFFERENT'}")
+        unbroken, resumed = content(whole), content(broken)
+        apart = difference(unbroken, resumed)
+        for key in [key for key in unbroken.keys() | resumed.keys() if difference(unbroken.get(key), resumed.get(key)) > NOISE][:10]:
+            print(f"differs: {key}: {unbroken.get(key)} / {resumed.get(key)}"[:600])
+        print(f"after {sum(hit.values())} kills ({dict(hit)}): {len(resumed)} records, {'the same' if apart <= NOISE else 'DIFFERENT'}")
+        print(f"scores: largest difference {apart:.1g}")
         print(f"final adapter: largest difference {worst:g}")
         print(f"memory in the last round: {memory(whole)} GiB unbroken, {memory(broken)} GiB after the last resume")
-        return 0 if same and worst == 0 else 1
+        return 0 if apart <= NOISE and worst == 0 else 1
 
 
 if __name__ == "__main__":
