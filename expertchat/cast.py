@@ -131,14 +131,15 @@ def _set_threads(threads: int | None, models: Sequence[ModelConfig]) -> None:
 
     from expertchat.backends.hardware import usable_cores
 
-    torch.set_num_threads(threads or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
+    torch.set_num_threads(threads or (1 if all(model.family == "world" for model in models) else usable_cores()))
 
 
 def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:
     def announce(done: bool, seconds: float) -> None:
         hub.send(Loading(what="embedder", done=done, seconds=seconds, gib=embedder.gib))
 
-    embedder = load_embedder(config.embedder, [model.path for model in seats_of(config).values()], announce)
+    paths = ["embedded:" if model.family == "world" else model.path for model in seats_of(config).values()]  # also a merged one
+    embedder = load_embedder(config.embedder, paths, announce)
     return embedder
 
 
