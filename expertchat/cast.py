@@ -131,7 +131,7 @@ def _set_threads(threads: int | None, models: Sequence[ModelConfig]) -> None:
 
     from expertchat.backends.hardware import usable_cores
 
-    torch.set_num_threads(threads or (1 if all(model.family == "world" for model in models) else usable_cores()))
+    torch.set_num_threads(threads or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
 
 
 def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:

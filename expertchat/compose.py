@@ -145,7 +145,7 @@ def names_hub(config: ConverseConfig | OnlineDpoConfig | BenchConfig) -> bool:
     embedder = config.embedder
     if embedder.path != "auto":
         places.append((embedder.path, embedder.models_dir))
-    elif any(m.family != "world" for m in models):
+    elif any(not path.startswith("embedded:") for path, _ in places):
         places.append(("sentence-transformers/all-mpnet-base-v2", embedder.models_dir))  # what auto means then
     return any(_of_hub(*place) for place in places)
 

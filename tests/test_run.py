@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from expertchat.backends.base import Completion, Decoding
+from expertchat.backends.folders import find_folder
 from expertchat.backends.lanes import BatchLane
 from expertchat.backends.loading import Wanted, find_models, load_models
 from expertchat.cast import load_cast
@@ -173,3 +174,10 @@ def test_other_models_take_the_cores_that_the_job_may_use(tmp_path: Path, monkey
     monkeypatch.setattr("expertchat.cast.load_models", lambda models, *_: {key: Double() for key in models})
     load_cast(config_of(f"experts.a.path={folder}", "judging.wim.enabled=false", "judging.z=0"), Hub(Collect()), None, None)
     assert heard == [7]
+
+
+def test_an_embedded_model_in_a_folder_of_its_own_has_the_embedded_embedder() -> None:
+    """As one that was merged with what it has learnt: the embedder follows the family, not the name."""
+    config = config_of(f"experts.a.path={find_folder('embedded:llama', None)}")
+    cast = load_cast(config, Hub(Collect()), {"a": Double(), "b": Double()}, None)
+    assert cast.backends["embedder"].name == "embedded:embedder"
