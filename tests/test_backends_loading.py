@@ -202,7 +202,9 @@ def test_hub_ids(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["./x", "../x", "/x/y", "~/x", "a/b/c", "a b", "owner/name/"])
-def test_paths_that_are_no_hub_ids(path: str) -> None:
+def test_paths_that_are_no_hub_ids(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")  # "../x" must not be there by chance
     with pytest.raises(ConfigError, match="no such folder"):
         resolve_path(path)
 
