@@ -33,7 +33,11 @@ CATEGORIES = ("accuracy", "clarity", "depth", "engagement", "humanness", "releva
 
 
 def talk(
-    *overrides: str, learners: tuple[Any, ...] = ("a",), double: Double | None = None, opener: Any = "b"
+    *overrides: str,
+    learners: tuple[Any, ...] = ("a",),
+    double: Double | None = None,
+    opener: Any = "b",
+    name: str = "r0001/c0000",
 ) -> tuple[Bundle, Any, list[AnyEvent]]:
     """One dialogue by doubles: its bundle, the backend that was asked, the events."""
     config, double, events = dpo_config(*overrides), double or Double(), list[AnyEvent]()
@@ -41,7 +45,7 @@ def talk(
     experts = {"a": make_expert("a", config.experts.a, info), "b": make_expert("b", config.experts.b, info)}
     counts = {seat: double.count_tokens for seat in experts}
     rollout = Rollout(
-        Topic(id="r0001/c0000", text="bees", source="list"), opener, experts, config.conversation, events.append, counts, 5,
+        Topic(id=name, text="bees", source="list"), opener, experts, config.conversation, events.append, counts, 5,
         round=1, learners=learners, versions={"a": 2, "b": 7}, settings=config, cast=Cast(experts, counts),
     )  # fmt: skip
     found: list[Bundle] = []
@@ -168,19 +172,17 @@ def _cosine(embedder: BagOfWords, one: str, two: str) -> float:
 
 
 def test_the_whole_dialogue_counts_for_the_replies_that_it_went_on_with() -> None:
-    bundles = [talk("reward.dialogue_weight=0.5", double=Double(lambda r, i=i: f" {5 + i} words of a text {r.key}"))[0] for i in (0, 1)]
-    second = bundles[1].model_copy(update={"id": "r0001/c0001"})
-    config = dpo_config("reward.dialogue_weight=0.5")
-    plain = {r.candidate: r.value for one in bundles[0].sampled for r in one.rewards}
-    whole = [b.whole[0].value or 0.0 for b in bundles]
-    mean = sum(whole) / 2
-    found = scores([bundles[0], second], config, None)
-    for one in bundles[0].sampled:
-        for c in one.candidates:
-            part = 0.5 * (whole[0] - mean) if c.continued else 0.0
-            if c.id not in {x.id for o in second.sampled for x in o.candidates}:
-                assert found[c.id] == pytest.approx((plain[c.id] or 0.0) + part)
-    assert len(bundles[0].whole) == 1 and bundles[0].whole[0].turn is None
+    bundles = [talk("reward.dialogue_weight=0.5", name=name)[0] for name in ("r0001/c0000", "r0001/c0001")]
+    whole = {b.id: b.whole[0].value or 0.0 for b in bundles}
+    assert all(len(b.whole) == 1 and b.whole[0].turn is None for b in bundles)
+    assert len(set(whole.values())) == 2
+    mean = sum(whole.values()) / 2
+    found = scores(bundles, dpo_config("reward.dialogue_weight=0.5"), None)
+    candidates = [(b.id, c, r.value or 0.0) for b in bundles for one in b.sampled for c, r in zip(one.candidates, one.rewards, strict=True)]
+    assert sum(c.continued for _, c, _ in candidates) == 4  # two turns of two dialogues
+    for dialogue, candidate, alone in candidates:
+        part = 0.5 * (whole[dialogue] - mean) if candidate.continued else 0.0
+        assert found[candidate.id] == pytest.approx(alone + part)
 
 
 def test_what_is_said_again_costs_a_penalty_whatever_the_words() -> None:

@@ -15,11 +15,6 @@ def words(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text)]
 
 
-def word_count(text: str) -> int:
-    """How many words a text has."""
-    return len(words(text))
-
-
 def distinct_n(texts: Iterable[str], n: int) -> float | None:
     """Different groups of n words over all groups of n words in the texts together: distinct-n (Li et al. 2016, arXiv 1510.03055).
 
