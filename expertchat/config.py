@@ -139,6 +139,22 @@ class ConversationConfig(Group):
     stop_when_nothing_new: bool = True
 
 
+class PartConversationConfig(ConversationConfig):
+    """`part` [i, n]: only the dialogues whose index % n == i, one of n tasks of an array; ids, topics, seeds are those of the whole run."""
+
+    part: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _is_a_part(self) -> PartConversationConfig:
+        if self.part is not None:
+            i, n = self.part
+            if not 0 <= i < n:
+                raise ValueError(f"part={self.part} is [i, n], the i-th of n parts counted from 0: take 0 <= i < n")
+            if n > self.count:
+                raise ValueError(f"part={self.part} has more parts than there are dialogues (count={self.count}): take fewer parts")
+        return self
+
+
 class TopicsConfig(Group):
     """Where topics come from; a list or file is used in order and again from its start when it runs out."""
 
@@ -229,7 +245,7 @@ class ConverseConfig(Group):
     view: Literal["live", "plain", "none"]
     experts: ExpertsConfig
     third: ModelConfig | None = None
-    conversation: ConversationConfig
+    conversation: PartConversationConfig
     topics: TopicsConfig
     judging: JudgingConfig
     embedder: EmbedderConfig
@@ -239,6 +255,15 @@ class ConverseConfig(Group):
     def _third(self) -> ConverseConfig:
         if self.judging.judge == "third" and self.third is None:
             raise ValueError("judging.judge=third needs a third model: add +model@third=NAME")
+        return self
+
+    @model_validator(mode="after")
+    def _part(self) -> ConverseConfig:
+        if self.conversation.part is not None and self.topics.source == "models":
+            raise ValueError(
+                "conversation.part with topics=models: a proposed topic depends on those before it, so the parts would not agree on them; "
+                "use topics=list or topics=file (the topics.jsonl of a run is such a file), or give each task a seed of its own"
+            )
         return self
 
 

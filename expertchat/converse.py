@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from expertchat.backends.base import Backend, Embedder
 from expertchat.cast import check_categories, load_cast
 from expertchat.config import ConverseConfig
 from expertchat.conversation import Dialogue, check_first_prompts, opener_of
-from expertchat.events import ConversationFinished, ConversationJudged, Note, RunFinished, RunStarted, Sink
+from expertchat.events import ConversationFinished, ConversationJudged, RunFinished, Sink
 from expertchat.experts.base import CountTokens
 from expertchat.judging.judge import Judging, record_counts
 from expertchat.records import Speaker, Topic
-from expertchat.run import DONE, STOPPED, Hub, Interrupts, broken_off, run_folder
+from expertchat.run import DONE, Hub, Interrupts, in_folder, run_folder, started, stopped, was_done
 from expertchat.scheduler import Flow, Scheduler
 from expertchat.store import Store
 from expertchat.summary import summarise
@@ -37,21 +33,16 @@ def run_converse(
     `sink` is closed at the end. `backends` ("a", "b", and "third" where there is one) and `embedder` replace those of the config.
     Raises ConfigError for what is wrong with the config or the input.
     """
-    hub = Hub(sink)
-    try:
-        with Interrupts() as interrupts:
-            check_categories(config)
-            given = [] if config.topics.source == "models" else given_topics(config.topics, config.conversation.count, config.run.seed)
-            store = Store(run_folder(config.run.dir, "converse"), config.model_dump(mode="json"), command_line)
-            hub.store = store
-            try:
-                return _Converse(config, store, hub, interrupts, given).run(backends, embedder)
-            except BaseException as error:
-                return broken_off(error, store, hub)
-            finally:
-                store.close()
-    finally:
-        hub.close()
+    with Hub(sink) as hub, Interrupts() as interrupts:
+        check_categories(config)
+        given = [] if config.topics.source == "models" else given_topics(config.topics, config.conversation.count, config.run.seed)
+        place = run_folder(config.run.dir, "converse")
+        return in_folder(
+            hub,
+            interrupts,
+            lambda say: Store(place, config.model_dump(mode="json"), command_line, say),
+            lambda store: _Converse(config, store, hub, interrupts, given).run(backends, embedder),
+        )
 
 
 # -- what happens -------------------------------------------------------------------------------------------------------
@@ -67,47 +58,26 @@ class _Converse:
 
     def run(self, backends: Mapping[str, Backend] | None, embedder: Embedder | None) -> int:
         if self.store.summary is not None:
-            return self._was_done(self.store.summary)
-        config, hub, store = self.config, self.hub, self.store
-        cast = self.cast = load_cast(config, hub, backends, embedder)
+            return was_done(self.hub, self.store)
+        config, hub, store, mine = self.config, self.hub, self.store, self._mine()
+        with self.interrupts.at_once():  # nothing is in flight yet, and loading may take minutes
+            cast = self.cast = load_cast(config, hub, backends, embedder)
         longest = max((topic.text for topic in self.given), key=len, default="a topic")
         check_first_prompts(self._dialogue(Topic(id="check", text=longest, source="list"), 0))
         store.begin(lambda speakers: record_counts(config.judging, speakers))
-        hub.send(self._started())
+        done = len(store.done)
+        hub.send(started("converse", store, conversations=len(mine), turns=config.conversation.turns, resumed=done))
         hub.notes(store.notes, "warning")
         hub.notes(cast.notes)
-        count = config.conversation.count
-        scheduler = Scheduler(cast.backends, config.engine.max_batch, hub.send, self.interrupts.stop, count, len(store.done))
+        scheduler = Scheduler(cast.backends, config.engine.max_batch, hub.send, self.interrupts.stop, len(mine), done)
         self.forget = scheduler.forget
         topics = self._topics(scheduler)
-        if topics is None or not scheduler.run(self._conversations(topics)):
-            return self._stopped()
+        if topics is None or not scheduler.run(self._conversations(topics, mine)):
+            return stopped(hub, self.interrupts, store)
         summary = summarise(store.folder)
         hub.send(RunFinished(status="done", summary=summary))
         store.finish(summary)
         return DONE
-
-    def _started(self) -> RunStarted:
-        config, store = self.config, self.store
-        return RunStarted(
-            command="converse",
-            folder=str(store.folder),
-            conversations=config.conversation.count,
-            turns=config.conversation.turns,
-            resumed=len(store.done),
-            pid=os.getpid(),
-            host=socket.gethostname(),
-        )
-
-    def _was_done(self, summary: dict[str, Any]) -> int:
-        self.hub.show(Note(time=time.time(), text=f"{self.store.folder} is done already: nothing is left to do"))
-        self.hub.show(RunFinished(time=time.time(), status="done", reason="it was done before", summary=summary))
-        return DONE
-
-    def _stopped(self) -> int:
-        self.hub.send(RunFinished(status="stopped", reason=self.interrupts.reason))
-        self.store.sync()
-        return STOPPED
 
     def _topics(self, scheduler: Scheduler) -> list[Topic] | None:
         """The topics of the run, used in turn; None if a signal came while they were proposed."""
@@ -124,8 +94,13 @@ class _Converse:
         proposals = Proposals(self.cast.speakers, config.topics, count, self.store.keep, self.hub.send, tokens)
         return proposals.topics if scheduler.run([proposals.flow(known)], counted=False) else None
 
-    def _conversations(self, topics: list[Topic]) -> Iterator[Flow[None]]:
-        for index in range(self.config.conversation.count):
+    def _mine(self) -> range:
+        """The dialogues of the whole run that this one makes, by index."""
+        i, n = self.config.conversation.part or (0, 1)
+        return range(i, self.config.conversation.count, n)
+
+    def _conversations(self, topics: list[Topic], mine: range) -> Iterator[Flow[None]]:
+        for index in mine:
             name = conversation_id(index)
             if name not in self.store.done:
                 yield self._conversation(topics[index % len(topics)].model_copy(update={"id": name}), index)

@@ -31,6 +31,7 @@ class RunStarted(Event):
     rounds: int = 0  # of a training run; `conversations` are those of one round then
     pid: int = 0
     host: str = ""
+    job: str = ""  # of Slurm, "123" or "123_4"
 
 
 class Loading(Event):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,33 @@ from pydantic import BaseModel
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationFinished, PhaseStarted, Progress, StepFinished, TextStreamed, TurnFinished
 from expertchat.jsonl import Log, WriteError, cut_torn_end
-from expertchat.lock import HEARTBEAT, LOCK, FolderLock, replace
-from expertchat.provenance import provenance, versions
+from expertchat.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat, replace
+from expertchat.provenance import moved_on, provenance
 
 LIVE_SECONDS = 0.25  # live.json is replaced at most this often
 SYNC_SECONDS = 5.0
-BOOKKEEPING = {LOCK, HEARTBEAT, "provenance.json"}  # a folder that holds no more than these has not begun
+BOOKKEEPING = {LOCK, HEARTBEAT, CLAIM, "provenance.json", "submission"}  # a folder that holds no more than these has not begun
+OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log, or with the runs of an array
 NOT_COMPARED = ("view", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")  # config keys that do not change what a run writes
 
 
 class RunFolder:
     """A run folder that this process writes. Opening checks and locks it but leaves no run in it before `begin`.
 
-    Raises ConfigError for a folder that is another run's, is no run, cannot be written, or is being written by another process.
+    `say` is told if an earlier start of the same job must be waited for. Raises ConfigError for a folder that is another run's, is no run,
+    cannot be written, or is being written by another process.
     """
 
     logs: tuple[str, ...] = ("events",)  # the files NAME.jsonl that are appended to
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], command_line: list[str], writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        command_line: list[str],
+        say: Callable[[str], None] = lambda text: None,
+        writes: bool = True,
+    ) -> None:
         self.folder, self.config, self.command_line = folder, config, command_line
         self.writes = writes  # False: another process of the same run does
         self.notes: list[str] = []
@@ -40,15 +50,16 @@ class RunFolder:
         self._logs: dict[str, Log] = {}
         self._early: list[AnyEvent] = []
         self._begun = self.resumed = False
-        self._live = _Live(folder / "live.json")
+        self._live = _Live(folder / "live.json", lambda: self.lost)
         self._synced = time.monotonic()
         self._lock: FolderLock | None = None
+        self._writer: object = None  # where another process writes: the token of its lock
         if not writes:
             return
         try:
             self._made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FolderLock(folder)
+            self._lock = FolderLock(folder, STALE_SECONDS, BEAT_SECONDS, say=say)
         except OSError as error:
             raise ConfigError(f"run.dir: cannot write {folder}: {error.strerror}; name another folder") from None
         try:
@@ -63,7 +74,7 @@ class RunFolder:
         names = {path.name for path in self.folder.iterdir() if not path.name.endswith(".new")}
         self.resumed = "config.yaml" in names
         if not self.resumed:
-            if strange := sorted(names - BOOKKEEPING):
+            if strange := sorted(name for name in names - BOOKKEEPING if not OF_JOBS.fullmatch(name)):
                 shown = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
                 raise ConfigError(f"run.dir: {self.folder} is not a run folder (it holds {shown}); name a new or empty folder")
             return
@@ -71,24 +82,31 @@ class RunFolder:
         if differing := differences(before, self.config):
             remedy = "give its values again or name another folder; these differ:"
             raise ConfigError([f"run.dir: {self.folder} is a run of another config; {remedy}", *differing])
-        self.notes += _changed_packages(self.folder / "provenance.json")
+        self.notes += moved_on(self.folder / "provenance.json", "the run began")
         if (self.folder / "summary.json").exists():
             self.summary = _read_summary(self.folder / "summary.json")
 
     def open(self) -> None:
-        """Make the folder a run's, or find what there is of it. From here on everything that is sent is written."""
+        """Make the folder a run's, or find what there is of it. From here on everything that is sent is written.
+
+        Raises ConfigError, and WriteError where another process has taken the folder over.
+        """
         if not self.writes:
+            self._writer = (read_heartbeat(self.folder) or {}).get("token")
             return self.find()
         try:
-            if self.resumed:
-                for path in self.folder.glob("*.jsonl"):
-                    cut_torn_end(path)
-                self.find()
-            else:
-                replace(self.folder / "provenance.json", json.dumps(provenance(self.command_line), indent=2) + "\n")
-                replace(self.folder / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True), sync=True)
-            for name in self.logs:
-                self._logs[name] = Log(self.folder / f"{name}.jsonl")
+            with self.writing():
+                if self.resumed:
+                    for path in self.folder.glob("*.jsonl"):
+                        cut_torn_end(path)
+                    self.find()
+                else:
+                    for submitted in (self.folder, self.folder.parent):  # an array's tasks were submitted together
+                        self.notes += moved_on(submitted / "submission" / "provenance.json", "the job was submitted")
+                    replace(self.folder / "provenance.json", json.dumps(provenance(self.command_line), indent=2) + "\n")
+                    replace(self.folder / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True), sync=True)
+                for name in self.logs:
+                    self._logs[name] = Log(self.folder / f"{name}.jsonl")
         except OSError as error:
             raise ConfigError(f"run.dir: cannot write {self.folder}: {error.strerror}; name another folder") from None
         self._begun = True
@@ -107,9 +125,24 @@ class RunFolder:
         """Append one record to NAME.jsonl. Raises WriteError, also where another process has taken the folder over."""
         if not self.writes:
             return
-        if self._lock is not None and self._lock.lost:
-            raise WriteError(f"another process has taken {self.folder} over; this one stops")
-        self._logs[name].append(what.model_dump_json(by_alias=True))
+        with self.writing():
+            self._logs[name].append(what.model_dump_json(by_alias=True))
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the folder over."""
+        return self._lock is not None and self._lock.lost is not None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Whatever is written into the folder is written in here. Raises WriteError where another process has taken the folder over."""
+        if self._lock is not None:
+            with self._lock.held():
+                yield
+            return
+        if self._writer is not None and (read_heartbeat(self.folder) or {}).get("token") != self._writer:
+            raise WriteError(f"another start has taken {self.folder} over; this process stops")
+        yield
 
     def sync(self) -> None:
         """Make everything so far survive a power cut."""
@@ -127,7 +160,8 @@ class RunFolder:
             return
         self.sync()
         try:
-            replace(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n", sync=True)
+            with self.writing():
+                replace(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n", sync=True)
         except OSError as error:
             raise WriteError(f"cannot write {self.folder / 'summary.json'}: {error.strerror}; the records are complete") from None
 
@@ -138,19 +172,18 @@ class RunFolder:
         self._live.close()
         if self._lock is None:
             return
-        self._lock.release()
-        if not self._begun and not self.resumed:
+        nothing = not self._begun and not self.resumed
+        self._lock.release(remove=nothing)
+        if nothing and self._made:
             with contextlib.suppress(OSError):
-                (self.folder / LOCK).unlink(missing_ok=True)
-                if self._made:
-                    self.folder.rmdir()
+                self.folder.rmdir()
 
 
 class _Live:
     """live.json: the texts of the turns that are being written, and the progress."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, lost: Callable[[], bool]) -> None:
+        self.path, self.lost = path, lost
         self._turns: dict[str, TextStreamed] = {}
         self._progress: Progress | None = None
         self._step: StepFinished | None = None
@@ -174,6 +207,8 @@ class _Live:
             self._write()
 
     def _write(self) -> None:
+        if self.lost():
+            return
         self._written = time.monotonic()
         turns = [event.model_dump(include={"conversation", "turn", "speaker", "text"}) for event in self._turns.values()]
         progress = self._progress.model_dump(exclude={"kind", "time"}) if self._progress else None
@@ -221,12 +256,3 @@ def _read_summary(path: Path) -> dict[str, Any]:
         raise ConfigError(f"run.dir: cannot read {path}: {error}; remove it and the run goes on") from None
     return summary if isinstance(summary, dict) else {}
 
-
-def _changed_packages(path: Path) -> list[str]:
-    try:
-        before = json.loads(path.read_bytes())["packages"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    now = versions()
-    changed = [f"{name} {before[name]} -> {now.get(name)}" for name in before if before[name] != now.get(name)]
-    return [f"packages have changed since the run began: {', '.join(changed)}; texts may differ from an unbroken run"] if changed else []

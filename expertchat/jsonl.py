@@ -70,7 +70,7 @@ def cut_torn_end(path: Path) -> int:
         while end:
             start = _line_start(file, end)
             file.seek(start)
-            if _is_whole(file.read(end - start)):
+            if _object(file.read(end - start)) is not None:
                 break
             end = start
         if end < size:
@@ -91,13 +91,15 @@ def _line_start(file: Any, end: int) -> int:
     return 0
 
 
-def _is_whole(line: bytes) -> bool:
+def _object(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None where it is not whole."""
     if not line.endswith(b"\n"):
-        return False
+        return None
     try:
-        return isinstance(json.loads(line), dict)
+        found = json.loads(line)
     except ValueError:
-        return False
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -112,7 +114,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for n, line in enumerate(file, 1):
             if broken is not None:
                 raise ConfigError(f"{path}, line {broken} is not a JSON object: the file is damaged; restore it or name another run.dir")
-            if _is_whole(line):
-                yield n, json.loads(line)
+            if (found := _object(line)) is not None:
+                yield n, found
             else:
                 broken = n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import socket
@@ -11,6 +12,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from expertchat.slurm.here import place
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "safetensors", "accelerate", "numpy", "pydantic", "hydra-core")
 
@@ -43,11 +46,13 @@ def commit() -> dict[str, Any] | None:
 
 def provenance(command_line: list[str]) -> dict[str, Any]:
     """What provenance.json holds."""
+    job = place()
     return {
         "schema": 1,
         "command_line": command_line,
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
+        "slurm": job and {"job": job.job, "restarts": job.restarts},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "executable": sys.executable,
@@ -56,6 +61,32 @@ def provenance(command_line: list[str]) -> dict[str, Any]:
     }
 
 
+def moved_on(path: Path, since: str) -> list[str]:
+    """A warning where the code or its packages are others than those of an earlier provenance.json; nothing where there is none."""
+    try:
+        before = json.loads(path.read_bytes())
+        packages, git, now = before["packages"], before["git"], versions()
+        changed = [f"{name} {packages[name]} -> {now.get(name)}" for name in packages if packages[name] != now.get(name)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    here = commit()
+    if isinstance(git, dict) and here is not None and git.get("commit") != here["commit"]:
+        changed.append(f"commit {str(git.get('commit'))[:10]} -> {here['commit'][:10]}")
+    return [f"since {since}, this has changed: {', '.join(changed)}; texts may differ"] if changed else []
+
+
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=5, check=True)
     return done.stdout.strip()
+
+
+def changes() -> str | None:
+    """What the checkout's files have that its commit has not, as `git diff` writes it; None where there is nothing, or no checkout."""
+    root = Path(__file__).resolve().parent.parent
+    found = commit()
+    if found is None or not found["changed"]:
+        return None
+    try:
+        return _git(root, "diff", "HEAD") + "\n"
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,21 +1,26 @@
-"""What every run needs: a folder's name, a hub for its events, and an orderly stop on signals."""
+"""What every run needs: a folder that it writes, a hub for its events, and an orderly stop on signals."""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from expertchat.config import ConfigError
-from expertchat.events import AnyEvent, Note, RunFinished, Sink
+from expertchat.events import AnyEvent, Note, RunFinished, RunStarted, Sink
+from expertchat.folder import RunFolder
 from expertchat.jsonl import WriteError
+from expertchat.slurm.here import place
 
+F = TypeVar("F", bound=RunFolder)
 DONE, FAILED, STOPPED = 0, 1, 3  # exit codes; 2 is a wrong config
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 
@@ -65,6 +70,9 @@ class Hub:
         except Exception as error:
             self._drop(error)
 
+    def say(self, text: str) -> None:
+        self.send(Note(text=text))
+
     def notes(self, texts: Iterable[str], level: Any = "info") -> None:
         for text in texts:
             self.send(Note(text=text, level=level))
@@ -76,6 +84,12 @@ class Hub:
             with suppress(Exception):
                 view.close()
 
+    def __enter__(self) -> Hub:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
     def _drop(self, error: Exception) -> None:
         self.close()
         if self.store is not None:
@@ -83,16 +97,36 @@ class Hub:
             self.store.send(Note(time=time.time(), text=text, level="warning"))
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal came while nothing was in flight that could be finished."""
+
+
 class Interrupts:
-    """While entered, a signal sets `reason` instead of ending the process; a second Ctrl-C raises KeyboardInterrupt."""
+    """While entered, a signal sets `reason` instead of ending the process; a second Ctrl-C raises KeyboardInterrupt.
+
+    `lost` says whether another process has taken the run's folder over, which stops this one too.
+    """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.lost: Callable[[], bool] = lambda: False
+        self._at_once = False
         self._before: dict[int, Any] = {}
 
     def stop(self) -> bool:
         """Whether to stop as soon as what runs is finished."""
-        return self.reason is not None
+        return self.reason is not None or self.lost()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While entered, a signal raises Interrupted: there is nothing to finish, and it may take minutes."""
+        if self.reason is not None:
+            raise Interrupted(self.reason)
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -110,13 +144,61 @@ class Interrupts:
         if self.reason is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
+        if self._at_once:
+            self._at_once = False
+            raise Interrupted(self.reason)
+
+
+# -- the frame of a run -------------------------------------------------------------------------------------------------
+
+
+def in_folder(hub: Hub, interrupts: Interrupts, make: Callable[[Callable[[str], None]], F], work: Callable[[F], int]) -> int:
+    """Do a run's `work` in the folder that `make` opens, and give the folder back; the exit code.
+
+    `make` is handed what to tell about waiting for the folder. Raises what `broken_off` leaves for the caller.
+    """
+    try:
+        with interrupts.at_once():
+            folder = make(hub.say)
+    except Interrupted:
+        return stopped(hub, interrupts)
+    hub.store, interrupts.lost = folder, lambda: folder.lost
+    try:
+        return work(folder)
+    except BaseException as error:
+        return broken_off(error, folder, hub)
+    finally:
+        folder.close()
+
+
+def started(command: str, folder: RunFolder, **counts: Any) -> RunStarted:
+    """The announcement that a run begins or goes on, with who does it."""
+    job = place()
+    return RunStarted(
+        command=command, folder=str(folder.folder), pid=os.getpid(), host=socket.gethostname(), job=job.job if job else "", **counts
+    )
+
+
+def stopped(hub: Hub, interrupts: Interrupts, folder: RunFolder | None = None) -> int:
+    """The end of a run that a signal has stopped."""
+    hub.send(RunFinished(status="stopped", reason=interrupts.reason))
+    if folder is not None:
+        folder.sync()
+    return STOPPED
+
+
+def was_done(hub: Hub, folder: RunFolder) -> int:
+    """The end of a run that was done before."""
+    hub.show(Note(time=time.time(), text=f"{folder.folder} is done already: nothing is left to do"))
+    hub.show(RunFinished(time=time.time(), status="done", reason="it was done before", summary=folder.summary or {}))
+    return DONE
 
 
 def broken_off(error: BaseException, store: Sink, hub: Hub) -> int:
     """The exit code for what ended a run early, or the error again where the caller shall see it."""
     if isinstance(error, KeyboardInterrupt):
         with suppress(WriteError):
-            hub.send(RunFinished(status="stopped", reason="interrupted twice: what was in flight is made again"))
+            hub.send(RunFinished(status="stopped", reason=str(error) or "interrupted twice: what was in flight is made again"))
         return STOPPED
     if isinstance(error, WriteError):
         hub.store = None

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from expertchat.config import ConfigError
 from expertchat.events import (
@@ -58,14 +59,15 @@ class Saved:
 class Store(RunFolder):
     """A run folder that this process writes. It is a Sink; `keep` takes the records that no event carries.
 
-    Opening checks and locks the folder but leaves no run in it before `begin`. Raises ConfigError for a folder that is another run's, is no
-    run, cannot be written, or is being written by another process.
+    Opening checks and locks the folder but leaves no run in it before `begin`. Raises ConfigError as RunFolder does.
     """
 
     logs = ("events", "topics", "transcripts", *RECORDS)
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], command_line: list[str]) -> None:
-        super().__init__(folder, config, command_line)
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], command_line: list[str], say: Callable[[str], None] = lambda text: None
+    ) -> None:
+        super().__init__(folder, config, command_line, say)
         self.done: set[str] = set()  # conversations that are complete on disk
         self._saved: dict[str, Saved] = {}
         self._topics: list[Topic] = []
@@ -214,3 +216,45 @@ def _conversation_of(line: Mapping[str, Any]) -> str | None:
             return str(line[name]["transcript"])
     found = line.get("conversation")
     return None if found is None else str(found)
+
+
+# -- ids ----------------------------------------------------------------------------------------------------------------
+
+IDS = frozenset({"id", "transcript", "candidate", "history", "conversation"})  # fields of records and events that name a record
+KEYED = {"provenance": frozenset({"transcript", "chosen", "rejected"})}  # and keys in fields that are mappings
+EVENTS: dict[str, type[BaseModel]] = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(AnyEvent)[0])}
+
+
+def prefixed(model: type[BaseModel], line: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """A record or event as it stands in a file, with `prefix` before every id in it."""
+    found = dict(line)
+    for name, inner in _named(model):
+        value = found.get(name)
+        if name in KEYED and isinstance(value, Mapping):
+            found[name] = {key: prefix + one if key in KEYED[name] else one for key, one in value.items()}
+        elif inner is not None and isinstance(value, Mapping):
+            found[name] = prefixed(inner, value, prefix)
+        elif inner is not None and isinstance(value, list):
+            found[name] = [prefixed(inner, one, prefix) for one in value]
+        elif isinstance(value, str):
+            found[name] = prefix + value
+    return found
+
+
+@lru_cache(maxsize=64)
+def _named(model: type[BaseModel]) -> list[tuple[str, type[BaseModel] | None]]:
+    """The fields of a model that are ids, or hold models that have some."""
+    found: list[tuple[str, type[BaseModel] | None]] = []
+    for name, info in model.model_fields.items():
+        if name in IDS or name in KEYED:
+            found.append((name, None))
+        elif inner := next((one for one in _models(info.annotation) if _named(one)), None):
+            found.append((name, inner))
+    return found
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models in a type: Verdict of list[Verdict]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [one for part in get_args(annotation) for one in _models(part)]

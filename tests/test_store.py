@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from expertchat import lock
 from expertchat.config import ConfigError
 from expertchat.events import ConversationStarted, Note, Progress, RatingGiven, TextStreamed, TurnFinished
-from expertchat.folder import differences
+from expertchat.folder import RunFolder, differences
 from expertchat.jsonl import Log, WriteError, cut_torn_end, read_lines
 from expertchat.lock import FolderLock, read_heartbeat
 from expertchat.records import ExpertRef, Rating, Topic, Transcript, Turn
@@ -226,6 +226,56 @@ def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"is not a run folder \(it holds thesis.tex\); name a new or empty folder"):
         Store(tmp_path, CONFIG, [])
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_a_submission_has_made_may_become_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for place in ("submission", "task-0", "task-11"):
+        (folder / place).mkdir(parents=True)
+        (folder / place / "config.yaml").write_text("of: another\n")
+    (folder / "slurm-123_4.out").write_text("a job's log")
+    store = Store(folder, CONFIG, [])
+    assert not store.resumed
+    store.close()  # nothing has begun
+    assert {path.name for path in folder.iterdir()} == {"submission", "task-0", "task-11", "slurm-123_4.out"}
+    opened(folder).close()
+    again = opened(folder)
+    assert again.resumed and (folder / "submission/config.yaml").read_text() == "of: another\n"
+    again.close()
+    (tmp_path / "other/task-x").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"it holds task-x"):
+        Store(tmp_path / "other", CONFIG, [])
+
+
+def test_a_writer_that_has_lost_the_folder_writes_no_summary_and_no_view(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run")
+    store.send(TextStreamed(conversation="c0000", turn=0, speaker="a", text="Bees"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert store._lock is not None and not store.lost
+    store._lock.lost = "somebody has taken it over"
+    assert store.lost
+    for write in (lambda: store.finish({}), lambda: store.send(Note(text="x"))):
+        with pytest.raises(WriteError, match="somebody has taken it over"):
+            write()
+    store._live._written = 0.0
+    store.send(Progress(finished=0, total=2, turns=1, tokens=5, seconds=1.0))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    store.close()
+    assert not (tmp_path / "run/summary.json").exists()
+
+
+def test_the_other_processes_of_a_run_notice_that_its_writer_has_changed(tmp_path: Path) -> None:
+    first = opened(tmp_path / "run")
+    other = RunFolder(tmp_path / "run", CONFIG, [], writes=False)  # another rank: it writes what it has finished into files of its own
+    other.open()
+    with other.writing():
+        pass
+    first.close()
+    second = opened(tmp_path / "run")
+    with pytest.raises(WriteError, match="another start has taken"), other.writing():
+        pass
+    second.close()
+    other.close()
 
 
 def test_a_path_that_cannot_be_a_folder(tmp_path: Path) -> None:

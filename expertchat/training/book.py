@@ -31,8 +31,8 @@ def round_name(number: int) -> str:
 class Bundles:
     """The finished dialogues of the round that is at work, one line each; every process has a file of its own."""
 
-    def __init__(self, folder: Path, rank: int = 0) -> None:
-        self.folder, self.rank = folder, rank
+    def __init__(self, book: RunFolder, rank: int = 0) -> None:
+        self.book, self.folder, self.rank = book, book.folder, rank
         self._log: Log | None = None
 
     def found(self, number: int) -> dict[str, Bundle]:
@@ -50,13 +50,14 @@ class Bundles:
         return found
 
     def keep(self, number: int, bundle: Bundle) -> None:
-        """Write a finished dialogue, whole or not at all."""
+        """Write a finished dialogue, whole or not at all. Raises WriteError, also where another start has taken the folder over."""
         path = self._place(number) / f"bundles-{self.rank}.jsonl"
-        if self._log is None or self._log.path != path:
-            self.close()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._log = Log(path)
-        self._log.append(bundle.to_json())
+        with self.book.writing():
+            if self._log is None or self._log.path != path:
+                self.close()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._log = Log(path)
+            self._log.append(bundle.to_json())
 
     def close(self) -> None:
         if self._log is not None:
@@ -72,8 +73,15 @@ class Book(RunFolder):
 
     logs = ("events", "topics", "transcripts", "candidates", "ratings", "wim", "rewards", "pairs", "metrics")
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], command_line: list[str], writes: bool = True) -> None:
-        super().__init__(folder, config, command_line, writes)
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        command_line: list[str],
+        say: Callable[[str], None] = lambda text: None,
+        writes: bool = True,
+    ) -> None:
+        super().__init__(folder, config, command_line, say, writes)
         self.metrics: dict[str, Metrics] = {}
         self.topics: list[Topic] = []
         self.last = 0  # the last round whose checkpoint is whole
@@ -145,17 +153,22 @@ class Book(RunFolder):
         return self.folder / "rounds" / f"{number:06d}"
 
     def checkpoint(self, number: int, state: Mapping[str, Any], write: Callable[[Path], None], keep: Sequence[int]) -> None:
-        """Let `write` fill the round's folder; DONE, written last, makes it count. Older rounds but those of `keep` are removed."""
+        """Let `write` fill the round's folder; DONE, written last, makes it count. Older rounds but those of `keep` are removed.
+
+        Raises WriteError where another process has taken the folder over.
+        """
+        if self.writes:
+            with self.writing():
+                self._checkpoint(number, state, write, keep)
+        self.last = number
+
+    def _checkpoint(self, number: int, state: Mapping[str, Any], write: Callable[[Path], None], keep: Sequence[int]) -> None:
         place = self.place(number)
-        if not self.writes:
-            self.last = number
-            return
         place.mkdir(parents=True, exist_ok=True)
         write(place)
         replace(place / STATE, json.dumps(state, indent=2) + "\n", sync=True)
         self.sync()
         replace(place / DONE, f"{number}\n", sync=True)
-        self.last = number
         for known in self._there.values():
             known.clear()
         for path in place.glob("bundles-*.jsonl"):

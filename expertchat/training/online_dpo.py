@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from expertchat.cast import check_categories, load_cast
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.evaluator import check as check_evaluation
 from expertchat.evaluation.truth import check_topics
-from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, RunFinished, RunStarted, Sink, StepFinished
+from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, RunFinished, Sink, StepFinished
 from expertchat.preferences.pairs import make_pairs
 from expertchat.records import Metrics, Speaker
-from expertchat.run import DONE, STOPPED, Hub, Interrupts, broken_off, run_folder
+from expertchat.run import DONE, Hub, Interrupts, in_folder, run_folder, started, stopped, was_done
 from expertchat.summary import seconds_of
 from expertchat.topics import given_topics
 from expertchat.training.book import Book, put
@@ -49,24 +48,18 @@ def run_online_dpo(
     `sink` is closed at the end. `backends` ("a", "b", and "third" where there is one) and `embedder` replace those of the config.
     Raises ConfigError for what is wrong with the config or the input.
     """
-    hub = Hub(sink)
-    try:
-        with Interrupts() as interrupts, Ranks.start(config.train.sharding, command_line) as ranks:
-            check_categories(config)
-            check_evaluation(config)
-            check_trackers(config.report_to)
-            _check_topics(config)
-            folder = Path(ranks.same(str(run_folder(config.run.dir, "online_dpo"))))
-            book = Book(folder, config.model_dump(mode="json"), command_line, writes=ranks.rank == 0)
-            hub.store = book
-            try:
-                return OnlineDpo(config, book, hub, interrupts, ranks).run(backends, embedder)
-            except BaseException as error:
-                return broken_off(error, book, hub)
-            finally:
-                book.close()
-    finally:
-        hub.close()
+    with Hub(sink) as hub, Interrupts() as interrupts, Ranks.start(config.train.sharding, command_line) as ranks:
+        check_categories(config)
+        check_evaluation(config)
+        check_trackers(config.report_to)
+        _check_topics(config)
+        place = Path(ranks.same(str(run_folder(config.run.dir, "online_dpo"))))
+        return in_folder(
+            hub,
+            interrupts,
+            lambda say: Book(place, config.model_dump(mode="json"), command_line, say, writes=ranks.rank == 0),
+            lambda book: OnlineDpo(config, book, hub, interrupts, ranks).run(backends, embedder),
+        )
 
 
 def _check_topics(config: OnlineDpoConfig) -> None:
@@ -121,7 +114,8 @@ class OnlineDpo:
         """All rounds that are left, then the end."""
         summary = self.ranks.same(self.book.summary)
         if summary is not None:
-            return self._was_done(summary)
+            self.book.summary = summary
+            return was_done(self.hub, self.book)
         self._load(backends, embedder)
         held_out = self.talk.topics()
         if held_out is None:
@@ -145,8 +139,10 @@ class OnlineDpo:
     def _load(self, backends: Mapping[str, Backend] | None, embedder: Embedder | None) -> None:
         """Models, learners, and everything that the last whole round has left."""
         config, book, hub = self.config, self.book, self.hub
-        loaded = load_cast(on_cpu(config) if config.train.sharding == "fsdp" else config, hub, backends, embedder, room_for(config))
-        self.learners = make_learners(config, loaded, self.ranks)
+        # Nothing is in flight yet; but several processes stop together, which they can when they have loaded.
+        with self.interrupts.at_once() if self.ranks.world == 1 else nullcontext():
+            loaded = load_cast(on_cpu(config) if config.train.sharding == "fsdp" else config, hub, backends, embedder, room_for(config))
+            self.learners = make_learners(config, loaded, self.ranks)
         self.backends, self._seats = self.learners.backends, [learner.seat for learner in self.learners.all]
         self.cast = Cast(loaded.experts, loaded.tokens)
         self.talk = Talk(config, self.learners, self.cast, book, hub.send, self.interrupts.stop, self.ranks)
@@ -162,7 +158,8 @@ class OnlineDpo:
         self.ranks.barrier()
         if book.last:
             self._restore()
-        hub.send(self._started())
+        talk = config.conversation
+        hub.send(started("online_dpo", book, conversations=talk.count, turns=talk.turns, resumed=book.last, rounds=config.rounds))
         for metrics in book.metrics.values():  # of an earlier start: for the view, the file has them
             hub.show(Measured(metrics=metrics))
         hub.notes(book.notes, "warning")
@@ -187,28 +184,8 @@ class OnlineDpo:
         stem, dot, end = name.partition(".")
         return name if len(self._seats) == 1 else f"{stem}_{seat}{dot}{end}"
 
-    def _started(self) -> RunStarted:
-        config, book = self.config, self.book
-        return RunStarted(
-            command="online_dpo",
-            folder=str(book.folder),
-            conversations=config.conversation.count,
-            turns=config.conversation.turns,
-            resumed=book.last,
-            rounds=config.rounds,
-            pid=os.getpid(),
-            host=socket.gethostname(),
-        )
-
-    def _was_done(self, summary: dict[str, Any]) -> int:
-        self.hub.show(Note(text=f"{self.book.folder} is done already: nothing is left to do"))
-        self.hub.show(RunFinished(status="done", reason="it was done before", summary=summary))
-        return DONE
-
     def _stopped(self) -> int:
-        self.hub.send(RunFinished(status="stopped", reason=self.interrupts.reason))
-        self.book.sync()
-        return STOPPED
+        return stopped(self.hub, self.interrupts, self.book)
 
     # -- updating ---------------------------------------------------------------------------------------------------
 
@@ -300,9 +277,10 @@ class OnlineDpo:
         for seat, number in chosen.items():
             if self.ranks.rank == 0:
                 name = self._name("adapter", seat)
-                put(book.place(number) / name, book.folder / name)
-                card = model_card(config, book.folder, "a" if seat == "a" else "b")
-                (book.folder / name / "README.md").write_text(card, encoding="utf-8")
+                with book.writing():
+                    put(book.place(number) / name, book.folder / name)
+                    card = model_card(config, book.folder, "a" if seat == "a" else "b")
+                    (book.folder / name / "README.md").write_text(card, encoding="utf-8")
         summary: dict[str, object] = {
             "schema": 1,
             "rounds": book.last,

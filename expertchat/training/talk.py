@@ -38,7 +38,7 @@ class Talk:
     ) -> None:
         self.config, self.learners, self.cast, self.book = config, learners, cast, book
         self.announce, self.stopped, self.ranks = announce, stopped, ranks
-        self.bundles = Bundles(book.folder, ranks.rank)
+        self.bundles = Bundles(book, ranks.rank)
         self.speakers: dict[Speaker, ExpertChat] = {"a": cast.experts["a"], "b": cast.experts["b"]}
         self.counts: dict[Speaker, CountTokens] = {"a": cast.tokens["a"], "b": cast.tokens["b"]}
         self.training: list[Topic] = []

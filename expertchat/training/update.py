@@ -70,7 +70,7 @@ class Stopped(Exception):
 class Updater:
     """Updates one learner, round by round. The learning rate is scheduled over `rounds` updates, whatever number of steps each has.
 
-    `on_step(round, step, steps, loss)` hears of every step; `stop` is asked after each and raises Stopped.
+    `on_step(round, step, steps, loss)` hears of every step; `stop` is asked after each of a step's batches and raises Stopped.
     """
 
     def __init__(
@@ -182,6 +182,8 @@ class Updater:
             def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
                 if updater.stop():
                     raise Stopped
+
+            on_substep_end = on_step_end  # a step of many small batches may take minutes
 
         return Tell()
 

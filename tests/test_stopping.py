@@ -1,0 +1,160 @@
+"""Training that is stopped, or whose folder a later start takes over, in any phase: nothing is lost, or made again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expertchat import folder as run_folder
+from expertchat.events import (
+    AnyEvent,
+    ConversationJudged,
+    ConversationStarted,
+    Loading,
+    Measured,
+    PhaseStarted,
+    RunFinished,
+    StepFinished,
+)
+from expertchat.lock import CLAIM, HEARTBEAT
+from expertchat.training.update import Updater
+from tests.scripted import Collect
+from tests.test_online_dpo import Interrupter, adapters, content, difference, train
+
+# One request at a time, so that the first dialogue of a round is done when the second one begins.
+ONE = ("engine.max_batch=1", "train.batch=2", "train.micro_batch=1")
+When = Callable[[AnyEvent], bool]
+
+
+def phase(number: int, name: str) -> When:
+    return lambda event: isinstance(event, PhaseStarted) and (event.round, event.phase) == (number, name)
+
+
+PHASES: dict[str, When] = {
+    "preparing": phase(0, "evaluating"),
+    "talking": lambda event: isinstance(event, ConversationJudged) and event.conversation.startswith("r0002/"),
+    "pairing": phase(2, "pairing"),
+    "updating": lambda event: isinstance(event, StepFinished) and event.round == 2,
+    "evaluating": phase(2, "evaluating"),
+    "saving": phase(2, "saving"),
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    assert train(folder, *ONE)[0] == 0
+    return folder
+
+
+def same(folder: Path, unbroken: Path) -> None:
+    """The run that was broken off is the one that was not: every record once, and the weights to the bit."""
+    assert difference(content(folder), content(unbroken)) < 1e-6
+    mine, theirs = adapters(folder), adapters(unbroken)
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+# -- a signal -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", PHASES)
+def test_a_stop_loses_what_was_in_flight_alone(where: str, unbroken: Path, tmp_path: Path) -> None:
+    folder, first, second = tmp_path / "run", Interrupter(PHASES[where]), Collect()
+    assert train(folder, *ONE, sink=first)[0] == 3
+    histories = _lines(folder / "evaluations" / "base-a.jsonl")
+    assert first.of(RunFinished)[-1].reason == "SIGUSR1" and not (folder / HEARTBEAT).exists()
+    assert train(folder, *ONE, sink=second)[0] == 0
+    same(folder, unbroken)
+    done = {event.conversation for event in first.of(ConversationJudged)}
+    again = {event.conversation for event in second.of(ConversationStarted)}
+    assert not done & again
+    every = {"r0001/c0000", "r0001/c0001", "r0002/c0000", "r0002/c0001"}
+    assert again == every - done and {"preparing": 0, "talking": 3}.get(where, 4) == len(done)
+    assert _lines(folder / "evaluations" / "base-a.jsonl")[: len(histories)] == histories  # no base's reply is made twice
+    assert len({event.metrics.id for event in second.of(Measured)}) == 6  # two rounds, and evaluations of base, both and the end
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines()
+
+
+def test_a_stop_while_models_are_loaded_is_at_once(tmp_path: Path) -> None:
+    sink = Interrupter(lambda event: isinstance(event, Loading))
+    assert train(tmp_path / "run", sink=sink)[0] == 3
+    assert len(sink.of(Loading)) == 1 and sink.of(RunFinished)[-1].reason == "SIGUSR1"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_of_many_pairs_is_stopped_within(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step may be minutes of small batches: the stop is heard after each of these."""
+    asked: list[int] = []
+    real = Updater.__init__
+
+    def init(self: Updater, *arguments: Any, **more: Any) -> None:
+        stop = more["stop"]
+
+        def counted() -> bool:
+            asked.append(1)
+            return bool(stop())
+
+        real(self, *arguments, **{**more, "stop": counted})
+
+    monkeypatch.setattr(Updater, "__init__", init)
+    pairs = "pairs.mode=all"
+    assert train(tmp_path / "run", "rounds=1", pairs, "train.batch=4", "train.micro_batch=1", "candidates.count=4")[0] == 0
+    steps = json.loads((tmp_path / "run/metrics.jsonl").read_text("utf-8").splitlines()[1])["figures"]["steps"]
+    assert steps >= 1 and len(asked) >= 4 * (steps - 1) + 1  # a whole step has four
+
+
+# -- a later start of the same job --------------------------------------------------------------------------------------
+
+
+class TakenOver(Collect):
+    """A later start of the job claims the folder at an event; the run is not told before it has let go."""
+
+    def __init__(self, folder: Path, when: When) -> None:
+        super().__init__()
+        self.folder, self.when, self.claimed = folder, when, False
+        self.written: dict[str, bytes] = {}
+
+    def send(self, event: AnyEvent) -> None:
+        super().send(event)
+        if self.claimed or not self.when(event):
+            return
+        self.claimed = True
+        claim = {"host": "node7", "pid": 1, "time": time.time(), "token": "theirs", "job": "123", "restarts": 1}
+        (self.folder / CLAIM).write_text(json.dumps(claim))
+        end = time.monotonic() + 60
+        while (self.folder / HEARTBEAT).exists():
+            assert time.monotonic() < end, "it does not let go"
+            time.sleep(0.005)
+        self.written = _written(self.folder)
+
+
+def _written(folder: Path) -> dict[str, bytes]:
+    """The records and checkpoints."""
+    kept = [path for path in folder.rglob("*") if path.is_file() and "evaluations" not in path.parts and not path.name.startswith(".")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+@pytest.mark.parametrize("where", ["talking", "updating", "saving"])
+def test_an_orphan_writes_nothing_more_and_its_successor_goes_on(
+    where: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setattr(run_folder, "BEAT_SECONDS", 0.01)
+    monkeypatch.setenv("SLURM_JOB_ID", "123")
+    orphan = TakenOver(folder, PHASES[where])
+    assert train(folder, *ONE, sink=orphan)[0] == 1
+    assert orphan.claimed
+    assert orphan.of(RunFinished)[-1].reason.startswith(f"another start of job 123 has taken {folder} over (process 1 on node7 (job 123)")
+    assert _written(folder) == orphan.written
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert train(folder, *ONE)[0] == 0
+    same(folder, unbroken)
