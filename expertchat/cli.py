@@ -17,47 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expertchat import __version__
+from expertchat.usage import COMMANDS, HYDRA, USAGE, help_text
 
 if TYPE_CHECKING:
-    from expertchat.compose import Job
     from expertchat.config import ConverseConfig
+    from expertchat.launch import Job
 
-_FIRST = os.environ.get("RANK", "0") == "0"  # of several processes of torchrun, the one that draws and speaks
+# Of several processes of torchrun or srun, the one that draws and speaks; a job's script has a SLURM_PROCID too, but is no step.
+_FIRST = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0") if "SLURM_STEP_ID" in os.environ else "0") == "0"
 
-COMMANDS = {
-    "converse": "two experts talk, rate each other and say what is missing",
-    "online_dpo": "rounds of conversation, judgement and DPO: the experts learn from each other",
-    "arms": "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]",
-    "merge": "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER",
-    "bench": "how fast a model runs here: one by one, batched, through the engine, and the limit",
-    "models": "which models are here and whole: expertchat models, expertchat models verify [NAME ...]",
-    "plan": "will it fit, and what goes on which GPU: expertchat plan gpus=4x16",
-    "watch": "follow or replay a run: expertchat watch RUN [--speed X] [--conversation ID]",
-    "world": "the embedded models: expertchat world build (train them again), check (measure them)",
-}
-HYDRA = ("converse", "online_dpo", "merge", "bench", "models", "plan", "world")
 ACTIONS = ("build", "check")
-
-USAGE = f"""ExpertChat {__version__}: language models talk as experts, rate each other and learn from it.
-
-usage: expertchat COMMAND [KEY=VALUE ...]
-
-commands:
-{chr(10).join(f"  {name:<12}{text}" for name, text in COMMANDS.items())}
-
-  expertchat converse                                     a few conversations of the embedded models, live
-  expertchat converse conversation.turns=4 view=plain     any key of the config as KEY=VALUE
-  expertchat converse model@experts.b=mixtral_8x7b        another option of a group
-  expertchat converse +experiment=llama3_vs_mixtral       an experiment of conf/experiment
-  expertchat COMMAND --help                               the keys, groups and options of a command
-
-exit codes: 0 done, 2 the config or input is wrong, 3 stopped early and resumable, 1 anything else"""
-
-FLAGS = """flags:
-  --cfg job        show the composed config instead of running (--resolve fills in ${...}, -p KEY shows a part)
-  -m, --multirun   run every combination: -m conversation.turns=4,8 run.seed=0,1
-  --info           how the config was composed
-  --hydra-help     Hydra's own help"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,58 +57,10 @@ def _quick(arguments: list[str]) -> int | None:
         problem = f"there is no command '{command}'" + (f"; did you mean {close[0]}?" if close else "") if command else "name a command"
         _complain([f"{problem} (expertchat --help shows the commands)"])
         return 2
-    if command in HYDRA and ("--help" in arguments or "-h" in arguments):
-        print(_help(command), flush=True)
+    if command in (*HYDRA, "submit") and ("--help" in arguments or "-h" in arguments):
+        print(help_text(command), flush=True)
         return 0
     return None
-
-
-def _help(command: str) -> str:
-    """Usage, groups with their options, and the command's own documented YAML file."""
-    from expertchat.config import conf_dir
-
-    conf = conf_dir()
-    usage = f"usage: expertchat {command}{' build|check' if command == 'world' else ''} [KEY=VALUE ...] [flags]"
-    groups = _slots(conf, command)
-    parts = [f"{COMMANDS[command]}\n\n{usage}", *(["groups (choose with GROUP=OPTION):"] if groups else [])]
-    for slots, group in groups:
-        comments = {path.stem: _first_comment(path) for path in sorted((conf / group).glob("*.yaml"))}
-        if group == "experiment":  # each says for which command it is
-            comments = {name: text.removeprefix(f"{command}: ") for name, text in comments.items() if text.startswith(f"{command}:")}
-        options = [f"      {name:<20}{text}" for name, text in comments.items()]
-        parts.append("\n".join([f"  {', '.join(slots)}", *options]))
-    keys = (conf / f"{command}.yaml").read_text("utf-8").split("\n\n", 1)[1].rstrip()
-    parts.append("keys (those of the groups: --cfg job):\n" + "\n".join(f"  {line}" if line else "" for line in keys.splitlines()))
-    return "\n\n".join([*parts, FLAGS])
-
-
-def _slots(conf: Path, command: str) -> list[tuple[list[str], str]]:
-    """Each group with the names under which an override chooses in it."""
-    import yaml
-
-    def defaults(path: Path) -> list[str]:
-        entries = yaml.safe_load(path.read_text("utf-8")).get("defaults", [])
-        return [next(iter(entry)) for entry in entries if isinstance(entry, dict)]
-
-    found: dict[str, list[str]] = {}
-    for name in defaults(conf / f"{command}.yaml"):
-        group, _, place = name.partition("@")
-        found.setdefault(group, []).append(name)
-        if group == "model":
-            for inner in defaults(conf / "model" / "auto.yaml"):
-                group, _, inside = inner.lstrip("/").partition("@")
-                found.setdefault(group, []).append(f"{group}@{place}.{inside}")
-    if command in ("converse", "online_dpo"):
-        found["model"].append("+model@third")
-        found["experiment"] = ["+experiment"]
-    if command == "online_dpo":
-        found["control"] = ["+control"]
-    return [(slots, group) for group, slots in found.items()]
-
-
-def _first_comment(path: Path) -> str:
-    lines = path.read_text("utf-8").splitlines()
-    return next((line.lstrip("# ") for line in lines if line.startswith("#") and not line.startswith("# @package")), "")
 
 
 def _start(arguments: list[str]) -> int:
@@ -155,7 +76,17 @@ def _start(arguments: list[str]) -> int:
         from expertchat.arms import run_arms
 
         return run_arms(rest)
-    from expertchat.compose import run
+    if command == "runs":
+        from expertchat.runs import run_runs
+
+        return run_runs(rest)
+    if command == "merge_runs":
+        from expertchat.merge_runs import run_merge_runs
+
+        return run_merge_runs(rest)
+    if command == "submit":
+        return _submit(rest)
+    from expertchat.launch import run
 
     if command == "world":
         action = _take_action(rest)
@@ -167,13 +98,18 @@ def _start(arguments: list[str]) -> int:
     if command == "bench":
         return run(command, rest, lambda job: _guarded(lambda: _bench(job)))
     if command == "online_dpo":
-        folders: list[Path] = []
-        code = run(command, rest, lambda job: _guarded(lambda: _online_dpo(job, folders)))
-        _show_arms(folders)
-        return code
+        return run(command, rest, lambda job: _guarded(lambda: _online_dpo(job)), _elsewhere, _show_arms)
     if command == "merge":
         return run(command, rest, lambda job: _guarded(lambda: _merge(job)))
-    return run(command, rest, lambda job: _guarded(lambda: _converse(job)))
+    return run(command, rest, lambda job: _guarded(lambda: _converse(job)), _elsewhere)
+
+
+def _submit(arguments: list[str]) -> int:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the nodes have no network either
+    from expertchat.slurm.submit import run_submit
+    from expertchat.views.submit import print_submitted
+
+    return run_submit(arguments, print_submitted)
 
 
 def _prepare(job: Job) -> None:
@@ -184,8 +120,18 @@ def _prepare(job: Job) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def _show_arms(folders: Sequence[Path]) -> None:
+def _elsewhere(command: str, overrides: Sequence[str], launcher: str) -> tuple[list[Job], list[int]]:
+    """Run a sweep with one of submitit's launchers."""
+    from expertchat.cli import main  # by this name a job finds it, also where this module was started as a script
+    from expertchat.slurm.sweep import launch
+
+    return launch(main, partial(print, file=sys.stderr, flush=True), command, overrides, launcher)
+
+
+def _show_arms(jobs: Sequence[Job]) -> None:
     """The runs of a sweep in one table, kept beside them as arms.md."""
+    folders = [Path(job.config.run.dir).expanduser() for job in jobs if job.config.run.dir]
+    folders = [folder for folder in folders if (folder / "config.yaml").is_file()]  # a job may have failed before it began
     if len(folders) > 1:
         from expertchat.arms import run_arms
 
@@ -201,10 +147,8 @@ def _merge(job: Job) -> int:
     return 0
 
 
-def _online_dpo(job: Job, folders: list[Path]) -> int:
+def _online_dpo(job: Job) -> int:
     _prepare(job)
-    if job.config.run.dir is not None:
-        folders.append(Path(job.config.run.dir).expanduser())
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from expertchat.training.ranks import own_gpu
 
@@ -304,7 +248,12 @@ def _watch(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from expertchat.views.watch import watch
 
-    return watch(options.run, speed=options.speed, conversation=options.conversation, view=options.view, follow=not options.once)
+    def queue(jobs: Sequence[str]) -> Any:
+        from expertchat.slurm.queue import states
+
+        return states(jobs)
+
+    return watch(options.run, options.speed, options.conversation, options.view, not options.once, queue)
 
 
 def _positive(text: str) -> float:

@@ -18,8 +18,9 @@ from expertchat.bench import limit, memory, shapes
 from expertchat.bench.kit import Kit
 from expertchat.bench.results import Column, Part, Spread, Timing
 from expertchat.bench.shapes import KEYS, NAMED, Shape, parse_random
-from expertchat.compose import load, names_hub
+from expertchat.compose import load
 from expertchat.config import ConfigError
+from expertchat.launch import names_hub
 from expertchat.views.bench import BenchView
 
 TINY = "random:llama:hidden=32,layers=2,heads=4,kv_heads=2,ffn=48"

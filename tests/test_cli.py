@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from expertchat import __version__, cli
-from expertchat.compose import Job, run
 from expertchat.config import ConfigError
+from expertchat.launch import Job, run
 
 ROOT = Path(__file__).parents[1]
 

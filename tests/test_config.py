@@ -10,8 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from expertchat.backends.folders import resolve_path
-from expertchat.compose import COMMANDS, compose, load, names_hub
+from expertchat.compose import COMMANDS, compose, load
 from expertchat.config import ConfigError, ConverseConfig, DecodingConfig, PersonaConfig, conf_dir, validate
+from expertchat.launch import names_hub
 
 CONF = conf_dir()
 SLOTS = {
@@ -30,6 +31,7 @@ SLOTS = {
     "guards": ["guards"],
     "evaluation": ["evaluation"],
     "control": ["+control"],
+    "cluster": ["cluster"],
 }
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
 # Options that ask the user for something.
@@ -53,6 +55,8 @@ def test_every_file_composes_and_validates(option: str) -> None:
         assert load(option, NEEDED.get(option, []))
         return
     command = "online_dpo" if group in TRAINING or option == "judging/candidates" else "converse"
+    if group == "cluster":
+        command = "submit"
     if group == "experiment":  # its second line says for which command it is
         command = (CONF / f"{option}.yaml").read_text("utf-8").splitlines()[1].removeprefix("# ").partition(":")[0]
     for slot in SLOTS[group]:

@@ -1,0 +1,212 @@
+"""What a command line asks for: one run, a frozen one, a sweep here or elsewhere, or a look at the config."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from expertchat.compose import ERRORS, explain, first_line, hydra_settings, load, of_hydra, problems_of
+from expertchat.config import (
+    BenchConfig,
+    ConfigError,
+    ConverseConfig,
+    conf_dir,
+)
+from expertchat.frozen import load_frozen
+from expertchat.training.config import OnlineDpoConfig
+
+# A run writes its own folder: Hydra makes none, logs nothing and stays in the current folder.
+_SETTINGS = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.sweep.subdir=.")
+_LAUNCHER = "hydra/launcher="
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a command: its checked config, the overrides that made it, and its place in a sweep."""
+
+    config: Any
+    overrides: list[str]
+    number: int = 0
+    jobs: int = 1
+    hub: bool = False  # whether any job of the command names a model of the hub
+
+
+Launch = Callable[[str, Sequence[str], str], tuple[list[Job], list[int]]]
+"""What runs a sweep elsewhere: of a command, its overrides and a launcher's name it makes the jobs and their exit codes."""
+
+
+def run(
+    command: str,
+    arguments: Sequence[str],
+    task: Callable[[Job], int],
+    launch: Launch | None = None,
+    after: Callable[[list[Job]], object] | None = None,
+) -> int:
+    """Do what `arguments` (overrides and Hydra's flags, or --config) ask; `task` runs each job and returns its exit code.
+
+    `launch` runs the sweeps that name a launcher; a command without it sweeps here alone. `after` hears of the jobs of a sweep that was not
+    stopped. Raises ConfigError before the first job if any job's config is wrong. A sweep ends at exit code 3 (stopped), else it returns
+    its highest code.
+    """
+    arguments, file = _take_file(arguments)
+    if file is not None:
+        config = load_frozen(command, file, arguments)
+        return task(Job(config, ["--config", file, *arguments], hub=_any_hub([config])))
+    parser = get_args_parser()
+    parser.prog = f"expertchat {command}"
+    parser.usage = f"expertchat {command} [KEY=VALUE ...] [flags]   (--help shows them)"
+    parsed = parser.parse_intermixed_args(list(arguments))
+    overrides: list[str] = parsed.overrides
+    flags = [word for word in arguments if word not in overrides]
+    if parsed.cfg or parsed.info or parsed.hydra_help:
+        return _with_hydra(command, overrides, flags, [], task)
+    if not parsed.multirun:
+        config = load(command, overrides)
+        job = Job(config, [text for text in overrides if not of_hydra(text)], hub=_any_hub([config]))
+        return _with_hydra(command, overrides, flags, [job], task)
+    launcher = next((text.removeprefix(_LAUNCHER) for text in reversed(overrides) if text.startswith(_LAUNCHER)), "basic")
+    if launcher == "basic":
+        jobs, settings = sweep_jobs(command, overrides)
+        code = _with_hydra(command, [*overrides, _sweep_dir(settings.sweep.dir)], flags, jobs, task)
+    elif launch is not None:
+        jobs, codes = launch(command, overrides, launcher)
+        code = max(codes, default=0)
+    else:
+        raise ConfigError(f"{_LAUNCHER}{launcher}: a sweep of {command} runs here, one job after another; leave this away")
+    if after is not None and code != 3:
+        after(jobs)
+    return code
+
+
+def sweep_jobs(command: str, overrides: Sequence[str]) -> tuple[list[Job], DictConfig]:
+    """The jobs of a sweep, each with its checked config and its own run folder, and Hydra's settings (folder, launcher).
+
+    All is decided here and now: what a job does depends neither on when nor on where it runs. Raises ConfigError.
+    """
+    lists, configs = _configs(command, overrides)
+    runs = [config for config in configs if isinstance(config, ConverseConfig | OnlineDpoConfig)]
+    folders = [config.run.dir for config in runs]
+    shared = None in folders or len(folders) > len(set(folders))
+    folder = Path(folders[0]).expanduser() if shared and folders[0] else time.strftime("runs/%Y-%m-%d-%H%M%S-sweep")
+    settings = hydra_settings(command, [_sweep_dir(folder), *filter(of_hydra, overrides)])
+    if shared:
+        places = [f"{config.run.dir or settings.sweep.dir}/{number}" for number, config in enumerate(runs)]
+        configs = [c.model_copy(update={"run": c.run.model_copy(update={"dir": place})}) for c, place in zip(runs, places, strict=True)]
+    hub = _any_hub(configs)
+    return [Job(config, words, i, len(lists), hub) for i, (config, words) in enumerate(zip(configs, lists, strict=True))], settings
+
+
+def _with_hydra(command: str, overrides: Sequence[str], flags: Sequence[str], jobs: Sequence[Job], task: Callable[[Job], int]) -> int:
+    """Let Hydra do what the words ask and begin each of the jobs. Returns the highest exit code."""
+    codes: list[int] = []
+
+    def one(config: DictConfig) -> None:
+        settings = HydraConfig.get()
+        codes.append(task(jobs[settings.job.num if settings.mode == RunMode.MULTIRUN else 0]))
+        if codes[-1] == 3:
+            raise SystemExit(3)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise: the door words the message
+    before = sys.argv
+    sys.argv = [f"expertchat {command}", *_SETTINGS, *overrides, *flags]
+    try:
+        hydra.main(version_base=None, config_path=str(conf_dir()), config_name=command)(one)()
+    except ERRORS as error:
+        raise ConfigError(problems_of(command, overrides) or first_line(error)) from None
+    finally:
+        sys.argv = before
+    return max(codes, default=0)
+
+
+def names_hub(config: ConverseConfig | OnlineDpoConfig | BenchConfig) -> bool:
+    """Whether a model or the embedder is named by a hub id: only then may the network be used."""
+    if isinstance(config, BenchConfig):
+        return not config.bench.model.startswith("random:") and _of_hub(config.bench.model)
+    models = [m for m in (config.experts.a, config.experts.b, config.third) if m is not None and m.backend == "local"]
+    places = [(m.path, m.models_dir) for m in models]
+    embedder = config.embedder
+    if embedder.path != "auto":
+        places.append((embedder.path, embedder.models_dir))
+    elif any(not path.startswith("embedded:") for path, _ in places):
+        places.append(("sentence-transformers/all-mpnet-base-v2", embedder.models_dir))  # what auto means then
+    return any(_of_hub(*place) for place in places)
+
+
+def _of_hub(path: str, models_dir: str | None = None) -> bool:
+    if models_dir and (Path(models_dir).expanduser() / path.rpartition("/")[2]).is_dir():
+        return False
+    return not path.startswith(("embedded:", "/", ".", "~")) and not Path(path).exists()
+
+
+def _any_hub(configs: Sequence[Any]) -> bool:
+    return any(isinstance(config, ConverseConfig | OnlineDpoConfig | BenchConfig) and names_hub(config) for config in configs)
+
+
+def _take_file(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without --config FILE, and the file. Raises ConfigError."""
+    rest, files = [], []
+    words = iter(arguments)
+    for word in words:
+        if word == "--config" or word.startswith("--config="):
+            files.append(word[9:] if "=" in word else next(words, ""))
+        else:
+            rest.append(word)
+    if not files:
+        return rest, None
+    if len(files) > 1:
+        raise ConfigError(f"--config: a run has one config, and here are {len(files)}: {', '.join(files)}")
+    if not files[0]:
+        raise ConfigError("--config: names no file; a run's is RUN/config.yaml")
+    if flags := [word for word in rest if word.startswith("-")]:
+        raise ConfigError(f"--config: is one whole run and goes with KEY=VALUE alone; leave {' '.join(flags)} or --config away")
+    return rest, files[0]
+
+
+# -- sweeps -------------------------------------------------------------------------------------------------------------
+
+
+def _configs(command: str, overrides: Sequence[str]) -> tuple[list[list[str]], list[Any]]:
+    """The overrides and the config of every job of a sweep. Raises ConfigError with the problems of all of them."""
+    problems: list[str] = []
+    for override in overrides:
+        try:
+            _jobs(command, [override])
+        except ERRORS as error:
+            problems.append(explain(command, override, error, []))
+    if problems:
+        raise ConfigError(problems)
+    jobs, configs = _jobs(command, overrides), []
+    for job in jobs:
+        try:
+            configs.append(load(command, job))
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
+    return jobs, configs
+
+
+def _sweep_dir(folder: object) -> str:
+    return "hydra.sweep.dir='{}'".format(str(folder).replace("'", "\\'"))
+
+
+def _jobs(command: str, overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base=None):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        parsed = [o for o in parser.parse_overrides(list(overrides)) if not o.is_hydra_override()]
+        return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
