@@ -5,7 +5,9 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: setup chat test lint clean
+WHEELHOUSE ?= wheelhouse
+
+.PHONY: setup chat test lint wheelhouse clean
 
 chat: setup
 	@$(VENV)/bin/expertchat converse +experiment=chat $(ARGS)
@@ -25,6 +27,9 @@ lint: setup
 
 test: lint
 	$(VENV)/bin/python -m pytest -n 2 -q
+
+wheelhouse: # on a cluster's login node, with the modules of the jobs loaded; jobs install from it without internet
+	PYTHON="$(PYTHON)" jobs/wheelhouse.sh "$(WHEELHOUSE)" $(PIP_ARGS)
 
 clean: # keeps .venv, which takes minutes to make: remove it by hand to start afresh
 	rm -rf dist build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

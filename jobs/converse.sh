@@ -1,0 +1,31 @@
+#!/bin/bash
+# Conversations as a Slurm job, from this checkout:  sbatch jobs/converse.sh +experiment=llama3_vs_mixtral conversation.count=500
+# What the experts do stands in conf/ and is set by arguments; without any, the embedded models talk. Here: what the job asks for.
+# Whatever stands in an #SBATCH line can be said to sbatch as well:  sbatch --gpus-per-node=h100:4 --time=12:00:00 jobs/converse.sh
+# The account: export SBATCH_ACCOUNT=def-name once, or one more line:  #SBATCH --account=def-name
+#SBATCH --job-name=converse
+#SBATCH --time=03:00:00
+#SBATCH --nodes=1
+#SBATCH --gpus-per-node=v100:4
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=12G
+#SBATCH --output=slurm-%j.out
+# Two minutes before the time limit the run is told to stop in order; it is requeued and goes on where it was, in the same log.
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+
+# What this cluster has; all optional, and exported before sbatch they hold as well.
+# export EXPERTCHAT_MODULES="StdEnv/2023 python/3.11 cuda/12.2"
+# export EXPERTCHAT_WHEELHOUSE=$HOME/wheelhouse      # filled on the login node: make wheelhouse WHEELHOUSE=$HOME/wheelhouse
+# export EXPERTCHAT_ARCHIVES=$HOME/archives          # filled once: jobs/pack_models.sh $HOME/archives $HOME/models/*
+# export EXPERTCHAT_STAGE="Meta-Llama-3-8B-Instruct Mixtral-8x7B-Instruct-v0.1 all-mpnet-base-v2"
+name=${SLURM_JOB_ID:-$(date +%Y-%m-%d-%H%M%S)}
+run=${EXPERTCHAT_RUNS:-$PWD/runs}/${SLURM_JOB_ID:+slurm-}$name-converse # named after the job, so that a requeued one finds it
+
+source jobs/setup_env.sh    # modules, a Python environment, no network
+source jobs/stage_models.sh # models onto the node's own disk
+source jobs/supervise.sh    # the time limit
+supervise expertchat converse run.dir="$run" view=plain "$@"
