@@ -1,0 +1,261 @@
+"""What can be known before a job waits for hours in a queue: models and wheels that are not there, memory, and time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from expertchat.cast import seats_of
+from expertchat.config import ConfigError
+from expertchat.jsonl import read_lines
+from expertchat.memory import GIB
+from expertchat.slurm.config import ClusterConfig
+from expertchat.summary import seconds_of
+
+OWN_GIB = {"converse": 0.7, "online_dpo": 0.9}  # main memory of one process with the embedded models, as measured on a CPU
+DEFAULT_EMBEDDER = "sentence-transformers/all-mpnet-base-v2"
+
+
+@dataclass
+class Checked:
+    """`problems` end the submission, `doubts` do so unless the user insists, `notes` are told; `stage`: archives to unpack on the node."""
+
+    problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    stage: list[str] = field(default_factory=list)
+
+
+def check_all(command: str, config: Any, cluster: ClusterConfig, ranks: int, runs: Path, share: float = 1.0) -> Checked:
+    """Everything. `runs`: the folder where earlier runs show how fast it goes; `share`: of the work, for one task of an array."""
+    checked = Checked()
+    _models(config, cluster, checked)
+    _environment(cluster, checked)
+    _gpu_memory(config, cluster, ranks, checked)
+    _main_memory(command, config, cluster, ranks, checked)
+    _time(command, config, cluster, runs, share, checked)
+    return checked
+
+
+# -- files --------------------------------------------------------------------------------------------------------------
+
+
+def _models(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
+    """Every model must be a whole folder that the node can see, or an archive that is unpacked there: nodes have no internet."""
+    from expertchat.backends.folders import embedder_problem, find_folder
+
+    for key, path, revision, models_dir, is_embedder in _named(config):
+        name = path.rstrip("/").rpartition("/")[2]
+        hub_id = not path.startswith(("/", ".", "~")) and not Path(path).is_dir()
+        if hub_id and cluster.archives and any(_archive(cluster.archives, name)):
+            if name not in checked.stage:
+                checked.stage.append(name)
+                checked.problems += _archive_problems(cluster.archives, name)
+            continue
+        try:
+            find_folder(path, revision, embedder_problem if is_embedder else None, models_dir)
+        except ConfigError as error:
+            archives = f" or pack it into {cluster.archives} (jobs/pack_models.sh)" if cluster.archives else ""
+            advice = f"the nodes have no internet: get it here first{archives}"
+            checked.problems += [f"{key}={path}: {problem}; {advice}" for problem in error.problems]
+
+
+def _named(config: Any) -> Iterator[tuple[str, str, str | None, str | None, bool]]:
+    """(key, path, revision, models_dir, is the embedder) of every model that is not in the package, each once."""
+    seen = set()
+    embedded = True
+    for seat, model in seats_of(config).items():
+        if model.backend != "local" or model.path.startswith("embedded:"):
+            continue
+        embedded = False
+        if model.path not in seen:
+            seen.add(model.path)
+            yield f"{'third' if seat == 'third' else f'experts.{seat}'}.path", model.path, model.revision, model.models_dir, False
+    path = config.embedder.path
+    if path == "auto" and not embedded:
+        path = DEFAULT_EMBEDDER
+    if path != "auto" and not path.startswith("embedded:"):
+        yield "embedder.path", path, None, config.embedder.models_dir, True
+
+
+def _archive(folder: str, name: str) -> list[Path]:
+    return [place for end in (".tar", ".zip") if (place := Path(folder).expanduser() / f"{name}{end}").is_file()]
+
+
+def _archive_problems(folder: str, name: str) -> list[str]:
+    return [
+        f"{place}: its checksum {place.name}.sha256 is not there; pack it again with jobs/pack_models.sh"
+        for place in _archive(folder, name)[:1]
+        if not place.with_name(f"{place.name}.sha256").is_file()
+    ]
+
+
+def _environment(cluster: ClusterConfig, checked: Checked) -> None:
+    """The wheels or the environment that a job starts from."""
+    if cluster.wheelhouse:
+        place = Path(cluster.wheelhouse).expanduser()
+        if not list(place.glob("expertchat-*.whl")):
+            fill = f"fill it with `make wheelhouse WHEELHOUSE={place}`"
+            checked.problems.append(f"cluster.wheelhouse={place}: holds no wheel of expertchat; {fill}")
+    if cluster.venv and not (Path(cluster.venv).expanduser() / "bin" / "python").exists():
+        checked.problems.append(f"cluster.venv={cluster.venv}: is no environment (it has no bin/python); correct it, or set it to null")
+
+
+# -- memory -------------------------------------------------------------------------------------------------------------
+
+
+def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checked) -> None:
+    """The memory plan on the GPUs that are asked for."""
+    from expertchat.plan.job import Gpu
+    from expertchat.plan.planner import check
+
+    real = any(model.backend == "local" and not model.path.startswith("embedded:") for model in seats_of(config).values())
+    if not cluster.gpus or cluster.gpu_gib is None:
+        if real:
+            checked.notes.append("no GPU is asked for, so the models run on the CPU (cluster.gpus, gpu_type and gpu_gib ask for some)")
+        return
+    train = getattr(config, "train", None)
+    if train is not None and train.sharding == "fsdp":
+        checked.notes.append("the memory plan was not checked: it does not count train.sharding=fsdp")
+        return
+    training = None
+    if train is not None:
+        from expertchat.training.learners import room_for
+
+        training = room_for(config)
+    count = 1 if ranks > 1 else cluster.gpus
+    kind = cluster.gpu_type or "GPU"
+    try:
+        plan = check(config, [Gpu(int(cluster.gpu_gib * GIB), kind)] * count, training)
+    except ConfigError as error:
+        checked.doubts += [f"memory plan on {count} x {kind} of {cluster.gpu_gib:g} GiB: {problem}" for problem in error.problems]
+        return
+    if plan is not None and real:
+        fullest = max(range(count), key=lambda i: plan.loads[i].need / plan.gpus[i].capacity)
+        load, gpu = plan.loads[fullest], plan.gpus[fullest]
+        checked.notes.append(
+            f"memory plan: fits on {count} x {kind} of {cluster.gpu_gib:g} GiB; GPU {fullest} is the fullest, "
+            f"{load.need / GIB:.1f} of {gpu.capacity / GIB:.1f} GiB"
+        )
+
+
+def _main_memory(command: str, config: Any, cluster: ClusterConfig, ranks: int, checked: Checked) -> None:
+    """The program itself, and on a node without GPUs the weights."""
+    each = OWN_GIB.get(command, 0.7) * GIB
+    if not cluster.gpus:
+        each += sum(_weights(config))
+    need = each * max(1, ranks // cluster.nodes)
+    if need > cluster.bytes:
+        parted = f" in {ranks} processes" if ranks > 1 else ""
+        checked.doubts.append(
+            f"cluster.memory={cluster.memory}: {command} needs about {need / GIB:.1f} GiB of main memory{parted}, and the job would be "
+            f"killed; ask for more: cluster.memory={int(need / GIB * 1.5) + 1}G"
+        )
+
+
+def _weights(config: Any) -> Iterator[int]:
+    """Bytes of the weight files of each model that is here."""
+    from expertchat.backends.folders import resolve_path
+
+    for _, path, _, models_dir, _ in _named(config):
+        with contextlib.suppress(ConfigError, OSError):
+            place = resolve_path(path, models_dir)
+            if isinstance(place, Path):
+                yield sum(file.stat().st_size for file in place.rglob("*.safetensors"))
+
+
+# -- time ---------------------------------------------------------------------------------------------------------------
+
+
+def _time(command: str, config: Any, cluster: ClusterConfig, runs: Path, share: float, checked: Checked) -> None:
+    """The time limit against the signal before it, and against how fast the last run of such models was."""
+    if cluster.scheduler == "slurm" and cluster.seconds <= cluster.signal_seconds + 15:
+        checked.problems.append(
+            f"cluster.time={cluster.time}: of {cluster.seconds} s nothing is left when the run is told to stop {cluster.signal_seconds} s "
+            "before the end; ask for more time, or lower cluster.signal_seconds"
+        )
+        return
+    pace = last_pace(runs, command, config)
+    if pace is None:
+        checked.notes.append(f"how long it takes is not known: there is no earlier run of these models in {runs}")
+        return
+    need = pace.seconds * _units(command, config) * share
+    starts = cluster.requeues + 1
+    usable = cluster.seconds - cluster.signal_seconds
+    told = f"about {duration(need)} of work by the speed of {pace.run.name} ({pace.seconds:.2g} s {pace.unit}, on {pace.host})"
+    if cluster.scheduler == "local" or need <= usable:
+        checked.notes.append(told)
+    elif need <= usable * starts:
+        times = int(need // usable)
+        checked.notes.append(f"{told}: more than one start of {duration(cluster.seconds)}, so it will be requeued about {times} times")
+    else:
+        checked.doubts.append(
+            f"cluster.time={cluster.time}: {told}, but {starts} starts (cluster.requeues={cluster.requeues}) give "
+            f"{duration(usable * starts)}; raise one of them"
+        )
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a run was: seconds of work for each `unit`."""
+
+    run: Path
+    seconds: float
+    unit: str
+    host: str
+
+
+def last_pace(runs: Path, command: str, config: Any) -> Pace | None:
+    """That of the newest run of the same command and models which got anywhere; None where there is none."""
+    wanted = _paths(config.model_dump(mode="json"))
+    folders = [*runs.glob("*/provenance.json"), *runs.glob("*/task-*/provenance.json")]
+    for place in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        folder = place.parent
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError, yaml.YAMLError):
+            before = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+            if ("rounds" in before) != (command == "online_dpo") or _paths(before) != wanted:
+                continue
+            done = _done(folder, command, before)
+            if done and (seconds := seconds_of(folder)) > 0:
+                host = yaml.safe_load(place.read_text("utf-8")).get("host", "an unknown machine")
+                return Pace(folder, seconds / done, "a turn" if command == "converse" else "a turn of a round", str(host))
+    return None
+
+
+def _paths(config: dict[str, Any]) -> list[Any]:
+    """What makes two runs alike fast: the models and how they are loaded."""
+    models = [config["experts"]["a"], config["experts"]["b"], config.get("third") or {}]
+    return [[model.get(key) for key in ("path", "quantization", "dtype")] for model in models]
+
+
+def _units(command: str, config: Any) -> int:
+    talk = config.conversation
+    return talk.count * talk.turns * (config.rounds if command == "online_dpo" else 1)
+
+
+def _done(folder: Path, command: str, config: dict[str, Any]) -> int:
+    """Turns that a run has behind it; of a round, as many as it may have."""
+    if command == "converse":
+        return sum(len(line["turns"]) for _, line in read_lines(folder / "transcripts.jsonl"))
+    rounds = sum(line.get("kind") == "round" for _, line in read_lines(folder / "metrics.jsonl"))
+    return rounds * int(config["conversation"]["count"]) * int(config["conversation"]["turns"])
+
+
+def duration(seconds: float) -> str:
+    """ "45 s", "12 min", "3 h 20 min", "2 d 4 h"."""
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"

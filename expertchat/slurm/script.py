@@ -1,0 +1,124 @@
+"""The job script that `expertchat submit` writes: bash that a person can read, edit and submit by hand."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from expertchat.config import ConfigError
+from expertchat.slurm.config import ClusterConfig
+
+SUBMISSION = "submission"  # the folder in a run folder that holds all this
+# Of jobs/; copied, so that a waiting job does not change with the checkout.
+PARTS = ("setup_env.sh", "stage_models.sh", "supervise.sh")
+
+
+@dataclass(frozen=True)
+class Script:
+    """What the script is made of. `folder`: the run folder, absolute; `tasks`: those of an array that are left; `ranks`: processes."""
+
+    command: str
+    command_line: list[str]
+    folder: Path
+    cluster: ClusterConfig
+    stage: list[str]
+    models_dir: str | None = None
+    tasks: list[int] | None = None
+    at_once: int | None = None
+    after: str | None = None
+    ranks: int = 1
+
+    def text(self) -> str:
+        """The whole file."""
+        return "\n".join([*self._head(), "", *self._body(), ""])
+
+    def _head(self) -> list[str]:
+        again = "the same line submits this run again, and it goes on where it was"
+        lines = ["#!/bin/bash", f"# {shlex.join(self.command_line)}", f"# Written by expertchat submit; {again}. By hand: sbatch THIS_FILE"]
+        if self.cluster.scheduler == "slurm":
+            lines += [f"#SBATCH {option}" for option in self.options()]
+        return lines
+
+    def options(self) -> list[str]:
+        """What sbatch is asked for."""
+        cluster = self.cluster
+        gpus = f"{cluster.gpu_type}:{cluster.gpus}" if cluster.gpu_type else str(cluster.gpus)
+        found = [
+            _option("job-name", self.folder.name),
+            *([_option("account", cluster.account)] if cluster.account else []),
+            *([_option("partition", cluster.partition)] if cluster.partition else []),
+            _option("time", cluster.time),
+            _option("nodes", str(cluster.nodes)),
+            _option("cpus-per-task", str(cluster.cpus)),  # of a node; srun shares them out among several processes
+            _option("mem", cluster.memory),
+            *([_option("gpus-per-node", gpus)] if cluster.gpus else []),
+            _option("output", f"{str(self.folder / SUBMISSION).replace('%', '%%')}/slurm-{'%A_%a' if self.tasks else '%j'}.out"),
+            _option("open-mode", "append"),  # else a requeue begins the log anew
+            "--requeue",
+            _option("signal", f"B:USR1@{cluster.signal_seconds}"),
+        ]
+        if self.tasks:
+            found.append(_option("array", _ranges(self.tasks) + (f"%{self.at_once}" if self.at_once else "")))
+        if self.after:
+            found += [_option("dependency", f"afterok:{self.after}"), "--kill-on-invalid-dep=yes"]
+        return [*found, *cluster.options]
+
+    def _body(self) -> list[str]:
+        cluster, here = self.cluster, f"$RUN/{SUBMISSION}"
+        exports = {
+            "EXPERTCHAT_MODULES": " ".join(cluster.modules),
+            "EXPERTCHAT_WHEELHOUSE": _absolute(cluster.wheelhouse),
+            "EXPERTCHAT_VENV": _absolute(cluster.venv) or ("" if cluster.wheelhouse else _own_environment()),
+            "EXPERTCHAT_ARCHIVES": _absolute(cluster.archives),
+            "EXPERTCHAT_STAGE": " ".join(self.stage),
+            "EXPERTCHAT_MODELS": _absolute(self.models_dir),
+            "EXPERTCHAT_REQUEUES": str(cluster.requeues),
+        }
+        which = "config-$TASK.yaml" if self.tasks else "config.yaml"
+        ranks = f"--ranks {self.ranks} " if self.ranks > 1 else ""
+        return [
+            "set -euo pipefail",
+            f"cd {shlex.quote(os.getcwd())} # the paths of the config are meant from here",
+            f"RUN={shlex.quote(str(self.folder))}",
+            *(["TASK=${SLURM_ARRAY_TASK_ID:-${EXPERTCHAT_TASK:?}}"] if self.tasks else []),
+            *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+            "",
+            *(f'source "{here}/{part}"' for part in PARTS),
+            f'supervise {ranks}expertchat {self.command} --config "{here}/{which}"',
+        ]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """ "0-3,7": sbatch's form."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+
+
+def _option(name: str, value: str) -> str:
+    return f'--{name}="{value}"' if any(c in value for c in " '#;") else f"--{name}={value}"
+
+
+def _absolute(path: str | None) -> str:
+    return os.path.abspath(os.path.expanduser(path)) if path else ""
+
+
+def _own_environment() -> str:
+    """The environment that this process runs in, if a job can start from it."""
+    return sys.prefix if (Path(sys.prefix) / "bin" / "expertchat").is_file() else ""
+
+
+def jobs_dir() -> Path:
+    """The folder of the job scripts: inside the package in a wheel, beside it in a checkout. Raises ConfigError."""
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / "jobs", package.parent / "jobs"):
+        if all((place / part).is_file() for part in PARTS):
+            return place
+    raise ConfigError(f"the job scripts {', '.join(PARTS)} are not there: install expertchat again, or use a whole checkout")

@@ -1,0 +1,125 @@
+"""A submission: what is to run, where and as what, and its files in the run folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expertchat.config import ConfigError
+from expertchat.frozen import freeze
+from expertchat.lock import replace
+from expertchat.provenance import changes, provenance
+from expertchat.slurm.array import Array, task_folder
+from expertchat.slurm.checks import Checked
+from expertchat.slurm.config import ClusterConfig
+from expertchat.slurm.script import PARTS, SUBMISSION, Script, jobs_dir
+
+
+@dataclass
+class Wanted:
+    """One submission: what is to run (`configs`: one, or one for each task), on what, and where (`folder`, absolute)."""
+
+    command: str
+    command_line: list[str]
+    config: Any
+    configs: list[Any]
+    cluster: ClusterConfig
+    folder: Path
+    array: Array | None
+    after: str | None
+    checked: Checked = field(default_factory=Checked)
+
+    @property
+    def ranks(self) -> int:
+        """Processes of one run."""
+        train = getattr(self.config, "train", None)
+        return self.cluster.ranks if train is not None and train.sharding != "pipeline" else 1
+
+    @property
+    def place(self) -> Path:
+        return self.folder / SUBMISSION
+
+    @property
+    def script(self) -> Path:
+        return self.place / "job.sh"
+
+    def names(self) -> list[str]:
+        """The frozen configs' files."""
+        return ["config.yaml"] if self.array is None else [f"config-{task}.yaml" for task in range(self.array.tasks)]
+
+    def left(self) -> list[int] | None:
+        """The tasks that are not done; None: no array."""
+        if self.array is None:
+            return None
+        return [task for task in range(self.array.tasks) if not (task_folder(self.folder, task) / "summary.json").exists()]
+
+
+def read_submission(folder: Path) -> dict[str, Any] | None:
+    """What submit wrote about a run folder; None where it did not, or where that cannot be read."""
+    try:
+        found = json.loads((folder / SUBMISSION / "submission.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_submission(wanted: Wanted) -> None:
+    """The script with its parts, the frozen configs, the code's version. Raises ConfigError."""
+    text = Script(
+        command=wanted.command,
+        command_line=wanted.command_line,
+        folder=wanted.folder,
+        cluster=wanted.cluster,
+        stage=wanted.checked.stage,
+        models_dir=wanted.config.models_dir,
+        tasks=wanted.left(),
+        at_once=wanted.array.at_once if wanted.array else None,
+        after=wanted.after,
+        ranks=wanted.ranks,
+    ).text()
+    try:
+        wanted.place.mkdir(parents=True, exist_ok=True)
+        for part in PARTS:
+            replace(wanted.place / part, (jobs_dir() / part).read_text("utf-8"))
+        for name, config in zip(wanted.names(), wanted.configs, strict=True):
+            replace(wanted.place / name, freeze(config))
+        replace(wanted.place / "provenance.json", json.dumps(provenance(wanted.command_line), indent=2) + "\n")
+        (wanted.place / "code.diff").unlink(missing_ok=True)
+        if diff := changes():
+            replace(wanted.place / "code.diff", diff)
+        replace(wanted.script, text)
+        wanted.script.chmod(0o755)
+        _save(wanted, _jobs(wanted.folder))
+    except OSError as error:
+        raise ConfigError(f"run.dir: cannot write {wanted.place}: {error.strerror}; name another folder") from None
+
+
+def book(wanted: Wanted, job: str) -> None:
+    """Note that it was submitted, as this job."""
+    _save(wanted, [*_jobs(wanted.folder), {"job": job, "time": round(time.time(), 3)}])
+
+
+def _jobs(folder: Path) -> list[Any]:
+    found = (read_submission(folder) or {}).get("jobs", [])
+    return found if isinstance(found, list) else []
+
+
+def _save(wanted: Wanted, jobs: list[Any]) -> None:
+    array = wanted.array
+    values = {
+        "schema": 1,
+        "command": wanted.command,
+        "command_line": wanted.command_line,
+        "scheduler": wanted.cluster.scheduler,
+        "cluster": wanted.cluster.model_dump(mode="json"),
+        "tasks": array.tasks if array else None,
+        "at_once": array.at_once if array else None,
+        "spread": array.spread if array else None,
+        "after": wanted.after,
+        "time_limit": wanted.cluster.time,
+        "jobs": jobs,
+    }
+    replace(wanted.place / "submission.json", json.dumps(values, indent=1) + "\n", sync=True)

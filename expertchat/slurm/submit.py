@@ -1,0 +1,198 @@
+"""`expertchat submit COMMAND overrides...`: checks, writes the script and the frozen config into the run folder, submits, and returns."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from expertchat.compose import load
+from expertchat.config import ConfigError, near
+from expertchat.folder import differences
+from expertchat.frozen import freeze
+from expertchat.run import run_folder
+from expertchat.slurm.array import Array, overrides, parse, task_folder
+from expertchat.slurm.checks import check_all, duration
+from expertchat.slurm.queue import states
+from expertchat.slurm.sbatch import submit
+from expertchat.slurm.submission import Wanted, book, read_submission, write_submission
+
+COMMANDS = ("converse", "online_dpo")
+T = TypeVar("T")
+Show = Callable[[dict[str, Any]], None]
+
+
+def run_submit(arguments: Sequence[str], show: Show) -> int:
+    """Check, write, submit, show the job. Returns 0; raises ConfigError with everything that is wrong."""
+    options = parser().parse_intermixed_args(list(arguments))
+    if options.multirun:
+        raise ConfigError("submit takes one run: --array N spreads it; a sweep goes through `COMMAND -m hydra/launcher=submitit_slurm ...`")
+    wanted = _wanted(options, ["expertchat", "submit", *arguments])
+    _check(wanted, options.force)
+    write_submission(wanted)
+    job = None
+    if not options.dry_run:
+        job = submit(wanted)
+        book(wanted, job)
+    show(_told(wanted, job))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of submit."""
+    about = "Submit a run as a job that goes on by itself; prints its id and returns."
+    found = argparse.ArgumentParser("expertchat submit", description=about)
+    found.add_argument("command", metavar="COMMAND", help=" or ".join(COMMANDS))
+    found.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the command's config, and cluster=NAME or cluster.KEY=VALUE")
+    found.add_argument("--dry-run", action="store_true", help="only write the script and the config into the run folder")
+    found.add_argument("--array", metavar="N[%M]", help="spread the run over N tasks, at most M at once".replace("%", "%%"))
+    found.add_argument("--spread", choices=("topics", "seeds"), help="what the tasks share out (default: converse topics, else seeds)")
+    found.add_argument("--after", metavar="JOB", help="begin when that job has ended well")
+    found.add_argument("--force", action="store_true", help="submit in spite of doubts about memory and time")
+    found.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
+    return found
+
+
+# -- what is wanted -----------------------------------------------------------------------------------------------------
+
+
+def _wanted(options: argparse.Namespace, command_line: list[str]) -> Wanted:
+    """Everything typed and checked. Raises ConfigError with the problems of the command's config and of the cluster's."""
+    command = options.command
+    if command not in COMMANDS:
+        raise ConfigError(f"submit {command}: cannot be submitted{near(command, COMMANDS) or ';'} there are {', '.join(COMMANDS)}")
+    ours = [word for word in options.overrides if word.lstrip("+~").startswith(("cluster=", "cluster."))]
+    theirs = [word for word in options.overrides if word not in ours]
+    problems: list[str] = []
+    config = _tried(lambda: load(command, [*theirs, "view=plain"]), problems)
+    cluster = _tried(lambda: load("submit", ours).cluster, problems)
+    array = _tried(lambda: parse(options.array, options.spread, command) if options.array else None, problems)
+    if options.spread and not options.array:
+        problems.append("--spread needs --array N")
+    if options.after is not None and not options.after.replace("_", "").isdigit():
+        problems.append(f"--after {options.after}: is no job id; write the number that submit or sbatch printed")
+    if config is None or cluster is None or problems:
+        raise ConfigError(problems)
+    folder = Path(os.path.abspath(run_folder(config.run.dir, command)))
+    configs = _configs(command, config, theirs, folder, array)
+    return Wanted(command, command_line, config, configs, cluster, folder, array, options.after)
+
+
+def _tried(make: Callable[[], T], problems: list[str]) -> T | None:
+    try:
+        return make()
+    except ConfigError as error:
+        problems += error.problems
+        return None
+
+
+def _configs(command: str, config: Any, theirs: list[str], folder: Path, array: Array | None) -> list[Any]:
+    """The configs to freeze, with the folders that they run in."""
+    if array is None:
+        return [_in(config, folder)]
+    tasks = range(array.tasks)
+    return [_in(load(command, [*theirs, "view=plain", *overrides(array, n, config)]), task_folder(folder, n)) for n in tasks]
+
+
+def _in(config: Any, folder: Path) -> Any:
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": str(folder)})})
+
+
+# -- checks -------------------------------------------------------------------------------------------------------------
+
+
+def _check(wanted: Wanted, force: bool) -> None:
+    """Raise ConfigError for what would fail; fill `checked`."""
+    problems = [*_folder_problems(wanted), *_launch_problems(wanted)]
+    share = 1 / wanted.array.tasks if wanted.array is not None and wanted.array.spread == "topics" else 1.0
+    wanted.checked = check_all(wanted.command, wanted.config, wanted.cluster, wanted.ranks, wanted.folder.parent, share)
+    problems += wanted.checked.problems
+    if force:
+        wanted.checked.notes += [f"in spite of: {doubt}" for doubt in wanted.checked.doubts]
+    else:
+        problems += [f"{doubt} (--force submits all the same)" for doubt in wanted.checked.doubts]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _launch_problems(wanted: Wanted) -> list[str]:
+    """Whether nodes and processes fit together."""
+    cluster, train, problems = wanted.cluster, getattr(wanted.config, "train", None), list[str]()
+    if cluster.scheduler == "local":
+        if wanted.after:
+            problems.append("--after needs Slurm; cluster.scheduler=local has no queue")
+        if wanted.ranks > 1:
+            problems.append("train.sharding=ddp|fsdp is started by srun, which cluster.scheduler=local has not; use torchrun by hand")
+    if cluster.nodes > 1 and wanted.ranks == 1:
+        problems.append(f"cluster.nodes={cluster.nodes}: one process runs on one node; set cluster.nodes=1, or train.sharding=ddp or fsdp")
+    elif train is not None and train.sharding != "pipeline" and wanted.ranks == 1:
+        problems.append(f"train.sharding={train.sharding} with one process: ask for GPUs (cluster.gpus) or set cluster.processes")
+    return problems
+
+
+def _folder_problems(wanted: Wanted) -> list[str]:
+    """A folder may be new, or hold this very run: then it is submitted again and goes on."""
+    folder, array = wanted.folder, wanted.array
+    if not folder.exists():
+        return []
+    if (folder / "summary.json").exists() or wanted.left() == []:
+        return [f"run.dir: {folder} is done already: nothing is left to do"]
+    before = read_submission(folder)
+    if before is None:  # a run that was begun by hand goes on as a job, if it is the same
+        strange = {path.name for path in folder.iterdir()}
+        if strange and (array is not None or "config.yaml" not in strange):
+            return [f"run.dir: {folder} is there already and no run was submitted in it; name a new folder"]
+        return _differing(folder / "config.yaml", wanted.configs[0]) if strange else []
+    alive = [job for job, seen in states([str(job.get("job")) for job in before.get("jobs", [])]).items() if seen.alive]
+    if alive:
+        return [f"run.dir: {folder} is submitted already: job {', '.join(alive)} waits or runs; follow it with `expertchat watch {folder}`"]
+    now = {"tasks": array.tasks if array else None, "spread": array.spread if array else None}
+    if changed := [f"{key}={before.get(key)}" for key in now if before.get(key) != now[key]]:
+        return [f"run.dir: {folder} was submitted with {', '.join(changed)}: give the same --array and --spread, or name a new folder"]
+    return [found for name, config in zip(wanted.names(), wanted.configs, strict=True) for found in _differing(wanted.place / name, config)]
+
+
+def _differing(path: Path, config: Any) -> list[str]:
+    """How the config of an earlier submission differs."""
+    try:
+        before = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    found = differences(before, yaml.safe_load(freeze(config))) if isinstance(before, dict) else []
+    if not found:
+        return []
+    remedy = "give its values again or name another folder; these differ:"
+    return [f"run.dir: {path.parent} holds a run of another config; {remedy}", *found]
+
+
+# -- what is said -------------------------------------------------------------------------------------------------------
+
+
+def _told(wanted: Wanted, job: str | None) -> dict[str, Any]:
+    """What the view shows; without a job how to submit by hand."""
+    cluster, array = wanted.cluster, wanted.array
+    gpus = f"{cluster.gpus * cluster.nodes} x {cluster.gpu_type or 'GPU'}" if cluster.gpus else "no GPU"
+    local = cluster.scheduler == "local"
+    start = "on this machine" if local else f"{duration(cluster.seconds)} a start, at most {cluster.requeues} requeues"
+    about = [f"{wanted.command} with {gpus}, {cluster.cpus} cores, {cluster.memory}, {start}"]
+    if array is not None:
+        at_once = f", {array.at_once} at once at most" if array.at_once else ""
+        about.append(f"{len(wanted.left() or [])} tasks over {array.spread}{at_once}")
+    if wanted.ranks > 1:
+        about.append(f"{wanted.ranks} processes")
+    shown = Path(os.path.relpath(wanted.folder)) if wanted.folder.is_relative_to(Path.cwd()) else wanted.folder
+    script = shown / wanted.place.name / wanted.script.name
+    return {
+        "job": job,
+        "about": "; ".join(about),
+        "run": str(shown),
+        "script": str(script),
+        "submit": None if job else f"{'bash' if local else 'sbatch'} {script}",
+        "watch": f"expertchat watch {shown}" if job else None,
+        "merge": f"expertchat merge_runs {shown} (when all tasks are done)" if array else None,
+        "notes": wanted.checked.notes,
+    }
