@@ -1,0 +1,451 @@
+"""Tasks of an array merged are the run that one would have made; runs of several seeds lie side by side without a collision."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from expertchat import arms as table
+from expertchat import merged as files
+from expertchat.cli import main
+from expertchat.compose import load
+from expertchat.config import ConfigError
+from expertchat.evaluation.figures import Comparison
+from expertchat.evaluation.histories import Held
+from expertchat.events import RunStarted
+from expertchat.jsonl import read_lines
+from expertchat.merge_runs import merge_runs
+from expertchat.records import Record
+from expertchat.store import EVENTS, IDS, KEYED, prefixed
+from expertchat.summary import summarise
+from expertchat.training.online_dpo import run_online_dpo
+from expertchat.views.merge_runs import print_merged_runs
+from tests.scripted import Collect, Double, run
+from tests.test_resume import FILES, FORK, contents, summary
+
+SMALL = ("conversation.count=10", "conversation.turns=3", "judging.per_turn=true", "engine.max_batch=4")
+TASKS = 4
+
+
+def records(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [line for _, line in read_lines(folder / f"{name}.jsonl")]
+
+
+def index(record: dict[str, Any]) -> int:
+    return int(record.get("transcript", record["id"])[1:])
+
+
+def tasks(folder: Path, which: Iterable[int] = range(TASKS), *overrides: str) -> Path:
+    """The runs of an array over the dialogues."""
+    for i in which:
+        assert run(folder / f"task-{i}", *SMALL, f"conversation.part=[{i},{TASKS}]", *overrides) == 0
+    return folder
+
+
+def problems(*folders: Path, out: Path | None = None, partial: bool = False) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        merge_runs(folders, out, partial)
+    return caught.value.problems
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run over all dialogues."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert run(folder, *SMALL) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tasks(tmp_path_factory.mktemp("array") / "runs")
+
+
+@pytest.fixture
+def parts(made: Path, tmp_path: Path) -> Path:
+    """The same run as an array of four, to be changed."""
+    shutil.copytree(made, tmp_path / "array")
+    return tmp_path / "array"
+
+
+# -- a part of a run ----------------------------------------------------------------------------------------------------
+
+
+def test_a_part_makes_its_own_dialogues_alone(parts: Path, whole: Path) -> None:
+    # 10 dialogues over 4 tasks: 0 4 8, 1 5 9, 2 6, 3 7.
+    assert [[index(t) for t in sorted(records(parts / f"task-{i}", "transcripts"), key=index)] for i in range(TASKS)] == [
+        [0, 4, 8], [1, 5, 9], [2, 6], [3, 7]
+    ]  # fmt: skip
+    every = contents(whole)
+    for i in range(TASKS):
+        mine = contents(parts / f"task-{i}")
+        assert mine["topics"] == every["topics"]  # those of the whole run
+        assert all(every[name][key] == record for name in FILES[1:-1] for key, record in mine[name].items())
+        assert summary(parts / f"task-{i}")["conversations"] == (3, 3, 2, 2)[i]
+
+
+def test_a_part_counts_itself_alone_and_goes_on(tmp_path: Path) -> None:
+    from expertchat.events import Progress
+
+    part, sink = "conversation.part=[1,4]", Collect()
+    assert run(tmp_path / "run", *SMALL, part, sink=sink) == 0
+    assert sink.of(RunStarted)[0].conversations == 3
+    assert (sink.of(Progress)[-1].finished, sink.of(Progress)[-1].total) == (3, 3)
+    before = contents(tmp_path / "run")
+    (tmp_path / "run/summary.json").unlink()
+    os.truncate(tmp_path / "run/ratings.jsonl", (tmp_path / "run/ratings.jsonl").stat().st_size // 2)
+    double, sink = Double(), Collect()
+    assert run(tmp_path / "run", *SMALL, part, double=double, sink=sink) == 0
+    assert contents(tmp_path / "run") == before and {key[:5] for key in double.asked()} <= {"c0001", "c0005", "c0009"}
+    assert sink.of(RunStarted)[0].resumed < 3
+
+
+def test_another_part_is_another_config(tmp_path: Path) -> None:
+    assert run(tmp_path / "run", *SMALL, "conversation.part=[1,4]") == 0
+    with pytest.raises(ConfigError, match=r"conversation.part: was \[1, 4\], is \[2, 4\]"):
+        run(tmp_path / "run", *SMALL, "conversation.part=[2,4]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["conversation.part=[4,4]"], "part=[4, 4] is [i, n], the i-th of n parts counted from 0: take 0 <= i < n"),
+        (["conversation.part=[-1,4]"], "take 0 <= i < n"),
+        (["conversation.part=[0,0]"], "take 0 <= i < n"),
+        (["conversation.part=[0,5]"], "part=[0, 5] has more parts than there are dialogues (count=4): take fewer parts"),
+        (["conversation.part=[0]"], "conversation.part: "),
+        (["conversation.part=3"], "conversation.part: "),
+        (["conversation.part=[0,2]", "topics=models"], "a proposed topic depends on those before it, so the parts would not agree on them"),
+    ],
+)
+def test_parts_that_cannot_be_meant(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("converse", overrides)
+    assert len(caught.value.problems) == 1 and words in caught.value.problems[0]
+
+
+def test_rounds_have_no_parts() -> None:
+    for override in ("conversation.part=[0,2]", "+conversation.part=[0,2]"):
+        with pytest.raises(ConfigError, match=r"conversation.part: unknown key"):
+            load("online_dpo", [override])
+
+
+# -- parts merged -------------------------------------------------------------------------------------------------------
+
+
+def test_merged_parts_are_the_run_that_one_would_have_made(parts: Path, whole: Path) -> None:
+    assert main(["merge_runs", str(parts)]) == 0
+    merged = parts / "merged"
+    assert contents(merged) == contents(whole)
+    for name in FILES[:-1]:
+        assert [index(record) for record in records(merged, name)] == sorted(index(record) for record in records(whole, name))
+    assert summary(merged) == summary(whole)
+    config, other = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (merged, whole))
+    assert config["run"].pop("dir") == str(merged) and other["run"].pop("dir") and config == other
+    kinds = [event["kind"] for event in records(merged, "events")]
+    assert kinds.count("run_started") == kinds.count("run_finished") == 1 and (kinds[0], kinds[-1]) == ("run_started", "run_finished")
+    times = [event["time"] for event in records(merged, "events") if event["kind"] == "turn_finished"]
+    assert times == sorted(times)
+    told = json.loads((merged / "provenance.json").read_text())["merged"]
+    assert told["kind"] == "parts" and [one["part"] for one in told["sources"]] == [[i, TASKS] for i in range(TASKS)]
+    assert all(one["git"] == told["sources"][0]["git"] and "git" in one for one in told["sources"])
+    assert not list(parts.glob(".merged*"))
+
+
+def test_a_merged_run_is_a_run_that_is_done(parts: Path) -> None:
+    merge_runs([parts], None)
+    before = {path.name: path.read_bytes() for path in (parts / "merged").iterdir()}
+    double = Double()
+    assert run(parts / "merged", *SMALL, double=double) == 0 and not double.requests
+    assert {path.name: path.read_bytes() for path in (parts / "merged").iterdir()} == {**before, ".lock": b""}
+
+
+def test_merging_again_gives_the_same(parts: Path) -> None:
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (parts / "merged").iterdir() if path.name != "provenance.json"}
+
+    merge_runs([parts], None)
+    before = content()
+    merge_runs([parts / f"task-{i}" for i in (2, 0, 3, 1)], parts / "merged")  # whatever the order they are named in
+    assert content() == before
+
+
+def test_watch_shows_a_merged_run(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    merge_runs([parts], None)
+    for arguments in ([], ["--conversation", "c0007"], ["--speed", "1000"]):
+        assert main(["watch", str(parts / "merged"), "--view", "plain", *arguments]) == 0
+        shown = capsys.readouterr().out
+        assert "c0007" in shown and (arguments == ["--conversation", "c0007"] or "conversations: 10 of 10" in shown)
+
+
+def test_all_problems_are_named_at_once(parts: Path, tmp_path: Path) -> None:
+    shutil.rmtree(parts / "task-1")
+    (parts / "task-2/summary.json").unlink()
+    assert run(tmp_path / "again", *SMALL, "conversation.part=[3,4]") == 0
+    assert run(tmp_path / "other", *SMALL, "conversation.part=[1,4]", "conversation.turns=4", "run.seed=8") == 0
+    (tmp_path / "empty").mkdir()
+    found = problems(parts, tmp_path / "again", tmp_path / "other", tmp_path / "none", tmp_path / "empty")
+    lacking = "let it run to its end, or merge what there is with --partial"
+    assert found == [
+        f"{tmp_path}/none: no such folder; name a run, or the folder of an array",
+        f"{tmp_path}/empty: is no run and holds no run of an array (task-0, task-1, ...); name the run folders",
+        f"{tmp_path}/other: is a run of another config than {parts}/task-0 (run.seed: was 0, is 8; conversation.turns: was 3, is 4); "
+        "leave one of them out",
+        f"{parts}/task-3 and {tmp_path}/again both have conversation.part=[3, 4]; leave one of them out",
+        "--out FOLDER is lacking: say where the merged run goes",
+        f"{parts}/task-2: is not finished (2 of 2 dialogues); {lacking}",
+    ]
+    assert problems(parts) == [
+        f"{parts}/task-2: is not finished (2 of 2 dialogues); {lacking}",
+        f"part 1 of 4 (conversation.part=[1,4]) is not among the runs; {lacking}",
+    ]
+    assert not (parts / "merged").exists()
+
+
+def test_tasks_that_were_submitted_are_waited_for(parts: Path) -> None:
+    shutil.rmtree(parts / "task-3")
+    (parts / "task-1/config.yaml").unlink()  # its job waits in the queue
+    (parts / "submission").mkdir()
+    (parts / "submission/submission.json").write_text(json.dumps({"tasks": 4}))
+    assert [text.partition(";")[0] for text in problems(parts)] == [f"{parts}: task {n} has not begun" for n in (1, 3)]
+
+
+def test_partial_merges_what_there_is_and_says_so(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = contents(parts / "task-2")
+    shutil.rmtree(parts / "task-3")
+    (parts / "task-2/summary.json").unlink()
+    path = parts / "task-2/transcripts.jsonl"
+    os.truncate(path, path.stat().st_size - 5)  # it is being written
+    merged = merge_runs([parts], None, partial=True)
+    assert [index(t) for t in records(parts / "merged", "transcripts")] == [0, 1, 2, 4, 5, 8, 9]
+    assert len(records(parts / "merged", "ratings")) == sum(len(records(parts / f"task-{i}", "ratings")) for i in range(3))
+    lacking = [
+        f"{parts}/task-2: is not finished (1 of 2 dialogues)",
+        "part 3 of 4 (conversation.part=[3,4]) is not among the runs",
+    ]
+    assert summary(parts / "merged")["partial"] == merged.lacking == lacking
+    stream = io.StringIO()
+    print_merged_runs(merged, stream)
+    assert "3 parts, 7 dialogues" in stream.getvalue() and all(text in stream.getvalue() for text in lacking)
+    # When the rest is there, the merge of all replaces it.
+    assert run(parts / "task-2", *SMALL, "conversation.part=[2,4]") == 0
+    tasks(parts, [3])
+    assert contents(parts / "task-2") == whole
+    merge_runs([parts], None)
+    assert "partial" not in summary(parts / "merged") and summary(parts / "merged")["conversations"] == 10
+
+
+def test_what_is_no_earlier_merge_of_the_same_is_not_replaced(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/thesis.tex").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    for out in (tmp_path / "thesis", tmp_path / "file", parts / "task-0"):
+        (found,) = problems(parts, out=out)
+        assert found == f"{out}: is there already and no earlier merge of these runs; name another folder with --out, or remove it"
+    merge_runs([parts], tmp_path / "merged")
+    other = tasks(tmp_path / "other", range(TASKS), "conversation.turns=2")
+    (found,) = problems(other, out=tmp_path / "merged")
+    assert "no earlier merge of these runs (conversation.turns: was 3, is 2)" in found
+    (tmp_path / "new").mkdir()  # an empty one may be filled
+    merge_runs([parts], tmp_path / "new")
+    assert summary(tmp_path / "new") == summary(tmp_path / "merged")
+
+
+def test_parts_and_whole_runs_are_not_mixed(parts: Path, whole: Path, tmp_path: Path) -> None:
+    assert problems(parts / "task-0", whole, out=tmp_path / "out")[0].startswith(f"{whole} is a whole run, {parts}/task-0 a part of one")
+    assert run(tmp_path / "third", *SMALL, "conversation.part=[1,3]") == 0
+    assert "are not parts of one same run" in problems(parts / "task-0", tmp_path / "third", out=tmp_path / "out")[0]
+    assert "one whole run has nothing to be merged with" in problems(whole, out=tmp_path / "out")[0]
+    assert f"{parts}/task-0: is named twice; name it once" in problems(parts, parts / "task-0", out=tmp_path / "out")
+
+
+def test_a_failure_in_the_middle_leaves_what_was_there(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merge_runs([parts], None)
+    before = (parts / "merged/ratings.jsonl").read_bytes()
+    (parts / "task-1/ratings.jsonl").write_text('{"id": "x", "transcript": "elsewhere"}\n')
+    with pytest.raises(ConfigError, match="a record belongs to 'elsewhere', which is no dialogue of a run"):
+        merge_runs([parts], None)
+    assert (parts / "merged/ratings.jsonl").read_bytes() == before and not list(parts.glob(".merged*"))
+
+
+def test_a_kill_leaves_no_half_merge(parts: Path) -> None:
+    """Killed wherever something is made to last: what is called merged is whole or not there, and the next merge can be made."""
+    merge_runs([parts], None)
+    wanted, killed = contents(parts / "merged"), 0
+    for step in range(1, 100):
+        process = FORK.Process(target=_merge_until, args=(parts, step))
+        process.start()
+        process.join(60)
+        if (parts / "merged").exists():
+            assert contents(parts / "merged") == wanted and (parts / "merged/summary.json").exists()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        killed += 1
+    # 5 files of records and the events are synced, then the summary; the old one is renamed, then the new one.
+    assert killed == 5 + 1 + 1 + 2 and not list(parts.glob(".merged*"))
+
+
+def _merge_until(parts: Path, step: int) -> None:
+    """Merge, and die before the given one of these calls."""
+    done: list[str] = []
+
+    def counted(real: Any) -> Any:
+        def call(*arguments: Any) -> None:
+            done.append("")
+            if len(done) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*arguments)
+
+        return call
+
+    os.fsync, os.rename = counted(os.fsync), counted(os.rename)
+    merge_runs([parts], None)
+    os._exit(0)
+
+
+# -- runs of several seeds ----------------------------------------------------------------------------------------------
+
+
+def test_every_field_is_known_to_be_an_id_or_not() -> None:
+    """A new text in a record or an event is an id (then it is prefixed in a merge) or stands here."""
+    texts = {
+        "topic", "text", "raw", "problem", "judge", "category", "analysis", "policy", "base", "kind", "command", "folder", "host", "job",
+        "what", "source", "level", "reason", "note", "family", "model", "revision", "phase", "stop_reason", "status", "speaker", "subject",
+        "learner", "opener", "first", "verdict", "figures", "experts", "summary", "waiting", "texts", "prompt", "chosen", "rejected",
+        "seconds",
+    }  # fmt: skip
+    seen: set[str] = set()
+
+    def walk(model: type[BaseModel]) -> None:
+        for name, info in model.model_fields.items():
+            parts = [info.annotation]
+            while parts:
+                part = parts.pop()
+                parts += get_args(part)
+                if isinstance(part, type) and issubclass(part, BaseModel):
+                    walk(part)
+                if part is str or isinstance(part, str):  # a text, or a Literal's values
+                    seen.add(name)
+
+    for model in [*Record.__subclasses__(), *EVENTS.values()]:
+        walk(model)
+    assert seen - texts == IDS | set(KEYED)
+    assert {model.__name__ for model in Record.__subclasses__()} == {m.__name__ for m in [*files.FILES.values(), Held, Comparison]} | {
+        "Verdict",  # inside Comparison
+        "Bundle",  # of a round that is at work
+    }
+
+
+def test_ids_get_their_seed_wherever_they_stand() -> None:
+    verdict = {"id": "h0/by-a", "history": "h0", "judge": "a", "first": "base", "verdict": "A"}
+    comparison = {"id": "h0/v1", "history": "h0", "learner": "a", "reply": {"speaker": "a", "text": "h0"}, "verdicts": [verdict]}
+    assert prefixed(Comparison, comparison, "s1/") == {
+        "id": "s1/h0/v1", "history": "s1/h0", "learner": "a", "reply": {"speaker": "a", "text": "h0"},
+        "verdicts": [{**verdict, "id": "s1/h0/by-a", "history": "s1/h0"}],
+    }  # fmt: skip
+    rating = {"kind": "rating_given", "time": 1.0, "rating": {"id": "c0/x", "transcript": "c0", "candidate": None, "judge": "b"}}
+    assert prefixed(EVENTS["rating_given"], rating, "s1/")["rating"] == {
+        "id": "s1/c0/x", "transcript": "s1/c0", "candidate": None, "judge": "b"
+    }  # fmt: skip
+    pair = {"id": "p", "provenance": {"transcript": "c0", "turn": 1, "learner": "a", "judge": "b", "chosen": "k0", "rejected": "k1"}}
+    assert prefixed(files.FILES["pairs"], pair, "s1/") == {
+        "id": "s1/p",
+        "provenance": {"transcript": "s1/c0", "turn": 1, "learner": "a", "judge": "b", "chosen": "s1/k0", "rejected": "s1/k1"},
+    }
+
+
+def test_conversations_of_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [tmp_path / f"seed {seed}" for seed in (0, 3)]
+    for folder, seed in zip(runs, (0, 3), strict=True):
+        assert run(folder, *SMALL, f"run.seed={seed}") == 0
+    out = tmp_path / "both"
+    merged = merge_runs([runs[1], runs[0]], out)
+    found = contents(out)  # which fails on a duplicate
+    for name in FILES[1:-1]:
+        assert len(found[name]) == sum(len(contents(folder)[name]) for folder in runs)
+        assert {key.partition("/")[0] for key in found[name]} == {"s0", "s3"}
+        assert all(record.get("transcript", "s0/c0000")[3:5] == "c0" for record in found[name].values())
+    told = summary(out)
+    assert (told["conversations"], told["turns"], told["seeds"]) == (20, 60, [0, 3])
+    # Counted again from the merged files: the rewards of two dialogues with one number would have been taken for one.
+    assert told["rated_pairs"] == sum(summary(folder)["rated_pairs"] for folder in runs) == 20
+    assert {k: v for k, v in summarise(out).items() if k in told and "second" not in k} == {k: told[k] for k in told if k != "seeds"}
+    assert main(["watch", str(out), "--view", "plain", "--conversation", "s3/c0004"]) == 0
+    assert "[s3/c0004 " in capsys.readouterr().out
+    assert main(["watch", str(out), "--view", "plain"]) == 0
+    assert "conversations: 20 of 20" in capsys.readouterr().out
+    assert run(tmp_path / "third", *SMALL, "run.seed=5") == 0
+    assert merge_runs([*runs, tmp_path / "third"], out).summary["seeds"] == [0, 3, 5]  # more seeds of the same
+    assert problems(runs[0], runs[0], out=out)[0] == f"{runs[0]}: is named twice; name it once"
+    shutil.copytree(runs[0], tmp_path / "copy")
+    assert problems(runs[0], tmp_path / "copy", out=out) == [f"{runs[0]} and {tmp_path}/copy both have run.seed=0; leave one of them out"]
+    with pytest.raises(ConfigError, match=r"is a run of another config"):  # nobody goes on with it
+        run(out, *SMALL)
+    assert merged.kind == "seeds"
+
+
+FAST = (
+    "view=none", "rounds=1", "conversation.count=2", "conversation.turns=3", "candidates.count=2", "evaluation.every=0",
+    "evaluation.histories=2", "evaluation.final=3", "train.rank=2", "pairs.min_margin=0.0",
+)  # fmt: skip
+
+
+def test_training_runs_of_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [tmp_path / "array" / f"task-{seed}" for seed in (0, 1)]
+    for seed, folder in enumerate(runs):
+        assert run_online_dpo(load("online_dpo", [*FAST, f"run.dir={folder}", f"run.seed={seed}"]), ["expertchat"], Collect()) == 0
+    merged = merge_runs([tmp_path / "array"], None)
+    out = tmp_path / "array" / "merged"
+    for name in files.FILES:
+        of_runs = [records(folder, name) for folder in runs]
+        assert [record["id"] for record in records(out, name)] == [f"s{i}/{one['id']}" for i, found in enumerate(of_runs) for one in found]
+        for line, before in zip(records(out, name), [one for found in of_runs for one in found], strict=True):
+            assert files.FILES[name].model_validate(line) and line.keys() == before.keys()
+    candidates = {one["id"] for one in records(out, "candidates")}
+    transcripts = {one["id"] for one in records(out, "transcripts")}
+    pairs = records(out, "pairs")
+    assert pairs and all(p["provenance"][name] in candidates for p in pairs for name in ("chosen", "rejected"))
+    assert all(one["transcript"] in transcripts for name in ("candidates", "ratings", "wim", "rewards") for one in records(out, name))
+    assert {one["id"][:3] for one in records(out / "evaluations", "base-a")} == {"s0/", "s1/"}
+    # The pooled row of the table of arms: three replies of each seed.
+    (row,) = table.arms(runs).rows
+    told = json.loads((out / "summary.json").read_text())
+    assert told["evaluation"] == json.loads(json.dumps(row)) and told["evaluation"]["n"] == 6
+    assert (told["pairs"], told["rounds"], told["seeds"]) == (len(pairs), 1, [0, 1])
+    assert main(["watch", str(out), "--view", "plain"]) == 0
+    assert f"pairs: {len(pairs)}" in capsys.readouterr().out
+    assert [row["seeds"] for row in table.arms([tmp_path / "array"]).rows] == [[0, 1]]  # the merged one is not counted again
+    stream = io.StringIO()
+    print_merged_runs(merged, stream)
+    assert "2 seeds, 1 round each" in stream.getvalue()
+
+
+def test_merged_pairs_are_one_data_set(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    message = [{"role": "user", "content": "What of tides?"}]
+    pair = {
+        "id": "r0001/c0000/t01/k0-k1", "schema": 1, "prompt": message, "chosen": message, "rejected": message, "score_chosen": 0.5,
+        "score_rejected": -0.5, "margin": 1.0, "round": 1, "policy_version": 0,
+        "provenance": {"transcript": "r0001/c0000", "turn": 1, "learner": "a", "judge": "b", "chosen": "k0", "rejected": "k1"},
+    }  # fmt: skip
+    origins = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+        origins.append(files.Origin(tmp_path / str(seed), f"s{seed}/"))
+    (tmp_path / "pairs.jsonl").write_bytes(b"".join(files.one_after_another("pairs.jsonl", origins)))
+    found = load_dataset("json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert found["id"][:] == ["s0/r0001/c0000/t01/k0-k1", "s1/r0001/c0000/t01/k0-k1"]
+    assert found[1]["provenance"]["chosen"] == "s1/k0" and found[1]["prompt"] == message
