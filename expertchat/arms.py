@@ -129,7 +129,7 @@ def _run_folders(folders: Sequence[Path], notes: list[str]) -> list[Path]:
             if not _is_training(place):
                 problems.append(f"{folder}: is a run, but none of online_dpo; leave it out")
         else:
-            inside = sorted(path.parent for path in place.rglob("config.yaml"))
+            inside = sorted(path.parent for path in place.rglob("config.yaml") if path.parent.name != "submission")
             training = [one for one in inside if _is_training(one)]
             found += training
             if not training:

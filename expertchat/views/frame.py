@@ -59,25 +59,34 @@ class Painter:
         return [_trimmed(line) for line in self.console.render_lines(drawn, options, pad=False)]
 
     def frame(
-        self, state: RunState, focus: Conversation | None, loading: dict[str, float], tick: int, remark: str = ""
+        self,
+        state: RunState,
+        focus: Conversation | None,
+        loading: dict[str, float],
+        tick: int,
+        remark: str = "",
+        waiting: str = "",
     ) -> Frame:
-        """The screen's moving part, at most as high as the screen; `loading` holds seconds by model, `remark` a warning."""
+        """The screen's moving part, at most as high as the screen.
+
+        `loading` holds seconds by model, `remark` a warning, `waiting` what has to happen before anything moves.
+        """
         width, height = self.console.size
         height = max(1, height - 1)
         below: list[Line] = []
         for what, seconds in loading.items():
             gib = state.loading[what].gib if what in state.loading else 0.0
             below += self.lines(render.loading_line(what, seconds, tick, gib), width)
+        last = self.lines(Text(remark, style="bold red"), width) if remark else []
+        last += self.lines(render.starting_line(tick, waiting), width) if waiting else []
         if state.training is not None:
-            below += self.lines(Text(remark, style="bold red"), width) if remark else []
+            below += last
             return Frame([*screen.lines(self, state, focus, width, height - len(below), tick), *below][-height:])
         if state.conversations or state.progress is not None:
             below += self._below(state, focus, width, height)
-        elif not loading:
+        elif not loading and not waiting:
             below += self.lines(render.starting_line(tick), width)
-        if remark:
-            below += self.lines(Text(remark, style="bold red"), width)
-        below = below[-height:]
+        below = (below + last)[-height:]
         room = height - len(below) - 4
         if focus is None or room < 1:
             return Frame(below)

@@ -36,6 +36,7 @@ class LiveView:
         self.state = RunState()
         self.focus: Conversation | None = None
         self.remark = ""  # a warning that stands under the moving part
+        self.waiting = ""  # what is waited for, under it too
         self._everything = everything
         self._events: deque[AnyEvent] = deque()
         self._failure: Exception | None = None
@@ -116,7 +117,7 @@ class LiveView:
         self._tick += 1
         now = time.monotonic()
         loading = {what: now - begun for what, begun in self._loading.items()}
-        frame = self._painter.frame(self.state, self.focus, loading, self._tick // 2, self.remark)
+        frame = self._painter.frame(self.state, self.focus, loading, self._tick // 2, self.remark, self.waiting)
         if frame.lines != self._shown.lines:
             self._shown = frame
             self._live.update(frame, refresh=True)

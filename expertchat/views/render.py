@@ -283,8 +283,8 @@ def _large(gib: float) -> list[tuple[str, str]]:
     return [(f"  {size(gib)}", "dim")] if gib > 0 else []
 
 
-def starting_line(tick: int) -> RenderableType:
-    return Text.assemble((f"{SPINNER[tick % len(SPINNER)]} ", "cyan"), ("starting", "dim"))
+def starting_line(tick: int, text: str = "starting") -> RenderableType:
+    return Text.assemble((f"{SPINNER[tick % len(SPINNER)]} ", "cyan"), (line(text), "dim"))
 
 
 def other_line(conversation: Conversation, turns: int, width: int) -> RenderableType:

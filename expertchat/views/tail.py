@@ -35,6 +35,11 @@ class EventTail:
     _given: array[int] = field(default_factory=lambda: array("q"))  # a hash of each line read so far
     _again: set[int] = field(default_factory=set)  # those of a file that was replaced or cut, until they come again
 
+    @property
+    def begun(self) -> bool:
+        """Whether any line was read."""
+        return bool(self._given)
+
     def poll(self) -> Iterator[AnyEvent]:
         """The events that came since the last call, one by one; none if the file is not there."""
         self._moved = True

@@ -1,4 +1,4 @@
-"""`watch`: a run from another terminal or machine. It reads the run folder's files and nothing else."""
+"""`watch`: a run from another terminal or machine. It reads the run folder's files, and asks the queue where they are silent."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ from expertchat.events import (
     StepFinished,
     WimGiven,
 )
+from expertchat.text import clean
+from expertchat.views.desk import Desk, Queue, tasks_in_words
 from expertchat.views.live import LiveView
 from expertchat.views.open import open_view
 from expertchat.views.replay import timeline
 from expertchat.views.tail import EventTail, Heartbeat, LiveFile, has_ended
-from expertchat.views.words import clock
+from expertchat.views.words import clock, stopped_by
 
 POLL = 0.125  # seconds between two looks at the files
+BEAT = 5.0  # seconds between two heartbeats of a writer
 SILENT_AFTER = 15.0  # seconds without a sign of life after which the writer is called silent
 MARKS = ("events.jsonl", "heartbeat.json", "live.json", "provenance.json")  # one of these makes a folder a run
 LISTED = 20
@@ -41,26 +44,37 @@ ROUNDS = (RoundStarted, PhaseStarted, StepFinished, Measured, RoundFinished)  # 
 
 
 def watch(
-    folder: Path | str, speed: float | None = None, conversation: str | None = None, view: str = "live", follow: bool = True
+    folder: Path | str,
+    speed: float | None = None,
+    conversation: str | None = None,
+    view: str = "live",
+    follow: bool = True,
+    queue: Queue | None = None,
 ) -> int:
     """Show a run: what is recorded at once (or at `speed` times its pace), then, with `follow`, what comes until the run ends.
 
+    A submitted run is waited for, and one that stopped at its time limit while its job goes on; `queue` says what becomes of jobs.
     `conversation` picks one. Returns 0, also when the user leaves with Ctrl-C. Raises ConfigError for a folder that is no run, an unknown
     conversation, a speed that is not positive.
     """
     folder = Path(folder)
-    _check(folder, speed)
+    desk = Desk(folder, queue)
+    _check(folder, speed, desk)
+    if desk.submission is not None and desk.task is None and desk.submission.tasks is not None:
+        _say_tasks(desk)
+        return 0
     tail = EventTail(folder / "events.jsonl")
     picked = _pick(EventTail(tail.path).poll(), conversation, folder) if conversation is not None else None
     sink = open_view(view, everything=picked is not None or (speed is None and has_ended(tail.path)))
-    watcher = Watcher(sink, folder, tail, picked)
+    watcher = Watcher(sink, folder, tail, picked, desk)
     try:
-        watcher.show(tail.poll(), speed)
+        watcher.show(tail.poll(), speed, follow)
         if follow and not watcher.over:
             watcher.follow()
         elif not watcher.over:
             watcher.look()
-            watcher.say_if_silent()
+            if not watcher.wait_for_begin():
+                watcher.say_if_silent()
         watcher.say_unreadable()
     except KeyboardInterrupt:
         pass
@@ -74,18 +88,23 @@ def watch(
 class Watcher:
     """One look at one run. The last RunFinished is held back until nothing follows it: a stopped run may have gone on."""
 
-    def __init__(self, sink: Sink, folder: Path, tail: EventTail, picked: str | None = None) -> None:
+    def __init__(self, sink: Sink, folder: Path, tail: EventTail, picked: str | None = None, desk: Desk | None = None) -> None:
         self.sink, self.tail, self.picked = sink, tail, picked
+        self.desk = desk or Desk(folder)
         self.live = LiveFile(folder / "live.json")
         self.heartbeat = Heartbeat(folder / "heartbeat.json", self.tail.path)
         self.over = False
         self._end: RunFinished | None = None
         self._any = False
         self._said_silent = False
+        self._waiting = ""  # what was said last of the job that is waited for
         self._sleep: Callable[[float], None] = time.sleep
 
-    def show(self, events: Iterable[AnyEvent], speed: float | None = None) -> bool:
-        """Send recorded events, at `speed` times their pace or all at once; whether there were any."""
+    def show(self, events: Iterable[AnyEvent], speed: float | None = None, follow: bool = True) -> bool:
+        """Send recorded events, at `speed` times their pace or all at once; whether there were any.
+
+        The run is over with its last RunFinished, unless with `follow` it stopped and its job goes on.
+        """
         wanted = self._wanted(events)
         if speed is None:
             for event in wanted:
@@ -94,10 +113,13 @@ class Watcher:
                     self.sink.catch_up()
         else:
             self._replay(wanted, speed)
-        if self._end is not None:
+        if self._end is not None and not (follow and self._goes_on(self._end)):
             self.over = True
+            self._wait()
             if self.picked is None:
                 self.sink.send(self._end)
+            if self._end.status != "done" and self.desk.submitted > self._end.time and self.desk.ended:
+                self._give_up(self.desk.failure(), self.desk.log())
         return self._any
 
     def follow(self) -> None:
@@ -105,9 +127,52 @@ class Watcher:
         while not self.over:
             signs = self.show(self.tail.poll())
             self.look()
-            self.say_if_silent(signs)
+            if self._end is None and not self.wait_for_begin():
+                self.say_if_silent(signs)
             if not self.over:
                 self._sleep(POLL)
+
+    def wait_for_begin(self) -> bool:
+        """Say what a submitted run waits for that has written nothing yet; a job that ended without it ends the watch.
+
+        Whether it is waited for.
+        """
+        desk = self.desk
+        if self.over or desk.submission is None or self.tail.begun:
+            return False
+        desk.ask()
+        if desk.ended and (not self.heartbeat.path.exists() or self.heartbeat.silence() > 2 * BEAT):
+            self._wait()
+            self._give_up(desk.failure(), desk.log())
+        else:
+            self._wait(desk.before())
+        return True
+
+    def _goes_on(self, end: RunFinished) -> bool:
+        """Whether the job of a run that stopped, or that was submitted again, waits or runs: it goes on with the run where it was."""
+        if end.status == "done" or (seen := self.desk.ask()) is None or not seen.alive:
+            return False
+        if end.status == "failed" and self.desk.submitted < end.time:
+            return False
+        reason = stopped_by(end.reason)
+        self._wait(f"{end.status}{f' {reason}' if reason and end.status == 'stopped' else ''}; {self.desk.name} {seen.words}", keep=True)
+        return True
+
+    def _wait(self, text: str = "", keep: bool = False) -> None:
+        """Show what is waited for, "" for nothing. Views without a moving line are told once, and with `keep` the others too."""
+        if isinstance(self.sink, LiveView):
+            self.sink.waiting = text
+        key = text.partition(", ")[0].partition(" (")[0]  # not each second of it
+        if text and key != self._waiting and (keep or not isinstance(self.sink, LiveView)):
+            self.sink.send(Note(time=time.time(), text=text))
+        self._waiting = key
+
+    def _give_up(self, why: str, lines: Iterable[str] = ()) -> None:
+        """The job is over and the run has no end: say why, with the last lines of its log."""
+        self.over = True
+        self.sink.send(Note(time=time.time(), level="warning", text=why))
+        for text in lines:
+            self.sink.send(Note(time=time.time(), text=text))
 
     def look(self) -> None:
         """Send the texts that are being written now."""
@@ -121,6 +186,15 @@ class Watcher:
         silence = self.heartbeat.silence()
         silent = not self.over and not signs and silence > SILENT_AFTER
         text = ""
+        if silent and (seen := self.desk.ask()) is not None and seen.waiting:
+            if isinstance(self.sink, LiveView):
+                self.sink.remark = ""
+            self._wait(f"{self.desk.name} {seen.words}", keep=True)
+            return
+        self._wait()
+        if silent and self.desk.ended:
+            self._give_up(f"the run has no end: {self.desk.how_it_ended()}. The same command goes on with the run.")
+            return
         if silent:
             text = f"{self.heartbeat.writer} has been silent for {clock(silence)}; was it killed? The same command goes on with the run."
         if isinstance(self.sink, LiveView):
@@ -154,6 +228,9 @@ class Watcher:
                 continue
             if isinstance(event, RunStarted):
                 self._end = None
+                self.desk.job = event.job or self.desk.job
+                self.desk.again()
+                self._wait()
             if self.picked is None:
                 yield event
             elif _conversation_of(event) in (None, self.picked) and not isinstance(event, ROUNDS):
@@ -161,9 +238,17 @@ class Watcher:
                 self.over |= isinstance(event, ConversationJudged)
 
 
-def _check(folder: Path, speed: float | None) -> None:
+def _say_tasks(desk: Desk) -> None:
+    for text in tasks_in_words(desk):
+        sys.stdout.write(clean(text) + "\n")
+    sys.stdout.flush()
+
+
+def _check(folder: Path, speed: float | None, desk: Desk) -> None:
     problems = []
-    if not folder.is_dir():
+    if desk.submission is not None:
+        pass  # it may begin later
+    elif not folder.is_dir():
         problems.append(f"{folder} is no folder; name the run folder that `expertchat converse` printed")
     elif not any((folder / mark).exists() for mark in MARKS):
         problems.append(f"{folder} is not a run: it holds none of {', '.join(MARKS)}")
