@@ -18,6 +18,7 @@ from expertchat.events import AnyEvent, ConversationFinished, PhaseStarted, Prog
 from expertchat.jsonl import Log, WriteError, cut_torn_end
 from expertchat.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat, replace
 from expertchat.provenance import moved_on, provenance
+from expertchat.text import as_yaml
 
 LIVE_SECONDS = 0.25  # live.json is replaced at most this often
 SYNC_SECONDS = 5.0
@@ -104,7 +105,7 @@ class RunFolder:
                     for submitted in (self.folder, self.folder.parent):  # an array's tasks were submitted together
                         self.notes += moved_on(submitted / "submission" / "provenance.json", "the job was submitted")
                     replace(self.folder / "provenance.json", json.dumps(provenance(self.command_line), indent=2) + "\n")
-                    replace(self.folder / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True), sync=True)
+                    replace(self.folder / "config.yaml", as_yaml(self.config), sync=True)
                 for name in self.logs:
                     self._logs[name] = Log(self.folder / f"{name}.jsonl")
         except OSError as error:

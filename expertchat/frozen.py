@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -15,15 +14,12 @@ from pydantic import BaseModel
 
 from expertchat.compose import COMMANDS, ERRORS, explain, keys_of
 from expertchat.config import ConfigError, near, validate
+from expertchat.text import as_yaml
 
 
 def freeze(config: BaseModel) -> str:
     """A checked config as YAML that `load_frozen` reads. Where models lie is left out: it is a matter of the machine."""
-    plain = config.model_dump(mode="json")
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    if re.search("[\x85\u2028\u2029\ufeff]", text):  # read back as other characters, unless they are written as numbers
-        text = yaml.safe_dump(plain, sort_keys=False)
-    return text
+    return as_yaml(config.model_dump(mode="json"))
 
 
 def load_frozen(command: str, path: str | Path, overrides: Sequence[str] = ()) -> Any:

@@ -27,6 +27,7 @@ from expertchat.lock import replace
 from expertchat.merged import Origin, as_json, events, in_order, names, one_after_another
 from expertchat.provenance import provenance
 from expertchat.summary import seconds_of, summarise
+from expertchat.text import as_yaml
 from expertchat.training.book import last_round
 
 Kind = Literal["parts", "seeds"]
@@ -290,7 +291,7 @@ def _write(merged: Merged, config: Mapping[str, Any], command_line: Sequence[str
     work.mkdir(parents=True)
     told = {**provenance(list(command_line)), "merged": {"kind": merged.kind, "sources": [_origin(one) for one in merged.sources]}}
     replace(work / "provenance.json", json.dumps(told, indent=2) + "\n")
-    replace(work / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    replace(work / "config.yaml", as_yaml(config))
     origins = [Origin(one.folder, f"s{one.seed}/" if merged.kind == "seeds" else "") for one in merged.sources]
     for name in names(origins):
         (work / name).parent.mkdir(exist_ok=True)

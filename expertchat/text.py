@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Any
+
+import yaml
 
 _SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+")
 _SPACES = re.compile(r"\s+")
@@ -72,3 +75,11 @@ def number(text: str, start: int, judged: bool) -> tuple[str, int]:
         parts.append(f"{sentence} [{start}]" if judged else f"{sentence} ({start})")
         start += 1
     return " ".join(parts), start
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML text that is read back as they are."""
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    if re.search("[\x85\u2028\u2029\ufeff]", text):  # read back as other characters, unless they are written as numbers
+        text = yaml.safe_dump(dict(values), sort_keys=False)
+    return text

@@ -195,6 +195,15 @@ def test_provenance_and_config_are_readable(tmp_path: Path) -> None:
     assert "max_batch: 4" in (tmp_path / "run/config.yaml").read_text()
 
 
+@pytest.mark.parametrize("odd", ["\x85", "\u2028", "\ufeff", "é 🦆", "\\n: #"])
+def test_a_config_with_odd_characters_is_the_same_when_read_back(tmp_path: Path, odd: str) -> None:
+    config = {**CONFIG, "topics": {"list": [f"a{odd}b"]}}
+    opened(tmp_path / "run", config).close()
+    store = opened(tmp_path / "run", config)
+    store.close()
+    assert store.resumed
+
+
 def test_changed_packages_are_noted(tmp_path: Path) -> None:
     opened(tmp_path / "run").close()
     path = tmp_path / "run/provenance.json"
