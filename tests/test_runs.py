@@ -26,15 +26,13 @@ from expertchat.views.words import event_in_words
 from tests.cluster import ROOT, Cluster
 from tests.viewed import ATTACK, rated, start
 
+NO_MODULE = 'Lmod has detected the following error: The following module(s) are unknown: "cuda/99"'
 NOW = 0.0  # when the test began
 
 
 @pytest.fixture(autouse=True)
 def _now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "NOW", time.time())
-
-
-NO_MODULE = 'Lmod has detected the following error: The following module(s) are unknown: "cuda/99"'
 
 
 def as_lines(events: Sequence[AnyEvent]) -> bytes:
