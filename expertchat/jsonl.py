@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ class WriteError(Exception):
 
 
 class Log:
-    """One file that lines are appended to. Its torn end, if it has one, is cut off when it is opened."""
+    """One file that lines are appended to. Its torn end, if it has one, is cut off when it is opened.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Each line is written inside `writing`, which may raise where the file is no longer this process's to write.
+    """
+
+    def __init__(self, path: Path, writing: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext) -> None:
+        self.path, self._writing = path, writing
         cut_torn_end(path)
         self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._size = os.fstat(self._fd).st_size
@@ -35,8 +39,9 @@ class Log:
         rest = memoryview((line + "\n").encode())
         size = len(rest)
         try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            with self._writing():
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._size)

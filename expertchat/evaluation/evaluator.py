@@ -8,6 +8,7 @@ count in the run's own figure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -92,12 +93,13 @@ class Evaluator:
         folder: Path,
         ranks: Ranks,
         announce: Announce,
+        writing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         check(config)
         if not topics:
             raise ConfigError(f"evaluation.topics={config.evaluation.topics}: no topic is held out to evaluate on; hold out at least one")
         self.config, self.learner, self.experts, self.tokens = config, learner, experts, tokens
-        self.ranks, self.announce = ranks, announce
+        self.ranks, self.announce, self.writing = ranks, announce, writing
         self.folder = folder / "evaluations"
         self.world = getattr(config.experts, learner).family == "world" and all(t.text in truth.load().topics for t in topics)
         if config.evaluation.judge == "truth":
@@ -115,7 +117,7 @@ class Evaluator:
         log = None
         if rank == 0:
             self._make_folder()
-            log = Log(path)
+            log = Log(path, self.writing)
         try:
             self.held = list(self.ranks.same(read_histories(path, self.plans) if rank == 0 else []))
             missing = self.plans[len(self.held) :]
@@ -199,7 +201,8 @@ class Evaluator:
                 return None
             compared = self.ranks.gather([made[held.id] for held in mine])
             if self.ranks.rank == 0:
-                _write(path, compared)
+                with self.writing():
+                    _write(path, compared)
         settings = self.config.evaluation
         judge = "truth" if settings.judge == "truth" else f"{settings.judge} by {settings.by}"
         return Metrics(

@@ -49,6 +49,8 @@ def _models(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
     """Every model must be a whole folder that the node can see, or an archive that is unpacked there: nodes have no internet."""
     from expertchat.backends.folders import embedder_problem, find_folder
 
+    if cluster.archives and not Path(cluster.archives).expanduser().is_dir():
+        checked.problems.append(f"cluster.archives={cluster.archives}: no such folder; correct it, or set it to null")
     for key, path, revision, models_dir, is_embedder in _named(config):
         name = path.rstrip("/").rpartition("/")[2]
         hub_id = not path.startswith(("/", ".", "~")) and not Path(path).is_dir()
@@ -60,9 +62,20 @@ def _models(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
         try:
             find_folder(path, revision, embedder_problem if is_embedder else None, models_dir)
         except ConfigError as error:
-            archives = f" or pack it into {cluster.archives} (jobs/pack_models.sh)" if cluster.archives else ""
-            advice = f"the nodes have no internet: get it here first{archives}"
-            checked.problems += [f"{key}={path}: {problem}; {advice}" for problem in error.problems]
+            checked.problems += [_absent(key, path, models_dir, cluster, problem) for problem in error.problems]
+
+
+def _absent(key: str, path: str, models_dir: str | None, cluster: ClusterConfig, problem: str) -> str:
+    """What is wrong with a model, and how it gets to the nodes."""
+    archives = f", or pack it into {cluster.archives} (jobs/pack_models.sh)" if cluster.archives else ""
+    if "not in the cache" not in problem:  # it is there and not whole, or a folder
+        return f"{key}={path}: {problem}; the nodes have no internet: mend it here{archives}"
+    looked = [f"in {models_dir}" if models_dir else "in a models_dir (EXPERTCHAT_MODELS, not set)", "in the hub's cache"]
+    looked += [f"packed in {cluster.archives}"] if cluster.archives else []
+    return (
+        f"{key}={path}: is neither {' nor '.join(looked)}, and the nodes have no internet: get it here with `hf download {path}` "
+        f"(`expertchat models` shows how), name its folder{archives}"
+    )
 
 
 def _named(config: Any) -> Iterator[tuple[str, str, str | None, str | None, bool]]:

@@ -38,8 +38,8 @@ def submit(wanted: Wanted) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"sbatch does not answer ({error}); try again later: {wanted.script} is written") from None
     if done.returncode:
-        lines = [line.removeprefix("sbatch: error: ").strip() for line in done.stderr.splitlines() if line.strip()]
-        said = " ".join(lines) or "it does not say why"
+        lines = [line.removeprefix("sbatch: error: ").strip(" .") for line in done.stderr.splitlines() if line.strip()]
+        said = "; ".join(lines) or "it does not say why"
         raise ConfigError(f"sbatch refuses the job: {said}. {_remedy(said, wanted.cluster)}")
     return done.stdout.strip().splitlines()[-1].partition(";")[0]
 

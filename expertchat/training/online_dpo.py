@@ -122,7 +122,8 @@ class OnlineDpo:
             return self._stopped()
         self.evaluators = {
             seat: Evaluator(
-                self.config, seat, held_out, self.cast.experts, self.cast.tokens, self.book.folder, self.ranks, self.hub.send
+                self.config, seat, held_out, self.cast.experts, self.cast.tokens, self.book.folder, self.ranks, self.hub.send,
+                self.book.writing,
             )
             for seat in self._seats
         }
