@@ -293,12 +293,17 @@ def test_the_last_run_says_how_long_it_takes(tmp_path: Path) -> None:
     assert checks.last_pace(Path("runs"), "online_dpo", load("online_dpo", [])) is None
     other = load("converse", ["model@experts.b=embedded_llama"])
     assert checks.last_pace(Path("runs"), "converse", other) is None  # other models have another speed
+    origin = Path("runs/old/provenance.json")
+    told = origin.read_text("utf-8")
+    origin.write_text(json.dumps({**json.loads(told), "merged": {}}))  # the runs of several machines at once say nothing
+    assert checks.last_pace(Path("runs"), "converse", config) is None
+    origin.write_text(told)
     # 10^9 turns at that speed
     found = problems("converse", "conversation.count=1000000", "conversation.turns=1000", "run.dir=runs/long", "--dry-run")
     assert "but 21 starts (cluster.requeues=20) give 20 h 18 min" in found[0]  # 21 (3600 - 120) s = 73080 s
     longer = round(3 * 3480 / pace.seconds / 1000)  # a run of three starts
-    told = submit("converse", f"conversation.count={longer}", "conversation.turns=1000", "run.dir=runs/long", "--dry-run")
-    assert any("more than one start of 1 h, so it will be requeued about" in note for note in told["notes"])
+    notes = submit("converse", f"conversation.count={longer}", "conversation.turns=1000", "run.dir=runs/long", "--dry-run")["notes"]
+    assert any("more than one start of 1 h, so it will be requeued about" in note for note in notes)
 
 
 @pytest.mark.parametrize(

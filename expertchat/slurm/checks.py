@@ -230,13 +230,13 @@ def last_pace(runs: Path, command: str, config: Any) -> Pace | None:
     for place in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
         folder = place.parent
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError, yaml.YAMLError):
-            before = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-            if ("rounds" in before) != (command == "online_dpo") or _paths(before) != wanted:
+            before, origin = (yaml.safe_load((folder / name).read_text("utf-8")) for name in ("config.yaml", "provenance.json"))
+            if "merged" in origin or ("rounds" in before) != (command == "online_dpo") or _paths(before) != wanted:
                 continue
             done = _done(folder, command, before)
             if done and (seconds := seconds_of(folder)) > 0:
-                host = yaml.safe_load(place.read_text("utf-8")).get("host", "an unknown machine")
-                return Pace(folder, seconds / done, "a turn" if command == "converse" else "a turn of a round", str(host))
+                unit = "a turn" if command == "converse" else "a turn of a round"
+                return Pace(folder, seconds / done, unit, str(origin.get("host", "an unknown machine")))
     return None
 
 
