@@ -158,7 +158,7 @@ def test_an_array_has_a_config_a_task() -> None:
 
 
 def test_names_with_odd_characters_stay_whole(tmp_path: Path) -> None:
-    odd = "it's 100% \"mine\" $HOME `x` #1"
+    odd = "it's 100% mine $HOME `x` #1"
     text = script(odd)
     assert '--output="' in text and "100%%" in text
     (tmp_path / "s.sh").write_text("\n".join(line for line in text.splitlines() if line.startswith("RUN=")) + '\nprintf %s "$RUN"')
@@ -231,6 +231,14 @@ def test_a_run_of_another_config_keeps_its_folder() -> None:
     Path("mine").mkdir()
     Path("mine/thesis.tex").touch()
     assert "name a new folder" in problems("converse", *SMALL, "run.dir=mine", "--dry-run")[0]
+
+
+def test_nothing_breaks_out_of_the_script(tmp_path: Path) -> None:
+    submit("converse", *SMALL, "run.dir=one", "topics=list", 'topics.list=["tides\n#SBATCH --time=9\ntouch here"]', "--dry-run")
+    text = (tmp_path / "one" / "submission" / "job.sh").read_text("utf-8")
+    assert all(line.startswith("# ") for line in text.splitlines() if "touch here" in line or "--time=9" in line)
+    for bad in ('a"b', "a\\b", "a\nb"):
+        assert "name another" in problems("converse", *SMALL, f"run.dir='{bad}'", "--dry-run")[0]
 
 
 def test_a_job_that_waits_is_not_submitted_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,8 @@ class Script:
 
     def _head(self) -> list[str]:
         again = "the same line submits this run again, and it goes on where it was"
-        lines = ["#!/bin/bash", f"# {shlex.join(self.command_line)}", f"# Written by expertchat submit; {again}. By hand: sbatch THIS_FILE"]
+        words = shlex.join(self.command_line).replace("\n", "\n# ")
+        lines = ["#!/bin/bash", f"# {words}", f"# Written by expertchat submit; {again}. By hand: sbatch THIS_FILE"]
         if self.cluster.scheduler == "slurm":
             lines += [f"#SBATCH {option}" for option in self.options()]
         return lines
@@ -76,6 +77,7 @@ class Script:
             "EXPERTCHAT_STAGE": " ".join(self.stage),
             "EXPERTCHAT_MODELS": _absolute(self.models_dir),
             "EXPERTCHAT_REQUEUES": str(cluster.requeues),
+            **({"HF_HOME": os.environ["HF_HOME"]} if os.environ.get("HF_HOME") else {}),  # where the hub's cache is
         }
         which = "config-$TASK.yaml" if self.tasks else "config.yaml"
         ranks = f"--ranks {self.ranks} " if self.ranks > 1 else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,6 +139,8 @@ def _launch_problems(wanted: Wanted) -> list[str]:
 def _folder_problems(wanted: Wanted) -> list[str]:
     """A folder may be new, or hold this very run: then it is submitted again and goes on."""
     folder, array = wanted.folder, wanted.array
+    if re.search(r'["\\\x00-\x1f\x7f]', str(folder)):
+        return [f"run.dir: {str(folder)!r} has a character that a job's script cannot hold (quote, backslash, end of line); name another"]
     if not folder.exists():
         return []
     if (folder / "summary.json").exists() or wanted.left() == []:
@@ -186,13 +190,14 @@ def _told(wanted: Wanted, job: str | None) -> dict[str, Any]:
         about.append(f"{wanted.ranks} processes")
     shown = Path(os.path.relpath(wanted.folder)) if wanted.folder.is_relative_to(Path.cwd()) else wanted.folder
     script = shown / wanted.place.name / wanted.script.name
+    typed, again = shlex.quote(str(shown)), shlex.quote(str(script))  # as a shell takes them
     return {
         "job": job,
         "about": "; ".join(about),
         "run": str(shown),
         "script": str(script),
-        "submit": None if job else f"{'bash' if local else 'sbatch'} {script}",
-        "watch": f"expertchat watch {shown}" if job else None,
-        "merge": f"expertchat merge_runs {shown} (when all tasks are done)" if array else None,
+        "submit": None if job else f"{'bash' if local else 'sbatch'} {again}",
+        "watch": f"expertchat watch {typed}" if job else None,
+        "merge": f"expertchat merge_runs {typed} (when all tasks are done)" if array else None,
         "notes": wanted.checked.notes,
     }
