@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import yaml
-
 _SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+")
 _SPACES = re.compile(r"\s+")
 _MARKER = re.compile(r"[\[(](\d{1,3})[\])]")
@@ -79,6 +77,8 @@ def number(text: str, start: int, judged: bool) -> tuple[str, int]:
 
 def as_yaml(values: Mapping[str, Any]) -> str:
     """Plain values as YAML text that is read back as they are."""
+    import yaml  # messages need this module, and --help nothing else
+
     text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
     if re.search("[\x85\u2028\u2029\ufeff]", text):  # read back as other characters, unless they are written as numbers
         text = yaml.safe_dump(dict(values), sort_keys=False)

@@ -186,10 +186,14 @@ def test_an_interrupt_ends_the_waiting_and_takes_the_claim_back(tmp_path: Path) 
         soon((tmp_path / CLAIM).exists)
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        FolderLock(tmp_path, LONG, 0.02, here=Place("123", 1))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            FolderLock(tmp_path, LONG, 0.02, here=Place("123", 1))
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert not (tmp_path / CLAIM).exists() and (read_heartbeat(tmp_path) or {})["token"] == "theirs"
 
