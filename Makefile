@@ -26,7 +26,7 @@ lint: setup
 	$(VENV)/bin/mypy
 
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 -q
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q
 
 wheelhouse: # on a cluster's login node, with the modules of the jobs loaded; jobs install from it without internet
 	PYTHON="$(PYTHON)" jobs/wheelhouse.sh "$(WHEELHOUSE)" $(PIP_ARGS)
