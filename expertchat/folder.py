@@ -256,4 +256,3 @@ def _read_summary(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"run.dir: cannot read {path}: {error}; remove it and the run goes on") from None
     return summary if isinstance(summary, dict) else {}
-

@@ -29,6 +29,7 @@ from expertchat.provenance import provenance
 from expertchat.summary import seconds_of, summarise
 from expertchat.text import as_yaml
 from expertchat.training.book import last_round
+from expertchat.views.submission import read_submission
 
 Kind = Literal["parts", "seeds"]
 SHOWN = 3  # differing keys
@@ -171,11 +172,8 @@ def _tasks(folder: Path) -> list[Path]:
 
 def _wanted(folder: Path) -> int:
     """How many tasks were submitted; 0 where that is not known."""
-    try:
-        told = json.loads((folder / "submission" / "submission.json").read_bytes())
-        return int(told.get("tasks") or 0)
-    except (OSError, ValueError, TypeError, AttributeError):
-        return 0
+    submission = read_submission(folder)
+    return (submission.tasks or 0) if submission is not None else 0
 
 
 def _read_config(folder: Path, problems: list[str]) -> dict[str, Any] | None:

@@ -26,8 +26,8 @@ from expertchat.slurm.config import ClusterConfig, seconds
 from expertchat.slurm.here import place
 from expertchat.slurm.queue import JobState
 from expertchat.slurm.script import Script, _ranges
-from expertchat.slurm.submission import read_submission
 from expertchat.slurm.submit import run_submit
+from expertchat.views.submission import read_submission
 from tests.scripted import Collect
 
 SMALL = ["conversation.count=2", "conversation.turns=2"]
@@ -179,7 +179,7 @@ def test_a_dry_run_writes_and_submits_nothing(tmp_path: Path) -> None:
     frozen = yaml.safe_load((here / "config.yaml").read_text("utf-8"))
     assert (frozen["run"], frozen["conversation"]["count"], frozen["view"]) == ({"dir": str(tmp_path / "one"), "seed": 5}, 2, "plain")
     assert os.access(here / "job.sh", os.X_OK)
-    assert (read_submission(tmp_path / "one") or {})["jobs"] == []
+    assert (found := read_submission(tmp_path / "one")) is not None and found.jobs == ()
     assert json.loads((here / "provenance.json").read_text("utf-8"))["packages"]["torch"]
     assert submit("converse", *SMALL, "run.dir=one", "run.seed=5", "--dry-run")["run"] == "one"  # safe to repeat
 
@@ -227,7 +227,7 @@ def test_a_run_of_another_config_keeps_its_folder() -> None:
     submit("converse", *SMALL, "run.dir=one", "--dry-run")
     found = problems("converse", *SMALL, "run.dir=one", "run.seed=9")
     assert "another config" in found[0] and "run.seed: was 0, is 9" in found[1]
-    assert "tasks=None" in problems("converse", *SMALL, "run.dir=one", "--array=2", "--dry-run")[0]
+    assert "was submitted without --array" in problems("converse", *SMALL, "run.dir=one", "--array=2", "--dry-run")[0]
     Path("mine").mkdir()
     Path("mine/thesis.tex").touch()
     assert "name a new folder" in problems("converse", *SMALL, "run.dir=mine", "--dry-run")[0]
@@ -249,7 +249,8 @@ def test_a_job_that_waits_is_not_submitted_twice(monkeypatch: pytest.MonkeyPatch
     assert "job 41 waits or runs" in problems("converse", *SMALL, "run.dir=one")[0]
     monkeypatch.setattr("expertchat.slurm.submit.states", lambda jobs: {"41": JobState("41", "cancelled")})
     submit("converse", *SMALL, "run.dir=one", "--dry-run")
-    assert len((read_submission(Path("one")) or {})["jobs"]) == 1  # what was submitted before stays written down
+    found = read_submission(Path("one"))
+    assert found is not None and found.jobs == (("41", 1.0),)  # what was submitted before stays written down
 
 
 def test_models_must_be_here_for_nodes_have_no_internet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

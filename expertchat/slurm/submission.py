@@ -16,6 +16,7 @@ from expertchat.slurm.array import Array, task_folder
 from expertchat.slurm.checks import Checked
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.script import PARTS, SUBMISSION, Script, jobs_dir
+from expertchat.views.submission import PLACE, read_submission
 
 
 @dataclass
@@ -57,15 +58,6 @@ class Wanted:
         return [task for task in range(self.array.tasks) if not (task_folder(self.folder, task) / "summary.json").exists()]
 
 
-def read_submission(folder: Path) -> dict[str, Any] | None:
-    """What submit wrote about a run folder; None where it did not, or where that cannot be read."""
-    try:
-        found = json.loads((folder / SUBMISSION / "submission.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def write_submission(wanted: Wanted) -> None:
     """The script with its parts, the frozen configs, the code's version. Raises ConfigError."""
     text = Script(
@@ -102,12 +94,12 @@ def book(wanted: Wanted, job: str) -> None:
     _save(wanted, [*_jobs(wanted.folder), {"job": job, "time": round(time.time(), 3)}])
 
 
-def _jobs(folder: Path) -> list[Any]:
-    found = (read_submission(folder) or {}).get("jobs", [])
-    return found if isinstance(found, list) else []
+def _jobs(folder: Path) -> list[dict[str, Any]]:
+    before = read_submission(folder)
+    return [{"job": job, "time": at} for job, at in before.jobs] if before is not None else []
 
 
-def _save(wanted: Wanted, jobs: list[Any]) -> None:
+def _save(wanted: Wanted, jobs: list[dict[str, Any]]) -> None:
     array = wanted.array
     values = {
         "schema": 1,
@@ -122,4 +114,4 @@ def _save(wanted: Wanted, jobs: list[Any]) -> None:
         "time_limit": wanted.cluster.time,
         "jobs": jobs,
     }
-    replace(wanted.place / "submission.json", json.dumps(values, indent=1) + "\n", sync=True)
+    replace(wanted.folder / PLACE, json.dumps(values, indent=1) + "\n", sync=True)

@@ -21,7 +21,8 @@ from expertchat.slurm.array import Array, overrides, parse, task_folder
 from expertchat.slurm.checks import check_all, duration
 from expertchat.slurm.queue import states
 from expertchat.slurm.sbatch import submit
-from expertchat.slurm.submission import Wanted, book, read_submission, write_submission
+from expertchat.slurm.submission import Wanted, book, write_submission
+from expertchat.views.submission import read_submission
 
 COMMANDS = ("converse", "online_dpo")
 T = TypeVar("T")
@@ -151,12 +152,12 @@ def _folder_problems(wanted: Wanted) -> list[str]:
         if strange and (array is not None or "config.yaml" not in strange):
             return [f"run.dir: {folder} is there already and no run was submitted in it; name a new folder"]
         return _differing(folder / "config.yaml", wanted.configs[0]) if strange else []
-    alive = [job for job, seen in states([str(job.get("job")) for job in before.get("jobs", [])]).items() if seen.alive]
+    alive = [job for job, seen in states([job for job, _ in before.jobs]).items() if seen.alive]
     if alive:
         return [f"run.dir: {folder} is submitted already: job {', '.join(alive)} waits or runs; follow it with `expertchat watch {folder}`"]
-    now = {"tasks": array.tasks if array else None, "spread": array.spread if array else None}
-    if changed := [f"{key}={before.get(key)}" for key in now if before.get(key) != now[key]]:
-        return [f"run.dir: {folder} was submitted with {', '.join(changed)}: give the same --array and --spread, or name a new folder"]
+    if (before.tasks, before.spread) != ((array.tasks, array.spread) if array else (None, None)):
+        was = f"with --array {before.tasks} --spread {before.spread}" if before.tasks else "without --array"
+        return [f"run.dir: {folder} was submitted {was}: give the same --array and --spread, or name a new folder"]
     return [found for name, config in zip(wanted.names(), wanted.configs, strict=True) for found in _differing(wanted.place / name, config)]
 
 
