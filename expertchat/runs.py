@@ -382,7 +382,7 @@ def resume(seen: Seen) -> str:
     if len(words) < 2:
         return ""
     if seen.submission is not None and not seen.submission.jobs:  # of a dry run
-        return shlex.join(["sbatch", str(folder / PLACE.parent / "job.sh")])
+        return shlex.join([seen.submission.starter, str(folder / PLACE.parent / "job.sh")])
     named = any(re.match(r"\+*run\.dir=", word) for word in words)
     return shlex.join(words if named else [*words, f"run.dir={folder}"])
 

@@ -80,7 +80,7 @@ class Desk:
         at = f", submitted {age(time.time() - self.submitted)} ago" if self.submitted else ""
         if not self.job:
             script = shlex.quote(str(self.folder / "submission" / "job.sh"))
-            return f"written, not submitted: sbatch {script}"
+            return f"written, not submitted: {self.submission.starter if self.submission else 'sbatch'} {script}"
         if seen is None:
             return f"{self.name} has not begun{at}" + (f" ({self.note})" if self.note else "")
         if seen.waiting:

@@ -51,6 +51,7 @@ class Submission:
     command_line: tuple[str, ...]
     tasks: int | None
     spread: str | None  # what the tasks share out
+    starter: str  # what the script is given to by hand
     jobs: tuple[tuple[str, float], ...]  # ids and times of its submissions, the last one is what counts
 
     def job(self, task: int | None = None) -> str:
@@ -90,6 +91,7 @@ def _submission(folder: Path, content: dict[str, Any]) -> Submission:
         command=clean(str(content.get("command") or "")),
         command_line=tuple(clean(str(word)) for word in words) if isinstance(words, list) else (),
         tasks=min(tasks, MOST_TASKS) if isinstance(tasks, int) and tasks > 0 else None,
+        starter="bash" if content.get("scheduler") == "local" else "sbatch",
         spread=str(content["spread"]) if content.get("spread") else None,
         jobs=tuple((clean(str(entry["job"])), float(entry.get("time") or 0.0)) for entry in jobs),
     )
