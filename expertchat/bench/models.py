@@ -131,7 +131,7 @@ def random_subject(name: str, shape: Shape, seed: int, dtype: str = "auto", devi
             model = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="sdpa").eval()
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise ConfigError(f"bench.model={name}: does not fit into the memory of {where}; name a smaller shape") from None
-    _speak_in_words(model, tokenizer)
+    speak_in_words(model, tokenizer)
     return Subject(name, model, tokenizer, seed, shape.context, tuple(note for note in (device_note, dtype_note) if note))
 
 
@@ -145,7 +145,7 @@ def word_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
     return [i for i, text in whole if text[0] != " " and len(text) > 1], [i for i, text in whole if text[0] == " " and len(text) > 2]
 
 
-def _speak_in_words(model: Any, tokenizer: Any) -> None:
+def speak_in_words(model: Any, tokenizer: Any) -> None:
     """Let a random model write whole words only, each of which is one token when its text is read again, as a trained model's mostly is.
 
     Else every reply would come back as other tokens, of another number, and no two ways would do the same work. Two directions of the
