@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from expertchat import cli
 from expertchat.bench import limit, memory, shapes
 from expertchat.bench.kit import Kit
+from expertchat.bench.models import load_subject
 from expertchat.bench.results import Column, Part, Spread, Timing
 from expertchat.bench.shapes import KEYS, NAMED, Shape, parse_random
 from expertchat.compose import load
@@ -40,8 +41,6 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def kit() -> Kit:
-    from expertchat.bench.models import load_subject
-
     config = load("bench", SMALL)
     return Kit(config, config.bench, load_subject(config.bench))
 
@@ -149,6 +148,18 @@ def test_floor_of_a_step_by_hand(kit: Kit) -> None:
     # All weights but the embedding's 4096 x 32, and 3 rows x 10 tokens of 2 x 2 layers x 2 heads x 8 numbers, 4 bytes each
     weights = (kit.subject.parameters - 4096 * 32) * 4
     assert step_bytes(kit.subject, 3, 10.0) == weights + 3 * 10 * 64 * 4
+
+
+def test_of_a_mixture_a_step_reads_the_experts_that_were_chosen() -> None:
+    from expertchat.bench.gpu import step_bytes
+
+    config = load("bench", [*SMALL, 'bench.model="random:mixtral:hidden=32,layers=2,heads=4,kv_heads=2,ffn=48,experts=8"'])
+    subject = load_subject(config.bench)
+    experts = 2 * 8 * 3 * 32 * 48  # layers, experts, matrices
+    rest = subject.parameters - 4096 * 32 - experts
+    # One row chooses 2 of 8; of two rows' choices 1 - (6/8)^2 = 7/16 are read on average, 3.5 experts; many rows read them all.
+    for rows, share in ((1, 2 / 8), (2, 7 / 16), (400, 1.0)):
+        assert step_bytes(subject, rows, 0.0) == pytest.approx((rest + share * experts) * 4)
 
 
 # -- a whole run --------------------------------------------------------------------------------------------------------

@@ -302,6 +302,15 @@ def test_weights_are_planned_to_the_byte(shape: Shape, dtype: Any, bits: Any) ->
     assert model_bytes(model) == weights(shape, dtype, bits).total
 
 
+@pytest.mark.parametrize("bits", ["nf4", "int8"])
+def test_a_random_model_that_stayed_in_full_precision_is_not_measured(bits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from expertchat.backends import rehearsal
+
+    monkeypatch.setattr(rehearsal, "_quantise", lambda *_: None)  # as bitsandbytes leaves int8 weights that are on a GPU already
+    with pytest.raises(ConfigError, match=f"quantization={bits} left 14 weights as they were"):  # 2 layers of 7 matrices
+        rehearsal.random_model(SMALL, "bf16", bits, {"": "cpu"})
+
+
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("shape", [MIDDLE, MIXTURE, TIED], ids=["middle", "mixture", "tied"])
 @pytest.mark.parametrize(("dtype", "lora", "checkpointing", "chunk"), [

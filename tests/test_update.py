@@ -247,3 +247,46 @@ def test_policy_and_base_speak_with_their_own_weights() -> None:
 )  # fmt: skip
 def test_the_learning_rate(begin: float, schedule: str, share: float) -> None:
     assert rate(begin, begin + 0.25, 10, 2.0, schedule) == pytest.approx(share, abs=1e-5)
+
+
+# -- on whatever GPU the model stands -----------------------------------------------------------------------------------
+
+
+def test_the_update_moves_no_model_to_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import Accelerator
+
+    learner = lora()
+    # accelerate's device is the first GPU, and this model's is another one: here "meta", where nothing can be computed.
+    monkeypatch.setattr(Accelerator, "device", property(lambda self: torch.device("meta")))
+    assert math.isfinite(updater(learner).update(pairs(), 1).figures["loss"])
+    assert {p.device.type for p in learner.backend.model.parameters()} == {"cpu"}
+
+
+def test_a_quantised_model_is_trained_on_the_second_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = lora()
+    model = learner.backend.model
+    model.is_loaded_in_4bit, model.hf_device_map = True, {"": 1}  # all of it on cuda:1
+    # Where this is False, accelerate looks at the index of a CPU as at a GPU's.
+    monkeypatch.setattr("accelerate.accelerator.is_bitsandbytes_multi_backend_available", lambda: False)
+    assert updater(learner).update(pairs(), 1).steps == 2
+    assert model.hf_device_map == {"": 1}
+
+
+def test_the_output_layers_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import contextlib
+
+    from expertchat.training.update import _results_where_asked
+
+    current: list[str] = []
+
+    @contextlib.contextmanager
+    def device(which: torch.device) -> Any:
+        current.append(str(which))
+        yield
+        current.append("left")
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    forward = _results_where_asked(lambda **more: current.append("forward") or {"loss": torch.ones(())}, torch.device("cuda:3"))
+    assert forward(input_ids=torch.zeros(1), fused_lm_head=True)["loss"] == 1
+    assert current == ["cuda:3", "forward", "left"]
+    assert _results_where_asked(lambda: 5, torch.device("cpu"))() == 5 and len(current) == 3

@@ -23,6 +23,7 @@ from expertchat.backends.hardware import DTYPES
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.measuring import Memory
 from expertchat.backends.mixtral_linear import LinearMixtralConfig
+from expertchat.backends.quantization import Kind, settle
 from expertchat.backends.weights import lean_hooks
 from expertchat.memory import Lora, Shape, Step, matrices
 from expertchat.records import Message
@@ -31,7 +32,7 @@ Places = Mapping[str, int | str]
 OPTIONS = tuple(f" {i}" for i in range(1, 11))
 
 
-def random_model(shape: Shape, dtype: str, quantization: str, places: Places) -> Any:
+def random_model(shape: Shape, dtype: str, quantization: Kind, places: Places) -> Any:
     """A model of `shape`, matrix by matrix: nothing is ever there in full precision but the one that is being made.
 
     `places`: module -> device, as accelerate has it; {"": "cpu"} puts everything on the CPU.
@@ -43,6 +44,7 @@ def random_model(shape: Shape, dtype: str, quantization: str, places: Places) ->
     model.tie_weights()
     if quantization != "none":
         _quantise(model, DTYPES[dtype], quantization, places)
+        settle(model, quantization, "of random weights")
     made: dict[int, nn.Parameter] = {}
     for path, module in list(model.named_modules()):
         device = _place(path, places)
@@ -88,7 +90,7 @@ def _place(path: str, places: Places) -> torch.device:
     return torch.device(places.get(path, next(iter(places.values()))))
 
 
-def _quantise(model: Any, dtype: torch.dtype, quantization: str, places: Places) -> None:
+def _quantise(model: Any, dtype: torch.dtype, quantization: Kind, places: Places) -> None:
     """Every linear layer but the head becomes one of bitsandbytes', its random weight quantised on its device."""
     import bitsandbytes as bnb
 
@@ -103,11 +105,9 @@ def _quantise(model: Any, dtype: torch.dtype, quantization: str, places: Places)
                 module.in_features, module.out_features, bias, dtype, compress_statistics=True, quant_type="nf4", device="meta"
             )
             packed: Any = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=new)
-            if hasattr(new, "support_avx512bf16_for_cpu"):  # see quantization.settle
-                new.support_avx512bf16_for_cpu = False
         else:
             new = bnb.nn.Linear8bitLt(module.in_features, module.out_features, bias, has_fp16_weights=False, device="meta")
-            packed = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+            packed = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)  # quantised on the way from there alone
         new.weight = packed.to(device)
         if bias:
             new.bias = nn.Parameter(torch.zeros(module.out_features, dtype=dtype, device=device), requires_grad=False)

@@ -102,11 +102,17 @@ def continuous(kit: Kit, prompts: list[list[int]]) -> Way:
 
 
 def step_bytes(subject: Subject, rows: int, context: float) -> float:
-    """Bytes that one step reads: all weights but the embedding's table (a few rows of it), and the caches of `rows` x `context` tokens."""
-    model = subject.model
+    """Bytes that one step reads: all weights but the embedding's table (a few rows of it), and the caches of `rows` x `context` tokens.
+
+    Of a mixture, the experts that some row chose: each of E is left out by a row with 1 - k/E, by all with (1 - k/E)^rows.
+    """
+    model, config = subject.model, subject.model.config.get_text_config()
     table = model.get_input_embeddings().weight
     tied = model.get_output_embeddings().weight is table
-    weights = sum(p.numel() * p.element_size() for p in model.parameters()) - (0 if tied else table.numel() * table.element_size())
+    experts = getattr(config, "num_local_experts", 0)
+    chosen = 1 - (1 - config.num_experts_per_tok / experts) ** rows if experts else 1.0
+    sizes = {name: p.numel() * p.element_size() for name, p in model.named_parameters() if p is not table or tied}
+    weights = sum(size * (chosen if ".experts." in name else 1.0) for name, size in sizes.items())
     return weights + rows * context * subject.kv_bytes
 
 

@@ -233,6 +233,11 @@ class _RoundTrainer(SharedUpdate, DPOTrainer):
     def _move_model_to_device(self, model: Any, device: Any) -> None:
         """The model stands where the memory plan has put it."""
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """accelerate moves nothing either: it would take a model that stands on the second GPU to the first."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.device_placement = False
+
     def _prepare_inputs(self, inputs: Any) -> Any:
         where: torch.device = self.model.get_input_embeddings().weight.device  # type: ignore[union-attr,operator,assignment]
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
@@ -271,12 +276,12 @@ def _built(model: Any, learner: Learner, reference: str) -> Iterator[Build]:
         trainer.remove_callback(_printer(trainer))
         for patched in (base, learner.reference()):
             if patched is not None:
-                patched.forward = _results_where_asked(patched.forward)
+                patched.forward = _results_where_asked(patched.forward, patched.get_output_embeddings().weight.device)
         return trainer
 
     quiet.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), _only_replies():
+        with warnings.catch_warnings(), _only_replies(), _anywhere(base):
             warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
             yield build
     finally:
@@ -298,12 +303,30 @@ def _length(row: dict[str, Any]) -> int:
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
-def _results_where_asked(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """TRL's forward, its results on the device of the tokens: of a model over several GPUs the output layer stands elsewhere."""
+@contextlib.contextmanager
+def _anywhere(base: Any) -> Iterator[None]:
+    """accelerate refuses to train a quantised model whose map says that all of it stands on another GPU than the first: hide the map."""
+    places = getattr(base, "hf_device_map", None)
+    whole = places is not None and len(set(places.values())) == 1
+    if whole:
+        del base.hf_device_map
+    try:
+        yield
+    finally:
+        if whole:
+            base.hf_device_map = places
+
+
+def _results_where_asked(forward: Callable[..., Any], head: torch.device) -> Callable[..., Any]:
+    """TRL's forward, its results on the device of the tokens: of a model over several GPUs the output layer (`head`) stands elsewhere.
+
+    TRL's kernels run on the GPU that is the current one, so the output layer's is made so.
+    """
 
     @functools.wraps(forward)
     def moved(*args: Any, **more: Any) -> Any:
-        out = forward(*args, **more)
+        with torch.cuda.device(head) if head.type == "cuda" else contextlib.nullcontext():
+            out = forward(*args, **more)
         if more.get("fused_lm_head"):
             for name, value in out.items():
                 out[name] = value.to(more["input_ids"].device) if isinstance(value, torch.Tensor) else value
