@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ GIB = 2**30
 LLAMA, MIXTRAL = "random:llama:8B", "random:mixtral:8x7B"
 SMALL_LLAMA = "random:llama:hidden=64,layers=2,heads=4,kv_heads=2,ffn=96,context=1024"
 SMALL_MIXTRAL = "random:mixtral:hidden=64,layers=2,heads=4,kv_heads=2,ffn=96,experts=4,context=1024"
+CATEGORIES = ("Depth", "Accuracy", "Clarity", "Relevance", "Engagement", "Humanness")
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
@@ -41,6 +43,16 @@ def plan_nf4(proof: Proof) -> None:
     """Llama 3 8B in nf4 in both seats."""
     llama, _ = shape_names(proof)
     both = [f"experts.{seat}.{key}" for seat in "ab" for key in (f"path='{llama}'", "quantization=nf4")]
+    _plan(proof, ["model@experts.b=llama3_8b", *both])
+
+
+def plan_int8(proof: Proof) -> None:
+    """A small shape in int8 in both seats: bitsandbytes quantises it another way than nf4."""
+    both = [
+        f"experts.{seat}.{key}"
+        for seat in "ab"
+        for key in (f"path='{SMALL_LLAMA if proof.tiny else 'random:llama:110M'}'", "quantization=int8")
+    ]
     _plan(proof, ["model@experts.b=llama3_8b", *both])
 
 
@@ -133,6 +145,67 @@ def _round(proof: Proof, name: str, dtype: str, kind: str) -> None:
     proof.row(f"{title}: the adapter moved by", moved, "> 0", moved > 0)
     if proof.cuda:
         proof.row(f"{title}: at most, GiB of the GPU", torch.cuda.max_memory_allocated() / GIB)
+
+
+def judge_memory(proof: Proof) -> None:
+    """Six categories of many dialogues scored at once: what that takes beside the contexts."""
+    from expertchat.backends.base import ScoreRequest
+    from expertchat.backends.local import LocalBackend
+    from expertchat.backends.measuring import Memory
+    from expertchat.records import Message
+    from tests.proofs.gpu_same import OPTIONS
+
+    subject = random_subject(shape_names(proof)[0], "fp16" if proof.cuda else "fp32", "none", "cuda" if proof.cuda else "cpu")
+    backend = LocalBackend(subject.model, subject.tokenizer, subject.name, 0, context_length=subject.context_length, cache_gib=0)
+    for dialogues in (2,) if proof.tiny else (16, 64):
+        chats = [(Message("user", f"Dialogue {i}:" + " tide" * (50 if proof.tiny else 800)),) for i in range(dialogues)]
+        asked = [
+            ScoreRequest(f"d{i}/{name}", chat, OPTIONS, f"{name} of 10:") for i, chat in enumerate(chats) for name in CATEGORIES
+        ]  # fmt: skip
+        with Memory(subject.model) as memory:
+            done = backend.score(asked)
+        caches = backend.counts.peak_bytes if backend.counts else 0
+        proof.row(f"{dialogues} dialogues x 6 ratings: GiB at most, caches of {caches / GIB:.2f} among them", memory.peak / GIB)
+        proof.row(f"{dialogues} dialogues x 6 ratings / s", done[0].seconds)
+        proof.row(f"{dialogues} dialogues x 6 ratings: rows at once afterwards", backend.max_batch)
+
+
+def attention(proof: Proof) -> None:
+    """A token's attention over a cache that grows, by each of torch's kernels: one that is planned anew for every length would be slow."""
+    import time
+
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention
+
+    rows, steps = (2, 3) if proof.tiny else (64, 24)
+    device, dtype = ("cuda", torch.bfloat16) if proof.cuda else ("cpu", torch.float32)
+    keys = torch.randn(rows, 8, 1024, 128, device=device, dtype=dtype)
+    query, mask = torch.randn(rows, 8, 4, 128, device=device, dtype=dtype), torch.zeros(rows, 1, 1, 1024, device=device, dtype=dtype)
+    kinds = {
+        "torch's choice": None,
+        "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
+        "cuDNN": SDPBackend.CUDNN_ATTENTION,
+        "plain": SDPBackend.MATH,
+    }
+    for name, kind in kinds.items() if proof.cuda else [("torch's choice", None)]:
+        for title, start in (("every length new", 500), ("lengths seen before", 500)):
+            try:
+                with sdpa_kernel(kind) if kind else contextlib.nullcontext():
+                    _synced(device)
+                    began = time.perf_counter()
+                    for length in range(start, start + steps):
+                        seen = keys[:, :, :length]
+                        scaled_dot_product_attention(query, seen, seen, attn_mask=mask[..., :length])
+                    _synced(device)
+            except RuntimeError as error:
+                proof.row(f"attention, {name}", "cannot", str(error).splitlines()[0][:60])
+                break
+            proof.row(f"attention, {name}, {title}: ms a call", (time.perf_counter() - began) / steps * 1e3)
+
+
+def _synced(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 # -- speed --------------------------------------------------------------------------------------------------------------
