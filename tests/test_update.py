@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from expertchat.backends.folders import find_folder
 from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
 from expertchat.records import PreferencePair
+from expertchat.training import update
 from expertchat.training.config import TrainConfig
+from expertchat.training.gpus import on_gpu
 from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.update import Stopped, Updater, rate
 
@@ -273,20 +277,18 @@ def test_a_quantised_model_is_trained_on_the_second_gpu_too(monkeypatch: pytest.
 
 
 def test_the_output_layers_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    import contextlib
-
-    from expertchat.training.update import _results_where_asked
-
     current: list[str] = []
 
     @contextlib.contextmanager
-    def device(which: torch.device) -> Any:
+    def device(which: torch.device) -> Iterator[None]:
         current.append(str(which))
         yield
         current.append("left")
 
     monkeypatch.setattr(torch.cuda, "device", device)
-    forward = _results_where_asked(lambda **more: current.append("forward") or {"loss": torch.ones(())}, torch.device("cuda:3"))
-    assert forward(input_ids=torch.zeros(1), fused_lm_head=True)["loss"] == 1
-    assert current == ["cuda:3", "forward", "left"]
-    assert _results_where_asked(lambda: 5, torch.device("cpu"))() == 5 and len(current) == 3
+    asked: list[torch.device] = []
+    monkeypatch.setattr(update, "on_gpu", lambda head, forward: asked.append(head) or on_gpu(torch.device("cuda:3"), forward))
+    updater(lora(config(epochs=2))).update(pairs()[:2], 1)
+    # Two steps, each with a pass of the reference and one of the policy.
+    assert current == ["cuda:3", "left"] * 4 and asked == [torch.device("cpu")]
+    assert on_gpu(torch.device("cpu"), pairs) is pairs

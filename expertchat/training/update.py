@@ -33,6 +33,7 @@ from trl.trainer import utils as trl_utils
 from expertchat.backends.scoring import common_prefix
 from expertchat.records import Figure, Message, PreferencePair
 from expertchat.training.config import TrainConfig
+from expertchat.training.gpus import anywhere, on_gpu
 from expertchat.training.learner import Learner, LoraLearner
 from expertchat.training.ranks import Ranks
 from expertchat.training.sharding import Share, SharedUpdate, split
@@ -276,12 +277,13 @@ def _built(model: Any, learner: Learner, reference: str) -> Iterator[Build]:
         trainer.remove_callback(_printer(trainer))
         for patched in (base, learner.reference()):
             if patched is not None:
-                patched.forward = _results_where_asked(patched.forward, patched.get_output_embeddings().weight.device)
+                head: torch.device = patched.get_output_embeddings().weight.device
+                patched.forward = _results_where_asked(on_gpu(head, patched.forward))
         return trainer
 
     quiet.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), _only_replies(), _anywhere(base):
+        with warnings.catch_warnings(), _only_replies(), anywhere(base):
             warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
             yield build
     finally:
@@ -303,30 +305,12 @@ def _length(row: dict[str, Any]) -> int:
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
-@contextlib.contextmanager
-def _anywhere(base: Any) -> Iterator[None]:
-    """accelerate refuses to train a quantised model whose map says that all of it stands on another GPU than the first: hide the map."""
-    places = getattr(base, "hf_device_map", None)
-    whole = places is not None and len(set(places.values())) == 1
-    if whole:
-        del base.hf_device_map
-    try:
-        yield
-    finally:
-        if whole:
-            base.hf_device_map = places
-
-
-def _results_where_asked(forward: Callable[..., Any], head: torch.device) -> Callable[..., Any]:
-    """TRL's forward, its results on the device of the tokens: of a model over several GPUs the output layer (`head`) stands elsewhere.
-
-    TRL's kernels run on the GPU that is the current one, so the output layer's is made so.
-    """
+def _results_where_asked(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """TRL's forward, its results on the device of the tokens: of a model over several GPUs the output layer stands elsewhere."""
 
     @functools.wraps(forward)
     def moved(*args: Any, **more: Any) -> Any:
-        with torch.cuda.device(head) if head.type == "cuda" else contextlib.nullcontext():
-            out = forward(*args, **more)
+        out = forward(*args, **more)
         if more.get("fused_lm_head"):
             for name, value in out.items():
                 out[name] = value.to(more["input_ids"].device) if isinstance(value, torch.Tensor) else value
