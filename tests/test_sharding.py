@@ -186,6 +186,21 @@ def test_fsdp_on_four_bits_and_on_routed_experts(llama: str, tmp_path: Path) -> 
     assert "quantization=int8" in found[4]["refused"] and "train.sharding=ddp" in found[4]["refused"]
 
 
+def test_a_torch_that_cannot_part_four_bits_is_named(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from expertchat.backends.folders import find_folder
+    from expertchat.backends.weights import load_weights
+    from expertchat.training import sharding
+
+    def older(*_: Any, **__: Any) -> None:  # torch 2.11 makes each part a parameter with a gradient first
+        nn.Parameter(torch.zeros(2, dtype=torch.uint8))
+
+    monkeypatch.setattr(sharding, "fully_shard", older)
+    monkeypatch.setattr(sharding, "init_device_mesh", lambda *_: None)
+    model = load_weights(find_folder(llama), "m", dtype="fp32", device="cpu", quantization="nf4").model
+    with pytest.raises(ConfigError, match=r"no parts of 4-bit weights.*train\.sharding=ddp, or quantization=none"):
+        sharding.shard(model, Ranks.alone())
+
+
 def test_any_number_of_processes_goes_on(llama: str, tmp_path: Path) -> None:
     """A round by one process and a round by four, and the other way round, is two rounds by one."""
     whole = by_one(tmp_path / "whole", model=llama, rounds=2)

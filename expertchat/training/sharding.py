@@ -136,8 +136,16 @@ def shard(model: Any, ranks: Ranks) -> None:
     for module, weight in four_bit.items():
         module.quant_state = weight.quant_state
         weight.quant_state.to(device)
-    for part in (*model.get_decoder().layers, model):
-        fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=adapters)
+    try:
+        for part in (*model.get_decoder().layers, model):
+            fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=adapters)
+    except RuntimeError as error:
+        if not four_bit or "can require gradients" not in str(error):
+            raise
+        raise ConfigError(
+            f"torch {torch.__version__} has no parts of 4-bit weights to give to several processes, torch 2.13 has: install that, or set "
+            "train.sharding=ddp, or quantization=none"
+        ) from None
     for module, weight in four_bit.items():
         for fact in ("compress_statistics", "quant_type"):  # peft reads them off the weight when it attaches an adapter
             setattr(module.weight, fact, getattr(weight, fact))
