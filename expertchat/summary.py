@@ -72,17 +72,21 @@ def _direction(line: dict[str, Any]) -> str:
 def _ratings(folder: Path, problems: Counter[str]) -> dict[str, Any]:
     """Mean rating by category and direction. A rating that was asked for in two forms fails where one of them does."""
     means: dict[str, dict[str, _Mean]] = defaultdict(lambda: defaultdict(_Mean))
+    masses: dict[str, _Mean] = defaultdict(_Mean)
     count = failures = 0
     for _, line in read_lines(folder / "ratings.jsonl"):
         count += 1
         if line["problem"]:
             failures += 1
             problems[f"rating: {line['problem']}"] += 1
+        if line.get("mass") is not None:
+            masses[line["judge"]].add(line["mass"])
         if line["turn"] is None and line["candidate"] is None:
             number = line["expected"] if line["expected"] is not None else line["value"]
             means[line["category"]][_direction(line)].add(number)
     by_category = {category: {way: mean.result() for way, mean in sorted(ways.items())} for category, ways in means.items()}
-    return {"rating_count": count, "parse_failures": failures, "ratings": by_category}
+    by_judge = {judge: mean.result() for judge, mean in sorted(masses.items())}
+    return {"rating_count": count, "parse_failures": failures, "rating_mass": by_judge, "ratings": by_category}
 
 
 def _wim(folder: Path, problems: Counter[str]) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from expertchat.backends.base import GenerateRequest, ModelInfo, ScoreRequest
 from expertchat.config import JudgingConfig
 from expertchat.events import AnyEvent, RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.registry import make_expert
-from expertchat.judging.judge import Judged, Judging, Seat, copies, record_counts, seats
-from expertchat.records import ExpertRef, Rating, Reward, Transcript, Turn, Wim
+from expertchat.judging.judge import Journal, Judged, Judging, Seat, copies, record_counts, seats
+from expertchat.judging.rating import answer, label, opened, options, prefix
+from expertchat.records import Answer, ExpertRef, Rating, Reward, Transcript, Turn, Wim
 from expertchat.scheduler import Scheduler
+from tests import tiny
 from tests.scripted import BagOfWords, Double, babble, config_of
 
 REF = ExpertRef(family="world", model="double")
@@ -266,3 +268,52 @@ def test_a_kept_reward_stays_as_it_is() -> None:
     kept = Reward(id="c0003/a-by-b/reward", transcript="c0003", judge="b", subject="a", value=0.125)
     records, _ = judge(judging_config(), done={kept.id: kept})
     assert records[kept.id] is kept
+
+
+# -- how much of the probability the options hold ---------------------------------------------------------------------------
+
+
+def test_an_expected_rating_over_little_probability_is_null() -> None:
+    # Each of the ten options has .03: .3 of the probability. The mean over them would be 5.5, and says nothing.
+    records, _ = judge(judging_config(form="expected"), answers(), lambda request: [math.log(0.03)] * 10)
+    rating, reward = records["c0003/a-by-b/depth"], records["c0003/a-by-b/reward"]
+    assert rating.expected is None and rating.number is None and rating.mass == pytest.approx(0.3)
+    assert rating.problem == "the ten options hold 30 % of the probability, less than judging.min_mass=0.5"
+    assert reward.value is None
+    records, _ = judge(judging_config(form="expected", min_mass=0.25), answers(), lambda request: [math.log(0.03)] * 10)
+    rating = records["c0003/a-by-b/depth"]
+    assert rating.expected == pytest.approx(5.5) and rating.mass == pytest.approx(0.3) and rating.problem is None
+
+
+def test_real_wordings_begin_the_line_up_to_the_brackets() -> None:
+    prompts = tiny.prompts()
+    assert prefix(prompts, "Good.", "depth") == "Good.\nDepth: [[" and options(prompts) == tuple(str(n) for n in range(1, 11))
+    assert answer(prompts, "Good.", {"depth": 7, "clarity": None}) == "Good.\nDepth: [[7]]\nClarity: [[none]]"
+    assert label(prompts, "depth") == "\nDepth:" and opened(prompts) == "[["
+    ours = config_of().experts.a.prompts  # the embedded experts were trained on another form
+    assert prefix(ours, "", "depth") == "Depth:" and options(ours)[0] == " 1" and opened(ours) == "" and label(ours, "depth") == "\nDepth:"
+
+
+# -- nothing that a judge wrote is asked for twice -----------------------------------------------------------------------------
+
+
+def test_every_text_is_kept_before_anything_is_made_of_it() -> None:
+    """Broken off at any point, a judgement goes on with what was written: no text is generated again."""
+    seen: list[Answer] = []
+    whole = _journalled(Journal({}, seen.append))
+    assert [a.id.rsplit("/", 1)[1] for a in seen[:2]] == ["analysis", "analysis"]
+    assert {a.id for a in seen} == {f"c0003/{way}/{name}" for way in ("a-by-b", "b-by-a") for name in ("analysis", "depth", "clarity", "wim")}
+    for cut in range(len(seen) + 1):
+        again: list[Answer] = []
+        kept = {a.id: a for a in seen[:cut]}
+        assert _journalled(Journal(kept, again.append)) == whole
+        assert sorted(a.id for a in again) == sorted(a.id for a in seen if a.id not in kept)
+
+
+def _journalled(journal: Journal) -> dict[str, Any]:
+    double, events = Double(babble), list[AnyEvent]()
+    config_all = config_of("experts.a.decoding.judge.max_new_tokens=20", "experts.b.decoding.judge.max_new_tokens=20")
+    judges = {seat: make_expert(seat, config_all.experts.a, ModelInfo("double", 100_000)) for seat in ("a", "b")}
+    flow = Judging(transcript(), judging_config(), judges, events.append, {}, {}, journal).flow()
+    Scheduler({**dict.fromkeys(judges, double), "embedder": BagOfWords()}, 64).run([flow])
+    return {event.wim.id: (event.wim.text, event.wim.cosine) for event in events if isinstance(event, WimGiven)}

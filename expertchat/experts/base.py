@@ -143,7 +143,7 @@ class ExpertChat:
     def analysis_request(self, key: str, judgement: Judgement) -> GenerateRequest:
         """Ask the judge to explain (or, for the embedded experts, to label every numbered sentence) before it rates."""
         prompts = self.settings.prompts
-        ratings_begin = tuple(rating.prefix(prompts, "x", category)[1:] for category in judgement.categories)
+        ratings_begin = tuple(rating.label(prompts, category) for category in judgement.categories)
         return GenerateRequest(
             f"{key}/analysis", self._judge_chat(judgement), self.settings.judge, prefix=prompts.analysis_prefix, stop=ratings_begin
         )
@@ -157,7 +157,7 @@ class ExpertChat:
     def score_request(self, key: str, judgement: Judgement, analysis: str, category: str) -> ScoreRequest:
         """Ask for the probabilities of the ten option strings of one category."""
         prefix = rating.prefix(self.settings.prompts, analysis, category)
-        return ScoreRequest(f"{key}/{category}", self._judge_chat(judgement), rating.OPTIONS, prefix=prefix)
+        return ScoreRequest(f"{key}/{category}", self._judge_chat(judgement), rating.options(self.settings.prompts), prefix=prefix)
 
     def wim_request(
         self, key: str, judgement: Judgement, analysis: str, ratings: dict[str, int | None], wording: WimWording

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
+from functools import partial
 from typing import Any
 
 from expertchat.backends.base import Completion, Embedding, EmbedRequest, GenerateRequest, Request, Result, ScoreRequest, Scores
@@ -14,7 +15,7 @@ from expertchat.events import RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging import rating, wim
 from expertchat.judging.view import Judgement
-from expertchat.records import Message, Rating, Reward, Speaker, Transcript, Wim, other
+from expertchat.records import Answer, Message, Rating, Reward, Speaker, Transcript, Wim, other
 from expertchat.scheduler import Announce, Ask, Flow, together
 
 PARROT_COSINE = 0.98
@@ -70,11 +71,33 @@ class Case:
     candidate: str | None = None
 
 
+@dataclass(frozen=True)
+class Journal:
+    """What judges wrote, as it came: answers of an earlier start by id, and where a new one is kept."""
+
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    keep: Callable[[Answer], None] = lambda answer: None
+
+    def ask(self, asks: Sequence[Ask], transcript: str) -> Flow[list[Completion]]:
+        """The completions of some requests; what was answered before is not asked again, what is new is kept at once."""
+        new = [replace(ask, told=partial(self._note, ask.request.key, transcript)) for ask in asks if ask.request.key not in self.answers]
+        results = iter((yield new) if new else [])
+        return [self._kept(ask.request.key) or next(results) for ask in asks]  # type: ignore[misc]
+
+    def _kept(self, key: str) -> Completion | None:
+        kept = self.answers.get(key)
+        return None if kept is None else Completion(kept.text, kept.tokens, 0.0, kept.finish)
+
+    def _note(self, key: str, transcript: str, result: Result) -> None:
+        assert isinstance(result, Completion)
+        self.keep(Answer(id=key, transcript=transcript, text=result.text, tokens=result.tokens, finish=result.finish))
+
+
 @dataclass
 class Judging:
     """The flow that judges one transcript. `judges` and `tokens` are by name: "a", "b", "third".
 
-    `done` are records of an earlier start of the run by id; they are announced again but not made again.
+    `done` are records of an earlier start of the run by id; they are announced again but not made again. So are the answers in `journal`.
     """
 
     transcript: Transcript
@@ -83,6 +106,7 @@ class Judging:
     announce: Announce
     tokens: Mapping[str, CountTokens] = field(default_factory=dict)
     done: Mapping[str, Judged] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
 
     def flow(self) -> Flow[list[Reward]]:
         """All judgements side by side; returns their rewards."""
@@ -92,7 +116,8 @@ class Judging:
         transcript = self.transcript
         judgement = Judgement(transcript.topic, tuple(transcript.turns), seat.subject, seat.turn, self.config.categories)
         case = Case(seat.key(transcript.id), transcript.id, judgement, seat.judge, seat.judge)
-        work = JudgeWork(case, self.config, self.judges[seat.judge], self.tokens.get(seat.judge), self.done, self.announce)
+        count = self.tokens.get(seat.judge)
+        work = JudgeWork(case, self.config, self.judges[seat.judge], count, self.done, self.announce, self.journal)
         _, _, reward = yield from work.flow()
         return reward
 
@@ -108,9 +133,10 @@ class JudgeWork:
         count: CountTokens | None = None,
         done: Mapping[str, Judged] | None = None,
         announce: Announce = lambda event: None,
+        journal: Journal | None = None,
     ) -> None:
         self.case, self.config, self.expert, self.count = case, config, expert, count
-        self.done, self.announce = done or {}, announce
+        self.done, self.announce, self.journal = done or {}, announce, journal or Journal()
         self.key, self.judgement = case.key, case.judgement
         self.place: dict[str, Any] = {
             "transcript": case.transcript,
@@ -168,8 +194,7 @@ class JudgeWork:
         request = self.expert.analysis_request(self.key, self.judgement)
         if problem := self.too_long(request.messages, request.decoding.max_new_tokens):
             return "", problem
-        (answer,) = yield [self.ask(request)]
-        assert isinstance(answer, Completion)
+        (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
         return self.expert.read_reply(request.prefix + answer.text), None
 
     def rate(self, categories: Sequence[str], analysis: str, problem: str | None = None) -> Flow[dict[str, Rating]]:
@@ -183,24 +208,34 @@ class JudgeWork:
             problem = self.too_long([*longest.messages, Message("assistant", longest.prefix)], rating.SAMPLED_TOKENS)
         if problem is not None:
             return {c: self._rating(c, None, None, "", problem) for c in categories}
-        results = yield [self.ask(request) for request in requests]
-        written, scored = dict(zip(texts, results, strict=False)), dict(zip(scores, results[len(texts) :], strict=True))
+        both: list[Flow[Any]] = [
+            self.journal.ask([self.ask(request) for request in texts.values()], self.case.transcript),
+            _plainly([self.ask(request) for request in scores.values()]),
+        ]
+        answers, numbers = yield from together(both)
+        written, scored = dict(zip(texts, answers, strict=True)), dict(zip(scores, numbers, strict=True))
         return {c: self.rating(c, written.get(c), scored.get(c)) for c in categories}
 
     def rating(self, category: str, text: Result | None, scores: Result | None) -> Rating:
         """A Rating from what the judge answered; what cannot be read is None with its problem."""
-        value, expected, raw, problems = None, None, "", []
+        value, expected, mass, raw, problems = None, None, None, "", []
         if isinstance(text, Completion):
-            parsed = rating.parse_rating(text.text)
+            parsed = rating.parse_rating(rating.opened(self.expert.settings.prompts) + text.text)
             value, raw = parsed.value, text.text
             problems += [parsed.problem] if parsed.problem else []
         if isinstance(scores, Scores):
-            expected = rating.expected_value(scores.logprobs)
+            expected, mass = rating.expected_value(scores.logprobs), rating.mass(scores.logprobs)
             raw = raw or " ".join(f"{p:.4f}" for p in scores.logprobs)
-            problems += ["no option has a probability"] if expected is None else []
-        return self._rating(category, value, expected, raw, "; ".join(problems) or None)
+            if expected is None:
+                problems.append("no option has a probability")
+            elif mass is None or mass < self.config.min_mass:
+                expected = None
+                problems.append(rating.low_mass(mass, self.config.min_mass))
+        return self._rating(category, value, expected, raw, "; ".join(problems) or None, mass)
 
-    def _rating(self, category: str, value: int | None, expected: float | None, raw: str, problem: str | None) -> Rating:
+    def _rating(
+        self, category: str, value: int | None, expected: float | None, raw: str, problem: str | None, mass: float | None = None
+    ) -> Rating:
         if expected is not None:
             expected = min(10.0, max(1.0, expected))  # a sum of floats may end a hair outside
         return Rating(
@@ -209,6 +244,7 @@ class JudgeWork:
             category=category,
             value=value,
             expected=expected,
+            mass=mass,
             raw=raw,
             problem=problem,
         )
@@ -222,8 +258,7 @@ class JudgeWork:
         problem = problem or self.too_long(request.messages, request.decoding.max_new_tokens)
         if problem is not None:
             return self.wim("", analysis, problem=problem)
-        (answer,) = yield [self.ask(request)]
-        assert isinstance(answer, Completion)
+        (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
         text, reply = self.expert.read_reply(answer.text), self.judgement.reply
         if not text:
             return self.wim(text, analysis, problem="empty answer")
@@ -270,6 +305,11 @@ class JudgeWork:
             value=value,
             problem=None if value is not None else f"no number for {', '.join(lacking)}",
         )
+
+
+def _plainly(asks: list[Ask]) -> Flow[list[Result]]:
+    """The results of some requests that cost little to ask again."""
+    return (yield asks) if asks else []
 
 
 def copies(reply: str, text: str) -> bool:

@@ -14,7 +14,7 @@ from expertchat.text import one_line
 if TYPE_CHECKING:
     from expertchat.experts.prompts import Prompts
 
-OPTIONS = tuple(f" {n}" for n in range(1, 11))
+NUMBERS = tuple(str(n) for n in range(1, 11))
 SAMPLED_TOKENS = 12  # room for " 10/10", "8 out of 10"
 
 
@@ -42,10 +42,29 @@ def prefix(prompts: Prompts, analysis: str, category: str) -> str:
     return f"{analysis.rstrip()}{prompts.rating.format(category=title(category))}".lstrip("\n")
 
 
+def options(prompts: Prompts) -> tuple[str, ...]:
+    """The ten answers as they follow the prefix: " 1" after a colon, "1" after an opening bracket."""
+    return tuple(_space(prompts) + n for n in NUMBERS)
+
+
+def opened(prompts: Prompts) -> str:
+    """The markup of the prefix that the judge's answer goes on with: "[[", or nothing."""
+    return prompts.rating.rpartition("}")[2].lstrip(": ")
+
+
+def label(prompts: Prompts, category: str) -> str:
+    """What a line of this category begins with, its markup left out: where the judge writes it by itself, its ratings begin."""
+    return prompts.rating.format(category=title(category)).removesuffix(opened(prompts)).rstrip(" ")
+
+
+def _space(prompts: Prompts) -> str:
+    return " " if prompts.rating.endswith(":") else ""
+
+
 def answer(prompts: Prompts, analysis: str, ratings: Mapping[str, int | None]) -> str:
     """The judge's whole first answer, as context of the WIM question: analysis, then a line for each category."""
     lines = [
-        prompts.rating.format(category=title(category)) + f" {'none' if value is None else value}"
+        prompts.rating.format(category=title(category)) + f"{_space(prompts)}{'none' if value is None else value}{prompts.rating_end}"
         for category, value in ratings.items()
     ]
     return f"{analysis.rstrip()}{''.join(lines)}".lstrip("\n")
@@ -82,6 +101,18 @@ def parse_rating(text: str) -> Parsed:
     if not 1 <= value <= 10:
         return Parsed(None, f"'{number}' is not in 1..10")
     return Parsed(value)
+
+
+def mass(logprobs: Sequence[float]) -> float | None:
+    """How much of the probability the options hold together; a mean over a small share of it says nothing. None where that is no number."""
+    total = sum(math.exp(p) for p in logprobs)
+    return min(1.0, total) if math.isfinite(total) else None
+
+
+def low_mass(mass: float | None, least: float, options: str = "ten options") -> str:
+    """Why there is no expected rating, with the numbers."""
+    held = "no number" if mass is None else f"{100 * mass:.0f} % of the probability"
+    return f"the {options} hold {held}, less than judging.min_mass={least:g}"
 
 
 def expected_value(logprobs: Sequence[float]) -> float | None:

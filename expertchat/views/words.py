@@ -123,6 +123,14 @@ def event_in_words(event: Mapping[str, Any]) -> str:
     return told("kind").replace("_", " ")
 
 
+def mass_in_words(masses: object) -> str:
+    """ "; the options hold 97 % of the probability", the least sure judge's where they differ; "" where nothing is known."""
+    if not isinstance(masses, Mapping):
+        return ""
+    means = [one["mean"] for one in masses.values() if isinstance(one, Mapping) and isinstance(one.get("mean"), int | float)]
+    return f"; the options hold {100 * min(means):.0f} % of the probability" if means else ""
+
+
 def summary_lines(state: RunState) -> list[tuple[str, str]]:
     """The end of a run as (label, value) lines: counts, throughput, failures, the folder, how to look again.
 
@@ -142,7 +150,8 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
         ("tokens", f"{known('tokens', counts.tokens):,} in {clock(state.seconds)}{speed}"),
     ]
     if ratings:
-        lines.append(("ratings", f"{ratings:,}, {known('parse_failures', counts.ratings_none):,} without an answer"))
+        said = f"{ratings:,}, {known('parse_failures', counts.ratings_none):,} without an answer"
+        lines.append(("ratings", said + mass_in_words(summary.get("rating_mass"))))
     if wims:
         empty, lacking = known("wim_empty", counts.wims_empty), known("wim_null", counts.wims_none)
         lines.append(("WIM responses", f"{wims:,}, {empty:,} empty, {lacking:,} without a score"))
