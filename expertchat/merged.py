@@ -26,8 +26,8 @@ from expertchat.records import Answer, Candidate, Metrics, PreferencePair, Ratin
 from expertchat.store import EVENTS, prefixed
 
 FILES: dict[str, type[BaseModel]] = {
-    "topics": Topic, "transcripts": Transcript, "candidates": Candidate, "answers": Answer, "ratings": Rating, "wim": Wim, "rewards": Reward,
-    "pairs": PreferencePair, "metrics": Metrics,
+    "topics": Topic, "transcripts": Transcript, "candidates": Candidate, "answers": Answer, "ratings": Rating, "wim": Wim,
+    "rewards": Reward, "pairs": PreferencePair, "metrics": Metrics,
 }  # fmt: skip
 
 

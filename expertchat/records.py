@@ -98,8 +98,10 @@ class Candidate(Record):
 
 
 class Answer(Record):
-    """What a judge wrote to one request (`id` is the request's key), kept before anything is made of it: a run that goes on asks for nothing
-    twice. `finish`: "stop", or "length" where the token limit ended it."""
+    """What a judge wrote to one request (`id` is its key), kept before anything is made of it: a run that goes on asks for nothing twice.
+
+    `finish`: "stop", or "length" where the token limit ended it.
+    """
 
     transcript: str
     text: str

@@ -117,7 +117,7 @@ class Store(RunFolder):
             self._topics.append(topic)
             self._topic_ids.add(topic.id)
             return
-        conversation = line["id"] if name == "transcripts" else line["transcript"] if name in (*RECORDS, "answers") else _conversation_of(line)
+        conversation = line["id"] if name == "transcripts" else line["transcript"] if "transcript" in line else _conversation_of(line)
         if conversation is None or conversation in self.done:
             return
         saved = self._saved.setdefault(conversation, Saved())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_option_scores_do_not_come_in_the_steps_of_half_precision(folder: Path, 
         backend.model.lm_head.weight *= 4
     scores = backend.score([ScoreRequest("k", CHAT, OPTIONS, prefix="Depth: [[")])[0].logprobs
     step = {"bf16": 1 / 64, "fp16": 1 / 1024}[dtype]  # the steps of logits between 2 and 4; those of larger ones are wider
-    gaps = [abs(a - b) for a, b in zip(scores, scores[1:], strict=False)]
+    gaps = [abs(a - b) for a, b in itertools.pairwise(scores)]
     assert sum(abs(gap / step - round(gap / step)) > 0.02 for gap in gaps) >= 5
     assert backend.model.lm_head.weight.dtype != torch.float32 and "forward" not in vars(backend.model.lm_head)
 

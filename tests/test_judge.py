@@ -302,7 +302,8 @@ def test_every_text_is_kept_before_anything_is_made_of_it() -> None:
     seen: list[Answer] = []
     whole = _journalled(Journal({}, seen.append))
     assert [a.id.rsplit("/", 1)[1] for a in seen[:2]] == ["analysis", "analysis"]
-    assert {a.id for a in seen} == {f"c0003/{way}/{name}" for way in ("a-by-b", "b-by-a") for name in ("analysis", "depth", "clarity", "wim")}
+    names = ("analysis", "depth", "clarity", "wim")
+    assert {a.id for a in seen} == {f"c0003/{way}/{name}" for way in ("a-by-b", "b-by-a") for name in names}
     for cut in range(len(seen) + 1):
         again: list[Answer] = []
         kept = {a.id: a for a in seen[:cut]}

@@ -1,8 +1,8 @@
 """Which of two replies to the same history is the better one: the judge's prompt, the reading of its answer, both orders.
 
-The verdict is read from the probabilities of the two letters that are allowed, not from written text: no text in the prompt can write it for
-the judge, and both orders cost one pass each. Where the letters hold too little of the probability there is no verdict. A tie is not
-offered as an answer (small models then answer something else in a third of cases): it is what both orders disagree about.
+The verdict is read from the probabilities of the two letters that are allowed, not from written text: no text in the prompt can write it
+for the judge, and both orders cost one pass each. Where the letters hold too little of the probability there is no verdict. A tie is
+not offered as an answer (small models then answer something else in a third of cases): it is what both orders disagree about.
 """
 
 from __future__ import annotations
