@@ -22,7 +22,7 @@ def exact_head(model: Any) -> Iterator[None]:
 
     An output layer that is no plain linear layer (one with an adapter of its own, say) computes as it always does.
     """
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.weight.dtype == torch.float32:
         yield
         return
