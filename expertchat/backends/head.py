@@ -23,7 +23,7 @@ def exact_head(model: Any) -> Iterator[None]:
     An output layer that is no plain linear layer (one with an adapter of its own, say) computes as it always does.
     """
     head: Any = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head.weight.dtype == torch.float32:
+    if not _plain(head) or head.weight.dtype == torch.float32:
         yield
         return
     before = vars(head).get("forward")  # a hook of accelerate's, where a model stands on several devices
@@ -35,6 +35,10 @@ def exact_head(model: Any) -> Iterator[None]:
             del head.forward
         else:
             head.forward = before
+
+
+def _plain(head: Any) -> bool:
+    return type(head) is nn.Linear
 
 
 def exact_logits(hidden: Tensor, weight_V_D: Tensor, bias_V: Tensor | None = None) -> Tensor:
