@@ -114,6 +114,7 @@ class Rating(Record):
     expected: float | None = Field(default=None, ge=1, le=10)
     raw: str = ""
     problem: str | None = None
+    fault: str | None = None  # the kind of a null, to be counted: docs/ratings.md has the list
 
     @property
     def number(self) -> float | None:
@@ -134,6 +135,7 @@ class Wim(Record):
     cosine: float | None = None
     empty: bool = False
     problem: str | None = None
+    fault: str | None = None  # the kind of a null, to be counted: docs/ratings.md has the list
 
 
 class Reward(Record):

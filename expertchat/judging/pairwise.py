@@ -69,11 +69,11 @@ def read(logprobs: Sequence[float]) -> tuple[Literal["A", "B", "tie"] | None, st
     >>> read([-0.1, -3.0, -4.0])
     ('A', None)
     """
-    if len(logprobs) != len(OPTIONS) or any(math.isnan(p) for p in logprobs):
+    if len(logprobs) != len(OPTIONS) or not rating.finite(logprobs):
         return None, f"{len(OPTIONS)} probabilities were wanted"
     a, b, tie = logprobs
     best = max(logprobs)
-    if not math.isfinite(best):
+    if best == -math.inf:
         return None, "no option has a probability"
     if tie == best or a == b:
         return "tie", None
