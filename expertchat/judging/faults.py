@@ -17,6 +17,7 @@ PARROT_COSINE = 0.98
 PARROT_WORDS, PARROT_SHARE = 8, 0.6  # a verbatim run of at least so many words that makes up so much of the text
 ECHO_RUN, ECHO_SHARE = 5, 0.6  # so much of a text stands in the prompt, in runs of at least so many words
 LOOP_WORDS, LOOP_DISTINCT = 30, 0.5  # of at least so many words, fewer than so many of all runs of three are different
+LOOP_NUMBERS = 12  # so many numbers one after the other are counting, not citing
 _WORD = re.compile(r"\w+")
 _LETTER = r"[^\W\d_]"
 
@@ -77,6 +78,8 @@ def loops(text: str) -> bool:
         triples = list(zip(words, words[1:], words[2:], strict=False))
         if len(set(triples)) < LOOP_DISTINCT * len(triples):
             return True
+    if " ".join(["#"] * LOOP_NUMBERS) in " ".join(words):
+        return True
     said = Counter(" ".join(w for w in _plain(part) if w != "#") for part in re.split(r"[.!?\n]+", text))
     sentence, times = max(said.items(), key=lambda item: item[1] * len(item[0].split()), default=("", 0))
     size = len(sentence.split())
@@ -186,7 +189,8 @@ def other_language(text: str, reference: str) -> bool:
 _FRAME = frozenset(
     [
         "the", "a", "an", "b", "missing", "specific", "important", "content", "contents", "is", "are", "in", "of", "expert", "experts",
-        "answer", "answers", "what", "which", "and", "sentence", "sentences", "number", "numbers", "to", "from", "for", "following", "it",
+        "answer", "answers", "what", "which", "and", "sentence", "sentences", "number", "numbers",
+        "numbered", "to", "from", "for", "following", "it",
         "this", "that", "there", "here",
     ]
 )

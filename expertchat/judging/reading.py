@@ -50,9 +50,9 @@ _CONNECTIVE = re.compile(r" (?:because|since|as|for|due to|with|weil|da|denn|weg
 _SEPARATOR = re.compile(r"[.!:;,]?(?:(?:\s+[-–—]+|[—–])?(?=[\s(]|$)|[—–](?=[^\W\d_]))")
 # Numbers of an explanation that are nobody's rating: the scale itself, sentence markers, named sentences, years.
 _HARMLESS = re.compile(
-    r"\((?:out of |von |max\.? |of )?10(?: (?:is|being) (?:the )?(?:best|highest|excellent))?\)"
+    r"\((?:(?:out of |von |max\.? |of )10|10 (?:is|being|=) (?:the )?(?:best|highest|excellent))\)"
     r"|(?:scale|skala) (?:of|from|von) 1 ?(?:-|–|to|bis) ?10(?![\w.,/%]*\d)|\(1 ?(?:-|–|to|bis) ?10\)"
-    r"|\[\d{1,3}(?:, ?\d{1,3})*\]"
+    r"|(?<!\[)\[\d{1,3}(?:, ?\d{1,3})*\](?!\])"
     r"|\b(?:sentences?|turns?|lines?|steps?|paragraphs?|sätze?) \d{1,3}(?:(?:,| and|, and| to|-|–| und) ?\d{1,3})*(?![\w.,/%]*\d)"
     r"|\b(?:in|since|from|around|by|seit) [12]\d{3}(?![\w.,/%-]*\d)",
     re.IGNORECASE,
@@ -61,8 +61,8 @@ _ANY_NUMBER = re.compile(rf"(?P<number>\d+|\b(?:{_WORD_NUMBER})\b)", re.IGNORECA
 _BEFORE_RATING = frozenset(
     [
         "to", "or", "not", "than", "maybe", "perhaps", "say", "think", "give", "giving", "rate", "rated", "rating", "score", "scores",
-        "be", "now", "actually", "overall", "change", "about", "around", "between", "least", "most", "oder", "eher", "nicht", "bis",
-        "auf", "gebe",
+        "be", "now", "actually", "overall", "change", "about", "around", "between", "is", "was", "previously", "earlier",
+        "formerly", "originally", "first", "later", "final", "answer", "least", "most", "oder", "eher", "nicht", "bis", "auf", "gebe",
     ]
 )
 _AFTER_RATING = frozenset(
@@ -72,14 +72,25 @@ _AFTER_RATING = frozenset(
         "punkte", "punkten", "sterne", "prozent", "please", "then", "now", "scale",
     ]
 )
-# What a number counts: a plural within two words ("3 facts", "2 small errors", "3 of the facts"), or of one anything.
-_NO_PLURAL = r"(?!(?:is|was|has|does|this|thus|plus|minus|perhaps|always|as|us|his|its|stars|points|overall)\b)"
+# What a number counts. Within a sentence a plural within two words ("3 facts", "2 small errors", "3 of the facts"); at the beginning of
+# one a verb would look alike ("6 fits"), so there a noun of this list; after "one" a word that is neither.
+_OF_THE = r" of (?:the|its|his|her|their) "
+_NO_PLURAL = (
+    r"(?!(?:is|was|has|does|this|thus|plus|minus|perhaps|always|as|us|his|its|stars|points|others|seems|fits|suits|sounds|works|feels|makes"
+    r"|reflects|looks|appears|needs|stands|remains|goes|deserves|gets|gives|means|overall)\b)"
+)
+_NO_ADJECTIVE = r"(?!(?:with|without|for|in|on|at|by|from|than|then|really|given|despite|due|when|where|while|so)\b)"
 _PLURAL = rf"{_NO_PLURAL}(?:[a-z]+s|people|fehler|fakten|sätze|antworten|jahre)\b"
-_COUNTED = re.compile(rf"[ -](?:of (?:the|its|his|her|their) )?(?:[a-z]+[ -])?{_PLURAL}", re.IGNORECASE)
-_COUNTED_ONE = re.compile(r"[ -][^\W\d_]+")
+_COUNTED = re.compile(rf"(?:{_OF_THE}|[ -])(?:{_NO_ADJECTIVE}[a-z]+[ -])?{_PLURAL}", re.IGNORECASE)
+_COUNTED_FIRST = re.compile(
+    rf"(?:{_OF_THE}|[ -])(?:{_NO_ADJECTIVE}[a-z]+[ -])?(?:errors|mistakes|facts|examples|sentences|questions|details|numbers"
+    r"|mechanisms|gaps|problems|weaknesses|strengths|issues|repeats|repetitions|flaws|claims|sources|answers|fehler|fakten|sätze)\b",
+    re.IGNORECASE,
+)
+_COUNTED_ONE = re.compile(rf"{_OF_THE}|[ -](?!\w*(?:s|ly)\b){_NO_ADJECTIVE}[^\W\d_]+", re.IGNORECASE)
 _TAKEN_BACK = re.compile(
     r"\b(?:wait|correction|scratch that|second thoughts?|i (?:would |will |must )?(?:change|revise|correct|take (?:it|that) back)"
-    r"|too (?:high|low|generous|harsh)|instead|no[,.]|not sure|unsure|at (?:least|most)|or (?:more|less|so|higher|lower|above|below)"
+    r"|too (?:high|low|generous|harsh)|instead|no(?=[,.])|not sure|unsure|at (?:least|most)|or (?:more|less|so|higher|lower|above|below)"
     r"|approximately|roughly|maybe|perhaps|ish|give or take|hypothetically|oder (?:so|mehr|weniger)|mindestens|höchstens|ungefähr|etwa)\b",
     re.IGNORECASE,
 )
@@ -220,22 +231,25 @@ def _explains(after: str, value: int, finish: str, category: str | None, subject
 def _other_values(rest: str) -> bool:
     """Whether a number of an explanation may be another value."""
     if not re.search(r"[^\W\d_]", rest) and re.search(r"\d", rest):  # numbers and no word
-        return not re.fullmatch(r"\s*\((?:10|1 ?[-–] ?10)\)[.!]?", rest)
-    plain = _HARMLESS.sub(lambda match: "\x00" if match.group()[0] not in "0123456789" else match.group(), rest)
-    for match in _ANY_NUMBER.finditer(plain):
-        word = match.group().lower()
-        before = re.search(r"([^\W\d_]+)?([^\w]*)$", plain[: match.start()])
-        previous, between = ((before.group(1) or "").lower(), before.group(2)) if before else ("", "")
-        first = re.match(r"[ -]([^\W\d_]+)", plain[match.end() :])
-        counted = _COUNTED_ONE if word in ("1", "one", "eins") else _COUNTED
-        if word == "one" and previous not in _BEFORE_RATING - {"about", "than", "or", "most"}:
-            continue
-        rest_of_it = re.match(r" of (?:the|its|his|her|their) ", plain[match.end() :])
-        counts = first is not None and (rest_of_it or first.group(1).lower() not in _AFTER_RATING) and counted.match(plain[match.end() :])
-        glued = re.search(r"[:=/+~<>≤≥%.,-]\s*$", between) and not re.search(r"[.,]\s+$", between)
-        if not counts or previous in _BEFORE_RATING or glued:
-            return True
-    return False
+        return not re.fullmatch(r"\s*\(1 ?[-–] ?10\)[.!]?", rest)
+    plain = _HARMLESS.sub("\x00", rest)
+    return any(not _counts(plain, match) for match in _ANY_NUMBER.finditer(plain))
+
+
+def _counts(text: str, match: re.Match[str]) -> bool:
+    """Whether the number at `match` counts something, and can be no rating."""
+    before = re.search(r"([^\W\d_]*)([^\w]*)$", text[: match.start()])
+    previous, between = (before.group(1).lower(), before.group(2)) if before else ("", "")
+    after = text[match.end() :]
+    if previous in _BEFORE_RATING or (between.strip(" ") and not re.search(r"(?:[.,;!]\s+|\()$", between)):
+        return False
+    first = re.match(r"[ -]([^\W\d_]+)", after)
+    if first is None or (first.group(1).lower() in _AFTER_RATING and not re.match(_OF_THE, after)):
+        return False
+    if match.group().lower() in ("1", "one", "eins"):
+        return _COUNTED_ONE.match(after) is not None
+    inside = bool(previous) and not between.strip(" ")
+    return (_COUNTED if inside else _COUNTED_FIRST).match(after) is not None
 
 
 def _json_value(text: str, category: str | None) -> int | None:
@@ -304,6 +318,8 @@ def _kind(text: str, value: int | None, finish: str) -> tuple[str, str]:
         return f"'{number}' is not a whole number from 1 to 10", "decimal"
     if finish == "length" and re.fullmatch(r"[\W\d]*\d[\W\d]*|.*\d\W*", text, re.DOTALL):
         return "the token limit cut the number", "cut"
+    if re.match(r"[\[(]\d+[\])]", text):
+        return "the number of a sentence", "marker"
     for fault, problem, pattern in _KINDS:
         if re.search(pattern, text, re.IGNORECASE):
             return problem, fault
@@ -311,10 +327,8 @@ def _kind(text: str, value: int | None, finish: str) -> tuple[str, str]:
         return f"'{scale.group()}' is not on a scale of 10", "scale"
     if re.search(r"\d\s*(?:%|percent|prozent|\*|★|⭐|stars?|sterne?)", text, re.IGNORECASE):
         return "stars or percent are not on a scale of 10", "scale"
-    if re.match(r"[\[(]\d+[\])]", text):
-        return "the number of a sentence", "marker"
-    if re.match(r"\d+[.)]\s+\S", text):
-        return "the number of a list, or more than one value", "list"
+    if re.match(r"(?:1\.|\d+\))\s+\S", text):
+        return "the number of a list", "list"
     if len(re.findall(r"\d+", text)) > 1:
         return "more than one number, and not clear which is meant", "two_values"
     return f"'{number}' does not stand where the rating is asked for", "form"
