@@ -93,7 +93,7 @@ def test_plain_answers_are_read(form: str, value: int) -> None:
     assert parse_rating(form.format(value), "depth").value == value
 
 
-SECOND = [", {}", " or {}", ". Rating: {}", " - {}", ", no, {}", " ({})", "\n{}", ", then {}/10", ", Clarity: {}", ". {} fits better", ", later {} again"]
+SECOND = [", {}", " or {}", ". Rating: {}", " - {}", ", no, {}", " ({})", "\n{}", ", then {}/10", ", Clarity: {}", ". {} fits better"]
 
 
 @given(PLAIN, VALUE, VALUE, st.sampled_from(SECOND), st.booleans())

@@ -233,9 +233,8 @@ def of_analysis(text: str, *, subject: str, prompt: str, reference: str, reply: 
     """The fault of an analysis in prose. No analysis at all is none: the judge went to the ratings at once."""
     if not text.strip():
         return None
-    fault = of_prose(text, subject=subject, prompt=prompt, reference=reference)
-    if fault is None and copies(reply, text):
-        fault = Fault("parrot", "parrots the reply")
+    parrot = Fault("parrot", "parrots the reply") if copies(reply, text) else None
+    fault = parrot or of_prose(text, subject=subject, prompt=prompt, reference=reference)
     return fault and Fault(fault.kind, f"the analysis {fault.problem}")
 
 
