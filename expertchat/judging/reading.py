@@ -37,7 +37,7 @@ _NO_LABEL = [
     "Note", "Expert", "Overall", "Total", "Scale", "Max", "Maximum", "Min", "Minimum", "Average", "Mean", "Sentence", "Step",
     "Errors", "Facts", "Confidence",
 ]
-_I_GIVE = r"i (?:rate|give|score)(?: (?:it|this|them|him|her|expert [ab]))?(?: with)?(?: an?)?"
+_I_GIVE = r"i(?P<would>'d| would)? (?:rate|give|score)(?: (?:it|this|them|{whom}))?(?: with)?(?: an?)?\s+(?=[0-9*_`\[])"
 _MARKS = ("**", "__", "*", "_", "`", "[[")
 _CLOSE = {"[[": "]]"}
 _QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "(": ")"}  # these wrap the value alone, or the whole answer
@@ -46,12 +46,14 @@ _CORE = re.compile(
     rf"(?P<value>[0-9]+)(?: ?(?:points?|pts|punkte?))?(?: ?{_SCALE}(?P<scale>[0-9]+)(?: scale)?)?(?: ?(?:points?|pts|punkten?))?(?!\w)",
     re.IGNORECASE,
 )
+_OUTSIDE = re.compile(rf" ?{_SCALE}(?P<scale>[0-9]+)(?![\w])", re.IGNORECASE)
 _CONNECTIVE = re.compile(r" (?:because|since|as|for|due to|with|weil|da|denn|wegen)\b", re.IGNORECASE)
 _SEPARATOR = re.compile(r"[.!:;,]?(?:(?:\s+[-–—]+|[—–])?(?=[\s(]|$)|[—–](?=[^\W\d_]))")
 # Numbers of an explanation that are nobody's rating: the scale itself, sentence markers, named sentences, years.
 _HARMLESS = re.compile(
     r"\((?:(?:out of |von |max\.? |of )10|10 (?:is|being|=) (?:the )?(?:best|highest|excellent))\)"
     r"|(?:scale|skala) (?:of|from|von) 1 ?(?:-|–|to|bis) ?10(?![\w.,/%]*\d)|\(1 ?(?:-|–|to|bis) ?10\)"
+    r"|\(1 ?(?:=|is|being) ?[a-z ]+, 10 ?(?:=|is|being) ?[a-z ]+\)|\b1 ?[-–] ?10 scale"
     r"|(?<!\[)\[\d{1,3}(?:, ?\d{1,3})*\](?!\])"
     r"|\b(?:sentences?|turns?|lines?|steps?|paragraphs?|sätze?) \d{1,3}(?:(?:,| and|, and| to|-|–| und) ?\d{1,3})*(?![\w.,/%]*\d)"
     r"|\b(?:in|since|from|around|by|seit) [12]\d{3}(?![\w.,/%-]*\d)",
@@ -135,11 +137,14 @@ def parse_rating(text: str, category: str | None = None, finish: str = "stop", s
 def _answer(text: str, category: str | None, finish: str, subject: str | None) -> int | None:
     """The value at the place of the answer, any whole number; None where the text has not the form."""
     text = _unwrapped(text)
-    rest = _after_label(text, category)
+    polite = re.match(_I_GIVE.format(whom=f"expert {subject or 'a(?!.)'}"), text.replace("’", "'"), re.IGNORECASE)
+    rest = text[polite.end() :] if polite else _after_label(text, category)
     core = _core(_unwrapped(rest))
     if core is None:
         return None
     value, after = core
+    if polite and polite["would"] and after.strip(" .!"):
+        return None  # "I would give it an 8, but ..." did not
     if not after.strip():
         return value if finish != "length" else None
     return value if _explains(after, value, finish, category, subject) else None
@@ -167,11 +172,11 @@ def _after_label(text: str, category: str | None) -> str:
         names += [name, f"{name} (?:rating|score)", rf"{_GENERIC} (?:for|of) {name}"]
     label = f"(?:the )?(?:{'|'.join(names)})(?: ?\\((?:1 ?[-–] ?10|out of 10)\\))?"
     mark = r"(?P<mark>\*\*|__|[*_`]|)"
-    sep = r"(?P<sep>\s*[:=]\s*| is\b(?: an?\b)? ?|\s+|(?<=[:=*_`]))(?=\S)"
+    sep = r"(?P<sep>\s*[:=]\s*| (?:is|of)\b(?: an?\b)? ?|\s+|(?<=[:=*_`]))(?=\S)"
     match = re.match(rf"{mark}(?:{label})(?P<inner>\s*[:=])?(?P=mark){sep}", text, re.IGNORECASE)
     if match and (match["inner"] or match["sep"].strip() or category is not None):
         return text[match.end() :]
-    if match := re.match(rf"{_I_GIVE}\s+(?=[0-9*_`\[])", text, re.IGNORECASE):
+    if match := re.match(r"an? (?=[0-9])", text, re.IGNORECASE):
         return text[match.end() :]
     if category is None and (match := re.match(r"(\*\*|)([A-Z][a-z]+)(?::\1|\1:)\s*(?=\S)", text)) and match.group(2) not in _NO_LABEL:
         return text[match.end() :]
@@ -191,6 +196,8 @@ def _core(text: str) -> tuple[int, str] | None:
         if not after.startswith(stop + end) or (start == "(" and scale is None):
             return None
         after = after[len(stop + end) :]
+        if scale is None and (outside := _OUTSIDE.match(after)):  # "**8**/10"
+            scale, after = outside["scale"], after[outside.end() :]
         if after[:1].isalnum():
             return None
     if (len(digits) > 1 and digits[0] == "0") or len(digits) > 3 or scale not in (None, "10"):
@@ -201,6 +208,9 @@ def _core(text: str) -> tuple[int, str] | None:
 def _explains(after: str, value: int, finish: str, category: str | None, subject: str | None) -> bool:
     """Whether what follows the value is the end of a sentence, or an explanation that states no other value."""
     connective = _CONNECTIVE.match(after)
+    after = re.sub(rf"^ \((?:{_WORDS[value]})\)", "", after, flags=re.IGNORECASE) if value <= 10 else after  # "8 (eight)"
+    if not after.strip(" .!"):
+        return finish != "length"
     separator = None if connective else _SEPARATOR.match(after)
     if separator is None and connective is None:
         scale = re.match(r"\s*(?=\()|\n", after)
