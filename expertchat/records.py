@@ -128,6 +128,7 @@ class Rating(Record):
     mass: float | None = Field(default=None, ge=0, le=1)
     raw: str = ""
     problem: str | None = None
+    fault: str | None = None  # the kind of a null, to be counted: docs/ratings.md has the list
 
     @property
     def number(self) -> float | None:
@@ -148,6 +149,7 @@ class Wim(Record):
     cosine: float | None = None
     empty: bool = False
     problem: str | None = None
+    fault: str | None = None  # the kind of a null, to be counted: docs/ratings.md has the list
 
 
 class Reward(Record):

@@ -125,7 +125,7 @@ def test_read(logprobs: tuple[float, ...], verdict: str) -> None:
 
 def test_what_cannot_be_read_is_none_with_its_problem() -> None:
     assert read((-math.inf,) * 2) == (None, "no option has a probability")
-    for wrong in ((), (-1.0,), (-1.0, -2.0, -3.0), (math.nan, -2.0), (-1.0, math.nan)):
+    for wrong in ((), (-1.0,), (-1.0, -2.0, -3.0), (math.nan, -2.0), (-1.0, math.nan), (-1.0, math.inf)):
         assert read(wrong) == (None, "2 probabilities were wanted")
 
 

@@ -115,6 +115,7 @@ def test_the_summary_counts_by_hand(tmp_path: Path) -> None:
     assert (told["wim_empty"], told["wim_null"], told["rewards_null"]) == (2, 2, 2)
     assert told["ratings"]["depth"] == {"a-by-b": {"mean": 7.5, "n": 2, "null": 0}, "b-by-a": {"mean": 7.0, "n": 1, "null": 1}}
     assert told["problems"] == {"rating: no number": 6, "WIM: empty answer": 2}
+    assert told["faults"] == {"rating": {"no_number": 6}, "wim": {"empty": 2}}
     # Reward of c0000: 0.5 * (7 - 5.5) / 4.5 + 0.5 * 1.0 = 0.6667.
     assert told["rewards"]["a-by-b"] == {"mean": 0.6667, "n": 1, "null": 1}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.experts.prompts import Prompts, WimWording
 from expertchat.judging import rating, wim
+from expertchat.judging.faults import refuses, without_thinking
 from expertchat.judging.view import Judgement
 from expertchat.records import ExpertRef, Message, Role, Turn
 from expertchat.text import neutralise, one_line
@@ -182,7 +183,10 @@ class ExpertChat:
         return self._safe(text, lines=True)
 
     def read_topic(self, text: str) -> str | None:
-        """The topic in the model's answer, or None where there is none."""
+        """The topic in the model's answer, or None where there is none (or only the thoughts before it)."""
+        text, thinking = without_thinking(text)
+        if thinking or refuses(text):
+            return None
         line = one_line(self._safe(text, lines=True).strip().split("\n")[0])
         line = line.strip("\"'*.` ").removeprefix("Topic:").strip("\"'*.` ")
         return line if 0 < len(line) <= 120 and any(c.isalnum() for c in line) else None

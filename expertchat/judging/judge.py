@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import SequenceMatcher
 from functools import partial
 from typing import Any
 
@@ -13,15 +12,13 @@ from expertchat.backends.base import Completion, Embedding, EmbedRequest, Genera
 from expertchat.config import JudgingConfig
 from expertchat.events import RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.judging import rating, wim
+from expertchat.judging import faults, rating, wim
+from expertchat.judging.faults import PARROT_COSINE, Fault, copies
 from expertchat.judging.view import Judgement
 from expertchat.records import Answer, Message, Rating, Reward, Speaker, Transcript, Wim, other
 from expertchat.scheduler import Announce, Ask, Flow, together
 
-PARROT_COSINE = 0.98
-PARROT_WORDS, PARROT_SHARE = 8, 0.6  # a verbatim run of at least so many words that makes up so much of the WIM text
 RESERVED = ("analysis", "wim", "reward")  # names that a category may not have, because ids end with them
-_WORD = re.compile(r"\w+")
 
 Judged = Rating | Wim | Reward
 
@@ -180,24 +177,36 @@ class JudgeWork:
     def ask(self, request: Request) -> Ask:
         return Ask(self.case.who, request, label="judge")
 
-    def too_long(self, messages: Sequence[Message], new: int) -> str | None:
+    def too_long(self, messages: Sequence[Message], new: int) -> Fault | None:
         """Why a request for `new` tokens after `messages` cannot be made, or None where it fits the judge's context."""
         holds = self.expert.context_length
         if self.count is None or (needed := self.count(messages)) + new <= holds:
             return None
-        return f"the judge's prompt takes {needed} tokens and the answer up to {new}, but the context holds {holds}"
+        return Fault("too_long", f"the judge's prompt takes {needed} tokens and the answer up to {new}, but the context holds {holds}")
 
-    def analyse(self) -> Flow[tuple[str, str | None]]:
-        """The judge's analysis ("" if the config wants none), or the problem."""
+    def analyse(self) -> Flow[tuple[str, Fault | None]]:
+        """The judge's analysis ("" if the config wants none), and what is wrong with it: nothing is then asked on top of it."""
         if not self.config.analysis:
             return "", None
         request = self.expert.analysis_request(self.key, self.judgement)
         if problem := self.too_long(request.messages, request.decoding.max_new_tokens):
             return "", problem
         (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
-        return self.expert.read_reply(request.prefix + answer.text), None
+        said, thinking = faults.without_thinking(answer.text)
+        text = self.expert.read_reply(request.prefix + said)
+        if thinking:
+            return text, Fault("thinking", "the analysis ended while the judge was still thinking")
+        if request.prefix:  # labels in a trained form, not prose
+            return text, None
+        prompt = "\n".join(m.content for m in request.messages)
+        seen = {"subject": self.judgement.subject, "prompt": prompt, "reference": self.dialogue()}
+        return text, faults.of_analysis(text, reply=self.judgement.reply, **seen)
 
-    def rate(self, categories: Sequence[str], analysis: str, problem: str | None = None) -> Flow[dict[str, Rating]]:
+    def dialogue(self) -> str:
+        """What was said, as far as the judge sees it: its language is the one to answer in."""
+        return " ".join(turn.text for turn in self.judgement.shown())
+
+    def rate(self, categories: Sequence[str], analysis: str, problem: Fault | None = None) -> Flow[dict[str, Rating]]:
         """Ask for all categories at once, in one form or both. With a `problem` nothing is asked and every rating is None."""
         form = self.config.form
         texts = {c: self.expert.rating_request(self.key, self.judgement, analysis, c) for c in categories if form != "expected"}
@@ -218,26 +227,29 @@ class JudgeWork:
 
     def rating(self, category: str, text: Result | None, scores: Result | None) -> Rating:
         """A Rating from what the judge answered; what cannot be read is None with its problem."""
-        value, expected, mass, raw, problems = None, None, None, "", []
+        value, expected, mass, raw, problems = None, None, None, "", list[Fault]()
         if isinstance(text, Completion):
-            parsed = rating.parse_rating(rating.opened(self.expert.settings.prompts) + text.text)
+            opened = rating.opened(self.expert.settings.prompts)  # the judge goes on in brackets that it did not open, and may not close
+            written = opened + text.text if "]" in text.text else text.text
+            parsed = rating.parse_rating(written, category, text.finish, self.judgement.subject)
             value, raw = parsed.value, text.text
-            problems += [parsed.problem] if parsed.problem else []
+            problems += [Fault(parsed.fault, parsed.problem)] if parsed.fault and parsed.problem else []
         if isinstance(scores, Scores):
             expected, mass = rating.expected_value(scores.logprobs), rating.mass(scores.logprobs)
             raw = raw or " ".join(f"{p:.4f}" for p in scores.logprobs)
             if expected is None:
-                problems.append("no option has a probability")
+                problems.append(no_mean(scores))
             elif mass is None or mass < self.config.min_mass:
                 expected = None
-                problems.append(rating.low_mass(mass, self.config.min_mass))
-        return self._rating(category, value, expected, raw, "; ".join(problems) or None, mass)
+                problems.append(Fault("low_mass", rating.low_mass(mass, self.config.min_mass)))
+        problem = Fault(problems[0].kind, "; ".join(one.problem for one in problems)) if problems else None
+        return self._rating(category, value, expected, raw, problem, mass)
 
     def _rating(
-        self, category: str, value: int | None, expected: float | None, raw: str, problem: str | None, mass: float | None = None
+        self, category: str, value: int | None, expected: float | None, raw: str, problem: Fault | None, mass: float | None = None
     ) -> Rating:
         if expected is not None:
-            expected = min(10.0, max(1.0, expected))  # a sum of floats may end a hair outside
+            expected = min(10.0, max(1.0, expected)) if math.isfinite(expected) else None  # a sum of floats may end a hair outside
         return Rating(
             id=f"{self.key}/{category}",
             **self.place,
@@ -246,12 +258,13 @@ class JudgeWork:
             expected=expected,
             mass=mass,
             raw=raw,
-            problem=problem,
+            problem=problem.problem if problem else None,
+            fault=problem.kind if problem else None,
         )
 
     # -- what is missing --------------------------------------------------------------------------------------------
 
-    def what_is_missing(self, ratings: Mapping[str, Rating], analysis: str, problem: str | None = None) -> Flow[Wim]:
+    def what_is_missing(self, ratings: Mapping[str, Rating], analysis: str, problem: Fault | None = None) -> Flow[Wim]:
         """Ask for the WIM response and score it. With a `problem` nothing is asked."""
         numbers = {c: r.value if r.value is not None else None if r.expected is None else round(r.expected) for c, r in ratings.items()}
         request = self.expert.wim_request(self.key, self.judgement, analysis, numbers, self.config.wim.wording)
@@ -259,23 +272,36 @@ class JudgeWork:
         if problem is not None:
             return self.wim("", analysis, problem=problem)
         (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
-        text, reply = self.expert.read_reply(answer.text), self.judgement.reply
-        if not text:
-            return self.wim(text, analysis, problem="empty answer")
+        said, thinking = faults.without_thinking(answer.text)
+        text, reply = self.expert.read_reply(said), self.judgement.reply
+        if thinking:
+            return self.wim(text, analysis, problem=Fault("thinking", "ended while the judge was still thinking"))
         if not reply.strip():
-            return self.wim(text, analysis, problem="the judged text is blank")
-        if wim.is_empty(text, self.expert.settings.prompts):
+            return self.wim(text, analysis, problem=Fault("blank", "the judged text is blank"))
+        if wim.is_empty(text, self.expert.settings.prompts, self.config.wim.wording):
             return self.wim(text, analysis, cosine=self.config.wim.empty_score, empty=True)
+        if problem := self.wim_fault(text, request.messages[-1].content):
+            return self.wim(text, analysis, problem=problem)
         pair = [EmbedRequest(f"{self.key}/reply", reply), EmbedRequest(f"{self.key}/wim", text)]
         first, second = yield [Ask("embedder", request, label="embedder") for request in pair]
         assert isinstance(first, Embedding) and isinstance(second, Embedding)
-        cosine = min(1.0, max(-1.0, wim.cosine(first.vector, second.vector)))
+        cosine = wim.cosine(first.vector, second.vector)
+        if not math.isfinite(cosine):
+            return self.wim(text, analysis, problem=Fault("not_finite", "the cosine is not a number"))
+        cosine = min(1.0, max(-1.0, cosine))
         if cosine > PARROT_COSINE or copies(reply, text):
-            return self.wim(text, analysis, problem=f"parrots the reply (cosine {cosine:.3f})")
+            return self.wim(text, analysis, problem=Fault("parrot", f"parrots the reply (cosine {cosine:.3f})"))
         return self.wim(text, analysis, cosine=cosine)
 
+    def wim_fault(self, text: str, question: str) -> Fault | None:
+        """What is wrong with a WIM response that is no parrot. It may share words with the transcript: facts have one wording."""
+        prompts, judged = self.expert.settings.prompts, self.judgement
+        instruction = rating.judge_prompt(prompts, replace(judged, turns=()))
+        seen = {"subject": judged.subject, "prompt": f"{instruction}\n{question}", "reference": self.dialogue()}
+        return faults.of_wim(text, categories=tuple(judged.categories), **seen)
+
     def wim(
-        self, text: str, analysis: str = "", cosine: float | None = None, empty: bool = False, problem: str | None = None
+        self, text: str, analysis: str = "", cosine: float | None = None, empty: bool = False, problem: Fault | None = None
     ) -> Wim:
         return Wim(
             id=f"{self.key}/wim",
@@ -284,7 +310,8 @@ class JudgeWork:
             analysis=analysis,
             cosine=cosine,
             empty=empty,
-            problem=problem,
+            problem=problem.problem if problem else None,
+            fault=problem.kind if problem else None,
         )
 
     def reward(self, ratings: Mapping[str, Rating], response: Wim | None) -> Reward:
@@ -312,10 +339,8 @@ def _plainly(asks: list[Ask]) -> Flow[list[Result]]:
     return (yield asks) if asks else []
 
 
-def copies(reply: str, text: str) -> bool:
-    """Whether most of `text` is one long verbatim run of words of `reply`."""
-    one, two = ([word.lower() for word in _WORD.findall(t)] for t in (reply, text))
-    if len(two) < PARROT_WORDS:
-        return False
-    run = SequenceMatcher(None, one, two, autojunk=False).find_longest_match().size
-    return run >= PARROT_WORDS and run >= PARROT_SHARE * len(two)
+def no_mean(scores: Scores) -> Fault:
+    """Why the options' probabilities have no mean."""
+    if rating.finite(scores.logprobs):
+        return Fault("low_mass", "no option has a probability")
+    return Fault("not_finite", "the probability of an option is not a number")

@@ -70,10 +70,10 @@ def read(logprobs: Sequence[float], min_mass: float = 0.0) -> tuple[Literal["A",
     >>> read([-0.1, -3.0])
     ('A', None)
     """
-    if len(logprobs) != len(OPTIONS) or any(math.isnan(p) for p in logprobs):
+    if len(logprobs) != len(OPTIONS) or not rating.finite(logprobs):
         return None, f"{len(OPTIONS)} probabilities were wanted"
     a, b = logprobs
-    if not math.isfinite(max(logprobs)):
+    if max(logprobs) == -math.inf:
         return None, "no option has a probability"
     held = rating.mass(logprobs)
     if held is None or held < min_mass:
