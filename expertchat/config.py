@@ -183,10 +183,14 @@ class WimConfig(Group):
 
 
 class JudgingConfig(Group):
-    """`judge`: who judges each expert. `form`: sampled text, the expected value over the options, or both."""
+    """`judge`: who judges each expert. `form`: sampled text, the expected value over the options, or both.
+
+    `min_mass`: where the options hold less of the probability than this, they say nothing, and there is no expected rating and no verdict.
+    """
 
     judge: Literal["partner", "self", "third"]
     form: Literal["sampled", "expected", "both"]
+    min_mass: float = Field(default=0.5, ge=0, le=1)
     analysis: bool
     per_turn: bool
     categories: dict[str, str]

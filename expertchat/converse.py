@@ -11,7 +11,7 @@ from expertchat.config import ConverseConfig
 from expertchat.conversation import Dialogue, check_first_prompts, opener_of
 from expertchat.events import ConversationFinished, ConversationJudged, RunFinished, Sink
 from expertchat.experts.base import CountTokens
-from expertchat.judging.judge import Judging, record_counts
+from expertchat.judging.judge import Journal, Judging, record_counts
 from expertchat.records import Speaker, Topic
 from expertchat.run import DONE, Hub, Interrupts, in_folder, run_folder, started, stopped, was_done
 from expertchat.scheduler import Flow, Scheduler
@@ -116,7 +116,9 @@ class _Converse:
             dialogue.replay(transcript.turns)
         self.hub.send(ConversationFinished(conversation=topic.id, turns=len(transcript.turns), stop_reason=transcript.stop_reason))
         cast = self.cast
-        yield from Judging(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records)).flow()
+        journal = Journal(dict(saved.answers), self.store.keep)
+        judging = Judging(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records), journal)
+        yield from judging.flow()
         self.forget(f"{topic.id}/")
         self.hub.send(ConversationJudged(conversation=topic.id))
 

@@ -97,11 +97,24 @@ class Candidate(Record):
     continued: bool = False  # the dialogue went on with this one
 
 
+class Answer(Record):
+    """What a judge wrote to one request (`id` is its key), kept before anything is made of it: a run that goes on asks for nothing twice.
+
+    `finish`: "stop", or "length" where the token limit ended it.
+    """
+
+    transcript: str
+    text: str
+    tokens: int = 0
+    finish: Literal["stop", "length"] = "stop"
+
+
 class Rating(Record):
     """One judge's rating of one subject in one category.
 
     `value` is an integer 1..10 read from sampled text, `expected` the probability-weighted mean over the ten options;
-    each is None where that form was not asked for or failed, and then `problem` says why.
+    each is None where that form was not asked for or failed, and then `problem` says why. `mass`: the share of the probability that the
+    ten options hold together.
     """
 
     transcript: str
@@ -112,8 +125,10 @@ class Rating(Record):
     category: str
     value: int | None = Field(default=None, ge=1, le=10)
     expected: float | None = Field(default=None, ge=1, le=10)
+    mass: float | None = Field(default=None, ge=0, le=1)
     raw: str = ""
     problem: str | None = None
+    fault: str | None = None  # the kind of a null, to be counted: docs/ratings.md has the list
 
     @property
     def number(self) -> float | None:
@@ -134,6 +149,7 @@ class Wim(Record):
     cosine: float | None = None
     empty: bool = False
     problem: str | None = None
+    fault: str | None = None  # the kind of a null, to be counted: docs/ratings.md has the list
 
 
 class Reward(Record):
@@ -151,12 +167,16 @@ class Reward(Record):
 
 
 class Verdict(Record):
-    """Which of two replies to one same history a judge prefers: A is the one that it was shown `first`. None: no answer, and why."""
+    """Which of two replies to one same history a judge prefers: A is the one that it was shown `first`. None: no answer, and why.
+
+    `mass`: the share of the probability that the answers hold together.
+    """
 
     history: str
     judge: str
     first: Literal["base", "policy"]
     verdict: Literal["A", "B", "tie"] | None
+    mass: float | None = Field(default=None, ge=0, le=1)
     raw: str = ""
     problem: str | None = None
 

@@ -27,6 +27,7 @@ Announce = Callable[[AnyEvent], None]
 OnRow = Callable[[str], None]
 STREAM_SECONDS = 0.1  # a turn's text is announced at most this often
 PROGRESS_SECONDS = 0.25
+PATIENCE = 40  # advances of other lanes (of a quarter of a second at most) that a request waits for its own
 ROWS = 64  # of a batch, where neither the config nor the backend says
 
 
@@ -40,12 +41,16 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Ask:
-    """One request to the backend named `who`. `label` is how waiting requests are counted in Progress."""
+    """One request to the backend named `who`. `label` is how waiting requests are counted in Progress.
+
+    `told` hears of the result as soon as it is there; the flow goes on when all that it asked for is.
+    """
 
     who: str
     request: Request
     label: str = ""
     place: Place | None = None
+    told: Callable[[Result], None] | None = None
 
 
 Flow = Generator[list[Ask], list[Result], T]
@@ -106,6 +111,7 @@ class _Stand:
     device: str
     rows: Callable[[], int]
     load: int = 0
+    passed: int = 0  # advances of other lanes since its own last one, while it had something to do
     new: list[_Waiting] = field(default_factory=list)
     inside: dict[int, _Waiting] = field(default_factory=dict)  # by ticket
     lane: Any = None
@@ -261,6 +267,8 @@ class Scheduler:
         for the others' lane gather there, where by turns both lanes would run half full to the end.
         """
         stands = [stand for stand in self._stands.values() if stand.load and stand.device == device]
+        if late := [stand for stand in stands if stand.passed >= PATIENCE]:  # else WIM responses are embedded, and written, at the very end
+            return max(late, key=lambda stand: stand.passed)
         if self._all_started and any(stand is self._last.get(device) and stand.continuous for stand in stands):
             return self._last[device]
         # max() takes the first of equals, and dicts keep their order, so the choice is the same in every run.
@@ -272,6 +280,9 @@ class Scheduler:
         if stand is None:
             return
         self._last[device] = stand
+        for other in self._stands.values():
+            if other.device == device:
+                other.passed = other.passed + 1 if other.load and other is not stand else 0
         before, new, stand.new = self._before.pop(device, []), stand.new, []
 
         def on_text(one: _Waiting) -> OnRow | None:
@@ -293,6 +304,8 @@ class Scheduler:
             stand.load -= 1
             self._open[one.label] -= 1
             self._count(one.ask, result)
+            if one.ask.told is not None:
+                one.ask.told(result)
             one.running.results[one.slot] = result
             one.running.missing -= 1
             if not one.running.missing:

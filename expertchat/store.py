@@ -29,7 +29,7 @@ from expertchat.events import (
 )
 from expertchat.folder import RunFolder
 from expertchat.jsonl import read_lines
-from expertchat.records import Rating, Reward, Speaker, Topic, Transcript, Turn, Wim
+from expertchat.records import Answer, Rating, Reward, Speaker, Topic, Transcript, Turn, Wim
 
 RECORDS: dict[str, type[Rating] | type[Wim] | type[Reward]] = {"ratings": Rating, "wim": Wim, "rewards": Reward}
 Judged = Rating | Wim | Reward
@@ -44,6 +44,7 @@ class Saved:
     transcript: Transcript | None = None
     turns: dict[int, Turn] = field(default_factory=dict)
     records: dict[str, Judged] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
     events: set[str] = field(default_factory=set)
 
     def done_turns(self) -> list[Turn]:
@@ -62,7 +63,7 @@ class Store(RunFolder):
     Opening checks and locks the folder but leaves no run in it before `begin`. Raises ConfigError as RunFolder does.
     """
 
-    logs = ("events", "topics", "transcripts", *RECORDS)
+    logs = ("events", "topics", "transcripts", "answers", *RECORDS)
 
     def __init__(
         self, folder: Path, config: Mapping[str, Any], command_line: list[str], say: Callable[[str], None] = lambda text: None
@@ -97,7 +98,7 @@ class Store(RunFolder):
             records = self._expected(speakers)
             wanted[line["id"]] = (*records, sum(records) + len(speakers) + 3)  # started, each turn, finished, judged
         self.done = {name for name, numbers in wanted.items() if tuple(counts[name]) == numbers}
-        for path, n, line in self._lines("topics", "transcripts", *RECORDS, "events"):
+        for path, n, line in self._lines("topics", "transcripts", "answers", *RECORDS, "events"):
             try:
                 self._take(path.stem, line)
             except (ValidationError, KeyError, TypeError) as error:
@@ -116,12 +117,15 @@ class Store(RunFolder):
             self._topics.append(topic)
             self._topic_ids.add(topic.id)
             return
-        conversation = line["id"] if name == "transcripts" else line["transcript"] if name in RECORDS else _conversation_of(line)
+        conversation = line["id"] if name == "transcripts" else line["transcript"] if "transcript" in line else _conversation_of(line)
         if conversation is None or conversation in self.done:
             return
         saved = self._saved.setdefault(conversation, Saved())
         if name == "transcripts":
             saved.transcript = Transcript.model_validate(line)
+        elif name == "answers":
+            answer = Answer.model_validate(line)
+            saved.answers[answer.id] = answer
         elif name in RECORDS:
             record = RECORDS[name].model_validate(line)
             saved.records[record.id] = record
@@ -141,8 +145,14 @@ class Store(RunFolder):
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def keep(self, record: Topic | Transcript) -> None:
+    def keep(self, record: Topic | Transcript | Answer) -> None:
         """Append a record, unless it is there."""
+        if isinstance(record, Answer):
+            answers = self.saved(record.transcript).answers
+            if record.id not in answers:
+                self.append("answers", record)
+                answers[record.id] = record
+            return
         if isinstance(record, Topic):
             if record.id not in self._topic_ids:
                 self._topic_ids.add(record.id)

@@ -20,6 +20,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     seconds = seconds_of(folder)
     tokens, turns = transcripts.tokens, transcripts.turns
     problems: Counter[str] = Counter()
+    faults: dict[str, Counter[str]] = {"rating": Counter(), "wim": Counter()}
     return {
         "schema": 1,
         "conversations": transcripts.count,
@@ -29,11 +30,12 @@ def summarise(folder: Path) -> dict[str, Any]:
         "turns_per_second": round(turns / seconds, 3) if seconds else None,
         "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
         "turns_cut": transcripts.cut,
-        **_ratings(folder, problems),
-        **_wim(folder, problems),
+        **_ratings(folder, problems, faults["rating"]),
+        **_wim(folder, problems, faults["wim"]),
         **_rewards(folder),
         "stop_reasons": dict(sorted(transcripts.reasons.items())),
         "problems": dict(problems.most_common(20)),
+        "faults": {what: dict(kinds.most_common()) for what, kinds in faults.items()},
     }
 
 
@@ -69,29 +71,37 @@ def _direction(line: dict[str, Any]) -> str:
     return f"{line['subject']}-by-{line['judge']}"
 
 
-def _ratings(folder: Path, problems: Counter[str]) -> dict[str, Any]:
+def _ratings(folder: Path, problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
     """Mean rating by category and direction. A rating that was asked for in two forms fails where one of them does."""
     means: dict[str, dict[str, _Mean]] = defaultdict(lambda: defaultdict(_Mean))
+    masses: dict[str, _Mean] = defaultdict(_Mean)
     count = failures = 0
     for _, line in read_lines(folder / "ratings.jsonl"):
         count += 1
+        if kind := line.get("fault"):
+            faults[kind] += 1
         if line["problem"]:
             failures += 1
             problems[f"rating: {line['problem']}"] += 1
+        if line.get("mass") is not None:
+            masses[line["judge"]].add(line["mass"])
         if line["turn"] is None and line["candidate"] is None:
             number = line["expected"] if line["expected"] is not None else line["value"]
             means[line["category"]][_direction(line)].add(number)
     by_category = {category: {way: mean.result() for way, mean in sorted(ways.items())} for category, ways in means.items()}
-    return {"rating_count": count, "parse_failures": failures, "ratings": by_category}
+    by_judge = {judge: mean.result() for judge, mean in sorted(masses.items())}
+    return {"rating_count": count, "parse_failures": failures, "rating_mass": by_judge, "ratings": by_category}
 
 
-def _wim(folder: Path, problems: Counter[str]) -> dict[str, Any]:
+def _wim(folder: Path, problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
     ways: dict[str, _Mean] = defaultdict(_Mean)
     count = empty = lacking = 0
     for _, line in read_lines(folder / "wim.jsonl"):
         count += 1
         empty += line["empty"]
         lacking += line["cosine"] is None
+        if kind := line.get("fault"):
+            faults[kind] += 1
         if line["problem"]:
             problems[f"WIM: {line['problem'].split(' (')[0]}"] += 1
         if line["turn"] is None and line["candidate"] is None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from expertchat.backends.base import (
     Completion,
@@ -57,6 +57,7 @@ class Double:
     ) -> None:
         self.info = ModelInfo(name="double", context_length=context_length)
         self.reply, self.options, self.seconds, self.tokens = reply, score, seconds, tokens
+        self.finish: Literal["stop", "length"] = "stop"
         self.batches: list[list[str]] = []
         self.requests: list[GenerateRequest | ScoreRequest] = []
 
@@ -68,7 +69,7 @@ class Double:
             if on_text is not None:
                 on_text(i, text[: len(text) // 2])
             tokens = len(text.split()) if self.tokens is None else self.tokens
-            done.append(Completion(text, tokens, 0.0, "stop"))
+            done.append(Completion(text, tokens, 0.0, self.finish))
         return done
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "expertchat"
 FLOORS: list[set[str]] = [
     {"records", "text", "experts.prompts", "bench.shapes"},
     {"events", "config", "backends.base", "judging.view"},
-    {"backends", "judging.rating", "judging.wim", "memory"},
+    {"backends", "judging.faults", "judging.rating", "judging.reading", "judging.wim", "memory"},
     {"experts"},
     {
         "conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -12,9 +12,11 @@ from expertchat.backends.base import GenerateRequest, ModelInfo, ScoreRequest
 from expertchat.config import JudgingConfig
 from expertchat.events import AnyEvent, RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.registry import make_expert
-from expertchat.judging.judge import Judged, Judging, Seat, copies, record_counts, seats
-from expertchat.records import ExpertRef, Rating, Reward, Transcript, Turn, Wim
+from expertchat.judging.judge import Journal, Judged, Judging, Seat, copies, record_counts, seats
+from expertchat.judging.rating import answer, label, opened, options, prefix
+from expertchat.records import Answer, ExpertRef, Rating, Reward, Transcript, Turn, Wim
 from expertchat.scheduler import Scheduler
+from tests import tiny
 from tests.scripted import BagOfWords, Double, babble, config_of
 
 REF = ExpertRef(family="world", model="double")
@@ -51,10 +53,14 @@ def judge(
     one: Transcript | None = None,
     done: dict[str, Judged] | None = None,
     context: int = 100_000,
+    prompts: str = "world",
+    finish: Literal["stop", "length"] = "stop",
 ) -> tuple[dict[str, Any], Double]:
     """The records by id, and the backend that answered."""
     double, events = Double(reply, score), list[AnyEvent]()
-    config_all = config_of("experts.a.decoding.judge.max_new_tokens=20", "experts.b.decoding.judge.max_new_tokens=20")
+    wordings = [f"prompts@experts.{seat}.prompts={prompts}" for seat in "ab"]
+    double.finish = finish
+    config_all = config_of("experts.a.decoding.judge.max_new_tokens=20", "experts.b.decoding.judge.max_new_tokens=20", *wordings)
     info = ModelInfo("double", context)
     models = {"a": config_all.experts.a, "b": config_all.experts.b, "third": config_all.experts.a}
     judges = {seat: make_expert(seat, model, info) for seat, model in models.items()}
@@ -172,7 +178,8 @@ def test_both_forms_keep_the_one_that_worked() -> None:
 def test_no_probability_at_all_is_null() -> None:
     records, _ = judge(judging_config(form="expected"), answers(), lambda request: [-math.inf] * 10)
     rating = records["c0003/a-by-b/depth"]
-    assert rating.expected is None and rating.problem == "no option has a probability" and rating.raw.startswith("-inf")
+    assert (rating.expected, rating.fault, rating.problem) == (None, "low_mass", "no option has a probability")
+    assert rating.raw.startswith("-inf")
 
 
 def test_expected_keeps_the_log_probabilities_as_raw() -> None:
@@ -201,6 +208,77 @@ def test_a_parroting_wim_is_null_and_shows_its_cosine() -> None:
     wim = records["c0003/a-by-b/wim"]
     assert wim.cosine is None and wim.problem == "parrots the reply (cosine 1.000)"
     assert records["c0003/b-by-a/wim"].problem is None  # the same text is no copy of what b said
+
+
+LOOP = "This is a possible answer. " * 8
+
+
+def test_nothing_is_built_on_an_analysis_at_fault() -> None:
+    records, double = judge(judging_config(form="both"), answers(analysis=LOOP), prompts="standard")
+    assert [key for key in double.asked() if not key.endswith("/analysis")] == []
+    depth, wim = records["c0003/a-by-b/depth"], records["c0003/a-by-b/wim"]
+    assert (depth.value, depth.expected, depth.fault, depth.problem) == (None, None, "loop", "the analysis repeats itself")
+    assert (wim.cosine, wim.fault, wim.analysis) == (None, "loop", LOOP.strip())
+    assert records["c0003/a-by-b/reward"].value is None
+
+
+def test_labels_in_a_trained_form_are_no_prose() -> None:
+    records, _ = judge(judging_config(), answers(analysis=LOOP))  # the embedded experts' wordings begin the analysis with "Points:"
+    assert records["c0003/a-by-b/depth"].value == 7
+
+
+@pytest.mark.parametrize("prompts", ["world", "standard"])
+def test_an_analysis_that_never_stops_thinking_is_null(prompts: str) -> None:
+    records, _ = judge(judging_config(), answers(analysis="<think>Well, 7 or 8"), prompts=prompts)
+    assert {r.fault for r in records.values() if not isinstance(r, Reward)} == {"thinking"}
+
+
+def test_closed_thoughts_are_left_out_everywhere() -> None:
+    reply = answers(rating="<think>9?</think> 7", wim="<think>hm</think>How honey is made.", analysis="<think>hm</think> Clear.")
+    records, _ = judge(judging_config(), reply, prompts="standard")
+    assert records["c0003/a-by-b/depth"].value == 7
+    wim = records["c0003/a-by-b/wim"]
+    assert (wim.text, wim.analysis, wim.cosine) == ("How honey is made.", "Clear.", pytest.approx(1 / math.sqrt(48)))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("10/10. [17] Depth: 1 Clarity: 1", "rates"),
+        (LOOP, "loop"),
+        ("I'm sorry, but I can't help with that.", "refusal"),
+        ("Nothing is missing. The answers cover bees and wax.", "unclear"),
+        (f"{TEXTS[0]} {TEXTS[2]}", "parrot"),
+        ("<think>hm", "thinking"),
+        ("", "empty"),
+    ],
+)
+def test_a_wim_response_at_fault_has_no_score(text: str, fault: str) -> None:
+    records, _ = judge(judging_config(), answers(wim=text))
+    wim = records["c0003/a-by-b/wim"]
+    assert (wim.cosine, wim.empty, wim.fault, bool(wim.problem)) == (None, False, fault, True)
+
+
+def test_what_ends_with_the_empty_form_is_not_empty() -> None:
+    records, _ = judge(judging_config(), answers(wim="Ice feedbacks are absent. Apart from that, nothing is missing."))
+    wim = records["c0003/a-by-b/wim"]
+    assert wim.cosine is not None and wim.cosine < 0.5 and not wim.empty  # it was 1.0, the highest score
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("at", [0, 4, 9])
+def test_one_probability_that_is_no_number_leaves_no_rating(wrong: float, at: int) -> None:
+    logprobs = [math.log(0.1)] * 10
+    logprobs[at] = wrong
+    records, _ = judge(judging_config(form="expected"), answers(), lambda request: logprobs)
+    rating = records["c0003/a-by-b/depth"]
+    assert (rating.expected, rating.fault) == (None, "not_finite") and rating.problem == "the probability of an option is not a number"
+
+
+def test_a_number_at_the_token_limit_may_have_gone_on() -> None:
+    records, _ = judge(judging_config(), answers(rating=" 1"), finish="length")
+    rating = records["c0003/a-by-b/depth"]
+    assert (rating.value, rating.fault) == (None, "cut")
 
 
 def test_copies() -> None:
@@ -266,3 +344,53 @@ def test_a_kept_reward_stays_as_it_is() -> None:
     kept = Reward(id="c0003/a-by-b/reward", transcript="c0003", judge="b", subject="a", value=0.125)
     records, _ = judge(judging_config(), done={kept.id: kept})
     assert records[kept.id] is kept
+
+
+# -- how much of the probability the options hold ---------------------------------------------------------------------------
+
+
+def test_an_expected_rating_over_little_probability_is_null() -> None:
+    # Each of the ten options has .03: .3 of the probability. The mean over them would be 5.5, and says nothing.
+    records, _ = judge(judging_config(form="expected"), answers(), lambda request: [math.log(0.03)] * 10)
+    rating, reward = records["c0003/a-by-b/depth"], records["c0003/a-by-b/reward"]
+    assert rating.expected is None and rating.number is None and rating.mass == pytest.approx(0.3)
+    assert rating.problem == "the ten options hold 30 % of the probability, less than judging.min_mass=0.5"
+    assert reward.value is None
+    records, _ = judge(judging_config(form="expected", min_mass=0.25), answers(), lambda request: [math.log(0.03)] * 10)
+    rating = records["c0003/a-by-b/depth"]
+    assert rating.expected == pytest.approx(5.5) and rating.mass == pytest.approx(0.3) and rating.problem is None
+
+
+def test_real_wordings_begin_the_line_up_to_the_brackets() -> None:
+    prompts = tiny.prompts()
+    assert prefix(prompts, "Good.", "depth") == "Good.\nDepth: [[" and options(prompts) == tuple(str(n) for n in range(1, 11))
+    assert answer(prompts, "Good.", {"depth": 7, "clarity": None}) == "Good.\nDepth: [[7]]\nClarity: [[none]]"
+    assert label(prompts, "depth") == "\nDepth:" and opened(prompts) == "[["
+    ours = config_of().experts.a.prompts  # the embedded experts were trained on another form
+    assert prefix(ours, "", "depth") == "Depth:" and options(ours)[0] == " 1" and opened(ours) == "" and label(ours, "depth") == "\nDepth:"
+
+
+# -- nothing that a judge wrote is asked for twice -----------------------------------------------------------------------------
+
+
+def test_every_text_is_kept_before_anything_is_made_of_it() -> None:
+    """Broken off at any point, a judgement goes on with what was written: no text is generated again."""
+    seen: list[Answer] = []
+    whole = _journalled(Journal({}, seen.append))
+    assert [a.id.rsplit("/", 1)[1] for a in seen[:2]] == ["analysis", "analysis"]
+    names = ("analysis", "depth", "clarity", "wim")
+    assert {a.id for a in seen} == {f"c0003/{way}/{name}" for way in ("a-by-b", "b-by-a") for name in names}
+    for cut in range(len(seen) + 1):
+        again: list[Answer] = []
+        kept = {a.id: a for a in seen[:cut]}
+        assert _journalled(Journal(kept, again.append)) == whole
+        assert sorted(a.id for a in again) == sorted(a.id for a in seen if a.id not in kept)
+
+
+def _journalled(journal: Journal) -> dict[str, Any]:
+    double, events = Double(babble), list[AnyEvent]()
+    config_all = config_of("experts.a.decoding.judge.max_new_tokens=20", "experts.b.decoding.judge.max_new_tokens=20")
+    judges = {seat: make_expert(seat, config_all.experts.a, ModelInfo("double", 100_000)) for seat in ("a", "b")}
+    flow = Judging(transcript(), judging_config(), judges, events.append, {}, {}, journal).flow()
+    Scheduler({**dict.fromkeys(judges, double), "embedder": BagOfWords()}, 64).run([flow])
+    return {event.wim.id: (event.wim.text, event.wim.cosine) for event in events if isinstance(event, WimGiven)}

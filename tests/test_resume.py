@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from expertchat.backends.base import GenerateRequest
+from expertchat.backends.base import Embedding, GenerateRequest
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationJudged, Note, RunFinished, RunStarted, TextStreamed
-from tests.scripted import Collect, Double, babble, config_of, run
+from tests.scripted import BagOfWords, Collect, Double, babble, config_of, run
 
 SMALL = ("conversation.count=5", "conversation.turns=4", "judging.per_turn=true", "judging.form=both", "engine.max_batch=4")
 PROPOSED = ("topics.source=models", "topics.max_similarity=0.7", *SMALL)
@@ -115,6 +115,7 @@ def test_the_summary_counts_by_hand(tmp_path: Path) -> None:
     assert (told["wim_empty"], told["wim_null"], told["rewards_null"]) == (2, 2, 2)
     assert told["ratings"]["depth"] == {"a-by-b": {"mean": 7.5, "n": 2, "null": 0}, "b-by-a": {"mean": 7.0, "n": 1, "null": 1}}
     assert told["problems"] == {"rating: no number": 6, "WIM: empty answer": 2}
+    assert told["faults"] == {"rating": {"no_number": 6}, "wim": {"empty": 2}}
     # Reward of c0000: 0.5 * (7 - 5.5) / 4.5 + 0.5 * 1.0 = 0.6667.
     assert told["rewards"]["a-by-b"] == {"mean": 0.6667, "n": 1, "null": 1}
 
@@ -175,6 +176,23 @@ def test_nothing_finished_is_asked_again(tmp_path: Path, proposed: Path) -> None
     assert run(tmp_path / "run", *PROPOSED, double=double, sink=sink) == 0
     assert not double.requests and sink.of(RunStarted)[0].resumed == 5
     assert summary(tmp_path / "run") == summary(proposed)
+
+
+def test_no_text_of_a_judge_is_generated_again(tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off before the first WIM response was embedded: what the judges wrote by then is there, and is not asked for again."""
+    first, second = Double(), Double()
+
+    def broken(self: BagOfWords, requests: object) -> list[Embedding]:
+        raise RuntimeError("broken off")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="broken off"):
+        patch.setattr(BagOfWords, "embed", broken)
+        run(tmp_path / "run", *SMALL, double=first)
+    written = [request.key for request in first.requests if isinstance(request, GenerateRequest)]
+    assert any(key.endswith("/wim") for key in written)
+    assert run(tmp_path / "run", *SMALL, double=second) == 0
+    again = {request.key for request in second.requests if isinstance(request, GenerateRequest)}
+    assert not again & set(written) and contents(tmp_path / "run") == contents(listed)
 
 
 @pytest.mark.parametrize("overrides", [SMALL, PROPOSED], ids=["list", "models"])

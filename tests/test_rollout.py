@@ -19,7 +19,7 @@ from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.figures import alarms, round_figures
 from expertchat.training.reward import repeats, scores
 from expertchat.training.rollout import Bundle, Cast, Rollout, choices, judge_of
-from tests.scripted import BagOfWords, Double
+from tests.scripted import BagOfWords, Double, babble
 
 
 @lru_cache(maxsize=32)
@@ -196,6 +196,8 @@ def test_what_is_said_again_costs_a_penalty_whatever_the_words() -> None:
     def reply(request: Any) -> str:
         if "/k" in request.key and "-by-" not in request.key:
             return replies[int(request.key[-1])]
+        if request.key.endswith("/wim"):
+            return "How honey is made."
         return said if "-by-" not in request.key else " 5"
 
     bundle, _, _ = talk("conversation.turns=2", double=Double(reply))
@@ -224,6 +226,21 @@ def test_figures_of_a_round() -> None:
     assert figures["nulls"] == 0 and figures["parrot_rate"] == 0
     margins = [p.margin for p in pairing.pairs]
     assert figures["margin"] == pytest.approx(sum(margins) / len(margins))
+
+
+def test_nulls_of_a_round_are_counted_by_their_kind() -> None:
+    def reply(request: Any) -> str:
+        if request.key.endswith("/wim") and "-by-" in request.key:
+            return "I'm sorry, but I can't judge this." if "/k0/" in request.key else "The missing content is [7]."
+        return " 7-8" if "-by-" in request.key and request.key.endswith("/depth") else " 7" if "-by-" in request.key else babble(request)
+
+    bundle, _, _ = talk("judging.form=sampled", double=Double(reply))
+    figures = round_figures([bundle], scores([bundle], dpo_config(), None), make_pairs([], dpo_config().pairs, 2))
+    # Two histories of three candidates: six ratings of depth are ranges; k0's WIM is a refusal, those of k1 and k2 name no content.
+    assert {name: n for name, n in figures.items() if name.startswith("fault_")} == {
+        "fault_rating_range": 6, "fault_wim_no_content": 4, "fault_wim_refusal": 2,
+    }  # fmt: skip
+    assert figures["parrot_rate"] == 0
 
 
 def test_limits_are_named_with_their_numbers() -> None:

@@ -316,6 +316,17 @@ def test_the_fullest_lane_runs_while_flows_are_left_to_begin() -> None:
     assert a.steps[1] == ["r0", "s0", "t0"]
 
 
+def test_a_request_does_not_wait_for_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A WIM response is embedded, and written, while the other dialogues are still judged, not after all of them."""
+    monkeypatch.setattr("expertchat.scheduler.PATIENCE", 3)
+    order: list[str] = []
+    a, b = LaneDouble(16, work=lambda: order.append("a")), LaneDouble(16, work=lambda: order.append("b"))
+    # p is done at a after 1 step and waits for b; each advance of a ends when one more of the seven others is done.
+    flows = [steps("p", [1, 1], "ab"), *(steps(f"q{n}", [n]) for n in range(2, 9))]
+    assert Scheduler({"a": a, "b": b}).run(flows)
+    assert order == ["a", "a", "a", "a", "b", "a", "a", "a", "a"]  # passed over three times, then it is its turn
+
+
 def test_progress_counts_what_waits_and_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expertchat.scheduler.PROGRESS_SECONDS", 0.0)
     events: list[AnyEvent] = []

@@ -79,6 +79,12 @@ def test_any_bytes_give_topics_or_a_config_error(tmp_path_factory: pytest.TempPa
         assert topics and all(topic.strip() and "\n" not in topic for topic in topics)
 
 
+def test_thoughts_and_refusals_are_no_topic() -> None:
+    expert = experts()["a"]
+    assert expert.read_topic("<think>bees?</think>\nThe tides") == "The tides"
+    assert expert.read_topic("<think>The tides") is None and expert.read_topic("I'm sorry, but I can't help with that.") is None
+
+
 def test_list_in_order_and_shuffled_by_seed() -> None:
     names = list("abcdefgh")
     plain = topics_config(source="list", list=names)

@@ -164,6 +164,14 @@ def test_the_summary_of_a_resumed_run_counts_all_its_starts() -> None:
     assert lines["ratings"] == "48, 3 without an answer"
 
 
+def test_nulls_are_shown_by_their_kind() -> None:
+    faults = {"rating": {"low_mass": 12, "cut": 3}, "wim": {"loop": 5, "echo": 4, "rates": 3, "empty": 2, "refusal": 1}}
+    lines = dict(summary_lines(state_of([start(), RunFinished(status="done", summary={"faults": faults})])))
+    assert lines["no answer"] == "ratings: low mass 12, cut 3; WIM: loop 5, echo 4, rates 3, empty 2 and 1 other kind"
+    none = RunFinished(status="done", summary={"faults": {"rating": {}, "wim": {}}})
+    assert "no answer" not in dict(summary_lines(state_of([start(), none])))
+
+
 def test_a_folder_with_a_space_can_be_pasted_into_a_shell() -> None:
     state = state_of([start().model_copy(update={"folder": "my runs/r"}), RunFinished(status="done")])
     assert dict(summary_lines(state))["look again"] == "expertchat watch 'my runs/r'"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from expertchat.events import AnyEvent, Progress, RoundStarted, RunFinished, RunStarted, StepFinished
+from expertchat.events import AnyEvent, Measured, Progress, RoundStarted, RunFinished, RunStarted, StepFinished
 from expertchat.records import Metrics
 from expertchat.views import rounds
 from expertchat.views.figures import closing_lines, compared, evaluation_words, win_words
@@ -286,6 +286,18 @@ def test_both_learners_have_their_end() -> None:
         "rounds: 4 of 4",
     ]
     assert "best: A round 3, B round 2" in lines
+
+
+def test_the_end_counts_nulls_by_their_kind() -> None:
+    events = []
+    for event in training_run(rounds=2, every=1):
+        if isinstance(event, Measured) and event.metrics.kind == "round":
+            figures = {**event.metrics.figures, "fault_wim_loop": 2, "fault_rating_two_values": event.metrics.round}
+            event = event.model_copy(update={"metrics": event.metrics.model_copy(update={"figures": figures})})
+        events.append(event)
+    # Round 1 and round 2: 2 + 2 loops, 1 + 2 ratings with two values.
+    assert dict(closing_lines(state_of(events)))["no answer"] == "ratings: two values 3; WIM: loop 4"
+    assert "no answer" not in dict(closing_lines(state_of(training_run(rounds=2, every=1))))
 
 
 def test_the_end_bears_any_summary() -> None:

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from expertchat.backends.attention import NAME as GROUPED
 from expertchat.backends.decoding import last_hidden
 from expertchat.backends.hardware import free_memory
+from expertchat.backends.head import exact_head
 from expertchat.backends.kept import SIZE, Context, Kept
 from expertchat.backends.slab import LayerShape, Slab
 
@@ -217,7 +218,8 @@ class Engine:
                 visible_B_T_L[row, start:stop, base + start : base + stop] = np.tri(len(tail), dtype=bool)
                 columns[row].append([0, *range(start, stop)])
                 start = stop
-        logits_B_T_V = self.forward(slab, ids, positions, places, self.hide(self.send(visible_B_T_L)), width)
+        with exact_head(self.model):
+            logits_B_T_V = self.forward(slab, ids, positions, places, self.hide(self.send(visible_B_T_L)), width)
         logps_B_T_V = logits_B_T_V.float().log_softmax(-1)
         return [[logps_B_T_V[row, span] for span in of_row] for row, of_row in enumerate(columns)]
 

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from expertchat.backends.base import Decoding
 from expertchat.backends.decoding import KeyedSampling, contrastive_scores, last_hidden, left_pad, positions
+from expertchat.backends.head import exact_head
 from expertchat.backends.scoring import Tokens
 from expertchat.backends.streaming import Row, Watch
 
@@ -99,6 +100,7 @@ def continuations(model: Any, rows: Sequence[tuple[Tokens, Tokens]], pad_id: int
     """For each row (context, tail): log probabilities [tail + 1, V] after the context and after each of the tail's tokens."""
     ids_B_S, mask_B_S = left_pad([[*context, *tail] for context, tail in rows], pad_id, model.device)
     keep = max(len(tail) for _, tail in rows) + 1
-    out = model(input_ids=ids_B_S, attention_mask=mask_B_S, position_ids=positions(mask_B_S), use_cache=False, logits_to_keep=keep)
+    with exact_head(model):
+        out = model(input_ids=ids_B_S, attention_mask=mask_B_S, position_ids=positions(mask_B_S), use_cache=False, logits_to_keep=keep)
     logps_B_T_V = out.logits[:, -keep:].float().log_softmax(-1)
     return [logps_B_T_V[b, keep - 1 - len(tail) :] for b, (_, tail) in enumerate(rows)]

@@ -276,7 +276,8 @@ class Evaluator:
         who, seat = judge_of(self.config.evaluation.by, self.learner)
         categories = self.config.judging.categories
         duel = Duel(f"{one.id}/by-{who}", held.id, held.topic, tuple(held.turns), self.learner, held.reply.text, one.reply.text, categories)
-        verdicts = yield from duel_flow(who, self.experts[seat], duel, self.tokens.get(seat))
+        least = self.config.judging.min_mass
+        verdicts = yield from duel_flow(who, self.experts[seat], duel, self.tokens.get(seat), least)
         result = winner(verdicts)
         said = {"policy": 1.0, "tie": 0.5, "base": 0.0, None: None}[result]
         problem = None if result else next((v.problem for v in verdicts if v.problem), None)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.experts.prompts import Prompts, WimWording
 from expertchat.judging import rating, wim
+from expertchat.judging.faults import refuses, without_thinking
 from expertchat.judging.view import Judgement
 from expertchat.records import ExpertRef, Message, Role, Turn
 from expertchat.text import neutralise, one_line
@@ -143,7 +144,7 @@ class ExpertChat:
     def analysis_request(self, key: str, judgement: Judgement) -> GenerateRequest:
         """Ask the judge to explain (or, for the embedded experts, to label every numbered sentence) before it rates."""
         prompts = self.settings.prompts
-        ratings_begin = tuple(rating.prefix(prompts, "x", category)[1:] for category in judgement.categories)
+        ratings_begin = tuple(rating.label(prompts, category) for category in judgement.categories)
         return GenerateRequest(
             f"{key}/analysis", self._judge_chat(judgement), self.settings.judge, prefix=prompts.analysis_prefix, stop=ratings_begin
         )
@@ -157,7 +158,7 @@ class ExpertChat:
     def score_request(self, key: str, judgement: Judgement, analysis: str, category: str) -> ScoreRequest:
         """Ask for the probabilities of the ten option strings of one category."""
         prefix = rating.prefix(self.settings.prompts, analysis, category)
-        return ScoreRequest(f"{key}/{category}", self._judge_chat(judgement), rating.OPTIONS, prefix=prefix)
+        return ScoreRequest(f"{key}/{category}", self._judge_chat(judgement), rating.options(self.settings.prompts), prefix=prefix)
 
     def wim_request(
         self, key: str, judgement: Judgement, analysis: str, ratings: dict[str, int | None], wording: WimWording
@@ -182,7 +183,10 @@ class ExpertChat:
         return self._safe(text, lines=True)
 
     def read_topic(self, text: str) -> str | None:
-        """The topic in the model's answer, or None where there is none."""
+        """The topic in the model's answer, or None where there is none (or only the thoughts before it)."""
+        text, thinking = without_thinking(text)
+        if thinking or refuses(text):
+            return None
         line = one_line(self._safe(text, lines=True).strip().split("\n")[0])
         line = line.strip("\"'*.` ").removeprefix("Topic:").strip("\"'*.` ")
         return line if 0 < len(line) <= 120 and any(c.isalnum() for c in line) else None

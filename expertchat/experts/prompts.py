@@ -18,6 +18,7 @@ _ALLOWED: dict[str, set[str]] = {
     "judge": {"subject", "topic", "transcript", "categories", "explain"},
     "explain": set(),
     "rating": {"category"},
+    "rating_end": set(),
     "category": {"category", "description"},
     "wim_empty": set(),
     "analysis_prefix": set(),
@@ -43,6 +44,7 @@ class Prompts(BaseModel):
     judge: str
     explain: str
     rating: str
+    rating_end: str = ""
     category: str
     wim: dict[WimWording, str]
     wim_empty: str

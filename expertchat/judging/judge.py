@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import SequenceMatcher
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from expertchat.backends.base import Completion, Embedding, EmbedRequest, GenerateRequest, Request, Result, ScoreRequest, Scores
 from expertchat.config import JudgingConfig
 from expertchat.events import RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.judging import rating, wim
+from expertchat.judging import faults, rating, wim
+from expertchat.judging.faults import PARROT_COSINE, Fault, copies
 from expertchat.judging.view import Judgement
-from expertchat.records import Message, Rating, Reward, Speaker, Transcript, Wim, other
+from expertchat.records import Answer, Message, Rating, Reward, Speaker, Transcript, Wim, other
 from expertchat.scheduler import Announce, Ask, Flow, together
 
-PARROT_COSINE = 0.98
-PARROT_WORDS, PARROT_SHARE = 8, 0.6  # a verbatim run of at least so many words that makes up so much of the WIM text
 RESERVED = ("analysis", "wim", "reward")  # names that a category may not have, because ids end with them
-_WORD = re.compile(r"\w+")
 
 Judged = Rating | Wim | Reward
 
@@ -70,11 +68,33 @@ class Case:
     candidate: str | None = None
 
 
+@dataclass(frozen=True)
+class Journal:
+    """What judges wrote, as it came: answers of an earlier start by id, and where a new one is kept."""
+
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    keep: Callable[[Answer], None] = lambda answer: None
+
+    def ask(self, asks: Sequence[Ask], transcript: str) -> Flow[list[Completion]]:
+        """The completions of some requests; what was answered before is not asked again, what is new is kept at once."""
+        new = [replace(ask, told=partial(self._note, ask.request.key, transcript)) for ask in asks if ask.request.key not in self.answers]
+        results = iter((yield new) if new else [])
+        return [self._kept(ask.request.key) or next(results) for ask in asks]  # type: ignore[misc]
+
+    def _kept(self, key: str) -> Completion | None:
+        kept = self.answers.get(key)
+        return None if kept is None else Completion(kept.text, kept.tokens, 0.0, kept.finish)
+
+    def _note(self, key: str, transcript: str, result: Result) -> None:
+        assert isinstance(result, Completion)
+        self.keep(Answer(id=key, transcript=transcript, text=result.text, tokens=result.tokens, finish=result.finish))
+
+
 @dataclass
 class Judging:
     """The flow that judges one transcript. `judges` and `tokens` are by name: "a", "b", "third".
 
-    `done` are records of an earlier start of the run by id; they are announced again but not made again.
+    `done` are records of an earlier start of the run by id; they are announced again but not made again. So are the answers in `journal`.
     """
 
     transcript: Transcript
@@ -83,6 +103,7 @@ class Judging:
     announce: Announce
     tokens: Mapping[str, CountTokens] = field(default_factory=dict)
     done: Mapping[str, Judged] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
 
     def flow(self) -> Flow[list[Reward]]:
         """All judgements side by side; returns their rewards."""
@@ -92,7 +113,8 @@ class Judging:
         transcript = self.transcript
         judgement = Judgement(transcript.topic, tuple(transcript.turns), seat.subject, seat.turn, self.config.categories)
         case = Case(seat.key(transcript.id), transcript.id, judgement, seat.judge, seat.judge)
-        work = JudgeWork(case, self.config, self.judges[seat.judge], self.tokens.get(seat.judge), self.done, self.announce)
+        count = self.tokens.get(seat.judge)
+        work = JudgeWork(case, self.config, self.judges[seat.judge], count, self.done, self.announce, self.journal)
         _, _, reward = yield from work.flow()
         return reward
 
@@ -108,9 +130,10 @@ class JudgeWork:
         count: CountTokens | None = None,
         done: Mapping[str, Judged] | None = None,
         announce: Announce = lambda event: None,
+        journal: Journal | None = None,
     ) -> None:
         self.case, self.config, self.expert, self.count = case, config, expert, count
-        self.done, self.announce = done or {}, announce
+        self.done, self.announce, self.journal = done or {}, announce, journal or Journal()
         self.key, self.judgement = case.key, case.judgement
         self.place: dict[str, Any] = {
             "transcript": case.transcript,
@@ -154,25 +177,36 @@ class JudgeWork:
     def ask(self, request: Request) -> Ask:
         return Ask(self.case.who, request, label="judge")
 
-    def too_long(self, messages: Sequence[Message], new: int) -> str | None:
+    def too_long(self, messages: Sequence[Message], new: int) -> Fault | None:
         """Why a request for `new` tokens after `messages` cannot be made, or None where it fits the judge's context."""
         holds = self.expert.context_length
         if self.count is None or (needed := self.count(messages)) + new <= holds:
             return None
-        return f"the judge's prompt takes {needed} tokens and the answer up to {new}, but the context holds {holds}"
+        return Fault("too_long", f"the judge's prompt takes {needed} tokens and the answer up to {new}, but the context holds {holds}")
 
-    def analyse(self) -> Flow[tuple[str, str | None]]:
-        """The judge's analysis ("" if the config wants none), or the problem."""
+    def analyse(self) -> Flow[tuple[str, Fault | None]]:
+        """The judge's analysis ("" if the config wants none), and what is wrong with it: nothing is then asked on top of it."""
         if not self.config.analysis:
             return "", None
         request = self.expert.analysis_request(self.key, self.judgement)
         if problem := self.too_long(request.messages, request.decoding.max_new_tokens):
             return "", problem
-        (answer,) = yield [self.ask(request)]
-        assert isinstance(answer, Completion)
-        return self.expert.read_reply(request.prefix + answer.text), None
+        (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
+        said, thinking = faults.without_thinking(answer.text)
+        text = self.expert.read_reply(request.prefix + said)
+        if thinking:
+            return text, Fault("thinking", "the analysis ended while the judge was still thinking")
+        if request.prefix:  # labels in a trained form, not prose
+            return text, None
+        prompt = "\n".join(m.content for m in request.messages)
+        seen = {"subject": self.judgement.subject, "prompt": prompt, "reference": self.dialogue()}
+        return text, faults.of_analysis(text, reply=self.judgement.reply, **seen)
 
-    def rate(self, categories: Sequence[str], analysis: str, problem: str | None = None) -> Flow[dict[str, Rating]]:
+    def dialogue(self) -> str:
+        """What was said, as far as the judge sees it: its language is the one to answer in."""
+        return " ".join(turn.text for turn in self.judgement.shown())
+
+    def rate(self, categories: Sequence[str], analysis: str, problem: Fault | None = None) -> Flow[dict[str, Rating]]:
         """Ask for all categories at once, in one form or both. With a `problem` nothing is asked and every rating is None."""
         form = self.config.form
         texts = {c: self.expert.rating_request(self.key, self.judgement, analysis, c) for c in categories if form != "expected"}
@@ -183,64 +217,91 @@ class JudgeWork:
             problem = self.too_long([*longest.messages, Message("assistant", longest.prefix)], rating.SAMPLED_TOKENS)
         if problem is not None:
             return {c: self._rating(c, None, None, "", problem) for c in categories}
-        results = yield [self.ask(request) for request in requests]
-        written, scored = dict(zip(texts, results, strict=False)), dict(zip(scores, results[len(texts) :], strict=True))
+        both: list[Flow[Any]] = [
+            self.journal.ask([self.ask(request) for request in texts.values()], self.case.transcript),
+            _plainly([self.ask(request) for request in scores.values()]),
+        ]
+        answers, numbers = yield from together(both)
+        written, scored = dict(zip(texts, answers, strict=True)), dict(zip(scores, numbers, strict=True))
         return {c: self.rating(c, written.get(c), scored.get(c)) for c in categories}
 
     def rating(self, category: str, text: Result | None, scores: Result | None) -> Rating:
         """A Rating from what the judge answered; what cannot be read is None with its problem."""
-        value, expected, raw, problems = None, None, "", []
+        value, expected, mass, raw, problems = None, None, None, "", list[Fault]()
         if isinstance(text, Completion):
-            parsed = rating.parse_rating(text.text)
+            opened = rating.opened(self.expert.settings.prompts)  # the judge goes on in brackets that it did not open, and may not close
+            written = opened + text.text if "]" in text.text else text.text
+            parsed = rating.parse_rating(written, category, text.finish, self.judgement.subject)
             value, raw = parsed.value, text.text
-            problems += [parsed.problem] if parsed.problem else []
+            problems += [Fault(parsed.fault, parsed.problem)] if parsed.fault and parsed.problem else []
         if isinstance(scores, Scores):
-            expected = rating.expected_value(scores.logprobs)
+            expected, mass = rating.expected_value(scores.logprobs), rating.mass(scores.logprobs)
             raw = raw or " ".join(f"{p:.4f}" for p in scores.logprobs)
-            problems += ["no option has a probability"] if expected is None else []
-        return self._rating(category, value, expected, raw, "; ".join(problems) or None)
+            if expected is None:
+                problems.append(no_mean(scores))
+            elif mass is None or mass < self.config.min_mass:
+                expected = None
+                problems.append(Fault("low_mass", rating.low_mass(mass, self.config.min_mass)))
+        problem = Fault(problems[0].kind, "; ".join(one.problem for one in problems)) if problems else None
+        return self._rating(category, value, expected, raw, problem, mass)
 
-    def _rating(self, category: str, value: int | None, expected: float | None, raw: str, problem: str | None) -> Rating:
+    def _rating(
+        self, category: str, value: int | None, expected: float | None, raw: str, problem: Fault | None, mass: float | None = None
+    ) -> Rating:
         if expected is not None:
-            expected = min(10.0, max(1.0, expected))  # a sum of floats may end a hair outside
+            expected = min(10.0, max(1.0, expected)) if math.isfinite(expected) else None  # a sum of floats may end a hair outside
         return Rating(
             id=f"{self.key}/{category}",
             **self.place,
             category=category,
             value=value,
             expected=expected,
+            mass=mass,
             raw=raw,
-            problem=problem,
+            problem=problem.problem if problem else None,
+            fault=problem.kind if problem else None,
         )
 
     # -- what is missing --------------------------------------------------------------------------------------------
 
-    def what_is_missing(self, ratings: Mapping[str, Rating], analysis: str, problem: str | None = None) -> Flow[Wim]:
+    def what_is_missing(self, ratings: Mapping[str, Rating], analysis: str, problem: Fault | None = None) -> Flow[Wim]:
         """Ask for the WIM response and score it. With a `problem` nothing is asked."""
         numbers = {c: r.value if r.value is not None else None if r.expected is None else round(r.expected) for c, r in ratings.items()}
         request = self.expert.wim_request(self.key, self.judgement, analysis, numbers, self.config.wim.wording)
         problem = problem or self.too_long(request.messages, request.decoding.max_new_tokens)
         if problem is not None:
             return self.wim("", analysis, problem=problem)
-        (answer,) = yield [self.ask(request)]
-        assert isinstance(answer, Completion)
-        text, reply = self.expert.read_reply(answer.text), self.judgement.reply
-        if not text:
-            return self.wim(text, analysis, problem="empty answer")
+        (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
+        said, thinking = faults.without_thinking(answer.text)
+        text, reply = self.expert.read_reply(said), self.judgement.reply
+        if thinking:
+            return self.wim(text, analysis, problem=Fault("thinking", "ended while the judge was still thinking"))
         if not reply.strip():
-            return self.wim(text, analysis, problem="the judged text is blank")
-        if wim.is_empty(text, self.expert.settings.prompts):
+            return self.wim(text, analysis, problem=Fault("blank", "the judged text is blank"))
+        if wim.is_empty(text, self.expert.settings.prompts, self.config.wim.wording):
             return self.wim(text, analysis, cosine=self.config.wim.empty_score, empty=True)
+        if problem := self.wim_fault(text, request.messages[-1].content):
+            return self.wim(text, analysis, problem=problem)
         pair = [EmbedRequest(f"{self.key}/reply", reply), EmbedRequest(f"{self.key}/wim", text)]
         first, second = yield [Ask("embedder", request, label="embedder") for request in pair]
         assert isinstance(first, Embedding) and isinstance(second, Embedding)
-        cosine = min(1.0, max(-1.0, wim.cosine(first.vector, second.vector)))
+        cosine = wim.cosine(first.vector, second.vector)
+        if not math.isfinite(cosine):
+            return self.wim(text, analysis, problem=Fault("not_finite", "the cosine is not a number"))
+        cosine = min(1.0, max(-1.0, cosine))
         if cosine > PARROT_COSINE or copies(reply, text):
-            return self.wim(text, analysis, problem=f"parrots the reply (cosine {cosine:.3f})")
+            return self.wim(text, analysis, problem=Fault("parrot", f"parrots the reply (cosine {cosine:.3f})"))
         return self.wim(text, analysis, cosine=cosine)
 
+    def wim_fault(self, text: str, question: str) -> Fault | None:
+        """What is wrong with a WIM response that is no parrot. It may share words with the transcript: facts have one wording."""
+        prompts, judged = self.expert.settings.prompts, self.judgement
+        instruction = rating.judge_prompt(prompts, replace(judged, turns=()))
+        seen = {"subject": judged.subject, "prompt": f"{instruction}\n{question}", "reference": self.dialogue()}
+        return faults.of_wim(text, categories=tuple(judged.categories), **seen)
+
     def wim(
-        self, text: str, analysis: str = "", cosine: float | None = None, empty: bool = False, problem: str | None = None
+        self, text: str, analysis: str = "", cosine: float | None = None, empty: bool = False, problem: Fault | None = None
     ) -> Wim:
         return Wim(
             id=f"{self.key}/wim",
@@ -249,7 +310,8 @@ class JudgeWork:
             analysis=analysis,
             cosine=cosine,
             empty=empty,
-            problem=problem,
+            problem=problem.problem if problem else None,
+            fault=problem.kind if problem else None,
         )
 
     def reward(self, ratings: Mapping[str, Rating], response: Wim | None) -> Reward:
@@ -272,10 +334,13 @@ class JudgeWork:
         )
 
 
-def copies(reply: str, text: str) -> bool:
-    """Whether most of `text` is one long verbatim run of words of `reply`."""
-    one, two = ([word.lower() for word in _WORD.findall(t)] for t in (reply, text))
-    if len(two) < PARROT_WORDS:
-        return False
-    run = SequenceMatcher(None, one, two, autojunk=False).find_longest_match().size
-    return run >= PARROT_WORDS and run >= PARROT_SHARE * len(two)
+def _plainly(asks: list[Ask]) -> Flow[list[Result]]:
+    """The results of some requests that cost little to ask again."""
+    return (yield asks) if asks else []
+
+
+def no_mean(scores: Scores) -> Fault:
+    """Why the options' probabilities have no mean."""
+    if rating.finite(scores.logprobs):
+        return Fault("low_mass", "no option has a probability")
+    return Fault("not_finite", "the probability of an option is not a number")

@@ -1,7 +1,8 @@
 """Which of two replies to the same history is the better one: the judge's prompt, the reading of its answer, both orders.
 
-The verdict is read from the probabilities of the three words that are allowed, not from written text: every judgement then has an answer
-that needs no parsing, an answer that no text in the prompt can write for the judge, and both orders cost one pass each.
+The verdict is read from the probabilities of the two letters that are allowed, not from written text: no text in the prompt can write it
+for the judge, and both orders cost one pass each. Where the letters hold too little of the probability there is no verdict. A tie is
+not offered as an answer (small models then answer something else in a third of cases): it is what both orders disagree about.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from expertchat.records import Message, Speaker, Turn, Verdict
 from expertchat.scheduler import Ask, Flow
 from expertchat.text import one_line, quote
 
-OPTIONS = (" A", " B", " tie")
+OPTIONS = (" A", " B")
 ANSWER_TOKENS = 4  # room for an option
 Order = Literal["base", "policy"]
 Winner = Literal["base", "policy", "tie"]
 ORDERS: tuple[Order, Order] = ("base", "policy")
 # What stands before a line of the prompt may not stand in the text of a reply: it would look like another reply.
-_HEAD = re.compile(r"\b(reply\s*[ab]?|expert|partner|the better reply)\s*[:：]", re.IGNORECASE)
+_HEAD = re.compile(r"\b(reply\s*[ab]?|expert|partner|the better reply)\s*[:：]|\b(the better reply is)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Duel:
         """The dialogue and the two replies, each on one line."""
 
         def shown(text: str) -> str:
-            return _HEAD.sub(r"{\1}", quote(text, special_tokens))
+            return _HEAD.sub(lambda match: f"{{{match[1] or match[2]}}}", quote(text, special_tokens))
 
         one, two = (self.base, self.policy) if first == "base" else (self.policy, self.base)
         lines = [f"{'Expert' if turn.speaker == self.subject else 'Partner'}: {shown(turn.text)}" for turn in self.turns]
@@ -63,21 +64,21 @@ def request(expert: ExpertChat, duel: Duel, first: Order) -> ScoreRequest:
     return ScoreRequest(f"{duel.key}/{first}-first", messages, OPTIONS, prefix=prompts.better)
 
 
-def read(logprobs: Sequence[float]) -> tuple[Literal["A", "B", "tie"] | None, str | None]:
-    """The likeliest option and no problem, or None with it; A and B that are equally likely are a tie.
+def read(logprobs: Sequence[float], min_mass: float = 0.0) -> tuple[Literal["A", "B", "tie"] | None, str | None]:
+    """The likelier option and no problem, or None with it; A and B that are equally likely are a tie.
 
-    >>> read([-0.1, -3.0, -4.0])
+    >>> read([-0.1, -3.0])
     ('A', None)
     """
-    if len(logprobs) != len(OPTIONS) or any(math.isnan(p) for p in logprobs):
+    if len(logprobs) != len(OPTIONS) or not rating.finite(logprobs):
         return None, f"{len(OPTIONS)} probabilities were wanted"
-    a, b, tie = logprobs
-    best = max(logprobs)
-    if not math.isfinite(best):
+    a, b = logprobs
+    if max(logprobs) == -math.inf:
         return None, "no option has a probability"
-    if tie == best or a == b:
-        return "tie", None
-    return ("A", None) if a == best else ("B", None)
+    held = rating.mass(logprobs)
+    if held is None or held < min_mass:
+        return None, rating.low_mass(held, min_mass, "answers A and B")
+    return ("tie" if a == b else "A" if a > b else "B"), None
 
 
 def winner(verdicts: Sequence[Verdict]) -> Winner | None:
@@ -88,14 +89,19 @@ def winner(verdicts: Sequence[Verdict]) -> Winner | None:
     return found[0] if len(set(found)) == 1 else "tie"
 
 
-def duel_flow(who: str, expert: ExpertChat, duel: Duel, count: CountTokens | None = None) -> Flow[list[Verdict]]:
-    """Ask the backend `who` in both orders. With `count`, a prompt that does not fit the judge's context is a verdict None."""
+def duel_flow(
+    who: str, expert: ExpertChat, duel: Duel, count: CountTokens | None = None, min_mass: float = 0.0
+) -> Flow[list[Verdict]]:
+    """Ask the backend `who` in both orders. With `count`, a prompt that does not fit the judge's context is a verdict None.
+
+    So is one whose answers hold less than `min_mass` of the probability.
+    """
     requests = [request(expert, duel, first) for first in ORDERS]
     problems = [_too_long(expert, one, count) for one in requests]
     if any(problems):
-        return [_verdict(who, duel, first, None, problem or "not asked") for first, problem in zip(ORDERS, problems, strict=True)]
+        return [_verdict(who, duel, first, None, problem or "not asked", min_mass) for first, problem in zip(ORDERS, problems, strict=True)]
     results = yield [Ask(who, one, label="judge") for one in requests]
-    return [_verdict(who, duel, first, result, None) for first, result in zip(ORDERS, results, strict=True)]
+    return [_verdict(who, duel, first, result, None, min_mass) for first, result in zip(ORDERS, results, strict=True)]
 
 
 def _too_long(expert: ExpertChat, asked: ScoreRequest, count: CountTokens | None) -> str | None:
@@ -107,9 +113,10 @@ def _too_long(expert: ExpertChat, asked: ScoreRequest, count: CountTokens | None
     return f"the judge's prompt takes {needed} tokens, but the context holds {expert.context_length}"
 
 
-def _verdict(judge: str, duel: Duel, first: Order, result: Result | None, problem: str | None) -> Verdict:
-    said, raw = None, ""
+def _verdict(judge: str, duel: Duel, first: Order, result: Result | None, problem: str | None, min_mass: float) -> Verdict:
+    said, raw, held = None, "", None
     if isinstance(result, Scores):
-        said, problem = read(result.logprobs)
+        (said, problem), held = read(result.logprobs, min_mass), rating.mass(result.logprobs)
         raw = one_line(" ".join(f"{option.strip()} {math.exp(p):.4f}" for option, p in zip(OPTIONS, result.logprobs, strict=False)))
-    return Verdict(id=f"{duel.key}/{first}-first", history=duel.history, judge=judge, first=first, verdict=said, raw=raw, problem=problem)
+    name = f"{duel.key}/{first}-first"
+    return Verdict(id=name, history=duel.history, judge=judge, first=first, verdict=said, mass=held, raw=raw, problem=problem)

@@ -1,20 +1,23 @@
-"""Ratings 1-10: the judge's prompt, the two forms of an answer (sampled text, expected value), and their parsers."""
+"""Ratings 1-10: the judge's prompt and the two forms of an answer: sampled text (read in judging/reading.py) and expected value."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from expertchat.judging.reading import Parsed, parse_rating
 from expertchat.judging.view import Judgement
 from expertchat.text import one_line
 
 if TYPE_CHECKING:
     from expertchat.experts.prompts import Prompts
 
-OPTIONS = tuple(f" {n}" for n in range(1, 11))
+NUMBERS = tuple(str(n) for n in range(1, 11))
+__all__ = [
+    "NUMBERS", "SAMPLED_TOKENS", "Parsed", "answer", "expected_value", "finite", "judge_prompt", "label", "low_mass", "mass", "opened",
+    "options", "parse_rating", "prefix", "title",
+]  # fmt: skip
 SAMPLED_TOKENS = 12  # room for " 10/10", "8 out of 10"
 
 
@@ -42,55 +45,62 @@ def prefix(prompts: Prompts, analysis: str, category: str) -> str:
     return f"{analysis.rstrip()}{prompts.rating.format(category=title(category))}".lstrip("\n")
 
 
+def options(prompts: Prompts) -> tuple[str, ...]:
+    """The ten answers as they follow the prefix: " 1" after a colon, "1" after an opening bracket."""
+    return tuple(_space(prompts) + n for n in NUMBERS)
+
+
+def opened(prompts: Prompts) -> str:
+    """The markup of the prefix that the judge's answer goes on with: "[[", or nothing."""
+    return prompts.rating.rpartition("}")[2].lstrip(": ")
+
+
+def label(prompts: Prompts, category: str) -> str:
+    """What a line of this category begins with, its markup left out: where the judge writes it by itself, its ratings begin."""
+    return prompts.rating.format(category=title(category)).removesuffix(opened(prompts)).rstrip(" ")
+
+
+def _space(prompts: Prompts) -> str:
+    return " " if prompts.rating.endswith(":") else ""
+
+
 def answer(prompts: Prompts, analysis: str, ratings: Mapping[str, int | None]) -> str:
     """The judge's whole first answer, as context of the WIM question: analysis, then a line for each category."""
     lines = [
-        prompts.rating.format(category=title(category)) + f" {'none' if value is None else value}"
+        prompts.rating.format(category=title(category)) + f"{_space(prompts)}{'none' if value is None else value}{prompts.rating_end}"
         for category, value in ratings.items()
     ]
     return f"{analysis.rstrip()}{''.join(lines)}".lstrip("\n")
 
 
-@dataclass(frozen=True)
-class Parsed:
-    """A rating read from text, or None with the reason."""
-
-    value: int | None
-    problem: str | None = None
-
-
-_NUMBER = re.compile(r"(?<![\w.,+\-/])(-?\d+(?:[.,]\d+)?)(?:\s*(?:/|out of)\s*(\d+))?(?![\w/])(?![.,]\d)")
+def mass(logprobs: Sequence[float]) -> float | None:
+    """How much of the probability the options hold together; a mean over a small share of it says nothing. None where that is no number."""
+    if not finite(logprobs):
+        return None
+    return min(1.0, sum(math.exp(p) for p in logprobs))
 
 
-def parse_rating(text: str) -> Parsed:
-    """The last well-formed value of a rating line, strictly: a whole number from 1 to 10, alone or "out of 10".
-
-    >>> parse_rating(" 7/10").value
-    7
-    >>> parse_rating("between 7 and 11").problem
-    "'11' is not in 1..10"
-    """
-    found = list(_NUMBER.finditer(text))
-    if not found:
-        return Parsed(None, "no number" if text.strip() else "empty answer")
-    number, scale = found[-1].group(1), found[-1].group(2)
-    if scale is not None and int(scale) != 10:
-        return Parsed(None, f"'{found[-1].group()}' is not on a scale of 10")
-    if not re.fullmatch(r"\d+", number):
-        return Parsed(None, f"'{number}' is not a whole number from 1 to 10")
-    value = int(number) if len(number) < 4 else 0
-    if not 1 <= value <= 10:
-        return Parsed(None, f"'{number}' is not in 1..10")
-    return Parsed(value)
+def low_mass(mass: float | None, least: float, options: str = "ten options") -> str:
+    """Why there is no expected rating, with the numbers."""
+    held = "no number" if mass is None else f"{100 * mass:.0f} % of the probability"
+    return f"the {options} hold {held}, less than judging.min_mass={least:g}"
 
 
 def expected_value(logprobs: Sequence[float]) -> float | None:
     """sum(i * P(i)) / sum(P(i)) over the ten options (RLAIF, arXiv 2309.00267; G-Eval, arXiv 2303.16634).
 
-    `logprobs` are natural logs for the options 1..10. None where no option has a probability.
+    `logprobs` are natural logs for the options 1..10. None where no option has a probability, and where one of them is no number or
+    +inf: a mean over the rest would be another judgement's.
     """
+    if len(logprobs) != len(NUMBERS) or not finite(logprobs):
+        return None
     best = max(logprobs)
-    if not math.isfinite(best):
+    if best == -math.inf:
         return None
     weights = [math.exp(p - best) for p in logprobs]
     return sum(i * w for i, w in enumerate(weights, 1)) / sum(weights)
+
+
+def finite(logprobs: Sequence[float]) -> bool:
+    """Whether all are log probabilities: -inf is one (nothing), not-a-number and +inf are none."""
+    return all(p < math.inf for p in logprobs)  # a comparison with not-a-number is false

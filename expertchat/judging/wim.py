@@ -7,16 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from expertchat.judging.view import Judgement
-from expertchat.text import one_line
+from expertchat.text import one_line, sentences
 
 if TYPE_CHECKING:
     from expertchat.experts.prompts import Prompts, WimWording
 
+# The whole of an answer that says that nothing is missing, lower case, without markup, quotes and the full stop.
+_OF = r"(?: (?:in|from) (?:the |their )?answers?(?: (?:of|by) expert [ab])?)?"
 _EMPTY = re.compile(
-    r"^(?:what is missing:\s*)?(?:i (?:see|find) )?"
-    r"(?:nothing(?: else| important| at all)?(?: is| seems)?(?: missing)?|none|n/a|nothing is lacking)[.!]?$",
-    re.IGNORECASE,
+    r"(?:(?:what is missing|missing(?: content)?|answer|es fehlt): ?)?"
+    r"(?:(?:(?:i (?:see|find) )?nothing(?: else| important| at all| more| specific)?(?: is| seems| appears)?(?: to be)?"
+    r"(?: missing| lacking)?|there is nothing missing|no (?:specific |important )?content is missing)"
+    rf"{_OF}|none|n/a|nichts(?: fehlt)?|es fehlt nichts|keine?s?)"
 )
+_LACKS = re.compile(r"\b(?:missing|absent|lack\w*|omit\w*|without|except|apart|besides|however|but|fehl\w*)\b", re.IGNORECASE)
 
 
 def question(prompts: Prompts, wording: WimWording, judgement: Judgement) -> str:
@@ -24,10 +28,26 @@ def question(prompts: Prompts, wording: WimWording, judgement: Judgement) -> str
     return prompts.wim[wording].format(subject=judgement.subject.upper(), topic=one_line(judgement.topic))
 
 
-def is_empty(text: str, prompts: Prompts) -> bool:
-    """Whether the text says that nothing is missing (a whole answer in the empty form, or one that ends with it)."""
-    flat = one_line(text).strip("\"'* ")
-    return bool(_EMPTY.match(flat)) or flat.lower().endswith(prompts.wim_empty.lower())
+def is_empty(text: str, prompts: Prompts, wording: WimWording = "missing") -> bool:
+    """Whether the text says that nothing is missing: a whole answer in the empty form, and nothing beside it.
+
+    Asked first what is covered, the judge may say that before: there the last sentence is the answer, if none before it names a lack.
+    """
+    flat = _bare(text)
+    if _in_empty_form(flat, prompts):
+        return True
+    if wording != "covers_then_missing" or len(parts := sentences(flat)) < 2:
+        return False
+    return _in_empty_form(_bare(parts[-1]), prompts) and not any(_LACKS.search(part) for part in parts[:-1])
+
+
+def _bare(text: str) -> str:
+    return one_line(text).strip("\"'`*_“”„‘’ ")
+
+
+def _in_empty_form(flat: str, prompts: Prompts) -> bool:
+    said = flat.rstrip(".! \"'`*_“”").lower()
+    return said == prompts.wim_empty.rstrip(".! ").lower() or _EMPTY.fullmatch(said) is not None
 
 
 def cosine(reply: Sequence[float], text: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -12,7 +13,7 @@ from expertchat.records import Figure
 from expertchat.training.config import GuardsConfig
 from expertchat.training.rollout import Bundle, Sampled
 
-PARROT = "parrots"  # how a WIM response's problem begins that repeats the reply
+PARROT = "parrot"  # the fault of a WIM response that repeats the reply
 
 
 def round_figures(bundles: Sequence[Bundle], scores: Mapping[str, float | None], pairing: Pairing) -> dict[str, Figure]:
@@ -44,7 +45,8 @@ def round_figures(bundles: Sequence[Bundle], scores: Mapping[str, float | None],
         "rating_mean": _mean([r.rating for r in rewards if r.rating is not None]),
         "wim_mean": _mean([r.wim for r in rewards if r.wim is not None]),
         "wim_empty": fmean(w.empty for w in wims) if wims else None,
-        "parrot_rate": fmean((w.problem or "").startswith(PARROT) for w in wims) if wims else None,
+        "parrot_rate": fmean(w.fault == PARROT for w in wims) if wims else None,
+        **_faults(groups),
         "length": _mean([c.tokens for c in candidates]),
         "length_chosen": _mean([int(pair.provenance["tokens_chosen"]) for pair in pairing.pairs]),
         "length_rejected": _mean([int(pair.provenance["tokens_rejected"]) for pair in pairing.pairs]),
@@ -56,6 +58,13 @@ def round_figures(bundles: Sequence[Bundle], scores: Mapping[str, float | None],
 def _repeats(bundle: Bundle, one: Sampled) -> list[float]:
     earlier = [turn.text for turn in bundle.transcript.turns[: one.candidates[0].turn]]
     return [repeated_sentences(c.text, earlier) for c in one.candidates]
+
+
+def _faults(groups: Sequence[Sampled]) -> dict[str, Figure]:
+    """How often each kind of null came: "fault_rating_cut", "fault_wim_loop"; kinds that did not come are left out."""
+    kinds = Counter(f"fault_rating_{r.fault}" for one in groups for r in one.ratings if r.fault)
+    kinds.update(f"fault_wim_{w.fault}" for one in groups for w in one.wims if w.fault)
+    return dict(sorted(kinds.items()))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,8 +12,8 @@ from expertchat.records import Metrics, Speaker
 from expertchat.text import clean
 from expertchat.views.model import RunState
 from expertchat.views.sides import letter, line
-from expertchat.views.training import PHASES, Round, Told, Training, is_final, number
-from expertchat.views.words import clock, counted
+from expertchat.views.training import FAULT, PHASES, Round, Told, Training, is_final, number
+from expertchat.views.words import clock, counted, fault_words
 
 NONE = "-"  # no figure: never a 0
 Figures = Mapping[str, object]
@@ -233,6 +234,8 @@ def closing_lines(state: RunState) -> list[tuple[str, str]]:
     pairs = sum(r.figures.get("pairs", 0) for r in state.training.rounds.values()) if pairs is None else pairs
     took = f" in {clock(round(seconds))}" if seconds else ""
     lines = [("rounds", f"{done:,.0f} of {max(total, done):,.0f}{took}"), ("pairs", f"{pairs:,.0f}")]
+    if kinds := fault_words(_faults(state.training)):
+        lines.append(("no answer", kinds))
     if stopped := summary.get("stopped_by"):
         lines.append(("stopped by", line(str(stopped))))
     if best := _best(summary.get("best")):
@@ -243,6 +246,17 @@ def closing_lines(state: RunState) -> list[tuple[str, str]]:
         folder = clean(state.run.folder)
         lines += [("run folder", folder), ("look again", f"expertchat watch {shlex.quote(folder)}")]
     return lines
+
+
+def _faults(training: Training) -> dict[str, dict[str, int]]:
+    """The kinds of nulls of all rounds, the most frequent first."""
+    counts = {"rating": Counter[str](), "wim": Counter[str]()}
+    for row in training.rounds.values():
+        for name, count in row.figures.items():
+            what, _, kind = name.removeprefix(FAULT).partition("_")
+            if name.startswith(FAULT) and what in counts:
+                counts[what][kind] += int(count)
+    return {what: dict(kinds.most_common()) for what, kinds in counts.items()}
 
 
 def _best(best: object) -> str:

@@ -13,6 +13,7 @@ Phase = Literal["talking", "pairing", "updating", "evaluating", "saving"]
 PHASES: tuple[Phase, ...] = ("talking", "pairing", "updating", "evaluating", "saving")
 KEPT = ("pairs", "ties", "nulls", "stale", "reward_mean", "margin", "kl", "length", "loss")
 """Figures of a round that are shown. The others stay in metrics.jsonl, so that a view of a long run stays small."""
+FAULT = "fault_"  # how the figures begin that count nulls by their kind: fault_wim_loop
 LATELY = 5  # rounds from which the time that is left is guessed
 
 
@@ -171,7 +172,8 @@ class Training:
         about = self._round(metrics.round)
         if metrics.kind == "round":
             about.learner = metrics.learner
-            about.figures = {name: value for name in KEPT if (value := number(metrics.figures.get(name))) is not None}
+            names = (*KEPT, *(name for name in metrics.figures if name.startswith(FAULT)))
+            about.figures = {name: value for name in names if (value := number(metrics.figures.get(name))) is not None}
             return []
         kept = self.final if is_final(metrics) else about.evaluations
         if kept.get(metrics.learner) == metrics.figures:

@@ -123,6 +123,30 @@ def event_in_words(event: Mapping[str, Any]) -> str:
     return told("kind").replace("_", " ")
 
 
+def mass_in_words(masses: object) -> str:
+    """ "; the options hold 97 % of the probability", the least sure judge's where they differ; "" where nothing is known."""
+    if not isinstance(masses, Mapping):
+        return ""
+    means = [one["mean"] for one in masses.values() if isinstance(one, Mapping) and isinstance(one.get("mean"), int | float)]
+    return f"; the options hold {100 * min(means):.0f} % of the probability" if means else ""
+
+
+def fault_words(faults: object, most: int = 4) -> str:
+    """ "ratings: low_mass 12, cut 3; WIM: loop 5", the most frequent kinds of nulls; "" where there is none.
+
+    >>> fault_words({"rating": {"cut": 3}, "wim": {}})
+    'ratings: cut 3'
+    """
+    parts = []
+    for key, name in (("rating", "ratings"), ("wim", "WIM")):
+        kinds = faults.get(key) if isinstance(faults, Mapping) else None
+        if isinstance(kinds, Mapping) and kinds:
+            shown = [f"{line(str(kind)).replace('_', ' ')} {count}" for kind, count in list(kinds.items())[:most]]
+            more = len(kinds) - most
+            parts.append(f"{name}: {', '.join(shown)}" + (f" and {counted(more, 'other kind')}" if more > 0 else ""))
+    return "; ".join(parts)
+
+
 def summary_lines(state: RunState) -> list[tuple[str, str]]:
     """The end of a run as (label, value) lines: counts, throughput, failures, the folder, how to look again.
 
@@ -142,10 +166,13 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
         ("tokens", f"{known('tokens', counts.tokens):,} in {clock(state.seconds)}{speed}"),
     ]
     if ratings:
-        lines.append(("ratings", f"{ratings:,}, {known('parse_failures', counts.ratings_none):,} without an answer"))
+        said = f"{ratings:,}, {known('parse_failures', counts.ratings_none):,} without an answer"
+        lines.append(("ratings", said + mass_in_words(summary.get("rating_mass"))))
     if wims:
         empty, lacking = known("wim_empty", counts.wims_empty), known("wim_null", counts.wims_none)
         lines.append(("WIM responses", f"{wims:,}, {empty:,} empty, {lacking:,} without a score"))
+    if kinds := fault_words(summary.get("faults")):
+        lines.append(("no answer", kinds))
     if known("rated_pairs", 0):
         lines.append(("ties", f"{known('ties', 0):,} of {known('rated_pairs', 0):,} conversations rate both experts alike"))
     if known("turns_cut", 0):

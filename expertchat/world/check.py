@@ -199,7 +199,7 @@ class Checker:
                 out |= self._named(expert.letter, cases, texts)  # type: ignore[arg-type]
             embedded = self.embedder.embed([EmbedRequest("", x) for (j, _), t in zip(cases, texts, strict=True) for x in (j.reply, t)])
             scores = [
-                1.0 if is_empty(t, self.simulator.prompts) else cosine(embedded[2 * i].vector, embedded[2 * i + 1].vector)
+                1.0 if is_empty(t, self.simulator.prompts, wording) else cosine(embedded[2 * i].vector, embedded[2 * i + 1].vector)
                 for i, t in enumerate(texts)
             ]
             out[wording] = spearman(scores, facts_said)

@@ -1,0 +1,249 @@
+"""Texts that are not what a judge was asked for, each by its kind. Pure functions; docs/ratings.md says what each kind means.
+
+A fault is claimed only where it is certain: what is doubtful stays an answer. Names, quotations and short texts never suffice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from expertchat.text import one_line, sentences
+
+PARROT_COSINE = 0.98
+PARROT_WORDS, PARROT_SHARE = 8, 0.6  # a verbatim run of at least so many words that makes up so much of the text
+ECHO_RUN, ECHO_SHARE = 5, 0.6  # so much of a text stands in the prompt, in runs of at least so many words
+LOOP_WORDS, LOOP_DISTINCT = 30, 0.5  # of at least so many words, fewer than so many of all runs of three are different
+LOOP_NUMBERS = 12  # so many numbers one after the other are counting, not citing
+_WORD = re.compile(r"\w+")
+_LETTER = r"[^\W\d_]"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why there is no answer: a short kind for counting, a sentence for people."""
+
+    kind: str
+    problem: str
+
+
+# -- thinking -----------------------------------------------------------------------------------------------------------
+
+_TAG = r"(?:think|thinking|thought|reasoning)"
+_BLOCK = re.compile(rf"[<\[‹]({_TAG})[>\]›].*?[<\[‹]/\1[>\]›]", re.IGNORECASE | re.DOTALL)
+_END = re.compile(rf"^.*[<\[‹]/{_TAG}[>\]›]", re.IGNORECASE | re.DOTALL)  # some templates open the block in the prompt
+_OPEN = re.compile(rf"[<\[‹]{_TAG}[>\]›]", re.IGNORECASE)
+
+
+def without_thinking(text: str) -> tuple[str, bool]:
+    """The text without closed thinking blocks, and whether one was begun and not closed.
+
+    >>> without_thinking("<think>7 or 8?</think> 8"), without_thinking("<think>hm")[1]
+    ((' 8', False), True)
+    """
+    rest = _END.sub("", _BLOCK.sub("", text))
+    return rest, bool(_OPEN.search(rest))
+
+
+# -- the kinds ----------------------------------------------------------------------------------------------------------
+
+_SORRY = r"(?:(?:i'?m|i am|we are|we're) (?:very |so |truly )?sorry|sorry|i apologi[sz]e|apologies|my apologies|unfortunately)"
+_CANNOT = (
+    r"(?:i|we) (?:can ?not|can'?t|won'?t|will not|must decline|am unable to|am not able to|'?m not able to|'?m unable to"
+    r"|do not feel comfortable|don'?t have)(?: to)?"
+    r"(?: (?:help|assist|judge|rate|provide|evaluate|comply|fulfil+|answer|do|give|continue|engage|participate|access|personal|opinions"
+    r"|any|the ability|with|this|that|an?|your)\b)"
+)
+_REFUSAL = re.compile(
+    rf"(?:{_SORRY}[,.]? (?:but |that )?{_CANNOT}|{_CANNOT} (?:.{{0,30}})?(?:request|this|that|with|opinions|judg|rat|content)"
+    rf"|as (?:an? )?(?:ai|artificial intelligence|large language model|language model)\b[^.!?]{{0,60}}\b(?:not|n't|cannot|unable)"
+    r"|(?:es )?tut mir leid[,.]? (?:aber )?[^.]{0,40}\b(?:nicht|kein\w*)\b|als (?:ki|sprachmodell)\b[^.]{0,60}\b(?:nicht|kein\w*)\b"
+    r"|ich kann (?:dabei|das|diese\w*)[^.]{0,40} nicht\b)",
+    re.IGNORECASE,
+)
+
+
+def refuses(text: str) -> bool:
+    """Whether the text begins as a refusal: "I'm sorry, but I can't ...", "As an AI, I do not ..."."""
+    return bool(_REFUSAL.match(one_line(text).replace("’", "'").lstrip("\"'*_ ")))
+
+
+def loops(text: str) -> bool:
+    """Whether the text says one thing over and over: one sentence, a list of like items, numbers counted up."""
+    words = _plain(text)
+    if len(words) >= LOOP_WORDS:
+        triples = list(zip(words, words[1:], words[2:], strict=False))
+        if len(set(triples)) < LOOP_DISTINCT * len(triples):
+            return True
+    if " ".join(["#"] * LOOP_NUMBERS) in " ".join(words):
+        return True
+    said = Counter(" ".join(w for w in _plain(part) if w != "#") for part in re.split(r"[.!?\n]+", text))
+    sentence, times = max(said.items(), key=lambda item: item[1] * len(item[0].split()), default=("", 0))
+    size = len(sentence.split())
+    return times >= 3 and size >= 3 and times * size > len(words) / 2
+
+
+def _plain(text: str) -> list[str]:
+    """Lower-case words; every number is "#"."""
+    return ["#" if word.isdigit() else word.lower() for word in _WORD.findall(text)]
+
+
+_LINE_OF_TRANSCRIPT = re.compile(r"^\s*[AB]: ", re.MULTILINE)
+_MARKED = re.compile(r"[.!?][\"')]* ?(?:\[\d{1,3}\]|\(\d{1,3}\))(?=\s|$)")
+
+
+def echoes(text: str, prompt: str) -> bool:
+    """Whether the text copies the prompt, or goes on with the transcript in its form (speakers and sentence numbers)."""
+    lines, marked = len(_LINE_OF_TRANSCRIPT.findall(text)), len(_MARKED.findall(text))
+    if lines >= 2 or (marked and _LINE_OF_TRANSCRIPT.match(text)) or re.search(r"[<‹]/?transcript[>›]", text):
+        return True
+    words, source = _plain(text), _plain(prompt)
+    if len(words) < PARROT_WORDS:
+        return False
+    known = {tuple(source[i : i + ECHO_RUN]) for i in range(len(source) - ECHO_RUN + 1)}
+    covered = {i + k for i in range(len(words) - ECHO_RUN + 1) if tuple(words[i : i + ECHO_RUN]) in known for k in range(ECHO_RUN)}
+    return len(covered) >= ECHO_SHARE * len(words)
+
+
+def copies(reply: str, text: str) -> bool:
+    """Whether most of `text` is one long verbatim run of words of `reply`."""
+    one, two = ([word.lower() for word in _WORD.findall(t)] for t in (reply, text))
+    if len(two) < PARROT_WORDS:
+        return False
+    run = SequenceMatcher(None, one, two, autojunk=False).find_longest_match().size
+    return run >= PARROT_WORDS and run >= PARROT_SHARE * len(two)
+
+
+_SPEAKS = (
+    r"(?:'?s\b|lacks?|misses|does|did|doesn|didn|fails?|failed|should|could|is|was|has|gives?|gave|says?|said|explains?|only|mentions?"
+    r"|never|provides?|needs)"
+)
+_PARTS = r"(?:the )?(?:answers?|repl(?:y|ies)|responses?|turns?|sentences?) (?:of|by|from|given by)"
+
+
+def wrong_expert(text: str, subject: str) -> bool:
+    """Whether the text begins as one about the other expert and never names `subject` ("a", "b")."""
+    other = "B" if subject == "a" else "A"
+    flat = one_line(text).lstrip("\"'*_ ")
+    begins = re.match(rf"(?:{_PARTS} expert {other}\b|expert {other} ?{_SPEAKS}|expert {other}:)", flat, re.IGNORECASE)
+    named = re.search(rf"\b(?:experts|expert {subject}|both|partner)\b", flat, re.IGNORECASE)
+    return begins is not None and named is None and re.search(rf"\b{subject.upper()}\b", flat) is None
+
+
+# -- language -----------------------------------------------------------------------------------------------------------
+
+_SCRIPTS = (
+    ("Latin", "A-Za-zÀ-ɏ"), ("Cyrillic", "Ѐ-ӿ"), ("Greek", "Ͱ-Ͽ"), ("Arabic", "؀-ۿ"), ("Hebrew", "֐-׿"), ("Devanagari", "ऀ-ॿ"),
+    ("Thai", "฀-๿"), ("Hangul", "가-힯"), ("Kana", "぀-ヿ"), ("Han", "一-鿿"),
+)  # fmt: skip
+# Words that are frequent in one of these languages and not in the others.
+_STOP_WORDS = {
+    "English": "the and of is are was were that this with for not they have has it to which what from been does",
+    "German": "der und ist nicht das sich auf dem mit ein eine sind wird auch werden aber oder wie durch sie nur noch",
+    "French": "les des est et une dans pour que qui pas sur avec sont plus ce cette aux mais elle nous",
+    "Spanish": "los las una es y por con que del para como pero más se su está son muy sobre",
+    "Italian": "il gli di che è una per non con sono della del anche più come nel questo alla dei",
+    "Portuguese": "os uma não é com para por mais dos como mas foi ao ele das tem à seu sua isso",
+    "Dutch": "het een van en niet zijn dat voor met ook maar aan wordt er bij naar deze worden",
+}
+_STOPS = {name: frozenset(words.split()) for name, words in _STOP_WORDS.items()}
+LANGUAGE_WORDS, LANGUAGE_HITS, LANGUAGE_LETTERS = 12, 5, 20
+
+
+def language(text: str) -> str | None:
+    """The script of a text that is not Latin, else the language that its small words tell, or None where that is not sure.
+
+    A Latin text needs 12 words, 5 small words of one language that make up a fifth of it, and at most half as many of any other.
+    """
+    letters = [c for c in text if c.isalpha()]
+    if len(letters) < LANGUAGE_LETTERS and not any(re.match("[぀-ヿ一-鿿가-힯]", c) for c in letters):
+        return None
+    counts = {name: len(re.findall(f"[{span}]", text)) for name, span in _SCRIPTS}
+    counts["Han"], counts["Kana"] = (counts["Han"], 0) if not counts["Kana"] else (0, counts["Han"] + counts["Kana"])
+    script = max(counts, key=lambda name: counts[name])
+    if counts[script] < 0.7 * len(letters) or counts[script] < 8:
+        return None
+    if script != "Latin":
+        return script
+    words = [word.lower() for word in re.findall(rf"{_LETTER}+", text)]
+    if len(words) < LANGUAGE_WORDS:
+        return None
+    hits = sorted(((sum(word in stops for word in words), name) for name, stops in _STOPS.items()), reverse=True)
+    (best, name), (second, _) = hits[0], hits[1]
+    return name if best >= LANGUAGE_HITS and best >= 0.2 * len(words) and second <= best / 2 else None
+
+
+def other_language(text: str, reference: str) -> bool:
+    """Whether the text is surely in another language than `reference`, the judged dialogue."""
+    mine, theirs = language(text), language(reference)
+    if mine is None or theirs is None or mine == theirs:
+        return False
+    return {mine, theirs} != {"Han", "Kana"}  # Japanese may stand in Chinese characters alone
+
+
+# -- what is missing ----------------------------------------------------------------------------------------------------
+
+_FRAME = frozenset(
+    [
+        "the", "a", "an", "b", "missing", "specific", "important", "content", "contents", "is", "are", "in", "of", "expert", "experts",
+        "answer", "answers", "what", "which", "and", "sentence", "sentences", "number", "numbers",
+        "numbered", "to", "from", "for", "following", "it",
+        "this", "that", "there", "here",
+    ]
+)
+
+
+def rates(text: str, categories: Iterable[str]) -> bool:
+    """Whether the text gives ratings: it begins with one, or has two or more (a category, a colon and a number; n/10)."""
+    names = "|".join(re.escape(c.replace("_", " ")) for c in categories) or r"(?!)"
+    line, tenth = rf"\b(?:{names}|rating|score)\b[*_]*\s*[:=][*_]*\s*\[*\d", r"(?<![\w/.])\d{1,2} ?(?:/|out of) ?10\b(?!/)"
+    piece = re.compile(f"{line}|{tenth}", re.IGNORECASE)
+    return bool(piece.match(text.lstrip("*_[(\"' \n"))) or len(piece.findall(text)) >= 2
+
+
+def no_content(text: str) -> bool:
+    """Whether the text names no content at all: only the words of the question, and numbers ("The missing content is [7].")."""
+    return all(word == "#" or word in _FRAME for word in _plain(text))
+
+
+# -- together -----------------------------------------------------------------------------------------------------------
+
+
+def of_prose(text: str, *, subject: str, prompt: str, reference: str) -> Fault | None:
+    """The fault of a judge's prose on expert `subject`. `prompt` is what may not be copied, `reference` the dialogue."""
+    if not text.strip():
+        return Fault("empty", "empty answer")
+    if refuses(text):
+        return Fault("refusal", "refuses to judge")
+    if other_language(text, reference):
+        return Fault("language", f"is in another language than the dialogue ({language(text)})")
+    if loops(text):
+        return Fault("loop", "repeats itself")
+    if echoes(text, prompt):
+        return Fault("echo", "copies the prompt or goes on with the transcript")
+    if wrong_expert(text, subject):
+        return Fault("wrong_expert", "is about the other expert")
+    return None
+
+
+def of_analysis(text: str, *, subject: str, prompt: str, reference: str, reply: str) -> Fault | None:
+    """The fault of an analysis in prose. No analysis at all is none: the judge went to the ratings at once."""
+    if not text.strip():
+        return None
+    parrot = Fault("parrot", "parrots the reply") if copies(reply, text) else None
+    fault = parrot or of_prose(text, subject=subject, prompt=prompt, reference=reference)
+    return fault and Fault(fault.kind, f"the analysis {fault.problem}")
+
+
+def of_wim(text: str, *, subject: str, prompt: str, reference: str, categories: Sequence[str]) -> Fault | None:
+    """The fault of a WIM response that is not in the empty form; parroting is told apart by its cosine, later."""
+    if text.strip() and rates(text, categories):
+        return Fault("rates", "rates instead of naming what is missing")
+    if text.strip() and no_content(text):
+        return Fault("no_content", "names no content")
+    if len(sentences(text)) > 1 and re.match(r"nothing is missing[.!]\s", text.strip(), re.IGNORECASE):
+        return Fault("unclear", "says that nothing is missing, and goes on")
+    return of_prose(text, subject=subject, prompt=prompt, reference=reference)
