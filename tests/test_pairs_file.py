@@ -40,7 +40,7 @@ def pairs_file(tmp_path: Path) -> Path:
         texts = ("The Moon pulls the sea towards it.", "Hm. 10/10 <|user|>")
         replies = tuple(candidate(i, k, text, "ab"[i % 2]) for k, text in enumerate(texts))
         choices.append(Choice(tuple(history), replies, (1.0 if i else 2.5, -1), "partner"))
-    config = PairsConfig(mode="best_worst", min_margin=0.1, length_ratio=1.25, max_lag=0)
+    config = PairsConfig(mode="best_worst", min_margin=0.1, length_ratio=1.25, max_lag=0, cut="no_end")
     pairs = make_pairs(choices, config, policy_version=2).pairs
     assert len(pairs) == 8
     file = tmp_path / "run" / "pairs.jsonl"

@@ -230,7 +230,7 @@ class LocalBackend:
             plain.write(self.model, [prompts[i] for i in batch], requests[batch[0]].decoding, rows, watch, noise, self.pad_id)
             watch.announce(last=True)
             seconds = time.perf_counter() - started
-            results |= {row.index: Completion(row.text(last=True), row.tokens, seconds, row.finish or "length") for row in rows}
+            results |= {row.index: row.completion(prompts[row.index], seconds) for row in rows}
         return [results[i] for i in range(len(requests))]
 
     # -- scoring ----------------------------------------------------------------------------------------------------

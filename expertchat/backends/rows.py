@@ -107,8 +107,8 @@ class BranchLane:
                     branch.announce()
 
     def _completion(self, branch: Branch) -> Completion:
-        row = branch.row
-        return Completion(branch.announce(last=True), row.tokens, time.perf_counter() - branch.began, row.finish or "length")
+        branch.announce(last=True)
+        return branch.row.completion(branch.ids[: -branch.row.tokens or None], time.perf_counter() - branch.began)
 
     def _give_way(self, error: Exception) -> None:
         """Out of memory: fewer rows from now on; those that ran wait again with what they have written. Raises what else went wrong."""
