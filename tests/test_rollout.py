@@ -231,7 +231,7 @@ def test_limits_are_named_with_their_numbers() -> None:
     # 50 tokens over the base's 20 are a ratio of 2.5
     found = alarms({"kl": 12.5, "length": 50.0, "distinct_2": 0.2, "null_rate": 0.1}, 20.0, guards)
     assert found == [
-        "KL to the reference is 12.5, above the limit of 10",
+        "KL to the base is 12.5, above the limit of 10",
         "reply length over the base's is 2.5, above the limit of 2",
         "distinct-2 is 0.2, below the limit of 0.3",
     ]

@@ -19,6 +19,9 @@ _PROBE = "Seven grey herons"
 # What a template that asks for the date is told, always: with the clock's, a run that goes on after midnight would show and train other
 # prompts than it has shown, and the same seed would give another run tomorrow. It is the day that Llama 3.1's template falls back on.
 TODAY = date(2024, 7, 26)
+# The clock as a template has it, replaced by the day: newer versions of transformers pass no functions on to templates.
+_FORMS = "".join(f"|replace('%{form}', '{TODAY.strftime(f'%{form}')}')" for form in "aAbBdHIjmMpSyY")
+_CLOCK = f"{{% macro strftime_now(form) %}}{{{{ form{_FORMS} }}}}{{% endmacro %}}{{{{ '' }}}}"
 
 
 class Renderer:
@@ -37,6 +40,8 @@ class Renderer:
                 f"{name}: its tokenizer has no chat template, so it cannot hold a conversation; use the instruct version of the model, "
                 "or put a chat_template.jinja into its folder"
             )
+        template = tokenizer.get_chat_template()
+        self._dated = {"chat_template": _CLOCK + template} if "strftime_now" in template else {}
         self.special_tokens = _special_tokens(tokenizer)
         longest_first = sorted(self.special_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -97,9 +102,10 @@ class Renderer:
         Where the template renders a prompt otherwise once it is answered (thinking blocks, headers), the message's own tokens follow the
         prompt's: training must not show another prompt than talking did.
         """
-        ids, text = self.encode(prompt), self.plain(message.content)
-        whole = self.ids(self._render([Message(m.role, self.plain(m.content)) for m in (*prompt, message)], False))
-        if whole[: len(ids)] != ids:
+        ids, text, begun = self.encode(prompt), self.plain(message.content), self.text(prompt)
+        shown = self._render([Message(m.role, self.plain(m.content)) for m in (*prompt, message)], False)
+        whole = self.ids(shown)
+        if whole[: len(ids)] != ids or not shown[len(begun) :].lstrip().startswith(text.lstrip()):
             whole = [*ids, *self.ids(text), *self.ids(self._ending())]
         written, last = whole[len(ids) :], self.end_token()
         if not end and last in written:
@@ -131,9 +137,7 @@ class Renderer:
 
     def _render(self, messages: Sequence[Message], generation: bool) -> str:
         chat = [message._asdict() for message in messages]
-        return str(
-            self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation, strftime_now=TODAY.strftime)
-        )
+        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation, **self._dated))
 
 
 def _special_tokens(tokenizer: Any) -> tuple[str, ...]:

@@ -46,8 +46,8 @@ class Pairing:
 def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: int) -> Pairing:
     """Pairs by `config.mode`. A candidate without a reward is never chosen nor rejected; equal rewards never make a pair.
 
-    Neither is one whose text had to be altered: what was judged and what would be trained are not the same. Nor, with cut=drop, one that the
-    token limit cut.
+    Neither is one whose text had to be altered: what was judged and what would be trained are not the same. Nor, with cut=drop, one that
+    the token limit cut.
     """
     made = Pairing()
     for choice in choices:

@@ -72,7 +72,7 @@ def alarms(figures: Mapping[str, Figure], base_length: float | None, guards: Gua
     length = figures.get("length")
     ratio = length / base_length if isinstance(length, int | float) and base_length else None
     held: list[tuple[str, Figure, float | None, bool]] = [
-        ("KL to the reference", figures.get("kl"), guards.max_kl, True),
+        ("KL to the base", figures.get("kl"), guards.max_kl, True),
         ("reply length over the base's", ratio, guards.max_length_ratio, True),
         ("null rate", figures.get("null_rate"), guards.max_null_rate, True),
         ("share of WIM responses that parrot the reply", figures.get("parrot_rate"), guards.max_parrot_rate, True),

@@ -120,8 +120,9 @@ class WeightLearner(Learner):
         found = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
         if getattr(model, "quantization_method", None) or found != ["float32"]:
             raise ConfigError(  # a bf16 weight has 8 bits: a step of less than 1/256 of it is rounded away
-                f"train.method={config.method} needs the model of expert {seat} in fp32, and it is in {', '.join(found)}, in which small steps get "
-                f"lost: set experts.{seat}.dtype=fp32 and experts.{seat}.quantization=none, or use train=lora, whose adapters are always fp32"
+                f"train.method={config.method} needs the model of expert {seat} in fp32, and it is in {', '.join(found)}, in which small "
+                f"steps get lost: set experts.{seat}.dtype=fp32 and experts.{seat}.quantization=none, or use train=lora, whose adapters "
+                "are fp32"
             )
         last = max((int(n.split(".layers.")[1].split(".")[0]) for n, _ in model.named_parameters() if ".layers." in n), default=0)
         self._names = [n for n, _ in model.named_parameters() if config.method == "full" or f".layers.{last}." in n]

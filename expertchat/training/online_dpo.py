@@ -93,10 +93,11 @@ class OnlineDpo:
             pairing = self.ranks.same(make_pairs(made, self.config.pairs, learner.version))  # no rounding of another machine's in it
             self.book.keep_round(bundles, pairing.pairs)
         with clock("updating"):
+            drift = self.talk.drift(learner, bundles)  # of the policy that has talked, from the base
             updated = self.update(number, pairing.pairs)
         if updated is None:
             return False
-        figures = round_figures(bundles, rewards, pairing) | updated.all_figures() | clock.figures(bundles)
+        figures = round_figures(bundles, rewards, pairing) | drift | updated.all_figures() | clock.figures(bundles)
         self.measure(f"round-{number:04d}", number, learner.seat, learner.version, figures)
         if self.due(number):
             with clock("evaluating"):

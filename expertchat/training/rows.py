@@ -43,7 +43,11 @@ def arranged(pairs: Sequence[PreferencePair], seed: int, round: int) -> list[Pre
     return order
 
 
-def alike(rows: Sequence[Row], batch: int) -> list[Any]:
-    """The rows of each step of `batch` sorted by length, so that those that are computed together have little padding."""
+def alike(rows: Sequence[Row], batch: int, surplus: int) -> list[Any]:
+    """The rows of each step of `batch` sorted by length, so that those that are computed together have little padding.
+
+    The last `surplus` rows are given up before anything is sorted: always the longest ones else.
+    """
+    rows = rows[: len(rows) - surplus]
     steps = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     return [row for step in steps for row in sorted(step, key=length)]

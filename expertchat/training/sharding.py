@@ -60,12 +60,7 @@ def split(count: int, batch: int, micro: int, ranks: Ranks) -> Share:
             parts.append(list(pool[(ranks.world - 1 - ranks.rank) if nth % 2 else ranks.rank :: ranks.world]))
         batches += parts
         weights += [len(part) * len(parts) / size for part in parts]
-    return Share(batches, weights, -(-batch // (ranks.world * micro)), surplus_of(count, batch, ranks.world))
-
-
-def surplus_of(count: int, batch: int, world: int) -> int:
-    """How many of `count` pairs are given up because a last, smaller step does not divide by the processes."""
-    return count % batch % world
+    return Share(batches, weights, -(-batch // (ranks.world * micro)), count % batch % ranks.world)
 
 
 # -- the gradients --------------------------------------------------------------------------------------------------------

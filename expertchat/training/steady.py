@@ -64,8 +64,8 @@ class Steady:
         self.bad += 1
         if self.bad >= MOST:
             raise ConfigError(
-                f"the update of {self.who} had {self.bad} steps in a row whose loss or gradient is not finite, and none of them was made; lower "
-                "train.learning_rate or train.beta, or load the model in a type with more range (dtype=bf16 or fp32), in a new run"
+                f"the update of {self.who} had {self.bad} steps in a row whose loss or gradient is not finite, and none of them was made; "
+                "lower train.learning_rate or train.beta, or load the model in a type with more range (dtype=bf16 or fp32), in a new run"
             )
 
     # -- across starts ----------------------------------------------------------------------------------------------
@@ -82,6 +82,6 @@ def check_finite(weights: dict[str, nn.Parameter], who: str) -> None:
     bad = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
     if bad:
         raise ConfigError(
-            f"{len(bad)} of the {len(weights)} trained weights of {who} are not finite any more (the first: {bad[0]}), so they are not saved; "
-            "start again with a lower train.learning_rate"
+            f"{len(bad)} of the {len(weights)} trained weights of {who} are not finite any more (the first: {bad[0]}), so they are not "
+            "saved; start again with a lower train.learning_rate"
         )

@@ -108,7 +108,7 @@ class Updater:
         rows = [row_of(pair, self.learner.backend.renderer) for pair in arranged(pairs, self.seed, round)]
         fitting = [row for row in rows if self.config.max_tokens is None or length(row) <= self.config.max_tokens]
         share = split(len(fitting), self.config.batch, self.config.micro_batch, self.ranks)
-        trained = alike(fitting[: len(fitting) - share.surplus], self.config.batch)
+        trained = alike(fitting, self.config.batch, share.surplus)
         done.too_long, done.pairs, done.surplus = len(rows) - len(fitting), len(trained), share.surplus
         if not share.batches:
             return done
