@@ -12,6 +12,7 @@ from expertchat.records import Figure
 from expertchat.training.config import GuardsConfig
 from expertchat.training.rollout import Bundle, Sampled
 
+OFTEN = 0.25  # share of replies that are cut
 PARROT = "parrots"  # how a WIM response's problem begins that repeats the reply
 
 
@@ -65,6 +66,22 @@ def _repeats(bundle: Bundle, one: Sampled) -> list[float]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
+
+
+def remarks(figures: Mapping[str, Figure], seat: str) -> list[str]:
+    """What a round's figures say about its training that somebody should hear, each with the remedy. `seat` has learnt."""
+    cut, altered, skipped, made = (figures.get(name) or 0 for name in ("cut_rate", "altered", "skipped", "steps"))
+    found = []
+    if float(cut) >= OFTEN:
+        found.append(
+            f"{float(cut):.0%} of the replies were cut at the token limit, and none of them teaches an end: raise "
+            f"experts.{seat}.decoding.reply.max_new_tokens, or ask for shorter replies"
+        )
+    if altered:
+        found.append(f"{altered} replies are in no pair: they hold role tokens, special tokens or control characters, which are not shown")
+    if skipped:
+        found.append(f"{skipped} of {int(skipped) + int(made)} steps were not made: their loss or gradient was not finite")
+    return found
 
 
 def alarms(figures: Mapping[str, Figure], base_length: float | None, guards: GuardsConfig) -> list[str]:

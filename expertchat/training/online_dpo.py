@@ -25,7 +25,7 @@ from expertchat.training.book import Book, put
 from expertchat.training.card import model_card
 from expertchat.training.clock import Clock
 from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.figures import alarms, round_figures
+from expertchat.training.figures import alarms, remarks, round_figures
 from expertchat.training.learners import make_learners, on_cpu, room_for
 from expertchat.training.ranks import Ranks
 from expertchat.training.reward import scores
@@ -98,6 +98,7 @@ class OnlineDpo:
         if updated is None:
             return False
         figures = round_figures(bundles, rewards, pairing) | drift | updated.all_figures() | clock.figures(bundles)
+        self.hub.notes((f"round {number}: {remark}" for remark in remarks(figures, learner.seat)), "warning")
         self.measure(f"round-{number:04d}", number, learner.seat, learner.version, figures)
         if self.due(number):
             with clock("evaluating"):
