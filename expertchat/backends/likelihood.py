@@ -15,6 +15,7 @@ from expertchat.backends.local import LocalBackend
 from expertchat.backends.scoring import Tokens
 
 MOST = 2**26  # log probabilities of a pass (fp32: 256 MiB), whatever the vocabulary
+LIKE = 0.75  # rows of a pass have at least this share of the widest one's tokens: the rest is padding
 OWNER = "likelihood"  # of what the engine keeps meanwhile
 
 
@@ -55,7 +56,8 @@ def likelihoods(backend: LocalBackend, asked: Sequence[tuple[Tokens, Sequence[To
                 backend.refresh()
                 if sum(len(piece.replies) for piece in batch) == 1:
                     backend.out_of_memory(error)
-                most = min(most, words * _size(batch)) // 2
+                most = min(most, words * len(batch) * _width(batch[0])) // 2
+                waiting = [_Piece(one.prompt, [r], [at]) for one in waiting for r, at in zip(one.replies, one.wanted, strict=True)]
                 continue
             waiting = rest
     finally:
@@ -63,24 +65,23 @@ def likelihoods(backend: LocalBackend, asked: Sequence[tuple[Tokens, Sequence[To
     return found
 
 
-def _size(batch: Sequence[_Piece]) -> int:
-    """Columns of probabilities that a pass makes: every row is as wide as the widest."""
-    return len(batch) * max(1 + sum(map(len, piece.replies)) for piece in batch)
+def _width(piece: _Piece) -> int:
+    return 1 + sum(map(len, piece.replies))
 
 
 def _first(waiting: Sequence[_Piece], columns: int) -> tuple[list[_Piece], list[_Piece]]:
-    """What goes into the next pass of at most so many columns, at least one reply; replies to one prompt stand together."""
-    batch: list[_Piece] = []
-    for n, piece in enumerate(waiting):
-        last = batch[-1] if batch else None
-        if last is not None and last.prompt == piece.prompt:
-            tried = [*batch[:-1], _Piece(last.prompt, last.replies + piece.replies, last.wanted + piece.wanted)]
+    """What goes into the next pass of at most so many columns, at least one reply: replies to one prompt in a row, rows of like width."""
+    rows: list[_Piece] = []
+    for piece in waiting:
+        last = rows[-1] if rows else None
+        if last is not None and last.prompt == piece.prompt and _width(last) + _width(piece) - 1 <= columns:
+            rows[-1] = _Piece(last.prompt, last.replies + piece.replies, last.wanted + piece.wanted)
         else:
-            tried = [*batch, piece]
-        if batch and _size(tried) > columns:
-            return batch, list(waiting[n:])
-        batch = tried
-    return batch, []
+            rows.append(piece)
+    rows.sort(key=_width, reverse=True)  # the first is the widest, and all of a pass are as wide as that
+    widest = _width(rows[0])
+    count = sum(_width(row) >= LIKE * widest for row in rows[: max(1, columns // widest)])
+    return rows[:count], rows[count:]
 
 
 def _pass(backend: LocalBackend, batch: Sequence[_Piece]) -> Iterator[list[Tensor]]:
@@ -94,7 +95,7 @@ def _pass(backend: LocalBackend, batch: Sequence[_Piece]) -> Iterator[list[Tenso
 
 
 def _likely(reply: Tokens, logps_T_V: Tensor) -> Likely:
-    before_T_V = logps_T_V[: len(reply)].double()
+    before_T_V = logps_T_V[: len(reply)]
     chosen_T = before_T_V.gather(-1, torch.tensor(reply, device=before_T_V.device)[:, None])
     entropy_T = torch.special.entr(before_T_V.exp()).sum(-1)
-    return Likely(float(chosen_T.sum()), float(entropy_T.sum()))
+    return Likely(float(chosen_T.double().sum()), float(entropy_T.double().sum()))
