@@ -71,8 +71,9 @@ Request = GenerateRequest | ScoreRequest | EmbedRequest
 class Completion:
     """The new text only (without `prefix`); `finish` says whether the model ended it or the token limit did.
 
-    `prompt`: the token ids that the model was shown. `ids`: those it wrote, as they were drawn; the last one is an end token where
-    `ended`. Both are empty where the backend knows no tokens. `unshown`: what the ids hold and the text does not, besides that end token.
+    `prompt`: the token ids that the model was shown, with the prefix. `ids`: those it wrote, as they were drawn; the last one is an end
+    token where `ended`. Both are empty where the backend knows no tokens. `unshown`: what the ids hold and the text does not, besides that
+    end token.
     """
 
     text: str

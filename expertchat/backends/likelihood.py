@@ -14,7 +14,7 @@ from expertchat.backends.kept import Context
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.scoring import Tokens
 
-MOST = 2**26  # log probabilities of a pass (fp32: 256 MiB), whatever the vocabulary
+MOST = 2**25  # log probabilities of a pass (fp32: 128 MiB), whatever the vocabulary
 LIKE = 0.75  # rows of a pass have at least this share of the widest one's tokens: the rest is padding
 OWNER = "likelihood"  # of what the engine keeps meanwhile
 

@@ -78,7 +78,7 @@ def remarks(figures: Mapping[str, Figure], seat: str) -> list[str]:
             f"experts.{seat}.decoding.reply.max_new_tokens, or ask for shorter replies"
         )
     if altered:
-        found.append(f"{altered} replies are in no pair: they hold role tokens, special tokens or control characters, which are not shown")
+        found.append(f"{altered} replies are in no pair, because they are not shown as they were written (role tokens, thinking, ...)")
     if skipped:
         found.append(f"{skipped} of {int(skipped) + int(made)} steps were not made: their loss or gradient was not finite")
     return found

@@ -103,7 +103,7 @@ class Updater:
         self.scheduler = LambdaLR(self.optimizer, lambda step: self._rate(step, rounds))
 
     def update(self, pairs: Sequence[PreferencePair], round: int) -> Updated:
-        """Train on a round's pairs; without any, nothing changes. Raises Stopped."""
+        """Train on a round's pairs; without any, nothing changes. Raises Stopped, and ConfigError on numbers that stay broken."""
         done = Updated()
         rows = [row_of(pair, self.learner.backend.renderer) for pair in arranged(pairs, self.seed, round)]
         fitting = [row for row in rows if self.config.max_tokens is None or length(row) <= self.config.max_tokens]
