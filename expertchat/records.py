@@ -83,7 +83,12 @@ class Transcript(Record):
 
 
 class Candidate(Record):
-    """One of several replies that the actor sampled from the same history: the turns of `transcript` before `turn`."""
+    """One of several replies that the actor sampled from the same history: the turns of `transcript` before `turn`.
+
+    `ids` are the tokens as they were drawn, with the end token where the model drew one (`ended`); None where they are not known (of a
+    backend without tokens, or of an older version). `altered`: what the ids hold that `text` does not show as it is: "markup" (role tokens
+    or control characters, made harmless), "special" (special tokens), "stop" (a stop string). Such a reply enters no pair.
+    """
 
     transcript: str
     round: int
@@ -92,7 +97,10 @@ class Candidate(Record):
     speaker: Speaker
     text: str
     tokens: int = 0
-    cut: bool = False
+    cut: bool = False  # the token limit ended it, not the model
+    ids: list[int] | None = None
+    ended: bool | None = None
+    altered: Literal["markup", "special", "stop"] | None = None
     policy_version: int
     continued: bool = False  # the dialogue went on with this one
 
@@ -188,10 +196,21 @@ class Verdict(Record):
         return "policy" if (self.verdict == "A") == (self.first == "policy") else "base"
 
 
+class PairIds(BaseModel):
+    """The token ids of a pair: the prompt that the policy was shown, and its two replies as they were drawn, end tokens included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
 class PreferencePair(Record):
     """A chosen and a rejected reply to one prompt, in TRL's conversational preference form; scores are rewards, `margin` their difference.
 
-    `provenance` says where it comes from: transcript, turn, learner, judge, the two candidates and their tokens.
+    `provenance` says where it comes from: transcript, turn, learner, judge, the two candidates, their tokens, and whether the token limit
+    cut them (1 or 0). `ids` is what the update trains on; TRL reads the texts and leaves it alone. None: the texts are all there is.
     """
 
     prompt: list[dict[str, str]]
@@ -203,6 +222,7 @@ class PreferencePair(Record):
     round: int
     policy_version: int
     provenance: dict[str, str | int]
+    ids: PairIds | None = None
 
 
 Figure = float | int | str | None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -204,6 +204,8 @@ def test_streamed_texts_grow_into_the_result(llama: LocalBackend, decoding: Deco
 
 class Bytes:
     """A tokenizer of one byte a token."""
+
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
     def decode(self, ids: Sequence[int], **_: object) -> str:
         return bytes(ids).decode("utf-8", "replace")

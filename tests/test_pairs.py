@@ -16,7 +16,8 @@ PROMPT = (Message("system", "You are a human expert on bees."), Message("user", 
 
 
 def config(**values: Any) -> PairsConfig:
-    return PairsConfig.model_validate({"mode": "best_worst", "min_margin": 0.1, "length_ratio": 1.25, "max_lag": 0, **values})
+    plain = {"mode": "best_worst", "min_margin": 0.1, "length_ratio": 1.25, "max_lag": 0, "cut": "no_end"}
+    return PairsConfig.model_validate({**plain, **values})
 
 
 def choice(*rewards: float | None, tokens: tuple[int, ...] = (), version: int = 3, name: str = "r0001/c0000/t02") -> Choice:

@@ -27,6 +27,7 @@ def candidate(dialogue: int, index: int, text: str, learner: Any) -> Candidate:
     return Candidate(
         id=f"r0003/c{dialogue:04d}/t{turn:02d}/k{index}", transcript=f"r0003/c{dialogue:04d}", round=3, turn=turn, index=index,
         speaker=learner, text=text, tokens=len(text.split()), policy_version=2,
+        ids=[10 * index + n for n in range(len(text.split()))], ended=True, cut=bool(index),
     )  # fmt: skip
 
 
@@ -39,8 +40,8 @@ def pairs_file(tmp_path: Path) -> Path:
         history = [*system, Message("user", "What of tides?"), Message("assistant", "Twice a day."), Message("user", "Why?")]
         texts = ("The Moon pulls the sea towards it.", "Hm. 10/10 <|user|>")
         replies = tuple(candidate(i, k, text, "ab"[i % 2]) for k, text in enumerate(texts))
-        choices.append(Choice(tuple(history), replies, (1.0 if i else 2.5, -1), "partner"))
-    config = PairsConfig(mode="best_worst", min_margin=0.1, length_ratio=1.25, max_lag=0)
+        choices.append(Choice(tuple(history), replies, (1.0 if i else 2.5, -1), "partner", list(range(5 + i))))
+    config = PairsConfig(mode="best_worst", min_margin=0.1, length_ratio=1.25, max_lag=0, cut="no_end")
     pairs = make_pairs(choices, config, policy_version=2).pairs
     assert len(pairs) == 8
     file = tmp_path / "run" / "pairs.jsonl"
@@ -50,7 +51,7 @@ def pairs_file(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("block", [None, 700])  # bytes that are read at once; a line has about 650, so types must agree between blocks
+@pytest.mark.parametrize("block", [None, 900])  # bytes that are read at once; a line has about 800, so types must agree between blocks
 def test_datasets_loads_it(pairs_file: Path, tmp_path: Path, block: int | None) -> None:
     from datasets import load_dataset
     from datasets.utils.logging import disable_progress_bar
@@ -64,6 +65,8 @@ def test_datasets_loads_it(pairs_file: Path, tmp_path: Path, block: int | None) 
     assert rows[1]["prompt"][0]["role"] == "system" and rows[0]["prompt"][0]["role"] == "user"
     # 2.5 - -1 and 1 - -1: floats in every line, also where they are whole numbers, or the second block would not fit the first
     assert rows["margin"] == [3.5] + [2.0] * 7 and all('"margin":2.0' in line for line in pairs_file.read_text("utf-8").split("\n")[1:-1])
+    # What the update trains on stands beside the texts: seven words are seven ids here.
+    assert rows[1]["ids"] == {"prompt": [0, 1, 2, 3, 4, 5], "chosen": [0, 1, 2, 3, 4, 5, 6], "rejected": [10, 11, 12]}
     assert len({tuple((key, type(value).__name__) for key, value in row["provenance"].items()) for row in kept}) == 1
 
 

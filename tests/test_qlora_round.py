@@ -59,7 +59,7 @@ def one_round(learner: LoraLearner, folder: Path, losses: list[float], histories
         )
         rewards = tuple(text.count("e") + 0.5 * (text == min(replies)) for text in replies)
         choices.append(Choice(prompt, candidates, rewards, "letters"))
-    pairs = make_pairs(choices, PairsConfig(mode="best_worst", min_margin=0.0, length_ratio=1.0, max_lag=0), 0).pairs
+    pairs = make_pairs(choices, PairsConfig(mode="best_worst", min_margin=0.0, length_ratio=1.0, max_lag=0, cut="no_end"), 0).pairs
     assert len(pairs) == histories
     updater = Updater(
         learner, learner.config, rounds=1, seed=0, folder=folder, on_step=lambda round, step, steps, loss: losses.append(loss)

@@ -16,7 +16,7 @@ from expertchat.preferences.pairs import make_pairs
 from expertchat.records import Topic
 from expertchat.scheduler import Scheduler
 from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.figures import alarms, round_figures
+from expertchat.training.figures import alarms, remarks, round_figures
 from expertchat.training.reward import repeats, scores
 from expertchat.training.rollout import Bundle, Cast, Rollout, choices, judge_of
 from tests.scripted import BagOfWords, Double, babble
@@ -248,8 +248,24 @@ def test_limits_are_named_with_their_numbers() -> None:
     # 50 tokens over the base's 20 are a ratio of 2.5
     found = alarms({"kl": 12.5, "length": 50.0, "distinct_2": 0.2, "null_rate": 0.1}, 20.0, guards)
     assert found == [
-        "KL to the reference is 12.5, above the limit of 10",
+        "KL to the base is 12.5, above the limit of 10",
         "reply length over the base's is 2.5, above the limit of 2",
         "distinct-2 is 0.2, below the limit of 0.3",
     ]
     assert alarms({"kl": None, "length": 39.0}, 20.0, guards) == []
+
+
+def test_a_round_says_what_it_did_not_train_and_what_helps() -> None:
+    figures = {"cut_rate": 0.25, "altered": 2, "skipped": 1, "steps": 3}
+    cut, altered, skipped = remarks(figures, "b")
+    assert cut.startswith("25% of the replies were cut at the token limit") and "experts.b.decoding.reply.max_new_tokens" in cut
+    assert altered.startswith("2 replies are in no pair") and skipped.startswith("1 of 4 steps were not made")
+    assert remarks({"cut_rate": 0.24, "altered": 0, "skipped": 0, "steps": 3}, "b") == remarks({"cut_rate": None}, "b") == []
+
+
+def test_candidates_say_whether_their_text_was_altered() -> None:
+    texts = iter(["Fine.", "Now <|user|> speaks.", "\u200bHidden."] * 9)
+    bundle, _, _ = talk(double=Double(reply=lambda request: next(texts) if "/k" in request.key.rpartition("t0")[2] else "7"))
+    assert {c.text: c.altered for c in bundle.sampled[0].candidates} == {
+        "Fine.": None, "Now ‹¦user¦› speaks.": "markup", "Hidden.": "markup",
+    }  # fmt: skip

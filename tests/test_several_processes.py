@@ -23,7 +23,7 @@ FAST = [
 ]  # fmt: skip
 ROUNDS = {"ddp": 2, "fsdp": 1}
 WRITTEN = ("transcripts", "candidates", "ratings", "wim", "rewards", "pairs", "metrics")
-UNEQUAL = {"seconds", "tokens_per_second", "memory_gib", "entropy", "raw"}  # entropy: TRL's mean over passes; raw: a score as digits
+UNEQUAL = {"seconds", "tokens_per_second", "memory_gib", "raw"}  # raw: a score as digits
 
 
 def records(folder: Path, name: str) -> list[dict[str, Any]]:

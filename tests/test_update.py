@@ -21,6 +21,7 @@ from expertchat.training import update
 from expertchat.training.config import TrainConfig
 from expertchat.training.gpus import on_gpu
 from expertchat.training.learner import Learner, LoraLearner, WeightLearner
+from expertchat.training.rows import row_of
 from expertchat.training.update import Stopped, Updater, rate
 
 PROMPT = [
@@ -92,7 +93,7 @@ def shake(learner: Learner, scale: float = 0.3) -> None:
 def test_before_the_first_step_policy_and_base_agree_so_the_loss_is_ln_2() -> None:
     done = updater(lora()).update(pairs()[:2], 1)
     assert done.figures["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    assert done.figures["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert done.figures["log_ratio"] == pytest.approx(0.0, abs=1e-5)
     assert (done.steps, done.pairs, done.too_long) == (1, 2, 0)
 
 
@@ -106,7 +107,7 @@ def test_the_loss_by_hand() -> None:
     done = updater(learner).update([one], 1)
     assert abs(gains[0] - gains[1]) > 0.05
     assert done.figures["loss"] == pytest.approx(wanted, abs=1e-4)
-    assert done.figures["kl"] == pytest.approx((gains[0] + gains[1]) / 2, abs=1e-3)  # nats a reply
+    assert done.figures["log_ratio"] == pytest.approx((gains[0] + gains[1]) / 2, abs=1e-3)  # nats a reply
 
 
 def test_with_the_start_of_the_round_as_reference_every_round_begins_at_ln_2() -> None:
@@ -160,7 +161,7 @@ def test_token_ids_are_those_of_trl_itself() -> None:
             processing_class=learner.tokenizer,
         )
         assert model is learner.adapters.model
-    mine = [updater(learner)._row(p) for p in pairs()]
+    mine = [row_of(p, learner.backend.renderer) for p in pairs()]
     for row, theirs in zip(mine, trainer.train_dataset, strict=True):
         assert row == {name: theirs[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
 

@@ -15,7 +15,7 @@ from tests.viewed import ATTACK, FACTS, began, console, frame, measured, plainly
 
 SIZES = [(60, 24), (100, 30), (160, 45), (20, 4), (40, 12), (150, 12), (139, 60), (140, 13), (220, 70), (30, 6)]
 ESCAPE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
-TITLES = ["round", "pairs", "ties", "reward", "margin", "kl", "length", "loss", "time", "win", "%", "facts/base"]
+TITLES = ["round", "pairs", "ties", "reward", "margin", "kl", "length", "cut", "loss", "time", "win", "%", "facts/base"]
 
 
 # -- the screen -----------------------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def test_the_table_shows_the_newest_rounds_with_their_evaluations_and_the_runnin
     assert [row[0] for row in rows] == [str(n) for n in range(92, 102)]
     # after round 100 of 1000: win 0.5 + 0.26 x 0.1 = 0.526, from 0.476 to 0.571; facts 1.9 + 1.3 x 0.1 = 2.03 against 1.9
     assert rows[8][-3:] == ["53", "48-57", "2.03/1.90"]
-    assert len(rows[7]) == 9  # round 99 was not evaluated
+    assert len(rows[7]) == 10  # round 99 was not evaluated
     assert rows[9] == ["101", "updating"]
     assert "round 101/1000  A v100 learns  updating" in lines[-2] and "3/8 steps, loss 0.660" in lines[-2]
     assert "100/1000 rounds" in lines[-1] and "left" in lines[-1]
@@ -74,7 +74,7 @@ def test_without_figures_there_are_no_columns_and_none_is_not_nought() -> None:
     ]
     lines = frame(state_of(events), 100, 30)
     row = next(line for line in lines if line.split()[:1] == ["1"])
-    assert row.split() == ["1", "0", "-", "-", "-", "-", "-", "-", "-"]
+    assert row.split() == ["1", "0", "-", "-", "-", "-", "-", "-", "-", "-"]
     assert not any("win" in line or "facts" in line for line in lines)
 
 

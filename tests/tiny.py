@@ -27,6 +27,12 @@ SPECIALS: dict[str, dict[str, Any]] = {
     },
     "mixtral": {"bos_token": "<s>", "eos_token": "</s>", "more": ["<unk>"]},
     "qwen2_5": {"bos_token": None, "eos_token": "<|im_end|>", "more": ["<|im_start|>", "<|endoftext|>"]},
+    "llama3_1": {
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": "<|eot_id|>",
+        "more": ["<|start_header_id|>", "<|end_header_id|>", "<|end_of_text|>"],
+    },
+    "qwen3": {"bos_token": None, "eos_token": "<|im_end|>", "more": ["<|im_start|>", "<|endoftext|>"]},
     "smollm": {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "more": ["<|endoftext|>"]},
 }
 
@@ -75,7 +81,7 @@ def build(folder: Path, kind: str, digits: str = "whole", seed: int = 0, context
         "tie_word_embeddings": False,
     }
     torch.manual_seed(seed)
-    if kind == "llama3":
+    if kind in ("llama3", "llama3_1", "smollm"):
         model: Any = LlamaForCausalLM(LlamaConfig(**common))
     elif kind == "mixtral":
         model = MixtralForCausalLM(MixtralConfig(**common, num_local_experts=4, num_experts_per_tok=2, sliding_window=None))

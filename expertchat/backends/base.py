@@ -69,12 +69,21 @@ Request = GenerateRequest | ScoreRequest | EmbedRequest
 
 @dataclass(frozen=True)
 class Completion:
-    """The new text only (without `prefix`); `finish` says whether the model ended it or the token limit did."""
+    """The new text only (without `prefix`); `finish` says whether the model ended it or the token limit did.
+
+    `prompt`: the token ids that the model was shown, with the prefix. `ids`: those it wrote, as they were drawn; the last one is an end
+    token where `ended`. Both are empty where the backend knows no tokens. `unshown`: what the ids hold and the text does not, besides that
+    end token.
+    """
 
     text: str
     tokens: int
     seconds: float
     finish: Literal["stop", "length"]
+    prompt: tuple[int, ...] = ()
+    ids: tuple[int, ...] = ()
+    ended: bool = False
+    unshown: Literal["special", "stop"] | None = None  # special tokens, or a stop string and what came with it
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from expertchat.backends.decoding import contrastive_scores, last_hidden
+from expertchat.backends.decoding import BROKEN, NotFinite, contrastive_scores, last_hidden
 from expertchat.backends.engine import Filled
 from expertchat.backends.lines import Branch, Line
 from expertchat.backends.rows import BranchLane
@@ -62,7 +62,11 @@ class ContrastiveLane(BranchLane):
         """The next candidates of the rows from `first` on."""
         probs_B_K, words_B_K = torch.softmax(logits_B_V.float(), dim=-1).topk(self.candidates, dim=-1)
         rows = slice(first, first + len(logits_B_V))
+        words_B_K = words_B_K.where(probs_B_K[:, :1].isfinite(), BROKEN)
         self.probs[rows], self.next[rows] = probs_B_K, words_B_K.cpu().numpy()
+        if any(line is not None and word == BROKEN for line, word in zip(self.lines[rows], self.next[rows, 0], strict=True)):
+            raise NotFinite
+        self.next[rows].clip(min=0, out=self.next[rows])  # of holes
 
     def _lay(self, row: int) -> None:
         """What the candidates of a row see: all that is written. Their own places are opened in each step."""

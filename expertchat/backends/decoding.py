@@ -19,6 +19,11 @@ from transformers import LogitsProcessor
 from expertchat.backends.base import Decoding
 
 BLOCK = 64  # words of a block in a draw
+BROKEN = -1  # in the place of a word that cannot be chosen, because the model's logits are not finite
+
+
+class NotFinite(ArithmeticError):
+    """A model's logits are not finite."""
 
 
 def uniforms(seed: int, key: str, count: int) -> list[float]:
@@ -57,14 +62,15 @@ def _nucleus(probs_B_V: Tensor, top_p: float) -> Tensor:
         before_B_K = sorted_B_K.cumsum(-1) - sorted_B_K
         if count == words or bool((before_B_K[:, -1] >= top_p).all()):
             break
-    return sorted_B_K.gather(-1, (before_B_K < top_p).sum(-1, keepdim=True) - 1)
+    return sorted_B_K.gather(-1, ((before_B_K < top_p).sum(-1, keepdim=True) - 1).clamp(min=0))
 
 
 def draw(probs_B_V: Tensor, noise_B: Tensor) -> Tensor:
     """Words [B] by inverse CDF of probabilities that need not be normalised, with one number in [0, 1) for each row.
 
     The CDF runs in vocabulary order and not in order of probability: two words that change places by a rounding error would
-    else change the draw. First the block of words is found, then the word in it: one long cumulative sum costs more.
+    else change the draw. First the block of words is found, then the word in it: one long cumulative sum costs more. Where the
+    probabilities are not numbers, the word is BROKEN.
     """
     exact = torch.float32 if probs_B_V.device.type == "mps" else torch.float64
     batch, words = probs_B_V.shape
@@ -72,10 +78,11 @@ def draw(probs_B_V: Tensor, noise_B: Tensor) -> Tensor:
     target_B_1 = noise_B[:, None].to(probs_B_V.device, exact)
     ends_B_N = blocks_B_N_W.sum(-1).cumsum(-1, dtype=exact)
     target_B_1 = _below(target_B_1 * ends_B_N[:, -1:], ends_B_N)
-    block_B_1 = torch.searchsorted(ends_B_N, target_B_1, right=True)
+    block_B_1 = torch.searchsorted(ends_B_N, target_B_1, right=True).clamp(max=ends_B_N.shape[-1] - 1)  # of a NaN it is beyond the end
     start_B_1 = pad(ends_B_N, (1, 0)).gather(-1, block_B_1)
     ends_B_W = blocks_B_N_W.gather(1, block_B_1[:, :, None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1, dtype=exact)
-    return (block_B_1 * BLOCK + torch.searchsorted(ends_B_W, _below(target_B_1 - start_B_1, ends_B_W), right=True))[:, 0]
+    words_B = (block_B_1 * BLOCK + torch.searchsorted(ends_B_W, _below(target_B_1 - start_B_1, ends_B_W), right=True))[:, 0]
+    return words_B.where(ends_B_N[:, -1].isfinite(), BROKEN)
 
 
 def _below(target_B_1: Tensor, cdf_B_N: Tensor) -> Tensor:
@@ -85,9 +92,13 @@ def _below(target_B_1: Tensor, cdf_B_N: Tensor) -> Tensor:
 
 
 def choose(logits_B_V: Tensor, decoding: Decoding, noise_B: Tensor) -> Tensor:
-    """The next words [B], greedy or sampled."""
+    """The next words [B], greedy or sampled; BROKEN where the logits are not finite: said in the words, which the caller waits for anyway.
+
+    Logits of -inf are fine, they rule a word out.
+    """
     if decoding.method == "greedy":
-        return logits_B_V.argmax(-1)
+        best_B, words_B = logits_B_V.max(-1)  # a NaN counts as the largest
+        return words_B.where(best_B.isfinite(), BROKEN)
     return draw(kept_probabilities(logits_B_V, decoding), noise_B)
 
 
@@ -100,8 +111,23 @@ class KeyedSampling(LogitsProcessor):
         self.decoding = decoding
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        drawn_B = draw(kept_probabilities(scores, self.decoding), self.noise_B_T[:, input_ids.shape[1] - self.prompt_length])
+        drawn_B = _whole(draw(kept_probabilities(scores, self.decoding), self.noise_B_T[:, input_ids.shape[1] - self.prompt_length]))
         return torch.full_like(scores, float("-inf")).scatter_(1, drawn_B[:, None], 0.0)
+
+
+class Finite(LogitsProcessor):
+    """Lets finite scores pass. Raises NotFinite."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        best_B, words_B = scores.max(-1)
+        _whole(words_B.where(best_B.isfinite(), BROKEN))
+        return scores
+
+
+def _whole(words_B: Tensor) -> Tensor:
+    if bool((words_B == BROKEN).any()):
+        raise NotFinite
+    return words_B
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from transformers import GenerationConfig
 
 from expertchat.backends import plain
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, Lane, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.backends.contrastive import ContrastiveLane
-from expertchat.backends.decoding import uniforms
+from expertchat.backends.decoding import NotFinite, uniforms
 from expertchat.backends.engine import Engine, make_engine, out_of_memory
 from expertchat.backends.kept import Context
 from expertchat.backends.lanes import BatchLane
@@ -171,12 +171,16 @@ class LocalBackend:
     def _shrink(self, tried: int, error: Exception) -> None:
         """Memory ran out with so many rows. Raises ConfigError where not even one fits."""
         if tried <= 1:
-            raise ConfigError(
-                f"model {self.info.name}: out of memory with a single row; shorten the dialogue (conversation.turns, max_new_tokens), "
-                "lower engine.cache_gib, or use a smaller or quantised model"
-            ) from error
+            self.out_of_memory(error)
         before, self.max_batch = self.max_batch, tried // 2
         self.say(f"{self.info.name}: out of memory, max_batch lowered from {before} to {self.max_batch}; nothing is lost")
+
+    def out_of_memory(self, error: Exception) -> NoReturn:
+        """Say that not even one row fits. Raises ConfigError."""
+        raise ConfigError(
+            f"model {self.info.name}: out of memory with a single row; shorten the dialogue (conversation.turns, max_new_tokens), "
+            "lower engine.cache_gib, or use a smaller or quantised model"
+        ) from error
 
     # -- generation -------------------------------------------------------------------------------------------------
 
@@ -185,7 +189,7 @@ class LocalBackend:
         if self.engine is None or decoding.method == "beam":
             return cast(Lane, BatchLane(self._generate, lambda: self.max_batch))
         kind = ContrastiveLane if decoding.method == "contrastive" else BranchLane
-        return kind(self.engine, decoding, self.end_ids, self._begin, lambda: self.max_batch, self._shrink)
+        return kind(self.engine, decoding, self.end_ids, self._begin, lambda: self.max_batch, self._shrink, self._broken())
 
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
         """Complete every request, those of one decoding together."""
@@ -208,6 +212,13 @@ class LocalBackend:
         row = self.row(request, ids)
         return ids, row, uniforms(self.seed, request.key, row.limit) if request.decoding.method == "sampling" else []
 
+    def _broken(self) -> str:
+        """What is said where the logits are not finite."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        of_fp16 = "set its dtype to bf16, or fp32 where the device has no bf16"
+        remedy = of_fp16 if dtype == "float16" else "check its weights, or the adapter's"
+        return f"model {self.info.name}: its logits are not finite ({dtype}), so no word can be drawn from them; {remedy}"
+
     def row(self, request: GenerateRequest, ids: Sequence[int], index: int = 0) -> Row:
         """An empty reply to a prompt of `ids`. Raises ConfigError if the prompt alone fills the context."""
         holds, most = self.info.context_length, request.decoding.max_new_tokens
@@ -227,10 +238,13 @@ class LocalBackend:
             watch = Watch(rows, self.end_ids, on_text)
             limit, started = max(row.limit for row in rows), time.perf_counter()
             noise = [uniforms(self.seed, requests[i].key, limit) for i in batch]
-            plain.write(self.model, [prompts[i] for i in batch], requests[batch[0]].decoding, rows, watch, noise, self.pad_id)
+            try:
+                plain.write(self.model, [prompts[i] for i in batch], requests[batch[0]].decoding, rows, watch, noise, self.pad_id)
+            except NotFinite:
+                raise ConfigError(self._broken()) from None
             watch.announce(last=True)
             seconds = time.perf_counter() - started
-            results |= {row.index: Completion(row.text(last=True), row.tokens, seconds, row.finish or "length") for row in rows}
+            results |= {row.index: row.completion(prompts[row.index], seconds) for row in rows}
         return [results[i] for i in range(len(requests))]
 
     # -- scoring ----------------------------------------------------------------------------------------------------

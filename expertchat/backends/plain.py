@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from expertchat.backends.base import Decoding
-from expertchat.backends.decoding import KeyedSampling, contrastive_scores, last_hidden, left_pad, positions
+from expertchat.backends.decoding import Finite, KeyedSampling, NotFinite, contrastive_scores, last_hidden, left_pad, positions
 from expertchat.backends.head import exact_head
 from expertchat.backends.scoring import Tokens
 from expertchat.backends.streaming import Row, Watch
@@ -33,7 +33,7 @@ def write(
     noise: Sequence[Sequence[float]],
     pad_id: int,
 ) -> None:
-    """Fill `rows` with new tokens. `noise` has one number for each new token of each row."""
+    """Fill `rows` with new tokens. `noise` has one number for each new token of each row. Raises NotFinite."""
     ids_B_S, mask_B_S = left_pad(prompts, pad_id, model.device)
     limit = max(row.limit for row in rows)
     if decoding.method == "contrastive":
@@ -47,13 +47,15 @@ def write(
         eos_token_id=sorted(watch.end_ids) or None,
     )
     if decoding.method == "beam":
-        out_B_S = model.generate(input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings)
+        out_B_S = model.generate(
+            input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings, logits_processor=LogitsProcessorList([Finite()])
+        )
         for row, tokens in zip(rows, out_B_S[:, ids_B_S.shape[1] :].tolist(), strict=True):
             for token in tokens:
                 if row.finish is None:
                     row.add(token, token in watch.end_ids)
         return
-    draw = LogitsProcessorList([KeyedSampling(noise, ids_B_S.shape[1], decoding)] if decoding.method == "sampling" else [])
+    draw = LogitsProcessorList([KeyedSampling(noise, ids_B_S.shape[1], decoding) if decoding.method == "sampling" else Finite()])
     stop = StoppingCriteriaList([watch])
     model.generate(input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings, logits_processor=draw, stopping_criteria=stop)
 
@@ -75,6 +77,8 @@ def contrastive_search(model: Any, ids_B_S: Tensor, mask_B_S: Tensor, decoding: 
         cache.batch_repeat_interleave(k)
         for _ in range(max_new_tokens):
             probs_B_K, words_B_K = torch.softmax(logits_B_V.float(), dim=-1).topk(k, dim=-1)
+            if not bool(probs_B_K.isfinite().all()):
+                raise NotFinite
             context_mask_B_S = mask_B_S
             mask_B_S = torch.cat([mask_B_S, mask_B_S.new_ones(batch, 1)], dim=1)
             out = model(

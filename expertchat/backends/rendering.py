@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -15,6 +16,12 @@ _MARKUP = re.compile(r"<\S+>|\[\S+\]")
 _SOFTER = str.maketrans("<>[]|", "‹›{}¦")
 REMEMBERED = 512  # encoded chats
 _PROBE = "Seven grey herons"
+# What a template that asks for the date is told, always: with the clock's, a run that goes on after midnight would show and train other
+# prompts than it has shown, and the same seed would give another run tomorrow. It is the day that Llama 3.1's template falls back on.
+TODAY = date(2024, 7, 26)
+# The clock as a template has it, replaced by the day: newer versions of transformers pass no functions on to templates.
+_FORMS = "".join(f"|replace('%{form}', '{TODAY.strftime(f'%{form}')}')" for form in "aAbBdHIjmMpSyY")
+_CLOCK = f"{{% macro strftime_now(form) %}}{{{{ form{_FORMS} }}}}{{% endmacro %}}{{{{ '' }}}}"
 
 
 class Renderer:
@@ -33,6 +40,8 @@ class Renderer:
                 f"{name}: its tokenizer has no chat template, so it cannot hold a conversation; use the instruct version of the model, "
                 "or put a chat_template.jinja into its folder"
             )
+        template = tokenizer.get_chat_template()
+        self._dated = {"chat_template": _CLOCK + template} if "strftime_now" in template else {}
         self.special_tokens = _special_tokens(tokenizer)
         longest_first = sorted(self.special_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -87,9 +96,21 @@ class Renderer:
                 del self._encoded[next(iter(self._encoded))]
         return list(ids)
 
-    def finished(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a chat that ends with the assistant's message, as it is trained on."""
-        return self.ids(self._render([Message(m.role, self.plain(m.content)) for m in messages], False))
+    def reply(self, prompt: Sequence[Message], message: Message, end: bool = True) -> list[int]:
+        """Token ids of the assistant's message after `prompt` as `encode` gives it, with what the template puts after it if `end`.
+
+        Where the template renders a prompt otherwise once it is answered (thinking blocks, headers), the message's own tokens follow the
+        prompt's: training must not show another prompt than talking did.
+        """
+        ids, text, begun = self.encode(prompt), self.plain(message.content), self.text(prompt)
+        shown = self._render([Message(m.role, self.plain(m.content)) for m in (*prompt, message)], False)
+        whole = self.ids(shown)
+        if whole[: len(ids)] != ids or not shown[len(begun) :].lstrip().startswith(text.lstrip()):
+            whole = [*ids, *self.ids(text), *self.ids(self._ending())]
+        written, last = whole[len(ids) :], self.end_token()
+        if not end and last in written:
+            del written[len(written) - 1 - written[::-1].index(last) :]
+        return written
 
     def plain(self, text: str) -> str:
         """Text in which every special token's string is softened, so that the tokenizer reads it as ordinary text."""
@@ -99,10 +120,14 @@ class Renderer:
 
     def end_token(self) -> int | None:
         """The special token that the template puts after an assistant's message, or None."""
-        shown = self._render([Message("user", "Hello."), Message("assistant", _PROBE)], False)
-        tail = shown.rpartition(_PROBE)[2] if _PROBE in shown else ""
+        tail = self._ending()
         special = set(self.special_tokens)
         return next((i for i in self.ids(tail) if self.tokenizer.convert_ids_to_tokens(i) in special), None) if tail else None
+
+    def _ending(self) -> str:
+        """What the template puts after an assistant's message that is the last one."""
+        shown = self._render([Message("user", "Hello."), Message("assistant", _PROBE)], False)
+        return shown.rpartition(_PROBE)[2] if _PROBE in shown else ""
 
     def _probe(self, messages: list[Message]) -> str | None:
         try:
@@ -112,7 +137,7 @@ class Renderer:
 
     def _render(self, messages: Sequence[Message], generation: bool) -> str:
         chat = [message._asdict() for message in messages]
-        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation))
+        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation, **self._dated))
 
 
 def _special_tokens(tokenizer: Any) -> tuple[str, ...]:

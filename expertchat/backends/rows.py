@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from expertchat.backends.base import Completion, Decoding, GenerateRequest
-from expertchat.backends.decoding import choose
+from expertchat.backends.decoding import BROKEN, NotFinite, choose
 from expertchat.backends.engine import Engine, Filled, out_of_memory
 from expertchat.backends.kept import Context
 from expertchat.backends.lines import Branch, Line, even_batches, first_of, grouped
 from expertchat.backends.slab import Slab
 from expertchat.backends.streaming import Row
+from expertchat.config import ConfigError
 
 SECONDS = 0.25  # of steps between two looks of the scheduler
 STREAM_SECONDS = 0.125  # texts are announced at most so often, and less often where there are many
@@ -39,7 +40,7 @@ class BranchLane:
     """Greedy or sampled rows of one decoding.
 
     `begin` reads a request. `rows` says how many branches may run at once and is asked at every step; `shrink` is told when memory ran out
-    and lowers it, or raises.
+    and lowers it, or raises. `broken` is the message where the model's logits are not finite.
     """
 
     hidden = False  # whether the last hidden states of the context are needed
@@ -53,9 +54,10 @@ class BranchLane:
         begin: Begin,
         rows: Callable[[], int],
         shrink: Callable[[int, Exception], None],
+        broken: str = "the model's logits are not finite",
     ) -> None:
         self.engine, self.decoding, self.end_ids = engine, decoding, frozenset(end_ids)
-        self.begin, self.rows, self.shrink = begin, rows, shrink
+        self.begin, self.rows, self.shrink, self.broken = begin, rows, shrink, broken
         self.waiting: deque[Branch] = deque()
         self._tickets = itertools.count()
         self._announced = 0.0
@@ -77,7 +79,7 @@ class BranchLane:
 
     @torch.inference_mode()
     def advance(self) -> list[tuple[int, Completion]]:
-        """Steps until a request is done or a short while has passed; the finished ones by ticket."""
+        """Steps until a request is done or a short while has passed; the finished ones by ticket. Raises ConfigError on broken logits."""
         done: list[Branch] = []
         began = time.monotonic()
         while self.load and not done:
@@ -85,6 +87,8 @@ class BranchLane:
                 done += self._admit()
                 if self.running:
                     done += self._step()
+            except NotFinite:
+                raise ConfigError(self.broken) from None
             except MEMORY_ERRORS as error:
                 self._give_way(error)
             now = time.monotonic()
@@ -107,8 +111,8 @@ class BranchLane:
                     branch.announce()
 
     def _completion(self, branch: Branch) -> Completion:
-        row = branch.row
-        return Completion(branch.announce(last=True), row.tokens, time.perf_counter() - branch.began, row.finish or "length")
+        branch.announce(last=True)
+        return branch.row.completion(branch.ids[: -branch.row.tokens or None], time.perf_counter() - branch.began)
 
     def _give_way(self, error: Exception) -> None:
         """Out of memory: fewer rows from now on; those that ran wait again with what they have written. Raises what else went wrong."""
@@ -192,6 +196,8 @@ class BranchLane:
         return torch.tensor(numbers, dtype=exact).to(self.engine.device, non_blocking=True)
 
     def _write(self, branch: Branch, word: int) -> None:
+        if word == BROKEN:
+            raise NotFinite
         branch.ids.append(word)
         branch.row.add(word, word in self.end_ids)
         self.engine.counts.decoded += 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from expertchat.backends.base import OnText
+from expertchat.backends.base import Completion, OnText
 
 TAIL = 5  # prompt tokens decoded together with the first new ones: some tokenizers drop a space at the start of a text
 
@@ -21,6 +21,7 @@ class Pieces:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._texts: dict[int, str] = {}
+        self.special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)  # decoded to nothing
 
     def decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -40,7 +41,8 @@ class Row:
     def __init__(self, pieces: Pieces, index: int, prompt: Sequence[int], limit: int, stop: Sequence[str] = ()) -> None:
         self.index, self.limit = index, limit
         self.finish: Literal["stop", "length"] | None = None
-        self.tokens = 0  # new ones, the end token included
+        self.ids: list[int] = []  # new ones, the end token included
+        self._special = self._ended = False
         self._pieces, self._stop = pieces, [s for s in stop if s]
         self._ids = list(prompt[-TAIL:])
         self._shown = 0  # what is decoded already: _ids up to _read; the next piece is decoded from _shown on
@@ -49,15 +51,30 @@ class Row:
 
     def add(self, token: int, ends: bool) -> None:
         """Take one new token; `ends` says that it is an end token."""
-        self.tokens += 1
+        self.ids.append(token)
         if ends:
-            self.finish = "stop"
+            self.finish, self._ended = "stop", True
             return
+        self._special |= token in self._pieces.special
         self._ids.append(token)
         if self._stop and self._pieces.may_end(token, self._stop) and self._cut(self._decoded()) is not None:
             self.finish = "stop"
         elif self.tokens >= self.limit:
             self.finish = "length"
+
+    @property
+    def tokens(self) -> int:
+        """How many are new, the end token included."""
+        return len(self.ids)
+
+    def completion(self, prompt: Sequence[int], seconds: float) -> Completion:
+        """What became of the request with this prompt."""
+        unshown: Literal["special", "stop"] | None = "special" if self._special else None
+        if self._cut(self._decoded(last=True)) is not None:
+            unshown = "stop"
+        return Completion(
+            self.text(last=True), self.tokens, seconds, self.finish or "length", tuple(prompt), tuple(self.ids), self._ended, unshown
+        )
 
     def text(self, last: bool = False) -> str:
         """The text so far; a character whose bytes are not all there yet waits, unless this is the `last` call."""

@@ -99,7 +99,7 @@ def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
     targets = Llama3.family.lora_targets
     learner = LoraLearner("a", backend, train, targets, Adapters(subject.model), kit.subject.name, kit.settings.seed)
     updater = Updater(learner, train, rounds=1000, seed=kit.settings.seed, folder=folder)
-    pairing = PairsConfig(mode="best_worst", min_margin=0.0, length_ratio=1.0, max_lag=0)
+    pairing = PairsConfig(mode="best_worst", min_margin=0.0, length_ratio=1.0, max_lag=0, cut="no_end")
 
     def way(repeat: int) -> Work:
         number, choices = repeat + 2, []
@@ -113,10 +113,11 @@ def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
                 replies = done[i * CANDIDATES : (i + 1) * CANDIDATES]
                 candidates = tuple(
                     Candidate(id=f"r{number}/h{i}/k{k}", transcript=f"h{i}", round=number, turn=1, index=k, speaker="a", text=reply.text,
-                              tokens=reply.tokens, policy_version=learner.version)
+                              tokens=reply.tokens, cut=reply.finish == "length", ids=list(reply.ids), ended=reply.ended,
+                              policy_version=learner.version)
                     for k, reply in enumerate(replies)
                 )  # fmt: skip
-                choices.append(Choice(request.messages, candidates, tuple(reward(c.text) for c in candidates), "hash"))
+                choices.append(Choice(request.messages, candidates, tuple(reward(c.text) for c in candidates), "hash", replies[0].prompt))
             made = make_pairs(choices, pairing, learner.version)
             updated = updater.update(made.pairs, number)
         if updated.steps != STEPS:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from expertchat.records import Candidate, Message, PreferencePair
+from expertchat.records import Candidate, Message, PairIds, PreferencePair
 
 if TYPE_CHECKING:
     from expertchat.training.config import PairsConfig
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidates of one history with their rewards (None: not to be had). `prompt` is what the policy was shown."""
+    """The candidates of one history with their rewards (None: not to be had). `prompt` is what the policy was shown, as text and ids."""
 
     prompt: tuple[Message, ...]
     candidates: tuple[Candidate, ...]
     rewards: tuple[float | None, ...]
     judge: str
+    prompt_ids: Sequence[int] | None = None
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Pairing:
     pairs: list[PreferencePair] = field(default_factory=list)
     ties: int = 0  # pairs whose margin is too small
     nulls: int = 0  # candidates without a reward
+    altered: int = 0  # candidates whose text is not what the policy wrote
+    cut: int = 0  # candidates dropped because the token limit cut them (pairs.cut=drop)
     stale: int = 0  # histories of a policy too old
     unmatched: int = 0  # histories without two candidates of like length
 
@@ -41,7 +44,11 @@ class Pairing:
 
 
 def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: int) -> Pairing:
-    """Pairs by `config.mode`. A candidate without a reward is never chosen nor rejected; equal rewards never make a pair."""
+    """Pairs by `config.mode`. A candidate without a reward is never chosen nor rejected; equal rewards never make a pair.
+
+    Neither is one whose text had to be altered: what was judged and what would be trained are not the same. Nor, with cut=drop, one that
+    the token limit cut.
+    """
     made = Pairing()
     for choice in choices:
         if any(policy_version - c.policy_version > config.max_lag for c in choice.candidates):
@@ -49,6 +56,10 @@ def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: i
             continue
         scored = [(r, c) for r, c in zip(choice.rewards, choice.candidates, strict=True) if r is not None]
         made.nulls += len(choice.candidates) - len(scored)
+        whole = [one for one in scored if one[1].altered is None]
+        made.altered += len(scored) - len(whole)
+        scored = [one for one in whole if not (one[1].cut and config.cut == "drop")]
+        made.cut += len(whole) - len(scored)
         if len(scored) < 2:
             continue
         couples = list(_couples(scored, config))
@@ -102,5 +113,14 @@ def _pair(choice: Choice, chosen: Candidate, rejected: Candidate, high: float, l
             "rejected": rejected.id,
             "tokens_chosen": chosen.tokens,
             "tokens_rejected": rejected.tokens,
+            "cut_chosen": int(chosen.cut),
+            "cut_rejected": int(rejected.cut),
         },
+        ids=_ids(choice, chosen, rejected),
     )
+
+
+def _ids(choice: Choice, chosen: Candidate, rejected: Candidate) -> PairIds | None:
+    if choice.prompt_ids is None or chosen.ids is None or rejected.ids is None:
+        return None
+    return PairIds(prompt=list(choice.prompt_ids), chosen=chosen.ids, rejected=rejected.ids)

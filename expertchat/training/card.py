@@ -88,10 +88,12 @@ EVALUATED: Sequence[Column] = (
     ("repeats", "repeats_policy", ".2f"), ("accuracy", "accuracy_policy", ".3f"),
 )  # fmt: skip
 ROUNDS: Sequence[Column] = (
-    ("KL to the base, nats a reply", "kl", ".3g"), ("reward", "reward_mean", ".3f"), ("margin", "margin", ".3f"),
+    ("KL to the base, nats a reply", "kl", ".3g"), ("log ratio of the pairs", "log_ratio", ".3g"),
+    ("reward", "reward_mean", ".3f"), ("margin", "margin", ".3f"),
     ("margin over the rewards' spread", "margin_scaled", ".2f"), ("rating", "rating_mean", ".2f"), ("WIM score", "wim_mean", ".3f"),
     ("tokens a reply", "length", ".1f"), ("distinct-2", "distinct_2", ".3f"), ("repeats", "repeats", ".3f"), ("entropy", "entropy", ".3f"),
     ("loss", "loss", ".3f"), ("accuracy of the implicit reward", "accuracy", ".1%"), ("null rate", "null_rate", ".1%"),
+    ("cut at the token limit", "cut_rate", ".1%"),
 )  # fmt: skip
 
 

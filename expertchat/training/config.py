@@ -66,6 +66,7 @@ class PairsConfig(Group):
     min_margin: float = Field(ge=0)
     length_ratio: float = Field(ge=1)  # length_matched: the longer reply has at most this many times the tokens of the shorter
     max_lag: int = Field(ge=0)
+    cut: Literal["no_end", "drop"]  # replies cut by the token limit: trained as far as they go, without an end; or in no pair
 
 
 class TrainConfig(Group):
@@ -102,6 +103,8 @@ class TrainConfig(Group):
             problems.append(f"train.loss_weights has {len(self.loss_weights)} numbers for {len(self.loss)} losses")
         if self.reference == "round_start" and self.method != "lora":
             problems.append(f"train.reference=round_start needs train.method=lora; with {self.method} the only copy kept is the base")
+        if self.dropout and self.method != "lora":
+            problems.append(f"train.dropout={self.dropout:g} is that of LoRA adapters; with train.method={self.method} set train.dropout=0")
         if "exo_pair" in self.loss and not self.label_smoothing:
             problems.append("train.loss=exo_pair needs train.label_smoothing > 0 (the paper's value is 0.001)")
         if problems:

@@ -13,6 +13,7 @@ from expertchat.records import Figure
 from expertchat.training.config import GuardsConfig
 from expertchat.training.rollout import Bundle, Sampled
 
+OFTEN = 0.25  # share of replies that are cut
 PARROT = "parrot"  # the fault of a WIM response that repeats the reply
 
 
@@ -37,6 +38,11 @@ def round_figures(bundles: Sequence[Bundle], scores: Mapping[str, float | None],
         "null_rate": pairing.nulls / len(candidates) if candidates else None,
         "stale": pairing.stale,
         "unmatched": pairing.unmatched,
+        "altered": pairing.altered,
+        "cut_dropped": pairing.cut,
+        "cut_rate": _mean([float(c.cut) for c in candidates]),
+        "cut_chosen": _mean([float(pair.provenance["cut_chosen"]) for pair in pairing.pairs]),
+        "cut_rejected": _mean([float(pair.provenance["cut_rejected"]) for pair in pairing.pairs]),
         "reward_mean": _mean(values),
         "reward_chosen": _mean([pair.score_chosen for pair in pairing.pairs]),
         "reward_rejected": _mean([pair.score_rejected for pair in pairing.pairs]),
@@ -71,12 +77,28 @@ def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
+def remarks(figures: Mapping[str, Figure], seat: str) -> list[str]:
+    """What a round's figures say about its training that somebody should hear, each with the remedy. `seat` has learnt."""
+    cut, altered, skipped, made = (figures.get(name) or 0 for name in ("cut_rate", "altered", "skipped", "steps"))
+    found = []
+    if float(cut) >= OFTEN:
+        found.append(
+            f"{float(cut):.0%} of the replies were cut at the token limit, and none of them teaches an end: raise "
+            f"experts.{seat}.decoding.reply.max_new_tokens, or ask for shorter replies"
+        )
+    if altered:
+        found.append(f"{altered} replies are in no pair, because they are not shown as they were written (role tokens, thinking, ...)")
+    if skipped:
+        found.append(f"{skipped} of {int(skipped) + int(made)} steps were not made: their loss or gradient was not finite")
+    return found
+
+
 def alarms(figures: Mapping[str, Figure], base_length: float | None, guards: GuardsConfig) -> list[str]:
     """What is beyond a limit, each with its number and the limit. `base_length`: tokens of the base's replies."""
     length = figures.get("length")
     ratio = length / base_length if isinstance(length, int | float) and base_length else None
     held: list[tuple[str, Figure, float | None, bool]] = [
-        ("KL to the reference", figures.get("kl"), guards.max_kl, True),
+        ("KL to the base", figures.get("kl"), guards.max_kl, True),
         ("reply length over the base's", ratio, guards.max_length_ratio, True),
         ("null rate", figures.get("null_rate"), guards.max_null_rate, True),
         ("share of WIM responses that parrot the reply", figures.get("parrot_rate"), guards.max_parrot_rate, True),

@@ -19,6 +19,7 @@ from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
 from expertchat.records import Speaker
 from expertchat.training.config import TrainConfig
+from expertchat.training.steady import check_finite
 
 WEIGHTS = "weights.safetensors"  # of a checkpoint without an adapter: the trained weights by their names
 
@@ -68,7 +69,7 @@ class Learner:
             torch.cuda.empty_cache()
 
     def save(self, folder: Path) -> None:
-        """Write the trained weights as a folder."""
+        """Write the trained weights as a folder. Raises ConfigError where one of them is not finite."""
         raise NotImplementedError
 
     def load(self, folder: Path) -> None:
@@ -102,6 +103,7 @@ class LoraLearner(Learner):
         return self.adapters.parameters(self.name)
 
     def save(self, folder: Path) -> None:
+        check_finite(self.parameters(), f"expert {self.seat}")
         self.adapters.save(self.name, folder)
 
     def load(self, folder: Path) -> None:
@@ -115,10 +117,12 @@ class WeightLearner(Learner):
     def __init__(self, seat: Speaker, backend: LocalBackend, config: TrainConfig) -> None:
         super().__init__(seat, backend, config)
         model = backend.model
-        if getattr(model, "quantization_method", None) or any(p.dtype not in (torch.float32, torch.bfloat16) for p in model.parameters()):
-            raise ConfigError(
-                f"train.method={config.method} needs the model of expert {seat} in fp32 or bf16: set experts.{seat}.dtype=bf16 and "
-                f"experts.{seat}.quantization=none, or use train=lora"
+        found = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
+        if getattr(model, "quantization_method", None) or found != ["float32"]:
+            raise ConfigError(  # a bf16 weight has 8 bits: a step of less than 1/256 of it is rounded away
+                f"train.method={config.method} needs the model of expert {seat} in fp32, and it is in {', '.join(found)}, in which small "
+                f"steps get lost: set experts.{seat}.dtype=fp32 and experts.{seat}.quantization=none, or use train=lora, whose adapters "
+                "are fp32"
             )
         last = max((int(n.split(".layers.")[1].split(".")[0]) for n, _ in model.named_parameters() if ".layers." in n), default=0)
         self._names = [n for n, _ in model.named_parameters() if config.method == "full" or f".layers.{last}." in n]
@@ -144,6 +148,7 @@ class WeightLearner(Learner):
         return {name: self.backend.model.get_parameter(name) for name in self._names}
 
     def save(self, folder: Path) -> None:
+        check_finite(self.parameters(), f"expert {self.seat}")
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().cpu().contiguous().clone() for name, p in self.parameters().items()}
         save_file(tensors, folder / f"{WEIGHTS}.new", metadata={"format": "pt"})

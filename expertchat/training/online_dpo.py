@@ -25,7 +25,7 @@ from expertchat.training.book import Book, put
 from expertchat.training.card import model_card
 from expertchat.training.clock import Clock
 from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.figures import alarms, round_figures
+from expertchat.training.figures import alarms, remarks, round_figures
 from expertchat.training.learners import make_learners, on_cpu, room_for
 from expertchat.training.ranks import Ranks
 from expertchat.training.reward import scores
@@ -93,10 +93,12 @@ class OnlineDpo:
             pairing = self.ranks.same(make_pairs(made, self.config.pairs, learner.version))  # no rounding of another machine's in it
             self.book.keep_round(bundles, pairing.pairs)
         with clock("updating"):
+            drift = self.talk.drift(learner, bundles)  # of the policy that has talked, from the base
             updated = self.update(number, pairing.pairs)
         if updated is None:
             return False
-        figures = round_figures(bundles, rewards, pairing) | updated.all_figures() | clock.figures(bundles)
+        figures = round_figures(bundles, rewards, pairing) | drift | updated.all_figures() | clock.figures(bundles)
+        self.hub.notes((f"round {number}: {remark}" for remark in remarks(figures, learner.seat)), "warning")
         self.measure(f"round-{number:04d}", number, learner.seat, learner.version, figures)
         if self.due(number):
             with clock("evaluating"):

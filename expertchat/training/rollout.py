@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel, Field
 
+from expertchat.backends.base import Completion
 from expertchat.conversation import Dialogue
 from expertchat.events import CandidatesJudged, ConversationFinished, ConversationJudged
 from expertchat.experts.base import CountTokens, ExpertChat
@@ -23,6 +24,7 @@ class Sampled(BaseModel):
     """One history of a round: what the policy was shown, and its candidates with what they were judged to be."""
 
     prompt: list[Message]
+    prompt_ids: list[int] | None = None  # its tokens; None where they are not known
     candidates: list[Candidate]
     ratings: list[Rating] = Field(default_factory=list)
     wims: list[Wim] = Field(default_factory=list)
@@ -102,7 +104,8 @@ class Rollout(Dialogue):
         keys = [f"{request.key}/k{i}" for i in range(config.count)]
         place = Place(self.id, index, speaker)
         answers = yield [Ask(speaker, replace(request, key=key), speaker, None if i else place) for i, key in enumerate(keys)]
-        replies = [self.read(speaker, answer, note) for answer in answers]
+        completions = [answer for answer in answers if isinstance(answer, Completion)]
+        replies = [self.read(speaker, answer, note) for answer in completions]
         candidates = [
             Candidate(
                 id=key,
@@ -114,11 +117,14 @@ class Rollout(Dialogue):
                 text=reply.text,
                 tokens=reply.tokens,
                 cut=reply.cut,
+                ids=list(answer.ids) or None,
+                ended=answer.ended if answer.ids else None,
+                altered=answer.unshown or ("markup" if reply.text != answer.text.strip() else None),
                 policy_version=self.versions[speaker],
             )
-            for i, (key, reply) in enumerate(zip(keys, replies, strict=True))
+            for i, (key, reply, answer) in enumerate(zip(keys, replies, completions, strict=True))
         ]
-        one = Sampled(prompt=list(request.messages), candidates=candidates)
+        one = Sampled(prompt=list(request.messages), prompt_ids=list(completions[0].prompt) or None, candidates=candidates)
         self.sampled.append(one)
         if config.continue_with == "best":
             yield from self._judge(one, tuple(turns))
@@ -175,7 +181,7 @@ class Rollout(Dialogue):
 def choices(bundles: Sequence[Bundle], scores: Mapping[str, float | None], judge: str) -> list[Choice]:
     """Every history of a round with the scores of its candidates by id."""
     return [
-        Choice(tuple(one.prompt), tuple(one.candidates), tuple(scores[c.id] for c in one.candidates), judge)
+        Choice(tuple(one.prompt), tuple(one.candidates), tuple(scores[c.id] for c in one.candidates), judge, one.prompt_ids)
         for bundle in bundles
         for one in bundle.sampled
     ]

@@ -22,6 +22,7 @@ from transformers import Trainer
 
 from expertchat.config import ConfigError
 from expertchat.training.ranks import Ranks
+from expertchat.training.steady import Steady
 
 # -- the batches ----------------------------------------------------------------------------------------------------------
 
@@ -42,7 +43,8 @@ class Share(NamedTuple):
 def split(count: int, batch: int, micro: int, ranks: Ranks) -> Share:
     """Part `count` pairs in their order: `batch` of them a step over all processes, at most `micro` at a time in one.
 
-    All have equally many in every step; what a last, smaller step has too many for that is given up. Raises ConfigError.
+    All have equally many in every step; what a last, smaller step has too many for that is given up (its last ones: sort them afterwards).
+    They are dealt out one by one, there and back: where a step is sorted by length, all have about equally long ones. Raises ConfigError.
     """
     if batch % ranks.world:
         each = max(1, round(batch / ranks.world))
@@ -52,8 +54,10 @@ def split(count: int, batch: int, micro: int, ranks: Ranks) -> Share:
     weights: list[float] = []
     for start in range(0, count, batch):
         size = min(batch, count - start) // ranks.world
-        first = start + ranks.rank * size
-        parts = [list(range(i, min(i + micro, first + size))) for i in range(first, first + size, micro)]
+        parts = []
+        for nth, done in enumerate(range(0, size, micro)):  # a pass of all processes: pairs that stand together, dealt out one by one
+            pool = range(start + done * ranks.world, start + min(done + micro, size) * ranks.world)
+            parts.append(list(pool[(ranks.world - 1 - ranks.rank) if nth % 2 else ranks.rank :: ranks.world]))
         batches += parts
         weights += [len(part) * len(parts) / size for part in parts]
     return Share(batches, weights, -(-batch // (ranks.world * micro)), count % batch % ranks.world)
@@ -70,11 +74,15 @@ class SharedUpdate(Trainer):
 
     ranks: Ranks
     share: Share
+    steady: Steady
     _passes = 0
+    _finite = True
 
-    def __init__(self, *args: Any, ranks: Ranks, share: Share, **more: Any) -> None:
+    def __init__(self, *args: Any, ranks: Ranks, share: Share, steady: Steady, **more: Any) -> None:
         super().__init__(*args, **more)
-        self.ranks, self.share = ranks, share
+        self.ranks, self.share, self.steady = ranks, share, steady
+        backward = self.accelerator.backward
+        self.accelerator.backward = lambda loss, **more: backward(steady.raised(loss), **more)
         self.aux_loss_enabled = False  # TRL's: the balance of a frozen router's experts, and a batch's is not the mean of its parts'
         _through_hooks(self.model)
 
@@ -90,10 +98,15 @@ class SharedUpdate(Trainer):
         return loss * weight
 
     def training_step(self, *args: Any, **more: Any) -> Tensor:
-        """After a step's last batch the gradients are averaged, before they are clipped."""
+        """After a step's last batch the gradients are averaged and judged, before they are clipped."""
         loss: Tensor = super().training_step(*args, **more)
+        self._finite = self._finite and bool(loss.isfinite())
         if self.accelerator.sync_gradients:
-            average([p for group in cast(Any, self.optimizer).param_groups for p in group["params"]], self.ranks)
+            weights = [p for group in cast(Any, self.optimizer).param_groups for p in group["params"]]
+            self.steady.lowered(weights, self._finite)
+            average(weights, self.ranks)
+            self.steady.judge(weights)
+            self._finite = True
         return loss
 
 

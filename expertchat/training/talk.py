@@ -9,11 +9,13 @@ from typing import Any
 from expertchat.config import ConfigError
 from expertchat.conversation import check_first_prompts, opener_of
 from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.records import Speaker, Topic
+from expertchat.records import Figure, Speaker, Topic
 from expertchat.scheduler import Announce, Flow, Scheduler
 from expertchat.topics import Proposals, conversation_id, given_topics
 from expertchat.training.book import Book, Bundles, round_name
 from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.drift import drift, moved
+from expertchat.training.learner import Learner
 from expertchat.training.learners import Learners
 from expertchat.training.lockstep import Lockstep
 from expertchat.training.ranks import Ranks
@@ -108,6 +110,13 @@ class Talk:
             settings=config,
             cast=self.cast,
         )
+
+    def drift(self, learner: Learner, bundles: Sequence[Bundle]) -> dict[str, Figure]:
+        """How far the policy that gave the replies of a round has gone from its base; each process measures its share."""
+        mine = self.ranks.mine([one for bundle in bundles for one in bundle.sampled])
+        with Lockstep(self.ranks, self.learners.sharded):
+            found = moved(learner, mine)
+        return drift([one for part in self.ranks.gather([found]) for one in part])
 
     # -- the models -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import math
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -30,19 +30,19 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer import utils as trl_utils
 
-from expertchat.backends.scoring import common_prefix
-from expertchat.records import Figure, Message, PreferencePair
+from expertchat.records import Figure, PreferencePair
 from expertchat.training.config import TrainConfig
 from expertchat.training.gpus import anywhere, on_gpu
 from expertchat.training.learner import Learner, LoraLearner
 from expertchat.training.ranks import Ranks
+from expertchat.training.rows import alike, arranged, length, row_of
 from expertchat.training.sharding import Share, SharedUpdate, split
+from expertchat.training.steady import Steady
 
 disable_progress_bar()
 MEANS = {  # a round's figure -> what TRL calls it
     "loss": "loss",
     "grad_norm": "grad_norm",
-    "entropy": "entropy",
     "accuracy": "rewards/accuracies",
     "implicit_margin": "rewards/margins",
     "reward_chosen": "rewards/chosen",
@@ -52,16 +52,21 @@ MEANS = {  # a round's figure -> what TRL calls it
 
 @dataclass
 class Updated:
-    """What an update was: figures averaged over its steps, in the names of a round's metrics."""
+    """What an update was: figures averaged over its steps, in the names of a round's metrics.
+
+    `log_ratio` is the mean of log pi(y|x) - log ref(y|x) over the chosen and rejected replies, nats a reply, against the reference that the
+    loss has. It is no KL: for how far the policy has gone see expertchat.training.drift.
+    """
 
     steps: int = 0
+    skipped: int = 0  # steps not made: their loss or gradient was not finite
     pairs: int = 0
     too_long: int = 0
     surplus: int = 0  # pairs given up because the last batch did not divide by the processes
     figures: dict[str, float] = field(default_factory=dict)
 
     def all_figures(self) -> dict[str, Figure]:
-        return {"steps": self.steps, "too_long": self.too_long, "surplus": self.surplus, **self.figures}
+        return {"steps": self.steps, "skipped": self.skipped, "too_long": self.too_long, "surplus": self.surplus, **self.figures}
 
 
 class Stopped(Exception):
@@ -92,58 +97,51 @@ class Updater:
         self.scale = 1.0  # of the learning rate; a guard may lower it
         learner.model()
         weights = list(learner.parameters().values())
+        dtype = learner.backend.model.dtype
+        self.steady = Steady(dtype == torch.float16, f"expert {learner.seat} ({str(dtype).removeprefix('torch.')})")
         self.optimizer = AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
         self._nth, self._first, self._steps = 0, 0, 1  # updates before this one; the scheduler's step at its beginning; its own steps
         self.scheduler = LambdaLR(self.optimizer, lambda step: self._rate(step, rounds))
 
     def update(self, pairs: Sequence[PreferencePair], round: int) -> Updated:
-        """Train on a round's pairs; without any, nothing changes. Raises Stopped."""
-        order = list(pairs)
-        random.Random(f"{self.seed} update {round}").shuffle(order)
+        """Train on a round's pairs; without any, nothing changes. Raises Stopped, and ConfigError on numbers that stay broken."""
         done = Updated()
-        with self.learner.training() as model:
-            rows = self._alike([row for pair in order if (row := self._row(pair)) is not None])
-            share = split(len(rows), self.config.batch, self.config.micro_batch, self.ranks)
-            done.too_long, done.pairs, done.surplus = len(order) - len(rows), len(rows) - share.surplus, share.surplus
-            if not share.batches:
-                return done
-            self._schedule(share)
-            with _built(model, self.learner, self.config.reference) as build:
-                trainer = build(
-                    args=self._arguments(share),
-                    train_dataset=Dataset.from_list(rows),
-                    optimizers=(self.optimizer, self.scheduler),
-                    callbacks=[self._callback(round)],
-                    ranks=self.ranks,
-                    share=share,
-                )
-                trainer.train()
+        rows = [row_of(pair, self.learner.backend.renderer) for pair in arranged(pairs, self.seed, round)]
+        fitting = [row for row in rows if self.config.max_tokens is None or length(row) <= self.config.max_tokens]
+        share = split(len(fitting), self.config.batch, self.config.micro_batch, self.ranks)
+        trained = alike(fitting, self.config.batch, share.surplus)
+        done.too_long, done.pairs, done.surplus = len(rows) - len(fitting), len(trained), share.surplus
+        if not share.batches:
+            return done
+        self._schedule(share)
+        self.steady.made = []
+        with self.learner.training() as model, _built(model, self.learner, self.config) as build:
+            trainer = build(
+                args=self._arguments(share, round),
+                train_dataset=Dataset.from_list(trained),
+                optimizers=(self.optimizer, self.scheduler),
+                callbacks=[self._callback(round)],
+                ranks=self.ranks,
+                share=share,
+                steady=self.steady,
+            )
+            trainer.train()
+        made = self.steady.made
+        done.steps, done.skipped = sum(made), made.count(False)
         logs = [line for line in trainer.state.log_history if "loss" in line]
-        done.steps = trainer.state.global_step
-        means = self.ranks.mean({name: fmean(float(line[key]) for line in logs) for name, key in MEANS.items()})
-        kl = (means.pop("reward_chosen") + means.pop("reward_rejected")) / 2 / self.config.beta
-        done.figures = {**means, "kl": kl, "learning_rate": logs[-1]["learning_rate"]}
-        self.learner.version += 1
+        kept = [line for line, was_made in zip(logs, made, strict=True) if was_made]
+        if kept:
+            done.figures = self._figures(kept)
+            self.learner.version += 1
         return done
 
-    def _row(self, pair: PreferencePair) -> dict[str, Any] | None:
-        """A pair as token ids; None where it is too long."""
-        renderer = self.learner.backend.renderer
-        prompt, *replies = ([Message(m["role"], m["content"]) for m in part] for part in (pair.prompt, pair.chosen, pair.rejected))  # type: ignore[arg-type]
-        ids = renderer.encode(prompt)
-        whole = [renderer.finished([*prompt, *reply]) for reply in replies]
-        shared = min(common_prefix([ids, one]) for one in whole)  # a template may render the end of a prompt alone differently
-        if self.config.max_tokens is not None and max(map(len, whole)) > self.config.max_tokens:
-            return None
-        return {"prompt_ids": ids[:shared], "chosen_ids": whole[0][shared:], "rejected_ids": whole[1][shared:]}
+    def _figures(self, logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Means over the steps that were made."""
+        means = self.ranks.mean({name: fmean(float(line[key]) for line in logs) for name, key in MEANS.items()})
+        ratio = (means.pop("reward_chosen") + means.pop("reward_rejected")) / 2 / self.config.beta
+        return {**means, "log_ratio": ratio, "learning_rate": logs[-1]["learning_rate"]}
 
-    def _alike(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows of each step sorted by length, so that those that are computed together have little padding."""
-        size = self.config.batch
-        steps = [rows[start : start + size] for start in range(0, len(rows), size)]
-        return [row for step in steps for row in sorted(step, key=_length)]
-
-    def _arguments(self, share: Share) -> DPOConfig:
+    def _arguments(self, share: Share, round: int) -> DPOConfig:
         config = self.config
         arguments = DPOConfig(
             output_dir=str(self.folder),
@@ -164,7 +162,7 @@ class Updater:
             report_to="none",
             disable_tqdm=True,
             use_cpu=self.learner.backend.device == "cpu",
-            seed=self.seed % 2**32,
+            seed=random.Random(f"{self.seed} dropout {round} {self.ranks.rank}").getrandbits(32),
             dataloader_pin_memory=False,
         )
         if arguments.device.type == "cuda":
@@ -214,6 +212,7 @@ class Updater:
     def save(self, path: Path) -> None:
         """Optimizer and scheduler state into one file, whole or not at all."""
         state = {"optimizer": self.optimizer.state_dict(), "scheduler": {"last_epoch": self.scheduler.last_epoch}, "scale": self.scale}
+        state["steady"] = self.steady.state()
         torch.save(state, path.with_suffix(".new"))
         os.replace(path.with_suffix(".new"), path)
 
@@ -221,6 +220,8 @@ class Updater:
         """Take over what `save` wrote: the next step is the one that would have come."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.scale = state["scale"]
+        if "steady" in state:  # older folders have none
+            self.steady.restore(state["steady"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
 
@@ -249,7 +250,7 @@ Build = Callable[..., DPOTrainer]
 
 
 @contextlib.contextmanager
-def _built(model: Any, learner: Learner, reference: str) -> Iterator[Build]:
+def _built(model: Any, learner: Learner, config: TrainConfig) -> Iterator[Build]:
     """A way to build the round's trainer; afterwards the model is as it was.
 
     TRL trains a PEFT model against a copy of its adapter "default", called "ref", where there is one, else with the adapters off. So the
@@ -273,7 +274,8 @@ def _built(model: Any, learner: Learner, reference: str) -> Iterator[Build]:
         for name, parameter in weights.items():
             parameter.data = exact[name]  # TRL rounds the adapters of a 4-bit model to bf16
         if peft is not None:
-            _reference(peft, learner.name, reference)  # type: ignore[attr-defined]
+            _reference(peft, learner.name, config.reference)  # type: ignore[attr-defined]
+            _drop(base, learner.name, config.dropout)  # type: ignore[attr-defined]
         trainer.remove_callback(_printer(trainer))
         for patched in (base, learner.reference()):
             if patched is not None:
@@ -294,15 +296,11 @@ def _built(model: Any, learner: Learner, reference: str) -> Iterator[Build]:
         for patched in (base, learner.reference()):
             if patched is not None:
                 vars(patched).pop("forward", None)  # TRL's fused output layer
-        if learner.config.checkpointing:
+        if config.checkpointing:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
                 base.gradient_checkpointing_disable()
             base.disable_input_require_grads()
-
-
-def _length(row: dict[str, Any]) -> int:
-    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
 def _results_where_asked(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -346,6 +344,15 @@ def _reference(peft: Any, name: str, reference: str) -> None:
         for path, parameter in peft.named_parameters():
             if f".{name}." in path:
                 peft.get_parameter(path.replace(f".{name}.", ".ref.")).copy_(parameter)
+
+
+def _drop(base: Any, name: str, dropout: float) -> None:
+    """Dropout in the learner's adapter alone: TRL has switched off all that is a layer, and the reference is to stay without."""
+    for module in base.modules():
+        if getattr(module, "attention_dropout", 0.0):
+            module.attention_dropout = 0.0
+        if name in getattr(module, "lora_dropout", ()) and dropout:
+            module.lora_dropout[name].p = dropout
 
 
 def _printer(trainer: Any) -> type:

@@ -66,6 +66,7 @@ COLUMNS = (
     Column("margin", 6, 4, ".2f", "margin"),
     Column("kl", 5, 2, ".3f", "kl"),
     Column("length", 6, 3, ".1f", "length"),
+    Column("cut", 4, 11, ".0%", "cut_rate"),
     Column("loss", 5, 9, ".3f", "loss"),
     Column("time", 5, 7),
 )

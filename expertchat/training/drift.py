@@ -1,0 +1,52 @@
+"""How far the policy has gone from its base: the KL divergence, sampled on the replies that the policy itself has given in a round.
+
+KL(policy || base) = E[log policy(y|x) - log base(y|x)] over y that the policy draws, and the candidates of a round are such y: their mean
+is an unbiased estimate (k1 of Schulman 2020, http://joschu.net/blog/kl-approx.html), which may lie a little below 0. The base is always the
+untouched model, whatever the reference of the loss is. Of a reply that the token limit cut the tokens that are there count.
+
+Log probabilities are those of the plain softmax. Where candidates are drawn otherwise (a temperature, top-p), the mean is over what
+is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from expertchat.backends.likelihood import likelihoods
+from expertchat.records import Figure
+from expertchat.training.learner import Learner
+from expertchat.training.rollout import Sampled
+
+
+class Moved(NamedTuple):
+    """Of one reply: log policy - log base and the sum of the policy's entropies, in nats, and how many tokens it has."""
+
+    log_ratio: float
+    entropy: float
+    tokens: int
+
+
+def moved(learner: Learner, groups: Sequence[Sampled]) -> list[list[Moved]]:
+    """For each history, every reply that the learner's present policy has given there and whose tokens are known."""
+    known = [
+        (tuple(one.prompt_ids), [tuple(c.ids) for c in one.candidates if c.ids and c.policy_version == learner.version])
+        for one in groups
+        if one.prompt_ids
+    ]
+    policy, base = likelihoods(learner.policy, known), likelihoods(learner.base, known)
+    return [
+        [Moved(mine.logp - its.logp, mine.entropy, len(reply)) for mine, its, reply in zip(of_policy, of_base, replies, strict=True)]
+        for of_policy, of_base, (_, replies) in zip(policy, base, known, strict=True)
+    ]
+
+
+def drift(found: Sequence[Sequence[Moved]]) -> dict[str, Figure]:
+    """`kl`, nats a reply; `kl_token` and `entropy`, nats a token. None where nothing is known, or a number is not finite."""
+    replies = [one for of_history in found for one in of_history]
+    tokens = sum(one.tokens for one in replies)
+    total, entropy = sum(one.log_ratio for one in replies), sum(one.entropy for one in replies)
+    if not tokens or not math.isfinite(total) or not math.isfinite(entropy):
+        return {"kl": None, "kl_token": None, "entropy": None}
+    return {"kl": total / len(replies), "kl_token": total / tokens, "entropy": entropy / tokens}

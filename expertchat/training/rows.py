@@ -1,0 +1,53 @@
+"""From preference pairs to rows of token ids: what was sampled, after what the policy was shown; and in which order they are trained."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from expertchat.backends.rendering import Renderer
+from expertchat.records import Message, PreferencePair
+
+
+class Row(TypedDict):
+    """A pair as TRL's collator takes it."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+
+def row_of(pair: PreferencePair, renderer: Renderer) -> Row:
+    """A pair's tokens: the sampled ones where it has them, else (older folders, pairs by hand) those of its texts.
+
+    Of texts too the prompt is the one that a policy is shown, and a reply that was cut has no end.
+    """
+    if pair.ids is not None:
+        return {"prompt_ids": pair.ids.prompt, "chosen_ids": pair.ids.chosen, "rejected_ids": pair.ids.rejected}
+    prompt, *replies = ([Message(m["role"], m["content"]) for m in part] for part in (pair.prompt, pair.chosen, pair.rejected))  # type: ignore[arg-type]
+    cut = [bool(pair.provenance.get(f"cut_{which}", 0)) for which in ("chosen", "rejected")]
+    chosen, rejected = (renderer.reply(prompt, reply[0], end=not was_cut) for reply, was_cut in zip(replies, cut, strict=True))
+    return {"prompt_ids": renderer.encode(prompt), "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+def length(row: Row) -> int:
+    """Tokens of the prompt with the longer reply."""
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+def arranged(pairs: Sequence[PreferencePair], seed: int, round: int) -> list[PreferencePair]:
+    """A round's pairs in an order that the seed draws, in which length plays no part."""
+    order = list(pairs)
+    random.Random(f"{seed} update {round}").shuffle(order)
+    return order
+
+
+def alike(rows: Sequence[Row], batch: int, surplus: int) -> list[Any]:
+    """The rows of each step of `batch` sorted by length, so that those that are computed together have little padding.
+
+    The last `surplus` rows are given up before anything is sorted: always the longest ones else.
+    """
+    rows = rows[: len(rows) - surplus]
+    steps = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+    return [row for step in steps for row in sorted(step, key=length)]
