@@ -139,9 +139,9 @@ def gguf_problem(file: Path) -> str | None:
     return None
 
 
-def lacks_package() -> str | None:
+def lacks_package(name: str = "gguf") -> str | None:
     """What is to be installed before a GGUF file can be unpacked, or None."""
-    if importlib.util.find_spec("gguf") is None:
+    if importlib.util.find_spec(name) is None:
         return f"GGUF files need the package gguf: pip install gguf=={PIN} (or expertchat[gguf])"
     return None
 
