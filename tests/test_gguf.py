@@ -194,6 +194,42 @@ def test_nf4_on_top_of_a_quantised_file_says_so(file: Path, tmp_path: Path) -> N
     assert gguf.rounded_twice(write_gguf(tmp_path / "plain.gguf", quantised=False), "nf4") is None
 
 
+def test_a_lora_says_its_base_and_is_merged_into_plain_weights(file: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from expertchat.backends.adapters import Adapters
+    from expertchat.backends.weights import load_weights
+    from expertchat.training.merge import run_merge
+    from expertchat.training.merge_config import MergeConfig
+
+    adapters = Adapters(load_weights(file, "tiny", dtype="fp32", device="cpu").model)
+    adapters.attach("x", ("q_proj",), r=2, alpha=4, path=str(file))
+    for parameter in adapters.parameters("x").values():
+        parameter.data = torch.full_like(parameter, 0.1)
+    adapters.save("x", tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(file)
+    merged = run_merge(MergeConfig(adapter=str(tmp_path / "adapter"), out=str(tmp_path / "out"), dtype="fp32", device="cpu"))
+    assert merged.effect > 0 and merged.difference < 1e-3
+    assert {one.name for one in (tmp_path / "out").iterdir()} >= {"model.safetensors", "tokenizer.json", "config.json", "README.md"}
+    ids = torch.arange(30).view(1, 30)
+    with torch.no_grad():
+        again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto", local_files_only=True)
+        assert torch.allclose(again(ids).logits, adapters.model(ids).logits, atol=1e-4)
+    kept = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert kept.chat_template == tokenizer("smollm").chat_template
+    assert again.generation_config.eos_token_id == list(gguf.header(file).end_ids)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# Tiny.Q8_0.gguf, merged" in card and str(file.parent) not in card
+
+
+def test_nf4_of_an_unpacked_file_loads(file: Path) -> None:
+    from expertchat.backends.weights import load_weights
+
+    loaded = load_weights(file, "tiny", dtype="fp32", device="cpu", quantization="nf4")
+    assert any("rounded twice" in note for note in loaded.notes)
+
+
 # -- packages -----------------------------------------------------------------------------------------------------------
 
 

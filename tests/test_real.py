@@ -35,7 +35,8 @@ def test_two_dialogues_are_rated_and_say_what_is_missing(tmp_path: Path) -> None
     assert all(one["text"].strip() and 0 < one["tokens"] <= 24 for dialogue in transcripts for one in dialogue["turns"])
     assert {ref["model"] for one in transcripts for ref in one["experts"].values()} == {"SmolLM2-135M-Instruct.Q4_1.gguf"}
     assert len(ratings) == 2 * 2 * 6  # dialogues, judges, categories
-    assert all(1 <= one["value"] <= 10 if one["value"] is not None else one["problem"] for one in ratings)
+    numbers = [one["value"] if one["value"] is not None else one["expected"] for one in ratings]
+    assert all(1 <= number <= 10 if number is not None else one["problem"] for number, one in zip(numbers, ratings, strict=True))
     assert len(wims) == 2 * 2
     assert all(one["empty"] or -1 <= one["cosine"] <= 1 if one["cosine"] is not None else one["empty"] or one["problem"] for one in wims)
     said = (run / "events.jsonl").read_text("utf-8")
@@ -50,7 +51,7 @@ def test_a_round_of_online_dpo_trains_it(tmp_path: Path, capsys: pytest.CaptureF
     ]  # fmt: skip
     code = main(["online_dpo", "+experiment=real_dpo", f"run.dir={run}", "view=none", *SHORT, *more])
     candidates, pairs = lines(run / "candidates.jsonl"), lines(run / "pairs.jsonl")
-    assert len(candidates) % 2 == 0 and len(candidates) >= 4  # two replies to each history
+    assert len(candidates) % 2 == 0 and candidates  # two replies to each history; where a opens, its opening is not trained
     if not pairs:  # a judge close to noise may rate nothing apart: then nothing is learnt, and the run may say so
         assert code in (0, 1)
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.backends.folders import embedder_problem, resolve_path, settings_of, tensor_shapes
+from expertchat.backends.gguf import is_gguf
 from expertchat.bench.shapes import parse_random
 from expertchat.config import ConfigError, EmbedderConfig, ModelConfig
 from expertchat.memory import (
@@ -73,6 +74,7 @@ class Model:
     gpu: int | None = None
     on_gpu: bool = True
     key: str = ""  # its place in the config
+    unpacking: int = 0  # bytes of main memory that it takes once, before the first load of a GGUF file
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def model_of(config: ModelConfig, owner: str, key: str) -> Model | None:
         gpu=int(fixed[1] or 0) if fixed else None,
         on_gpu=config.device not in ("cpu", "mps"),
         key=key,
+        unpacking=unpacking(config),
     )
 
 
@@ -205,6 +208,14 @@ def find_shape(config: ModelConfig, key: str = "model") -> Shape:
         raise ConfigError(f"{key}.path={config.path}: cannot be planned: {error}") from None
     except ValueError as error:
         raise ConfigError(f"{key}.path={config.path}: {error}") from None
+
+
+def unpacking(config: ModelConfig) -> int:
+    """Bytes of main memory to unpack a GGUF file: its numbers in fp32, and then in the number type as well; 0 for any other model."""
+    place = None if config.path.startswith("random:") else resolve_path(config.path, config.models_dir)
+    if place is None or not is_gguf(place):
+        return 0
+    return sum(_product(shape) for shape in tensor_shapes(Path(place)).values()) * (8 if config.dtype == "fp32" else 6)
 
 
 def saved_bits(config: ModelConfig) -> Quantization | None:
