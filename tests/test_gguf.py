@@ -171,7 +171,7 @@ def test_what_is_unpacked_is_what_transformers_reads(file: Path, cache: Path) ->
     text = "Herons nest in tall trees. How do 10 of them hunt?"
     assert backend.tokenizer(text)["input_ids"] == words(text)["input_ids"]
     note = next(note for note in backend.info.notes if "GGUF" in note)
-    assert packaged.sha256(file)[:16] in note and "kept in Q8_0, computed with in fp32" in note
+    assert packaged.sha256(file)[:16] in note and "kept in Q8_0, unpacked to fp32" in note
     (mark,) = [json.loads(one.read_text()) for one in cache.glob("Tiny*/expertchat.json")]
     assert mark["sha256"] == packaged.sha256(file) and mark["bytes"] == file.stat().st_size
 

@@ -38,7 +38,7 @@ def unpacked(file: Path, number: torch.dtype, name: str) -> tuple[Path, str]:
         raise ConfigError(f"model {name}: its unpacked copy {folder}: {problem.partition(';')[0]}; remove that folder, it is made again")
     return folder, (
         f"GGUF file of {file.stat().st_size / 1e6:,.1f} MB (SHA-256 {sha256(file)[:16]}): {found.parameters / 1e6:,.0f} M parameters kept "
-        f"in {found.kind}, computed with in {kind}; unpacked once into the user's cache, because that takes the longest"
+        f"in {found.kind}, unpacked to {kind}; the copy is kept in the user's cache, because unpacking takes the longest"
     )
 
 
