@@ -7,10 +7,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: setup chat test lint wheelhouse clean
+.PHONY: setup chat real test lint wheelhouse clean
 
 chat: setup
 	@$(VENV)/bin/expertchat converse +experiment=chat $(ARGS)
+
+real: setup # the same with a small real model and a real embedder, out of the Python index
+	@requirements/install.sh $(VENV)/bin/python
+	@$(VENV)/bin/expertchat converse +experiment=real $(ARGS)
 
 setup: $(STAMP)
 

@@ -87,6 +87,8 @@ def load_cast(
     embedder = embedder or found
     if embedder is not None:
         cast.backends["embedder"] = embedder
+        if found is not None and found.note:
+            cast.notes.append(found.note)
     return cast
 
 

@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from expertchat.backends.folders import is_hub_id
 from expertchat.compose import ERRORS, explain, first_line, hydra_settings, load, of_hydra, problems_of
 from expertchat.config import (
     BenchConfig,
@@ -135,21 +136,17 @@ def _with_hydra(command: str, overrides: Sequence[str], flags: Sequence[str], jo
 def names_hub(config: ConverseConfig | OnlineDpoConfig | BenchConfig) -> bool:
     """Whether a model or the embedder is named by a hub id: only then may the network be used."""
     if isinstance(config, BenchConfig):
-        return not config.bench.model.startswith("random:") and _of_hub(config.bench.model)
+        return not config.bench.model.startswith("random:") and is_hub_id(config.bench.model)
     models = [m for m in (config.experts.a, config.experts.b, config.third) if m is not None and m.backend == "local"]
     places = [(m.path, m.models_dir) for m in models]
     embedder = config.embedder
-    if embedder.path != "auto":
+    if embedder.path == "mpnet_or_minilm":
+        pass  # takes what is here
+    elif embedder.path != "auto":
         places.append((embedder.path, embedder.models_dir))
     elif any(not path.startswith("embedded:") for path, _ in places):
         places.append(("sentence-transformers/all-mpnet-base-v2", embedder.models_dir))  # what auto means then
-    return any(_of_hub(*place) for place in places)
-
-
-def _of_hub(path: str, models_dir: str | None = None) -> bool:
-    if models_dir and (Path(models_dir).expanduser() / path.rpartition("/")[2]).is_dir():
-        return False
-    return not path.startswith(("embedded:", "/", ".", "~")) and not Path(path).exists()
+    return any(is_hub_id(*place) for place in places)
 
 
 def _any_hub(configs: Sequence[Any]) -> bool:

@@ -9,10 +9,13 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-from expertchat.backends.folders import embedder_problem, folder_problem, resolve_path
+from expertchat.backends.folders import cached, embedder_problem, folder_problem, resolve_path
+from expertchat.backends.gguf import is_gguf, lacks_package
+from expertchat.backends.loading import weight_files
+from expertchat.backends.packaged import PREFIX, install_line
 from expertchat.config import ConfigError, ModelsConfig, conf_dir, near
 
-EMBEDDER = "mpnet"
+EMBEDDERS = ("mpnet", "minilm")
 UNWANTED = ("original/*", "consolidated*", "*.bin", "*.onnx")  # the same weights again, in other forms
 State = Literal["complete", "broken", "missing"]
 Show = Callable[[dict[str, Any]], None]
@@ -70,7 +73,7 @@ def known_models() -> Iterator[Known]:
     """Every model of conf/model that has a path of its own, and the embedder."""
     import yaml
 
-    places = [*sorted((conf_dir() / "model").glob("*.yaml")), conf_dir() / "embedder" / f"{EMBEDDER}.yaml"]
+    places = [*sorted((conf_dir() / "model").glob("*.yaml")), *(conf_dir() / "embedder" / f"{name}.yaml" for name in EMBEDDERS)]
     for place in places:
         text = place.read_text("utf-8")
         values = yaml.safe_load(text)
@@ -107,10 +110,10 @@ def look(known: Known, models_dir: str | None, tokenizer: bool = False) -> Found
         place = resolve_path(known.path, models_dir)
     except ConfigError as error:
         return Found(known.name, known.path, known.about, "missing", problem=error.problems[0])
-    folder = place if isinstance(place, Path) else _cached(place, known.revision)
+    folder = place if isinstance(place, Path) else cached(place, known.revision)
     if folder is None:
         return Found(known.name, known.path, known.about, "missing", get=get)
-    weights = sorted(file for file in folder.rglob("*.safetensors") if not file.name.startswith("consolidated"))
+    weights = weight_files(folder)
     problem = _problem(folder, known.embedder, tokenizer)
     return Found(
         known.name,
@@ -133,22 +136,23 @@ def _problem(folder: Path, embedder: bool, tokenizer: bool) -> str | None:
         return problem
     from expertchat.backends.wholeness import tensors_problem, tokenizer_problem
 
+    if is_gguf(folder):
+        if not tokenizer:
+            return lacks_package()
+        from expertchat.backends.hardware import choose_dtype, parameters_of
+        from expertchat.backends.unpacking import unpacked
+
+        try:  # only what was unpacked shows that all tensors and the tokenizer are there
+            folder = unpacked(folder, choose_dtype("auto", "cpu", parameters_of(folder))[0], folder.name)[0]
+        except ConfigError as error:
+            return error.problems[0]
     return tensors_problem(folder) or (tokenizer_problem(folder) if tokenizer else None)
-
-
-def _cached(hub_id: str, revision: str | None) -> Path | None:
-    """The folder of a hub id in the hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, FileNotFoundError, ValueError):
-        return None
 
 
 def commands(known: Known, models_dir: str | None) -> tuple[str, ...]:
     """How to get a model, by the hub's client or by git."""
+    if known.path.startswith(PREFIX):
+        return (install_line(known.path), "make real")
     if known.path.startswith((".", "/", "~")):
         return ()
     target = f"{models_dir or '$EXPERTCHAT_MODELS'}/{known.path.rpartition('/')[2]}"

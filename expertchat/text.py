@@ -23,6 +23,21 @@ def clean(text: str) -> str:
     return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
+def shown_path(path: str) -> str:
+    """A model's path as people are shown it: a local one by its last part, for where it lies on some machine tells nobody anything.
+
+    Hub ids (OWNER/NAME) and "embedded:NAME" stay as they are; a folder of the hub's cache (models--OWNER--NAME) gets its name.
+    """
+    plain = path.partition("#")[0].replace("\\", "/").rstrip("/")
+    parts = [part for part in plain.split("/") if part]
+    if not parts:
+        return path
+    if cached := [part for part in parts if part.startswith("models--")]:
+        return "/".join(cached[-1].split("--")[1:])
+    local = plain.startswith(("/", ".", "~", "package:")) or len(parts) > 2 or plain.endswith(".gguf") or plain[1:2] == ":"
+    return parts[-1] if local else plain
+
+
 def neutralise(text: str, special_tokens: Iterable[str] = ()) -> str:
     """Text that holds no role token, fence or special token any more; what was one is shown in ‹ › or ( )."""
     return _neutralised(text, tuple(special_tokens))

@@ -36,7 +36,7 @@ def message(path: object, **more: object) -> str:
 
 def test_a_whole_folder_loads(folder: Path) -> None:
     backend = load_backend(tiny.config(folder), seed=0, stop_tokens=("<|eot_id|>",))
-    assert backend.info.name == str(folder) and folder_problem(folder) is None
+    assert backend.info.name == folder.name and folder_problem(folder) is None
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_paths_that_are_no_hub_ids(path: str, tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_file_is_no_folder(folder: Path) -> None:
-    assert "is a file; name the folder" in message(folder / "model.safetensors")
+    assert "is a file; name a GGUF file, or the folder" in message(folder / "model.safetensors")
 
 
 # -- hardware ---------------------------------------------------------------------------------------------------------

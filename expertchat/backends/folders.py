@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from expertchat.backends import gguf
+from expertchat.backends.packaged import PREFIX, packaged
 from expertchat.config import ConfigError
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "models"
@@ -22,7 +24,9 @@ _UNWANTED = ["original/*", "consolidated*", "onnx/*", "openvino/*", "*.gguf"]
 
 
 def resolve_path(path: str | Path, models_dir: str | None = None) -> Path | str:
-    """A folder (or "embedded:NAME") as a Path, everything else as the hub id that it is taken for. Raises ConfigError.
+    """A folder or GGUF file (or "embedded:NAME", "package:NAME/FILE") as a Path, everything else as the hub id that it is taken for.
+
+    A folder without a config.json, but with one GGUF file, is that file. Raises ConfigError.
 
     `models_dir`: the folder that is searched for a hub id's last part.
     """
@@ -35,20 +39,31 @@ def resolve_path(path: str | Path, models_dir: str | None = None) -> Path | str:
             known = f"there are {', '.join(there)}" if there else "the package holds none: run `expertchat world build`"
             raise ConfigError(f"model path {text}: no such embedded model ({known})")
         return folder
-    folder = Path(text).expanduser()
+    folder = packaged(text) if text.startswith(PREFIX) else Path(text).expanduser()
     if folder.is_dir():
+        return gguf.only_file(folder, text) or folder
+    if folder.is_file() and folder.suffix == ".gguf":
         return folder
     if folder.is_file():
-        raise ConfigError(f"model path {text}: is a file; name the folder that holds config.json and *.safetensors")
-    looks_local = text.startswith((".", "/", "~")) or text.endswith("/")
+        raise ConfigError(f"model path {text}: is a file; name a GGUF file, or the folder that holds config.json and *.safetensors")
+    looks_local = text.startswith((".", "/", "~")) or text.endswith(("/", ".gguf"))
     if looks_local or not _HUB_ID.fullmatch(text):
         raise ConfigError(f"model path {text}: no such folder (looked in {folder.absolute()}); correct it, or name a hub id OWNER/NAME")
     beside = Path(models_dir).expanduser() / text.rpartition("/")[2] if models_dir else None
-    return beside if beside is not None and beside.is_dir() else text
+    return gguf.only_file(beside, str(beside)) or beside if beside is not None and beside.is_dir() else text
+
+
+def is_hub_id(path: str, models_dir: str | None = None) -> bool:
+    """Whether a path can only be found on the hub or in its cache."""
+    if models_dir and (Path(models_dir).expanduser() / path.rpartition("/")[2]).is_dir():
+        return False
+    return not path.startswith(("embedded:", PREFIX, "/", ".", "~")) and not path.endswith(".gguf") and not Path(path).exists()
 
 
 def find_folder(path: str | Path, revision: str | None = None, check: Check | None = None, models_dir: str | None = None) -> Path:
-    """The checked local folder of a model; a hub id comes from `models_dir` or the cache, or is downloaded unless HF_HUB_OFFLINE is set.
+    """The checked local folder, or GGUF file, of a model; a hub id comes from `models_dir` or the cache, or is downloaded.
+
+    Nothing is downloaded where HF_HUB_OFFLINE is set.
 
     Raises ConfigError with one message that names what was tried and what to do.
     """
@@ -85,8 +100,21 @@ def find_folder(path: str | Path, revision: str | None = None, check: Check | No
     return folder
 
 
+def cached(hub_id: str, revision: str | None = None) -> Path | None:
+    """The folder of a hub id in the hub's cache, or None."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, FileNotFoundError, ValueError):
+        return None
+
+
 def folder_problem(folder: Path) -> str | None:
     """What is wrong with a model folder and what to do, or None. Reads the headers of the weights, not the weights."""
+    if gguf.is_gguf(folder):
+        return gguf.gguf_problem(folder)
     config = folder / "config.json"
     if not config.is_file():
         return "holds no config.json; name the folder that holds config.json, *.safetensors and the tokenizer"
@@ -112,6 +140,8 @@ def folder_problem(folder: Path) -> str | None:
 
 def embedder_problem(folder: Path) -> str | None:
     """Like folder_problem, for a sentence-transformers folder: its parts may stand in folders of their own."""
+    if gguf.is_gguf(folder):
+        return f"{folder.name} is a GGUF file, which sentence-transformers does not read; name the folder of a sentence embedder"
     if (folder / "config.json").is_file():
         return folder_problem(folder)
     if not (folder / "modules.json").is_file():
@@ -122,8 +152,21 @@ def embedder_problem(folder: Path) -> str | None:
     return next((problem for problem in map(weights_problem, files) if problem), None)
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What the config.json of a folder says, or what it would say of a GGUF file. Raises ConfigError where it cannot be read."""
+    if gguf.is_gguf(folder):
+        return gguf.settings(folder)
+    try:
+        values = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: its config.json cannot be read ({error}); run `expertchat models verify`") from None
+    return values if isinstance(values, dict) else {}
+
+
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in a folder's weight files, from their headers."""
+    """Name and shape of every tensor in a folder's weight files, or in a GGUF file, from their headers."""
+    if gguf.is_gguf(folder):
+        return gguf.shapes(folder)
     files, problem = _weight_files(folder)
     if problem:
         raise ConfigError(f"model folder {folder}: {problem}")

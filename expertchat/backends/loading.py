@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from expertchat.backends.base import Backend, Embedder, Embedding, EmbedRequest
-from expertchat.backends.folders import embedder_problem, find_folder, resolve_path
+from expertchat.backends.folders import cached, embedder_problem, find_folder, resolve_path
+from expertchat.backends.gguf import is_gguf
 from expertchat.config import ConfigError, EmbedderConfig, EngineConfig, ModelConfig
 from expertchat.events import Loading
+from expertchat.text import shown_path
 
 __all__ = ["find_models", "load_backend", "load_embedder", "load_models", "resolve_path"]
 
 DEFAULT_EMBEDDER = "sentence-transformers/all-mpnet-base-v2"
 EMBEDDED_EMBEDDER = "embedded:embedder"
+EITHER = "mpnet_or_minilm"
+MINILM = "package:all_minilm_l6_v2/model.zip#sha256=0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592"
 Tell = Callable[[Loading], None]
 
 
@@ -37,10 +41,10 @@ def find_models(wanted: Mapping[str, Wanted], tell: Tell = lambda event: None) -
         try:
             from_hub, began = isinstance(resolve_path(config.path, config.models_dir), str), time.monotonic()
             if from_hub:
-                tell(Loading(what=f"{config.path} from the hub"))
+                tell(Loading(what=f"{shown_path(config.path)} from the hub"))
             folders[key] = find_folder(config.path, config.revision, models_dir=config.models_dir)
             if from_hub:
-                tell(Loading(what=f"{config.path} from the hub", done=True, seconds=time.monotonic() - began))
+                tell(Loading(what=f"{shown_path(config.path)} from the hub", done=True, seconds=time.monotonic() - began))
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
@@ -59,9 +63,10 @@ def load_models(
     loaded: dict[str, Backend] = {}
     for key, (config, stop_tokens, device_map) in wanted.items():
         gib, began = gib_of(weight_files(folders[key])) if key in folders else 0.0, time.monotonic()
-        tell(Loading(what=config.path, gib=gib))
+        what = shown_path(config.path) + (_first_use(folders[key]) if key in folders else "")
+        tell(Loading(what=what, gib=gib))
         loaded[key] = load_backend(config, seed, stop_tokens, engine.max_batch, engine.cache_gib, device_map)
-        tell(Loading(what=config.path, done=True, seconds=time.monotonic() - began, gib=gib))
+        tell(Loading(what=what, done=True, seconds=time.monotonic() - began, gib=gib))
     return loaded
 
 
@@ -85,7 +90,7 @@ def load_backend(
 
     return LocalBackend.load(
         folder,
-        config.path,
+        shown_path(config.path),
         seed,
         dtype=config.dtype,
         device=config.device,
@@ -99,8 +104,19 @@ def load_backend(
     )
 
 
+def _first_use(folder: Path) -> str:
+    """What is to be said of a model that takes longer this time."""
+    if not is_gguf(folder):
+        return ""
+    from expertchat.backends.unpacking import is_unpacked
+
+    return "" if is_unpacked(folder) else ", unpacked once (a later start is fast)"
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model's folder, those of its parts included."""
+    """The safetensors files of a model's folder, those of its parts included; or the GGUF file."""
+    if is_gguf(folder):
+        return [folder]
     return sorted(file for file in folder.rglob("*.safetensors") if not file.name.startswith("consolidated"))
 
 
@@ -115,7 +131,10 @@ class LaterEmbedder:
     `announce(done, seconds)` is called before and after the loading. `gib`: size of the weight files.
     """
 
-    def __init__(self, folder: Path, name: str, config: EmbedderConfig, announce: Callable[[bool, float], None]) -> None:
+    def __init__(
+        self, folder: Path, name: str, config: EmbedderConfig, announce: Callable[[bool, float], None], note: str | None = None
+    ) -> None:
+        self.note = note  # why it is this one
         self.folder, self.name, self.config, self.announce = folder, name, config, announce
         self.gib = gib_of(weight_files(folder))
         self._embedder: Embedder | None = None
@@ -142,16 +161,32 @@ class LaterEmbedder:
 def load_embedder(
     config: EmbedderConfig, model_paths: Sequence[str], announce: Callable[[bool, float], None] = lambda done, seconds: None
 ) -> LaterEmbedder:
-    """The sentence embedder. path=auto: the embedded one if all models are embedded or scripted, else all-mpnet-base-v2.
-
-    Raises ConfigError if it is not there; loads it at its first use.
-    """
-    path = config.path
-    if path == "auto":
-        embedded = all(p.startswith(("embedded:", "scripted")) for p in model_paths)
-        path = EMBEDDED_EMBEDDER if embedded else DEFAULT_EMBEDDER
+    """The sentence embedder (see embedder_path). Raises ConfigError if it is not there; loads it at its first use."""
+    path, note = embedder_path(config, model_paths)
     try:
         folder = find_folder(path, check=embedder_problem, models_dir=config.models_dir)
     except ConfigError as error:
         raise ConfigError([f"embedder: {problem} (embedder.path={config.path})" for problem in error.problems]) from None
-    return LaterEmbedder(folder, path, config, announce)
+    return LaterEmbedder(folder, shown_path(path), config, announce, note)
+
+
+def embedder_path(config: EmbedderConfig, model_paths: Sequence[str]) -> tuple[str, str | None]:
+    """The path of the embedder, and a note where it was chosen by what is here.
+
+    auto: the embedded one if all models are embedded or scripted, else all-mpnet-base-v2; mpnet_or_minilm: the latter where models_dir or
+    the hub's cache has it, else all-MiniLM-L6-v2 out of its package.
+    """
+    if config.path == "auto":
+        embedded = all(path.startswith(("embedded:", "scripted")) for path in model_paths)
+        return (EMBEDDED_EMBEDDER if embedded else DEFAULT_EMBEDDER), None
+    if config.path != EITHER:
+        return config.path, None
+    try:
+        place: Path | str | None = resolve_path(DEFAULT_EMBEDDER, config.models_dir)
+        place = place if isinstance(place, Path) else cached(DEFAULT_EMBEDDER)
+    except ConfigError:
+        place = None
+    if place is not None and embedder_problem(Path(place)) is None:
+        return DEFAULT_EMBEDDER, "embedder: all-mpnet-base-v2, which is here"
+    why = "because all-mpnet-base-v2 is neither in models_dir (EXPERTCHAT_MODELS) nor in the hub's cache"
+    return MINILM, f"embedder: all-MiniLM-L6-v2 out of its package, {why}; WIM scores by it are not comparable with mpnet's"

@@ -1,8 +1,7 @@
-"""From a checked model folder to a model and its tokenizer on their device."""
+"""From a checked model folder (or GGUF file) to a model and its tokenizer on their device."""
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +11,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from expertchat.backends.folders import tensor_shapes
+from expertchat.backends.folders import settings_of, tensor_shapes
+from expertchat.backends.gguf import is_gguf, rounded_twice
 from expertchat.backends.hardware import choose_attention, choose_device, choose_dtype, parameters_of
 from expertchat.backends.quantization import bits_config, choose_quantization, find_card, footprint_note, saved_kind, settle
+from expertchat.backends.unpacking import unpacked
 from expertchat.config import ConfigError
 
 
@@ -37,7 +38,7 @@ def load_weights(
     device_map: dict[str, int | str] | None = None,
     linear_experts: bool | None = None,
 ) -> Loaded:
-    """Load a checked model folder. Raises ConfigError with one message.
+    """Load a checked model folder, or a GGUF file. Raises ConfigError with one message.
 
     `device_map`: which part goes where, overriding `device`'s own spread; `linear_experts`: Mixtral's experts as linear layers (None: where
     they are quantised).
@@ -45,8 +46,11 @@ def load_weights(
     where, device_note = choose_device(device)
     parameters = parameters_of(folder)
     number, dtype_note = choose_dtype(dtype, where, parameters)
+    file, file_note = folder, None
+    if is_gguf(file):
+        folder, file_note = unpacked(file, number, name)
     kind, attention_note = choose_attention(attention, where, number)
-    settings = _settings(folder)
+    settings = settings_of(folder)
     saved = saved_kind(settings)
     try:
         bits, bits_note = choose_quantization(quantization, find_card(where), parameters * number.itemsize, saved)
@@ -88,7 +92,8 @@ def load_weights(
     else:
         lean_hooks(model)
     size_note = footprint_note(model) if bits != "none" else None
-    notes = (device_note, dtype_note, bits_note, attention_note, size_note)
+    twice = rounded_twice(file, bits) if is_gguf(file) else None
+    notes = (file_note, device_note, dtype_note, bits_note, twice, attention_note, size_note)
     return Loaded(model.eval(), tokenizer, tuple(note for note in notes if note))
 
 
@@ -97,12 +102,6 @@ def _map(where: str, quantised: bool) -> Any:
     if where == "balanced":
         return where
     return {"": where} if quantised or where.startswith("cuda") else None
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    settings = json.loads((folder / "config.json").read_text("utf-8"))
-    assert isinstance(settings, dict)  # folder_problem has looked
-    return settings
 
 
 def _any(folder: Path, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from expertchat.bench.shapes import Shape, parse_random
 from expertchat.config import BenchSettings, ConfigError
+from expertchat.text import shown_path
 
 EMBEDDED = "embedded:llama"
 PUSH = 4.0  # how far the direction that stands for "this kind of token comes next" is pushed
@@ -102,8 +103,9 @@ def load_subject(settings: BenchSettings, dtype: str | None = None) -> Subject:
     from expertchat.backends.local import LocalBackend
 
     folder = find_folder(settings.model)
-    loaded = LocalBackend.load(folder, settings.model, settings.seed, dtype=dtype, device=settings.device)
-    return Subject(settings.model, loaded.model, loaded.tokenizer, settings.seed, loaded.info.context_length, tuple(loaded.info.notes))
+    loaded = LocalBackend.load(folder, shown_path(settings.model), settings.seed, dtype=dtype, device=settings.device)
+    notes = tuple(loaded.info.notes)
+    return Subject(loaded.info.name, loaded.model, loaded.tokenizer, settings.seed, loaded.info.context_length, notes)
 
 
 def random_subject(name: str, shape: Shape, seed: int, dtype: str = "auto", device: str = "auto") -> Subject:

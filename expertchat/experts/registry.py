@@ -16,6 +16,7 @@ from expertchat.experts.mixtral import Mistral, Mixtral
 from expertchat.experts.qwen import Qwen
 from expertchat.experts.world import WorldExpert
 from expertchat.records import ExpertRef
+from expertchat.text import shown_path
 
 FAMILIES: dict[str, type[ExpertChat]] = {
     "auto": Auto,
@@ -45,7 +46,7 @@ def make_expert(letter: str, config: ModelConfig, info: ModelInfo) -> ExpertChat
         reply=decoding(stages.reply),
         judge=decoding(stages.judge),
     )
-    ref = ExpertRef(family=config.family, model=config.path, revision=config.revision)
+    ref = ExpertRef(family=config.family, model=shown_path(config.path), revision=config.revision)
     expert = cls(letter, settings, ref, config.context_length or info.context_length or None, info.special_tokens)
     if isinstance(expert, Auto):
         expert.adapt(info)

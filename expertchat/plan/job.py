@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expertchat.backends.folders import embedder_problem, resolve_path, tensor_shapes
+from expertchat.backends.folders import embedder_problem, resolve_path, settings_of, tensor_shapes
+from expertchat.backends.gguf import is_gguf
 from expertchat.bench.shapes import parse_random
 from expertchat.config import ConfigError, EmbedderConfig, ModelConfig
 from expertchat.memory import (
@@ -38,6 +38,7 @@ from expertchat.memory import (
 )
 from expertchat.plan.placement import Unit
 from expertchat.plan.shapes import MPNET, PUBLISHED
+from expertchat.text import shown_path
 
 CONTEXT = int(0.5 * GIB)  # CUDA's own context, cuBLAS and its workspace
 LOST = 0.02  # of a GPU, in pieces that the allocator cannot use
@@ -73,6 +74,7 @@ class Model:
     gpu: int | None = None
     on_gpu: bool = True
     key: str = ""  # its place in the config
+    unpacking: int = 0  # bytes of main memory that it takes once, before the first load of a GGUF file
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def model_of(config: ModelConfig, owner: str, key: str) -> Model | None:
     candidates = max([stage.top_k for stage in (reply, judge) if stage.method == "contrastive"], default=1)
     return Model(
         owner=owner,
-        name=config.path,
+        name=shown_path(config.path),
         shape=find_shape(config, key),
         dtype="bf16" if config.dtype == "auto" else config.dtype,
         quantization=saved_bits(config) or ("none" if config.quantization == "auto" else config.quantization),
@@ -183,6 +185,7 @@ def model_of(config: ModelConfig, owner: str, key: str) -> Model | None:
         gpu=int(fixed[1] or 0) if fixed else None,
         on_gpu=config.device not in ("cpu", "mps"),
         key=key,
+        unpacking=unpacking(config),
     )
 
 
@@ -193,7 +196,7 @@ def find_shape(config: ModelConfig, key: str = "model") -> Shape:
         if random is not None:
             return random_shape(random)
         place = resolve_path(config.path, config.models_dir)
-        values = _config_json(place) if isinstance(place, Path) else PUBLISHED.get(place)
+        values = settings_of(place) if isinstance(place, Path) else PUBLISHED.get(place)
         if values is None:
             known = ", ".join(PUBLISHED)
             raise ConfigError(
@@ -207,10 +210,18 @@ def find_shape(config: ModelConfig, key: str = "model") -> Shape:
         raise ConfigError(f"{key}.path={config.path}: {error}") from None
 
 
+def unpacking(config: ModelConfig) -> int:
+    """Bytes of main memory to unpack a GGUF file: its numbers in fp32, and then in the number type as well; 0 for any other model."""
+    place = None if config.path.startswith("random:") else resolve_path(config.path, config.models_dir)
+    if place is None or not is_gguf(place):
+        return 0
+    return sum(_product(shape) for shape in tensor_shapes(Path(place)).values()) * (8 if config.dtype == "fp32" else 6)
+
+
 def saved_bits(config: ModelConfig) -> Quantization | None:
     """What a folder holds its weights in already, if that is quantised."""
     place = config.path if config.path.startswith("random:") else resolve_path(config.path, config.models_dir)
-    saved = _config_json(place).get("quantization_config") if isinstance(place, Path) else None
+    saved = settings_of(place).get("quantization_config") if isinstance(place, Path) else None
     if not isinstance(saved, dict):
         return None
     return "nf4" if saved.get("load_in_4bit") else "int8" if saved.get("load_in_8bit") else None
@@ -225,28 +236,18 @@ def random_shape(random: Any) -> Shape:
     )  # fmt: skip
 
 
-def _config_json(folder: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: its config.json cannot be read ({error}); run `expertchat models verify`") from None
-    return values if isinstance(values, dict) else {}
-
-
 def embedder_of(config: EmbedderConfig, paths: Sequence[str]) -> Embedder:
     """The embedder: from its folder, else all-mpnet-base-v2 as it was published. Raises ConfigError for one of unknown size."""
-    from expertchat.backends.loading import DEFAULT_EMBEDDER, EMBEDDED_EMBEDDER
+    from expertchat.backends.loading import embedder_path
 
-    path = config.path
-    if path == "auto":
-        path = EMBEDDED_EMBEDDER if all(p.startswith(("embedded:", "scripted")) for p in paths) else DEFAULT_EMBEDDER
+    path, _ = embedder_path(config, paths)
     fixed = re.fullmatch(r"cuda(?::(\d+))?", config.device)
     gpu, on_gpu = (int(fixed[1] or 0) if fixed else None), config.device not in ("cpu", "mps")
     place = resolve_path(path, config.models_dir)
     if isinstance(place, Path) and embedder_problem(place) is None:
         files = [place, *(entry for entry in sorted(place.iterdir()) if entry.is_dir() and list(entry.glob("model.safetensors")))]
         numbers = sum(_product(shape) for part in files if list(part.glob("*.safetensors")) for shape in tensor_shapes(part).values())
-        values = next((_config_json(part) for part in files if (part / "config.json").is_file()), {})
+        values = next((settings_of(part) for part in files if (part / "config.json").is_file()), {})
         known = {key: values.get(key) or MPNET[key] for key in MPNET}
         return Embedder(path, 4 * numbers, embedder_pass(known, config.batch_size), gpu, on_gpu)
     if str(place).rstrip("/").endswith("all-mpnet-base-v2"):

@@ -358,7 +358,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "models": {
             m.owner: {
                 "name": m.name, "dtype": m.dtype, "quantization": m.quantization, "parameters": parameters(m.shape),
-                "device_map": plan.device_map(m.owner),
+                "device_map": plan.device_map(m.owner), "unpacking": m.unpacking,
             }
             for m in job.models
         },

@@ -18,7 +18,6 @@ from expertchat.slurm.config import ClusterConfig
 from expertchat.summary import seconds_of
 
 OWN_GIB = {"converse": 0.7, "online_dpo": 0.9}  # main memory of one process with the embedded models, as measured on a CPU
-DEFAULT_EMBEDDER = "sentence-transformers/all-mpnet-base-v2"
 
 
 @dataclass
@@ -47,14 +46,13 @@ def check_all(command: str, config: Any, cluster: ClusterConfig, ranks: int, run
 
 def _models(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
     """Every model must be a whole folder that the node can see, or an archive that is unpacked there: nodes have no internet."""
-    from expertchat.backends.folders import embedder_problem, find_folder
+    from expertchat.backends.folders import embedder_problem, find_folder, is_hub_id
 
     if cluster.archives and not Path(cluster.archives).expanduser().is_dir():
         checked.problems.append(f"cluster.archives={cluster.archives}: no such folder; correct it, or set it to null")
     for key, path, revision, models_dir, is_embedder in _named(config):
         name = path.rstrip("/").rpartition("/")[2]
-        hub_id = not path.startswith(("/", ".", "~")) and not Path(path).is_dir()
-        if hub_id and cluster.archives and any(_archive(cluster.archives, name)):
+        if is_hub_id(path) and cluster.archives and any(_archive(cluster.archives, name)):
             if name not in checked.stage:
                 checked.stage.append(name)
                 checked.problems += _archive_problems(cluster.archives, name)
@@ -90,8 +88,10 @@ def _named(config: Any) -> Iterator[tuple[str, str, str | None, str | None, bool
             seen.add(model.path)
             yield f"{'third' if seat == 'third' else f'experts.{seat}'}.path", model.path, model.revision, model.models_dir, False
     path = config.embedder.path
-    if path == "auto" and not embedded:
-        path = DEFAULT_EMBEDDER
+    if path != "auto" or not embedded:
+        from expertchat.backends.loading import embedder_path
+
+        path, _ = embedder_path(config.embedder, ["real"])
     if path != "auto" and not path.startswith("embedded:"):
         yield "embedder.path", path, None, config.embedder.models_dir, True
 
@@ -174,12 +174,13 @@ def _main_memory(command: str, config: Any, cluster: ClusterConfig, ranks: int, 
 def _weights(config: Any) -> Iterator[int]:
     """Bytes of the weight files of each model that is here."""
     from expertchat.backends.folders import resolve_path
+    from expertchat.backends.loading import weight_files
 
     for _, path, _, models_dir, _ in _named(config):
         with contextlib.suppress(ConfigError, OSError):
             place = resolve_path(path, models_dir)
             if isinstance(place, Path):
-                yield sum(file.stat().st_size for file in place.rglob("*.safetensors"))
+                yield sum(file.stat().st_size for file in weight_files(place))
 
 
 # -- time ---------------------------------------------------------------------------------------------------------------

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from expertchat.config import ModelConfig
+from expertchat.backends.folders import is_hub_id, resolve_path
+from expertchat.backends.gguf import is_gguf
+from expertchat.backends.packaged import PREFIX
+from expertchat.config import ConfigError, ModelConfig
 from expertchat.jsonl import read_lines
 from expertchat.records import Metrics, Speaker, other
+from expertchat.text import shown_path
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.tracking import FINAL
 
@@ -34,7 +39,7 @@ def model_card(config: OnlineDpoConfig, run_folder: Path, learner: Speaker | Non
     }
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {model.path}, trained by online DPO\n\n{_about(config, lora)}",
+        f"# {shown_path(model.path)}, trained by online DPO\n\n{_about(config, lora)}",
         "## Against its base\n\n" + _evaluations([m for m in mine if m.kind == "evaluation"]),
         "## The run\n\n" + _rounds([m for m in mine if m.kind == "round"]),
         "## Config\n\n" + _table(["", ""], _settings(config, model, seat)),
@@ -47,8 +52,8 @@ def merged_card(base: str, source: Path, dtype: str) -> str:
     """The card of a merged model; what `source`'s own card says of its run is taken over."""
     front = {**_base_model(base), "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["dpo", "expertchat"]}
     text = (
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {base}, merged\n\n"
-        f"{base} with the weights that a run of ExpertChat has trained worked in, in {dtype}. It is loaded like its base.\n"
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {shown_path(base)}, merged\n\n"
+        f"{shown_path(base)} with the weights that a run of ExpertChat has trained worked in, in {dtype}. It is loaded like its base.\n"
     )
     card = source / "README.md"
     body = card.read_text("utf-8") if card.is_file() else ""
@@ -58,8 +63,7 @@ def merged_card(base: str, source: Path, dtype: str) -> str:
 
 def _base_model(path: str) -> dict[str, str]:
     """base_model for the front matter, where the hub can know it: it refuses the names of folders."""
-    local = path.startswith(("embedded:", "/", ".", "~")) or Path(path).is_dir()
-    return {} if local else {"base_model": path}
+    return {"base_model": path} if is_hub_id(path) else {}
 
 
 def _about(config: OnlineDpoConfig, lora: bool) -> str:
@@ -156,8 +160,8 @@ def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> lis
     train, judging, reward, partner = config.train, config.judging, config.reward, config.experts.b if seat == "a" else config.experts.a
     revision = f" at `{model.revision}`" if model.revision else ""
     settings = {
-        "base": f"`{model.path}`{revision} ({model.dtype}, quantization {model.quantization})",
-        "partner": f"`{partner.path}` (expert {other(seat)})",
+        "base": f"`{shown_path(model.path)}`{revision} ({model.dtype}, quantization {model.quantization})",
+        "partner": f"`{shown_path(partner.path)}` (expert {other(seat)})",
         "learner": config.learner,
         "judge": f"{judging.judge}, z = {judging.z:g} (share of the WIM score in the reward), form {judging.form}",
         "WIM": f"wording {judging.wim.wording}" if judging.wim.enabled else "off",
@@ -175,26 +179,57 @@ def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> lis
 
 
 def _use(config: OnlineDpoConfig, model: ModelConfig) -> str:
-    embedded = model.path.startswith("embedded:")
+    embedded, file, named = model.path.startswith("embedded:"), _gguf_file(model), _named(model.path)
+    rank = next((rank for rank in RANKS if rank >= config.train.rank), config.train.rank)
+    vllm = f"vllm serve {named} --enable-lora --max-lora-rank {rank} --lora-modules expert=THIS_FOLDER"
+    late = embedded or file is not None  # served only as full weights
+    served = [_code("vllm serve MERGED", "bash")] if late else ["With vLLM, which then has a model `expert`:", _code(vllm, "bash")]
+    why = "it cannot find an embedded base by its name" if embedded else "an adapter fits the unpacked weights, not the GGUF file"
+    given = "" if is_hub_id(model.path) or model.path.startswith(("embedded:", PREFIX)) else f" base={named}"
+    return "\n\n".join([
+        "With transformers and peft:", _code("\n".join(_python(model, file)), "python"), *([] if late else served),
+        "As full weights:", _code(f"expertchat merge adapter=THIS_FOLDER{given} out=MERGED", "bash"),
+        *([f"which vLLM serves too ({why}):", *served] if late else []),
+    ])  # fmt: skip
+
+
+def _python(model: ModelConfig, file: str | None) -> list[str]:
+    """The lines that load the base and the adapter on it."""
     version = f', revision="{model.revision}"' if model.revision else ""
-    python = [
+    embedded, base, how = model.path.startswith("embedded:"), f'base = "{_named(model.path)}"', ""
+    if embedded:
+        base = f'base = str(find_folder("{model.path}"))'
+    elif file is not None:
+        package = model.path.removeprefix(PREFIX).partition("/")[0] if model.path.startswith(PREFIX) else None
+        base = f'base = find_spec("{package}").submodule_search_locations[0]' if package else 'base = "THE_FOLDER_THAT_HOLDS_IT"'
+        version, how = f', gguf_file="{file}"', ", quantization_config=GgufConfig(dequantize=True)"
+    return [
+        *(["from importlib.util import find_spec", ""] if "find_spec(" in base else []),
         *(["from expertchat.backends.folders import find_folder"] if embedded else []),
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer{', GgufConfig' if how else ''}",
         "",
-        f'base = str(find_folder("{model.path}"))' if embedded else f'base = "{model.path}"',
-        f'model = AutoModelForCausalLM.from_pretrained(base{version}, dtype="auto", device_map="auto")',
+        base,
+        f'model = AutoModelForCausalLM.from_pretrained(base{version}{how}, dtype="auto", device_map="auto")',
         'model = PeftModel.from_pretrained(model, "THIS_FOLDER")',
         f"tokenizer = AutoTokenizer.from_pretrained(base{version})",
     ]
-    rank = next((rank for rank in RANKS if rank >= config.train.rank), config.train.rank)
-    vllm = f"vllm serve {model.path} --enable-lora --max-lora-rank {rank} --lora-modules expert=THIS_FOLDER"
-    served = [_code("vllm serve MERGED", "bash")] if embedded else ["With vLLM, which then has a model `expert`:", _code(vllm, "bash")]
-    return "\n\n".join([
-        "With transformers and peft:", _code("\n".join(python), "python"), *([] if embedded else served),
-        "As full weights:", _code("expertchat merge adapter=THIS_FOLDER out=MERGED", "bash"),
-        *(["which vLLM serves too (it cannot find an embedded base by its name):", *served] if embedded else []),
-    ])  # fmt: skip
+
+
+def _named(path: str) -> str:
+    """A base as a command may name it elsewhere: where a folder lies on the machine of the run says nothing there."""
+    local = not is_hub_id(path) and not path.startswith(("embedded:", PREFIX))
+    return f"PATH_TO/{shown_path(path)}" if local else path.partition("#")[0]
+
+
+def _gguf_file(model: ModelConfig) -> str | None:
+    """The name of the GGUF file that the base is, where it is one."""
+    if (plain := model.path.partition("#")[0]).endswith(".gguf"):
+        return plain.rpartition("/")[2]
+    with contextlib.suppress(ConfigError, OSError):
+        place = resolve_path(model.path, model.models_dir)
+        return place.name if isinstance(place, Path) and is_gguf(place) else None
+    return None
 
 
 def _code(text: str, language: str) -> str:
@@ -202,9 +237,10 @@ def _code(text: str, language: str) -> str:
 
 
 def _use_weights(model: ModelConfig) -> str:
+    named = _named(model.path)
     return (
         f"The folder holds the trained weights alone. Full weights, as transformers and vLLM take them, come from them and from "
-        f"`{model.path}`:\n\n" + _code(f"expertchat merge adapter=THIS_FOLDER base={model.path} out=MERGED", "bash")
+        f"`{named}`:\n\n" + _code(f"expertchat merge adapter=THIS_FOLDER base={named} out=MERGED", "bash")
     )
 
 

@@ -20,11 +20,15 @@ from torch import Tensor
 from transformers import GenerationConfig, MixtralConfig
 
 from expertchat.backends.adapters import Adapters
-from expertchat.backends.folders import find_folder
+from expertchat.backends.folders import find_folder, settings_of
+from expertchat.backends.gguf import header, is_gguf
+from expertchat.backends.hardware import DTYPES as DTYPES_OF
 from expertchat.backends.loading import gib_of, weight_files
 from expertchat.backends.quantization import saved_kind
+from expertchat.backends.unpacking import unpacked
 from expertchat.backends.weights import Loaded, load_weights
 from expertchat.config import ConfigError
+from expertchat.text import shown_path
 from expertchat.training.card import merged_card
 from expertchat.training.learner import WEIGHTS
 from expertchat.training.merge_config import MergeConfig
@@ -70,13 +74,15 @@ def run_merge(config: MergeConfig, tell: Callable[[str], None] = lambda text: No
     out = _new_folder(config.out)
     source = find_source(config)
     folder = find_folder(source.base, source.revision, models_dir=config.models_dir)
-    if kind := saved_kind(json.loads((folder / "config.json").read_text("utf-8"))):
+    if kind := saved_kind(settings_of(folder)):
         raise ConfigError(
             f"base {source.base}: its files hold {kind} weights, into which nothing can be merged exactly; name its unquantised weights "
             "with base=PATH"
         )
     dtype = own_dtype(folder, source.base) if config.dtype == "auto" else config.dtype
-    tell(f"loading {source.base} in {dtype}")
+    if is_gguf(folder):
+        folder = unpacked(folder, DTYPES_OF[dtype], source.base)[0]
+    tell(f"loading {shown_path(source.base)} in {dtype}")
     loaded = load_weights(folder, source.base, dtype=dtype, device=config.device, linear_experts=True if source.adapter else None)
     ids_T = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"][0]
     base_T_V = logits(loaded.model, ids_T)
@@ -148,8 +154,13 @@ def _expert_of(folder: Path, base: str | None) -> dict[str, Any]:
 
 
 def own_dtype(folder: Path, name: str) -> str:
-    """The number type that a model's config.json names, else that of its largest tensor. Raises ConfigError unless fp32, bf16 or fp16."""
-    settings = json.loads((folder / "config.json").read_text("utf-8"))
+    """The number type that a model's config.json names, else that of its largest tensor; bf16 for what a GGUF file quantises.
+
+    Raises ConfigError unless it is fp32, bf16 or fp16.
+    """
+    if is_gguf(folder):
+        return DTYPES.get(header(folder).kind, "bf16")
+    settings = settings_of(folder)
     kind = settings.get("dtype") or settings.get("torch_dtype")
     if kind is None:
         with safe_open(weight_files(folder)[0], "pt") as file:
@@ -230,7 +241,8 @@ def _notes(source: Source, dtype: str, difference: float, effect: float) -> list
     notes = []
     if source.quantization != "none":
         notes.append(
-            f"the run had {source.base} with quantization={source.quantization}: the adapter is merged into unquantised weights, {dtype}"
+            f"the run had {shown_path(source.base)} with quantization={source.quantization}: the adapter is merged into unquantised "
+            f"weights, {dtype}"
         )
     if effect and difference > effect / 2:
         notes.append(

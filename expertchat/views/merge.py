@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.text import Text
 
-from expertchat.text import clean
+from expertchat.text import clean, shown_path
 from expertchat.views.plan import open_console, size
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def print_step(text: str, stream: TextIO | None = None) -> None:
 def print_merged(merged: Merged, stream: TextIO | None = None) -> None:
     """The result of a merge."""
     console = open_console(stream)
-    said = f"{merged.out}: {merged.base} with {merged.source}, {merged.dtype}, {size(merged.gib * 2**30)}"
+    said = f"{merged.out}: {shown_path(merged.base)} with {merged.source}, {merged.dtype}, {size(merged.gib * 2**30)}"
     console.print(Text(clean(said)), soft_wrap=True)
     checked = f"checked: its logits differ from base and adapter by {merged.difference:.1e} of their spread"
     console.print(Text(f"{checked}; the adapter changes them by {merged.effect:.1e}"), soft_wrap=True)

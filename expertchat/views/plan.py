@@ -67,6 +67,8 @@ def about(plan: Mapping[str, Any]) -> list[Text]:
     for owner, model in plan["models"].items():
         bits = "" if model["quantization"] == "none" else f"{model['quantization']}, "
         facts = f"{model['parameters'] / 1e9:.2f} B, {bits}{model['dtype']}, {size(plan['bytes'][owner]['weights'])}"
+        if model.get("unpacking"):
+            facts += f"; to unpack its GGUF file, once: {size(model['unpacking'])} of main memory"
         lines.append(Text.assemble((f"  {owner:<9}", LOOKS.get(f"weights {owner}", ("", "", ""))[1].replace("black on ", "")),
                                    f"{clean(model['name'])}  ", (facts, "dim")))  # fmt: skip
     if "embedder" in plan["bytes"]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from expertchat.records import ExpertRef, Rating, Speaker
-from expertchat.text import clean, one_line
+from expertchat.text import clean, one_line, shown_path
 
 
 def line(text: str) -> str:
@@ -19,9 +19,7 @@ def model_name(ref: ExpertRef | None) -> str:
     """A short name of a model: the end of its path or hub id, "models--org--name" folders of a hub cache included."""
     if ref is None:
         return ""
-    parts = [part for part in line(ref.model).replace("\\", "/").split("/") if part]
-    cached = [part.split("--")[-1] for part in parts if part.startswith("models--")]
-    name = (cached or parts or [line(ref.family)])[-1].removeprefix("embedded:")
+    name = (shown_path(line(ref.model)) or line(ref.family)).rpartition("/")[2].removeprefix("embedded:").removesuffix(".gguf")
     return f"{name} v{ref.policy_version}" if ref.policy_version else name
 
 
