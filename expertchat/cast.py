@@ -13,6 +13,7 @@ from expertchat.config import ConfigError, ConverseConfig, ModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging.judge import RESERVED
+from expertchat.needed import seats_of, wants_embedder
 from expertchat.plan.planner import Trained, check, embedder_device, placed
 from expertchat.records import Speaker
 from expertchat.run import Hub
@@ -47,20 +48,6 @@ class Cast:
         return {"a": self.experts["a"], "b": self.experts["b"]}
 
 
-def seats_of(config: CastConfig) -> dict[str, ModelConfig]:
-    """The models that a run needs, by seat."""
-    seats = {"a": config.experts.a, "b": config.experts.b}
-    if config.third is not None and "third" in judges_of(config):
-        seats["third"] = config.third
-    return seats
-
-
-def judges_of(config: CastConfig) -> set[str]:
-    """Who judges: in the run, and in its evaluations."""
-    evaluation = getattr(config, "evaluation", None)
-    return {config.judging.judge} | ({evaluation.by} if evaluation is not None and evaluation.judge != "truth" else set())
-
-
 def load_cast(
     config: CastConfig, hub: Hub, given: Mapping[str, Backend] | None, embedder: Embedder | None, training: Trained | None = None
 ) -> Cast:
@@ -72,9 +59,8 @@ def load_cast(
 
     cast, seats = Cast(), seats_of(config)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
-    penalty = getattr(getattr(config, "reward", None), "repeat_penalty", 0.0)
-    wants_embedder = embedder is None and bool(config.judging.wim.enabled or config.topics.source == "models" or penalty)
-    backends, found = _load(config, wanted if given is None else {}, wants_embedder, hub, training)
+    lacking = embedder is None and wants_embedder(config)
+    backends, found = _load(config, wanted if given is None else {}, lacking, hub, training)
     backends |= given or {}
     for seat, model in seats.items():
         backend: Any = backends[seat]
@@ -91,7 +77,7 @@ def load_cast(
 
 
 def _load(
-    config: CastConfig, wanted: Mapping[str, Wanted], wants_embedder: bool, hub: Hub, training: Trained | None
+    config: CastConfig, wanted: Mapping[str, Wanted], embeds: bool, hub: Hub, training: Trained | None
 ) -> tuple[dict[str, Backend], LaterEmbedder | None]:
     """The backends by seat, and the embedder if it is wanted: found, and loaded later."""
     keys = {seat: _what_is_loaded(one) for seat, one in wanted.items()}
@@ -103,7 +89,7 @@ def _load(
     except ConfigError as error:
         problems += error.problems
     try:
-        embedder = _find_embedder(config, hub) if wants_embedder else None
+        embedder = _find_embedder(config, hub) if embeds else None
     except ConfigError as error:
         problems += error.problems
     if problems:

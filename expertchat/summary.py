@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     seconds = seconds_of(folder)
     tokens, turns = transcripts.tokens, transcripts.turns
     problems: Counter[str] = Counter()
-    return {
+    summary = {
         "schema": 1,
         "conversations": transcripts.count,
         "turns": turns,
@@ -35,6 +37,33 @@ def summarise(folder: Path) -> dict[str, Any]:
         "stop_reasons": dict(sorted(transcripts.reasons.items())),
         "problems": dict(problems.most_common(20)),
     }
+    return summary | _failure(summary)
+
+
+def _failure(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What a run that was to judge says where it has not got a single rating or reward; nothing else."""
+    if summary["ratings_read"] or summary["rewards_read"]:
+        return {}
+    asked = summary["rating_count"]
+    reason = "nothing was judged"
+    if asked:
+        commonest = next(iter(summary["problems"]), "")
+        reason = f"no rating could be read: all {asked} are null" + (f" ({commonest})" if commonest else "")
+    return {"status": "failed", "reason": reason}
+
+
+def is_failed(summary: Mapping[str, Any]) -> bool:
+    """Whether a summary is that of a run that did all its work but could not do what it is for; then it has a `reason` too."""
+    return summary.get("status") == "failed"
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run at its end; empty where it has none or it cannot be read."""
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 class _Transcripts:
@@ -72,9 +101,10 @@ def _direction(line: dict[str, Any]) -> str:
 def _ratings(folder: Path, problems: Counter[str]) -> dict[str, Any]:
     """Mean rating by category and direction. A rating that was asked for in two forms fails where one of them does."""
     means: dict[str, dict[str, _Mean]] = defaultdict(lambda: defaultdict(_Mean))
-    count = failures = 0
+    count = failures = read = 0
     for _, line in read_lines(folder / "ratings.jsonl"):
         count += 1
+        read += line["expected"] is not None or line["value"] is not None
         if line["problem"]:
             failures += 1
             problems[f"rating: {line['problem']}"] += 1
@@ -82,7 +112,7 @@ def _ratings(folder: Path, problems: Counter[str]) -> dict[str, Any]:
             number = line["expected"] if line["expected"] is not None else line["value"]
             means[line["category"]][_direction(line)].add(number)
     by_category = {category: {way: mean.result() for way, mean in sorted(ways.items())} for category, ways in means.items()}
-    return {"rating_count": count, "parse_failures": failures, "ratings": by_category}
+    return {"rating_count": count, "ratings_read": read, "parse_failures": failures, "ratings": by_category}
 
 
 def _wim(folder: Path, problems: Counter[str]) -> dict[str, Any]:
@@ -104,9 +134,10 @@ def _rewards(folder: Path) -> dict[str, Any]:
     """Mean rewards, and ties: of the conversations in which both experts have a mean rating, those in which the two are equal."""
     ways: dict[str, _Mean] = defaultdict(_Mean)
     waiting: dict[str, dict[str, float | None]] = {}
-    lacking = ties = pairs = 0
+    lacking = ties = pairs = read = 0
     for _, line in read_lines(folder / "rewards.jsonl"):
         lacking += line["value"] is None
+        read += line["value"] is not None
         if line["turn"] is not None or line["candidate"] is not None:
             continue
         ways[_direction(line)].add(line["value"])
@@ -118,7 +149,7 @@ def _rewards(folder: Path) -> dict[str, Any]:
                 pairs += 1
                 ties += abs(one - two) < TIE
     by_way = {way: mean.result() for way, mean in sorted(ways.items())}
-    return {"ties": ties, "rated_pairs": pairs, "rewards_null": lacking, "rewards": by_way}
+    return {"ties": ties, "rated_pairs": pairs, "rewards_read": read, "rewards_null": lacking, "rewards": by_way}
 
 
 def seconds_of(folder: Path) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from expertchat.config import ConfigError, ModelConfig, PlanConfig
 from expertchat.memory import GIB, Lora, adapter, cache, hidden_states, parameters, weights
+from expertchat.needed import seats_of, wants_embedder
 from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus
 from expertchat.plan.placement import Load, device_map, fits, place
 
@@ -281,12 +282,9 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, training: Trained | No
     None: nothing runs on a GPU, or a model's shape is not known, which is for the loading to find out.
     """
     gpus = machine_gpus() if gpus is None else gpus
-    seats = {"a": config.experts.a, "b": config.experts.b}
-    if config.judging.judge == "third" and config.third is not None:
-        seats["third"] = config.third
+    seats = seats_of(config)
     if not gpus or all(model.backend == "scripted" or model.device in ("cpu", "mps") for model in seats.values()):
         return None
-    wants_embedder = config.judging.wim.enabled or config.topics.source == "models"
     try:
         models, embedder, owners = _cast(seats, config.embedder)
     except ConfigError:
@@ -298,7 +296,7 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, training: Trained | No
     update = None
     if training is not None and training.seat in owners:
         update = Training(owners[training.seat], training.lora, training.pairs, training.tokens, training.checkpointing, HEAD_CHUNK)
-    job = Job(models, embedder if wants_embedder else None, rows, longest, update, seats=owners)
+    job = Job(models, embedder if wants_embedder(config) else None, rows, longest, update, seats=owners)
     automatic = {owners[seat] for seat, model in seats.items() if model.quantization == "auto" and seat in owners}
     plan = make_plan(choose_bits(job, gpus, automatic), gpus, CONVERSE)
     if not plan.fits:

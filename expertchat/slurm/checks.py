@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from expertchat.cast import seats_of
 from expertchat.config import ConfigError
 from expertchat.jsonl import read_lines
 from expertchat.memory import GIB
+from expertchat.needed import seats_of
 from expertchat.slurm.config import ClusterConfig
 from expertchat.summary import seconds_of
 

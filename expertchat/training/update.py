@@ -204,9 +204,12 @@ class Updater:
         for group, base in zip(self.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
             group["lr"] = base * self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
 
-    def lower(self) -> None:
-        """Halve the learning rate from the next update on."""
-        self.scale /= 2
+    def lower(self, lowest: float) -> float | None:
+        """Halve the learning rate from the next update on, down to the share `lowest` of it; the new share, None where it was there."""
+        if self.scale <= lowest:
+            return None
+        self.scale = max(lowest, self.scale / 2)
+        return self.scale
 
     # -- across starts ----------------------------------------------------------------------------------------------
 

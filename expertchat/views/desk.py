@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from expertchat.summary import is_failed, read_summary
 from expertchat.views.submission import Job, Jobs, last_lines, problem_of, ran_out_of_memory, spoken, submission_of
 from expertchat.views.words import age
 
@@ -112,6 +113,7 @@ def tasks_in_words(desk: Desk) -> list[str]:
     for folder, job in zip(folders, ids, strict=True):
         seen = jobs.get(job) if jobs is not None else None
         begun = "has begun" if (folder / "events.jsonl").exists() else "has not begun"
-        said = "done" if (folder / "summary.json").exists() else seen.words if seen is not None else begun
+        end = read_summary(folder)
+        said = "failed" if is_failed(end) else "done" if end else seen.words if seen is not None else begun
         lines.append(f"  expertchat watch {shlex.quote(str(folder)):<{width}}  {said}")
     return [*lines, f"all of them at a glance: expertchat runs {shlex.quote(str(desk.folder))}"]
