@@ -26,7 +26,7 @@ NO_ARM = "(no arm)"
 Row = dict[str, Any]
 MEANS = (
     "tokens_policy", "tokens_base", "distinct_policy", "distinct_base", "repeats_policy", "repeats_base", "wrong_policy", "wrong_base",
-    "accuracy_policy", "accuracy_base", "rating_policy", "rating_base",
+    "accuracy_policy", "accuracy_base", "rating_policy", "rating_base", "measure_policy", "measure_base",
 )  # fmt: skip
 
 

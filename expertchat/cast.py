@@ -49,18 +49,18 @@ class Cast:
 
 
 def load_cast(
-    config: CastConfig, hub: Hub, given: Mapping[str, Backend] | None, embedder: Embedder | None, training: Trained | None = None
+    config: CastConfig, hub: Hub, given: Mapping[str, Backend] | None, embedder: Embedder | None, trained: Sequence[Trained] = ()
 ) -> Cast:
     """Load what the config names, each model once. Raises ConfigError, before anything is loaded if it can be known then.
 
-    `training`: what the memory plan is to leave room for.
+    `trained`: what the memory plan is to leave room for.
     """
     from expertchat.experts.registry import expert_notes, family_class, make_expert
 
     cast, seats = Cast(), seats_of(config)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
     lacking = embedder is None and wants_embedder(config)
-    backends, found = _load(config, wanted if given is None else {}, lacking, hub, training)
+    backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained)
     backends |= given or {}
     for seat, model in seats.items():
         backend: Any = backends[seat]
@@ -77,7 +77,7 @@ def load_cast(
 
 
 def _load(
-    config: CastConfig, wanted: Mapping[str, Wanted], embeds: bool, hub: Hub, training: Trained | None
+    config: CastConfig, wanted: Mapping[str, Wanted], embeds: bool, hub: Hub, trained: Sequence[Trained]
 ) -> tuple[dict[str, Backend], LaterEmbedder | None]:
     """The backends by seat, and the embedder if it is wanted: found, and loaded later."""
     keys = {seat: _what_is_loaded(one) for seat, one in wanted.items()}
@@ -95,7 +95,7 @@ def _load(
     if problems:
         raise ConfigError(problems)
     _set_threads(config.engine.threads, [one.config for one in models.values() if one.config.backend == "local"])
-    plan = check(config, training=training) if models else None
+    plan = check(config, trained=trained) if models else None
     for key, one in models.items():
         placed_config, device_map = placed(one.config, next(seat for seat in wanted if keys[seat] == key), plan)
         models[key] = one._replace(config=placed_config, device_map=device_map)

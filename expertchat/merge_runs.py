@@ -119,9 +119,8 @@ def merge_runs(folders: Sequence[Path], out: Path | None, partial: bool = False,
     lacking: list[str] = []
     sources = _sources(folders, problems, lacking)
     lacking += [f"{one.folder}: is not finished ({one.so_far()})" for one in sources if not one.done]
-    problems += [
-        f"{one.folder}: failed ({end.get('reason')}); leave it out" for one in sources if one.training and is_failed(end := read_summary(one.folder))
-    ]
+    ends = [(one.folder, read_summary(one.folder)) for one in sources if one.training]
+    problems += [f"{folder}: failed ({end.get('reason')}); leave it out" for folder, end in ends if is_failed(end)]
     kind = _kind(sources, problems)
     sources = _ordered(sources, kind, problems, lacking)
     out = _out(folders, out, problems)

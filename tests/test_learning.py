@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -154,11 +153,12 @@ def test_the_rate_is_halved_once_also_across_a_stop_and_the_last_evaluation_is_o
     metrics = records(tmp_path / "run", "metrics")
     final = next(m for m in metrics if m["id"].endswith("-final"))
     scored = records(tmp_path / "run", "scores")
-    assert {s["id"] for s in scored} == {c["id"] for c in records(tmp_path / "run", "candidates")} and {s["source"] for s in scored} == {"length"}
+    assert {s["id"] for s in scored} == {c["id"] for c in records(tmp_path / "run", "candidates")}
+    assert {s["source"] for s in scored} == {"length"}
     evaluated = {m["round"]: m["figures"]["win_rate"] for m in metrics if m["kind"] == "evaluation" and m is not final and m["round"]}
     best = max(evaluated, key=lambda n: (evaluated[n], -n))
     assert (final["weights_of"], final["policy_version"]) == (best, best)
-    assert final["figures"]["judge"] == "more length" and final["figures"]["measure_topics"] == 4
+    assert final["figures"]["judge"] == "program (more length)" and final["figures"]["measure_topics"] == 4
     assert not records(tmp_path / "run", "ratings") and not records(tmp_path / "run", "wim")
     shown = [e.metrics.weights_of for e in sink.events if isinstance(e, Measured) and e.metrics.id.endswith("-final")]
     assert shown == [best]

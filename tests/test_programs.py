@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ def test_more_of_it_is_never_less_reward(name: str, one: float, two: float) -> N
 
 def test_a_word_more_is_more_reward() -> None:
     rewards = [PROGRAMS["length"].reward(count) for count in range(1, 500)]
-    assert all(a < b for a, b in zip(rewards, rewards[1:], strict=False))
+    assert all(a < b for a, b in pairwise(rewards))
     assert PROGRAMS["length"].reward(MIDDLE) == 0 and PROGRAMS["length"].reward(3 * MIDDLE) == 0.5  # (120 - 40) / (120 + 40)
 
 

@@ -187,8 +187,8 @@ class Evaluator:
     ) -> Metrics | None:
         """The policy of `version` after `rounds` rounds on the first n histories; None: stopped by a signal.
 
-        `final`: on histories that no other evaluation has used, with the weights that were saved after round `weights_of`. An evaluation that
-        is on disk is not made again.
+        `final`: on histories that no other evaluation has used, with the weights that were saved after round `weights_of`. An evaluation
+        that is on disk is not made again.
         """
         name = f"{self.learner}-r{rounds:04d}{'-final' if final else ''}"
         path = self.folder / f"{name}.jsonl"
@@ -212,7 +212,7 @@ class Evaluator:
         settings = self.config.evaluation
         judge = f"{settings.judge} by {settings.by}" if settings.asks else settings.judge
         if settings.judge == "reward":
-            judge = f"{'more' if self.direction > 0 else 'less'} {self.config.program}"
+            judge = f"program ({'more' if self.direction > 0 else 'less'} {self.config.program})"
         return Metrics(
             id=f"evaluation-{self.learner}-{rounds:04d}{'-final' if final else ''}",
             kind="evaluation",

@@ -107,7 +107,7 @@ def _verdicts(verdicts: Sequence[Verdict], compared: Sequence[Comparison]) -> di
 
 
 def _measured(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
-    """What a program measures, the mean difference of policy and base, and the win rate once more: with intervals that draw whole topics."""
+    """What a program measures, the mean difference of policy and base, and the win rate's interval: both drawn by whole topics."""
     rows = [(c.topic or c.history, c.measure_policy, c.measure_base) for c in compared]
     both = [(topic, policy, base) for topic, policy, base in rows if policy is not None and base is not None]
     if not both:

@@ -115,9 +115,11 @@ def mean_by_cluster(
         row[0], row[1] = row[0] + value, row[1] + 1
     if len(sums) < 2:
         return Interval(None, None)
-    low, high = bootstrap(
-        list(sums.values()), lambda rows_C_2: float(rows_C_2[:, 0].sum() / rows_C_2[:, 1].sum()), seed=seed, resamples=resamples, level=level
-    )
+
+    def of_clusters(rows_C_2: numpy.ndarray) -> float:
+        return float(rows_C_2[:, 0].sum() / rows_C_2[:, 1].sum())
+
+    low, high = bootstrap(list(sums.values()), of_clusters, seed=seed, resamples=resamples, level=level)
     mean, stretch = fmean(values), math.sqrt(len(sums) / (len(sums) - 1))
     return Interval(*(None if bound is None else mean + stretch * (bound - mean) for bound in (low, high)))
 

@@ -71,7 +71,7 @@ Scored = tuple[float, Candidate]
 
 
 def _possible(scored: Sequence[Scored], config: PairsConfig) -> list[tuple[Scored, Scored]]:
-    """Every (better, worse) that the mode allows; of equals the first stands first, so that the order of the candidates decides nothing else.
+    """Every (better, worse) that the mode allows; of equals the first stands first: the order of the candidates decides nothing else.
 
     Of those with one same margin the best against the worst comes first.
     """

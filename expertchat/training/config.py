@@ -218,36 +218,37 @@ class OnlineDpoConfig(Group):
         for seat in self.seats:
             reply = getattr(self.experts, seat).decoding.reply
             if not reply.varies:
-                drawn = reply.method == "sampling"
-                shown = reply.model_dump(include={"temperature", "top_k", "top_p", "min_p"}) if drawn else {}
-                said = f"sampling ({', '.join(f'{key}={value}' for key, value in shown.items())})" if drawn else reply.method
+                said, remedy = reply.method, ""
+                if said == "sampling":
+                    shown = reply.model_dump(include={"temperature", "top_k", "top_p", "min_p"})
+                    said = f"sampling ({', '.join(f'{key}={value}' for key, value in shown.items())})"
+                    remedy = f" (temperature >= {LEAST_TEMPERATURE}, top_k not 1, top_p > {LEAST_TOP_P}, min_p <= {MOST_MIN_P})"
                 found.append(
-                    f"experts.{seat}.decoding.reply: {said} gives an expert that learns {self.candidates.count} equal candidates, of which no "
-                    f"pair can be made; set decoding@experts.{seat}.decoding=sampling"
-                    + (f" (temperature >= {LEAST_TEMPERATURE}, top_k not 1, top_p > {LEAST_TOP_P}, min_p <= {MOST_MIN_P})" if drawn else "")
+                    f"experts.{seat}.decoding.reply: {said} gives a learner {self.candidates.count} equal candidates, of which no pair can "
+                    f"be made; set decoding@experts.{seat}.decoding=sampling{remedy}"
                 )
         return found
 
     def _rewards(self) -> list[str]:
         """Settings of the reward that would do nothing, or could not be done."""
-        reward, found = self.reward, []
+        reward, evaluation, found = self.reward, self.evaluation, []
         if reward.source != "judge":
             if reward.wim == "shuffled":
                 found.append(f"reward.wim=shuffled has no effect with reward.source={reward.source}: no judge is asked")
             if reward.dialogue_weight:
-                found.append(f"reward.dialogue_weight={reward.dialogue_weight:g} needs reward.source=judge, not {reward.source}; set it to 0")
+                found.append(f"reward.dialogue_weight={reward.dialogue_weight:g} needs reward.source=judge, not {reward.source}")
         if reward.wim == "shuffled" and self.histories < 2:
             found.append(
-                f"reward.wim=shuffled takes the WIM responses of another history, but a round has {self.histories}; raise conversation.count "
-                "or conversation.turns"
+                f"reward.wim=shuffled takes the WIM responses of another history, but a round has {self.histories}; raise "
+                "conversation.count or conversation.turns"
             )
-        if self.evaluation.judge == "reward" and self.program is None:
+        if evaluation.judge == "reward" and self.program is None:
             found.append(
                 f"evaluation.judge=reward needs a program's measure, but reward.source={reward.source}: set evaluation.measure=length (or "
                 "questions, variety), or another reward"
             )
-        if self.evaluation.measure is not None and self.evaluation.judge != "reward":
-            found.append(f"evaluation.measure={self.evaluation.measure} needs evaluation=reward, not evaluation.judge={self.evaluation.judge}")
+        if evaluation.measure is not None and evaluation.judge != "reward":
+            found.append(f"evaluation.measure={evaluation.measure} needs evaluation=reward, not evaluation.judge={evaluation.judge}")
         return found
 
     @property

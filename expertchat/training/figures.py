@@ -27,8 +27,8 @@ PARROT = "parrots"  # how a WIM response's problem begins that repeats the reply
 def round_figures(bundles: Sequence[Bundle], scored: Sequence[Score], pairing: Pairing) -> dict[str, Figure]:
     """The figures of the talking and the pairing. What cannot be had is None.
 
-    `margin_scaled` is the mean margin over the standard deviation of all rewards of the round: free of the reward's scale. `measured` is the
-    mean of what a program has measured, in its own unit.
+    `margin_scaled` is the mean margin over the standard deviation of all rewards of the round: free of the reward's scale. `measured` is
+    the mean of what a program has measured, in its own unit.
     """
     groups = [one for bundle in bundles for one in bundle.sampled]
     candidates = [c for one in groups for c in one.candidates]

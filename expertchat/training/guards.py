@@ -38,11 +38,12 @@ def alarms(figures: Mapping[str, Figure], base_length: float | None, guards: Gua
     """What is beyond a limit. `base_length`: tokens of the base's replies."""
     length = figures.get("length")
     ratio = length / base_length if isinstance(length, int | float) and base_length else None
+    parrots = figures.get("parrot_rate")
     held: list[tuple[str, str, Figure, float | None, bool, bool]] = [
         ("max_kl", "KL to the base", figures.get("kl"), guards.max_kl, True, True),
         ("max_length_ratio", "reply length over the base's", ratio, guards.max_length_ratio, True, True),
         ("max_null_rate", "null rate", figures.get("null_rate"), guards.max_null_rate, True, False),
-        ("max_parrot_rate", "share of WIM responses that parrot the reply", figures.get("parrot_rate"), guards.max_parrot_rate, True, False),
+        ("max_parrot_rate", "share of WIM responses that parrot the reply", parrots, guards.max_parrot_rate, True, False),
         ("min_distinct_2", "distinct-2", figures.get("distinct_2"), guards.min_distinct_2, False, True),
     ]
     return [

@@ -202,6 +202,7 @@ class OnlineDpo:
 
     def update(self, number: int, pairs: Sequence[Any]) -> Any:
         """The DPO update of the round's learner; None: stopped by a signal, and nothing of it counts."""
+        self.learners.free()
         try:
             return self.updaters[self.learners.of_round(number)[0].seat].update(pairs, number)
         except Stopped:
@@ -219,7 +220,7 @@ class OnlineDpo:
         said, after = "; ".join(map(str, found)), ""
         if guards.action == "lower" and lowering:
             share = self.updaters[seat].lower(guards.lowest)
-            after = f"; the learning rate is lowered to {share:.3g} of what it was set to" if share else "; the learning rate is at its least already"
+            after = f"; the learning rate is lowered to {share:.3g} of what was set" if share else "; the rate is at its least already"
         elif guards.action == "stop" and found:
             self.ended, after = said, "; the run ends with this round"
         if found:
