@@ -16,7 +16,7 @@ from expertchat.events import AnyEvent, Measured, Note, RoundFinished, RunFinish
 from expertchat.merge_runs import merge_runs
 from expertchat.runs import runs
 from expertchat.training.update import Updater
-from tests.scripted import Collect
+from tests.scripted import Collect, Double, run
 from tests.test_online_dpo import config_of, records, train
 
 ONE = ("rounds=1", "evaluation.every=0", "evaluation.histories=1", "evaluation.final=2")
@@ -173,3 +173,41 @@ def test_an_interval_that_draws_whole_clusters() -> None:
     assert mean_by_cluster([1.0, 2.0], ["a", "a"], seed=1) == (None, None)
     with pytest.raises(ValueError, match="2 values of 1"):
         mean_by_cluster([1.0, 2.0], ["a"], seed=1)
+
+
+# -- converse, and evaluations that say nothing -------------------------------------------------------------------------
+
+
+def test_conversations_without_a_single_rating_have_failed(tmp_path: Path) -> None:
+    wordless = Double(lambda request: "I would rather not say." if "-by-" in request.key else f"Bees, {request.key}.")
+    settings = ("conversation.count=1", "conversation.turns=2", "judging.form=sampled", "judging.z=0.0", "judging.wim.enabled=false")
+    sinks = [Collect(), Collect()]
+    assert [run(tmp_path / "run", *settings, double=wordless, sink=sink) for sink in sinks] == [1, 1]  # also when it is run again
+    for sink in sinks:
+        end = sink.events[-1]
+        assert isinstance(end, RunFinished) and end.status == "failed"
+        # two experts rate each other in six categories
+        assert (end.reason or "").startswith("no rating could be read: all 12 are null (rating: ")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
+    assert summary["status"] == "failed" and summary["ratings_read"] == 0
+    assert runs([tmp_path / "run"])["runs"][0]["state"] == "failed"
+
+
+def test_one_rating_is_enough_to_be_done(tmp_path: Path) -> None:
+    settings = ("conversation.count=1", "conversation.turns=2", "judging.form=sampled", "judging.z=0.0", "judging.wim.enabled=false")
+    double = Double(lambda request: " 7" if request.key.endswith("a-by-b/depth") else f"Bees, {request.key}.")
+    assert run(tmp_path / "run", *settings, double=double) == 0
+
+
+def test_an_evaluation_without_an_outcome_chooses_nothing_and_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from expertchat.training.programs import PROGRAMS, Program
+
+    source = "expertchat.evaluation.evaluator.PROGRAMS"
+    monkeypatch.setattr(source, {**PROGRAMS, "length": Program(lambda text: None, float, "nothing")})
+    settings = (*ONE, "reward=length", "evaluation=reward", "evaluation.every=1", "evaluation.histories=1", "evaluation.final=2")
+    code, sink = train(tmp_path / "run", *settings)
+    assert code == 0
+    rates = [m["figures"]["win_rate"] for m in records(tmp_path / "run", "metrics") if m["kind"] == "evaluation"]
+    assert rates == [None] * 3  # of the base, after the round, at the end
+    assert len([note for note in sink.of(Note) if "says nothing" in note.text]) == 3
+    assert json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))["best"] == {"a": {"round": 1, "policy_version": 1}}
