@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"backends", "judging.rating", "judging.wim", "memory"},
     {"experts"},
     {
-        "conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",
+        "needed", "conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",
         "slurm.here",
     },
     {"plan", "models"},

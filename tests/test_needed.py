@@ -62,7 +62,8 @@ def test_room_for_each_learner_and_for_the_longest_row() -> None:
     b = config.experts.b.model_copy(update={"decoding": config.experts.b.decoding.model_copy(update={"reply": longer})})
     config = config.model_copy(update={"experts": config.experts.model_copy(update={"b": b})})
     found = room_for(config)
-    assert [(one.seat, one.tokens) for one in found] == [("a", 4 * 300 + PROMPT), ("b", 4 * 300 + PROMPT)]  # the partner's replies count too
+    longest = 4 * 300 + PROMPT  # the partner's replies count too
+    assert [(one.seat, one.tokens) for one in found] == [("a", longest), ("b", longest)]
     plan = check(config, BIG, found)
     assert plan is not None and {one.owner for one in plan.job.trainings} == {"a", "b"}
     with_one = check(config, BIG, found[:1])

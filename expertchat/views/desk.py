@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from expertchat.summary import is_failed, read_summary
 from expertchat.views.submission import Job, Jobs, last_lines, problem_of, ran_out_of_memory, spoken, submission_of
 from expertchat.views.words import age
 
@@ -113,7 +113,17 @@ def tasks_in_words(desk: Desk) -> list[str]:
     for folder, job in zip(folders, ids, strict=True):
         seen = jobs.get(job) if jobs is not None else None
         begun = "has begun" if (folder / "events.jsonl").exists() else "has not begun"
-        end = read_summary(folder)
-        said = "failed" if is_failed(end) else "done" if end else seen.words if seen is not None else begun
+        said = _end(folder) or (seen.words if seen is not None else begun)
         lines.append(f"  expertchat watch {shlex.quote(str(folder)):<{width}}  {said}")
     return [*lines, f"all of them at a glance: expertchat runs {shlex.quote(str(desk.folder))}"]
+
+
+def _end(folder: Path) -> str:
+    """What a task at its end has come to; "" before."""
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError):
+        return "done"
+    return "failed" if isinstance(summary, dict) and summary.get("status") == "failed" else "done"
