@@ -18,8 +18,8 @@ FLOORS: list[set[str]] = [
     {"backends", "judging.rating", "judging.wim", "memory"},
     {"experts"},
     {
-        "needed", "conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",
-        "slurm.here",
+        "conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",
+        "needed", "slurm.here",
     },
     {"plan", "models"},
     {"cast", "world"},
