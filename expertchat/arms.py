@@ -19,13 +19,14 @@ from expertchat.evaluation.statistics import quantile, wilson
 from expertchat.folder import differences
 from expertchat.jsonl import read_lines
 from expertchat.records import Figure, Metrics, Speaker
+from expertchat.summary import is_failed, read_summary
 
 SUFFIXES = (".md", ".csv", ".json")
 NO_ARM = "(no arm)"
 Row = dict[str, Any]
 MEANS = (
     "tokens_policy", "tokens_base", "distinct_policy", "distinct_base", "repeats_policy", "repeats_base", "wrong_policy", "wrong_base",
-    "accuracy_policy", "accuracy_base", "rating_policy", "rating_base",
+    "accuracy_policy", "accuracy_base", "rating_policy", "rating_base", "measure_policy", "measure_base",
 )  # fmt: skip
 
 
@@ -39,6 +40,7 @@ class Run:
     rounds: Sequence[Metrics]
     evaluation: Metrics | None  # the last one
     finished: bool
+    failed: str = ""  # why its end is no result
 
     @property
     def rounds_wanted(self) -> int:
@@ -168,13 +170,15 @@ def read_run(folder: Path) -> list[Run]:
         metrics[one.id] = one
     learner: str = config["learner"]
     learners: list[Speaker] = ["a", "b"] if learner == "both" else ["b"] if learner == "b" else ["a"]
-    finished = (folder / "summary.json").is_file()
+    summary = read_summary(folder)
+    failed = str(summary.get("reason")) if is_failed(summary) else ""
+    finished = (folder / "summary.json").is_file() and not failed
     found = []
     for who in learners:
         own = [one for one in metrics.values() if one.learner == who]
         evaluations = [one for one in own if one.kind == "evaluation" and one.round > 0]
         rounds = [one for one in own if one.kind == "round"]
-        found.append(Run(folder, config, who, rounds, evaluations[-1] if evaluations else None, finished))
+        found.append(Run(folder, config, who, rounds, evaluations[-1] if evaluations else None, finished, failed))
     return found
 
 
@@ -217,7 +221,9 @@ def _one_a_seed(name: str, runs: Sequence[Run], notes: list[str]) -> list[Run]:
         else:
             by_seed[run.seed] = run
     for run in by_seed.values():
-        if not run.finished:
+        if run.failed:
+            notes.append(f"{name}: {run.folder} failed: {run.failed}")
+        elif not run.finished:
             said = f"{len(run.rounds)} of {run.rounds_wanted} rounds" + ("" if run.evaluation else ", not evaluated yet")
             notes.append(f"{name}: {run.folder} is not finished ({said})")
     return [by_seed[seed] for seed in sorted(by_seed)]

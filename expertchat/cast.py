@@ -13,6 +13,7 @@ from expertchat.config import ConfigError, ConverseConfig, ModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging.judge import RESERVED
+from expertchat.needed import seats_of, wants_embedder
 from expertchat.plan.planner import Trained, check, embedder_device, placed
 from expertchat.records import Speaker
 from expertchat.run import Hub
@@ -47,34 +48,19 @@ class Cast:
         return {"a": self.experts["a"], "b": self.experts["b"]}
 
 
-def seats_of(config: CastConfig) -> dict[str, ModelConfig]:
-    """The models that a run needs, by seat."""
-    seats = {"a": config.experts.a, "b": config.experts.b}
-    if config.third is not None and "third" in judges_of(config):
-        seats["third"] = config.third
-    return seats
-
-
-def judges_of(config: CastConfig) -> set[str]:
-    """Who judges: in the run, and in its evaluations."""
-    evaluation = getattr(config, "evaluation", None)
-    return {config.judging.judge} | ({evaluation.by} if evaluation is not None and evaluation.judge != "truth" else set())
-
-
 def load_cast(
-    config: CastConfig, hub: Hub, given: Mapping[str, Backend] | None, embedder: Embedder | None, training: Trained | None = None
+    config: CastConfig, hub: Hub, given: Mapping[str, Backend] | None, embedder: Embedder | None, trained: Sequence[Trained] = ()
 ) -> Cast:
     """Load what the config names, each model once. Raises ConfigError, before anything is loaded if it can be known then.
 
-    `training`: what the memory plan is to leave room for.
+    `trained`: what the memory plan is to leave room for.
     """
     from expertchat.experts.registry import expert_notes, family_class, make_expert
 
     cast, seats = Cast(), seats_of(config)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
-    penalty = getattr(getattr(config, "reward", None), "repeat_penalty", 0.0)
-    wants_embedder = embedder is None and bool(config.judging.wim.enabled or config.topics.source == "models" or penalty)
-    backends, found = _load(config, wanted if given is None else {}, wants_embedder, hub, training)
+    lacking = embedder is None and wants_embedder(config)
+    backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained)
     backends |= given or {}
     for seat, model in seats.items():
         backend: Any = backends[seat]
@@ -93,7 +79,7 @@ def load_cast(
 
 
 def _load(
-    config: CastConfig, wanted: Mapping[str, Wanted], wants_embedder: bool, hub: Hub, training: Trained | None
+    config: CastConfig, wanted: Mapping[str, Wanted], embeds: bool, hub: Hub, trained: Sequence[Trained]
 ) -> tuple[dict[str, Backend], LaterEmbedder | None]:
     """The backends by seat, and the embedder if it is wanted: found, and loaded later."""
     keys = {seat: _what_is_loaded(one) for seat, one in wanted.items()}
@@ -105,13 +91,13 @@ def _load(
     except ConfigError as error:
         problems += error.problems
     try:
-        embedder = _find_embedder(config, hub) if wants_embedder else None
+        embedder = _find_embedder(config, hub) if embeds else None
     except ConfigError as error:
         problems += error.problems
     if problems:
         raise ConfigError(problems)
     _set_threads(config.engine.threads, [one.config for one in models.values() if one.config.backend == "local"])
-    plan = check(config, training=training) if models else None
+    plan = check(config, trained=trained) if models else None
     for key, one in models.items():
         placed_config, device_map = placed(one.config, next(seat for seat in wanted if keys[seat] == key), plan)
         models[key] = one._replace(config=placed_config, device_map=device_map)

@@ -47,6 +47,7 @@ def _number_as_text(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_number_as_text)]
 BenchPart = Literal["ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "memory", "gpu", "online_dpo"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+LEAST_TEMPERATURE, LEAST_TOP_P, MOST_MIN_P = 0.1, 0.1, 0.9  # beyond these sampling nearly always takes the likeliest token
 
 
 class DecodingConfig(Group):
@@ -60,6 +61,12 @@ class DecodingConfig(Group):
     min_p: float = Field(default=0.0, ge=0, lt=1)
     penalty_alpha: float = Field(default=0.6, ge=0, le=1)
     beams: int = Field(default=4, ge=1, le=64)
+
+    @property
+    def varies(self) -> bool:
+        """Whether one same prompt gives different texts: it samples, and from more than the likeliest token."""
+        drawn = self.method == "sampling" and self.temperature >= LEAST_TEMPERATURE
+        return drawn and self.top_k != 1 and self.top_p > LEAST_TOP_P and self.min_p <= MOST_MIN_P
 
     @model_validator(mode="after")
     def _contrastive_needs_k(self) -> DecodingConfig:

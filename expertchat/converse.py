@@ -9,11 +9,11 @@ from expertchat.backends.base import Backend, Embedder
 from expertchat.cast import check_categories, load_cast
 from expertchat.config import ConverseConfig
 from expertchat.conversation import Dialogue, check_first_prompts, opener_of
-from expertchat.events import ConversationFinished, ConversationJudged, RunFinished, Sink
+from expertchat.events import ConversationFinished, ConversationJudged, Sink
 from expertchat.experts.base import CountTokens
 from expertchat.judging.judge import Journal, Judging, record_counts
 from expertchat.records import Speaker, Topic
-from expertchat.run import DONE, Hub, Interrupts, in_folder, run_folder, started, stopped, was_done
+from expertchat.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.scheduler import Flow, Scheduler
 from expertchat.store import Store
 from expertchat.summary import summarise
@@ -74,10 +74,7 @@ class _Converse:
         topics = self._topics(scheduler)
         if topics is None or not scheduler.run(self._conversations(topics, mine)):
             return stopped(hub, self.interrupts, store)
-        summary = summarise(store.folder)
-        hub.send(RunFinished(status="done", summary=summary))
-        store.finish(summary)
-        return DONE
+        return finished(hub, store, summarise(store.folder))
 
     def _topics(self, scheduler: Scheduler) -> list[Topic] | None:
         """The topics of the run, used in turn; None if a signal came while they were proposed."""

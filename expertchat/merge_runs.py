@@ -26,7 +26,7 @@ from expertchat.jsonl import read_lines
 from expertchat.lock import replace
 from expertchat.merged import Origin, as_json, events, in_order, names, one_after_another
 from expertchat.provenance import provenance
-from expertchat.summary import seconds_of, summarise
+from expertchat.summary import is_failed, read_summary, seconds_of, summarise
 from expertchat.text import as_yaml
 from expertchat.training.book import last_round
 from expertchat.views.submission import read_submission
@@ -119,6 +119,8 @@ def merge_runs(folders: Sequence[Path], out: Path | None, partial: bool = False,
     lacking: list[str] = []
     sources = _sources(folders, problems, lacking)
     lacking += [f"{one.folder}: is not finished ({one.so_far()})" for one in sources if not one.done]
+    ends = [(one.folder, read_summary(one.folder)) for one in sources if one.training]
+    problems += [f"{folder}: failed ({end.get('reason')}); leave it out" for folder, end in ends if is_failed(end)]
     kind = _kind(sources, problems)
     sources = _ordered(sources, kind, problems, lacking)
     out = _out(folders, out, problems)
@@ -322,7 +324,10 @@ def _write_events(merged: Merged, origins: Sequence[Origin], work: Path) -> None
         file.flush()
         merged.summary = _training_summary(merged, work) if training else _summary(merged, work)
         reason = f"merged with --partial: {'; '.join(merged.lacking)}" if merged.lacking else None
-        file.write(as_json(RunFinished(time=time, status="done", reason=reason, summary=merged.summary).model_dump(mode="json")))
+        failed = is_failed(merged.summary)
+        reason = str(merged.summary["reason"]) if failed else reason
+        end = RunFinished(time=time, status="failed" if failed else "done", reason=reason, summary=merged.summary)
+        file.write(as_json(end.model_dump(mode="json")))
         file.flush()
         os.fsync(file.fileno())
 

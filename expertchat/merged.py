@@ -22,12 +22,12 @@ from expertchat.evaluation.figures import Comparison
 from expertchat.evaluation.histories import Held
 from expertchat.events import RunStarted
 from expertchat.jsonl import read_lines
-from expertchat.records import Answer, Candidate, Metrics, PreferencePair, Rating, Reward, Topic, Transcript, Wim
+from expertchat.records import Answer, Candidate, Metrics, PreferencePair, Rating, Reward, Score, Topic, Transcript, Wim
 from expertchat.store import EVENTS, prefixed
 
 FILES: dict[str, type[BaseModel]] = {
     "topics": Topic, "transcripts": Transcript, "candidates": Candidate, "answers": Answer, "ratings": Rating, "wim": Wim,
-    "rewards": Reward, "pairs": PreferencePair, "metrics": Metrics,
+    "rewards": Reward, "scores": Score, "pairs": PreferencePair, "metrics": Metrics,
 }  # fmt: skip
 
 

@@ -174,6 +174,26 @@ class Reward(Record):
     problem: str | None = None
 
 
+class Score(Record):
+    """What pairs are made of: the score of one candidate, by its id, and what it comes from. None where there is no number, and why.
+
+    value = sign * (reward + dialogue - length_penalty - repeat_penalty); of a drawn reward (source random) it is the draw alone.
+    """
+
+    transcript: str
+    turn: int
+    speaker: Speaker
+    source: str  # judge, random, or the program's name
+    value: float | None = None
+    reward: float | None = None  # the judge's, the control's in its place, or the program's, between -1 and 1
+    measured: float | None = None  # what a program has measured, in its own unit
+    dialogue: float = 0.0  # the whole dialogue's part
+    length_penalty: float = 0.0
+    repeat_penalty: float = 0.0
+    sign: int = 1
+    problem: str | None = None
+
+
 class Verdict(Record):
     """Which of two replies to one same history a judge prefers: A is the one that it was shown `first`. None: no answer, and why.
 
@@ -238,4 +258,5 @@ class Metrics(Record):
     round: int  # of an evaluation: the rounds done before it; 0 is the base
     learner: Speaker
     policy_version: int
+    weights_of: int | None = None  # of the final evaluation: the round after which the weights were saved that it was made with
     figures: dict[str, Figure]

@@ -8,17 +8,18 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, Note, RunFinished, RunStarted, Sink
 from expertchat.folder import RunFolder
 from expertchat.jsonl import WriteError
 from expertchat.slurm.here import place
+from expertchat.summary import is_failed
 
 F = TypeVar("F", bound=RunFolder)
 DONE, FAILED, STOPPED = 0, 1, 3  # exit codes; 2 is a wrong config
@@ -187,8 +188,25 @@ def stopped(hub: Hub, interrupts: Interrupts, folder: RunFolder | None = None) -
     return STOPPED
 
 
+def finished(hub: Hub, folder: RunFolder, summary: dict[str, object]) -> int:
+    """The end of a run that has gone through all of its work. One whose summary says that it failed at what it is for is not done."""
+    hub.send(_end(summary))
+    folder.finish(summary)
+    return FAILED if is_failed(summary) else DONE
+
+
+def _end(summary: Mapping[str, Any], time: float = 0.0) -> RunFinished:
+    status: Literal["done", "failed"] = "failed" if is_failed(summary) else "done"
+    return RunFinished(time=time, status=status, reason=str(summary["reason"]) if is_failed(summary) else None, summary=dict(summary))
+
+
 def was_done(hub: Hub, folder: RunFolder) -> int:
-    """The end of a run that was done before."""
+    """The end of a run that went through all of its work before, as it was then."""
+    summary = folder.summary or {}
+    if is_failed(summary):
+        hub.show(Note(time=time.time(), text=f"{folder.folder} is at its end: name another run.dir for a new run", level="warning"))
+        hub.show(_end(summary, time.time()))
+        return FAILED
     hub.show(Note(time=time.time(), text=f"{folder.folder} is done already: nothing is left to do"))
     hub.show(RunFinished(time=time.time(), status="done", reason="it was done before", summary=folder.summary or {}))
     return DONE

@@ -22,6 +22,7 @@ from typing import Any
 from expertchat.config import ConfigError
 from expertchat.lock import BEAT_SECONDS, HEARTBEAT, STALE_SECONDS
 from expertchat.slurm.queue import Answer, JobState, Run, states
+from expertchat.summary import is_failed, read_summary
 from expertchat.views.submission import PLACE, Submission, last_lines, problem_of, ran_out_of_memory, read_submission, spoken
 from expertchat.views.words import age, event_in_words, stopped_by
 
@@ -51,6 +52,7 @@ class Seen:
 
     @property
     def done(self) -> bool:
+        """Whether all of its work is done, whatever came of it."""
         return "summary.json" in self.names
 
     @property
@@ -219,7 +221,8 @@ def _json(path: Path) -> Mapping[str, Any]:
 def state_of(seen: Seen, job: JobState | None, note: str = "") -> tuple[str, str]:
     """The state of a run and its reason; `note` says why Slurm could not be asked."""
     if seen.done:
-        return "done", ""
+        summary = read_summary(seen.folder)
+        return ("failed", str(summary.get("reason") or "")) if is_failed(summary) else ("done", "")
     if _alive(seen.beat) and (job is None or job.alive):
         return "running", "" if seen.last and not seen.end else "loading"
     if job is not None and job.waiting:
@@ -334,7 +337,7 @@ def row(name: str, seen: Seen, answer: Answer) -> Row:
         "last_time": _number(seen.last.get("time")) or None,
         "last_event": event_in_words(seen.last) if seen.last else "",
         "left": job.left if job is not None and job.state == "running" else None,
-        "resume": resume(seen) if state in ("stopped", "failed") else "",
+        "resume": resume(seen) if state in ("stopped", "failed") and not seen.done else "",
         "began": seen.began,
         "tasks": [],
     }

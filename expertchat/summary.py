@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     tokens, turns = transcripts.tokens, transcripts.turns
     problems: Counter[str] = Counter()
     faults: dict[str, Counter[str]] = {"rating": Counter(), "wim": Counter()}
-    return {
+    summary = {
         "schema": 1,
         "conversations": transcripts.count,
         "turns": turns,
@@ -37,6 +39,33 @@ def summarise(folder: Path) -> dict[str, Any]:
         "problems": dict(problems.most_common(20)),
         "faults": {what: dict(kinds.most_common()) for what, kinds in faults.items()},
     }
+    return summary | _failure(summary)
+
+
+def _failure(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What a run that was to judge says where it has not got a single rating or reward; nothing else."""
+    if summary["ratings_read"] or summary["rewards_read"]:
+        return {}
+    asked = summary["rating_count"]
+    reason = "nothing was judged"
+    if asked:
+        commonest = next(iter(summary["problems"]), "")
+        reason = f"no rating could be read: all {asked} are null" + (f" ({commonest})" if commonest else "")
+    return {"status": "failed", "reason": reason}
+
+
+def is_failed(summary: Mapping[str, Any]) -> bool:
+    """Whether a summary is that of a run that did all its work but could not do what it is for; then it has a `reason` too."""
+    return summary.get("status") == "failed"
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run at its end; empty where it has none or it cannot be read."""
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 class _Transcripts:
@@ -75,9 +104,10 @@ def _ratings(folder: Path, problems: Counter[str], faults: Counter[str]) -> dict
     """Mean rating by category and direction. A rating that was asked for in two forms fails where one of them does."""
     means: dict[str, dict[str, _Mean]] = defaultdict(lambda: defaultdict(_Mean))
     masses: dict[str, _Mean] = defaultdict(_Mean)
-    count = failures = 0
+    count = failures = read = 0
     for _, line in read_lines(folder / "ratings.jsonl"):
         count += 1
+        read += line["expected"] is not None or line["value"] is not None
         if kind := line.get("fault"):
             faults[kind] += 1
         if line["problem"]:
@@ -90,7 +120,8 @@ def _ratings(folder: Path, problems: Counter[str], faults: Counter[str]) -> dict
             means[line["category"]][_direction(line)].add(number)
     by_category = {category: {way: mean.result() for way, mean in sorted(ways.items())} for category, ways in means.items()}
     by_judge = {judge: mean.result() for judge, mean in sorted(masses.items())}
-    return {"rating_count": count, "parse_failures": failures, "rating_mass": by_judge, "ratings": by_category}
+    found = {"rating_count": count, "ratings_read": read, "parse_failures": failures}
+    return {**found, "rating_mass": by_judge, "ratings": by_category}
 
 
 def _wim(folder: Path, problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
@@ -114,9 +145,10 @@ def _rewards(folder: Path) -> dict[str, Any]:
     """Mean rewards, and ties: of the conversations in which both experts have a mean rating, those in which the two are equal."""
     ways: dict[str, _Mean] = defaultdict(_Mean)
     waiting: dict[str, dict[str, float | None]] = {}
-    lacking = ties = pairs = 0
+    lacking = ties = pairs = read = 0
     for _, line in read_lines(folder / "rewards.jsonl"):
         lacking += line["value"] is None
+        read += line["value"] is not None
         if line["turn"] is not None or line["candidate"] is not None:
             continue
         ways[_direction(line)].add(line["value"])
@@ -128,7 +160,7 @@ def _rewards(folder: Path) -> dict[str, Any]:
                 pairs += 1
                 ties += abs(one - two) < TIE
     by_way = {way: mean.result() for way, mean in sorted(ways.items())}
-    return {"ties": ties, "rated_pairs": pairs, "rewards_null": lacking, "rewards": by_way}
+    return {"ties": ties, "rated_pairs": pairs, "rewards_read": read, "rewards_null": lacking, "rewards": by_way}
 
 
 def seconds_of(folder: Path) -> float:

@@ -38,6 +38,7 @@ TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "c
 NEEDED = {
     "merge": ["adapter=runs/one", "out=merged"],
     "model/auto": ["{at}.path=folder"],
+    "evaluation/reward": ["reward=length"],
     "topics/file": ["topics.file=topics.txt"],
     "topics/list": ["topics.list=[tides]"],
     "persona/file": ["experts.b.persona.file=personas.yaml", "experts.b.persona.name=historian"],

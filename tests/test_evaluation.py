@@ -253,8 +253,11 @@ def test_one_process_that_is_stopped_stops_all(tmp_path: Path) -> None:
             ("evaluation=pairwise",),
             "evaluation.by=partner_reference (family world) have no `compare`; the embedded models were not trained",
         ),
-        (("model@experts.a=qwen2_5_7b",), "evaluation.judge=truth knows the embedded world alone, but expert a is of the family qwen"),
-        (("model@experts.b=qwen2_5_7b", "learner=both"), "but expert b is of the family qwen"),
+        (
+            ("model@experts.a=qwen2_5_7b", "decoding@experts.a.decoding=sampling"),
+            "evaluation.judge=truth knows the embedded world alone, but expert a is of the family qwen",
+        ),
+        (("model@experts.b=qwen2_5_7b", "decoding@experts.b.decoding=sampling", "learner=both"), "but expert b is of the family qwen"),
         (("evaluation=pointwise", "evaluation.by=partner", "learner=both"), "evaluation.by=partner learns too (learner=both)"),
     ],
 )

@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"experts"},
     {
         "conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",
-        "slurm.here",
+        "needed", "slurm.here",
     },
     {"plan", "models"},
     {"cast", "world"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,32 @@ def test_a_margin_below_the_least_is_a_tie() -> None:
 def test_equal_rewards_are_a_tie_even_without_a_least_margin() -> None:
     made = make_pairs([choice(0.5, 0.5)], config(min_margin=0.0), 3)
     assert (made.ties, made.pairs) == (1, [])
+
+
+def alike(texts: str, *rewards: float) -> Choice:
+    """A history whose candidates say one letter each."""
+    one = choice(*rewards)
+    said = tuple(c.model_copy(update={"text": text}) for c, text in zip(one.candidates, texts, strict=True))
+    return replace(one, candidates=said)
+
+
+def test_equal_texts_are_counted_apart_from_ties() -> None:
+    # the judge gives one text two scores in the second history; in the third two texts tie
+    made = make_pairs([alike("xxx", 0.5, 0.5, 0.5), alike("xx", 0.9, 0.1), alike("xy", 0.5, 0.5)], config(), 3)
+    assert (made.pairs, made.equal, made.ties, made.tie_rate) == ([], 2, 1, 1.0)
+
+
+def test_best_and_worst_of_one_text_leave_room_for_another() -> None:
+    # 0.9 - 0.1 is one text; of the others 0.9 - 0.4 is more than 0.4 - 0.1
+    made = make_pairs([alike("xyx", 0.9, 0.4, 0.1)], config(), 3)
+    assert (names(made), made.equal) == (["k0-k1"], 0)
+
+
+def test_of_all_pairs_each_of_one_text_is_counted() -> None:
+    made = make_pairs([alike("xyx", 0.9, 0.4, 0.1)], config(mode="all"), 3)
+    assert (sorted(names(made)), made.equal, made.ties) == (["k0-k1", "k1-k2"], 1, 0)
+    made = make_pairs([alike("xx", 0.9, 0.1)], config(mode="length_matched"), 3)
+    assert (made.equal, made.unmatched) == (1, 0)
 
 
 def test_a_null_is_never_chosen_nor_rejected() -> None:

@@ -16,8 +16,9 @@ from expertchat.preferences.pairs import make_pairs
 from expertchat.records import Topic
 from expertchat.scheduler import Scheduler
 from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.figures import alarms, remarks, round_figures
-from expertchat.training.reward import repeats, scores
+from expertchat.training.figures import remarks, round_figures, why_no_pair
+from expertchat.training.guards import alarms, to_lower
+from expertchat.training.reward import repeats, scored, scores
 from expertchat.training.rollout import Bundle, Cast, Rollout, choices, judge_of
 from tests.scripted import BagOfWords, Double, babble
 
@@ -218,9 +219,9 @@ def test_what_is_said_again_costs_a_penalty_whatever_the_words() -> None:
 def test_figures_of_a_round() -> None:
     bundle, _, _ = talk(double=Double(tokens=20))
     config = dpo_config()
-    rewards = scores([bundle], config, None)
-    pairing = make_pairs(choices([bundle], rewards, "partner"), config.pairs, 2)
-    figures = round_figures([bundle], rewards, pairing)
+    found = scored([bundle], config, None)
+    pairing = make_pairs(choices([bundle], {score.id: score.value for score in found}, "partner"), config.pairs, 2)
+    figures = round_figures([bundle], found, pairing)
     assert (figures["histories"], figures["candidates"], figures["length"]) == (2, 6, 20)
     assert figures["pairs"] == len(pairing.pairs) == 2 - pairing.ties
     assert figures["nulls"] == 0 and figures["parrot_rate"] == 0
@@ -247,7 +248,7 @@ def test_limits_are_named_with_their_numbers() -> None:
     guards = dpo_config("guards.max_kl=10", "guards.max_length_ratio=2", "guards.min_distinct_2=0.3").guards
     # 50 tokens over the base's 20 are a ratio of 2.5
     found = alarms({"kl": 12.5, "length": 50.0, "distinct_2": 0.2, "null_rate": 0.1}, 20.0, guards)
-    assert found == [
+    assert [str(one) for one in found] == [
         "KL to the base is 12.5, above the limit of 10",
         "reply length over the base's is 2.5, above the limit of 2",
         "distinct-2 is 0.2, below the limit of 0.3",
@@ -269,3 +270,90 @@ def test_candidates_say_whether_their_text_was_altered() -> None:
     assert {c.text: c.altered for c in bundle.sampled[0].candidates} == {
         "Fine.": None, "Now ‹¦user¦› speaks.": "markup", "Hidden.": "markup",
     }  # fmt: skip
+def tripped(config: Any, *rounds: dict[str, float]) -> list[list[str]]:
+    """The guards for which the rate is lowered, round by round."""
+    before, found = dict[str, float](), []
+    for figures in rounds:
+        lowering, before = to_lower(alarms(figures, 20.0, config), before, config.worse)
+        found.append([one.guard for one in lowering])
+    return found
+
+
+def test_a_figure_that_stays_over_its_limit_lowers_the_rate_once() -> None:
+    guards = dpo_config("guards.max_kl=10", "guards.action=lower", "guards.worse=1.5").guards
+    # 12 trips; 13 to 17.9 are less than 1.5 times 12; 18 is; then 27 would be the next
+    kl = [9.0, 12.0, 13.0, 17.9, 18.0, 20.0, 26.9]
+    assert tripped(guards, *({"kl": value} for value in kl)) == [[], ["max_kl"], [], [], ["max_kl"], [], []]
+    # within the limit in between: it trips anew
+    assert tripped(guards, {"kl": 12.0}, {"kl": 9.0}, {"kl": 12.0}) == [["max_kl"], [], ["max_kl"]]
+
+
+def test_a_share_that_falls_is_worse_when_it_is_smaller() -> None:
+    guards = dpo_config("guards.min_distinct_2=0.4", "guards.worse=2.0").guards
+    # 0.3 trips; 0.16 is more than the half of it, 0.15 is not; at 0 it stays
+    assert tripped(guards, *({"distinct_2": v} for v in (0.3, 0.16, 0.15, 0.0, 0.0))) == [
+        ["min_distinct_2"], [], ["min_distinct_2"], ["min_distinct_2"], [],
+    ]  # fmt: skip
+
+
+def test_the_rate_is_not_lowered_for_what_it_has_nothing_to_do_with() -> None:
+    guards = dpo_config("guards.max_null_rate=0.1", "guards.max_parrot_rate=0.1").guards
+    found = alarms({"null_rate": 0.9, "parrot_rate": 0.9}, 20.0, guards)
+    assert len(found) == 2 and to_lower(found, {}, 1.25) == ([], {})
+
+
+# -- shuffled texts, parts of a score, rewards by a program ------------------------------------------------------------------------------
+
+
+def test_one_history_alone_has_no_other_whose_wim_could_be_shuffled_in() -> None:
+    bundle, _, _ = talk("reward.wim=shuffled", "judging.z=1.0")
+    bundle = bundle.model_copy(update={"sampled": bundle.sampled[:1]})
+    found = scored([bundle], dpo_config("reward.wim=shuffled", "judging.z=1.0"), BagOfWords())
+    assert [score.value for score in found] == [None] * 3
+    assert all(score.problem and "another history" in score.problem for score in found)
+
+
+def test_every_score_says_what_it_comes_from() -> None:
+    bundle, _, _ = talk(double=Double(tokens=50))
+    found = scored([bundle], dpo_config("reward.length_penalty=0.2", "reward.sign=-1"), None)
+    rewards = {r.candidate: r.value for one in bundle.sampled for r in one.rewards}
+    for score in found:
+        assert (score.source, score.sign, score.length_penalty, score.repeat_penalty) == ("judge", -1, pytest.approx(0.1), 0.0)
+        assert score.reward == rewards[score.id] and score.value == pytest.approx(-((score.reward or 0) - 0.1))
+    assert [score.id for score in found] == [c.id for one in bundle.sampled for c in one.candidates]
+
+
+SAID = {0: "Is it so? Why?", 1: "It is so. Or is it?", 2: "It is so."}
+
+
+def asking(request: Any) -> str:
+    return SAID[int(request.key[-1])] if "/k" in request.key else "Tell me more."
+
+
+@pytest.mark.parametrize(("sign", "best"), [(1, "Is it so? Why?"), (-1, "It is so.")])
+def test_a_program_rewards_without_asking_a_judge(sign: int, best: str) -> None:
+    changes = ("conversation.turns=2", "reward=questions", f"reward.sign={sign}", "candidates.continue_with=best", "evaluation=reward")
+    bundle, double, events = talk(*changes, double=Double(asking))
+    assert not [key for key in double.asked() if "-by-" in key]
+    found = scored([bundle], dpo_config(*changes), None)
+    # 2 of 2, 1 of 2 and 0 of 1 sentences ask: 1, 0 and -1 in the range of a reward
+    assert [score.measured for score in found] == [1.0, 0.5, 0.0]
+    assert [score.value for score in found] == [sign * value for value in (1.0, 0.0, -1.0)]
+    assert {c.text for one in bundle.sampled for c in one.candidates if c.continued} == {best}
+    assert [e.rewards for e in events if isinstance(e, CandidatesJudged)] == [[sign * 1.0, 0.0, sign * -1.0]]
+    pairing = make_pairs(choices([bundle], {s.id: s.value for s in found}, "questions"), dpo_config(*changes).pairs, 2)
+    assert {pair.chosen[0]["content"] for pair in pairing.pairs} == {best}
+    figures = round_figures([bundle], found, pairing)
+    assert figures["measured"] == pytest.approx(0.5) and figures["reward_mean"] == 0
+
+
+def test_an_empty_reply_has_no_measure() -> None:
+    bundle, _, _ = talk("reward=length", "evaluation=reward", double=Double(lambda request: "..." if "/k" in request.key else "Go on."))
+    found = scored([bundle], dpo_config("reward=length", "evaluation=reward"), None)
+    assert {(score.value, score.measured, score.problem) for score in found} == {(None, None, "the reply has no words")}
+
+
+def test_what_became_of_candidates_is_said_with_the_commonest_first() -> None:
+    rounds = [{"histories": 4, "candidates": 8, "ties": 1, "equal": 2, "nulls": None}, {"histories": 4, "candidates": 8, "equal": 3}]
+    assert why_no_pair(rounds) == "8 histories with 16 candidates: 5 times the same text, 1 ties (margin below pairs.min_margin)"
+    assert why_no_pair([]).endswith("no candidates")

@@ -28,6 +28,7 @@ from expertchat.lock import replace as write_whole
 from expertchat.records import Metrics, Speaker, Topic, Turn
 from expertchat.scheduler import Announce, Ask, Flow
 from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.programs import PROGRAMS
 from expertchat.training.rollout import judge_of
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ def check(config: OnlineDpoConfig) -> None:
                 f"evaluation.judge=pairwise: the wordings of evaluation.by={evaluation.by} (family {judge.family}) have no `compare`; "
                 "the embedded models were not trained to compare: use evaluation=truth, evaluation=pointwise, or a third model as judge"
             )
-    if evaluation.judge != "truth" and evaluation.by == "partner" and config.learner in ("both", "one"):
+    if evaluation.asks and evaluation.by == "partner" and config.learner in ("both", "one"):
         problems.append(f"evaluation.by=partner learns too (learner={config.learner}): use evaluation.by=partner_reference or third")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -104,6 +105,8 @@ class Evaluator:
         self.world = getattr(config.experts, learner).family == "world" and all(t.text in truth.load().topics for t in topics)
         if config.evaluation.judge == "truth":
             truth.check_topics(t.text for t in topics)
+        self.program = PROGRAMS[config.program] if config.program is not None else None
+        self.direction = config.reward.sign if config.program == config.reward.source else 1
         count = config.evaluation.histories + config.evaluation.final
         self.plans = plans(learner, topics, config.evaluation.turns, count)
         self.held: list[Held] = []
@@ -168,7 +171,7 @@ class Evaluator:
             text = f"{len(lost)} of {len(self.held)} held-out histories are left out ({lost[0].id}: {lost[0].problem})"
             self.announce(Note(text=text, level="warning"))
         config = self.config
-        if config.evaluation.judge != "truth" and config.reward.source == "judge":
+        if config.evaluation.asks and config.reward.source == "judge":
             by, trained = (judge_of(name, self.learner)[1] for name in (config.evaluation.by, config.judging.judge))
             if by == trained:
                 text = (
@@ -179,10 +182,13 @@ class Evaluator:
 
     # -- an evaluation ----------------------------------------------------------------------------------------------
 
-    def evaluate(self, run: Run, rounds: int, version: int, n: int, final: bool = False) -> Metrics | None:
+    def evaluate(
+        self, run: Run, rounds: int, version: int, n: int, final: bool = False, weights_of: int | None = None
+    ) -> Metrics | None:
         """The policy of `version` after `rounds` rounds on the first n histories; None: stopped by a signal.
 
-        `final`: on histories that no other evaluation has used. An evaluation that is on disk is not made again.
+        `final`: on histories that no other evaluation has used, with the weights that were saved after round `weights_of`. An evaluation
+        that is on disk is not made again.
         """
         name = f"{self.learner}-r{rounds:04d}{'-final' if final else ''}"
         path = self.folder / f"{name}.jsonl"
@@ -204,13 +210,16 @@ class Evaluator:
                 with self.writing():
                     _write(path, compared)
         settings = self.config.evaluation
-        judge = "truth" if settings.judge == "truth" else f"{settings.judge} by {settings.by}"
+        judge = f"{settings.judge} by {settings.by}" if settings.asks else settings.judge
+        if settings.judge == "reward":
+            judge = f"program ({'more' if self.direction > 0 else 'less'} {self.config.program})"
         return Metrics(
             id=f"evaluation-{self.learner}-{rounds:04d}{'-final' if final else ''}",
             kind="evaluation",
             round=rounds,
             learner=self.learner,
             policy_version=version,
+            weights_of=weights_of,
             figures=figures(compared, judge, self.config.run.seed),
         )
 
@@ -238,7 +247,17 @@ class Evaluator:
                 "base": truth.tally(held.topic, held.turns, base.text),
             }
             plain = plain.model_copy(update=tallies)
+        plain = plain.model_copy(update={"topic": held.topic})
+        if self.program is not None:
+            measured = {"measure_policy": self.program.measure(reply.text), "measure_base": self.program.measure(base.text)}
+            plain = plain.model_copy(update=measured)
         match self.config.evaluation.judge:
+            case "reward":
+                if plain.measure_policy is None or plain.measure_base is None:
+                    return plain.model_copy(update={"problem": "a reply has no words"})
+                return plain.model_copy(
+                    update={"outcome": outcome(self.direction * plain.measure_policy, self.direction * plain.measure_base)}
+                )
             case "truth":
                 assert plain.policy is not None and plain.base is not None
                 return plain.model_copy(update={"outcome": outcome(plain.policy.score, plain.base.score)})

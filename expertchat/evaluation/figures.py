@@ -7,7 +7,7 @@ from statistics import fmean
 
 from pydantic import Field
 
-from expertchat.evaluation.statistics import ratio_of_means, wilson
+from expertchat.evaluation.statistics import mean_by_cluster, ratio_of_means, wilson
 from expertchat.evaluation.truth import Tally
 from expertchat.records import Figure, Record, Speaker, Turn, Verdict
 
@@ -33,6 +33,9 @@ class Comparison(Record):
     rating_policy: float | None = None
     rating_base: float | None = None
     verdicts: list[Verdict] = Field(default_factory=list)
+    topic: str | None = None
+    measure_policy: float | None = None  # what a program measures in the reply, in its own unit
+    measure_base: float | None = None
 
 
 def outcome(policy: float, base: float, apart: float = 0.0) -> float:
@@ -57,6 +60,7 @@ def figures(compared: Sequence[Comparison], judge: str, seed: int) -> dict[str, 
         **_rated(compared),
         **_verdicts([v for c in compared for v in c.verdicts], [c for c in compared if c.verdicts]),
         **_truth(compared, seed),
+        **_measured(compared, seed),
     }
 
 
@@ -100,6 +104,29 @@ def _verdicts(verdicts: Sequence[Verdict], compared: Sequence[Comparison]) -> di
     decided = [v for v in verdicts if v.verdict in ("A", "B")]
     flips = sum(None not in (said := [v.winner for v in c.verdicts]) and len(set(said)) > 1 for c in compared)
     return {"flips": flips, "first_share": _mean(v.verdict == "A" for v in decided)}
+
+
+def _measured(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
+    """What a program measures, the mean difference of policy and base, and the win rate's interval: both drawn by whole topics."""
+    rows = [(c.topic or c.history, c.measure_policy, c.measure_base) for c in compared]
+    both = [(topic, policy, base) for topic, policy, base in rows if policy is not None and base is not None]
+    if not both:
+        return {}
+    differences = [policy - base for _, policy, base in both]
+    low, high = mean_by_cluster(differences, [topic for topic, _, _ in both], seed=seed)
+    found: dict[str, Figure] = {
+        "measure_policy": fmean(policy for _, policy, _ in both),
+        "measure_base": fmean(base for _, _, base in both),
+        "measure_difference": fmean(differences),
+        "measure_difference_low": low,
+        "measure_difference_high": high,
+        "measure_topics": len({topic for topic, _, _ in both}),
+    }
+    decided = [(c.topic or c.history, c.outcome) for c in compared if c.outcome is not None]
+    if decided:
+        low, high = mean_by_cluster([value for _, value in decided], [topic for topic, _ in decided], seed=seed)
+        found |= {"win_rate_by_topic_low": low, "win_rate_by_topic_high": high}
+    return found
 
 
 def _truth(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:

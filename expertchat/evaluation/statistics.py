@@ -54,7 +54,7 @@ def wilson(wins: float, n: int, level: float = LEVEL) -> tuple[float, float]:
 
 
 def bootstrap(
-    values: Sequence[float] | numpy.ndarray,
+    values: Sequence[float] | Sequence[Sequence[float]] | numpy.ndarray,
     statistic: Callable[[numpy.ndarray], float],
     *,
     seed: int,
@@ -96,6 +96,32 @@ def ratio_of_means(policy: Sequence[float], base: Sequence[float], *, seed: int,
     low, high = bootstrap(rows_N_2, ratio, seed=seed, level=level)
     value = ratio(rows_N_2)
     return Ratio(value, low, high) if math.isfinite(value) else Ratio(None, low, high)
+
+
+def mean_by_cluster(
+    values: Sequence[float], clusters: Sequence[str], *, seed: int, resamples: int = RESAMPLES, level: float = LEVEL
+) -> Interval:
+    """The interval of the mean of values that depend on each other within a cluster (histories of one topic): clusters are drawn whole.
+
+    Draws from few clusters lie too near to each other, so the distances to the mean are stretched by sqrt(C / (C - 1)), as the sample
+    variance is; below ten clusters the interval is rather too narrow all the same. No bound with fewer than two clusters, or no values.
+    Raises ValueError where values and clusters are not equally many.
+    """
+    if len(values) != len(clusters):
+        raise ValueError(f"{len(values)} values of {len(clusters)} clusters")
+    sums: dict[str, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        row = sums.setdefault(cluster, [0.0, 0.0])
+        row[0], row[1] = row[0] + value, row[1] + 1
+    if len(sums) < 2:
+        return Interval(None, None)
+
+    def of_clusters(rows_C_2: numpy.ndarray) -> float:
+        return float(rows_C_2[:, 0].sum() / rows_C_2[:, 1].sum())
+
+    low, high = bootstrap(list(sums.values()), of_clusters, seed=seed, resamples=resamples, level=level)
+    mean, stretch = fmean(values), math.sqrt(len(sums) / (len(sums) - 1))
+    return Interval(*(None if bound is None else mean + stretch * (bound - mean) for bound in (low, high)))
 
 
 def scaled_margin(margins: Sequence[float], rewards: Sequence[float]) -> float | None:

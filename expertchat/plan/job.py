@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from expertchat.backends.folders import embedder_problem, resolve_path, settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf
@@ -16,6 +16,7 @@ from expertchat.memory import (
     GIB,
     PREFILL_TOKENS,
     ROWS,
+    WIDTH,
     Dtype,
     Lora,
     Quantization,
@@ -41,6 +42,7 @@ from expertchat.plan.shapes import MPNET, PUBLISHED
 from expertchat.text import shown_path
 
 CONTEXT = int(0.5 * GIB)  # CUDA's own context, cuBLAS and its workspace
+STATES = 3 * 4  # bytes of a weight that is trained itself, beside its frozen copy: its gradient and Adam's two moments, in fp32 at most
 LOST = 0.02  # of a GPU, in pieces that the allocator cannot use
 
 
@@ -86,9 +88,15 @@ class Embedder:
     on_gpu: bool = True
 
 
+Method = Literal["lora", "full", "last_layer"]
+
+
 @dataclass(frozen=True)
 class Training:
-    """DPO of the model in the seat `owner`, `pairs` pairs at a time."""
+    """DPO of the model in the seat `owner`, `pairs` pairs at a time.
+
+    `method` full or last_layer: of its own weights; then `lora` counts for what is kept of a pass alone.
+    """
 
     owner: str
     lora: Lora
@@ -96,6 +104,7 @@ class Training:
     tokens: int
     checkpointing: bool
     head_chunk: int
+    method: Method = "lora"
 
     @property
     def step(self) -> Step:
@@ -113,6 +122,12 @@ class Job:
     training: Training | None = None
     pass_tokens: int = PREFILL_TOKENS  # of one prefill pass at most
     seats: Mapping[str, str] = field(default_factory=dict)  # seat -> owner of the model that it uses; equal ones are loaded once
+    others: tuple[Training, ...] = ()  # besides `training`: experts that learn by turns
+
+    @property
+    def trainings(self) -> tuple[Training, ...]:
+        """All that is trained; they take turns, but adapters and optimizer states stay."""
+        return (() if self.training is None else (self.training,)) + self.others
 
 
 # -- units ------------------------------------------------------------------------------------------------------------
@@ -145,24 +160,35 @@ def units(model: Model, job: Job) -> list[Unit]:
     moment = reply_pass(shape, dtype, kind, min(rows * tokens, job.pass_tokens), tokens)
     logits = reply_logits(shape, dtype, rows * model.candidates)
     states = hidden_states(shape, rows, tokens) if model.candidates > 1 else 0
-    adapter = saved = train_moment = ends = train_head = 0
-    training = job.training
-    if training is not None and training.owner == model.owner:
-        adapter = layer_adapter(shape, training.lora).total
-        saved, train_moment = train_pass(shape, dtype, kind, training.lora, training.step)
-        ends, train_head = train_ends(shape, training.step.n), train_logits(shape, dtype, training.step)
-    each = Unit(model.owner, "", layer.total, adapter, max(ROWS, rows) * tokens * layer_cache(shape, dtype), moment, saved, train_moment)
-    first = Unit(model.owner, "model.embed_tokens", whole.embedding, 0, states, logits, 0, train_head if shape.tied else 0)
-    last = [
-        Unit(model.owner, "model.norm", norm, 0, 0, 0, ends, 0),
-        Unit(model.owner, "lm_head", whole.head, 0, 0, logits, 0, train_head),
+    saved = train_moment = ends = train_head = 0
+    mine = [training for training in job.trainings if training.owner == model.owner]
+    for training in mine:
+        kept, peak = train_pass(shape, dtype, kind, training.lora, training.step)
+        saved, train_moment = max(saved, kept), max(train_moment, peak)
+        ends, train_head = max(ends, train_ends(shape, training.step.n)), max(train_head, train_logits(shape, dtype, training.step))
+
+    def learnt(size: int, at: int | None = None) -> int:
+        """What is held for the training of the layer `at`, or of a module around the layers, of `size` bytes of weights."""
+        found = 0
+        for training in mine:
+            if training.method == "lora":
+                found += layer_adapter(shape, training.lora).total if at is not None else 0
+            elif training.method == "full" or at == shape.layers - 1:
+                found += size + size // WIDTH[dtype] * STATES
+        return found
+
+    keys = max(ROWS, rows) * tokens * layer_cache(shape, dtype)
+    layers = [
+        Unit(model.owner, f"model.layers.{i}", layer.total, learnt(layer.total, i), keys, moment, saved, train_moment)
+        for i in range(shape.layers)
     ]
-    layers = [_named(each, f"model.layers.{i}") for i in range(shape.layers)]
+    head = train_head if shape.tied else 0
+    first = Unit(model.owner, "model.embed_tokens", whole.embedding, learnt(whole.embedding), states, logits, 0, head)
+    last = [
+        Unit(model.owner, "model.norm", norm, learnt(norm), 0, 0, ends, 0),
+        Unit(model.owner, "lm_head", whole.head, learnt(whole.head), 0, logits, 0, train_head),
+    ]
     return [first, *layers, *(last[:1] if shape.tied else last)]
-
-
-def _named(unit: Unit, module: str) -> Unit:
-    return Unit(**{**unit.__dict__, "module": module})
 
 
 # -- from configs -------------------------------------------------------------------------------------------------------

@@ -30,27 +30,32 @@ class Unit:
 
 @dataclass
 class Load:
-    """What stands on one GPU. Talking and training take turns, so the larger of the two counts."""
+    """What stands on one GPU. Talking and training take turns, so the larger of the two counts; so do the trainings of two models."""
 
     units: list[Unit] = field(default_factory=list)
     fixed: int = 0
     cache: int = 0
     talk_moment: int = 0
-    saved: int = 0
     train_moment: int = 0
+    kept: dict[str, int] = field(default_factory=dict)  # for the backward pass, by owner
+
+    @property
+    def saved(self) -> int:
+        """What is kept for the backward pass of the training that keeps most."""
+        return max(self.kept.values(), default=0)
 
     def add(self, unit: Unit) -> None:
         self.units.append(unit)
         self.fixed += unit.weights + unit.adapter
         self.cache += unit.cache
         self.talk_moment = max(self.talk_moment, unit.talk_moment)
-        self.saved += unit.saved
+        self.kept[unit.owner] = self.kept.get(unit.owner, 0) + unit.saved
         self.train_moment = max(self.train_moment, unit.train_moment)
 
     def with_(self, unit: Unit) -> int:
         """The need once `unit` stands here too."""
         talking = self.cache + unit.cache + max(self.talk_moment, unit.talk_moment)
-        training = self.saved + unit.saved + max(self.train_moment, unit.train_moment)
+        training = max(self.saved, self.kept.get(unit.owner, 0) + unit.saved) + max(self.train_moment, unit.train_moment)
         return self.fixed + unit.weights + unit.adapter + max(talking, training)
 
     @property

@@ -9,7 +9,8 @@ from typing import Any
 
 from expertchat.config import ConfigError, ModelConfig, PlanConfig
 from expertchat.memory import GIB, Lora, adapter, cache, hidden_states, parameters, weights
-from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus
+from expertchat.needed import seats_of, wants_embedder
+from expertchat.plan.job import Embedder, Gpu, Job, Method, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus
 from expertchat.plan.placement import Load, device_map, fits, place
 
 MOST = 65_536  # conversations that anybody asks for
@@ -149,7 +150,7 @@ def _single(job: Job, gpus: Sequence[Gpu], names: Mapping[str, str]) -> Iterable
 
 def _training_numbers(job: Job, training: Training, gpus: Sequence[Gpu]) -> Iterable[Change]:
     def with_(**changes: Any) -> Job:
-        return replace(job, training=replace(training, **changes))
+        return _trained(job, **changes)
 
     pairs = _most(lambda n: does_fit(with_(pairs=n), gpus), training.pairs)
     if 0 < pairs < training.pairs:
@@ -179,7 +180,10 @@ def _steps(job: Job) -> Iterable[tuple[str, Callable[[Job], Job]]]:
 
 
 def _trained(job: Job, **changes: Any) -> Job:
-    return job if job.training is None else replace(job, training=replace(job.training, **changes))
+    """Of all that is trained, for they share their settings."""
+    if job.training is None:
+        return job
+    return replace(job, training=replace(job.training, **changes), others=tuple(replace(one, **changes) for one in job.others))
 
 
 def _quantised(job: Job, owner: str) -> Job:
@@ -265,28 +269,26 @@ def plan_of(config: PlanConfig, gpus: Sequence[Gpu]) -> Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run trains, for the plan: `seat`, LoRA layers and rank, pairs and tokens of a micro-batch."""
+    """What a run trains, for the plan: `seat`, LoRA layers and rank, pairs and tokens of a micro-batch, what the method trains."""
 
     seat: str
     lora: Lora
     pairs: int
     tokens: int
     checkpointing: bool
+    method: Method = "lora"
 
 
-def check(config: Any, gpus: Sequence[Gpu] | None = None, training: Trained | None = None) -> Plan | None:
+def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trained] = ()) -> Plan | None:
     """Raise ConfigError unless the models and one conversation (or engine.max_batch of them) fit on the GPUs, before any is loaded.
 
-    `config`: of a run (ConverseConfig, OnlineDpoConfig); `training`: the update that must have room too.
+    `config`: of a run (ConverseConfig, OnlineDpoConfig); `trained`: the updates that must have room too.
     None: nothing runs on a GPU, or a model's shape is not known, which is for the loading to find out.
     """
     gpus = machine_gpus() if gpus is None else gpus
-    seats = {"a": config.experts.a, "b": config.experts.b}
-    if config.judging.judge == "third" and config.third is not None:
-        seats["third"] = config.third
+    seats = seats_of(config)
     if not gpus or all(model.backend == "scripted" or model.device in ("cpu", "mps") for model in seats.values()):
         return None
-    wants_embedder = config.judging.wim.enabled or config.topics.source == "models"
     try:
         models, embedder, owners = _cast(seats, config.embedder)
     except ConfigError:
@@ -295,10 +297,13 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, training: Trained | No
         OUTSIDE + config.conversation.turns * m.decoding.reply.max_new_tokens + m.decoding.judge.max_new_tokens for m in seats.values()
     )
     rows = min(config.engine.max_batch or 1, config.conversation.count)
-    update = None
-    if training is not None and training.seat in owners:
-        update = Training(owners[training.seat], training.lora, training.pairs, training.tokens, training.checkpointing, HEAD_CHUNK)
-    job = Job(models, embedder if wants_embedder else None, rows, longest, update, seats=owners)
+    updates = [
+        Training(owners[one.seat], one.lora, one.pairs, one.tokens, one.checkpointing, HEAD_CHUNK, one.method)
+        for one in trained
+        if one.seat in owners
+    ]
+    update, others = (updates[0], tuple(updates[1:])) if updates else (None, ())
+    job = Job(models, embedder if wants_embedder(config) else None, rows, longest, update, seats=owners, others=others)
     automatic = {owners[seat] for seat, model in seats.items() if model.quantization == "auto" and seat in owners}
     plan = make_plan(choose_bits(job, gpus, automatic), gpus, CONVERSE)
     if not plan.fits:
@@ -335,9 +340,11 @@ def totals(plan: Plan) -> dict[str, dict[str, int]]:
         values |= {"weights": parts.total, "KV cache": cache(model.shape, model.dtype, job.conversations, tokens)}
         if model.candidates > 1:
             values["hidden states"] = hidden_states(model.shape, job.conversations, tokens)
-        if job.training is not None and job.training.owner == model.owner:
-            lora = adapter(model.shape, job.training.lora)
-            values |= {"LoRA": lora.weights, "gradients": lora.gradients, "optimizer": lora.optimizer}
+        for training in job.trainings:
+            if training.owner == model.owner and training.method == "lora":
+                lora = adapter(model.shape, training.lora)
+                for name, size in (("LoRA", lora.weights), ("gradients", lora.gradients), ("optimizer", lora.optimizer)):
+                    values[name] = values.get(name, 0) + size
         found[model.owner] = values
     if job.embedder is not None:
         found["embedder"] = {"weights": job.embedder.weights}

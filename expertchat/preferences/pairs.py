@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -29,7 +29,8 @@ class Pairing:
     """The pairs of a round and what became of the rest."""
 
     pairs: list[PreferencePair] = field(default_factory=list)
-    ties: int = 0  # pairs whose margin is too small
+    ties: int = 0  # pairs of different texts whose margin is too small
+    equal: int = 0  # pairs of one same text (with mode=all), or histories that have no other
     nulls: int = 0  # candidates without a reward
     altered: int = 0  # candidates whose text is not what the policy wrote
     cut: int = 0  # candidates dropped because the token limit cut them (pairs.cut=drop)
@@ -38,13 +39,13 @@ class Pairing:
 
     @property
     def tie_rate(self) -> float | None:
-        """Ties among all pairs that had two rewards; None where there were none."""
+        """Ties among all pairs of different texts that had two rewards; None where there were none."""
         total = self.ties + len(self.pairs)
         return self.ties / total if total else None
 
 
 def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: int) -> Pairing:
-    """Pairs by `config.mode`. A candidate without a reward is never chosen nor rejected; equal rewards never make a pair.
+    """Pairs by `config.mode`. A candidate without a reward is never chosen nor rejected; equal rewards or texts never make a pair.
 
     Neither is one whose text had to be altered: what was judged and what would be trained are not the same. Nor, with cut=drop, one that
     the token limit cut.
@@ -62,10 +63,15 @@ def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: i
         made.cut += len(whole) - len(scored)
         if len(scored) < 2:
             continue
-        couples = list(_couples(scored, config))
-        made.unmatched += not couples
+        possible = _possible(scored, config)
+        couples = [(one, two) for one, two in possible if one[1].text != two[1].text]
+        made.unmatched += not possible
+        if possible and (config.mode == "all" or not couples):
+            made.equal += len(possible) - len(couples) if config.mode == "all" else 1
+        if couples and config.mode != "all":
+            couples = [max(couples, key=lambda pair: pair[0][0] - pair[1][0])]
         for (high, chosen), (low, rejected) in couples:
-            if high - low < config.min_margin or high == low or chosen.text == rejected.text:
+            if high - low < config.min_margin or high == low:
                 made.ties += 1
             else:
                 made.pairs.append(_pair(choice, chosen, rejected, high, low))
@@ -75,17 +81,17 @@ def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: i
 Scored = tuple[float, Candidate]
 
 
-def _couples(scored: Sequence[Scored], config: PairsConfig) -> Iterator[tuple[Scored, Scored]]:
-    """(better, worse) by mode. Of equals the first stands first, so that the order of the candidates decides nothing else."""
+def _possible(scored: Sequence[Scored], config: PairsConfig) -> list[tuple[Scored, Scored]]:
+    """Every (better, worse) that the mode allows; of equals the first stands first: the order of the candidates decides nothing else.
+
+    Of those with one same margin the best against the worst comes first.
+    """
     ranked = sorted(scored, key=lambda one: (-one[0], one[1].index))
-    if config.mode == "best_worst":
-        yield ranked[0], ranked[-1]
-    elif config.mode == "all":
-        yield from combinations(ranked, 2)
-    else:
-        alike = [pair for pair in combinations(ranked, 2) if _alike(pair[0][1], pair[1][1], config.length_ratio)]
-        if alike:
-            yield max(alike, key=lambda pair: pair[0][0] - pair[1][0])
+    if config.mode == "all":
+        return list(combinations(ranked, 2))
+    if config.mode == "length_matched":
+        return [pair for pair in combinations(ranked, 2) if _alike(pair[0][1], pair[1][1], config.length_ratio)]
+    return [(one, two) for i, one in enumerate(ranked) for two in reversed(ranked[i + 1 :])]
 
 
 def _alike(one: Candidate, two: Candidate, ratio: float) -> bool:

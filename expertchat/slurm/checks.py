@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from expertchat.cast import seats_of
 from expertchat.config import ConfigError
 from expertchat.jsonl import read_lines
 from expertchat.memory import GIB
+from expertchat.needed import seats_of
 from expertchat.slurm.config import ClusterConfig
 from expertchat.summary import seconds_of
 
@@ -125,7 +125,7 @@ def _environment(cluster: ClusterConfig, checked: Checked) -> None:
 def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checked) -> None:
     """The memory plan on the GPUs that are asked for."""
     from expertchat.plan.job import Gpu
-    from expertchat.plan.planner import check
+    from expertchat.plan.planner import Trained, check
 
     real = any(model.backend == "local" and not model.path.startswith("embedded:") for model in seats_of(config).values())
     if not cluster.gpus or cluster.gpu_gib is None:
@@ -136,15 +136,15 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
     if train is not None and train.sharding == "fsdp":
         checked.notes.append("the memory plan was not checked: it does not count train.sharding=fsdp")
         return
-    training = None
+    trained: Sequence[Trained] = ()
     if train is not None:
         from expertchat.training.learners import room_for
 
-        training = room_for(config)
+        trained = room_for(config)
     count = 1 if ranks > 1 else cluster.gpus
     kind = cluster.gpu_type or "GPU"
     try:
-        plan = check(config, [Gpu(int(cluster.gpu_gib * GIB), kind)] * count, training)
+        plan = check(config, [Gpu(int(cluster.gpu_gib * GIB), kind)] * count, trained)
     except ConfigError as error:
         checked.doubts += [f"memory plan on {count} x {kind} of {cluster.gpu_gib:g} GiB: {problem}" for problem in error.problems]
         return

@@ -22,6 +22,7 @@ from expertchat.slurm.checks import check_all, duration
 from expertchat.slurm.queue import states
 from expertchat.slurm.sbatch import submit
 from expertchat.slurm.submission import Wanted, book, write_submission
+from expertchat.summary import is_failed, read_summary
 from expertchat.views.submission import read_submission
 
 COMMANDS = ("converse", "online_dpo")
@@ -144,6 +145,8 @@ def _folder_problems(wanted: Wanted) -> list[str]:
         return [f"run.dir: {str(folder)!r} has a character that a job's script cannot hold (quote, backslash, end of line); name another"]
     if not folder.exists():
         return []
+    if is_failed(end := read_summary(folder)):
+        return [f"run.dir: {folder} is at its end, and failed ({end.get('reason')}): name another folder for a new run"]
     if (folder / "summary.json").exists() or wanted.left() == []:
         return [f"run.dir: {folder} is done already: nothing is left to do"]
     before = read_submission(folder)

@@ -16,7 +16,7 @@ from expertchat.events import TRANSIENT, AnyEvent
 from expertchat.folder import RunFolder
 from expertchat.jsonl import Log, cut_torn_end, read_lines
 from expertchat.lock import replace
-from expertchat.records import Metrics, PreferencePair, Rating, Record, Reward, Topic, Wim
+from expertchat.records import Metrics, PreferencePair, Rating, Record, Reward, Score, Topic, Wim
 from expertchat.training.rollout import Bundle
 
 DONE = "DONE"
@@ -71,7 +71,7 @@ class Bundles:
 class Book(RunFolder):
     """What one process writes for all: events, records, pairs, metrics, checkpoints. Every record is written once."""
 
-    logs = ("events", "topics", "transcripts", "candidates", "ratings", "wim", "rewards", "pairs", "metrics")
+    logs = ("events", "topics", "transcripts", "candidates", "ratings", "wim", "rewards", "scores", "pairs", "metrics")
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Book(RunFolder):
             self.append("topics", record)
             self.topics.append(record)
 
-    def keep_round(self, bundles: Sequence[Bundle], pairs: Sequence[PreferencePair]) -> None:
+    def keep_round(self, bundles: Sequence[Bundle], scores: Sequence[Score], pairs: Sequence[PreferencePair]) -> None:
         """Append all records of a round in the order of its dialogues; what a killed start has written of them stays as it is."""
         for bundle in bundles:
             self._once("transcripts", [bundle.transcript])
@@ -134,6 +134,7 @@ class Book(RunFolder):
                 self._once("candidates", one.candidates)
                 self._judged(one.ratings, one.wims, one.rewards)
             self._judged(bundle.ratings, bundle.wims, bundle.whole)
+        self._once("scores", scores)
         self._once("pairs", pairs)
         self.sync()
 

@@ -89,11 +89,12 @@ EVALUATED: Sequence[Column] = (
     ("n", "n", ".0f"), ("win rate", "win_rate", ".1%"), ("of like length", "win_rate_length_matched", ".1%"), ("wins", "wins", ".0f"),
     ("ties", "ties", ".0f"), ("losses", "losses", ".0f"), ("tokens a reply", "tokens_policy", ".1f"),
     ("distinct true facts", "distinct_policy", ".2f"), ("of them, times the base's", "distinct_ratio", ".2f"),
-    ("repeats", "repeats_policy", ".2f"), ("accuracy", "accuracy_policy", ".3f"),
+    ("repeats", "repeats_policy", ".2f"), ("accuracy", "accuracy_policy", ".3f"), ("measured by a program", "measure_policy", ".3g"),
+    ("of it, more than the base", "measure_difference", "+.3g"),
 )  # fmt: skip
 ROUNDS: Sequence[Column] = (
     ("KL to the base, nats a reply", "kl", ".3g"), ("log ratio of the pairs", "log_ratio", ".3g"),
-    ("reward", "reward_mean", ".3f"), ("margin", "margin", ".3f"),
+    ("reward", "reward_mean", ".3f"), ("measured by a program", "measured", ".3g"), ("margin", "margin", ".3f"),
     ("margin over the rewards' spread", "margin_scaled", ".2f"), ("rating", "rating_mean", ".2f"), ("WIM score", "wim_mean", ".3f"),
     ("tokens a reply", "length", ".1f"), ("distinct-2", "distinct_2", ".3f"), ("repeats", "repeats", ".3f"), ("entropy", "entropy", ".3f"),
     ("loss", "loss", ".3f"), ("accuracy of the implicit reward", "accuracy", ".1%"), ("null rate", "null_rate", ".1%"),
@@ -118,6 +119,8 @@ def _evaluations(found: Sequence[Metrics]) -> str:
 
 
 def _when(evaluation: Metrics) -> str:
+    if evaluation.id.endswith(FINAL) and evaluation.weights_of not in (None, evaluation.round):
+        return f"{evaluation.round}, final (weights of round {evaluation.weights_of})"
     return f"{evaluation.round}, final" if evaluation.id.endswith(FINAL) else str(evaluation.round)
 
 
@@ -129,6 +132,8 @@ def _rounds(found: Sequence[Metrics]) -> str:
     lines = [f"{len(found)} rounds, {pairs:,.0f} preference pairs, {sum(_number(m.figures, 'steps') or 0 for m in found):,.0f} steps"]
     if pairs + ties:
         lines[0] += f"; {ties / (pairs + ties):.1%} of all pairs were ties and left out"
+    if equal := sum(_number(m.figures, "equal") or 0 for m in found):
+        lines[0] += f"; {equal:,.0f} times there was no other text"
     first, last = found[0].figures, found[-1].figures
     rows = [
         [title, _shown(first, name, form), _shown(last, name, form)]

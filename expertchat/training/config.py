@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from expertchat.config import (
+    LEAST_TEMPERATURE,
+    LEAST_TOP_P,
+    MOST_MIN_P,
     ConversationConfig,
     EmbedderConfig,
     EngineConfig,
@@ -18,6 +21,8 @@ from expertchat.config import (
     Text,
     TopicsConfig,
 )
+from expertchat.conversation import opener_of
+from expertchat.records import Speaker
 
 JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third"]
 """Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
@@ -27,6 +32,8 @@ LossName = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
     "sigmoid_norm",
 ]  # fmt: skip
+ProgramName = Literal["length", "questions", "variety"]
+"""The measures of expertchat.training.programs."""
 Tracker = Literal["wandb", "trackio", "tensorboard"]
 
 
@@ -45,9 +52,12 @@ class CandidatesConfig(Group):
 
 
 class RewardConfig(Group):
-    """What becomes of the judgements. `source` random and `wim` shuffled are controls, `sign` -1 is one too."""
+    """What becomes of the judgements, or what stands in their place. `source` random and `wim` shuffled are controls, `sign` -1 is one too.
 
-    source: Literal["judge", "random"]
+    The other sources are measured by a program (expertchat.training.programs): then no judge is asked.
+    """
+
+    source: Literal["judge", "random", ProgramName]
     wim: Literal["own", "shuffled"]  # shuffled: each reply is scored with the WIM response to another reply of the round
     sign: Literal[1, -1]
     dialogue_weight: float = Field(ge=0)  # of the whole dialogue's reward (less the round's mean), for the replies that it went on with
@@ -120,14 +130,17 @@ class GuardsConfig(Group):
     min_distinct_2: float | None = Field(default=None, ge=0, le=1)
     max_null_rate: float | None = Field(default=None, ge=0, le=1)
     max_parrot_rate: float | None = Field(default=None, ge=0, le=1)
-    action: Literal["note", "lower", "stop"]  # lower: halve the learning rate from the next round on
+    action: Literal["note", "lower", "stop"]  # lower: see expertchat.training.guards
+    worse: float = Field(default=1.25, gt=1)  # lower: again where a figure is this many times as bad as when the rate was lowered last
+    lowest: float = Field(default=0.0625, gt=0, le=1)  # lower: the least share of the learning rate
 
 
 class EvaluationConfig(Group):
     """Policy against its base on held-out topics, every `every` rounds (0: only before and after) and at the end.
 
     `histories` dialogues before a reply of the learner, `final` of them at the end; `topics`: how many are held out. `judge` truth needs
-    the embedded world; pointwise and pairwise ask the judge `by`, which is never the one that learns.
+    the embedded world; pointwise and pairwise ask the judge `by`, which is never the one that learns; reward holds the replies against each
+    other by the program `measure` (None: that of reward.source), in the direction of reward.sign.
     """
 
     every: int = Field(ge=0)
@@ -135,9 +148,15 @@ class EvaluationConfig(Group):
     final: int = Field(ge=1)
     topics: int = Field(ge=0)
     turns: int = Field(ge=1)  # of a history at most
-    judge: Literal["truth", "pointwise", "pairwise"]
+    judge: Literal["truth", "pointwise", "pairwise", "reward"]
     by: JudgeName
+    measure: ProgramName | None = None
     keep_best: bool  # the run's adapter is that of the best evaluation, else that of the last round
+
+    @property
+    def asks(self) -> bool:
+        """Whether a model judges."""
+        return self.judge in ("pointwise", "pairwise")
 
 
 class OnlineDpoConfig(Group):
@@ -176,10 +195,76 @@ class OnlineDpoConfig(Group):
             ]
         if self.reward.wim == "shuffled" and self.judging.z == 0:
             problems.append("reward.wim=shuffled has no effect with judging.z=0")
-        if self.evaluation.judge != "truth" and self.evaluation.by in ("self", "moving"):
+        if self.evaluation.asks and self.evaluation.by in ("self", "moving"):
             problems.append(f"evaluation.by={self.evaluation.by} lets the policy judge itself: use reference, partner_reference or third")
+        problems += [*self._decodings(), *self._rewards()]
         if self.train.method != "lora" and self.train.sharding != "pipeline":
             problems.append(f"train.method={self.train.method} runs with train.sharding=pipeline alone; use train.method=lora")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def seats(self) -> tuple[Speaker, ...]:
+        """Who is trained; of one policy that plays both: at whose turns."""
+        return ("a", "b") if self.learner in ("both", "one") else ("b",) if self.learner == "b" else ("a",)
+
+    @property
+    def program(self) -> ProgramName | None:
+        """What a program measures in the replies, for the reward or for the evaluation."""
+        source = self.reward.source
+        return self.evaluation.measure or (None if source in ("judge", "random") else source)  # type: ignore[return-value]
+
+    def _decodings(self) -> list[str]:
+        """A learner's candidates must differ: equal texts make no pair."""
+        found = []
+        for seat in self.seats:
+            reply = getattr(self.experts, seat).decoding.reply
+            if not reply.varies:
+                said, remedy = reply.method, ""
+                if said == "sampling":
+                    shown = reply.model_dump(include={"temperature", "top_k", "top_p", "min_p"})
+                    said = f"sampling ({', '.join(f'{key}={value}' for key, value in shown.items())})"
+                    remedy = f" (temperature >= {LEAST_TEMPERATURE}, top_k not 1, top_p > {LEAST_TOP_P}, min_p <= {MOST_MIN_P})"
+                found.append(
+                    f"experts.{seat}.decoding.reply: {said} gives a learner {self.candidates.count} equal candidates, of which no pair can "
+                    f"be made; set decoding@experts.{seat}.decoding=sampling{remedy}"
+                )
+        return found
+
+    def _rewards(self) -> list[str]:
+        """Settings of the reward that would do nothing, or could not be done."""
+        reward, evaluation, found = self.reward, self.evaluation, []
+        if reward.source != "judge":
+            if reward.wim == "shuffled":
+                found.append(f"reward.wim=shuffled has no effect with reward.source={reward.source}: no judge is asked")
+            if reward.dialogue_weight:
+                found.append(f"reward.dialogue_weight={reward.dialogue_weight:g} needs reward.source=judge, not {reward.source}")
+        if reward.wim == "shuffled" and self.histories < 2:
+            found.append(
+                f"reward.wim=shuffled takes the WIM responses of another history, but a round has {self.histories}; raise "
+                "conversation.count or conversation.turns"
+            )
+        if evaluation.judge == "reward" and self.program is None:
+            found.append(
+                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.source}: set evaluation.measure=length (or "
+                "questions, variety), or another reward"
+            )
+        if evaluation.measure is not None and evaluation.judge != "reward":
+            found.append(f"evaluation.measure={evaluation.measure} needs evaluation=reward, not evaluation.judge={evaluation.judge}")
+        return found
+
+    @property
+    def histories(self) -> int:
+        """The least number of histories with candidates that a round of whole dialogues has."""
+        first = 0 if self.candidates.opening else 1
+        talk = self.conversation
+
+        def of(seat: Speaker) -> int:
+            openers = [opener_of(i, talk.opener) for i in range(min(talk.count, 2))]
+            counts = [sum((turn % 2 == 0) == (opener == seat) for turn in range(first, talk.turns)) for opener in openers]
+            return sum(counts[i % len(counts)] for i in range(min(talk.count, 4)))
+
+        if self.learner == "one":
+            return of("a") + of("b")
+        return min(of(seat) for seat in self.seats)

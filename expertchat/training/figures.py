@@ -9,22 +9,35 @@ from statistics import fmean
 from expertchat.evaluation.statistics import scaled_margin
 from expertchat.evaluation.text_metrics import distinct_n, repeated_sentences
 from expertchat.preferences.pairs import Pairing
-from expertchat.records import Figure
-from expertchat.training.config import GuardsConfig
+from expertchat.records import Figure, Score
 from expertchat.training.rollout import Bundle, Sampled
 
 OFTEN = 0.25  # share of replies that are cut
+LOST = {
+    "equal": "times the same text",
+    "ties": "ties (margin below pairs.min_margin)",
+    "nulls": "candidates without a score",
+    "altered": "candidates that are not shown as they were written",
+    "cut_dropped": "candidates cut at the token limit (pairs.cut=drop)",
+    "stale": "histories of an old policy",
+    "unmatched": "histories without candidates of like length",
+    "too_long": "pairs longer than train.max_tokens",
+    "surplus": "pairs too few for the processes",
+    "skipped": "steps not made, their loss or gradient was not finite",
+}
+"""What keeps candidates from being trained on: a round's figure -> how it is said."""
 PARROT = "parrot"  # the fault of a WIM response that repeats the reply
 
 
-def round_figures(bundles: Sequence[Bundle], scores: Mapping[str, float | None], pairing: Pairing) -> dict[str, Figure]:
+def round_figures(bundles: Sequence[Bundle], scored: Sequence[Score], pairing: Pairing) -> dict[str, Figure]:
     """The figures of the talking and the pairing. What cannot be had is None.
 
-    `margin_scaled` is the mean margin over the standard deviation of all rewards of the round: free of the reward's scale.
+    `margin_scaled` is the mean margin over the standard deviation of all rewards of the round: free of the reward's scale. `measured` is
+    the mean of what a program has measured, in its own unit.
     """
     groups = [one for bundle in bundles for one in bundle.sampled]
     candidates = [c for one in groups for c in one.candidates]
-    values = [v for c in candidates if (v := scores[c.id]) is not None]
+    values = [score.value for score in scored if score.value is not None]
     rewards = [r for one in groups for r in one.rewards]
     wims = [w for one in groups for w in one.wims]
     margins = [pair.margin for pair in pairing.pairs]
@@ -33,6 +46,7 @@ def round_figures(bundles: Sequence[Bundle], scores: Mapping[str, float | None],
         "candidates": len(candidates),
         "pairs": len(pairing.pairs),
         "ties": pairing.ties,
+        "equal": pairing.equal,
         "tie_rate": pairing.tie_rate,
         "nulls": pairing.nulls,
         "null_rate": pairing.nulls / len(candidates) if candidates else None,
@@ -44,6 +58,7 @@ def round_figures(bundles: Sequence[Bundle], scores: Mapping[str, float | None],
         "cut_chosen": _mean([float(pair.provenance["cut_chosen"]) for pair in pairing.pairs]),
         "cut_rejected": _mean([float(pair.provenance["cut_rejected"]) for pair in pairing.pairs]),
         "reward_mean": _mean(values),
+        "measured": _mean([score.measured for score in scored if score.measured is not None]),
         "reward_chosen": _mean([pair.score_chosen for pair in pairing.pairs]),
         "reward_rejected": _mean([pair.score_rejected for pair in pairing.pairs]),
         "margin": _mean(margins),
@@ -93,19 +108,12 @@ def remarks(figures: Mapping[str, Figure], seat: str) -> list[str]:
     return found
 
 
-def alarms(figures: Mapping[str, Figure], base_length: float | None, guards: GuardsConfig) -> list[str]:
-    """What is beyond a limit, each with its number and the limit. `base_length`: tokens of the base's replies."""
-    length = figures.get("length")
-    ratio = length / base_length if isinstance(length, int | float) and base_length else None
-    held: list[tuple[str, Figure, float | None, bool]] = [
-        ("KL to the base", figures.get("kl"), guards.max_kl, True),
-        ("reply length over the base's", ratio, guards.max_length_ratio, True),
-        ("null rate", figures.get("null_rate"), guards.max_null_rate, True),
-        ("share of WIM responses that parrot the reply", figures.get("parrot_rate"), guards.max_parrot_rate, True),
-        ("distinct-2", figures.get("distinct_2"), guards.min_distinct_2, False),
-    ]
-    found = []
-    for name, value, limit, upper in held:
-        if limit is not None and isinstance(value, int | float) and (value > limit if upper else value < limit):
-            found.append(f"{name} is {value:.3g}, {'above' if upper else 'below'} the limit of {limit:g}")
-    return found
+def why_no_pair(figures: Sequence[Mapping[str, Figure]]) -> str:
+    """What became of the candidates of rounds (their figures) that made no pair to train on: the counts, the commonest first."""
+
+    def total(name: str) -> int:
+        return sum(int(value) for one in figures if isinstance(value := one.get(name), int | float))
+
+    lost = sorted(((total(name), said) for name, said in LOST.items()), reverse=True)
+    counts = [f"{number} {said}" for number, said in lost if number] or ["no candidates"]
+    return f"{total('histories')} histories with {total('candidates')} candidates: {', '.join(counts)}"

@@ -39,6 +39,11 @@ class Learners:
         seat: Speaker = "b" if self.order == "b" or (self.order == "both" and number % 2 == 0) else "a"
         return self.by_seat[seat], (seat,)
 
+    def free(self) -> None:
+        """Give up the keys and values that any of the models keeps: an update needs the memory, the next round has other dialogues."""
+        for backend in {id(one): one for one in self.backends.values() if isinstance(one, LocalBackend)}.values():
+            backend.refresh()
+
     @property
     def all(self) -> list[Learner]:
         """Each learner once."""
@@ -48,16 +53,18 @@ class Learners:
         return {seat: learner.version for seat, learner in self.by_seat.items()}
 
 
-def room_for(config: OnlineDpoConfig) -> Trained | None:
-    """What the memory plan is to leave room for; None where no adapter is trained."""
-    if config.train.method != "lora":
-        return None
-    seat = "b" if config.learner == "b" else "a"
-    model = config.experts.b if seat == "b" else config.experts.a
-    wanted = config.train.targets or family_class(model.family).family.lora_targets
-    targets: Targets = "attention" if set(wanted) <= set(ATTENTION) else "all-linear"
-    longest = config.train.max_tokens or (config.conversation.turns * model.decoding.reply.max_new_tokens + PROMPT)
-    return Trained(seat, Lora(config.train.rank, targets), config.train.micro_batch, longest, config.train.checkpointing)
+def room_for(config: OnlineDpoConfig) -> list[Trained]:
+    """What the memory plan is to leave room for: each learner's update, of the longest row that a dialogue can give."""
+    train, found = config.train, []
+    longest = max(model.decoding.reply.max_new_tokens for model in (config.experts.a, config.experts.b))
+    tokens = train.max_tokens or config.conversation.turns * longest + PROMPT
+    for seat in config.seats[:1] if config.learner == "one" else config.seats:
+        model = config.experts.a if seat == "a" else config.experts.b
+        wanted = train.targets or family_class(model.family).family.lora_targets
+        targets: Targets = "attention" if train.method == "lora" and set(wanted) <= set(ATTENTION) else "all-linear"
+        most = min(tokens, model.context_length or tokens)
+        found.append(Trained(seat, Lora(train.rank, targets), train.micro_batch, most, train.checkpointing, train.method))
+    return found
 
 
 def on_cpu(config: OnlineDpoConfig) -> OnlineDpoConfig:

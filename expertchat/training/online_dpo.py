@@ -15,20 +15,21 @@ from expertchat.cast import check_categories, load_cast
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.evaluator import check as check_evaluation
 from expertchat.evaluation.truth import check_topics
-from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, RunFinished, Sink, StepFinished
+from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished
 from expertchat.preferences.pairs import make_pairs
 from expertchat.records import Metrics, Speaker
-from expertchat.run import DONE, Hub, Interrupts, in_folder, run_folder, started, stopped, was_done
+from expertchat.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.summary import seconds_of
 from expertchat.topics import given_topics
 from expertchat.training.book import Book, put
 from expertchat.training.card import model_card
 from expertchat.training.clock import Clock
 from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.figures import alarms, remarks, round_figures
+from expertchat.training.figures import remarks, round_figures, why_no_pair
+from expertchat.training.guards import alarms, to_lower
 from expertchat.training.learners import make_learners, on_cpu, room_for
 from expertchat.training.ranks import Ranks
-from expertchat.training.reward import scores
+from expertchat.training.reward import scored
 from expertchat.training.rollout import Cast, choices
 from expertchat.training.talk import MOST_TOPICS, Talk, part
 from expertchat.training.tracking import check_trackers, open_trackers
@@ -77,6 +78,7 @@ class OnlineDpo:
         self.config, self.book, self.hub, self.interrupts, self.ranks = config, book, hub, interrupts, ranks
         self.best: dict[str, list[float]] = {}  # by seat: the round of the best evaluation, and its win rate
         self.ended: str | None = None  # why a guard ended the run before its last round
+        self.lowered: dict[str, dict[str, float]] = {}  # by seat: the guards that are tripped, and their values when they lowered the rate
 
     def round(self, number: int) -> bool:
         """One round with the newest policy: talk, judge, pair, update, measure, save. False: stopped by a signal."""
@@ -88,18 +90,20 @@ class OnlineDpo:
         if bundles is None:
             return False
         with clock("pairing"):
-            rewards = scores(bundles, self.config, self.backends.get("embedder"))
-            made = choices(bundles, rewards, self.config.judging.judge)
+            scores = scored(bundles, self.config, self.backends.get("embedder"))
+            made = choices(bundles, {score.id: score.value for score in scores}, self._judge)
             pairing = self.ranks.same(make_pairs(made, self.config.pairs, learner.version))  # no rounding of another machine's in it
-            self.book.keep_round(bundles, pairing.pairs)
+            self.book.keep_round(bundles, scores, pairing.pairs)
         with clock("updating"):
             drift = self.talk.drift(learner, bundles)  # of the policy that has talked, from the base
             updated = self.update(number, pairing.pairs)
         if updated is None:
             return False
-        figures = round_figures(bundles, rewards, pairing) | drift | updated.all_figures() | clock.figures(bundles)
+        figures = round_figures(bundles, scores, pairing) | drift | updated.all_figures() | clock.figures(bundles)
         self.hub.notes((f"round {number}: {remark}" for remark in remarks(figures, learner.seat)), "warning")
         self.measure(f"round-{number:04d}", number, learner.seat, learner.version, figures)
+        if not updated.steps:
+            self.hub.send(Note(text=f"nothing was learnt in round {number}: {why_no_pair([figures])}", level="warning"))
         if self.due(number):
             with clock("evaluating"):
                 if not self.evaluate(number):
@@ -180,7 +184,7 @@ class OnlineDpo:
             learner.load(place / self._name("adapter", learner.seat))
             learner.version = state["versions"][learner.seat]
             self.updaters[learner.seat].load(place / self._name("optimizer.pt", learner.seat))
-        self.best, self.ended = state["best"], state["ended"]
+        self.best, self.ended, self.lowered = state["best"], state["ended"], state.get("lowered", {})
 
     def _name(self, name: str, seat: str) -> str:
         """`name` as a checkpoint has it: with the seat where two experts learn."""
@@ -190,10 +194,17 @@ class OnlineDpo:
     def _stopped(self) -> int:
         return stopped(self.hub, self.interrupts, self.book)
 
+    @property
+    def _judge(self) -> str:
+        """Who says which reply is better, as pairs name it."""
+        source = self.config.reward.source
+        return self.config.judging.judge if source == "judge" else source
+
     # -- updating ---------------------------------------------------------------------------------------------------
 
     def update(self, number: int, pairs: Sequence[Any]) -> Any:
         """The DPO update of the round's learner; None: stopped by a signal, and nothing of it counts."""
+        self.learners.free()
         try:
             return self.updaters[self.learners.of_round(number)[0].seat].update(pairs, number)
         except Stopped:
@@ -205,16 +216,17 @@ class OnlineDpo:
     def guard(self, figures: Mapping[str, Any], seat: Speaker) -> None:
         """Note what is beyond a limit, and do what the config says then."""
         replies = [held.reply.tokens for held in self.evaluators[seat].held if held.reply is not None]
-        found = alarms(figures, sum(replies) / len(replies), self.config.guards)
-        if not found:
-            return
-        action = self.config.guards.action
-        after = {"note": "", "lower": "; the learning rate is halved", "stop": "; the run ends with this round"}[action]
-        self.hub.send(Note(text=f"{'; '.join(found)}{after}", level="warning"))
-        if action == "lower":
-            self.updaters[seat].lower()
-        elif action == "stop":
-            self.ended = "; ".join(found)
+        guards = self.config.guards
+        found = alarms(figures, sum(replies) / len(replies), guards)
+        lowering, self.lowered[seat] = to_lower(found, self.lowered.get(seat, {}), guards.worse)
+        said, after = "; ".join(map(str, found)), ""
+        if guards.action == "lower" and lowering:
+            share = self.updaters[seat].lower(guards.lowest)
+            after = f"; the learning rate is lowered to {share:.3g} of what was set" if share else "; the rate is at its least already"
+        elif guards.action == "stop" and found:
+            self.ended, after = said, "; the run ends with this round"
+        if found:
+            self.hub.send(Note(text=f"{said}{after}", level="warning"))
 
     # -- measuring and saving ---------------------------------------------------------------------------------------
 
@@ -241,18 +253,23 @@ class OnlineDpo:
             metrics = self.book.metrics.get(name)
             if metrics is None:
                 n = wanted.final if final else wanted.histories
-                metrics = self.evaluators[learner.seat].evaluate(self.talk.flows, number, learner.version, n, final)
+                weights = self.kept(learner.seat) if final else None
+                version = learner.version if weights is None else self._version(weights, learner.seat)
+                metrics = self.evaluators[learner.seat].evaluate(self.talk.flows, number, version, n, final, weights)
                 if metrics is None:
                     return False
                 self._tell(metrics)
+                if not metrics.figures.get("n"):
+                    text = f"the evaluation of expert {learner.seat} after round {number} says nothing: no comparison had an outcome"
+                    self.hub.send(Note(text=text, level="warning"))
             rate = metrics.figures.get("win_rate")
-            if number and not final and isinstance(rate, int | float) and rate > self.best.get(learner.seat, [0, -1.0])[1]:
+            if learner.version and not final and isinstance(rate, int | float) and rate > self.best.get(learner.seat, [0, -1.0])[1]:
                 self.best[learner.seat] = [number, rate]
         return True
 
     def save(self, number: int) -> None:
         """The checkpoint of a round, from which a later start goes on."""
-        state = {"round": number, "versions": self.learners.versions(), "best": self.best, "ended": self.ended}
+        state = {"round": number, "versions": self.learners.versions(), "best": self.best, "ended": self.ended, "lowered": self.lowered}
         keep = [*range(number - self.config.keep_rounds + 1, number), *(int(best[0]) for best in self.best.values())]
         self.book.checkpoint(number, state, self._write, keep)
         self.talk.bundles.close()
@@ -265,40 +282,72 @@ class OnlineDpo:
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
+    def kept(self, seat: Speaker) -> int:
+        """The round whose weights the run gives for a learner: that of its best evaluation, or the last one."""
+        keep_best = self.config.evaluation.keep_best and seat in self.best
+        return int(self.best[seat][0]) if keep_best else self.book.last
+
+    def _version(self, number: int, seat: Speaker) -> int:
+        """The policy version that the checkpoint of a round holds."""
+        return int(self.book.state(number)["versions"][seat])
+
     def _end(self) -> int:
-        """The best (or the last) weights: evaluated on histories that nothing was chosen by, and put where they are found."""
+        """The best (or the last) weights: evaluated on histories that nothing was chosen by, and put where they are found.
+
+        A learner that was never updated has none to give. Where that is all of them, the run has failed.
+        """
         config, book = self.config, self.book
-        chosen: dict[str, int] = {}
-        for learner in self.learners.all:
-            best = int(self.best[learner.seat][0]) if config.evaluation.keep_best and learner.seat in self.best else book.last
-            chosen[learner.seat] = best
-            learner.load(book.place(best) / self._name("adapter", learner.seat))
+        learnt = [learner for learner in self.learners.all if learner.version]
+        if not learnt:
+            return self._nothing_learnt()
+        for learner in learnt:
+            learner.load(book.place(self.kept(learner.seat)) / self._name("adapter", learner.seat))
         self.hub.send(PhaseStarted(round=book.last, phase="evaluating"))
         if not self.evaluate(book.last, final=True):
             return self._stopped()
         figures = {seat: book.metrics[f"evaluation-{seat}-{book.last:04d}-final"].figures for seat in self._seats}
-        for seat, number in chosen.items():
+        found = {learner.seat: book.folder / self._name("adapter", learner.seat) for learner in learnt}
+        for seat, place in found.items():
             if self.ranks.rank == 0:
-                name = self._name("adapter", seat)
                 with book.writing():
-                    put(book.place(number) / name, book.folder / name)
+                    put(book.place(self.kept(seat)) / place.name, place)
                     card = model_card(config, book.folder, "a" if seat == "a" else "b")
-                    (book.folder / name / "README.md").write_text(card, encoding="utf-8")
-        summary: dict[str, object] = {
-            "schema": 1,
-            "rounds": book.last,
-            "learner": config.learner,
-            "pairs": sum(int(m.figures.get("pairs") or 0) for m in book.metrics.values() if m.kind == "round"),
-            "best": {seat: {"round": number} for seat, number in chosen.items()},
-            "seconds": round(seconds_of(book.folder), 1),
-            "adapter": str(book.folder / self._name("adapter", self._seats[0])),
-            "adapters": {seat: str(book.folder / self._name("adapter", seat)) for seat in self._seats},
-            "evaluation": figures[self._seats[0]],
+                    (place / "README.md").write_text(card, encoding="utf-8")
+        for seat in self._seats:
+            if seat not in found:
+                text = f"expert {seat} has learnt nothing and has no adapter: {why_no_pair(self._figures(seat))}"
+                self.hub.send(Note(text=text, level="warning"))
+        summary = self._summary() | {
+            "best": {seat: {"round": self.kept(seat), "policy_version": self._version(self.kept(seat), seat)} for seat in found},
+            "adapter": str(next(iter(found.values()))),
+            "adapters": {seat: str(place) for seat, place in found.items()},
+            "evaluation": figures[next(iter(found))],
             "evaluations": figures,
+        }
+        return self._finish(summary)
+
+    def _nothing_learnt(self) -> int:
+        """The end of a run whose learners are what they were: no adapter, no card, and why."""
+        reason = f"nothing was learnt, no round made a pair to train on: {why_no_pair(self._figures())}"
+        return self._finish(self._summary() | {"status": "failed", "reason": reason, "best": {}, "adapter": None, "adapters": {}})
+
+    def _summary(self) -> dict[str, object]:
+        """What there is to say of every run."""
+        return {
+            "schema": 1,
+            "rounds": self.book.last,
+            "learner": self.config.learner,
+            "pairs": sum(int(figures.get("pairs") or 0) for figures in self._figures()),
+            "seconds": round(seconds_of(self.book.folder), 1),
             "stopped_by": self.ended,
         }
-        self.hub.send(RunFinished(status="done", summary=summary))
-        book.finish(summary)
+
+    def _figures(self, seat: Speaker | None = None) -> list[Mapping[str, Any]]:
+        """The figures of all rounds, or of those that a learner had."""
+        return [m.figures for m in self.book.metrics.values() if m.kind == "round" and seat in (None, m.learner)]
+
+    def _finish(self, summary: dict[str, object]) -> int:
+        code = finished(self.hub, self.book, summary)
         if self.trackers is not None:
             self.trackers.close()
-        return DONE
+        return code

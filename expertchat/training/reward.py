@@ -8,37 +8,61 @@ from statistics import fmean
 
 from expertchat.backends.base import Embedder, EmbedRequest
 from expertchat.judging import wim
-from expertchat.records import Candidate, Reward, Wim
+from expertchat.records import Candidate, Reward, Score, Wim
 from expertchat.text import sentences
 from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.programs import PROGRAMS
 from expertchat.training.rollout import Bundle
 
 LEAST_WORDS = 5  # of a sentence that can be a repeat; shorter ones are courtesies
 
 
-def scores(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder | None) -> dict[str, float | None]:
-    """The score of every candidate of a round by its id; None where a judgement has no number.
+def scored(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder | None) -> list[Score]:
+    """The score of every candidate of a round with what it comes from; its value is None where there is no number.
 
     The same bundles give the same scores, whoever computes them. `embedder` is needed for reward.wim=shuffled and for
     reward.repeat_penalty.
     """
-    settings, judged = config.reward, [(c, r) for b in bundles for one in b.sampled for c, r in _judged(one.candidates, one.rewards)]
-    if settings.source == "random":
-        return {c.id: random.Random(f"{config.run.seed} {c.id}").uniform(-1, 1) for c, _ in judged}
-    if settings.wim == "shuffled":
-        assert embedder is not None
-        found = _shuffled(bundles, config, embedder)
-    else:
-        found = {c.id: r.value if r is not None else None for c, r in judged}
+    settings = config.reward
+    shuffled = _shuffled(bundles, config, embedder) if settings.wim == "shuffled" and embedder is not None else {}
     extra = _dialogue_parts(bundles) if settings.dialogue_weight else {}
     again = repeats(bundles, embedder, settings.repeat_cosine) if settings.repeat_penalty and embedder is not None else {}
-    for candidate, _ in judged:
-        value = found[candidate.id]
-        if value is not None:
-            part = settings.dialogue_weight * extra.get((candidate.transcript, candidate.speaker), 0.0) if candidate.continued else 0.0
-            penalty = settings.length_penalty * candidate.tokens / 100 + settings.repeat_penalty * again.get(candidate.id, 0)
-            found[candidate.id] = settings.sign * (value + part - penalty)
+    found = []
+    for candidate, judged in (pair for b in bundles for one in b.sampled for pair in _judged(one.candidates, one.rewards)):
+        about = {"id": candidate.id, "transcript": candidate.transcript, "turn": candidate.turn, "speaker": candidate.speaker}
+        score = Score(**about, source=settings.source, sign=settings.sign)  # type: ignore[arg-type]
+        if settings.source == "random":
+            drawn = random.Random(f"{config.run.seed} {candidate.id}").uniform(-1, 1)
+            found.append(score.model_copy(update={"reward": drawn, "value": drawn, "sign": 1}))
+            continue
+        if settings.source != "judge":
+            score = measured(score, candidate.text)
+        elif settings.wim == "shuffled":
+            reward = shuffled.get(candidate.id)
+            problem = None if reward is not None else "no WIM score of another history, or no rating"
+            score = score.model_copy(update={"reward": reward, "problem": problem})
+        else:
+            problem = judged.problem if judged is not None else "was not judged"
+            score = score.model_copy(update={"reward": judged.value if judged is not None else None, "problem": problem})
+        part = settings.dialogue_weight * extra.get((candidate.transcript, candidate.speaker), 0.0) if candidate.continued else 0.0
+        long, repeated = settings.length_penalty * candidate.tokens / 100, settings.repeat_penalty * again.get(candidate.id, 0)
+        value = None if score.reward is None else settings.sign * (score.reward + part - (long + repeated))
+        found.append(score.model_copy(update={"value": value, "dialogue": part, "length_penalty": long, "repeat_penalty": repeated}))
     return found
+
+
+def scores(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder | None) -> dict[str, float | None]:
+    """The values of `scored` by the candidates' ids."""
+    return {score.id: score.value for score in scored(bundles, config, embedder)}
+
+
+def measured(score: Score, text: str) -> Score:
+    """A score with what the program that it names measures in a reply."""
+    program = PROGRAMS[score.source]
+    number = program.measure(text)
+    if number is None:
+        return score.model_copy(update={"problem": "the reply has no words"})
+    return score.model_copy(update={"measured": number, "reward": program.reward(number)})
 
 
 def repeats(bundles: Sequence[Bundle], embedder: Embedder, cosine: float) -> dict[str, int]:
@@ -74,22 +98,29 @@ def _judged(candidates: Sequence[Candidate], rewards: Sequence[Reward]) -> list[
 def _shuffled(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder) -> dict[str, float | None]:
     """Each reply scored with the WIM response to a reply of another history: whatever it says, it does not speak of this one.
 
-    The responses move on by at least one whole history, by a number of places that the round and the seed draw.
+    The responses move on by at least one whole history, by a number of places that the round and the seed draw. A reply has no score where
+    there is no other history.
     """
     groups = [one for bundle in bundles for one in bundle.sampled]
-    texts = [(c, w) for one in groups for c, w in zip(one.candidates, one.wims, strict=True)]
+    texts = [(g, c, w) for g, one in enumerate(groups) for c, w in zip(one.candidates, one.wims, strict=True)]
     most = max((len(one.candidates) for one in groups), default=1)
-    first = texts[0][0].transcript if texts else ""
+    first = texts[0][1].transcript if texts else ""
     step = random.Random(f"{config.run.seed} shuffle {first.partition('/')[0]}").randint(most, max(most, len(texts) - most))
-    moved = [texts[(i + step) % len(texts)][1] for i in range(len(texts))]
-    pairs = [(c.text or " ", w.text or " ") for (c, _), w in zip(texts, moved, strict=True)]
-    vectors = embedder.embed([EmbedRequest("", text) for pair in pairs for text in pair])
+    moved = [_another(texts, i, step) for i in range(len(texts))]
+    pairs = [(c.text or " ", w.text or " ") for (_, c, _), w in zip(texts, moved, strict=True) if w is not None]
+    embedded = iter(embedder.embed([EmbedRequest("", text) for pair in pairs for text in pair]))
     ratings = {r.candidate: r.rating for one in groups for r in one.rewards}
     found: dict[str, float | None] = {}
-    for i, ((candidate, own), other) in enumerate(zip(texts, moved, strict=True)):
-        cosine = _cosine(own, other, vectors[2 * i].vector, vectors[2 * i + 1].vector, config)
-        found[candidate.id] = wim.reward(ratings.get(candidate.id), cosine, config.judging.z)
+    for (_, candidate, own), other in zip(texts, moved, strict=True):
+        cosine = None if other is None else _cosine(own, other, next(embedded).vector, next(embedded).vector, config)
+        found[candidate.id] = None if cosine is None else wim.reward(ratings.get(candidate.id), cosine, config.judging.z)
     return found
+
+
+def _another(texts: Sequence[tuple[int, Candidate, Wim]], at: int, step: int) -> Wim | None:
+    """The WIM response `step` places on, or the next one after it that is of another history; None where there is no other history."""
+    places = (texts[(at + step + more) % len(texts)] for more in range(len(texts)))
+    return next((response for group, _, response in places if group != texts[at][0]), None)
 
 
 def _cosine(own: Wim, other: Wim, reply: Sequence[float], text: Sequence[float], config: OnlineDpoConfig) -> float | None:

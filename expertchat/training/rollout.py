@@ -18,6 +18,7 @@ from expertchat.preferences.pairs import Choice
 from expertchat.records import Candidate, Message, Rating, Record, Reward, Speaker, Transcript, Turn, Wim, other
 from expertchat.scheduler import Ask, Flow, Place, together
 from expertchat.training.config import JudgeName, OnlineDpoConfig
+from expertchat.training.programs import PROGRAMS
 
 
 class Sampled(BaseModel):
@@ -138,10 +139,18 @@ class Rollout(Dialogue):
         how, number = self.settings.candidates.continue_with, len(one.candidates)
         if how == "first":
             return 0
-        values = [reward.value for reward in one.rewards]
+        values = self._values(one)
         if how == "best" and any(value is not None for value in values):
             return max(range(number), key=lambda i: (values[i] is not None, values[i] or 0.0, -i))
         return random.Random(f"{self.seed} {one.candidates[0].id}").randrange(number)
+
+    def _values(self, one: Sampled) -> list[float | None]:
+        """What the candidates are worth before controls and penalties: by the judge, or by the program and in the direction of the sign."""
+        settings = self.settings.reward
+        if (program := PROGRAMS.get(settings.source)) is None:
+            return [reward.value for reward in one.rewards]
+        numbers = [program.measure(candidate.text) for candidate in one.candidates]
+        return [None if number is None else settings.sign * program.reward(number) for number in numbers]
 
     def _judge(self, one: Sampled, history: tuple[Turn, ...]) -> Flow[None]:
         """Judge every candidate as the last turn of its dialogue."""
@@ -161,7 +170,7 @@ class Rollout(Dialogue):
                 turn=first.turn,
                 speaker=first.speaker,
                 texts=[c.text for c in one.candidates],
-                rewards=[r.value for r in one.rewards] or nothing,
+                rewards=self._values(one) or nothing,
                 ratings=[r.rating for r in one.rewards] or nothing,
                 wims=[r.wim for r in one.rewards] or nothing,
                 continued=next(c.index for c in one.candidates if c.continued),

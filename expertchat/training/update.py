@@ -202,10 +202,14 @@ class Updater:
         """Give the optimizer the rate of the step that comes next."""
         for group, base in zip(self.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
             group["lr"] = base * self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
+        self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what is logged; else it is the update's before
 
-    def lower(self) -> None:
-        """Halve the learning rate from the next update on."""
-        self.scale /= 2
+    def lower(self, lowest: float) -> float | None:
+        """Halve the learning rate from the next update on, down to the share `lowest` of it; the new share, None where it was there."""
+        if self.scale <= lowest:
+            return None
+        self.scale = max(lowest, self.scale / 2)
+        return self.scale
 
     # -- across starts ----------------------------------------------------------------------------------------------
 

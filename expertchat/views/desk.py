@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -112,6 +113,17 @@ def tasks_in_words(desk: Desk) -> list[str]:
     for folder, job in zip(folders, ids, strict=True):
         seen = jobs.get(job) if jobs is not None else None
         begun = "has begun" if (folder / "events.jsonl").exists() else "has not begun"
-        said = "done" if (folder / "summary.json").exists() else seen.words if seen is not None else begun
+        said = _end(folder) or (seen.words if seen is not None else begun)
         lines.append(f"  expertchat watch {shlex.quote(str(folder)):<{width}}  {said}")
     return [*lines, f"all of them at a glance: expertchat runs {shlex.quote(str(desk.folder))}"]
+
+
+def _end(folder: Path) -> str:
+    """What a task at its end has come to; "" before."""
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError):
+        return "done"
+    return "failed" if isinstance(summary, dict) and summary.get("status") == "failed" else "done"

@@ -57,6 +57,7 @@ class Column:
     figure: str = ""
 
 
+LOST = (("nulls", "null"), ("equal", "equal pair"), ("stale", "stale pair"))  # figures of what made no pair, named where there is any
 ROUND = Column("round", 5, 0)
 LEARNER = Column("by", 2, 0)
 COLUMNS = (
@@ -123,7 +124,7 @@ def round_words(row: Round, training: Training) -> str:
     """A finished round as one line whose figures stand under those of the line before."""
     by = f"  {row.learner.upper()}" if row.learner else ""
     parts = [f"{c.title} {cell(c, row, row.learner):>{c.width}}" for c in COLUMNS]
-    lost = [counted(int(row.figures[name]), word) for name, word in (("nulls", "null"), ("stale", "stale pair")) if row.figures.get(name)]
+    lost = [counted(int(row.figures[name]), word) for name, word in LOST if row.figures.get(name)]
     phases = [f"{phase} {clock(round(row.phases[phase]))}" for phase in PHASES if row.phases.get(phase, 0) >= 1]
     return "  ".join([round_label(row, training) + by, *parts, *lost, *([f"({', '.join(phases)})"] if phases else [])])
 
@@ -144,6 +145,8 @@ def where_words(state: RunState) -> str:
 
 
 def when(metrics: Metrics) -> str:
+    if is_final(metrics) and metrics.weights_of not in (None, metrics.round):
+        return f"at the end, weights of round {metrics.weights_of}"
     return "at the end" if is_final(metrics) else f"after round {metrics.round}" if metrics.round else "of the base"
 
 
@@ -183,11 +186,14 @@ def compared(figures: Figures, dash: str = "-") -> list[Compared]:
         ("fact accuracy", "accuracy", ".3f"),
         ("wrong facts", "wrong", ".2f"),
         ("tokens", "tokens", ".1f"),
+        ("measured", "measure", ".2f"),
     ):
         policy, base = number(figures.get(f"{name}_policy")), number(figures.get(f"{name}_base"))
         if policy is None and base is None:
             continue
         change = "" if policy is None or base is None else shown(policy - base, f"+{form}", 12)
+        if name == "measure" and (interval := span(figures, "measure_difference", lambda v: f"{v:+.2f}", " to ")):
+            change += f" ({interval})"
         if name == "distinct" and (ratio := number(figures.get("distinct_ratio"))) is not None:
             interval = span(figures, "distinct_ratio", lambda v: f"{v:.2f}", dash)
             change = f"x{ratio:.2f}" + (f" ({interval})" if interval else "")

@@ -11,7 +11,7 @@ from expertchat.records import Figure, Metrics, Speaker
 
 Phase = Literal["talking", "pairing", "updating", "evaluating", "saving"]
 PHASES: tuple[Phase, ...] = ("talking", "pairing", "updating", "evaluating", "saving")
-KEPT = ("pairs", "ties", "nulls", "stale", "reward_mean", "margin", "kl", "length", "loss", "cut_rate")
+KEPT = ("pairs", "ties", "equal", "nulls", "stale", "reward_mean", "margin", "kl", "length", "loss", "cut_rate")
 """Figures of a round that are shown. The others stay in metrics.jsonl, so that a view of a long run stays small."""
 FAULT = "fault_"  # how the figures begin that count nulls by their kind: fault_wim_loop
 LATELY = 5  # rounds from which the time that is left is guessed

@@ -1,0 +1,38 @@
+"""What a run needs loaded, from its config alone: said once, for the loading, the memory plan and the checks before a job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from expertchat.config import ConverseConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from expertchat.training.config import OnlineDpoConfig
+
+    CastConfig = ConverseConfig | OnlineDpoConfig
+
+
+def seats_of(config: CastConfig) -> dict[str, ModelConfig]:
+    """The models that a run needs, by seat."""
+    seats = {"a": config.experts.a, "b": config.experts.b}
+    if config.third is not None and "third" in judges_of(config):
+        seats["third"] = config.third
+    return seats
+
+
+def judges_of(config: CastConfig) -> set[str]:
+    """Who judges: in the run, unless its rewards ask nobody, and in its evaluations."""
+    if isinstance(config, ConverseConfig):
+        return {config.judging.judge}
+    judging = {config.judging.judge} if config.reward.source == "judge" else set()
+    return judging | ({config.evaluation.by} if config.evaluation.asks else set())
+
+
+def wants_embedder(config: CastConfig) -> bool:
+    """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
+    if config.topics.source == "models":
+        return True
+    if isinstance(config, ConverseConfig):
+        return config.judging.wim.enabled
+    reward = config.reward
+    return (reward.source == "judge" and config.judging.wim.enabled) or (reward.source != "random" and reward.repeat_penalty > 0)
