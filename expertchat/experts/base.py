@@ -168,7 +168,8 @@ class ExpertChat:
         asked = wim.question(prompts, wording, judgement)
         answered = Message("assistant", rating.answer(prompts, analysis, ratings))
         messages = self._judge_chat(judgement, answered, Message("user", asked))
-        return GenerateRequest(f"{key}/wim", messages, self.settings.judge)
+        prefix = prompts.wim_prefix.format(subject=judgement.subject.upper(), topic=self._safe(judgement.topic))
+        return GenerateRequest(f"{key}/wim", messages, self.settings.judge, prefix=prefix)
 
     def _judge_chat(self, judgement: Judgement, *more: Message) -> tuple[Message, ...]:
         prompts = self.settings.prompts

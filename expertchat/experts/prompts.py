@@ -21,6 +21,7 @@ _ALLOWED: dict[str, set[str]] = {
     "rating_end": set(),
     "category": {"category", "description"},
     "wim_empty": set(),
+    "wim_prefix": {"subject", "topic"},
     "analysis_prefix": set(),
     "compare": {"topic", "transcript", "categories"},
     "better": set(),
@@ -48,6 +49,7 @@ class Prompts(BaseModel):
     category: str
     wim: dict[WimWording, str]
     wim_empty: str
+    wim_prefix: str = ""
     analysis_prefix: str = ""
     compare: str = ""
     better: str = ""

@@ -273,7 +273,7 @@ class JudgeWork:
             return self.wim("", analysis, problem=problem)
         (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
         said, thinking = faults.without_thinking(answer.text)
-        text, reply = self.expert.read_reply(said), self.judgement.reply
+        text, reply = self.expert.read_reply(request.prefix + said), self.judgement.reply
         if thinking:
             return self.wim(text, analysis, problem=Fault("thinking", "ended while the judge was still thinking"))
         if not reply.strip():

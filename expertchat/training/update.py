@@ -28,10 +28,10 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
-from trl.trainer import utils as trl_utils
 
 from expertchat.records import Figure, PreferencePair
 from expertchat.training.config import TrainConfig
+from expertchat.training.fused import exact_replies
 from expertchat.training.gpus import anywhere, on_gpu
 from expertchat.training.learner import Learner, LoraLearner
 from expertchat.training.ranks import Ranks
@@ -289,7 +289,7 @@ def _built(model: Any, learner: Learner, config: TrainConfig) -> Iterator[Build]
 
     quiet.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), _only_replies(), anywhere(base):
+        with warnings.catch_warnings(), exact_replies(), anywhere(base):
             warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
             yield build
     finally:
@@ -319,23 +319,6 @@ def _results_where_asked(forward: Callable[..., Any]) -> Callable[..., Any]:
         return out
 
     return moved
-
-
-@contextlib.contextmanager
-def _only_replies() -> Iterator[None]:
-    """Score the tokens of the replies alone. TRL does so on GPUs; elsewhere it also computes the logits of every prompt token.
-
-    The switch is TRL's own but private: where it is gone, the update is slower and the same.
-    """
-    name = "_use_triton"
-    before = getattr(trl_utils, name, None)
-    if before is not None:
-        setattr(trl_utils, name, lambda device: True)
-    try:
-        yield
-    finally:
-        if before is not None:
-            setattr(trl_utils, name, before)
 
 
 def _reference(peft: Any, name: str, reference: str) -> None:

