@@ -190,7 +190,7 @@ def test_problems_of_hydra_and_of_values_are_all_named_at_once() -> None:
     ("judging.weights.depth=-1", "negative"),
     ("decoding@experts.a.decoding=contrastive experts.a.decoding.reply.top_k=0", "top_k >= 1"),
     ("model@experts.a=auto", "experts.a.path: has no value; give it one: experts.a.path=VALUE"),
-    ("topics=nothing", "there is no topics 'nothing'; there are embedded, file, list, models"),
+    ("topics=nothing", "there is no topics 'nothing'; there are embedded, everyday, file, list, models"),
     ("topic=models", "topic: unknown key; did you mean topics?"),
     ("model=auto", "model=auto: say whose: model@experts.a, model@experts.b"),
     ("experiment=chat", r"write \+experiment=chat"),

@@ -100,6 +100,8 @@ def test_what_the_published_templates_accept() -> None:
     found = {kind: Renderer(tiny.tokenizer(kind), kind) for kind in tiny.SPECIALS}
     assert {kind: (r.system_role, r.alternation) for kind, r in found.items()} == {
         "llama3": (True, False),
+        "llama3_1": (True, False),
+        "qwen3": (True, False),
         "mixtral": (False, True),
         "qwen2_5": (True, False),
         "smollm": (True, False),

@@ -28,7 +28,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 def test_two_dialogues_are_rated_and_say_what_is_missing(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    more = ["conversation.count=2", "conversation.turns=2", "judging.analysis=false", "engine.threads=2"]
+    more = ["conversation.count=2", "conversation.turns=2", "judging.analysis=false", "engine.threads=1"]
     assert main(["converse", "+experiment=real", f"run.dir={run}", "view=none", *SHORT, *more]) == 0
     transcripts, ratings, wims = (lines(run / f"{name}.jsonl") for name in ("transcripts", "ratings", "wim"))
     assert [len(one["turns"]) for one in transcripts] == [2, 2]
@@ -46,7 +46,7 @@ def test_two_dialogues_are_rated_and_say_what_is_missing(tmp_path: Path) -> None
 def test_a_round_of_online_dpo_trains_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     more = [
-        "rounds=1", "conversation.count=2", "conversation.turns=2", "judging.analysis=false", "pairs.min_margin=0.0", "engine.threads=2",
+        "rounds=1", "conversation.count=2", "conversation.turns=2", "judging.analysis=false", "pairs.min_margin=0.0", "engine.threads=1",
         "judging.wim.enabled=false", "judging.z=0", "evaluation.histories=1", "evaluation.final=1", "evaluation.topics=2",
     ]  # fmt: skip
     code = main(["online_dpo", "+experiment=real_dpo", f"run.dir={run}", "view=none", *SHORT, *more])

@@ -236,7 +236,7 @@ def test_nulls_of_a_round_are_counted_by_their_kind() -> None:
         return " 7-8" if "-by-" in request.key and request.key.endswith("/depth") else " 7" if "-by-" in request.key else babble(request)
 
     bundle, _, _ = talk("judging.form=sampled", double=Double(reply))
-    figures = round_figures([bundle], scores([bundle], dpo_config(), None), make_pairs([], dpo_config().pairs, 2))
+    figures = round_figures([bundle], scored([bundle], dpo_config(), None), make_pairs([], dpo_config().pairs, 2))
     # Two histories of three candidates: six ratings of depth are ranges; k0's WIM is a refusal, those of k1 and k2 name no content.
     assert {name: n for name, n in figures.items() if name.startswith("fault_")} == {
         "fault_rating_range": 6, "fault_wim_no_content": 4, "fault_wim_refusal": 2,
