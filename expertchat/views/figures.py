@@ -22,15 +22,16 @@ Figures = Mapping[str, object]
 def shown(value: float | None, form: str, width: int) -> str:
     """A number in `form`, or in fewer digits where that does not fit into `width` cells.
 
-    >>> shown(0.4131, "+.2f", 6), shown(123456.789, ".2f", 6), shown(-0.001, "+.2f", 6), shown(None, ".2f", 6)
-    ('+0.41', '123457', '+0.00', '-')
+    >>> shown(0.4131, "+.2f", 6), shown(123456.789, ".2f", 6), shown(-0.001, "+.2f", 6), shown(-0.012, ".3f", 5), shown(None, ".2f", 6)
+    ('+0.41', '123457', '+0.00', '0.0', '-')
     """
     if value is None:
         return NONE
     if value < 0 and not float(format(value, form).rstrip("%").replace(",", "")):
         value = 0.0  # no "-0.00"
     texts = [format(value, one) for one in (form, ".1f", ".0f", ".1e", ".0e")]
-    return next((text for text in texts if len(text) <= width), texts[-1])
+    text = next((text for text in texts if len(text) <= width), texts[-1])
+    return text if float(text.rstrip("%").replace(",", "")) else text.removeprefix("-")  # nor a "-0.0", where digits were left out
 
 
 def percent(value: float | None, digits: int = 0) -> str:
