@@ -329,6 +329,7 @@ class BenchSettings(Group):
     """What `expertchat bench` measures, and on which model (any path of ModelConfig, or a random one of a given shape)."""
 
     model: Text = Field(min_length=1)
+    models_dir: Text | None = Field(default=None, exclude=True)
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Device = "auto"
     rows: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)]

@@ -136,7 +136,7 @@ def _with_hydra(command: str, overrides: Sequence[str], flags: Sequence[str], jo
 def names_hub(config: ConverseConfig | OnlineDpoConfig | BenchConfig) -> bool:
     """Whether a model or the embedder is named by a hub id: only then may the network be used."""
     if isinstance(config, BenchConfig):
-        return not config.bench.model.startswith("random:") and is_hub_id(config.bench.model)
+        return not config.bench.model.startswith("random:") and is_hub_id(config.bench.model, config.bench.models_dir)
     models = [m for m in (config.experts.a, config.experts.b, config.third) if m is not None and m.backend == "local"]
     places = [(m.path, m.models_dir) for m in models]
     embedder = config.embedder

@@ -23,6 +23,7 @@ from expertchat.compose import load
 from expertchat.config import ConfigError
 from expertchat.launch import names_hub
 from expertchat.views.bench import BenchView
+from tests import tiny
 
 TINY = "random:llama:hidden=32,layers=2,heads=4,kv_heads=2,ffn=48"
 SMALL = [f'bench.model="{TINY}"', "bench.rows=[1,2]", "bench.tokens=4", "bench.turns=3", "bench.repeats=2", "bench.threads=1",
@@ -276,6 +277,13 @@ def test_only_a_hub_id_asks_for_the_network() -> None:
     assert not names_hub(load("bench"))
     assert not names_hub(load("bench", ["bench.model=embedded:llama"]))
     assert names_hub(load("bench", ["bench.model=mistralai/Mistral-7B-Instruct-v0.2"]))
+
+
+def test_a_model_is_looked_for_in_the_folder_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.build(tmp_path / "Tiny-Instruct", "llama3")
+    monkeypatch.setenv("EXPERTCHAT_MODELS", str(tmp_path))
+    config = load("bench", ["bench.model=somebody/Tiny-Instruct", "bench.device=cpu"])
+    assert not names_hub(config) and load_subject(config.bench).name == "somebody/Tiny-Instruct"
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

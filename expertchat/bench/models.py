@@ -102,7 +102,7 @@ def load_subject(settings: BenchSettings, dtype: str | None = None) -> Subject:
     from expertchat.backends.folders import find_folder
     from expertchat.backends.local import LocalBackend
 
-    folder = find_folder(settings.model)
+    folder = find_folder(settings.model, models_dir=settings.models_dir)
     loaded = LocalBackend.load(folder, shown_path(settings.model), settings.seed, dtype=dtype, device=settings.device)
     notes = tuple(loaded.info.notes)
     return Subject(loaded.info.name, loaded.model, loaded.tokenizer, settings.seed, loaded.info.context_length, notes)
