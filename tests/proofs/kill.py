@@ -41,8 +41,10 @@ def content(folder: Path) -> dict[str, object]:
 
 
 def differing(one: dict[str, object], two: dict[str, object]) -> list[str]:
-    """What is not the same: a record of only one, another text, a score that is NOISE apart. Scores differ in their last digits by the batch
-    they are computed in."""
+    """What is not the same: a record of only one, another text, scores that are more than NOISE apart.
+
+    Scores differ in their last digits by the batch that they are computed in.
+    """
     found = [f"{key} is in one only" for key in sorted(one.keys() ^ two.keys())]
     for key in sorted(one.keys() & two.keys()):
         a, b = one[key], two[key]
