@@ -81,8 +81,9 @@ def test_a_run_that_needs_more_than_its_time_limit(slurm: Cluster, tmp_path: Pat
     restarts = int(slurm.job(job)["Restarts"])
     assert restarts >= 1
     starts, ends = events(folder, "run_started"), events(folder, "run_finished")
-    assert [start["job"] for start in starts] == [job] * (restarts + 1)
-    assert [(end["status"], end["reason"]) for end in ends] == [("stopped", "SIGUSR1")] * restarts + [("done", None)]
+    begun = len(starts)  # a start that is told to stop while it still loads its models has not begun
+    assert {start["job"] for start in starts} == {job} and 2 <= begun <= restarts + 1
+    assert [(end["status"], end["reason"]) for end in ends] == [("stopped", "SIGUSR1")] * (begun - 1) + [("done", None)]
     assert "USR1" in log(folder) and "requeue" in log(folder)
     whole = unbroken(tmp_path / "whole", "online_dpo", *LEARN)
     assert difference(content(whole), content(folder)) <= NOISE
