@@ -117,7 +117,7 @@ class Store(RunFolder):
             self._topics.append(topic)
             self._topic_ids.add(topic.id)
             return
-        conversation = line["id"] if name == "transcripts" else line["transcript"] if "transcript" in line else _conversation_of(line)
+        conversation = _conversation_of(line) if name == "events" else line["id" if name == "transcripts" else "transcript"]
         if conversation is None or conversation in self.done:
             return
         saved = self._saved.setdefault(conversation, Saved())

@@ -301,9 +301,10 @@ def test_a_broken_config_file_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "run", CONFIG, [])
 
 
-def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"transcript": "c0000", "stars": 5}', '{"stars": 5}'])
+def test_a_record_of_another_version_is_refused(tmp_path: Path, line: str) -> None:
     opened(tmp_path / "run").close()
-    (tmp_path / "run/ratings.jsonl").write_text('{"transcript": "c0000", "stars": 5}\n')
+    (tmp_path / "run/ratings.jsonl").write_text(f"{line}\n")
     store = Store(tmp_path / "run", CONFIG, [])
     with pytest.raises(ConfigError, match=r"ratings.jsonl, line 1 is no record of this version"):
         store.begin(lambda speakers: (1, 0, 0))

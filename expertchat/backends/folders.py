@@ -48,7 +48,8 @@ def resolve_path(path: str | Path, models_dir: str | None = None) -> Path | str:
         raise ConfigError(f"model path {text}: is a file; name a GGUF file, or the folder that holds config.json and *.safetensors")
     looks_local = text.startswith((".", "/", "~")) or text.endswith(("/", ".gguf"))
     if looks_local or not _HUB_ID.fullmatch(text):
-        raise ConfigError(f"model path {text}: no such folder (looked in {folder.absolute()}); correct it, or name a hub id OWNER/NAME")
+        kind = "file" if text.endswith(".gguf") else "folder"
+        raise ConfigError(f"model path {text}: no such {kind} (looked in {folder.absolute()}); correct it, or name a hub id OWNER/NAME")
     beside = Path(models_dir).expanduser() / text.rpartition("/")[2] if models_dir else None
     return gguf.only_file(beside, str(beside)) or beside if beside is not None and beside.is_dir() else text
 

@@ -237,9 +237,9 @@ class JudgeWork:
         if isinstance(scores, Scores):
             expected, mass = rating.expected_value(scores.logprobs), rating.mass(scores.logprobs)
             raw = raw or " ".join(f"{p:.4f}" for p in scores.logprobs)
-            if expected is None:
+            if expected is None or mass is None:
                 problems.append(no_mean(scores))
-            elif mass is None or mass < self.config.min_mass:
+            elif mass < self.config.min_mass:
                 expected = None
                 problems.append(Fault("low_mass", rating.low_mass(mass, self.config.min_mass)))
         problem = Fault(problems[0].kind, "; ".join(one.problem for one in problems)) if problems else None
@@ -249,7 +249,7 @@ class JudgeWork:
         self, category: str, value: int | None, expected: float | None, raw: str, problem: Fault | None, mass: float | None = None
     ) -> Rating:
         if expected is not None:
-            expected = min(10.0, max(1.0, expected)) if math.isfinite(expected) else None  # a sum of floats may end a hair outside
+            expected = min(10.0, max(1.0, expected))  # a sum of floats may end a hair outside
         return Rating(
             id=f"{self.key}/{category}",
             **self.place,

@@ -76,7 +76,7 @@ def read(logprobs: Sequence[float], min_mass: float = 0.0) -> tuple[Literal["A",
     if max(logprobs) == -math.inf:
         return None, "no option has a probability"
     held = rating.mass(logprobs)
-    if held is None or held < min_mass:
+    if held is not None and held < min_mass:
         return None, rating.low_mass(held, min_mass, "answers A and B")
     return ("tie" if a == b else "A" if a > b else "B"), None
 

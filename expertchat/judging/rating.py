@@ -80,10 +80,9 @@ def mass(logprobs: Sequence[float]) -> float | None:
     return min(1.0, sum(math.exp(p) for p in logprobs))
 
 
-def low_mass(mass: float | None, least: float, options: str = "ten options") -> str:
+def low_mass(mass: float, least: float, options: str = "ten options") -> str:
     """Why there is no expected rating, with the numbers."""
-    held = "no number" if mass is None else f"{100 * mass:.0f} % of the probability"
-    return f"the {options} hold {held}, less than judging.min_mass={least:g}"
+    return f"the {options} hold {100 * mass:.0f} % of the probability, less than judging.min_mass={least:g}"
 
 
 def expected_value(logprobs: Sequence[float]) -> float | None:
