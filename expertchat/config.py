@@ -125,6 +125,7 @@ class ModelConfig(Group):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|balanced)$")] = "auto"  # balanced: over all GPUs
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     context_length: int | None = Field(default=None, ge=64)
+    thinking: bool = False  # may the model think before it speaks, where it can?
     prompts: Prompts
     persona: PersonaConfig
     decoding: StagesConfig

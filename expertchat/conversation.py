@@ -129,9 +129,12 @@ class Dialogue:
     def read(self, speaker: Speaker, answer: Result, note: str | None = None) -> Turn:
         """A turn from what the speaker's model wrote."""
         assert isinstance(answer, Completion)
+        reply = self.experts[speaker].read_reply(answer.text)
         return Turn(
             speaker=speaker,
-            text=self.experts[speaker].read_reply(answer.text),
+            text=reply.text,
+            thinking=reply.thinking or None,
+            beyond=reply.beyond or None,
             tokens=answer.tokens,
             seconds=round(answer.seconds, 4),
             cut=answer.finish == "length",

@@ -52,6 +52,8 @@ class Turn(BaseModel):
     seconds: float = 0.0
     cut: bool = False  # the token limit of a turn ended it, not the model
     note: str | None = None  # e.g. "2 oldest turns not shown: context full"
+    thinking: str | None = None  # what the model thought before it spoke; nobody else is shown it
+    beyond: str | None = None  # what it said in the partner's name, cut off where that began
 
 
 class ExpertRef(BaseModel):
@@ -87,7 +89,8 @@ class Candidate(Record):
 
     `ids` are the tokens as they were drawn, with the end token where the model drew one (`ended`); None where they are not known (of a
     backend without tokens, or of an older version). `altered`: what the ids hold that `text` does not show as it is: "markup" (role tokens
-    or control characters, made harmless), "special" (special tokens), "stop" (a stop string). Such a reply enters no pair.
+    or control characters, made harmless), "special" (special tokens), "stop" (a stop string), "thinking", "beyond" (see Turn). Such a reply
+    enters no pair.
     """
 
     transcript: str
@@ -100,7 +103,9 @@ class Candidate(Record):
     cut: bool = False  # the token limit ended it, not the model
     ids: list[int] | None = None
     ended: bool | None = None
-    altered: Literal["markup", "special", "stop"] | None = None
+    altered: Literal["markup", "special", "stop", "thinking", "beyond"] | None = None
+    thinking: str | None = None  # as in Turn
+    beyond: str | None = None
     policy_version: int
     continued: bool = False  # the dialogue went on with this one
 

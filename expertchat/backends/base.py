@@ -117,6 +117,7 @@ class ModelInfo:
     notes: tuple[str, ...] = field(default=())  # automatic choices with their reasons, e.g. "fp32: this CPU has no bf16"
     system_role: bool | None = None  # what the model's chat template accepts and demands; None where there is no template
     alternation: bool | None = None
+    opens_thinking: bool = False  # its prompts end inside a thinking block, which the reply begins in
 
 
 class Lane(Protocol):

@@ -101,6 +101,7 @@ def load_backend(
         stop_tokens=stop_tokens,
         max_batch=max_batch,
         cache_gib=cache_gib,
+        thinking=config.thinking,
     )
 
 

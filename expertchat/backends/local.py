@@ -73,9 +73,10 @@ class LocalBackend:
         max_batch: int | None = None,
         cache_gib: float | None = None,
         engine: bool = True,
+        thinking: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.seed = model.eval(), tokenizer, seed
-        self.renderer, self.pieces = Renderer(tokenizer, name), Pieces(tokenizer)
+        self.renderer, self.pieces = Renderer(tokenizer, name, thinking), Pieces(tokenizer)
         self.end_ids = _end_ids(model, tokenizer, self.renderer, stop_tokens)
         self.pad_id = next(i for i in (tokenizer.pad_token_id, *self.end_ids, 0) if i is not None)
         # The model's own generation settings (repetition penalties, top-k, ...) would mix into every decoding that leaves them open.

@@ -31,8 +31,8 @@ class Renderer:
     Raises ConfigError for a tokenizer without a (working) chat template.
     """
 
-    def __init__(self, tokenizer: Any, name: str) -> None:
-        self.tokenizer, self.name = tokenizer, name
+    def __init__(self, tokenizer: Any, name: str, thinking: bool = False) -> None:
+        self.tokenizer, self.name, self.thinking = tokenizer, name, thinking
         self._last: tuple[str, list[int]] = ("", [])
         self._encoded: dict[tuple[tuple[Message, ...], str], list[int]] = {}
         if not getattr(tokenizer, "chat_template", None):

@@ -235,7 +235,7 @@ class Evaluator:
         (answer,) = yield [Ask(self.learner, request, label=self.learner)]
         reply = Turn(
             speaker=self.learner,
-            text=expert.read_reply(answer.text),  # type: ignore[union-attr]
+            text=expert.read_reply(answer.text).text,  # type: ignore[union-attr]
             tokens=answer.tokens,  # type: ignore[union-attr]
             cut=answer.finish == "length",  # type: ignore[union-attr]
             note=note,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.experts.prompts import Prompts, WimWording
+from expertchat.experts.reply import Reply
 from expertchat.judging import rating, wim
 from expertchat.judging.faults import refuses, without_thinking
 from expertchat.judging.view import Judgement
@@ -179,9 +180,9 @@ class ExpertChat:
 
     # -- answers ----------------------------------------------------------------------------------------------------
 
-    def read_reply(self, text: str) -> str:
-        """A turn's text from what the model wrote."""
-        return self._safe(text, lines=True)
+    def read_reply(self, text: str) -> Reply:
+        """What the model wrote, taken apart."""
+        return Reply(self._safe(text, lines=True))
 
     def read_topic(self, text: str) -> str | None:
         """The topic in the model's answer, or None where there is none (or only the thoughts before it)."""

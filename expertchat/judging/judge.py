@@ -193,7 +193,7 @@ class JudgeWork:
             return "", problem
         (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
         said, thinking = faults.without_thinking(answer.text)
-        text = self.expert.read_reply(request.prefix + said)
+        text = self.expert.read_reply(request.prefix + said).text
         if thinking:
             return text, Fault("thinking", "the analysis ended while the judge was still thinking")
         if request.prefix:  # labels in a trained form, not prose
@@ -273,7 +273,7 @@ class JudgeWork:
             return self.wim("", analysis, problem=problem)
         (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
         said, thinking = faults.without_thinking(answer.text)
-        text, reply = self.expert.read_reply(request.prefix + said), self.judgement.reply
+        text, reply = self.expert.read_reply(request.prefix + said).text, self.judgement.reply
         if thinking:
             return self.wim(text, analysis, problem=Fault("thinking", "ended while the judge was still thinking"))
         if not reply.strip():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -52,6 +53,15 @@ def judge_of(judge: JudgeName, actor: Speaker) -> tuple[str, str]:
         "reference": (f"base_{actor}", actor),
         "third": ("third", "third"),
     }[judge]
+
+
+def altered(reply: Turn, answer: Completion) -> Literal["markup", "special", "stop", "thinking", "beyond"] | None:
+    """What the drawn tokens hold that the reply does not show as it is."""
+    if reply.thinking is not None:
+        return "thinking"
+    if reply.beyond is not None:
+        return "beyond"
+    return answer.unshown or ("markup" if reply.text != answer.text.strip() else None)
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,9 @@ class Rollout(Dialogue):
                 cut=reply.cut,
                 ids=list(answer.ids) or None,
                 ended=answer.ended if answer.ids else None,
-                altered=answer.unshown or ("markup" if reply.text != answer.text.strip() else None),
+                altered=altered(reply, answer),
+                thinking=reply.thinking,
+                beyond=reply.beyond,
                 policy_version=self.versions[speaker],
             )
             for i, (key, reply, answer) in enumerate(zip(keys, replies, completions, strict=True))
