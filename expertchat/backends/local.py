@@ -76,13 +76,18 @@ class LocalBackend:
         thinking: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.seed = model.eval(), tokenizer, seed
-        self.renderer, self.pieces = Renderer(tokenizer, name, thinking), Pieces(tokenizer)
+        self.renderer = Renderer(tokenizer, name, thinking)
+        self.pieces = Pieces(tokenizer, self.renderer.vocabulary.hidden)
         self.end_ids = _end_ids(model, tokenizer, self.renderer, stop_tokens)
-        self.pad_id = next(i for i in (tokenizer.pad_token_id, *self.end_ids, 0) if i is not None)
+        notes = [*notes, *self.renderer.notes]
+        if not self.end_ids:
+            notes.append(f"{name}: no end token known to tokenizer, generation_config.json or chat template: replies run to max_new_tokens")
+        self.pad_id = next(i for i in (tokenizer.pad_token_id, *self.end_ids, tokenizer.unk_token_id, 0) if i is not None)
+        if tokenizer.pad_token_id is None:  # training pads with it; the mask hides it
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.pad_id)
         # The model's own generation settings (repetition penalties, top-k, ...) would mix into every decoding that leaves them open.
         model.generation_config = GenerationConfig(pad_token_id=self.pad_id, eos_token_id=list(self.end_ids) or None)
         holds = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
-        notes = list(notes)
         if context_length and holds and context_length > holds:
             notes.append(f"context_length {context_length} is more than the {holds} tokens that the model was made for")
         made = make_engine(model, context_length or holds, None if cache_gib is None else int(cache_gib * GIB)) if engine else "not wanted"
@@ -98,6 +103,7 @@ class LocalBackend:
             notes=tuple(notes),
             system_role=self.renderer.system_role,
             alternation=self.renderer.alternation,
+            opens_thinking=self.renderer.opens_thinking,
         )
 
     @classmethod

@@ -1,76 +1,65 @@
-"""From messages to token ids through the tokenizer's own chat template, and what that template accepts."""
+"""From messages to token ids through the tokenizer's own chat template."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
+from expertchat.backends.template import Template, probe
+from expertchat.backends.vocabulary import Vocabulary
 from expertchat.config import ConfigError
 from expertchat.records import Message
 
-_MARKUP = re.compile(r"<\S+>|\[\S+\]")
-_SOFTER = str.maketrans("<>[]|", "‹›{}¦")
 REMEMBERED = 512  # encoded chats
-_PROBE = "Seven grey herons"
-# What a template that asks for the date is told, always: with the clock's, a run that goes on after midnight would show and train other
-# prompts than it has shown, and the same seed would give another run tomorrow. It is the day that Llama 3.1's template falls back on.
-TODAY = date(2024, 7, 26)
-# The clock as a template has it, replaced by the day: newer versions of transformers pass no functions on to templates.
-_FORMS = "".join(f"|replace('%{form}', '{TODAY.strftime(f'%{form}')}')" for form in "aAbBdHIjmMpSyY")
-_CLOCK = f"{{% macro strftime_now(form) %}}{{{{ form{_FORMS} }}}}{{% endmacro %}}{{{{ '' }}}}"
 
 
 class Renderer:
     """Renders chats with a tokenizer's template; text of messages never becomes a special token.
 
-    `system_role`: the template shows a system message. `alternation`: it refuses two user messages in a row.
-    Raises ConfigError for a tokenizer without a (working) chat template.
+    What the template accepts and demands is found once (see template.Form); `notes` say what is done about its oddities. `thinking`: the
+    model is to think. Raises ConfigError for a tokenizer without a chat template, or with one that chats cannot be rendered by.
     """
 
     def __init__(self, tokenizer: Any, name: str, thinking: bool = False) -> None:
-        self.tokenizer, self.name, self.thinking = tokenizer, name, thinking
+        self.tokenizer, self.name = tokenizer, name
+        self.template, self.vocabulary = Template(tokenizer, name, thinking), Vocabulary(tokenizer)
+        self.form = probe(self.template)
+        self.vocabulary.guard(self.form.headers)
+        self.system_role, self.alternation = self.form.system_role, self.form.alternation
+        self.opens_thinking, self.notes = self.form.opens_thinking, self.form.notes
+        self.special_tokens = self.vocabulary.markup
+        self._end, self._tail = self._ending()
         self._last: tuple[str, list[int]] = ("", [])
         self._encoded: dict[tuple[tuple[Message, ...], str], list[int]] = {}
-        if not getattr(tokenizer, "chat_template", None):
-            raise ConfigError(
-                f"{name}: its tokenizer has no chat template, so it cannot hold a conversation; use the instruct version of the model, "
-                "or put a chat_template.jinja into its folder"
-            )
-        template = tokenizer.get_chat_template()
-        self._dated = {"chat_template": _CLOCK + template} if "strftime_now" in template else {}
-        self.special_tokens = _special_tokens(tokenizer)
-        longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        user = Message("user", _PROBE)
-        if self._probe([user]) is None:
-            raise ConfigError(f"{name}: its chat template fails on a single user message; use another model or correct the template")
-        self.system_role = _PROBE in (self._probe([Message("system", _PROBE), Message("user", "Hello.")]) or "")
-        self.alternation = self._probe([user, user]) is None
 
     def text(self, messages: Sequence[Message], prefix: str = "") -> str:
-        """The chat as one string that ends with the assistant's header and `prefix`."""
+        """The chat as one string that ends with the assistant's header and `prefix`. Raises ConfigError."""
+        return self.vocabulary.said(self.written(messages, prefix))
+
+    def written(self, messages: Sequence[Message], prefix: str = "") -> str:
+        """The same in the form that `ids` reads: it differs where the template has tokens that are plain words. Raises ConfigError."""
         try:
-            return self._render([Message(m.role, self.plain(m.content)) for m in messages], True) + self.plain(prefix)
+            rendered = self.template.render([Message(m.role, self._content(m.content)) for m in messages], True)
         except TemplateError as error:
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(
                 f"{self.name}: its chat template refuses the roles {roles} ({error}); set the model's own family, or family=auto"
             ) from None
+        begun = self.form.before_prefix + self.vocabulary.marked(self.plain(prefix)) if prefix else ""
+        return self.vocabulary.written(rendered + self.form.added + begun)
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a rendered text; nothing is added, the template brings its own special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        """Token ids of a written text; nothing is added, the template brings its own special tokens."""
+        return self.batch_ids([text])[0]
 
     def batch_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of many rendered texts."""
-        return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+        """Token ids of many written texts."""
+        return self.vocabulary.ids(texts)
 
     def endings(self, text: str, endings: Sequence[str]) -> list[list[int]]:
-        """Token ids of a text with each of some short endings ("" for none).
+        """Token ids of a written text with each of some short endings ("" for none).
 
         The text up to its last line is read once: where the whole has the tokens of its two parts, so has the whole with an ending.
         """
@@ -91,62 +80,42 @@ class Renderer:
         key = (tuple(messages), prefix)
         ids = self._encoded.get(key)
         if ids is None:
-            ids = self._encoded[key] = self.ids(self.text(messages, prefix))
+            ids = self._encoded[key] = self.ids(self.written(messages, prefix))
             if len(self._encoded) > REMEMBERED:
                 del self._encoded[next(iter(self._encoded))]
         return list(ids)
 
     def reply(self, prompt: Sequence[Message], message: Message, end: bool = True) -> list[int]:
-        """Token ids of the assistant's message after `prompt` as `encode` gives it, with what the template puts after it if `end`.
+        """Token ids of the assistant's message after `prompt` as `encode` gives it, up to the token that ends it if `end`.
 
-        Where the template renders a prompt otherwise once it is answered (thinking blocks, headers), the message's own tokens follow the
-        prompt's: training must not show another prompt than talking did.
+        They follow the prompt's own, whatever the template makes of a prompt once it is answered (thinking blocks, headers): training must
+        not show another prompt than talking did.
         """
-        ids, text, begun = self.encode(prompt), self.plain(message.content), self.text(prompt)
-        shown = self._render([Message(m.role, self.plain(m.content)) for m in (*prompt, message)], False)
-        whole = self.ids(shown)
-        if whole[: len(ids)] != ids or not shown[len(begun) :].lstrip().startswith(text.lstrip()):
-            whole = [*ids, *self.ids(text), *self.ids(self._ending())]
-        written, last = whole[len(ids) :], self.end_token()
-        if not end and last in written:
-            del written[len(written) - 1 - written[::-1].index(last) :]
-        return written
+        ids, begun, tail = self.encode(prompt), self.written(prompt), self._tail if end else ""
+        text = self.vocabulary.written(self.vocabulary.marked(self.plain(message.content)))
+        whole = self.ids(begun + self.form.lead + text + tail)
+        if whole[: len(ids)] != ids:  # the prompt's last token and the reply's first make one
+            whole = [*ids, *self.ids(text + tail)]
+        return whole[len(ids) :]
 
     def plain(self, text: str) -> str:
-        """Text in which every special token's string is softened, so that the tokenizer reads it as ordinary text."""
-        while self._special.search(text):
-            text = self._special.sub(lambda match: _soften(match.group()), text)
-        return text
+        """Text in which every special token that looks like one is softened; plain words stay (see Vocabulary)."""
+        return self.vocabulary.soften(text)
 
     def end_token(self) -> int | None:
         """The special token that the template puts after an assistant's message, or None."""
-        tail = self._ending()
-        special = set(self.special_tokens)
-        return next((i for i in self.ids(tail) if self.tokenizer.convert_ids_to_tokens(i) in special), None) if tail else None
+        return self._end
 
-    def _ending(self) -> str:
-        """What the template puts after an assistant's message that is the last one."""
-        shown = self._render([Message("user", "Hello."), Message("assistant", _PROBE)], False)
-        return shown.rpartition(_PROBE)[2] if _PROBE in shown else ""
+    def _content(self, text: str) -> str:
+        """A message's content as the template is given it."""
+        return self.vocabulary.marked(self.plain(text if text.strip() else self.form.placeholder or text))
 
-    def _probe(self, messages: list[Message]) -> str | None:
-        try:
-            return self._render(messages, True)
-        except (TemplateError, TypeError, ValueError, IndexError, KeyError):
-            return None
-
-    def _render(self, messages: Sequence[Message], generation: bool) -> str:
-        chat = [message._asdict() for message in messages]
-        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation, **self._dated))
-
-
-def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """Special tokens, and added tokens that look like markup (e.g. <tool_call>): they too have a meaning for the model."""
-    added = [token for token in tokenizer.added_tokens_decoder.values() if token.special or _MARKUP.fullmatch(token.content)]
-    tokens = [*tokenizer.all_special_tokens, *(token.content for token in added)]
-    return tuple(dict.fromkeys(token for token in tokens if token.strip()))
-
-
-def _soften(token: str) -> str:
-    changed = token.translate(_SOFTER)
-    return changed if changed != token else token[1:]
+    def _ending(self) -> tuple[int | None, str]:
+        """The token that ends an assistant's message, and what the template puts behind its text up to that token (written)."""
+        for tail in map(self.vocabulary.written, self.form.tails):
+            ids = self.ids(tail)
+            end = next((i for i in ids if i in self.vocabulary.special_ids), None)
+            if end is not None:
+                token = self.vocabulary.written(self.tokenizer.convert_ids_to_tokens(end))
+                return end, tail[: tail.index(token) + len(token)]
+        return None, ""

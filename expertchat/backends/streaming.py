@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,15 +16,15 @@ TAIL = 5  # prompt tokens decoded together with the first new ones: some tokeniz
 
 
 class Pieces:
-    """A tokenizer that remembers the text of single tokens."""
+    """A tokenizer that remembers the text of single tokens. The `hidden` ones are decoded to nothing (see vocabulary.Vocabulary)."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, hidden: Collection[int] = ()) -> None:
+        self._tokenizer, self.hidden = tokenizer, frozenset(hidden)
         self._texts: dict[int, str] = {}
-        self.special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)  # decoded to nothing
 
     def decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        shown = [i for i in ids if i not in self.hidden]
+        return str(self._tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def may_end(self, token: int, stops: Sequence[str]) -> bool:
         """Whether a token can be the last one of a stop string: only then is the text worth looking at."""
@@ -55,7 +55,7 @@ class Row:
         if ends:
             self.finish, self._ended = "stop", True
             return
-        self._special |= token in self._pieces.special
+        self._special |= token in self._pieces.hidden
         self._ids.append(token)
         if self._stop and self._pieces.may_end(token, self._stop) and self._cut(self._decoded()) is not None:
             self.finish = "stop"
