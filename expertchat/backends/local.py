@@ -78,10 +78,8 @@ class LocalBackend:
         self.model, self.tokenizer, self.seed = model.eval(), tokenizer, seed
         self.renderer = Renderer(tokenizer, name, thinking)
         self.pieces = Pieces(tokenizer, self.renderer.vocabulary.hidden)
-        self.end_ids = _end_ids(model, tokenizer, self.renderer, stop_tokens)
-        notes = [*notes, *self.renderer.notes]
-        if not self.end_ids:
-            notes.append(f"{name}: no end token known to tokenizer, generation_config.json or chat template: replies run to max_new_tokens")
+        self.end_ids, ends = _end_ids(model, tokenizer, self.renderer, stop_tokens)
+        notes = [*notes, *self.renderer.notes, *ends]
         self.pad_id = next(i for i in (tokenizer.pad_token_id, *self.end_ids, tokenizer.unk_token_id, 0) if i is not None)
         if tokenizer.pad_token_id is None:  # training pads with it; the mask hides it
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.pad_id)
@@ -300,8 +298,9 @@ class LocalBackend:
         return rest
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the rendered chat, generation prompt included."""
-        return len(self.renderer.encode(messages))
+        """Tokens of the rendered chat, generation prompt included. A last message of the assistant's is the beginning of its answer."""
+        begun = messages[-1] if messages and messages[-1].role == "assistant" else None
+        return len(self.renderer.encode(messages[:-1] if begun else messages, begun.content if begun else ""))
 
 
 def _tell(on_text: OnText | None, index: int) -> Callable[[str], None] | None:
@@ -313,10 +312,22 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def _end_ids(model: Any, tokenizer: Any, renderer: Renderer, stop_tokens: Sequence[str]) -> tuple[int, ...]:
-    """Ids that end a message: of the tokenizer, the generation config, the chat template and the family."""
+def _end_ids(model: Any, tokenizer: Any, renderer: Renderer, stop_tokens: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
+    """Ids that end a message: of the tokenizer, the generation config, the chat template and the family; and notes on them.
+
+    A config that names none gets its class's number, which may be any word of this tokenizer: an ordinary one ends nothing.
+    """
     configured = model.generation_config.eos_token_id
-    configured = configured if isinstance(configured, list | tuple) else [configured]
+    configured = [i for i in (configured if isinstance(configured, list | tuple) else [configured]) if i is not None]
+    added = tokenizer.added_tokens_decoder
+    words = [i for i in configured if i not in added and i != tokenizer.eos_token_id]
+    said = [f"token {i} ({tokenizer.convert_ids_to_tokens(i)!r})" for i in words]
+    notes = [f"{renderer.name}: {token}, by its config an end, is an ordinary word and ends nothing" for token in said]
     vocabulary = tokenizer.get_vocab()
     family = [vocabulary[token] for token in stop_tokens if token in vocabulary]
-    return tuple(dict.fromkeys(i for i in [tokenizer.eos_token_id, *configured, renderer.end_token(), *family] if i is not None))
+    found = [tokenizer.eos_token_id, *(i for i in configured if i not in words), renderer.end_token(), *family]
+    ids = tuple(dict.fromkeys(i for i in found if i is not None))
+    if not ids:
+        where = "its tokenizer, its generation_config.json or its chat template"
+        notes.append(f"{renderer.name}: no end token is known to {where}, so every reply runs to max_new_tokens")
+    return ids, notes

@@ -116,7 +116,7 @@ class Template:
         text = self.tried(*messages)
         if text is None:
             return f"fails on {_described(messages)} ({self.error})"
-        places = [text.find(message.content) for message in messages if message.role != "system"]
+        places = [text.find(message.content) for message in messages if message.role != "system" and message.content]
         for message in messages:
             if message.content not in text or "{'type': 'text'" in text:
                 how = "changes the case of" if message.content.lower() in text.lower() else "leaves out"
