@@ -21,6 +21,7 @@ from expertchat.backends.hardware import free_memory
 from expertchat.backends.head import exact_head
 from expertchat.backends.kept import SIZE, Context, Kept
 from expertchat.backends.slab import LayerShape, Slab
+from expertchat.backends.unloadable import out_of_memory
 
 PASS_TOKENS = {"cpu": 4096, "cuda": 16384}  # of one prefill pass at most: bounds the memory of activations
 TYPICAL = 2048  # tokens of a row that the automatic batch size counts with
@@ -275,11 +276,6 @@ def _try_engine(model: Any, context_length: int, kept_bytes: int | None) -> Engi
         if out_of_memory(error):
             raise
         return f"it does not take a cache of rows ({type(error).__name__})"
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in main memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @torch.inference_mode()

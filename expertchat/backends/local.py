@@ -14,13 +14,14 @@ from expertchat.backends import plain
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, Lane, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.backends.contrastive import ContrastiveLane
 from expertchat.backends.decoding import NotFinite, uniforms
-from expertchat.backends.engine import Engine, make_engine, out_of_memory
+from expertchat.backends.engine import Engine, make_engine
 from expertchat.backends.kept import Context
 from expertchat.backends.lanes import BatchLane
 from expertchat.backends.rendering import Renderer
 from expertchat.backends.rows import BranchLane
 from expertchat.backends.scoring import Asked, Plan, exclude_extensions, plan, share, values
 from expertchat.backends.streaming import Pieces, Row, Watch
+from expertchat.backends.unloadable import out_of_memory
 from expertchat.backends.weights import load_weights
 from expertchat.config import ConfigError
 from expertchat.records import Message
