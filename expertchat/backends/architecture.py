@@ -91,16 +91,23 @@ def _not_a_language_model(config: Any, settings: dict[str, Any]) -> str | None:
     return f"is a model {of} (model_type {kind}), which transformers has no text-only language model for: name one of text alone"
 
 
-def attention_window(config: Any) -> tuple[str, int] | None:
-    """The smallest number of last tokens that some layer attends to, with the name of its setting; None where all see everything."""
+def attention_window(config: Any) -> int | None:
+    """The smallest number of last tokens that some layer attends to; None where all layers see everything."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or getattr(text, "attention_layers", None) or ())
     if kinds and kinds <= {"full_attention", "global"}:
         return None
     if not getattr(text, "use_sliding_window", True):
         return None
-    found = [(name, value) for name in _WINDOWS if isinstance(value := getattr(text, name, None), int) and value > 0]
-    return min(found, key=lambda one: one[1]) if found else None
+    found = [value for name in _WINDOWS if isinstance(value := getattr(text, name, None), int) and value > 0]
+    return min(found, default=None)
+
+
+def counts_places(config: Any) -> bool:
+    """Whether attention depends on where keys stand in a row and not on their positions: biases by distance (ALiBi)."""
+    text = config.get_text_config()
+    inner = getattr(text, "attn_config", None)
+    return text.model_type == "bloom" or bool(getattr(text, "alibi", False)) or bool(getattr(inner, "alibi", False))
 
 
 def holds(config: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from transformers import GenerationConfig
 
-from expertchat.backends import plain
+from expertchat.backends import architecture, plain
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, Lane, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.backends.contrastive import ContrastiveLane
 from expertchat.backends.decoding import NotFinite, uniforms
@@ -82,7 +82,7 @@ class LocalBackend:
         self.pad_id = next(i for i in (tokenizer.pad_token_id, *self.end_ids, 0) if i is not None)
         # The model's own generation settings (repetition penalties, top-k, ...) would mix into every decoding that leaves them open.
         model.generation_config = GenerationConfig(pad_token_id=self.pad_id, eos_token_id=list(self.end_ids) or None)
-        holds = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+        holds = architecture.holds(model.config)
         notes = list(notes)
         if context_length and holds and context_length > holds:
             notes.append(f"context_length {context_length} is more than the {holds} tokens that the model was made for")
