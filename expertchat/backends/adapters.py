@@ -19,12 +19,14 @@ import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from expertchat.backends.folders import weights_problem
 from expertchat.config import ConfigError
 
 _PREFIX = "base_model.model."
 _EXPERTS, _PUBLISHED = ".mlp.experts.", ".block_sparse_moe.experts."  # what transformers calls Mixtral's experts, and its checkpoints
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)  # in the path of a module that attends, with every architecture of transformers
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -68,9 +70,8 @@ class Adapters:
         leaves = {path.rpartition(".")[2] for path in there}
         found = [target for target in targets if target in leaves]
         if not found:
-            raise ConfigError(
-                f"adapter {name}: the model has no linear layers named {', '.join(targets)}; choose among {', '.join(sorted(leaves))}"
-            )
+            choice = f"choose among {', '.join(sorted(leaves))}" if leaves else "it has none at all that an adapter could change"
+            raise ConfigError(f"adapter {name}: the model has no linear layers named {', '.join(targets)}; {choice}")
         config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=found, task_type="CAUSAL_LM")
         self._add(name, config, seed, dtype)
         self._of[name] = path or getattr(self.base, "name_or_path", None) or None, revision
@@ -166,12 +167,16 @@ class Adapters:
             )
         config.base_model_name_or_path = None  # peft puts its own there, and warns where that is another
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # peft sets it right by itself, for Conv1D
             warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers has renamed
             torch.manual_seed(seed)
-            if self.model is None:
-                self.model = get_peft_model(self.base, config, adapter_name=name)
-            else:
-                self.model.add_adapter(name, config)
+            try:
+                if self.model is None:
+                    self.model = get_peft_model(self.base, config, adapter_name=name)
+                else:
+                    self.model.add_adapter(name, config)
+            except ValueError as error:  # a layer that peft cannot adapt
+                raise ConfigError(f"adapter {name}: {str(error).splitlines()[0]}") from None
         for parameter in self.parameters(name).values():
             parameter.data = parameter.data.to(dtype)
         self.model.base_model.enable_adapter_layers()
@@ -203,13 +208,33 @@ class Adapters:
 
 
 def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
-    """Path, width of the output and width of the input of every linear layer but the output layer; those of adapters do not count."""
+    """Path, width of the output and width of the input of every linear layer but the output layer; those of adapters do not count.
+
+    GPT-2's and its relatives' are called convolutions (Conv1D), their weights lie the other way round.
+    """
     head = model.get_output_embeddings()
     found = {}
     for path, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module is not head and ".lora_" not in path:
+        if module is head or ".lora_" in path:
+            continue
+        if isinstance(module, nn.Linear):
             found[path.removesuffix(".base_layer")] = (module.out_features, module.in_features)
+        elif isinstance(module, Conv1D):
+            found[path.removesuffix(".base_layer")] = (module.nf, module.nx)
     return found
+
+
+def usual_targets(model: Any, wanted: Sequence[str]) -> tuple[str, ...]:
+    """A family's targets as this model calls them: where it lacks some, those it has and the linear layers of its attention.
+
+    A model without attention (state-space layers) is given all of its linear layers but out_proj, which its kernels read past the adapter.
+    """
+    layers = linear_layers(model)
+    leaves = {path.rpartition(".")[2] for path in layers}
+    if leaves.issuperset(wanted):
+        return tuple(wanted)
+    inside = {path.rpartition(".")[2] for path in layers if _ATTENTION.search(path.rpartition(".")[0])}
+    return tuple(sorted(inside.union(leaves.intersection(wanted)) or leaves - {"out_proj"}))
 
 
 def _misfit(tensors: dict[str, Tensor], layers: dict[str, tuple[int, int]], config: LoraConfig) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, PreTrainedModel
 
 from expertchat.backends.base import Decoding
 
@@ -143,6 +143,15 @@ def positions(mask_B_S: Tensor) -> Tensor:
     return (mask_B_S.cumsum(-1) - 1).clamp(min=0)
 
 
+def body(model: Any) -> Any:
+    """The part of a model that gives hidden states, without its output layer; some classes give themselves as their decoder."""
+    found = model.get_decoder()
+    if found is not model:
+        return found
+    head = model.get_output_embeddings()
+    return next(child for child in model.children() if child is not head and isinstance(child, PreTrainedModel))
+
+
 @contextmanager
 def last_hidden(model: Any, wanted: bool = True) -> Iterator[list[Tensor]]:
     """Catches the last layer's hidden states of each forward pass; `output_hidden_states` would keep those of all layers."""
@@ -154,7 +163,7 @@ def last_hidden(model: Any, wanted: bool = True) -> Iterator[list[Tensor]]:
     def keep(_module: Any, _inputs: Any, output: Any) -> None:
         caught[:] = [output[0]]
 
-    hook = model.get_decoder().register_forward_hook(keep)
+    hook = body(model).register_forward_hook(keep)
     try:
         yield caught
     finally:

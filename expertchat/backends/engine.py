@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import DynamicCache
 
+from expertchat.backends.architecture import attention_window, counts_places
 from expertchat.backends.attention import NAME as GROUPED
 from expertchat.backends.decoding import last_hidden
 from expertchat.backends.hardware import free_memory
 from expertchat.backends.head import exact_head
 from expertchat.backends.kept import SIZE, Context, Kept
 from expertchat.backends.slab import LayerShape, Slab
+from expertchat.backends.unloadable import out_of_memory
 
 PASS_TOKENS = {"cpu": 4096, "cuda": 16384}  # of one prefill pass at most: bounds the memory of activations
 TYPICAL = 2048  # tokens of a row that the automatic batch size counts with
@@ -238,9 +240,11 @@ class Engine:
 def layer_shapes(model: Any, context_length: int) -> list[LayerShape] | str:
     """What each layer keeps, found by running one token; or why this model's cache cannot be laid out by the engine."""
     config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    window = attention_window(model.config)
     if window and window < (context_length or window + 1):
         return f"it attends to the last {window} tokens only (context_length={window} lets caches be kept)"
+    if counts_places(model.config):
+        return "its attention counts places (ALiBi), and replies that share a row stand between one another"
     cache = DynamicCache(config=model.config)
     model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
     shapes = []
@@ -255,8 +259,8 @@ def layer_shapes(model: Any, context_length: int) -> list[LayerShape] | str:
 def make_engine(model: Any, context_length: int, kept_bytes: int | None) -> Engine | str:
     """An engine for `model`, or the reason why it must be run through `generate` alone. Checked by running two small rows both ways."""
     if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(GROUPED)
-    if model.config._attn_implementation not in (GROUPED, "eager"):
+        model.set_attn_implementation(GROUPED)  # a class with attention of its own stays with sdpa, which takes masks too
+    if model.config._attn_implementation not in (GROUPED, "sdpa", "eager"):
         return f"attention={model.config._attn_implementation} takes no masks"
     made = _try_engine(model, context_length, kept_bytes)
     if isinstance(made, str) and model.config._attn_implementation == GROUPED:
@@ -277,31 +281,37 @@ def _try_engine(model: Any, context_length: int, kept_bytes: int | None) -> Engi
         return f"it does not take a cache of rows ({type(error).__name__})"
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in main memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
 @torch.inference_mode()
 def _agrees(engine: Engine) -> bool:
-    """Whether two ragged rows, and a second pass on them, give the logits of single rows without a cache."""
+    """Whether two ragged rows give the logits of single rows without a cache: their contexts, and two steps of two replies to each.
+
+    The replies share their row, as in a lane: the first stands in every second place from the end of the context on.
+    """
     model, wanted_bytes = engine.model, engine._kept_bytes
     engine._kept_bytes = 0
     words = model.config.get_text_config().vocab_size
-    rows = [[i * 7 % words for i in range(3, 8)], [i * 5 % words for i in range(2, 5)]]
+    contexts = [[i * 7 % words for i in range(3, 7)], [i * 5 % words for i in range(2, 4)]]
+    replies = np.array([[[11, 13], [17, 19]], [[23, 29], [31, 37]]]) % words  # [row, step, reply]
+    ends_B_1 = np.array([[len(context)] for context in contexts])
     try:
-        slab = engine.slab(2, 8)
-        filled = engine.prefill(slab, 0, [Context(row[:-1]) for row in rows])
-        places = np.array([[len(row) - 1] for row in rows])
-        visible = torch.arange(int(places.max()) + 1, device=engine.device) <= engine.send(places)[:, :, None]
-        second = engine.forward(slab, np.array([row[-1:] for row in rows]), places, places, engine.hide(visible), 1)
-        agree = 0
-        for b, row in enumerate(rows):
-            wanted = model(input_ids=torch.tensor([row], device=engine.device)).logits[0].float().to(engine.device)
-            scale = float(wanted.abs().max()) * (1e-3 if model.dtype == torch.float32 else 0.1) + 1e-6
-            for got, position in ((filled.logits_B_V[b], -2), (second[b, -1], -1)):
-                agree += bool(float((got.float() - wanted[position]).abs().max()) <= scale)
-        # In half precision a router of experts may decide otherwise over a rounding error: one of the four may differ.
-        return agree >= (4 if model.dtype == torch.float32 else 3)
+        slab = engine.slab(2, 16)
+        steps = [engine.prefill(slab, 0, [Context(context) for context in contexts]).logits_B_V[:, None].expand(-1, 2, -1)]
+        for step in range(2):
+            places = ends_B_1 + 2 * step + np.arange(2)
+            visible_B_T_L = np.broadcast_to(np.arange(places.max() + 1) < ends_B_1[:, :, None], (2, 2, places.max() + 1)).copy()
+            for earlier in range(step + 1):
+                for row, reply in np.ndindex(2, 2):
+                    visible_B_T_L[row, reply, ends_B_1[row, 0] + 2 * earlier + reply] = True
+            positions = np.repeat(ends_B_1 + step, 2, axis=1)
+            steps.append(engine.forward(slab, replies[:, step], positions, places, engine.hide(engine.send(visible_B_T_L)), 2))
+        agree, exact = 0, model.dtype == torch.float32
+        for row, context in enumerate(contexts):
+            whole = torch.tensor([[*context, *replies[row, :, reply].tolist()] for reply in range(2)], device=engine.device)
+            wanted = model(input_ids=whole).logits.float().to(engine.device)[:, -3:]
+            scale = float(wanted.abs().max()) * (1e-3 if exact else 0.1) + 1e-6
+            for step, reply in np.ndindex(3, 2):
+                agree += bool(float((steps[step][row, reply].float() - wanted[reply, step]).abs().max()) <= scale)
+        # In half precision a router of experts may decide otherwise over a rounding error: a quarter of the twelve may differ.
+        return agree >= (12 if exact else 9)
     finally:
         engine._kept_bytes, engine.counts = wanted_bytes, Counts()

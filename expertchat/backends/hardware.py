@@ -6,11 +6,15 @@ import importlib.util
 import os
 from math import ceil, prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from expertchat.backends.folders import tensor_shapes
 from expertchat.config import ConfigError
+
+if TYPE_CHECKING:
+    from expertchat.backends.architecture import Architecture
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMALL = 10_000_000  # parameters below which bf16 is no faster on a CPU: 4.4 ms a step against 3.2 ms in fp32 with 1.4 million
@@ -92,18 +96,29 @@ def _cpu_flags() -> list[str]:
     return next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
 
 
-def choose_attention(wanted: str, device: str, dtype: torch.dtype) -> tuple[str, str | None]:
-    """The attention implementation; flash attention 2 is refused where it cannot run."""
+def choose_attention(
+    wanted: str, device: str, dtype: torch.dtype, architecture: Architecture | None = None
+) -> tuple[str, str | None]:
+    """The attention implementation, with the reason where it is not the usual one; what the model's class or the device has not is refused.
+
+    Without an `architecture` every implementation counts as there.
+    """
     if wanted == "auto":
-        return "sdpa", None
+        if architecture is None or "sdpa" in architecture.attentions:
+            return "sdpa", None
+        return "eager", f"attention eager: {architecture.why_no_sdpa}"
+    if architecture is not None and wanted not in architecture.attentions:
+        usable = ", ".join(architecture.attentions)
+        raise ConfigError(f"attention={wanted}, but {architecture.name} supports {usable} only: set attention=auto, or one of these")
+    instead = "auto" if architecture is not None and "sdpa" not in architecture.attentions else "sdpa"
     if wanted == "flash_attention_2":
         on_gpu = device.startswith("cuda") or device == "balanced"
         if not on_gpu or torch.cuda.get_device_capability() < (8, 0):
-            raise ConfigError(f"attention=flash_attention_2 needs a GPU of compute 8.0 or newer, not {device}: set attention=sdpa")
+            raise ConfigError(f"attention=flash_attention_2 needs a GPU of compute 8.0 or newer, not {device}: set attention={instead}")
         if dtype == torch.float32:
-            raise ConfigError("attention=flash_attention_2 needs dtype bf16 or fp16, and dtype is fp32: set attention=sdpa or dtype=bf16")
+            raise ConfigError(f"attention=flash_attention_2 needs dtype bf16 or fp16, and dtype is fp32: set attention={instead} or dtype=bf16")
         if importlib.util.find_spec("flash_attn") is None:
-            raise ConfigError("attention=flash_attention_2 needs the package flash-attn: install it or set attention=sdpa")
+            raise ConfigError(f"attention=flash_attention_2 needs the package flash-attn: install it or set attention={instead}")
     return wanted, None
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from expertchat.backends import plain
-from expertchat.backends.engine import Engine, out_of_memory
+from expertchat.backends.engine import Engine
 from expertchat.backends.kept import Context
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.scoring import Tokens
+from expertchat.backends.unloadable import out_of_memory
 
 MOST = 2**25  # log probabilities of a pass (fp32: 128 MiB), whatever the vocabulary
 LIKE = 0.75  # rows of a pass have at least this share of the widest one's tokens: the rest is padding

@@ -10,17 +10,18 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from transformers import GenerationConfig
 
-from expertchat.backends import plain
+from expertchat.backends import architecture, plain
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, Lane, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.backends.contrastive import ContrastiveLane
 from expertchat.backends.decoding import NotFinite, uniforms
-from expertchat.backends.engine import Engine, make_engine, out_of_memory
+from expertchat.backends.engine import Engine, make_engine
 from expertchat.backends.kept import Context
 from expertchat.backends.lanes import BatchLane
 from expertchat.backends.rendering import Renderer
 from expertchat.backends.rows import BranchLane
 from expertchat.backends.scoring import Asked, Plan, exclude_extensions, plan, share, values
 from expertchat.backends.streaming import Pieces, Row, Watch
+from expertchat.backends.unloadable import out_of_memory
 from expertchat.backends.weights import load_weights
 from expertchat.config import ConfigError
 from expertchat.records import Message
@@ -85,7 +86,7 @@ class LocalBackend:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.pad_id)
         # The model's own generation settings (repetition penalties, top-k, ...) would mix into every decoding that leaves them open.
         model.generation_config = GenerationConfig(pad_token_id=self.pad_id, eos_token_id=list(self.end_ids) or None)
-        holds = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+        holds = architecture.holds(model.config)
         if context_length and holds and context_length > holds:
             notes.append(f"context_length {context_length} is more than the {holds} tokens that the model was made for")
         made = make_engine(model, context_length or holds, None if cache_gib is None else int(cache_gib * GIB)) if engine else "not wanted"

@@ -65,38 +65,47 @@ def contrastive_search(model: Any, ids_B_S: Tensor, mask_B_S: Tensor, decoding: 
     """Contrastive search (Su et al. 2022, arXiv 2202.06417) over left-padded rows; returns the ids with the new tokens.
 
     The cache holds K equal copies of each row. One pass over the K candidates of a row gives their hidden states and, for the one that is
-    chosen, the next probabilities too; then its cache is copied over the other K - 1.
+    chosen, the next probabilities too; then its cache is copied over the other K - 1. A model whose cache cannot be copied so (state-space
+    layers) is shown each row anew.
     """
     batch, alpha = ids_B_S.shape[0], decoding.penalty_alpha
     rows_B = torch.arange(batch, device=ids_B_S.device)
     with last_hidden(model) as hidden:
         out = model(input_ids=ids_B_S, attention_mask=mask_B_S, position_ids=positions(mask_B_S), use_cache=True, logits_to_keep=1)
-        logits_B_V, cache = out.logits[:, -1].to(ids_B_S.device), out.past_key_values
+        logits_B_V, cache = out.logits[:, -1].to(ids_B_S.device), _copied(out, min(decoding.top_k, out.logits.shape[-1]))
         context_B_S_D = normalize(hidden[0].float(), dim=-1).to(ids_B_S.device)
         k = min(decoding.top_k, logits_B_V.shape[-1])
-        cache.batch_repeat_interleave(k)
         for _ in range(max_new_tokens):
             probs_B_K, words_B_K = torch.softmax(logits_B_V.float(), dim=-1).topk(k, dim=-1)
             if not bool(probs_B_K.isfinite().all()):
                 raise NotFinite
             context_mask_B_S = mask_B_S
             mask_B_S = torch.cat([mask_B_S, mask_B_S.new_ones(batch, 1)], dim=1)
-            out = model(
-                input_ids=words_B_K.reshape(-1, 1),
-                attention_mask=mask_B_S.repeat_interleave(k, dim=0),
-                position_ids=positions(mask_B_S)[:, -1:].repeat_interleave(k, dim=0),
-                past_key_values=cache,
-                use_cache=True,
-            )
+            new_R_1, mask_R_S, positions_B_S = words_B_K.reshape(-1, 1), mask_B_S.repeat_interleave(k, dim=0), positions(mask_B_S)
+            if cache is None:
+                new_R_1 = torch.cat([ids_B_S.repeat_interleave(k, dim=0), new_R_1], dim=1)
+            placed = positions_B_S[:, -new_R_1.shape[1] :].repeat_interleave(k, dim=0)
+            cached = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
+            out = model(input_ids=new_R_1, attention_mask=mask_R_S, position_ids=placed, logits_to_keep=1, **cached)
             hidden_B_K_D = normalize(hidden[0][:, -1].float(), dim=-1).to(ids_B_S.device).view(batch, k, -1)
             best_B = contrastive_scores(probs_B_K, hidden_B_K_D, context_B_S_D, context_mask_B_S, alpha).argmax(-1)
-            cache.batch_select_indices((rows_B * k + best_B).repeat_interleave(k))
+            if cache is not None:
+                cache.batch_select_indices((rows_B * k + best_B).repeat_interleave(k))
             logits_B_V = out.logits[:, -1].to(ids_B_S.device).view(batch, k, -1)[rows_B, best_B]
             context_B_S_D = torch.cat([context_B_S_D, hidden_B_K_D[rows_B, best_B][:, None]], dim=1)
             ids_B_S = torch.cat([ids_B_S, words_B_K[rows_B, best_B][:, None]], dim=1)
             if bool(stop(ids_B_S, None).all()):
                 break
     return ids_B_S
+
+
+def _copied(out: Any, times: int) -> Any:
+    """The cache of a pass, each row copied, or None where it holds something other than keys and values."""
+    cache = getattr(out, "past_key_values", None)
+    if not all(hasattr(layer, "batch_repeat_interleave") for layer in getattr(cache, "layers", [None])):
+        return None
+    cache.batch_repeat_interleave(times)
+    return cache
 
 
 @torch.inference_mode()

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from expertchat.backends.base import Completion, Decoding, GenerateRequest
 from expertchat.backends.decoding import BROKEN, NotFinite, choose
-from expertchat.backends.engine import Engine, Filled, out_of_memory
+from expertchat.backends.engine import Engine, Filled
 from expertchat.backends.kept import Context
 from expertchat.backends.lines import Branch, Line, even_batches, first_of, grouped
 from expertchat.backends.slab import Slab
 from expertchat.backends.streaming import Row
+from expertchat.backends.unloadable import out_of_memory
 from expertchat.config import ConfigError
 
 SECONDS = 0.25  # of steps between two looks of the scheduler

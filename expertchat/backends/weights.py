@@ -11,10 +11,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from expertchat.backends.architecture import architecture
 from expertchat.backends.folders import settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf, rounded_twice
 from expertchat.backends.hardware import choose_attention, choose_device, choose_dtype, parameters_of
 from expertchat.backends.quantization import bits_config, choose_quantization, find_card, footprint_note, saved_kind, settle
+from expertchat.backends.unloadable import tokenizer_failure, weights_failure
 from expertchat.backends.unpacking import unpacked
 from expertchat.config import ConfigError
 
@@ -49,13 +51,16 @@ def load_weights(
     file, file_note = folder, None
     if is_gguf(file):
         folder, file_note = unpacked(file, number, name)
-    kind, attention_note = choose_attention(attention, where, number)
+    try:
+        kind, attention_note = choose_attention(attention, where, number, architecture(folder, name))
+    except ConfigError as error:
+        raise ConfigError([_named(name, problem) for problem in error.problems]) from None
     settings = settings_of(folder)
     saved = saved_kind(settings)
     try:
         bits, bits_note = choose_quantization(quantization, find_card(where), parameters * number.itemsize, saved)
     except ConfigError as error:
-        raise ConfigError([f"model {name}: {problem}" for problem in error.problems]) from None
+        raise ConfigError([_named(name, problem) for problem in error.problems]) from None
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel package that nobody needs
@@ -76,14 +81,13 @@ def load_weights(
         _check_experts(settings, set(tensor_shapes(folder)), name, folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        model, report = _linear_mixtral(folder, settings, arguments, linear) if mixtral else _any(folder, arguments)
-    except torch.cuda.OutOfMemoryError:
-        raise ConfigError(
-            f"model {name}: does not fit into the memory of {where}; set quantization=nf4, device=balanced or a smaller model"
-        ) from None
     except Exception as error:  # whatever a broken folder makes the loaders raise, the user gets one message
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"model {name} ({folder}): cannot be loaded: {lines[0]}; download it again or name another model") from None
+        raise ConfigError(f"model {name} ({folder}): {tokenizer_failure(error)}") from None
+    try:
+        model, report = _linear_mixtral(folder, settings, arguments, linear) if mixtral else _any(folder, arguments)
+    except Exception as error:
+        options = {"dtype": dtype, "device": device, "attention": kind, "quantization": quantization}
+        raise ConfigError(f"model {name} ({folder}): {weights_failure(error, folder, where, options)}") from None
     _check(report, name, folder)
     if bits != "none":
         settle(model, bits, name)
@@ -93,8 +97,12 @@ def load_weights(
         lean_hooks(model)
     size_note = footprint_note(model) if bits != "none" else None
     twice = rounded_twice(file, bits) if is_gguf(file) else None
-    notes = (file_note, device_note, dtype_note, bits_note, twice, attention_note, size_note)
+    notes = (file_note, device_note, dtype_note, bits_note, twice, attention_note, size_note, _unused(report))
     return Loaded(model.eval(), tokenizer, tuple(note for note in notes if note))
+
+
+def _named(name: str, problem: str) -> str:
+    return problem if problem.startswith("model ") else f"model {name}: {problem}"
 
 
 def _map(where: str, quantised: bool) -> Any:
@@ -164,6 +172,13 @@ def _check(report: dict[str, Any], name: str, folder: Path) -> None:
             f"model {name} ({folder}): its weights lack {len(missing)} tensors ({missing[0]}, ...); "
             "they do not belong to its config.json: download it again"
         )
+
+
+def _unused(report: dict[str, Any]) -> str | None:
+    """A note on tensors of the folder that the model has no place for."""
+    names = sorted(name for name in report.get("unexpected_keys", ()) if not name.endswith("inv_freq"))
+    more = ", ..." if len(names) > 1 else ""
+    return f"{len(names)} tensors of its folder are not used, config.json has no place for them ({names[0]}{more})" if names else None
 
 
 def lean_hooks(model: Any) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from expertchat.backends.adapters import Adapters
+from expertchat.backends.adapters import Adapters, usual_targets
 from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
 from expertchat.records import Speaker
@@ -85,8 +85,9 @@ class LoraLearner(Learner):
     ) -> None:
         super().__init__(seat, backend, config)
         self.adapters, self.name = adapters, f"expert_{seat}"
+        usual = usual_targets(backend.model, targets)
         lacking = adapters.attach(
-            self.name, config.targets or targets, r=config.rank, alpha=config.alpha, dropout=config.dropout, seed=seed, path=path
+            self.name, config.targets or usual, r=config.rank, alpha=config.alpha, dropout=config.dropout, seed=seed, path=path
         )
         if config.targets and lacking:
             raise ConfigError(f"train.targets: the model of expert {seat} has no linear layers named {', '.join(lacking)}; leave them out")
@@ -94,6 +95,9 @@ class LoraLearner(Learner):
         self.base = backend.voice(partial(adapters.use, None))
         size = sum(p.numel() for p in self.parameters().values())
         self.notes.append(f"expert {seat} learns {size / 1e6:.2f} million LoRA weights (rank {config.rank})")
+        if not config.targets and set(usual) != set(targets):
+            absent = ", ".join(sorted(set(targets) - set(usual)))
+            self.notes.append(f"expert {seat}: LoRA on {', '.join(usual)}, which its model has in the place of {absent} (train.targets names others)")
 
     def model(self) -> Any:
         self.adapters.use(self.name)

@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from expertchat.backends.decoding import body
 from expertchat.records import Figure, PreferencePair
 from expertchat.training.config import TrainConfig
 from expertchat.training.fused import exact_replies
@@ -288,6 +289,9 @@ def _built(model: Any, learner: Learner, config: TrainConfig) -> Iterator[Build]
         return trainer
 
     quiet.setLevel(logging.ERROR)
+    bodies = {patched: body(patched) for patched in (base, learner.reference()) if patched is not None and patched.base_model is patched}
+    for patched, inner in bodies.items():  # TRL looks for the body there
+        patched.base_model_prefix = next(name for name, child in patched.named_children() if child is inner)
     try:
         with warnings.catch_warnings(), exact_replies(), anywhere(base):
             warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
@@ -300,6 +304,7 @@ def _built(model: Any, learner: Learner, config: TrainConfig) -> Iterator[Build]
         for patched in (base, learner.reference()):
             if patched is not None:
                 vars(patched).pop("forward", None)  # TRL's fused output layer
+                vars(patched).pop("base_model_prefix", None)
         if config.checkpointing:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
@@ -336,8 +341,9 @@ def _reference(peft: Any, name: str, reference: str) -> None:
 def _drop(base: Any, name: str, dropout: float) -> None:
     """Dropout in the learner's adapter alone: TRL has switched off all that is a layer, and the reference is to stay without."""
     for module in base.modules():
-        if getattr(module, "attention_dropout", 0.0):
-            module.attention_dropout = 0.0
+        for rate in ("attention_dropout", "dropout", "activation_dropout", "hidden_dropout", "layerdrop"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.0)
         if name in getattr(module, "lora_dropout", ()) and dropout:
             module.lora_dropout[name].p = dropout
 
