@@ -45,11 +45,10 @@ _BEFORE = re.compile(r"[\w,;(] $")  # in the middle of a sentence a mark has thi
 _AFTER = re.compile(r" [a-z(]|[,;)]|[.?!](?:\s|$)")  # and this behind it
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "„": "“", "«": "»", "`": "`"}
 # How marks may begin, for a text that is not whole yet.
-_BEGINNINGS = tuple(
-    f"{slash}{name}{end}"
-    for name in ("think", "thinking", "thought", "thoughts", "reasoning", "seed:think")
-    for slash, end in (("<", ">"), ("</", ">"), ("<|", "|>"), ("<|/", "|>"))
-) + (
+_NAMES = ("think", "thinking", "thought", "thoughts", "reasoning", "seed:think")
+_ENDS = (("<", ">"), ("</", ">"), ("<|", "|>"), ("<|/", "|>"))
+_BEGINNINGS = (
+    *(f"{begin}{name}{end}" for name in _NAMES for begin, end in _ENDS),
     "[think]", "[/think]", "{think}", "{/think}", "◁think▷", "◁/think▷", "<|begin_of_thought|>", "<|end_of_thought|>", "<|start_thinking|>",
     "<|end_thinking|>", "<|think_start|>", "<|think_end|>", "<|inner_prefix|>", "<|inner_suffix|>", "<|channel>thought", "<channel|>",
     "<|open|>think<|sep|>", "<|close|>think<|sep|>", "<|channel|>", "<|start|>assistant<|channel|>", "<|begin_of_solution|>",

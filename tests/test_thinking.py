@@ -111,7 +111,7 @@ def test_a_mark_that_thoughts_speak_of_ends_nothing() -> None:
 
 PIECES = st.lists(
     st.sampled_from([mark for form in FORMS for mark in form])
-    | st.sampled_from(["a", " ", "\n", "`", "```", '"', "<", ">", "</", "<|", "think", "[/", "Depth:", ".", "assistant", "final", "<b>", "<th", "ink>"]),
+    | st.sampled_from(["a", " ", "\n", "`", "```", '"', "<", ">", "</", "<|", "think", "[/", "Depth:", ".", "<b>", "<th", "ink>"]),
     max_size=14,
 ).map("".join)
 PLAIN = st.text(st.characters(blacklist_characters="<>[]{}‹›¦|◁▷`\"'“”‘’„«»", blacklist_categories=("Cs",)))

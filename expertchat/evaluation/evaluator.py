@@ -233,9 +233,11 @@ class Evaluator:
         key = self._id(held, version)
         request, note = expert.reply_request(key, History(held.topic, tuple(held.turns)), self.tokens.get(self.learner))
         (answer,) = yield [Ask(self.learner, request, label=self.learner)]
+        read = expert.read_reply(answer.text)  # type: ignore[union-attr]
         reply = Turn(
             speaker=self.learner,
-            text=expert.read_reply(answer.text).text,  # type: ignore[union-attr]
+            text=read.text,
+            thinking=read.thinking if read.thought else None,
             tokens=answer.tokens,  # type: ignore[union-attr]
             cut=answer.finish == "length",  # type: ignore[union-attr]
             note=note,
