@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _PLAIN = str.maketrans("‹›¦", "<>|")  # of the same length, so that places stay
-_NAME = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning)"
+_NAME = r"(?:seed:|mm:)?(?:think(?:ing)?|thoughts?|reasoning)"
 _ATTRIBUTES = r"""(?:\s+[\w:-]+\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s<>"']+))*"""
 _HEADER = r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*"  # of harmony
 _MARK = re.compile(
@@ -45,7 +45,7 @@ _BEFORE = re.compile(r"[\w,;(] $")  # in the middle of a sentence a mark has thi
 _AFTER = re.compile(r" [a-z(]|[,;)]|[.?!](?:\s|$)")  # and this behind it
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "„": "“", "«": "»", "`": "`"}
 # How marks may begin, for a text that is not whole yet.
-_NAMES = ("think", "thinking", "thought", "thoughts", "reasoning", "seed:think")
+_NAMES = ("think", "thinking", "thought", "thoughts", "reasoning", "seed:think", "mm:think")
 _ENDS = (("<", ">"), ("</", ">"), ("<|", "|>"), ("<|/", "|>"))
 _BEGINNINGS = (
     *(f"{begin}{name}{end}" for name in _NAMES for begin, end in _ENDS),
@@ -142,6 +142,28 @@ def first_stop(text: str, stops: Iterable[str], opened: bool = False) -> int | N
 def count_words(text: str) -> int:
     """How many words a text has, as it is shown beside folded thinking."""
     return len(text.split())
+
+
+_SWITCH = re.compile(r"\b(?:enable_thinking|add_thinking|use_thinking|enable_reasoning|thinking_budget|reasoning_effort|thinking)\b")
+_EXPRESSIONS = re.compile(r"\{[%{](.*?)[%}]\}", re.DOTALL)
+_LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+
+
+def template_thinks(source: str) -> str | None:
+    """What the source of a chat template says of thinking, in words: its switch, or the block that it opens; None where it says nothing.
+
+    >>> template_thinks("{% if enable_thinking is false %}x{% endif %}")
+    "can think: asked not to by its chat template's enable_thinking, unless experts.*.thinking=true"
+    """
+    code = " ".join(_LITERAL.sub("''", part) for part in _EXPRESSIONS.findall(source))
+    if (switch := _SWITCH.search(code)) is not None:
+        return f"can think: asked not to by its chat template's {switch.group()}, unless experts.*.thinking=true"
+    _, _, prompt = source.rpartition("add_generation_prompt")
+    if prompt and any(mark.kind == "open" and not mark.small for mark in _marks(prompt.replace("\\n", "\n"))):
+        return "thinks: its chat template opens a thinking block, which is closed at once unless experts.*.thinking=true"
+    if any(mark.kind != "empty" for mark in _marks(source) if not mark.small):
+        return "may think: its chat template knows thinking blocks but no switch; what it thinks is kept apart"
+    return None
 
 
 def _outside(text: str, stop: str, spans: Sequence[tuple[int, int]]) -> int | None:
