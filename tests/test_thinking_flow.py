@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,18 @@ from expertchat.backends.streaming import Pieces, Row
 from expertchat.events import Note, TextStreamed, TurnFinished
 from expertchat.experts.registry import make_expert
 from expertchat.folder import differences
+from expertchat.models import thinks
 from expertchat.preferences.pairs import make_pairs
 from expertchat.records import Message, Rating, Turn
 from expertchat.training.figures import remarks, round_figures, why_no_pair
 from expertchat.training.reward import scored
 from expertchat.training.rollout import choices
+from expertchat.views.models import print_models
 from tests.scripted import BagOfWords, Collect, Double, babble, config_of
+from tests.staged import Stage
+from tests.staged import config_of as staged_config
 from tests.test_judge import judge, judging_config
+from tests.test_online_dpo import train
 from tests.test_rollout import dpo_config, talk
 
 SECRET = "zebra"  # stands in thoughts alone
@@ -59,7 +65,9 @@ def converse(folder: Path, double: Double, *overrides: str) -> tuple[int, Collec
     return code, sink, embedder
 
 
-FORMS = [("<think>\n", "\n</think>\n\n", False), ("", "</think>", True), ("[THINK]", "[/THINK]", False), ("analysis", "assistantfinal", False)]
+FORMS = [
+    ("<think>\n", "\n</think>\n\n", False), ("", "</think>", True), ("[THINK]", "[/THINK]", False), ("analysis", "assistantfinal", False),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("begin", "end", "opens"), FORMS)
@@ -138,7 +146,8 @@ def test_a_stop_string_in_a_thinking_block_ends_nothing(begin: str, opens: bool)
 class Letters:
     """A tokenizer whose tokens are letters."""
 
-    added_tokens_decoder: dict[int, Any] = {}
+    def __init__(self) -> None:
+        self.added_tokens_decoder: dict[int, Any] = {}
 
     def decode(self, ids: list[int], **more: Any) -> str:
         return "".join(map(chr, ids))
@@ -217,6 +226,66 @@ def test_programs_and_words_know_nothing_of_thoughts() -> None:
     _, _, figures = candidates_of(lambda request: "<think>" + "zebra zebra " * 50 + "</think>" + babble(request))
     _, _, plain = candidates_of(babble)
     assert figures["distinct_2"] == plain["distinct_2"] and figures["repeats"] == plain["repeats"]
+
+
+def test_a_training_that_cannot_learn_from_thoughts_says_so_after_its_first_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expertchat.training.rollout.altered", lambda reply, answer: "thinking")
+    code, sink = train(tmp_path / "run", "rounds=1", "evaluation.every=0", "evaluation.histories=1", "evaluation.final=1")
+    kinds = [(event.kind, getattr(event, "text", "")) for event in sink.events if event.kind in ("note", "round_finished")]
+    first = kinds.index(("round_finished", ""))
+    said = [text for _, text in kinds[:first] if text.startswith("round 1: all ")]
+    assert len(said) == 1 and "candidates thought before they spoke" in said[0] and "experts.a.thinking=false" in said[0]
+    end = sink.events[-1]
+    assert code == 1 and "candidates that thought before they spoke" in end.reason
+    figures = [line["figures"] for line in lines(tmp_path / "run", "metrics") if line["kind"] == "round"]
+    assert [f["kl"] for f in figures] == [None]  # how far the policy has moved is not told from thoughts either
+
+
+@pytest.mark.parametrize("which", ["base", "policy"])
+def test_an_evaluation_of_a_reply_that_is_all_thinking_has_no_outcome(tmp_path: Path, which: str) -> None:
+    silent, speaks = Double(lambda request: f"<think>A {SECRET}."), Double(lambda request: f"<think>A {SECRET}?</think>{babble(request)}")
+    other = Double(lambda r: f"<think>A {SECRET}." if r.key.endswith("/base") else f"A bee. {len(r.messages)} {r.key}")
+    stage = Stage(
+        tmp_path, staged_config("evaluation=pointwise", "evaluation.by=partner_reference", "conversation.loop_similarity=1.0"),
+        base=other if which == "base" else Double(), policy=speaks if which == "base" else silent,
+    )  # fmt: skip
+    assert stage.prepare()
+    figures = stage.evaluate().figures
+    assert (figures["n"], figures["nulls"]) == (0, 6)
+    compared = lines(tmp_path / "evaluations", "a-r0006")
+    assert {one["problem"].partition(":")[0] for one in compared} == {f"{which} said nothing, the reply is all thinking"}
+    assert all(SECRET in one["reply"]["thinking"] and SECRET not in one["reply"]["text"] for one in compared)
+
+
+# -- models ---------------------------------------------------------------------------------------------------------------
+
+BEGIN = "{% if add_generation_prompt %}<|im_start|>assistant\n"
+HEAD = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" + BEGIN
+SWITCH = "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+TEMPLATES = {
+    HEAD + SWITCH: "can think: asked not to by its chat template's enable_thinking",
+    HEAD + "<think>\n{% endif %}": "thinks: its chat template opens a thinking block, which is closed at once",
+    "{% set seen = m.content.split('</think>')[-1] %}" + HEAD + "{% endif %}": "may think: its chat template knows thinking blocks",
+    "Reasoning: {{ reasoning_effort }}" + HEAD + "{% endif %}": "can think: asked not to by its chat template's reasoning_effort",
+    HEAD + "I am thinking.{% endif %}": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("template", "said"), TEMPLATES.items())
+def test_models_says_what_a_template_makes_of_thinking(tmp_path: Path, template: str, said: str | None) -> None:
+    assert thinks(tmp_path) is None
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    found = thinks(tmp_path)
+    assert found is None if said is None else str(found).startswith(said)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": [{"name": "default", "template": template}]}))
+    assert thinks(tmp_path) == found
+    (tmp_path / "chat_template.jinja").write_text(template)
+    assert thinks(tmp_path) == found
+    if found:
+        stream = io.StringIO()
+        one = {"name": "mine", "state": "complete", "size": 0, "folder": "/m", "about": "", "path": "/m", "problem": None, "get": ()}
+        print_models({"models": [{**one, "thinks": found}], "others": [], "models_dir": None}, stream)
+        assert "mine" in stream.getvalue() and "think" in stream.getvalue()
 
 
 # -- old folders ----------------------------------------------------------------------------------------------------------

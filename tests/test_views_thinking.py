@@ -78,9 +78,11 @@ def test_a_turn_that_is_thought_up_shows_nothing_of_it() -> None:
         writing = TextStreamed(conversation="c0", turn=2, speaker="a", text=text, thinking=thinking)
         return "\n".join(frame(state(unfold, writing), 100, 40, "c0"))
 
-    assert "thinking ... 4 words" in shown(False, "", "Maybe a quagga, then.") and "quagga" not in shown(False, "", "Maybe a quagga, then.")
-    assert "thought 4 words" in shown(False, "Wasps", "Maybe a quagga, then.") and "Wasps▌" in shown(False, "Wasps", "Maybe a quagga, then.")
-    assert "quagga" in shown(True, "", "Maybe a quagga, then.")
+    thoughts = "Maybe a quagga, then."
+    before, after = shown(False, "", thoughts), shown(False, "Wasps", thoughts)
+    assert "thinking ... 4 words" in before and "quagga" not in before
+    assert "thought 4 words" in after and "Wasps▌" in after and "quagga" not in after
+    assert "quagga" in shown(True, "", thoughts)
     other = state(False, began("c1"), TextStreamed(conversation="c1", turn=0, speaker="a", text="", thinking="Maybe a quagga."))
     assert "thinking ... 3 words" in drawn(120, render.other_line(other.conversations["c1"], 2, 120))
 
