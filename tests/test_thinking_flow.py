@@ -306,7 +306,7 @@ def test_an_expert_knows_what_its_prompts_end_with() -> None:
     read = expert.read_reply("Hm.</think>Bees.")
     assert (read.text, read.thinking, read.thought, read.unended) == ("Bees.", "Hm.", True, False)
     assert expert.read_reply("Hm.").unended and expert.read_reply("Hm.").text == ""
-    assert expert.read_reply(" 7", prefix="Depth:").text == "Depth: 7"  # the prefix stands after the block's end
+    assert expert.read_answer(" 7", prefix="Depth:").text == "Depth: 7"  # the prefix stands after the block's end
     assert make_expert("third", config_of().experts.a, ModelInfo("m", 100)).all_thinking().startswith("all thinking: raise third.decoding")
 
 

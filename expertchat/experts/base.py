@@ -190,8 +190,13 @@ class ExpertChat:
 
     # -- answers ----------------------------------------------------------------------------------------------------
 
-    def read_reply(self, text: str, prefix: str = "") -> Reply:
-        """What the model wrote after `prefix`, taken apart; the prefix is a part of what it says."""
+    def read_reply(self, text: str) -> Reply:
+        """What the model wrote as its turn, taken apart."""
+        found = self.split(text)
+        return Reply(self._safe(found.said, lines=True), found.thinking, thought=found.found, unended=found.open)
+
+    def read_answer(self, text: str, prefix: str = "") -> Reply:
+        """What the model wrote as a judge after `prefix`, which is a part of what it says, taken apart."""
         found = self.split(text, prefix)
         return Reply(self._safe(prefix + found.said, lines=True), found.thinking, thought=found.found, unended=found.open)
 

@@ -192,7 +192,7 @@ class JudgeWork:
         if problem := self.too_long(request.messages, request.decoding.max_new_tokens):
             return "", problem
         (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
-        read = self.expert.read_reply(answer.text, request.prefix)
+        read = self.expert.read_answer(answer.text, request.prefix)
         text = read.text
         if read.unended:
             return text, Fault("thinking", "the analysis ended while the judge was still thinking")
@@ -272,7 +272,7 @@ class JudgeWork:
         if problem is not None:
             return self.wim("", analysis, problem=problem)
         (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
-        read = self.expert.read_reply(answer.text, request.prefix)
+        read = self.expert.read_answer(answer.text, request.prefix)
         text, reply = read.text, self.judgement.reply
         if read.unended:
             return self.wim(text, analysis, problem=Fault("thinking", "ended while the judge was still thinking"))
