@@ -156,7 +156,8 @@ def _online_dpo(job: Job) -> int:
     from expertchat.training.online_dpo import run_online_dpo
     from expertchat.views.open import open_view
 
-    return run_online_dpo(job.config, ["expertchat", "online_dpo", *job.overrides], open_view(job.config.view if _FIRST else "none"))
+    view = open_view(job.config.view if _FIRST else "none", show_thinking=job.config.show_thinking)
+    return run_online_dpo(job.config, ["expertchat", "online_dpo", *job.overrides], view)
 
 
 def _converse(job: Job) -> int:
@@ -165,7 +166,7 @@ def _converse(job: Job) -> int:
     from expertchat.views.open import open_view
 
     config: ConverseConfig = job.config
-    return run_converse(config, ["expertchat", "converse", *job.overrides], open_view(config.view))
+    return run_converse(config, ["expertchat", "converse", *job.overrides], open_view(config.view, show_thinking=config.show_thinking))
 
 
 def _bench(job: Job) -> int:
@@ -244,6 +245,7 @@ def _watch(arguments: list[str]) -> int:
     parser.add_argument("--speed", type=_positive, metavar="X", help="replay from the beginning, X times as fast as it was")
     parser.add_argument("--conversation", metavar="ID", help="show this conversation, e.g. c0001")
     parser.add_argument("--view", choices=("live", "plain"), default="live", help="drawn, or plain lines (default: live)")
+    parser.add_argument("--thinking", action="store_true", help="show what the experts thought, not only how many words")
     parser.add_argument("--once", action="store_true", help="show what there is and leave, though the run goes on")
     options = parser.parse_args(arguments)
     from expertchat.views.watch import watch
@@ -253,7 +255,7 @@ def _watch(arguments: list[str]) -> int:
 
         return states(jobs)
 
-    return watch(options.run, options.speed, options.conversation, options.view, not options.once, queue)
+    return watch(options.run, options.speed, options.conversation, options.view, not options.once, queue, options.thinking)
 
 
 def _positive(text: str) -> float:

@@ -255,6 +255,7 @@ class ConverseConfig(Group):
     models_dir: Text | None = None
     run: RunConfig
     view: Literal["live", "plain", "none"]
+    show_thinking: bool = False
     experts: ExpertsConfig
     third: ModelConfig | None = None
     conversation: PartConversationConfig

@@ -108,7 +108,7 @@ class Dialogue:
         return turns
 
     def _add(self, turns: list[Turn], turn: Turn) -> None:
-        if turn.note and not any(t.note for t in turns):
+        if turn.note and not any(t.note and _kind(t.note) == _kind(turn.note) for t in turns):
             self.announce(Note(text=f"{self.id}, turn {len(turns) + 1}: {turn.note}", level="warning"))
         turns.append(turn)
         self.announce(TurnFinished(conversation=self.id, index=len(turns) - 1, turn=turn))
@@ -129,11 +129,14 @@ class Dialogue:
     def read(self, speaker: Speaker, answer: Result, note: str | None = None) -> Turn:
         """A turn from what the speaker's model wrote."""
         assert isinstance(answer, Completion)
-        reply = self.experts[speaker].read_reply(answer.text)
+        expert = self.experts[speaker]
+        reply = expert.read_reply(answer.text)
+        if reply.thought and not reply.text:
+            note = "; ".join(part for part in (note, expert.all_thinking()) if part)
         return Turn(
             speaker=speaker,
             text=reply.text,
-            thinking=reply.thinking or None,
+            thinking=reply.thinking if reply.thought else None,
             beyond=reply.beyond or None,
             tokens=answer.tokens,
             seconds=round(answer.seconds, 4),
@@ -168,6 +171,11 @@ class Dialogue:
         ):
             return True
         return len(turns) >= 2 and all(is_courtesy(turn.text) for turn in turns[-2:])
+
+
+def _kind(note: str) -> str:
+    """A note without its numbers: it is told once in a dialogue."""
+    return re.sub(r"\d+", "#", note)
 
 
 def check_first_prompts(dialogue: Dialogue) -> None:

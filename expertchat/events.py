@@ -62,13 +62,14 @@ class ConversationStarted(Event):
 
 
 class TextStreamed(Event):
-    """The text of a turn so far. Throttled; not kept in events.jsonl."""
+    """The text of a turn so far, and beside it what the speaker thought before it. Throttled; not kept in events.jsonl."""
 
     kind: Literal["text_streamed"] = "text_streamed"
     conversation: str
     turn: int
     speaker: Speaker
     text: str
+    thinking: str = ""
 
 
 class TurnFinished(Event):

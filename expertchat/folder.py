@@ -24,7 +24,10 @@ LIVE_SECONDS = 0.25  # live.json is replaced at most this often
 SYNC_SECONDS = 5.0
 BOOKKEEPING = {LOCK, HEARTBEAT, CLAIM, "provenance.json", "submission"}  # a folder that holds no more than these has not begun
 OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log, or with the runs of an array
-NOT_COMPARED = ("view", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")  # config keys that do not change what a run writes
+# Config keys that do not change what a run writes.
+NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")
+
+ADDED = {"thinking": False}  # keys that came later, with what they mean where a run has none
 
 
 class RunFolder:
@@ -211,7 +214,7 @@ class _Live:
         if self.lost():
             return
         self._written = time.monotonic()
-        turns = [event.model_dump(include={"conversation", "turn", "speaker", "text"}) for event in self._turns.values()]
+        turns = [event.model_dump(include={"conversation", "turn", "speaker", "text", "thinking"}) for event in self._turns.values()]
         progress = self._progress.model_dump(exclude={"kind", "time"}) if self._progress else None
         step = self._step.model_dump(include={"round", "step", "steps", "loss"}) if self._step else None
         try:
@@ -226,8 +229,12 @@ class _Live:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each key in which two configs differ, those aside that do not change what a run writes."""
+    """One line for each key in which two configs differ, those aside that do not change what a run writes.
+
+    A key that the older config does not know (ADDED) is as it was before there was one.
+    """
     one, two = dict(_flat(before)), dict(_flat(now))
+    one |= {key: ADDED[name] for key in two if key not in one and (name := key.rpartition(".")[2]) in ADDED}
     keys = [key for key in {**one, **two} if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_COMPARED)]
     return [f"{key}: was {one.get(key)!r}, is {two.get(key)!r}" for key in keys if one.get(key) != two.get(key)]
 

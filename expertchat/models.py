@@ -14,6 +14,7 @@ from expertchat.backends.gguf import is_gguf, lacks_package
 from expertchat.backends.loading import weight_files
 from expertchat.backends.packaged import PREFIX, install_line
 from expertchat.config import ConfigError, ModelsConfig, conf_dir, near
+from expertchat.thinking import template_thinks
 
 EMBEDDERS = ("mpnet", "minilm")
 UNWANTED = ("original/*", "consolidated*", "*.bin", "*.onnx")  # the same weights again, in other forms
@@ -33,6 +34,7 @@ class Found:
     size: int = 0  # bytes of its weight files
     problem: str | None = None
     get: tuple[str, ...] = ()
+    thinks: str | None = None  # what its chat template says of thinking; None where it says nothing
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,31 @@ def look(known: Known, models_dir: str | None, tokenizer: bool = False) -> Found
         str(folder),
         sum(file.stat().st_size for file in weights),
         problem,
-        ((f"git -C {quote(str(folder))} lfs pull",) if problem and "git-lfs" in problem else ()) + (get if problem else ()),
+        get=((f"git -C {quote(str(folder))} lfs pull",) if problem and "git-lfs" in problem else ()) + (get if problem else ()),
+        thinks=None if known.embedder else thinks(folder),
     )
+
+
+def thinks(folder: Path) -> str | None:
+    """Whether the chat template in a folder can make its model think, and that it is asked not to; None where it cannot, or is not found.
+
+    A GGUF file's template is not looked for.
+    """
+    return template_thinks(_template(folder))
+
+
+def _template(folder: Path) -> str:
+    """The source of a folder's chat template, "" where there is none that can be read."""
+    try:
+        if (own := folder / "chat_template.jinja").is_file():
+            return own.read_text("utf-8")
+        found = json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("chat_template")
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return ""
+    if isinstance(found, list):  # several by name
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else ""
 
 
 def _problem(folder: Path, embedder: bool, tokenizer: bool) -> str | None:

@@ -21,6 +21,7 @@ from expertchat.backends.lanes import BatchLane, Workers
 from expertchat.events import AnyEvent, Progress, TextStreamed
 from expertchat.records import Speaker
 from expertchat.text import clean
+from expertchat.thinking import so_far
 
 T = TypeVar("T")
 Announce = Callable[[AnyEvent], None]
@@ -287,7 +288,8 @@ class Scheduler:
 
         def on_text(one: _Waiting) -> OnRow | None:
             place = one.ask.place
-            return None if place is None else lambda text: workers.hand_over(lambda: self._stream(place, text))
+            inside = self._opens_thinking(one.ask)
+            return None if place is None else lambda text: workers.hand_over(lambda: self._stream(place, text, inside))
 
         def work() -> list[tuple[_Waiting, Result]]:
             for call in before:
@@ -316,11 +318,21 @@ class Scheduler:
 
     # -- announcements ----------------------------------------------------------------------------------------------
 
-    def _stream(self, place: Place, text: str) -> None:
+    def _opens_thinking(self, ask: Ask) -> bool:
+        """Whether what is written begins inside a thinking block."""
+        info = getattr(self.backends[ask.who], "info", None)
+        return getattr(info, "opens_thinking", False) and not getattr(ask.request, "prefix", "")
+
+    def _stream(self, place: Place, text: str, inside: bool = False) -> None:
+        """Announce the text so far of a turn that began `inside` a thinking block, or not."""
         now = time.monotonic()
         if now - self._streamed.get(place, 0.0) >= STREAM_SECONDS:
             self._streamed[place] = now
-            self.announce(TextStreamed(conversation=place.conversation, turn=place.turn, speaker=place.speaker, text=clean(text)))
+            found = so_far(text, inside)
+            said, thought = clean(found.said).lstrip(), clean(found.thinking)
+            self.announce(
+                TextStreamed(conversation=place.conversation, turn=place.turn, speaker=place.speaker, text=said, thinking=thought)
+            )
         self._progress()
 
     def _count(self, ask: Ask, result: Result) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.jsonl import read_lines
+from expertchat.thinking import count_words
 
 TIE = 1e-9  # two mean ratings closer than this are equal
 
@@ -16,7 +17,8 @@ TIE = 1e-9  # two mean ratings closer than this are equal
 def summarise(folder: Path) -> dict[str, Any]:
     """What summary.json holds. Reads each file once; ratings by direction are of whole dialogues, failures are counted of all.
 
-    `seconds` is time at work: from when the models are loaded to the last event, summed over the starts. `tokens` are those of the turns.
+    `seconds` is time at work: from when the models are loaded to the last event, summed over the starts. `tokens` are those of the turns,
+    with what was thought.
     """
     transcripts = _Transcripts(folder)
     seconds = seconds_of(folder)
@@ -32,6 +34,9 @@ def summarise(folder: Path) -> dict[str, Any]:
         "turns_per_second": round(turns / seconds, 3) if seconds else None,
         "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
         "turns_cut": transcripts.cut,
+        "turns_thought": transcripts.thought,
+        "turns_all_thinking": transcripts.silent,
+        "words_thought": transcripts.words_thought,
         **_ratings(folder, problems, faults["rating"]),
         **_wim(folder, problems, faults["wim"]),
         **_rewards(folder),
@@ -71,6 +76,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 class _Transcripts:
     def __init__(self, folder: Path) -> None:
         self.count = self.turns = self.tokens = self.cut = 0
+        self.thought = self.silent = self.words_thought = 0  # turns that thought, those that said nothing after it, words of thoughts
         self.reasons: Counter[str] = Counter()
         for _, line in read_lines(folder / "transcripts.jsonl"):
             self.count += 1
@@ -78,6 +84,10 @@ class _Transcripts:
             self.tokens += sum(turn["tokens"] for turn in line["turns"])
             self.cut += sum(turn["cut"] for turn in line["turns"])
             self.reasons[line["stop_reason"]] += 1
+            thinking = [(turn["thinking"], turn["text"]) for turn in line["turns"] if turn.get("thinking")]
+            self.thought += len(thinking)
+            self.silent += sum(not text.strip() for _, text in thinking)
+            self.words_thought += sum(count_words(thought) for thought, _ in thinking)
 
 
 class _Mean:

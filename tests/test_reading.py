@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from expertchat.experts.prompts import Prompts
 from expertchat.judging import wim
-from expertchat.judging.faults import without_thinking
 from expertchat.judging.rating import parse_rating
+from expertchat.thinking import split
 from tests.scripted import config_of
 
 DOCS = Path(__file__).parents[1] / "docs" / "ratings.md"
@@ -84,7 +84,7 @@ def test_a_value_is_one_to_ten_and_stands_in_the_text(text: str, category: str |
     assert (found.value is None) == (found.problem is not None) == (found.fault is not None)
     if found.value is not None:
         assert 1 <= found.value <= 10
-        assert re.search(rf"(?<!\d){found.value}(?!\d)", without_thinking(text)[0])
+        assert re.search(rf"(?<!\d){found.value}(?!\d)", split(text).said)
 
 
 @given(PLAIN, VALUE)
@@ -122,6 +122,7 @@ def test_a_cut_answer_has_the_value_of_the_whole_one_or_none(read: tuple[str, in
 
 @given(st.text(), st.text())
 def test_closed_thoughts_are_left_out(before: str, after: str) -> None:
-    assume(not re.search("think|thought|reasoning", before + after, re.IGNORECASE))
-    assert without_thinking(f"<think>{before}</think>{after}") == (after, False)
-    assert without_thinking(f"<think>{before}{after}")[1]
+    assume(not re.search("think|thought|reasoning|analysis|final|response|[`◁<>|‹›]", before + after, re.IGNORECASE))
+    found = split(f"<think>{before}</think>{after}")
+    assert (found.said, found.open) == (after, False)
+    assert split(f"<think>{before}{after}").open

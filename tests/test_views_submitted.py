@@ -28,7 +28,7 @@ from tests.viewed import whole_run
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     sink = Recorder()
-    monkeypatch.setattr(watching, "open_view", lambda view, everything=False: sink)
+    monkeypatch.setattr(watching, "open_view", lambda view, **more: sink)
     return sink
 
 

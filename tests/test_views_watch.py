@@ -49,7 +49,7 @@ def run_folder(path: Path, events: list[AnyEvent]) -> Path:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     sink = Recorder()
-    monkeypatch.setattr(watching, "open_view", lambda view, everything=False: sink)
+    monkeypatch.setattr(watching, "open_view", lambda view, **more: sink)
     return sink
 
 

@@ -233,7 +233,8 @@ class LocalBackend:
                 f"model {self.info.name}: a prompt takes {len(ids)} tokens, but the context holds {holds}; shorten the dialogue "
                 "(conversation.turns, max_new_tokens) or use a model with a longer context"
             )
-        return Row(self.pieces, index, ids, min(most, holds - len(ids)) if holds else most, request.stop)
+        thinking = self.info.opens_thinking and not request.prefix
+        return Row(self.pieces, index, ids, min(most, holds - len(ids)) if holds else most, request.stop, thinking)
 
     def _generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
         """The usual way: whole batches of one decoding; rows of about the same length run together."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.config import ConfigError
 from expertchat.records import Message
+from expertchat.thinking import first_stop
 
 Reply = Callable[[GenerateRequest], str]
 Score = Callable[[ScoreRequest], Sequence[float]]
@@ -87,9 +88,9 @@ class ScriptedBackend:
             ends = [match.end() for match in re.finditer(r"\s*\S+", text)]
             cut = len(ends) > limit
             text = text[: ends[limit - 1]] if cut else text
-            places = [place for place in (text.find(stop) for stop in request.stop if stop) if place >= 0]
-            if places:
-                text, cut = text[: min(places)], False
+            stop = first_stop(text, [stop for stop in request.stop if stop], self.info.opens_thinking and not request.prefix)
+            if stop is not None:
+                text, cut = text[:stop], False
             if on_text is not None:
                 for end in [e for e in ends if e < len(text)][::4]:
                     on_text(i, text[:end])

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from expertchat.backends.base import Completion, OnText
+from expertchat.thinking import first_stop
 
 TAIL = 5  # prompt tokens decoded together with the first new ones: some tokenizers drop a space at the start of a text
 
@@ -36,14 +37,19 @@ class Pieces:
 
 
 class Row:
-    """One running reply. `limit` new tokens at most; `stop` strings end it, and its text ends before the first one."""
+    """One running reply. `limit` new tokens at most; `stop` strings end it, and its text ends before the first one.
 
-    def __init__(self, pieces: Pieces, index: int, prompt: Sequence[int], limit: int, stop: Sequence[str] = ()) -> None:
+    In a thinking block no stop string ends anything. `thinking`: the reply begins in one.
+    """
+
+    def __init__(
+        self, pieces: Pieces, index: int, prompt: Sequence[int], limit: int, stop: Sequence[str] = (), thinking: bool = False
+    ) -> None:
         self.index, self.limit = index, limit
         self.finish: Literal["stop", "length"] | None = None
         self.ids: list[int] = []  # new ones, the end token included
         self._special = self._ended = False
-        self._pieces, self._stop = pieces, [s for s in stop if s]
+        self._pieces, self._stop, self._thinking = pieces, [s for s in stop if s], thinking
         self._ids = list(prompt[-TAIL:])
         self._shown = 0  # what is decoded already: _ids up to _read; the next piece is decoded from _shown on
         self._read = len(self._ids)
@@ -83,8 +89,7 @@ class Row:
         return text if cut is None else text[:cut]
 
     def _cut(self, text: str) -> int | None:
-        places = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
-        return min(places, default=None)
+        return first_stop(text, self._stop, self._thinking)
 
     def _decoded(self, last: bool = False) -> str:
         if self._read < len(self._ids):

@@ -233,9 +233,11 @@ class Evaluator:
         key = self._id(held, version)
         request, note = expert.reply_request(key, History(held.topic, tuple(held.turns)), self.tokens.get(self.learner))
         (answer,) = yield [Ask(self.learner, request, label=self.learner)]
+        read = expert.read_reply(answer.text)  # type: ignore[union-attr]
         reply = Turn(
             speaker=self.learner,
-            text=expert.read_reply(answer.text).text,  # type: ignore[union-attr]
+            text=read.text,
+            thinking=read.thinking if read.thought else None,
             tokens=answer.tokens,  # type: ignore[union-attr]
             cut=answer.finish == "length",  # type: ignore[union-attr]
             note=note,
@@ -248,6 +250,8 @@ class Evaluator:
             }
             plain = plain.model_copy(update=tallies)
         plain = plain.model_copy(update={"topic": held.topic})
+        if (problem := _silent(reply, base)) is not None:
+            return plain.model_copy(update={"problem": problem})
         if self.program is not None:
             measured = {"measure_policy": self.program.measure(reply.text), "measure_base": self.program.measure(base.text)}
             plain = plain.model_copy(update=measured)
@@ -301,6 +305,12 @@ class Evaluator:
         said = {"policy": 1.0, "tie": 0.5, "base": 0.0, None: None}[result]
         problem = None if result else next((v.problem for v in verdicts if v.problem), None)
         return one.model_copy(update={"verdicts": verdicts, "outcome": said, "problem": problem})
+
+
+def _silent(policy: Turn, base: Turn) -> str | None:
+    """Why there is nothing to compare where a reply was all thinking."""
+    silent = [who for who, turn in (("policy", policy), ("base", base)) if turn.thinking and not turn.text.strip()]
+    return f"{' and '.join(silent)} said nothing, the reply is all thinking: raise decoding.reply.max_new_tokens" if silent else None
 
 
 def ratings_alone(config: JudgingConfig) -> JudgingConfig:

@@ -13,10 +13,11 @@ from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.experts.prompts import Prompts, WimWording
 from expertchat.experts.reply import Reply
 from expertchat.judging import rating, wim
-from expertchat.judging.faults import refuses, without_thinking
+from expertchat.judging.faults import refuses
 from expertchat.judging.view import Judgement
 from expertchat.records import ExpertRef, Message, Role, Turn
 from expertchat.text import neutralise, one_line
+from expertchat.thinking import Split, split
 
 CountTokens = Callable[[Sequence[Message]], int]
 
@@ -48,6 +49,7 @@ class Settings:
     topic: Decoding
     reply: Decoding
     judge: Decoding
+    thinking: bool = False  # it may think before it speaks
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,14 @@ class ExpertChat:
         self.ref = ref or ExpertRef(family=self.family.name, model="")
         self.context_length = context_length or self.family.context_length
         self.special_tokens = tuple(special_tokens)
+        self.opens_thinking = False  # its prompts end inside a thinking block, unless the answer has a prefix (ModelInfo)
+        self.say: Callable[[str], None] = lambda text: None  # is told what somebody should hear of this expert, once
+        self._thought = False
+
+    @property
+    def place(self) -> str:
+        """Where the config has it: experts.a, third."""
+        return f"experts.{self.letter}" if len(self.letter) == 1 else self.letter
 
     # -- views ------------------------------------------------------------------------------------------------------
 
@@ -181,13 +191,37 @@ class ExpertChat:
     # -- answers ----------------------------------------------------------------------------------------------------
 
     def read_reply(self, text: str) -> Reply:
-        """What the model wrote, taken apart."""
-        return Reply(self._safe(text, lines=True))
+        """What the model wrote as its turn, taken apart."""
+        found = self.split(text)
+        return Reply(self._safe(found.said, lines=True), found.thinking, thought=found.found, unended=found.open)
+
+    def read_answer(self, text: str, prefix: str = "") -> Reply:
+        """What the model wrote as a judge after `prefix`, which is a part of what it says, taken apart."""
+        found = self.split(text, prefix)
+        return Reply(self._safe(prefix + found.said, lines=True), found.thinking, thought=found.found, unended=found.open)
+
+    def split(self, text: str, prefix: str = "") -> Split:
+        """What the model thought and what it said. One that thinks though it is asked not to is reported, once."""
+        found = split(text, self.opens_thinking and not prefix)
+        if found.thinking and not self.settings.thinking and not self._thought:
+            self._thought = True
+            self.say(
+                f"expert {self.letter} ({self.ref.model or self.family.name}) thinks before it speaks, though {self.place}.thinking=false "
+                "asks it not to: what it thinks is kept apart and shown to nobody, but takes tokens and time, and such replies are not "
+                f"trained on; allow it ({self.place}.thinking=true, with a higher max_new_tokens) or take a model that answers at once"
+            )
+        return found
+
+    def all_thinking(self) -> str:
+        """What is noted of a reply that says nothing after its thoughts."""
+        instead = f"set {self.place}.thinking=false" if self.settings.thinking else "take a model that does not think"
+        return f"all thinking: raise {self.place}.decoding.reply.max_new_tokens or {instead}"
 
     def read_topic(self, text: str) -> str | None:
         """The topic in the model's answer, or None where there is none (or only the thoughts before it)."""
-        text, thinking = without_thinking(text)
-        if thinking or refuses(text):
+        found = self.split(text)
+        text = found.said
+        if found.open or refuses(text):
             return None
         line = one_line(self._safe(text, lines=True).strip().split("\n")[0])
         line = line.strip("\"'*.` ").removeprefix("Topic:").strip("\"'*.` ")

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 class Reply:
     """`text` is what partner, judge and trainer are shown.
 
-    Kept apart from it: `thinking`, and `beyond`, what was said in the partner's name.
+    Kept apart from it: `thinking`, and `beyond`, what was said in the partner's name. `thought`: there was a thinking block, perhaps an
+    empty one. `unended`: the model was still thinking where its text ends.
     """
 
     text: str
     thinking: str = ""
     beyond: str = ""
+    thought: bool = False
+    unended: bool = False

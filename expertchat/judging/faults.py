@@ -30,24 +30,6 @@ class Fault:
     problem: str
 
 
-# -- thinking -----------------------------------------------------------------------------------------------------------
-
-_TAG = r"(?:think|thinking|thought|reasoning)"
-_BLOCK = re.compile(rf"[<\[‹]({_TAG})[>\]›].*?[<\[‹]/\1[>\]›]", re.IGNORECASE | re.DOTALL)
-_END = re.compile(rf"^.*[<\[‹]/{_TAG}[>\]›]", re.IGNORECASE | re.DOTALL)  # some templates open the block in the prompt
-_OPEN = re.compile(rf"[<\[‹]{_TAG}[>\]›]", re.IGNORECASE)
-
-
-def without_thinking(text: str) -> tuple[str, bool]:
-    """The text without closed thinking blocks, and whether one was begun and not closed.
-
-    >>> without_thinking("<think>7 or 8?</think> 8"), without_thinking("<think>hm")[1]
-    ((' 8', False), True)
-    """
-    rest = _END.sub("", _BLOCK.sub("", text))
-    return rest, bool(_OPEN.search(rest))
-
-
 # -- the kinds ----------------------------------------------------------------------------------------------------------
 
 _SORRY = r"(?:(?:i'?m|i am|we are|we're) (?:very |so |truly )?sorry|sorry|i apologi[sz]e|apologies|my apologies|unfortunately)"

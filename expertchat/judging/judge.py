@@ -192,9 +192,9 @@ class JudgeWork:
         if problem := self.too_long(request.messages, request.decoding.max_new_tokens):
             return "", problem
         (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
-        said, thinking = faults.without_thinking(answer.text)
-        text = self.expert.read_reply(request.prefix + said).text
-        if thinking:
+        read = self.expert.read_answer(answer.text, request.prefix)
+        text = read.text
+        if read.unended:
             return text, Fault("thinking", "the analysis ended while the judge was still thinking")
         if request.prefix:  # labels in a trained form, not prose
             return text, None
@@ -272,9 +272,9 @@ class JudgeWork:
         if problem is not None:
             return self.wim("", analysis, problem=problem)
         (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
-        said, thinking = faults.without_thinking(answer.text)
-        text, reply = self.expert.read_reply(request.prefix + said).text, self.judgement.reply
-        if thinking:
+        read = self.expert.read_answer(answer.text, request.prefix)
+        text, reply = read.text, self.judgement.reply
+        if read.unended:
             return self.wim(text, analysis, problem=Fault("thinking", "ended while the judge was still thinking"))
         if not reply.strip():
             return self.wim(text, analysis, problem=Fault("blank", "the judged text is blank"))

@@ -15,7 +15,8 @@ import json
 import re
 from dataclasses import dataclass
 
-from expertchat.judging.faults import refuses, without_thinking
+from expertchat.judging.faults import refuses
+from expertchat.thinking import split
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def parse_rating(text: str, category: str | None = None, finish: str = "stop", s
     >>> parse_rating("between 7 and 11").problem
     'a range, not one value'
     """
-    said, open_block = without_thinking(text)
-    if open_block:
+    found = split(text)
+    if found.open:
         return Parsed(None, "the judge was still thinking", "thinking")
-    said = re.sub(r"[ \t]*\n\s*", "\n", said.strip())
+    said = re.sub(r"[ \t]*\n\s*", "\n", found.said.strip())
     if not said:
         return Parsed(None, "empty answer", "empty")
     value = None

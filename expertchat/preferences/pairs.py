@@ -33,6 +33,7 @@ class Pairing:
     equal: int = 0  # pairs of one same text (with mode=all), or histories that have no other
     nulls: int = 0  # candidates without a reward
     altered: int = 0  # candidates whose text is not what the policy wrote
+    thinking: int = 0  # of all others: candidates that thought before they spoke
     cut: int = 0  # candidates dropped because the token limit cut them (pairs.cut=drop)
     stale: int = 0  # histories of a policy too old
     unmatched: int = 0  # histories without two candidates of like length
@@ -47,16 +48,18 @@ class Pairing:
 def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: int) -> Pairing:
     """Pairs by `config.mode`. A candidate without a reward is never chosen nor rejected; equal rewards or texts never make a pair.
 
-    Neither is one whose text had to be altered: what was judged and what would be trained are not the same. Nor, with cut=drop, one that
-    the token limit cut.
+    Neither is one whose text had to be altered: what was judged and what would be trained are not the same; nor one that thought before
+    it spoke: its thoughts were not judged. Nor, with cut=drop, one that the token limit cut.
     """
     made = Pairing()
     for choice in choices:
         if any(policy_version - c.policy_version > config.max_lag for c in choice.candidates):
             made.stale += 1
             continue
-        scored = [(r, c) for r, c in zip(choice.rewards, choice.candidates, strict=True) if r is not None]
-        made.nulls += len(choice.candidates) - len(scored)
+        spoken = [(r, c) for r, c in zip(choice.rewards, choice.candidates, strict=True) if c.altered != "thinking"]
+        made.thinking += len(choice.candidates) - len(spoken)
+        scored = [(r, c) for r, c in spoken if r is not None]
+        made.nulls += len(spoken) - len(scored)
         whole = [one for one in scored if one[1].altered is None]
         made.altered += len(scored) - len(whole)
         scored = [one for one in whole if not (one[1].cut and config.cut == "drop")]

@@ -165,6 +165,7 @@ class OnlineDpoConfig(Group):
     models_dir: Text | None = None
     run: RunConfig
     view: Literal["live", "plain", "none"]
+    show_thinking: bool = False
     report_to: Annotated[list[Tracker], Field(default_factory=list)]
     arm: Text | None = None  # what this run is called in a table of several
     experts: ExpertsConfig

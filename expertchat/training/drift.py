@@ -29,9 +29,15 @@ class Moved(NamedTuple):
 
 
 def moved(learner: Learner, groups: Sequence[Sampled]) -> list[list[Moved]]:
-    """For each history, every reply that the learner's present policy has given there and whose tokens are known."""
+    """For each history, every reply that the learner's present policy has given there and whose tokens are known.
+
+    Those that thought before they spoke are left out: they are not trained on, and most of their tokens are thoughts.
+    """
     known = [
-        (tuple(one.prompt_ids), [tuple(c.ids) for c in one.candidates if c.ids and c.policy_version == learner.version])
+        (
+            tuple(one.prompt_ids),
+            [tuple(c.ids) for c in one.candidates if c.ids and c.policy_version == learner.version and c.altered != "thinking"],
+        )
         for one in groups
         if one.prompt_ids
     ]

@@ -17,6 +17,7 @@ LOST = {
     "equal": "times the same text",
     "ties": "ties (margin below pairs.min_margin)",
     "nulls": "candidates without a score",
+    "thinking": "candidates that thought before they spoke (experts.*.thinking=false asks them not to)",
     "altered": "candidates that are not shown as they were written",
     "cut_dropped": "candidates cut at the token limit (pairs.cut=drop)",
     "stale": "histories of an old policy",
@@ -53,6 +54,7 @@ def round_figures(bundles: Sequence[Bundle], scored: Sequence[Score], pairing: P
         "stale": pairing.stale,
         "unmatched": pairing.unmatched,
         "altered": pairing.altered,
+        "thinking": pairing.thinking,
         "cut_dropped": pairing.cut,
         "cut_rate": _mean([float(c.cut) for c in candidates]),
         "cut_chosen": _mean([float(pair.provenance["cut_chosen"]) for pair in pairing.pairs]),
@@ -95,17 +97,31 @@ def _mean(values: Sequence[float]) -> float | None:
 def remarks(figures: Mapping[str, Figure], seat: str) -> list[str]:
     """What a round's figures say about its training that somebody should hear, each with the remedy. `seat` has learnt."""
     cut, altered, skipped, made = (figures.get(name) or 0 for name in ("cut_rate", "altered", "skipped", "steps"))
-    found = []
+    found = _of_thinking(figures, seat)
     if float(cut) >= OFTEN:
         found.append(
             f"{float(cut):.0%} of the replies were cut at the token limit, and none of them teaches an end: raise "
             f"experts.{seat}.decoding.reply.max_new_tokens, or ask for shorter replies"
         )
     if altered:
-        found.append(f"{altered} replies are in no pair, because they are not shown as they were written (role tokens, thinking, ...)")
+        found.append(f"{altered} replies are in no pair, because they are not shown as they were written (role tokens, stop strings, ...)")
     if skipped:
         found.append(f"{skipped} of {int(skipped) + int(made)} steps were not made: their loss or gradient was not finite")
     return found
+
+
+def _of_thinking(figures: Mapping[str, Figure], seat: str) -> list[str]:
+    """What is said where candidates thought: none of them is trained on."""
+    thought, candidates = int(figures.get("thinking") or 0), int(figures.get("candidates") or 0)
+    if not thought:
+        return []
+    whole = thought >= candidates
+    return [
+        (f"all {thought} candidates" if whole else f"{thought} of {candidates} candidates")
+        + " thought before they spoke; their thoughts are not judged, so they are in no pair"
+        + (" and nothing can be learnt as it is" if whole else "")
+        + f": set experts.{seat}.thinking=false, or where it is false already, take a model that answers at once"
+    ]
 
 
 def why_no_pair(figures: Sequence[Mapping[str, Figure]]) -> str:

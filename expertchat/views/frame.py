@@ -129,7 +129,7 @@ class Painter:
             yield self._joined([render.ended(focus, width)], width)
         elif focus.streaming is not None:
             now = focus.streaming
-            yield self.lines(render.bubble(now.text, now.speaker, focus, width, writing=True), width)
+            yield self.lines(render.bubble(now.text, now.speaker, focus, width, writing=True, thinking=now.thinking), width)
         else:
             yield self.lines(render.waiting_bubble(focus, width), width)
         for index in sorted({*focus.by_index, *focus.candidates}, reverse=True):

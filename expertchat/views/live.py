@@ -27,13 +27,16 @@ class LiveView:
     """A sink that draws. `send` only queues the event; the thread applies and draws at most eight times a second.
 
     Finished conversations are printed above the moving part and stay in the scrollback. `everything` prints all of them whole.
+    `show_thinking`: what the experts think stands above what they say, else only how many words it has.
     Of a training run only its rounds and evaluations stay, a line each.
     With `threaded=False` nothing is drawn until `draw` is called (tests). A drawing that fails makes the next `send` raise.
     """
 
-    def __init__(self, console: Console | None = None, everything: bool = False, threaded: bool = True) -> None:
+    def __init__(
+        self, console: Console | None = None, everything: bool = False, threaded: bool = True, show_thinking: bool = False
+    ) -> None:
         self.console = console or Console(markup=False, emoji=False, highlight=False)
-        self.state = RunState()
+        self.state = RunState(unfold=show_thinking)
         self.focus: Conversation | None = None
         self.remark = ""  # a warning that stands under the moving part
         self.waiting = ""  # what is waited for, under it too

@@ -42,6 +42,7 @@ class Streaming:
     turn: int
     speaker: Speaker
     text: str
+    thinking: str = ""
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Conversation:
     wims: dict[str, Wim] = field(default_factory=dict)
     rewards: dict[str, Reward] = field(default_factory=dict)
     candidates: dict[int, CandidatesJudged] = field(default_factory=dict)  # of the trained turns, by turn
+    unfold: bool = False  # show what was thought, not only how much
 
     @property
     def name(self) -> str:
@@ -174,6 +176,7 @@ class RunState:
     time: float = 0.0  # of the newest event
     training: Training | None = None  # of a run in rounds
     told: list[Told] = field(default_factory=list)  # what the newest event finished
+    unfold: bool = False  # show what is thought, not only how much
     _unseen: int = 0  # conversations finished before this view began
     _tokens_before: int = 0  # tokens of earlier, broken-off runs in the same folder
     _turns_before: int = 0
@@ -287,7 +290,7 @@ class RunState:
         if name in self.released:
             return None
         if name not in self.conversations:
-            self.conversations[name] = Conversation(name)
+            self.conversations[name] = Conversation(name, unfold=self.unfold)
         return self.conversations[name]
 
     def _dialogue(
@@ -303,7 +306,7 @@ class RunState:
                 conversation.streaming = None
             case TextStreamed():
                 if event.turn not in conversation.by_index and conversation.stop_reason is None:
-                    conversation.streaming = Streaming(event.turn, event.speaker, event.text)
+                    conversation.streaming = Streaming(event.turn, event.speaker, event.text, event.thinking)
             case TurnFinished():
                 if event.index not in conversation.by_index:
                     self.counts.turns += 1

@@ -35,6 +35,9 @@ def print_models(values: Mapping[str, Any], stream: TextIO | None = None) -> Non
         if one["problem"]:
             said = Text.assemble((clean(one["name"]), "bold red"), f": {clean(one['problem'])}")
             console.print(Padding(said, (0, 0, 0, 2)))
+    for one in models:
+        if one.get("thinks"):
+            console.print(Padding(Text.assemble((clean(one["name"]), "bold"), f" {clean(one['thinks'])}"), (0, 0, 0, 2)))
     if values["others"]:
         console.print(Text("  also in the folder of models (model@experts.a=auto experts.a.path=FOLDER):", "dim"))
         for folder in values["others"]:

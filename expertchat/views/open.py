@@ -17,11 +17,12 @@ from expertchat.views.plain import NullView, PlainView
 VIEWS = ("live", "plain", "none")
 
 
-def open_view(view: str, stream: TextIO | None = None, everything: bool = False) -> Sink:
+def open_view(view: str, stream: TextIO | None = None, everything: bool = False, show_thinking: bool = False) -> Sink:
     """The sink named by `view`: "live", "plain" or "none".
 
     "live" becomes plain lines where `stream` (standard output) is no terminal that can be drawn on. "none" shows only why a run failed.
-    `everything`: the live view prints every conversation whole, however many there are. Raises ConfigError for any other name.
+    `everything`: the live view prints every conversation whole, however many there are. `show_thinking`: what the experts think is shown,
+    not only how much. Raises ConfigError for any other name.
     """
     if view not in VIEWS:
         raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
@@ -31,8 +32,8 @@ def open_view(view: str, stream: TextIO | None = None, everything: bool = False)
     if view == "live":
         console = Console(file=stream, markup=False, emoji=False, highlight=False)
         if can_draw(console):
-            return LiveView(console, everything=everything)
+            return LiveView(console, everything=everything, show_thinking=show_thinking)
     if isinstance(stream, io.TextIOWrapper):  # a stream that is not UTF-8 shows "?" for what it does not have, and goes on
         with contextlib.suppress(io.UnsupportedOperation):
             stream.reconfigure(errors="replace")
-    return PlainView(stream)
+    return PlainView(stream, show_thinking)

@@ -23,7 +23,17 @@ from expertchat.views.figures import before_and_after, closing_lines, last_evalu
 from expertchat.views.model import Conversation, RunState
 from expertchat.views.sides import Table, letter, line, model_name
 from expertchat.views.training import Training, number
-from expertchat.views.words import clock, counted, ending, judged_in_words, size, stop_in_words, summary_lines, whole_in_words
+from expertchat.views.words import (
+    clock,
+    counted,
+    ending,
+    judged_in_words,
+    size,
+    stop_in_words,
+    summary_lines,
+    thought_in_words,
+    whole_in_words,
+)
 
 GIVEN = (("reward", "+.2f"), ("rating", ".1f"), ("WIM", ".2f"))
 TOPIC = 30  # characters of a topic that stand before every line
@@ -32,11 +42,14 @@ PROGRESS_EVERY = 30.0  # seconds between two lines of progress
 
 
 class PlainView:
-    """A sink that writes one line a turn, or of a training run one line a round and an evaluation; without escapes."""
+    """A sink that writes one line a turn, or of a training run one line a round and an evaluation; without escapes.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    `show_thinking`: what an expert thought has a line of its own before what it said, else only its words are counted.
+    """
+
+    def __init__(self, stream: TextIO | None = None, show_thinking: bool = False) -> None:
         self.stream = stream or sys.stdout
-        self.state = RunState()
+        self.state = RunState(unfold=show_thinking)
         self._progress_at: float | None = None
         self._wrote_at: float | None = None  # the time of the event that the last line of a training run was about
 
@@ -79,7 +92,10 @@ class PlainView:
                 names = ", ".join(f"{seat.upper()} is {model_name(ref)}" for seat, ref in sorted(event.experts.items()))
                 self._write(f"{label} begins{': ' + names if names else ''}")
             case TurnFinished():
-                self._write(f"{label} {event.turn.speaker.upper()}: {line(event.turn.text)}{_remarks(event.turn)}")
+                speaker = event.turn.speaker.upper()
+                if event.turn.thinking and conversation.unfold:
+                    self._write(f"{label} {speaker} thinks: {line(event.turn.thinking)}")
+                self._write(f"{label} {speaker}: {line(event.turn.text)}{_remarks(event.turn)}")
             case CandidatesJudged():
                 self._write(*(f"{label} {text}" for text in candidate_lines(event)))
             case ConversationFinished():
@@ -163,7 +179,8 @@ def aligned(table: Table, corner: str) -> list[str]:
 
 
 def _remarks(turn: Turn) -> str:
-    remarks = ([line(turn.note)] if turn.note else []) + (["cut at the token limit"] if turn.cut else [])
+    remarks = [thought_in_words(turn.thinking), line(turn.note or ""), "cut at the token limit" if turn.cut else ""]
+    remarks = [remark for remark in remarks if remark]
     return f" ({'; '.join(remarks)})" if remarks else ""
 
 

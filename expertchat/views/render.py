@@ -26,7 +26,17 @@ from expertchat.views.figures import shown
 from expertchat.views.model import Conversation, RunState
 from expertchat.views.sides import Cell, Side, Table, letter, line, model_name
 from expertchat.views.training import number
-from expertchat.views.words import clock, counted, ending, judged_in_words, size, stop_in_words, summary_lines, whole_in_words
+from expertchat.views.words import (
+    clock,
+    counted,
+    ending,
+    judged_in_words,
+    size,
+    stop_in_words,
+    summary_lines,
+    thought_in_words,
+    whole_in_words,
+)
 
 COLOURS = {"a": "cyan", "b": "magenta"}
 SIDES: dict[Speaker, Literal["left", "right"]] = {"a": "left", "b": "right"}
@@ -63,9 +73,18 @@ def bubble_width(width: int) -> int:
     return max(min(width, 24), min(88, int(width * (0.78 if width >= 50 else 0.9))))
 
 
-def bubble(text: str, speaker: Speaker, conversation: Conversation, width: int, foot: str = "", writing: bool = False) -> RenderableType:
-    """One turn as a chat bubble: A on the left, B on the right. While it is written it keeps its full width, so that nothing jumps."""
-    body = Text(_BLANK_LINES.sub("\n\n", clean(text).strip()).expandtabs(4))
+def bubble(
+    text: str, speaker: Speaker, conversation: Conversation, width: int, foot: str = "", writing: bool = False, thinking: str | None = None
+) -> RenderableType:
+    """One turn as a chat bubble: A on the left, B on the right. While it is written it keeps its full width, so that nothing jumps.
+
+    What was thought is one dim line, or with `unfold` stands above what was said.
+    """
+    said = _tidy(text)
+    body = Text(thought_in_words(thinking, now=writing and not said), style="dim")
+    if body and conversation.unfold:
+        body = Text(_tidy(thinking or ""), style="dim italic")
+    body = Text.assemble(body, "\n" if body and said else "", said)
     title, widest = name(speaker, conversation), bubble_width(width)
     if writing:
         body.append("▌", style=colour(speaker))
@@ -85,6 +104,10 @@ def bubble(text: str, speaker: Speaker, conversation: Conversation, width: int, 
     return panel if side == "left" else Align(panel, side, width=min(width, WIDEST))
 
 
+def _tidy(text: str) -> str:
+    return _BLANK_LINES.sub("\n\n", clean(text).strip()).expandtabs(4)
+
+
 def turn_bubble(turn: Turn, index: int, conversation: Conversation, width: int) -> RenderableType:
     """A finished turn, with what must be known of it underneath: cut, note, its own reward."""
     remarks = [line(turn.note)] if turn.note else []
@@ -93,7 +116,7 @@ def turn_bubble(turn: Turn, index: int, conversation: Conversation, width: int) 
     reward = conversation.turn_reward(index)
     if reward is not None:
         remarks.append(judged_in_words(reward))
-    return bubble(turn.text, turn.speaker, conversation, width, " · ".join(remarks))
+    return bubble(turn.text, turn.speaker, conversation, width, " · ".join(remarks), thinking=turn.thinking)
 
 
 def heading(conversation: Conversation, turns: int | None = None) -> RenderableType:
@@ -237,7 +260,7 @@ def whole(conversation: Conversation, width: int) -> list[RenderableType]:
         parts += turn_parts(index, conversation, width)
     if conversation.streaming is not None:
         now = conversation.streaming
-        parts.append(bubble(now.text, now.speaker, conversation, width, "not finished"))
+        parts.append(bubble(now.text, now.speaker, conversation, width, "not finished", thinking=now.thinking))
     if conversation.stop_reason:
         parts += [ended(conversation, width), Text("")]
     return [*parts, *judgement(conversation, width)]
@@ -298,7 +321,8 @@ def other_line(conversation: Conversation, turns: int, width: int) -> Renderable
     writing, room = conversation.streaming, width - text.cell_len - 1
     if writing is not None:
         text.append(f"{writing.speaker.upper()} ", style=f"bold {colour(writing.speaker)}")
-        text.append_text(_tail(line(writing.text[-4 * max(room, 0) :]), room - 2))
+        tail = line(writing.text[-4 * max(room, 0) :]) or thought_in_words(writing.thinking, now=True)
+        text.append_text(_tail(tail, room - 2))
     elif conversation.stage == "judging":
         given = len(conversation.ratings) + len(conversation.wims)
         text.append(f"being judged, {counted(given, 'answer')}" if given else "to be judged", style="dim")

@@ -42,12 +42,20 @@ def _moment(timed: tuple[float, AnyEvent]) -> float:
 
 
 def growing(event: TurnFinished, end: float, room: float) -> Iterator[tuple[float, AnyEvent]]:
-    """The text of a turn so far, from its first word to its last but one, in at most `room` seconds before the moment `end`."""
-    words = _WORD.findall(event.turn.text)
+    """The text of a turn so far (its thoughts first), from its first word to its last but one.
+
+    It takes at most `room` seconds before the moment `end`.
+    """
+    thought = _WORD.findall(event.turn.thinking or "")
+    words = [*thought, *_WORD.findall(event.turn.text)]
     seconds = min(event.turn.seconds, room)
     steps = min(len(words), int(seconds * STEPS_PER_SECOND))
     for step in range(1, steps):
-        text = "".join(words[: len(words) * step // steps])
+        count = len(words) * step // steps
+        text, thinking = "".join(words[len(thought) : count]), "".join(thought[:count]).rstrip()
         before = seconds * (1 - step / steps)
         when, seat = event.time - before, event.turn.speaker
-        yield end - before, TextStreamed(time=when, conversation=event.conversation, turn=event.index, speaker=seat, text=text)
+        yield (
+            end - before,
+            TextStreamed(time=when, conversation=event.conversation, turn=event.index, speaker=seat, text=text, thinking=thinking),
+        )

@@ -111,6 +111,7 @@ class _LiveTurn(BaseModel):
     turn: int
     speaker: str
     text: str
+    thinking: str = ""
 
 
 @dataclass
@@ -119,7 +120,7 @@ class LiveFile:
 
     path: Path
     _stamp: tuple[int, int] | None = None
-    _texts: dict[tuple[str, int], str] = field(default_factory=dict)
+    _texts: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
     _told: dict[str, object] = field(default_factory=dict)
 
     def poll(self) -> list[AnyEvent]:
@@ -137,7 +138,7 @@ class LiveFile:
 
     def _changes(self, content: dict[str, object]) -> list[AnyEvent]:
         events: list[AnyEvent] = []
-        texts: dict[tuple[str, int], str] = {}
+        texts: dict[tuple[str, int], tuple[str, str]] = {}
         at = content.get("time")
         when = float(at) if isinstance(at, (int, float)) else 0.0
         turns = content.get("turns")
@@ -147,8 +148,8 @@ class LiveFile:
                 event = TextStreamed.model_validate({**turn.model_dump(), "time": when})
             except ValidationError:
                 continue
-            texts[turn.conversation, turn.turn] = turn.text
-            if self._texts.get((turn.conversation, turn.turn)) != turn.text:
+            texts[turn.conversation, turn.turn] = turn.thinking, turn.text
+            if self._texts.get((turn.conversation, turn.turn)) != (turn.thinking, turn.text):
                 events.append(event)
         self._texts = texts
         for key, kind in (("progress", Progress), ("step", StepFinished)):

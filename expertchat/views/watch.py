@@ -50,12 +50,13 @@ def watch(
     view: str = "live",
     follow: bool = True,
     queue: Queue | None = None,
+    thinking: bool = False,
 ) -> int:
     """Show a run: what is recorded at once (or at `speed` times its pace), then, with `follow`, what comes until the run ends.
 
     A submitted run is waited for, and one that stopped at its time limit while its job goes on; `queue` says what becomes of jobs.
-    `conversation` picks one. Returns 0, also when the user leaves with Ctrl-C. Raises ConfigError for a folder that is no run, an unknown
-    conversation, a speed that is not positive.
+    `conversation` picks one; `thinking` shows what the experts thought. Returns 0, also when the user leaves with Ctrl-C. Raises
+    ConfigError for a folder that is no run, an unknown conversation, a speed that is not positive.
     """
     folder = Path(folder)
     desk = Desk(folder, queue)
@@ -65,7 +66,7 @@ def watch(
         return 0
     tail = EventTail(folder / "events.jsonl")
     picked = _pick(EventTail(tail.path).poll(), conversation, folder) if conversation is not None else None
-    sink = open_view(view, everything=picked is not None or (speed is None and has_ended(tail.path)))
+    sink = open_view(view, everything=picked is not None or (speed is None and has_ended(tail.path)), show_thinking=thinking)
     watcher = Watcher(sink, folder, tail, picked, desk)
     try:
         watcher.show(tail.poll(), speed, follow)

@@ -60,6 +60,12 @@ def whole_in_words(run: RunStarted) -> str:
     return f"{rounds}{counted(run.conversations, 'conversation')} of up to {counted(run.turns, 'turn')}"
 
 
+def thought_in_words(thinking: str | None, now: bool = False) -> str:
+    """ "thought 214 words" of a turn, "thinking ... 37 words" of one that is `now` written and says nothing yet; "" without thoughts."""
+    count = len((thinking or "").split())
+    return f"{'thinking ...' if now else 'thought'} {counted(count, 'word')}" if count else ""
+
+
 def stop_in_words(reason: str | None, turns: int) -> str:
     """Why a dialogue ended, and after how many turns."""
     return f"ended after {counted(turns, 'turn')}: {STOPPED.get(reason or '', line(reason or 'broken off'))}"
@@ -175,6 +181,10 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
         lines.append(("no answer", kinds))
     if known("rated_pairs", 0):
         lines.append(("ties", f"{known('ties', 0):,} of {known('rated_pairs', 0):,} conversations rate both experts alike"))
+    if known("turns_thought", 0):
+        said = f"{counted(known('turns_thought', 0), 'turn')} thought {counted(known('words_thought', 0), 'word')}"
+        silent = known("turns_all_thinking", 0)
+        lines.append(("thinking", said + (f"; {silent:,} of them said nothing after it" if silent else "")))
     if known("turns_cut", 0):
         lines.append(("turns cut", f"{known('turns_cut', 0):,} at the token limit"))
     reasons = summary.get("stop_reasons")
