@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Speaker = Literal["a", "b"]
 Role = Literal["system", "user", "assistant"]
 
-StopReason = Literal["turns", "nothing_new", "loop", "context_full", "token_limit"]
+StopReason = Literal["turns", "nothing_new", "loop", "blank", "context_full", "token_limit"]
 
 
 def other(speaker: Speaker) -> Speaker:

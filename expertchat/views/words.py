@@ -16,6 +16,7 @@ STOPPED = {
     "turns": "all turns are spoken",
     "nothing_new": "nobody has anything new to add",
     "loop": "the talk went in circles",
+    "blank": "nobody says anything any more",
     "context_full": "the context is full",
     "token_limit": "the token limit is reached",
 }
