@@ -16,7 +16,7 @@ _SPACELESS = re.compile(f"[{_HAN_KANA}{_SOUTH_EAST}]")
 _WHOLE_WORDS = {True: 0.5, False: 0.25}  # of Han and Kana; of the others
 _JOINERS = "\u200c\u200d\u00ad"
 _INSIDE = "'’"
-_ASKS = re.compile(r"[?？؟⁇՞፧⸮]|;\s*$")  # the last is the Greek question mark
+_ASKS = re.compile(r"[?？؟⁇՞፧⸮]|[;\u037e]\s*$")  # the last two are the Greek question mark
 
 
 def blank(text: str) -> bool:
