@@ -106,7 +106,7 @@ class Dialogue:
             beyond=reply.beyond or None,
             tokens=answer.tokens,
             seconds=round(answer.seconds, 4),
-            cut=answer.finish == "length",
+            cut=answer.finish == "length" and not reply.beyond,  # what the limit cut was no longer this turn
             note=note,
         )
 

@@ -85,7 +85,7 @@ def _mean(texts: Sequence[str]) -> float:
 
 
 def _new(run: Sequence[str]) -> float:
-    """The share of the last two texts (their groups of characters) that does not stand in the texts before them, nor the last in the other."""
+    """The share of the last two texts, in groups of characters, that stands neither in the texts before them nor in the other one."""
     seen: set[str] = set().union(*map(ngrams, run[:-2]))
     one, two = ngrams(run[-2]), ngrams(run[-1])
     return (len(one - seen) + len(two - seen - one)) / max(1, len(one | two))

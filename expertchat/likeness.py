@@ -89,8 +89,9 @@ def overlap(first: str, second: str) -> float:
 
 
 def ngrams(text: str, n: int = 3) -> set[str]:
-    """The groups of n characters of its words, their ends marked; pairs of characters in scripts without spaces. Whatever the inflection, alike
-    words share most of them.
+    """The groups of n characters of a text's words, their ends marked; pairs of characters in scripts without spaces.
+
+    Whatever the inflection, words of one stem share most of them.
     """
     found: set[str] = set()
     for unit in units(text):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.jsonl import read_lines
+from expertchat.likeness import blank
 
 TIE = 1e-9  # two mean ratings closer than this are equal
 
@@ -32,6 +33,8 @@ def summarise(folder: Path) -> dict[str, Any]:
         "turns_per_second": round(turns / seconds, 3) if seconds else None,
         "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
         "turns_cut": transcripts.cut,
+        "turns_beyond": transcripts.beyond,
+        "turns_blank": transcripts.blank,
         **_ratings(folder, problems, faults["rating"]),
         **_wim(folder, problems, faults["wim"]),
         **_rewards(folder),
@@ -70,13 +73,15 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 class _Transcripts:
     def __init__(self, folder: Path) -> None:
-        self.count = self.turns = self.tokens = self.cut = 0
+        self.count = self.turns = self.tokens = self.cut = self.beyond = self.blank = 0
         self.reasons: Counter[str] = Counter()
         for _, line in read_lines(folder / "transcripts.jsonl"):
             self.count += 1
             self.turns += len(line["turns"])
             self.tokens += sum(turn["tokens"] for turn in line["turns"])
             self.cut += sum(turn["cut"] for turn in line["turns"])
+            self.beyond += sum(bool(turn.get("beyond")) for turn in line["turns"])
+            self.blank += sum(blank(turn["text"]) for turn in line["turns"])
             self.reasons[line["stop_reason"]] += 1
 
 

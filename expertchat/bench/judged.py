@@ -50,7 +50,7 @@ def rating_requests(kit: Kit, backend: Any) -> tuple[list[ScoreRequest], list[Ge
     judgement = Judgement(transcript.topic, tuple(transcript.turns), "a", None, categories)
     kit.subject.attend(backend)
     (answer,) = backend.generate([expert.analysis_request("j/a-by-b", judgement)])
-    analysis = expert.read_reply(answer.text).text
+    analysis = expert.read_answer(answer.text)
     return (
         [expert.score_request("j/a-by-b", judgement, analysis, category) for category in categories],
         [expert.rating_request("j/a-by-b", judgement, analysis, category) for category in categories],

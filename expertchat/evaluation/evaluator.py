@@ -233,11 +233,14 @@ class Evaluator:
         key = self._id(held, version)
         request, note = expert.reply_request(key, History(held.topic, tuple(held.turns)), self.tokens.get(self.learner))
         (answer,) = yield [Ask(self.learner, request, label=self.learner)]
+        said = expert.read_reply(answer.text)  # type: ignore[union-attr]
         reply = Turn(
             speaker=self.learner,
-            text=expert.read_reply(answer.text).text,  # type: ignore[union-attr]
+            text=said.text,
+            thinking=said.thinking or None,
+            beyond=said.beyond or None,
             tokens=answer.tokens,  # type: ignore[union-attr]
-            cut=answer.finish == "length",  # type: ignore[union-attr]
+            cut=answer.finish == "length" and not said.beyond,  # type: ignore[union-attr]
             note=note,
         )
         plain = Comparison(id=key, history=held.id, learner=self.learner, policy_version=version, reply=reply, base_tokens=base.tokens)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.experts.prompts import Prompts, WimWording
 from expertchat.experts.reply import Reply
+from expertchat.experts.speakers import Speakers
 from expertchat.judging import rating, wim
 from expertchat.judging.faults import refuses, without_thinking
 from expertchat.judging.view import Judgement
-from expertchat.records import ExpertRef, Message, Role, Turn
+from expertchat.records import SEATS, ExpertRef, Message, Role, Turn
 from expertchat.text import neutralise, one_line
 
 CountTokens = Callable[[Sequence[Message]], int]
@@ -79,6 +80,7 @@ class ExpertChat:
         self.ref = ref or ExpertRef(family=self.family.name, model="")
         self.context_length = context_length or self.family.context_length
         self.special_tokens = tuple(special_tokens)
+        self.speakers = Speakers(letter.upper(), [name.upper() for name in SEATS if name != letter])
 
     # -- views ------------------------------------------------------------------------------------------------------
 
@@ -181,8 +183,13 @@ class ExpertChat:
     # -- answers ----------------------------------------------------------------------------------------------------
 
     def read_reply(self, text: str) -> Reply:
-        """What the model wrote, taken apart."""
-        return Reply(self._safe(text, lines=True))
+        """What the model wrote as its turn, taken apart."""
+        own, beyond = self.speakers.apart(self._safe(text, lines=True))
+        return Reply(own, beyond=beyond)
+
+    def read_answer(self, text: str) -> str:
+        """What the model wrote as a judge: it may speak of both experts in any form."""
+        return self._safe(text, lines=True)
 
     def read_topic(self, text: str) -> str | None:
         """The topic in the model's answer, or None where there is none (or only the thoughts before it)."""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from expertchat.judging.nothing import doubts, says_nothing
 from expertchat.likeness import longest_run, weight, words
 from expertchat.text import one_line, sentences
 
@@ -245,6 +246,8 @@ def of_wim(text: str, *, subject: str, prompt: str, reference: str, categories: 
         return Fault("rates", "rates instead of naming what is missing")
     if text.strip() and no_content(text):
         return Fault("no_content", "names no content")
-    if len(sentences(text)) > 1 and re.match(r"nothing is missing[.!]\s", text.strip(), re.IGNORECASE):
+    if len(parts := sentences(text)) > 1 and says_nothing(parts[0]):
         return Fault("unclear", "says that nothing is missing, and goes on")
+    if doubts(text):
+        return Fault("unclear", "doubts that nothing is missing, and names nothing")
     return of_prose(text, subject=subject, prompt=prompt, reference=reference)

@@ -23,7 +23,17 @@ from expertchat.views.figures import before_and_after, closing_lines, last_evalu
 from expertchat.views.model import Conversation, RunState
 from expertchat.views.sides import Table, letter, line, model_name
 from expertchat.views.training import Training, number
-from expertchat.views.words import clock, counted, ending, judged_in_words, size, stop_in_words, summary_lines, whole_in_words
+from expertchat.views.words import (
+    clock,
+    counted,
+    ending,
+    judged_in_words,
+    remarks,
+    size,
+    stop_in_words,
+    summary_lines,
+    whole_in_words,
+)
 
 GIVEN = (("reward", "+.2f"), ("rating", ".1f"), ("WIM", ".2f"))
 TOPIC = 30  # characters of a topic that stand before every line
@@ -79,7 +89,7 @@ class PlainView:
                 names = ", ".join(f"{seat.upper()} is {model_name(ref)}" for seat, ref in sorted(event.experts.items()))
                 self._write(f"{label} begins{': ' + names if names else ''}")
             case TurnFinished():
-                self._write(f"{label} {event.turn.speaker.upper()}: {line(event.turn.text)}{_remarks(event.turn)}")
+                self._write(f"{label} {event.turn.speaker.upper()}: {line(event.turn.text)}{_remarked(event.turn)}")
             case CandidatesJudged():
                 self._write(*(f"{label} {text}" for text in candidate_lines(event)))
             case ConversationFinished():
@@ -162,9 +172,9 @@ def aligned(table: Table, corner: str) -> list[str]:
     return ["  ".join(cells).rstrip() for cells in lined]
 
 
-def _remarks(turn: Turn) -> str:
-    remarks = ([line(turn.note)] if turn.note else []) + (["cut at the token limit"] if turn.cut else [])
-    return f" ({'; '.join(remarks)})" if remarks else ""
+def _remarked(turn: Turn) -> str:
+    known = remarks(turn)
+    return f" ({'; '.join(known)})" if known else ""
 
 
 def _cut(text: str) -> str:

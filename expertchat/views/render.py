@@ -26,7 +26,17 @@ from expertchat.views.figures import shown
 from expertchat.views.model import Conversation, RunState
 from expertchat.views.sides import Cell, Side, Table, letter, line, model_name
 from expertchat.views.training import number
-from expertchat.views.words import clock, counted, ending, judged_in_words, size, stop_in_words, summary_lines, whole_in_words
+from expertchat.views.words import (
+    clock,
+    counted,
+    ending,
+    judged_in_words,
+    remarks,
+    size,
+    stop_in_words,
+    summary_lines,
+    whole_in_words,
+)
 
 COLOURS = {"a": "cyan", "b": "magenta"}
 SIDES: dict[Speaker, Literal["left", "right"]] = {"a": "left", "b": "right"}
@@ -87,13 +97,10 @@ def bubble(text: str, speaker: Speaker, conversation: Conversation, width: int, 
 
 def turn_bubble(turn: Turn, index: int, conversation: Conversation, width: int) -> RenderableType:
     """A finished turn, with what must be known of it underneath: cut, note, its own reward."""
-    remarks = [line(turn.note)] if turn.note else []
-    if turn.cut:
-        remarks.append("cut at the token limit")
-    reward = conversation.turn_reward(index)
+    known, reward = remarks(turn), conversation.turn_reward(index)
     if reward is not None:
-        remarks.append(judged_in_words(reward))
-    return bubble(turn.text, turn.speaker, conversation, width, " · ".join(remarks))
+        known.append(judged_in_words(reward))
+    return bubble(turn.text, turn.speaker, conversation, width, " · ".join(known))
 
 
 def heading(conversation: Conversation, turns: int | None = None) -> RenderableType:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from expertchat.events import RunFinished, RunStarted
-from expertchat.records import Reward
+from expertchat.records import Reward, Turn
 from expertchat.text import clean
 from expertchat.views.model import RunState
 from expertchat.views.sides import line
@@ -23,9 +23,9 @@ STOPPED = {
 SIGNALS = {"SIGUSR1": "at the time limit", "SIGTERM": "from outside (SIGTERM)", "SIGINT": "by Ctrl-C"}
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, several: str = "") -> str:
     """ "1 turn", "2,000 turns"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
 
 
 def age(seconds: float) -> str:
@@ -64,6 +64,14 @@ def whole_in_words(run: RunStarted) -> str:
 def stop_in_words(reason: str | None, turns: int) -> str:
     """Why a dialogue ended, and after how many turns."""
     return f"ended after {counted(turns, 'turn')}: {STOPPED.get(reason or '', line(reason or 'broken off'))}"
+
+
+def remarks(turn: Turn) -> list[str]:
+    """What must be known of a turn besides its text."""
+    found = [line(turn.note)] if turn.note else []
+    found += ["cut at the token limit"] if turn.cut else []
+    found += ["went on for the partner; cut there"] if turn.beyond else []
+    return found
 
 
 def judged_in_words(reward: Reward) -> str:
@@ -178,6 +186,10 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
         lines.append(("ties", f"{known('ties', 0):,} of {known('rated_pairs', 0):,} conversations rate both experts alike"))
     if known("turns_cut", 0):
         lines.append(("turns cut", f"{known('turns_cut', 0):,} at the token limit"))
+    if beyond := known("turns_beyond", 0):
+        lines.append(("both speakers", f"{counted(int(beyond), 'reply', 'replies')} went on for the partner; cut"))
+    if blank := known("turns_blank", 0):
+        lines.append(("blank", f"{counted(int(blank), 'turn')} without a word"))
     reasons = summary.get("stop_reasons")
     if isinstance(reasons, dict):
         lines.append(("endings", ", ".join(f"{line(str(reason)).replace('_', ' ')} {count}" for reason, count in reasons.items())))
