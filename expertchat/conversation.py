@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from expertchat.backends.base import Completion, GenerateRequest, Result
 from expertchat.config import ConfigError, ConversationConfig
+from expertchat.ending import only_courtesy, repeats, silent
 from expertchat.events import ConversationStarted, Note, TurnFinished
 from expertchat.experts.base import ContextTooSmallError, CountTokens, ExpertChat, History
 from expertchat.records import ExpertRef, Speaker, StopReason, Topic, Transcript, Turn, other
 from expertchat.scheduler import Announce, Ask, Flow, Place
-from expertchat.text import sentences
-
-COURTESY_WORDS = 30  # a turn longer than this is never mere courtesy
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
-_COURTESY = re.compile(
-    r"\b(?:thank(?:s|ed|ful)?|grateful|you(?:'|’|\s+a)re (?:very |most )?welcome|my pleasure|a (?:real |great )?pleasure|"
-    r"appreciate[ds]?|appreciation|enjoy(?:ed|able)?|(?:good)?bye|farewell|take care|likewise|same to you|"
-    r"have a (?:great|good|nice|lovely|wonderful)|well said|looking forward|all the best|best wishes|cheers|"
-    r"(?:great|good|nice|wonderful|lovely|fantastic|excellent|amazing|delightful) "
-    r"(?:talk|talking|chat|chatting|conversation|discussion|point|question|job|work))\b",
-    re.IGNORECASE,
-)
 
 
 def opener_of(index: int, opener: Literal["alternate", "a", "b"]) -> Speaker:
@@ -33,24 +21,6 @@ def opener_of(index: int, opener: Literal["alternate", "a", "b"]) -> Speaker:
     if opener == "alternate":
         return "a" if index % 2 == 0 else "b"
     return opener
-
-
-def word_overlap(first: str, second: str) -> float:
-    """How much of their words two texts share, 0..1: twice the shared words over all words, counted with repetition.
-
-    >>> word_overlap("bees make honey", "Bees make wax")
-    0.6666666666666666
-    """
-    one, two = (Counter(word.lower() for word in _WORD.findall(text)) for text in (first, second))
-    total = one.total() + two.total()
-    return 2 * (one & two).total() / total if total else 1.0
-
-
-def is_courtesy(text: str) -> bool:
-    """Whether a short turn does nothing but thank, praise or say goodbye: every sentence does, and none asks."""
-    if not text.strip() or "?" in text or len(text.split()) > COURTESY_WORDS:
-        return False
-    return all(_COURTESY.search(sentence) for sentence in sentences(text))
 
 
 @dataclass(frozen=True)
@@ -140,7 +110,7 @@ class Dialogue:
             beyond=reply.beyond or None,
             tokens=answer.tokens,
             seconds=round(answer.seconds, 4),
-            cut=answer.finish == "length",
+            cut=answer.finish == "length" and not reply.beyond,  # what the limit cut was no longer this turn
             note=note,
         )
 
@@ -152,7 +122,9 @@ class Dialogue:
             return None
         if self.config.stop_when_nothing_new and self._nothing_new(turns):
             return "nothing_new"
-        if self._loop(turns):
+        if silent(turns):
+            return "blank"
+        if repeats(turns, self.config.loop_similarity) or only_courtesy(self.topic.text, turns):
             return "loop"
         if self.config.max_tokens is not None and sum(turn.tokens for turn in turns) >= self.config.max_tokens:
             return "token_limit"
@@ -162,15 +134,6 @@ class Dialogue:
         """Both said so, one right after the other."""
         last = turns[-2:]
         return len(last) == 2 and all(self.experts[turn.speaker].has_nothing_new(turn.text, self.topic.text) for turn in last)
-
-    def _loop(self, turns: Sequence[Turn]) -> bool:
-        """The last turn repeats an earlier one of its speaker, or the two only thank each other."""
-        last = turns[-1]
-        if any(
-            word_overlap(turn.text, last.text) >= self.config.loop_similarity for turn in turns[:-1] if turn.speaker == last.speaker
-        ):
-            return True
-        return len(turns) >= 2 and all(is_courtesy(turn.text) for turn in turns[-2:])
 
 
 def _kind(note: str) -> str:

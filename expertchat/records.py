@@ -6,14 +6,15 @@ A `Message` is model-facing (role and text); a `Turn` is neutral (speaker and te
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Speaker = Literal["a", "b"]
+SEATS: tuple[Speaker, ...] = get_args(Speaker)
 Role = Literal["system", "user", "assistant"]
 
-StopReason = Literal["turns", "nothing_new", "loop", "context_full", "token_limit"]
+StopReason = Literal["turns", "nothing_new", "loop", "blank", "context_full", "token_limit"]
 
 
 def other(speaker: Speaker) -> Speaker:

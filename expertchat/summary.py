@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.jsonl import read_lines
+from expertchat.likeness import blank
 from expertchat.thinking import count_words
 
 TIE = 1e-9  # two mean ratings closer than this are equal
@@ -37,6 +38,8 @@ def summarise(folder: Path) -> dict[str, Any]:
         "turns_thought": transcripts.thought,
         "turns_all_thinking": transcripts.silent,
         "words_thought": transcripts.words_thought,
+        "turns_beyond": transcripts.beyond,
+        "turns_blank": transcripts.blank,
         **_ratings(folder, problems, faults["rating"]),
         **_wim(folder, problems, faults["wim"]),
         **_rewards(folder),
@@ -75,7 +78,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 class _Transcripts:
     def __init__(self, folder: Path) -> None:
-        self.count = self.turns = self.tokens = self.cut = 0
+        self.count = self.turns = self.tokens = self.cut = self.beyond = self.blank = 0
         self.thought = self.silent = self.words_thought = 0  # turns that thought, those that said nothing after it, words of thoughts
         self.reasons: Counter[str] = Counter()
         for _, line in read_lines(folder / "transcripts.jsonl"):
@@ -83,6 +86,8 @@ class _Transcripts:
             self.turns += len(line["turns"])
             self.tokens += sum(turn["tokens"] for turn in line["turns"])
             self.cut += sum(turn["cut"] for turn in line["turns"])
+            self.beyond += sum(bool(turn.get("beyond")) for turn in line["turns"])
+            self.blank += sum(blank(turn["text"]) for turn in line["turns"])
             self.reasons[line["stop_reason"]] += 1
             thinking = [(turn["thinking"], turn["text"]) for turn in line["turns"] if turn.get("thinking")]
             self.thought += len(thinking)

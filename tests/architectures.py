@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def model_of(name: str, seed: int = 0) -> Any:
     """The random model of a kind."""
     import torch

@@ -15,9 +15,7 @@ from expertchat.backends.adapters import Adapters
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, ScoreRequest
 from expertchat.backends.loading import load_backend
 from expertchat.backends.local import LocalBackend
-from expertchat.experts.registry import make_expert
-from expertchat.judging.view import Judgement
-from expertchat.records import Message, PairIds, PreferencePair, Turn
+from expertchat.records import Message, PairIds, PreferencePair
 from expertchat.training.learner import LoraLearner
 from expertchat.training.update import Updater
 from tests import architectures, tiny

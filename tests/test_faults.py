@@ -167,3 +167,32 @@ def test_every_kind_is_in_the_docs() -> None:
     docs = (root / "docs/ratings.md").read_text()
     assert {"loop", "cut", "low_mass", "not_finite"} <= kinds
     assert [kind for kind in sorted(kinds) if f"`{kind}`" not in docs and f"null: {kind} " not in docs] == []
+
+
+# -- scripts without spaces ---------------------------------------------------------------------------------------------
+
+HAN = "蜜蜂用八字形的舞蹈告诉姐妹们食物在哪里，跳舞的角度就是食物与太阳之间的角度。"
+KANA = "ミツバチは八の字のダンスで仲間に食べ物の場所を教え、ダンスの角度は太陽との角度を示しています。"
+THAI = "ผึ้งเต้นรำเป็นรูปเลขแปดเพื่อบอกเพื่อนว่าอาหารอยู่ที่ไหน และมุมของการเต้นรำคือมุมระหว่างอาหารกับดวงอาทิตย์"
+
+
+@pytest.mark.parametrize("reply", [HAN, KANA, THAI])
+def test_a_parrot_is_seen_without_spaces(reply: str) -> None:
+    """The reply with a few characters before it: nine tenths of the text are one run, of more than eight words."""
+    assert faults.copies(reply, f"答：{reply}")
+    assert not faults.copies(reply, reply[:8])  # naming a thing takes characters too
+    other = {HAN: "缺少蜜蜂如何在阴天找到太阳、距离怎样表示、以及是谁最先发现这一切的内容。"}.get(reply)
+    if other:
+        assert not faults.copies(reply, other) and not faults.loops(other) and not faults.echoes(other, reply)
+
+
+@pytest.mark.parametrize("text", ["缺少太阳的内容。", "太陽の角度がありません。", "ไม่ได้บอกว่ามุมคืออะไร\n"])
+def test_a_loop_is_seen_without_spaces(text: str) -> None:
+    assert faults.loops(text * 5) and not faults.loops(text)
+
+
+@pytest.mark.parametrize("text", [HAN, KANA, THAI])
+def test_prose_without_spaces_is_no_loop_and_no_echo_of_others(text: str) -> None:
+    assert not faults.loops(text) and not faults.loops(HAN + KANA + THAI)
+    assert faults.echoes(text, f"{DIALOGUE} {text} {DIALOGUE}")
+    assert not any(faults.echoes(text, other) for other in (HAN, KANA, THAI) if other != text)

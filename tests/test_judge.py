@@ -290,9 +290,32 @@ def test_copies() -> None:
     assert not copies(reply, "is food the where sisters their show to eight of figures in dance bees")
 
 
-def test_a_blank_reply_cannot_be_scored() -> None:
-    records, _ = judge(judging_config(), answers(), one=transcript("", "Wax."))
-    assert records["c0003/a-by-b/wim"].problem == "the judged text is blank"
+@pytest.mark.parametrize("nothing", ["", " \n", "...", "😊 👍🏽", "***"])
+@pytest.mark.parametrize("form", ["expected", "sampled", "both"])
+def test_who_has_said_nothing_is_not_judged_and_nothing_is_asked(nothing: str, form: str) -> None:
+    config = judging_config(form=form)
+    records, double = judge(config, answers(), one=transcript(nothing, "Wax is made by glands.", nothing))
+    mine = {name: record for name, record in records.items() if "/a-by-b" in name}
+    # Two ratings, WIM and reward, as of every judgement: counting and resuming need them all.
+    assert sorted(mine) == [f"c0003/a-by-b/{name}" for name in ("clarity", "depth", "reward", "wim")]
+    assert len(records) == sum(record_counts(config, ["a", "b", "a"]))
+    for name in ("depth", "clarity"):
+        rating = mine[f"c0003/a-by-b/{name}"]
+        assert (rating.number, rating.fault, rating.problem, rating.mass) == (None, "blank", "the judged text is blank", None)
+    assert (mine["c0003/a-by-b/wim"].cosine, mine["c0003/a-by-b/wim"].fault) == (None, "blank")
+    assert mine["c0003/a-by-b/reward"].value is None and mine["c0003/a-by-b/reward"].problem.startswith("no number for depth")
+    assert double.asked() and not [key for key in double.asked() if "/a-by-b" in key]
+    assert records["c0003/b-by-a/reward"].value is not None  # the other one has spoken
+    again, double = judge(config, answers(), one=transcript(nothing, "Wax is made by glands.", nothing), done=records)
+    assert again == records and not double.asked()
+
+
+def test_who_has_said_something_once_is_judged() -> None:
+    records, _ = judge(judging_config(), answers(), one=transcript("", "Wax.", "Bees dance."))
+    assert records["c0003/a-by-b/depth"].value == 7
+    per_turn, double = judge(judging_config(per_turn=True), answers(), one=transcript("", "Wax.", "Bees dance."))
+    assert per_turn["c0003/t00/a-by-b/depth"].fault == "blank" and per_turn["c0003/t02/a-by-b/depth"].value == 7
+    assert not [key for key in double.asked() if "/t00/" in key]
 
 
 def test_a_prompt_over_the_judges_context_is_null_and_not_asked() -> None:

@@ -201,3 +201,13 @@ def test_a_real_model_gives_each_option_a_probability(tmp_path: Path, kind: str)
     for verdict in kept:
         shares = dict(zip(verdict.raw.split()[::2], map(float, verdict.raw.split()[1::2]), strict=True))
         assert list(shares) == ["A", "B"] and verdict.verdict == max(shares, key=lambda k: shares[k])
+
+
+@pytest.mark.parametrize(
+    ("base", "policy", "whose"),
+    [("", "Fine.", "the base's"), ("Fine.", "😊", "the policy's"), ("", "...", "the base's and the policy's")],
+)
+def test_a_blank_reply_is_not_compared_and_nothing_is_asked(base: str, policy: str, whose: str) -> None:
+    verdicts, double = judged({"base": "A", "policy": "A"}, duel(base, policy))
+    assert [(v.verdict, v.problem) for v in verdicts] == [(None, f"{whose} reply is blank")] * 2
+    assert winner(verdicts) is None and not double.asked()

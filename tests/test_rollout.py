@@ -279,6 +279,27 @@ def tripped(config: Any, *rounds: dict[str, float]) -> list[list[str]]:
     return found
 
 
+def test_a_reply_for_both_speakers_is_cut_and_a_blank_one_has_no_score() -> None:
+    """Of three candidates one goes on for the partner, one begins with the partner's label, one is whole: no two are left for a pair."""
+    texts = iter(["A: Bees dance.\nB: And the sun?", "B: And the sun?", "Bees dance in eights."] * 9)
+    for source in ("judge", "random"):
+        double = Double(lambda request: next(texts) if request.key[-3:-1] == "/k" else babble(request))
+        bundle, _, _ = talk(f"reward.source={source}", "candidates.continue_with=random", double=double)
+        one = bundle.sampled[0]
+        assert [(c.text, c.beyond, c.altered) for c in one.candidates] == [
+            ("Bees dance.", "B: And the sun?", "beyond"), ("", "B: And the sun?", "beyond"), ("Bees dance in eights.", None, None),
+        ]  # fmt: skip
+        assert not one.candidates[1].continued  # somebody who says something goes on
+        values = scores([bundle], dpo_config(f"reward.source={source}"), None)
+        assert values[one.candidates[1].id] is None and values[one.candidates[2].id] is not None
+        pairing = make_pairs(choices([bundle], values, "b"), dpo_config().pairs, 2)
+        # Two histories: a blank one is null in each, one that went on for the partner is left out as altered, and one is not enough.
+        assert (len(pairing.pairs), pairing.nulls, pairing.altered) == (0, 2, 2)
+        figures = round_figures([bundle], [], pairing)
+        assert (figures["beyond"], figures["blank"]) == (4, 2)
+        assert any("4 replies went on for the partner" in text for text in remarks(figures, "a"))
+
+
 def test_a_figure_that_stays_over_its_limit_lowers_the_rate_once() -> None:
     guards = dpo_config("guards.max_kl=10", "guards.action=lower", "guards.worse=1.5").guards
     # 12 trips; 13 to 17.9 are less than 1.5 times 12; 18 is; then 27 would be the next

@@ -41,3 +41,9 @@ def test_shares_are_shares(texts: list[str], n: int) -> None:
     for i, text in enumerate(texts):
         assert 0 <= repeated_sentences(text, texts[:i]) <= 1
         assert repeated_sentences(text, [text]) in (0.0, 1.0)
+
+
+def test_scripts_without_spaces_are_counted_by_characters() -> None:
+    # 蜂 酿 蜜 蜂 酿 蜡: pairs 蜂酿 酿蜜 蜜蜂 蜂酿 酿蜡, 5 of which 4 are different; as words they would be one word and no pair.
+    assert distinct_n(["蜂酿蜜蜂酿蜡"], 2) == pytest.approx(4 / 5)
+    assert words("हिन्दी ผึ้ง") == ["हिन्दी", "ผึ้", "ง"]

@@ -238,8 +238,9 @@ class Evaluator:
             speaker=self.learner,
             text=read.text,
             thinking=read.thinking if read.thought else None,
+            beyond=read.beyond or None,
             tokens=answer.tokens,  # type: ignore[union-attr]
-            cut=answer.finish == "length",  # type: ignore[union-attr]
+            cut=answer.finish == "length" and not read.beyond,  # type: ignore[union-attr]
             note=note,
         )
         plain = Comparison(id=key, history=held.id, learner=self.learner, policy_version=version, reply=reply, base_tokens=base.tokens)

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
+from expertchat.likeness import words
 from expertchat.text import sentences
-
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation."""
-    return [word.lower() for word in _WORD.findall(text)]
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float | None:

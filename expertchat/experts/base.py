@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.experts.prompts import Prompts, WimWording
 from expertchat.experts.reply import Reply
+from expertchat.experts.speakers import Speakers
 from expertchat.judging import rating, wim
 from expertchat.judging.faults import refuses
 from expertchat.judging.view import Judgement
-from expertchat.records import ExpertRef, Message, Role, Turn
+from expertchat.records import SEATS, ExpertRef, Message, Role, Turn
 from expertchat.text import neutralise, one_line
 from expertchat.thinking import Split, split
 
@@ -81,6 +82,7 @@ class ExpertChat:
         self.ref = ref or ExpertRef(family=self.family.name, model="")
         self.context_length = context_length or self.family.context_length
         self.special_tokens = tuple(special_tokens)
+        self.speakers = Speakers(letter.upper(), [name.upper() for name in SEATS if name != letter])
         self.opens_thinking = False  # its prompts end inside a thinking block, unless the answer has a prefix (ModelInfo)
         self.say: Callable[[str], None] = lambda text: None  # is told what somebody should hear of this expert, once
         self._thought = False
@@ -193,10 +195,11 @@ class ExpertChat:
     def read_reply(self, text: str) -> Reply:
         """What the model wrote as its turn, taken apart."""
         found = self.split(text)
-        return Reply(self._safe(found.said, lines=True), found.thinking, thought=found.found, unended=found.open)
+        own, beyond = self.speakers.apart(self._safe(found.said, lines=True))
+        return Reply(own, found.thinking, beyond, thought=found.found, unended=found.open)
 
     def read_answer(self, text: str, prefix: str = "") -> Reply:
-        """What the model wrote as a judge after `prefix`, which is a part of what it says, taken apart."""
+        """What the model wrote as a judge after `prefix`, which is a part of what it says, taken apart. It may speak of both experts."""
         found = self.split(text, prefix)
         return Reply(self._safe(prefix + found.said, lines=True), found.thinking, thought=found.found, unended=found.open)
 

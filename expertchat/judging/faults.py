@@ -9,8 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 
+from expertchat.judging.nothing import doubts, says_nothing
+from expertchat.likeness import longest_run, weight, words
 from expertchat.text import one_line, sentences
 
 PARROT_COSINE = 0.98
@@ -18,8 +19,8 @@ PARROT_WORDS, PARROT_SHARE = 8, 0.6  # a verbatim run of at least so many words 
 ECHO_RUN, ECHO_SHARE = 5, 0.6  # so much of a text stands in the prompt, in runs of at least so many words
 LOOP_WORDS, LOOP_DISTINCT = 30, 0.5  # of at least so many words, fewer than so many of all runs of three are different
 LOOP_NUMBERS = 12  # so many numbers one after the other are counting, not citing
-_WORD = re.compile(r"\w+")
 _LETTER = r"[^\W\d_]"
+_SENTENCES = re.compile(r"[.!?。！？｡।॥؟۔\n]+")
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,22 @@ def refuses(text: str) -> bool:
 
 def loops(text: str) -> bool:
     """Whether the text says one thing over and over: one sentence, a list of like items, numbers counted up."""
-    words = _plain(text)
-    if len(words) >= LOOP_WORDS:
-        triples = list(zip(words, words[1:], words[2:], strict=False))
+    plain = _plain(text)
+    if weight(plain) >= LOOP_WORDS:
+        triples = list(zip(plain, plain[1:], plain[2:], strict=False))
         if len(set(triples)) < LOOP_DISTINCT * len(triples):
             return True
-    if " ".join(["#"] * LOOP_NUMBERS) in " ".join(words):
+    if " ".join(["#"] * LOOP_NUMBERS) in " ".join(plain):
         return True
-    said = Counter(" ".join(w for w in _plain(part) if w != "#") for part in re.split(r"[.!?\n]+", text))
-    sentence, times = max(said.items(), key=lambda item: item[1] * len(item[0].split()), default=("", 0))
-    size = len(sentence.split())
-    return times >= 3 and size >= 3 and times * size > len(words) / 2
+    said = Counter(tuple(w for w in _plain(part) if w != "#") for part in _SENTENCES.split(text))
+    sentence, times = max(said.items(), key=lambda item: item[1] * weight(item[0]), default=((), 0))
+    size = weight(sentence)
+    return times >= 3 and size >= 3 and times * size > weight(plain) / 2
 
 
 def _plain(text: str) -> list[str]:
-    """Lower-case words; every number is "#"."""
-    return ["#" if word.isdigit() else word.lower() for word in _WORD.findall(text)]
+    """The words (of a script without spaces, the characters); every number is "#"."""
+    return ["#" if word.isdigit() else word for word in words(text)]
 
 
 _LINE_OF_TRANSCRIPT = re.compile(r"^\s*[AB]: ", re.MULTILINE)
@@ -82,21 +83,22 @@ def echoes(text: str, prompt: str) -> bool:
     lines, marked = len(_LINE_OF_TRANSCRIPT.findall(text)), len(_MARKED.findall(text))
     if lines >= 2 or (marked and _LINE_OF_TRANSCRIPT.match(text)) or re.search(r"[<‹]/?transcript[>›]", text):
         return True
-    words, source = _plain(text), _plain(prompt)
-    if len(words) < PARROT_WORDS:
+    plain, source = _plain(text), _plain(prompt)
+    if weight(plain) < PARROT_WORDS:
         return False
-    known = {tuple(source[i : i + ECHO_RUN]) for i in range(len(source) - ECHO_RUN + 1)}
-    covered = {i + k for i in range(len(words) - ECHO_RUN + 1) if tuple(words[i : i + ECHO_RUN]) in known for k in range(ECHO_RUN)}
-    return len(covered) >= ECHO_SHARE * len(words)
+    run = round(ECHO_RUN * len(plain) / weight(plain))  # in characters where there are no words
+    known = {tuple(source[i : i + run]) for i in range(len(source) - run + 1)}
+    covered = {i + k for i in range(len(plain) - run + 1) if tuple(plain[i : i + run]) in known for k in range(run)}
+    return len(covered) >= ECHO_SHARE * len(plain)
 
 
 def copies(reply: str, text: str) -> bool:
     """Whether most of `text` is one long verbatim run of words of `reply`."""
-    one, two = ([word.lower() for word in _WORD.findall(t)] for t in (reply, text))
-    if len(two) < PARROT_WORDS:
+    one, two = words(reply), words(text)
+    if weight(two) < PARROT_WORDS:
         return False
-    run = SequenceMatcher(None, one, two, autojunk=False).find_longest_match().size
-    return run >= PARROT_WORDS and run >= PARROT_SHARE * len(two)
+    run = weight(longest_run(one, two))
+    return run >= PARROT_WORDS and run >= PARROT_SHARE * weight(two)
 
 
 _SPEAKS = (
@@ -226,6 +228,8 @@ def of_wim(text: str, *, subject: str, prompt: str, reference: str, categories: 
         return Fault("rates", "rates instead of naming what is missing")
     if text.strip() and no_content(text):
         return Fault("no_content", "names no content")
-    if len(sentences(text)) > 1 and re.match(r"nothing is missing[.!]\s", text.strip(), re.IGNORECASE):
+    if len(parts := sentences(text)) > 1 and says_nothing(parts[0]):
         return Fault("unclear", "says that nothing is missing, and goes on")
+    if doubts(text):
+        return Fault("unclear", "doubts that nothing is missing, and names nothing")
     return of_prose(text, subject=subject, prompt=prompt, reference=reference)

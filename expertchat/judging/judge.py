@@ -15,6 +15,7 @@ from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging import faults, rating, wim
 from expertchat.judging.faults import PARROT_COSINE, Fault, copies
 from expertchat.judging.view import Judgement
+from expertchat.likeness import blank
 from expertchat.records import Answer, Message, Rating, Reward, Speaker, Transcript, Wim, other
 from expertchat.scheduler import Announce, Ask, Flow, together
 
@@ -147,8 +148,8 @@ class JudgeWork:
         """Analysis, ratings of all categories, WIM response, reward; each is announced as soon as it is there."""
         kept, response = self.kept_ratings(), self.kept_wim()
         missing = [c for c in self.config.categories if c not in kept]
-        analysis, problem = "", None
-        if missing or (response is None and self.config.wim.enabled):
+        analysis, problem = "", self.nothing_said()
+        if problem is None and (missing or (response is None and self.config.wim.enabled)):
             analysis, problem = yield from self.analyse()
         made = (yield from self.rate(missing, analysis, problem)) if missing else {}
         ratings = {c: made[c] if c in made else kept[c] for c in self.config.categories}
@@ -161,6 +162,10 @@ class JudgeWork:
         reward = self.reward(ratings, response)
         self.announce(RewardGiven(reward=reward))
         return ratings, response, reward
+
+    def nothing_said(self) -> Fault | None:
+        """Why there is nothing to judge, or None: nothing is asked about a subject that has said nothing."""
+        return Fault("blank", "the judged text is blank") if blank(self.judgement.reply) else None
 
     # -- what is there already --------------------------------------------------------------------------------------
 
@@ -276,8 +281,6 @@ class JudgeWork:
         text, reply = read.text, self.judgement.reply
         if read.unended:
             return self.wim(text, analysis, problem=Fault("thinking", "ended while the judge was still thinking"))
-        if not reply.strip():
-            return self.wim(text, analysis, problem=Fault("blank", "the judged text is blank"))
         if wim.is_empty(text, self.expert.settings.prompts, self.config.wim.wording):
             return self.wim(text, analysis, cosine=self.config.wim.empty_score, empty=True)
         if problem := self.wim_fault(text, request.messages[-1].content):

@@ -16,6 +16,7 @@ from typing import Literal
 from expertchat.backends.base import Result, ScoreRequest, Scores
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging import rating
+from expertchat.likeness import blank
 from expertchat.records import Message, Speaker, Turn, Verdict
 from expertchat.scheduler import Ask, Flow
 from expertchat.text import one_line, quote
@@ -94,14 +95,19 @@ def duel_flow(
 ) -> Flow[list[Verdict]]:
     """Ask the backend `who` in both orders. With `count`, a prompt that does not fit the judge's context is a verdict None.
 
-    So is one whose answers hold less than `min_mass` of the probability.
+    So is one whose answers hold less than `min_mass` of the probability, and one over a blank reply.
     """
     requests = [request(expert, duel, first) for first in ORDERS]
-    problems = [_too_long(expert, one, count) for one in requests]
+    problems = [_nothing_said(duel) or _too_long(expert, one, count) for one in requests]
     if any(problems):
         return [_verdict(who, duel, first, None, problem or "not asked", min_mass) for first, problem in zip(ORDERS, problems, strict=True)]
     results = yield [Ask(who, one, label="judge") for one in requests]
     return [_verdict(who, duel, first, result, None, min_mass) for first, result in zip(ORDERS, results, strict=True)]
+
+
+def _nothing_said(duel: Duel) -> str | None:
+    silent = [whose for whose, text in (("the base's", duel.base), ("the policy's", duel.policy)) if blank(text)]
+    return f"{' and '.join(silent)} reply is blank" if silent else None
 
 
 def _too_long(expert: ExpertChat, asked: ScoreRequest, count: CountTokens | None) -> str | None:

@@ -6,21 +6,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from expertchat.judging.nothing import plain, says_nothing
 from expertchat.judging.view import Judgement
 from expertchat.text import one_line, sentences
 
 if TYPE_CHECKING:
     from expertchat.experts.prompts import Prompts, WimWording
 
-# The whole of an answer that says that nothing is missing, lower case, without markup, quotes and the full stop.
-_OF = r"(?: (?:in|from) (?:the |their )?answers?(?: (?:of|by) expert [ab])?)?"
-_EMPTY = re.compile(
-    r"(?:(?:what is missing|missing(?: content)?|answer|es fehlt): ?)?"
-    r"(?:(?:(?:i (?:see|find) )?nothing(?: else| important| at all| more| specific)?(?: is| seems| appears)?(?: to be)?"
-    r"(?: missing| lacking)?|there is nothing missing|no (?:specific |important )?content is missing)"
-    rf"{_OF}|none|n/a|nichts(?: fehlt)?|es fehlt nichts|keine?s?)"
+_LACKS = re.compile(
+    r"\b(?:missing|absent|lack\w*|omit\w*|without|except|apart|besides|however|but|not|never|cannot|no|fehl\w*|nicht|keine?\w?)\b|n['’]t\b",
+    re.IGNORECASE,
 )
-_LACKS = re.compile(r"\b(?:missing|absent|lack\w*|omit\w*|without|except|apart|besides|however|but|fehl\w*)\b", re.IGNORECASE)
 
 
 def question(prompts: Prompts, wording: WimWording, judgement: Judgement) -> str:
@@ -46,8 +42,7 @@ def _bare(text: str) -> str:
 
 
 def _in_empty_form(flat: str, prompts: Prompts) -> bool:
-    said = flat.rstrip(".! \"'`*_“”").lower()
-    return said == prompts.wim_empty.rstrip(".! ").lower() or _EMPTY.fullmatch(said) is not None
+    return says_nothing(flat) or plain(flat) == plain(prompts.wim_empty)
 
 
 def cosine(reply: Sequence[float], text: Sequence[float]) -> float:

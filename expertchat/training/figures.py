@@ -8,6 +8,7 @@ from statistics import fmean
 
 from expertchat.evaluation.statistics import scaled_margin
 from expertchat.evaluation.text_metrics import distinct_n, repeated_sentences
+from expertchat.likeness import blank
 from expertchat.preferences.pairs import Pairing
 from expertchat.records import Figure, Score
 from expertchat.training.rollout import Bundle, Sampled
@@ -55,6 +56,8 @@ def round_figures(bundles: Sequence[Bundle], scored: Sequence[Score], pairing: P
         "unmatched": pairing.unmatched,
         "altered": pairing.altered,
         "thinking": pairing.thinking,
+        "beyond": sum(c.beyond is not None for c in candidates),
+        "blank": sum(blank(c.text) for c in candidates),
         "cut_dropped": pairing.cut,
         "cut_rate": _mean([float(c.cut) for c in candidates]),
         "cut_chosen": _mean([float(pair.provenance["cut_chosen"]) for pair in pairing.pairs]),
@@ -104,7 +107,11 @@ def remarks(figures: Mapping[str, Figure], seat: str) -> list[str]:
             f"experts.{seat}.decoding.reply.max_new_tokens, or ask for shorter replies"
         )
     if altered:
-        found.append(f"{altered} replies are in no pair, because they are not shown as they were written (role tokens, stop strings, ...)")
+        why = "role tokens, thinking, the partner's words, ..."
+        found.append(f"{altered} replies are in no pair, because they are not shown as they were written ({why})")
+    for name, said in (("beyond", "went on for the partner and were cut there"), ("blank", "say nothing")):
+        if number := figures.get(name):
+            found.append(f"{number} replies {said}; none of them is in a pair")
     if skipped:
         found.append(f"{skipped} of {int(skipped) + int(made)} steps were not made: their loss or gradient was not finite")
     return found

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from expertchat.evaluation.text_metrics import distinct_n, words
+from expertchat.evaluation.text_metrics import distinct_n
+from expertchat.likeness import asks, blank, weight, words
 from expertchat.text import sentences
 
 MIDDLE = 40  # words of a reply whose length is rewarded with 0: those of the embedded models, and of short answers
@@ -17,12 +18,12 @@ _CLOSING = "\"'”’»)]*_` \n\t"  # what may stand behind the mark that ends a
 
 
 def length(text: str) -> float | None:
-    """Words of a reply; None where it has none.
+    """Words of a reply (two characters count as one in Chinese and Japanese, four in Thai); None where it has none.
 
     >>> length("Tides rise, and fall."), length(" ... ")
     (4.0, None)
     """
-    return float(len(words(text))) or None
+    return weight(words(text)) or None
 
 
 def questions(text: str) -> float | None:
@@ -31,8 +32,8 @@ def questions(text: str) -> float | None:
     >>> questions("Why is that? The Moon pulls."), questions("The Moon pulls."), questions("?")
     (0.5, 0.0, None)
     """
-    said = [sentence for sentence in sentences(text) if words(sentence)]
-    return sum(sentence.rstrip(_CLOSING).endswith("?") for sentence in said) / len(said) if said else None
+    said = [sentence for sentence in sentences(text) if not blank(sentence)]
+    return sum(asks(sentence.rstrip(_CLOSING)[-1:]) for sentence in said) / len(said) if said else None
 
 
 def variety(text: str) -> float | None:

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from expertchat.backends.base import Embedder, EmbedRequest
 from expertchat.judging import wim
+from expertchat.likeness import asks, blank, weight, words
 from expertchat.records import Candidate, Reward, Score, Wim
 from expertchat.text import sentences
 from expertchat.training.config import OnlineDpoConfig
@@ -31,6 +32,9 @@ def scored(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedde
     for candidate, judged in (pair for b in bundles for one in b.sampled for pair in _judged(one.candidates, one.rewards)):
         about = {"id": candidate.id, "transcript": candidate.transcript, "turn": candidate.turn, "speaker": candidate.speaker}
         score = Score(**about, source=settings.source, sign=settings.sign)  # type: ignore[arg-type]
+        if settings.source == "random" and blank(candidate.text):
+            found.append(score.model_copy(update={"problem": "the reply is blank"}))
+            continue
         if settings.source == "random":
             drawn = random.Random(f"{config.run.seed} {candidate.id}").uniform(-1, 1)
             found.append(score.model_copy(update={"reward": drawn, "value": drawn, "sign": 1}))
@@ -87,7 +91,7 @@ def repeats(bundles: Sequence[Bundle], embedder: Embedder, cosine: float) -> dic
 
 
 def _claims(text: str) -> list[str]:
-    return [s for s in sentences(text) if not s.rstrip().endswith("?") and len(s.split()) >= LEAST_WORDS]
+    return [s for s in sentences(text) if not asks(s.rstrip()[-1:]) and weight(words(s)) >= LEAST_WORDS]
 
 
 def _judged(candidates: Sequence[Candidate], rewards: Sequence[Reward]) -> list[tuple[Candidate, Reward | None]]:

@@ -15,6 +15,7 @@ from expertchat.events import CandidatesJudged, ConversationFinished, Conversati
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging.judge import Case, JudgeWork
 from expertchat.judging.view import Judgement
+from expertchat.likeness import blank
 from expertchat.preferences.pairs import Choice
 from expertchat.records import Candidate, Message, Rating, Record, Reward, Speaker, Transcript, Turn, Wim, other
 from expertchat.scheduler import Ask, Flow, Place, together
@@ -154,7 +155,8 @@ class Rollout(Dialogue):
         values = self._values(one)
         if how == "best" and any(value is not None for value in values):
             return max(range(number), key=lambda i: (values[i] is not None, values[i] or 0.0, -i))
-        return random.Random(f"{self.seed} {one.candidates[0].id}").randrange(number)
+        spoken = [i for i, c in enumerate(one.candidates) if not blank(c.text)] or range(number)
+        return random.Random(f"{self.seed} {one.candidates[0].id}").choice(spoken)
 
     def _values(self, one: Sampled) -> list[float | None]:
         """What the candidates are worth before controls and penalties: by the judge, or by the program and in the direction of the sign."""

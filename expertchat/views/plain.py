@@ -28,6 +28,7 @@ from expertchat.views.words import (
     counted,
     ending,
     judged_in_words,
+    remarks,
     size,
     stop_in_words,
     summary_lines,
@@ -95,7 +96,7 @@ class PlainView:
                 speaker = event.turn.speaker.upper()
                 if event.turn.thinking and conversation.unfold:
                     self._write(f"{label} {speaker} thinks: {line(event.turn.thinking)}")
-                self._write(f"{label} {speaker}: {line(event.turn.text)}{_remarks(event.turn)}")
+                self._write(f"{label} {speaker}: {line(event.turn.text)}{_remarked(event.turn)}")
             case CandidatesJudged():
                 self._write(*(f"{label} {text}" for text in candidate_lines(event)))
             case ConversationFinished():
@@ -178,10 +179,9 @@ def aligned(table: Table, corner: str) -> list[str]:
     return ["  ".join(cells).rstrip() for cells in lined]
 
 
-def _remarks(turn: Turn) -> str:
-    remarks = [thought_in_words(turn.thinking), line(turn.note or ""), "cut at the token limit" if turn.cut else ""]
-    remarks = [remark for remark in remarks if remark]
-    return f" ({'; '.join(remarks)})" if remarks else ""
+def _remarked(turn: Turn) -> str:
+    known = [text for text in (thought_in_words(turn.thinking), *remarks(turn)) if text]
+    return f" ({'; '.join(known)})" if known else ""
 
 
 def _cut(text: str) -> str:

@@ -31,6 +31,7 @@ from expertchat.views.words import (
     counted,
     ending,
     judged_in_words,
+    remarks,
     size,
     stop_in_words,
     summary_lines,
@@ -110,13 +111,10 @@ def _tidy(text: str) -> str:
 
 def turn_bubble(turn: Turn, index: int, conversation: Conversation, width: int) -> RenderableType:
     """A finished turn, with what must be known of it underneath: cut, note, its own reward."""
-    remarks = [line(turn.note)] if turn.note else []
-    if turn.cut:
-        remarks.append("cut at the token limit")
-    reward = conversation.turn_reward(index)
+    known, reward = remarks(turn), conversation.turn_reward(index)
     if reward is not None:
-        remarks.append(judged_in_words(reward))
-    return bubble(turn.text, turn.speaker, conversation, width, " · ".join(remarks), thinking=turn.thinking)
+        known.append(judged_in_words(reward))
+    return bubble(turn.text, turn.speaker, conversation, width, " · ".join(known), thinking=turn.thinking)
 
 
 def heading(conversation: Conversation, turns: int | None = None) -> RenderableType:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from expertchat.events import RunFinished, RunStarted
-from expertchat.records import Reward
+from expertchat.records import Reward, Turn
 from expertchat.text import clean
 from expertchat.views.model import RunState
 from expertchat.views.sides import line
@@ -16,15 +16,16 @@ STOPPED = {
     "turns": "all turns are spoken",
     "nothing_new": "nobody has anything new to add",
     "loop": "the talk went in circles",
+    "blank": "nobody says anything any more",
     "context_full": "the context is full",
     "token_limit": "the token limit is reached",
 }
 SIGNALS = {"SIGUSR1": "at the time limit", "SIGTERM": "from outside (SIGTERM)", "SIGINT": "by Ctrl-C"}
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, several: str = "") -> str:
     """ "1 turn", "2,000 turns"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
 
 
 def age(seconds: float) -> str:
@@ -69,6 +70,14 @@ def thought_in_words(thinking: str | None, now: bool = False) -> str:
 def stop_in_words(reason: str | None, turns: int) -> str:
     """Why a dialogue ended, and after how many turns."""
     return f"ended after {counted(turns, 'turn')}: {STOPPED.get(reason or '', line(reason or 'broken off'))}"
+
+
+def remarks(turn: Turn) -> list[str]:
+    """What must be known of a turn besides its text."""
+    found = [line(turn.note)] if turn.note else []
+    found += ["cut at the token limit"] if turn.cut else []
+    found += ["went on for the partner; cut there"] if turn.beyond else []
+    return found
 
 
 def judged_in_words(reward: Reward) -> str:
@@ -187,6 +196,10 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
         lines.append(("thinking", said + (f"; {silent:,} of them said nothing after it" if silent else "")))
     if known("turns_cut", 0):
         lines.append(("turns cut", f"{known('turns_cut', 0):,} at the token limit"))
+    if beyond := known("turns_beyond", 0):
+        lines.append(("both speakers", f"{counted(int(beyond), 'reply', 'replies')} went on for the partner; cut"))
+    if blank := known("turns_blank", 0):
+        lines.append(("blank", f"{counted(int(blank), 'turn')} without a word"))
     reasons = summary.get("stop_reasons")
     if isinstance(reasons, dict):
         lines.append(("endings", ", ".join(f"{line(str(reason)).replace('_', ' ')} {count}" for reason, count in reasons.items())))

@@ -1,0 +1,113 @@
+"""A reply that goes on as both speakers ("A: ... B: ..."): where the other one's turn begins in it.
+
+A label is a name and a colon at the beginning of a line. What is only a letter or a common word ("B:", "User:") may as well be an item of
+a list, an exam question or the head of a letter; it counts where every label of the reply is a speaker's, and what follows is said, not
+named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+
+from expertchat.likeness import weight, words
+
+_PARTNER = (
+    "user|human|partner|friend|interviewer|usuario|usuário|utente|utilisateur|benutzer|nutzer|mensch|пользователь|человек"
+    "|用户|用戶|人类|人類|ユーザー|사용자|المستخدم"
+)
+_OWN = "assistant|ai|chatbot|bot|me|model|asistente|assistente|assistent|ki|ассистент|助手|アシスタント|어시스턴트|المساعد"
+_EXPERT = r"(?:expert|experte|expertin|experto|experta|esperto|perito|speaker|person|эксперт|专家|專家|専門家)[ _-]?"
+_OPEN = r"[ \t]*(?:#{1,6} |[*_]{1,3}|[\[(<‹]|> )?"
+_CLOSE = r"(?:[*_]{1,3}|[\])>›])?[ \t]?[:：](?:[*_]{1,3})?(?=\s|$|(?<=：))"
+_ANY = re.compile(rf"^{_OPEN}(?P<name>[^\W\d_][\w'’.-]*(?: [\w'’.-]+){{0,2}}){_CLOSE}", re.MULTILINE)
+_SENTENCE_END = r"(?<=[.!?。！？…\"”’)])[ \t]+"
+_SAID = 4  # words that are surely said; fewer only with the mark that ends a sentence
+_ENDS = re.compile(r"[.!?。！？…]")
+
+
+class Speakers:
+    """The labels of a dialogue as one of its speakers may write them: `own` and `others` are names ("A", "B")."""
+
+    def __init__(self, own: str, others: Sequence[str]) -> None:
+        self.own, self.others = own, tuple(others)
+
+    def apart(self, text: str) -> tuple[str, str]:
+        """(what is the speaker's own, what is not): the own label at the beginning is left out, and the text ends where another's turn
+        begins.
+
+        >>> Speakers("A", ["B"]).apart("A: Bees dance.\\nB: And the sun?\\nA: Yes.")
+        ('Bees dance.', 'B: And the sun?\\nA: Yes.')
+        """
+        first = self._own_label(text)
+        found = (self._clear(text), self._common(text), self._script(text))
+        begins = min((start for start in found if start is not None), default=len(text))
+        return text[min(first, begins) : begins].strip(), text[begins:].strip()
+
+    # -- patterns ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _own_clear(self) -> str:
+        return f"{_EXPERT}(?:{re.escape(self.own)})"
+
+    @cached_property
+    def _others(self) -> str:
+        return "|".join(map(re.escape, self.others)) or r"(?!)"
+
+    @cached_property
+    def _known(self) -> re.Pattern[str]:
+        """Labels of speakers, whatever their case."""
+        return re.compile(rf"(?:{_EXPERT})?(?:{re.escape(self.own)}|{self._others})|{_PARTNER}|{_OWN}|you", re.IGNORECASE)
+
+    @cached_property
+    def _clear_label(self) -> re.Pattern[str]:
+        """A label that is nothing else: "Expert B:" at the beginning of a line or, with a capital, of a sentence."""
+        label = rf"(?:{_EXPERT}(?:{self._others}))"
+        return re.compile(rf"^{_OPEN}(?i:{label}){_CLOSE}|{_SENTENCE_END}(?=[^\W\d_a-z])(?i:{label}){_CLOSE}", re.MULTILINE)
+
+    # -- places -----------------------------------------------------------------------------------------------------
+
+    def _own_label(self, text: str) -> int:
+        """Where the text begins after a label of its speaker."""
+        match = re.match(rf"{_OPEN}(?:(?i:{self._own_clear}|{_OWN})|{re.escape(self.own)}){_CLOSE}\s*", text)
+        return match.end() if match and self._all_known(text) and self._is_said(text[match.end() :]) else 0
+
+    def _clear(self, text: str) -> int | None:
+        match = self._clear_label.search(text)
+        return None if match is None else match.start()
+
+    def _common(self, text: str) -> int | None:
+        """Where another's turn begins by a label that may be something else: a letter, "User:"; after the speaker's own label also by a
+        letter in the middle of a line.
+        """
+        if not self._all_known(text):
+            return None
+        named = self._own_label(text) > 0
+        label = rf"(?:(?i:{_PARTNER}{'|you' if named else ''})|{self._others})"
+        later = rf"|(?m:^){_OPEN}(?i:{_OWN}){_CLOSE}" if not named else ""
+        inside = rf"|{_SENTENCE_END}(?:{self._others}){_CLOSE}" if named else ""
+        for match in re.finditer(rf"(?m:^){_OPEN}{label}{_CLOSE}{inside}{later}", text):
+            if match.start() == 0 and re.match(rf"{_OPEN}(?i:{_OWN}){_CLOSE}", text):
+                continue
+            if self._is_said(text[match.end() :]):
+                return match.start()
+        return None
+
+    def _script(self, text: str) -> int | None:
+        """Where the second of two speakers begins in a text that is a script from its first line on: two labels that take turns, thrice."""
+        labels = [(match.start(), match["name"].casefold()) for match in _ANY.finditer(text)]
+        names = [name for _, name in labels]
+        if len(labels) < 3 or labels[0][0] != 0 or len(set(names)) != 2 or any(a == b for a, b in pairwise(names)):
+            return None
+        return labels[1][0]
+
+    def _all_known(self, text: str) -> bool:
+        """Whether no line begins with a label that is no speaker's: "C:", "Q:", "Step B:", "De:" are of lists, questions and letters."""
+        return all(self._known.fullmatch(match["name"]) for match in _ANY.finditer(text))
+
+    def _is_said(self, rest: str) -> bool:
+        """Whether the line that follows a label is a turn and not the name of a thing; so is an empty end."""
+        line = rest.strip().split("\n")[0]
+        return not line or weight(words(line)) >= _SAID or _ENDS.search(line) is not None
