@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 
 from expertchat.cleaning import clean, one_line
 
@@ -151,7 +152,7 @@ class _Tokens:
         plain = [token for token in wanted if token not in marked]
         self.markup = _any_of([folded[token] for token in marked])
         used = {c for token in wanted for c in (*token, *folded[token])}
-        self._dot = next(c for c in (*_DOTS, *map(chr, range(0x2801, 0x2900)), *map(chr, range(0x4E00, 0x20000))) if c not in used)
+        self._dot = next(c for c in chain(_DOTS, map(chr, range(0x2801, 0xD800))) if c not in used)
         self._words = _any_of([token for token in plain if len(token) > 1])
         self._letters = {ord(token): self._twin(token, used) for token in plain if len(token) == 1}
 
