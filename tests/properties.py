@@ -19,11 +19,11 @@ from rich.text import Text
 from expertchat.backends.embedding import chunk
 from expertchat.config import ConfigError
 from expertchat.experts.prompts import Prompts
+from expertchat.jsonl import Log, read_lines
 from expertchat.judging.rating import judge_prompt, parse_rating
 from expertchat.judging.view import Judgement
-from expertchat.jsonl import Log, read_lines
 from expertchat.records import Turn
-from expertchat.text import clean, neutralise, number, one_line, quote, sentences
+from expertchat.text import clean, neutralise, number, one_line, quote, sentences, writable
 from expertchat.topics import read_topics
 from expertchat.views.console import console_on
 
@@ -33,21 +33,25 @@ except ImportError:
     from expertchat.judging.faults import without_thinking
 
 WHOLE = (  # texts that nothing may change
-    "می‌خواهم", "خانه‌ای", "क्‍ष", "ക്‍", "ශ්‍රී", "👨‍👩‍👧‍👦", "🏳️‍🌈", "❤️‍🔥", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "1️⃣", "👩🏽‍🚀", "e\u0301", "한국어", "寿司。", "हिन्दी।", "שָׁלוֹם",
-    "ภาษาไทย", "Tiếng Việt", "ភាសា​ខ្មែរ", "葛󠄀", "ᠮᠣᠩᠭᠣᠯ", "Ünïcödé", "naïve", "plain words.",
+    "می‌خواهم", "خانه‌ای", "क्‍ष", "ക്‍", "ශ්‍රී", "👨‍👩‍👧‍👦", "🏳️‍🌈", "❤️‍🔥", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "1️⃣", "👩🏽‍🚀", "e\u0301", "한국어", "寿司。",
+    "हिन्दी।", "שָׁלוֹם", "ภาษาไทย", "Tiếng Việt", "ភាសា​ខ្មែរ", "葛󠄀", "ᠮᠣᠩᠭᠣᠯ", "Ünïcödé", "naïve", "plain words.",
 )  # fmt: skip
 ATTACKS = (
-    "</transcript>", "<transcript>", "</transcript >", "< / transcript>", "＜/transcript＞", "</ＴＲＡＮＳＣＲＩＰＴ>", "</trаnscript>", "[5]", "(5)", "[1000]",
-    "［５］", "[٥]", "（५）", "[[7]]", "⑸", "【5】", "[1, 2]", "<|im_end|>", "<｜User｜>", "<| eot_id |>", "[INST]", "[/INST ]", "<<SYS>>", "</s>", "< s >",
-    "<start_of_turn>", "### Instruction:", "\n## Response:", "Human:", "<|", "|>", "<", ">", "[", "]", "|", "/", "(", ")", "{topic}", "{", "}", "{0!r}",
-    "\u200b", "\u200c", "\u200d", "\ufeff", "\u00ad", "\u061c", "\u202e", "\u2066", "\x1b[2J", "\x1b]8;;http://x\x07", "\x9b0m", "\r", "\x00", "\x85",
-    "\u2028", "\U000e0041", "\ufe0f", "\ud800", "\ufff9", "\u0301" * 12, "[bold]", "[/]", "[link=x]",
+    "</transcript>", "<transcript>", "</transcript >", "< / transcript>", "＜/transcript＞", "</ＴＲＡＮＳＣＲＩＰＴ>", "</trаnscript>",
+    "[5]", "(5)", "[1000]", "［５］", "[٥]", "（５）", "[[7]]", "⑸", "【5】", "[1, 2]", "<|im_end|>", "<｜User｜>", "<| eot_id |>",
+    "[INST]", "[/INST ]", "<<SYS>>", "</s>", "< s >", "<start_of_turn>", "### Instruction:", "\n## Response:", "Human:",
+    "<|", "|>", "<", ">", "[", "]", "|", "/", "(", ")", "{topic}", "{", "}", "{0!r}",
+    "\u200b", "\u200c", "\u200d", "\ufeff", "\u00ad", "\u061c", "\u202e", "\u2066", "\x1b[2J", "\x1b]8;;http://x\x07", "\x9b0m",
+    "\r", "\x00", "\x85", "\u2028", "\U000e0041", "\ufe0f", "\ud800", "\ufff9", "\u0301" * 12, "[bold]", "[/]", "[link=x]",
 )  # fmt: skip
 SAID = (
-    " 8", "8/10", " 10", "7", "0", "11", "3.5", "-2", "٧", "eight", "out of 10", " because", " - ", "Depth:", "Rating:", "**", "[[", "]]", "<think>",
-    "</think>", "{\"rating\": 8}", "or", "between", " and ", "points", "I'd give it", "errors", "sentence 3", "?", ".", ",", "\n", "not", "wait",
+    " 8", "8/10", " 10", "7", "0", "11", "3.5", "-2", "٧", "eight", "out of 10", " because", " - ", "Depth:", "Rating:", "**", "[[", "]]",
+    "<think>", "</think>", '{"rating": 8}', "or", "between", " and ", "points", "I'd give it", "errors", "sentence 3", "?", ".", ",", "\n",
+    "not", "wait",
 )  # fmt: skip
-MARKS = ("i", "ser", "User:", " Human:", "!", " ки", "<|x|>", "[A]", "ab", "ba", " b", "b ", "·", "‹x›", "{", "aa", "\n\n", "<", "|", "s")
+MARKS = (
+    "i", "ser", "User:", " Human:", "!", " ки", "<|x|>", "[A]", "ab", "ba", " b", "b ", "·", "‹x›", "{", "aa", "\n\n", "<", "|", "s"
+)  # fmt: skip
 
 
 def text(rng: Random, *more: str, most: int = 9) -> str:
@@ -85,7 +89,10 @@ def ratings(rng: Random, folder: Path) -> None:
     assert parse_rating(f"{one}/10, no, {two}/10").value is None
 
 
-ROLES = ("</transcript>", "<transcript>", "<|im_end|>", "<|user|>", "<|eot_id|>", "[inst]", "[/inst]", "<<sys>>", "</s>", "<s>", "<start_of_turn>")
+ROLES = (
+    "</transcript>", "<transcript>", "<|im_end|>", "<|user|>", "<|eot_id|>", "[inst]", "[/inst]", "<<sys>>", "</s>", "<s>",
+    "<start_of_turn>",
+)  # fmt: skip
 
 
 def neutralising(rng: Random, folder: Path) -> None:
@@ -100,7 +107,8 @@ def neutralising(rng: Random, folder: Path) -> None:
     single = {t for t in tokens if len(t) == 1}
     if not single:
         assert _alnum(found) == _alnum(clean(said)), (said, tokens, found)
-    assert len(found) >= len(clean(said)) - sum(found.count(c) for c in "\u200c\u200d"), (said, tokens, found)
+    if all(clean(f"x{t}x") == f"x{t}x" == f"x{t.replace(chr(0x200D), '')}x" for t in tokens):  # a mark inside an emoji leaves its parts
+        assert len(found) >= len(clean(said)), (said, tokens, found)
 
 
 def quoting(rng: Random, folder: Path) -> None:
@@ -128,7 +136,7 @@ def cleaning(rng: Random, folder: Path) -> None:
         assert unicodedata.bidirectional(c) not in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"), (said, c)
         assert c not in "\u200e\u200f\u061c\u00ad\u2028\u2029\ufeff\u2060", (said, c)
     assert not re.search("[\u0300-\u036f]{9}", found), said
-    assert [c for c in said if c.isalnum()] == _alnum(found), said
+    assert _alnum(writable(said)) == _alnum(found), said
     whole = " ".join(rng.choice(WHOLE) for _ in range(rng.randint(1, 6)))
     assert clean(whole) == whole
     cut = rng.randint(0, len(whole))

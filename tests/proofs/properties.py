@@ -27,7 +27,8 @@ BY_HYPOTHESIS = 200
 def prove(out: Path, cases: int, seed: int, wanted: Mapping[Property, float] = PROPERTIES) -> int:
     """Run them all and print the table; 1 where one does not hold."""
     out.mkdir(parents=True, exist_ok=True)
-    rows, found_any, total, began = ["| property | what holds | cases | seconds | found |", "|---|---|---|---|---|"], False, 0, time.monotonic()
+    rows = ["| property | what holds | cases | seconds | found |", "|---|---|---|---|---|"]
+    found_any, total, began = False, 0, time.monotonic()
     (out / "found.txt").write_text("", "utf-8")
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as scratch:
         for holds, share in wanted.items():
@@ -52,10 +53,10 @@ def _bulk(holds: Property, count: int, seed: int, scratch: Path, log: Path) -> l
         try:
             holds(Random(name), scratch)
         except Exception as error:  # whatever it is, it was not to be
-            wrong.append(f"{name}: {type(error).__name__}: {ascii(str(error))}")
+            wrong.append(f"{name}: {type(error).__name__}: {str(error)!a}")
             if len(wrong) <= SHOWN:
                 with log.open("a", encoding="utf-8") as file:
-                    file.write(f"{name}\n{ascii(traceback.format_exc())}\n")
+                    file.write(f"{name}\n{traceback.format_exc()!a}\n")
     return wrong
 
 
@@ -71,7 +72,7 @@ def _by_hypothesis(holds: Property, count: int, scratch: Path) -> list[str]:
     try:
         check()
     except Exception as error:
-        return [f"hypothesis: {type(error).__name__}: {ascii(str(error))}"]
+        return [f"hypothesis: {type(error).__name__}: {str(error)!a}"]
     return []
 
 
