@@ -14,7 +14,9 @@ from typing import Any
 from expertchat.cleaning import clean, one_line, writable
 from expertchat.harmless import Safe, in_line, neutralise, quote
 
-__all__ = ["Safe", "as_yaml", "clean", "in_line", "neutralise", "number", "one_line", "quote", "sentences", "shown_path", "writable"]
+__all__ = [
+    "Safe", "as_yaml", "asks", "clean", "in_line", "neutralise", "number", "one_line", "quote", "sentences", "shown_path", "writable",
+]  # fmt: skip
 
 # What ends a sentence: a stop before white space; a stop of the scripts that put no space after it, at once. Quotes and brackets that
 # close there belong to it. A full-width dot before a digit is a decimal point.
@@ -46,6 +48,15 @@ def sentences(text: str) -> list[str]:
     flat = one_line(text)
     ends = [match.end() for match in _BOUNDARY.finditer(flat)]
     return [s for start, end in zip([0, *ends], [*ends, len(flat)], strict=True) if (s := flat[start:end].strip())]
+
+
+def asks(sentence: str) -> bool:
+    """Whether a sentence is a question: a question mark of any script ends it, before marks that close.
+
+    >>> asks('He said: "why?"'), asks("そう？"), asks("How. ")
+    (True, True, False)
+    """
+    return sentence.rstrip(" \n\t\"'”’»)]」』）】》〉›*_`").endswith(("?", "？", "؟", "⁇", "⁈", "⸮"))
 
 
 def number(text: str, start: int, judged: bool) -> tuple[str, int]:

@@ -9,20 +9,24 @@ import csv
 import io
 import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from pydantic import BaseModel
 from rich.text import Text
 
 from expertchat.backends.embedding import chunk
 from expertchat.config import ConfigError
+from expertchat.events import ConversationFinished, ConversationJudged, ConversationStarted, Event, RatingGiven, TurnFinished
 from expertchat.experts.prompts import Prompts
 from expertchat.jsonl import Log, read_lines
 from expertchat.judging.rating import judge_prompt, parse_rating
 from expertchat.judging.view import Judgement
-from expertchat.records import Turn
+from expertchat.records import Answer, ExpertRef, Rating, Topic, Transcript, Turn, as_line
+from expertchat.store import Store
 from expertchat.text import clean, neutralise, number, one_line, quote, sentences, writable
 from expertchat.topics import read_topics
 from expertchat.views.console import console_on
@@ -229,6 +233,54 @@ def logging(rng: Random, folder: Path) -> None:
     assert file.read_bytes() == "".join(f"{line}\n" for line in kept).encode()
 
 
+def resuming(rng: Random, folder: Path) -> None:
+    """A run that was stopped anywhere, its files torn anywhere, ends with every record and event once, as an unbroken one."""
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    whole = _told(rng)
+    names = ("topics", "transcripts", "answers", "ratings", "events")
+    for stop in (*(rng.randint(0, len(whole)) for _ in range(rng.randint(0, 2))), len(whole)):
+        store = Store(folder / "run", {"run": {"dir": "x"}}, ["expertchat"])
+        store.begin(lambda speakers: (1, 0, 0))
+        for what in whole[:stop]:
+            if isinstance(what, Event):
+                store.send(what)  # type: ignore[arg-type]
+            elif isinstance(what, Topic) or "c0000" not in store.done:  # nobody goes on with a dialogue that is done
+                store.keep(what)  # type: ignore[arg-type]
+        store.close()
+        files = [folder / "run" / f"{name}.jsonl" for name in names]
+        if stop < len(whole):
+            for file in files:
+                content = file.read_bytes() if file.exists() else b""
+                if content and rng.random() < 0.5:
+                    file.write_bytes(content[: rng.randint(0, len(content))])
+    found = {file.stem: [line for _, line in read_lines(file)] for file in files}
+    wanted = [json.loads(as_line(what)) for what in whole]
+    for name, kind in (("topics", Topic), ("transcripts", Transcript), ("answers", Answer)):
+        kept = [line for line, what in zip(wanted, whole, strict=True) if isinstance(what, kind)]
+        assert sorted(map(str, found[name])) == sorted(map(str, kept)), name
+    assert [line["id"] for line in found["ratings"]] == ["c0000/a-by-b/depth"]
+    events = [(line["kind"], line.get("index")) for line in found["events"] if "conversation" in line or "rating" in line]
+    assert sorted(map(str, events)) == sorted(str((line["kind"], line.get("index"))) for line in wanted if "kind" in line)
+
+
+def _told(rng: Random) -> list[BaseModel]:
+    """What a dialogue of two turns with one rating tells a store, with any text."""
+    ref, name = ExpertRef(family="world", model=text(rng, most=2)), "c0000"
+    turns = [Turn(speaker=speaker, text=text(rng)) for speaker in "ab"]
+    rating = Rating(id=f"{name}/a-by-b/depth", transcript=name, judge="b", subject="a", category="depth", value=7, raw=text(rng))
+    experts = {"a": ref, "b": ref}
+    return [
+        Topic(id=name, text=text(rng), source="list"),
+        ConversationStarted(conversation=name, topic="t", opener="a", experts=experts),
+        *(TurnFinished(conversation=name, index=i, turn=turn) for i, turn in enumerate(turns)),
+        Transcript(id=name, topic="t", experts=experts, turns=turns, seed=0, stop_reason="turns"),
+        ConversationFinished(conversation=name, turns=2, stop_reason="turns"),
+        Answer(id=f"{name}/a-by-b/analysis", transcript=name, text=text(rng)),
+        RatingGiven(rating=rating),
+        ConversationJudged(conversation=name),
+    ]
+
+
 def thinking(rng: Random, folder: Path) -> None:
     """No closed block of thoughts is left in a text, and what has none is not touched."""
     said = text(rng, "<think>", "</think>", "[THINK]", "[/THINK]", "<thinking>", "</thinking>", "8")
@@ -277,5 +329,5 @@ def drawing(rng: Random, folder: Path) -> None:
 Property = Callable[[Random, Path], None]
 PROPERTIES: dict[Property, float] = {  # with the share of all cases that it gets
     ratings: 0.2, neutralising: 0.17, cleaning: 0.17, quoting: 0.12, splitting: 0.12, thinking: 0.05, chunking: 0.05, topics: 0.05,
-    logging: 0.03, prompting: 0.03, drawing: 0.01,
+    logging: 0.03, prompting: 0.029, drawing: 0.01, resuming: 0.001,
 }  # fmt: skip

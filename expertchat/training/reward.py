@@ -9,7 +9,7 @@ from statistics import fmean
 from expertchat.backends.base import Embedder, EmbedRequest
 from expertchat.judging import wim
 from expertchat.records import Candidate, Reward, Score, Wim
-from expertchat.text import sentences
+from expertchat.text import asks, sentences
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.programs import PROGRAMS
 from expertchat.training.rollout import Bundle
@@ -87,7 +87,7 @@ def repeats(bundles: Sequence[Bundle], embedder: Embedder, cosine: float) -> dic
 
 
 def _claims(text: str) -> list[str]:
-    return [s for s in sentences(text) if not s.rstrip().endswith("?") and len(s.split()) >= LEAST_WORDS]
+    return [s for s in sentences(text) if not asks(s) and len(s.split()) >= LEAST_WORDS]
 
 
 def _judged(candidates: Sequence[Candidate], rewards: Sequence[Reward]) -> list[tuple[Candidate, Reward | None]]:
