@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _FIRST = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0") if "SLURM_STEP_ID" in os.environ else "0") == "0"
 
 ACTIONS = ("build", "check")
+LONGEST = 4000  # characters of a problem that are shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,7 +116,7 @@ def _submit(arguments: list[str]) -> int:
 def _prepare(job: Job) -> None:
     """Say which job of a sweep begins; without a model of the hub, nothing asks the network."""
     if job.jobs > 1:
-        print(f"[{job.number + 1}/{job.jobs}] {' '.join(job.overrides)}", file=sys.stderr, flush=True)
+        _say(f"[{job.number + 1}/{job.jobs}] {' '.join(job.overrides)}")
     if not job.hub:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -125,7 +126,7 @@ def _elsewhere(command: str, overrides: Sequence[str], launcher: str) -> tuple[l
     from expertchat.cli import main  # by this name a job finds it, also where this module was started as a script
     from expertchat.slurm.sweep import launch
 
-    return launch(main, partial(print, file=sys.stderr, flush=True), command, overrides, launcher)
+    return launch(main, _say, command, overrides, launcher)
 
 
 def _show_arms(jobs: Sequence[Job]) -> None:
@@ -288,18 +289,23 @@ def _guarded(run: Callable[[], Any]) -> int:
     except Exception:
         import traceback
 
-        traceback.print_exc()
+        _say(traceback.format_exc().rstrip("\n"))
         return 1
 
 
 def _complain(problems: list[str]) -> None:
     if not _FIRST:  # of several processes, one speaks
         return
+    lines = [problem if len(problem) <= LONGEST else f"{problem[:LONGEST]}... ({len(problem):,} characters)" for problem in problems]
+    text = lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems", *(f"  - {line}" for line in lines)])
+    _say(f"expertchat: {text}")
+
+
+def _say(text: object) -> None:
+    """Tell the user, beside what a view draws: clean, for an error may quote what a file or a model holds."""
     from expertchat.text import clean
 
-    lines = [clean(problem) for problem in problems]
-    text = lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems", *(f"  - {line}" for line in lines)])
-    print(f"expertchat: {text}", file=sys.stderr, flush=True)
+    print(clean(str(text)), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

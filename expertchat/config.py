@@ -169,6 +169,7 @@ class TopicsConfig(Group):
     source: Literal["list", "file", "models"]
     list: Annotated[list[Text], Field(default_factory=list)]
     file: Text | None = None
+    column: Text | None = None  # of a .csv, .tsv or .json(l) file; unset, "topic" or "text"
     shuffle: bool = False
     max_similarity: float = Field(default=0.9, gt=0, le=1)  # source=models: closer topics are proposed again
     attempts: int = Field(default=4, ge=1, le=50)

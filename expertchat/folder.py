@@ -18,6 +18,7 @@ from expertchat.events import AnyEvent, ConversationFinished, PhaseStarted, Prog
 from expertchat.jsonl import Log, WriteError, cut_torn_end
 from expertchat.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat, replace
 from expertchat.provenance import moved_on, provenance
+from expertchat.records import as_line
 from expertchat.text import as_yaml
 
 LIVE_SECONDS = 0.25  # live.json is replaced at most this often
@@ -130,7 +131,7 @@ class RunFolder:
         if not self.writes:
             return
         with self.writing():
-            self._logs[name].append(what.model_dump_json(by_alias=True))
+            self._logs[name].append(as_line(what))
 
     @property
     def lost(self) -> bool:

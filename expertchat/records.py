@@ -6,9 +6,12 @@ A `Message` is model-facing (role and text); a `Turn` is neutral (speaker and te
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError, to_json
+
+from expertchat.text import writable
 
 Speaker = Literal["a", "b"]
 SEATS: tuple[Speaker, ...] = get_args(Speaker)
@@ -20,6 +23,22 @@ StopReason = Literal["turns", "nothing_new", "loop", "blank", "context_full", "t
 def other(speaker: Speaker) -> Speaker:
     """The partner's letter."""
     return "b" if speaker == "a" else "a"
+
+
+def as_line(kept: BaseModel) -> str:
+    """A record or event as one line of JSON, without the newline. What cannot be written (half of a character) becomes U+FFFD."""
+    try:
+        return kept.model_dump_json(by_alias=True)
+    except PydanticSerializationError:
+        return to_json(_writable(kept.model_dump(by_alias=True))).decode()
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_writable(key): _writable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(one) for one in value]
+    return writable(value) if isinstance(value, str) else value
 
 
 class Message(NamedTuple):
@@ -39,7 +58,7 @@ class Record(BaseModel):
 
     def to_json(self) -> str:
         """One line of JSON, without the newline."""
-        return self.model_dump_json(by_alias=True)
+        return as_line(self)
 
 
 class Turn(BaseModel):

@@ -1,26 +1,31 @@
-"""Text by a model is data: splitting it into sentences, numbering them, and making it harmless inside a prompt."""
+"""Text by models and users is data: splitting it into sentences, numbering them, and making it harmless inside a prompt.
+
+What is kept and what is shown: turns, candidates, analyses, WIM texts and topics are kept `neutralise`d, so that a record says what
+partner, judge and trainer were shown; what a judge wrote is also kept as it came (`raw` of a rating, answers.jsonl). Everything that is
+drawn goes through `clean` once more, and into a judge's prompt through `quote`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
-_SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+")
-_SPACES = re.compile(r"\s+")
-_MARKER = re.compile(r"[\[(](\d{1,3})[\])]")
-# What no model text may carry into a prompt: role tokens of the known templates, turn and fence tags.
-_ROLE = re.compile(
-    r"<\|[^|<>]{0,40}\|>|<</?SYS>>|\[/?INST\]|</?s>|<(?:start|end)_of_turn>|</?transcript>|</?(?:system|user|assistant)>",
-    re.IGNORECASE,
+from expertchat.cleaning import clean, one_line, writable
+from expertchat.harmless import Safe, in_line, neutralise, quote
+
+__all__ = [
+    "Safe", "as_yaml", "asks", "clean", "in_line", "neutralise", "number", "one_line", "quote", "sentences", "shown_path", "writable",
+]  # fmt: skip
+
+# What ends a sentence: a stop before white space; a stop of the scripts that put no space after it, at once. Quotes and brackets that
+# close there belong to it. A full-width dot before a digit is a decimal point.
+_CLOSE = "[\"'”’»)\\]」』）】》〉›]{0,8}"
+_STOPS, _WIDE, _JOINED = ".!?؟۔։።", "。！？｡‼⁇⁈⁉।॥။៕", "؟۔።"
+_BOUNDARY = re.compile(
+    rf"(?<=[{_STOPS}{_WIDE}．]){_CLOSE}(?=\s)|(?<=[{_WIDE}])(?![{_STOPS}{_WIDE}．]){_CLOSE}"
+    rf"|(?<=．)(?![{_STOPS}{_WIDE}．0-9０-９]){_CLOSE}|(?<=[{_JOINED}])(?![{_STOPS}{_WIDE}]){_CLOSE}(?=\w)"
 )
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-
-
-def clean(text: str) -> str:
-    """Text without control and invisible characters, so that it cannot steer a terminal (newlines and tabs stay)."""
-    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def shown_path(path: str) -> str:
@@ -38,47 +43,20 @@ def shown_path(path: str) -> str:
     return parts[-1] if local else plain
 
 
-def neutralise(text: str, special_tokens: Iterable[str] = ()) -> str:
-    """Text that holds no role token, fence or special token any more; what was one is shown in ‹ › or ( )."""
-    return _neutralised(text, tuple(special_tokens))
-
-
-@lru_cache(maxsize=4096)  # a turn is shown again in every later prompt of its dialogue
-def _neutralised(text: str, special_tokens: tuple[str, ...]) -> str:
-    """Repeats until nothing is left, because removing a token may put another one together."""
-    text = clean(text)
-    special = sorted((t for t in special_tokens if t.strip() and len(t) > 2), key=len, reverse=True)
-    while True:
-        before = text
-        text = _ROLE.sub(_defang, text)
-        for token in special:
-            text = text.replace(token, _defang_text(token))
-        if text == before:
-            return text
-
-
-def _defang(match: re.Match[str]) -> str:
-    return _defang_text(match.group())
-
-
-def _defang_text(token: str) -> str:
-    changed = token.translate(str.maketrans("<>[]|", "‹›{}¦"))
-    return changed if changed != token else token[0] + " " + token[1:]
-
-
-def one_line(text: str) -> str:
-    """All white space folded to single spaces: a turn in a judged transcript is one line, so it cannot fake a speaker."""
-    return _SPACES.sub(" ", text).strip()
-
-
-def quote(text: str, special_tokens: Iterable[str] = ()) -> str:
-    """Model text as it may stand inside a judge's prompt: one line, no sentence markers, no role tokens or fences."""
-    return one_line(_MARKER.sub(r"{\1}", neutralise(text, special_tokens)))
-
-
 def sentences(text: str) -> list[str]:
     """The sentences of one line of text; the last one may lack its full stop."""
-    return [s for s in (part.strip() for part in _SENTENCE.split(one_line(text))) if s]
+    flat = one_line(text)
+    ends = [match.end() for match in _BOUNDARY.finditer(flat)]
+    return [s for start, end in zip([0, *ends], [*ends, len(flat)], strict=True) if (s := flat[start:end].strip())]
+
+
+def asks(sentence: str) -> bool:
+    """Whether a sentence is a question: a question mark of any script ends it, before marks that close.
+
+    >>> asks('He said: "why?"'), asks("そう？"), asks("How. ")
+    (True, True, False)
+    """
+    return sentence.rstrip(" \n\t\"'”’»)]」』）】》〉›*_`").endswith(("?", "？", "؟", "⁇", "⁈", "⸮"))
 
 
 def number(text: str, start: int, judged: bool) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from expertchat.events import Note
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.records import Speaker, Topic
 from expertchat.scheduler import Announce, Ask, Flow
-from expertchat.text import clean, one_line
+from expertchat.text import clean
+from expertchat.textfile import column as table_column
+from expertchat.textfile import json_lines, read_text, text_lines
 
 AVOIDED = 12  # earlier topics named in a request for a new one
 WAVE = 8  # topics proposed side by side; fixed, so that topics do not depend on the batch size
+NAMES = ("topic", "text")  # what a column of topics is called, where nothing else is said
 _SHOWN_PROBLEMS = 10
+_PLAIN_SPACES = re.compile(r"[ \t\n]+")
 
 
 def conversation_id(index: int) -> str:
@@ -26,59 +31,84 @@ def conversation_id(index: int) -> str:
     return f"c{index:04d}"
 
 
-def read_topics(path: Path | str) -> list[str]:
-    """The topics of a file: one a line with # comments, or for .jsonl one object a line with "topic" or "text".
+def read_topics(path: Path | str, column: str | None = None) -> list[str]:
+    """The topics of a file, in UTF-8, or in UTF-16 with a byte order mark:
 
-    Raises ConfigError for a file that is missing, unreadable, not UTF-8 (with line and byte), empty, or no JSONL.
+    - .txt and others: one a line, with # comments;
+    - .jsonl: an object a line with the text under `column`, else under "topic" or "text"; .json: also a list of such objects or of texts;
+    - .csv, .tsv: the column that `column` names, else the one called topic or text.
+
+    Raises ConfigError for a file that is missing, unreadable, empty, in another encoding (with line and byte), broken, or a table without
+    such a column.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"topics.file: cannot read {path}: {error.strerror}") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        before = raw[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
-        raise ConfigError(
-            f"topics.file: {path} is not UTF-8: line {line}, byte {column} of the line is 0x{raw[error.start]:02x}; save the file as UTF-8"
-        ) from None
-    lines = [(n, line.strip()) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    topics = _from_json(path, lines) if path.suffix.lower() in (".jsonl", ".json") else [t for _, t in lines if not t.startswith("#")]
-    topics = [topic for topic in map(_tidy, topics) if topic]
+    text, kind = read_text(path, "topics.file"), path.suffix.lower()
+    if kind in (".csv", ".tsv", ".tab"):
+        found = table_column(path, text, "topics", column, NAMES)
+    elif kind in (".jsonl", ".json", ".ndjson"):
+        found = _from_json(path, text, (column,) if column else NAMES)
+    else:
+        found = _from_lines(path, text, column)
+    topics = [topic for topic in map(_tidy, found) if topic]
     if not topics:
         raise ConfigError(f"topics.file: {path} holds no topic; write one a line")
     return topics
 
 
-def _from_json(path: Path, lines: list[tuple[int, str]]) -> list[str]:
-    topics, problems = [], []
-    for n, line in lines:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            problems.append(f'topics.file: {path}, line {n} is not JSON: {line[:60]!r}; write {{"topic": "..."}}, one object a line')
-            continue
-        topic = (entry.get("topic") or entry.get("text")) if isinstance(entry, dict) else None
+def _from_lines(path: Path, text: str, column: str | None) -> list[str]:
+    lines = [line for _, line in text_lines(text) if not line.lstrip().startswith("#")]
+    tabs = {line.strip(" ").count("\t") for line in lines}
+    if column is not None or (len(lines) > 1 and len(tabs) == 1 and tabs != {0}):
+        why = "every line has the same number of tabs" if column is None else f"topics.column={column} is set"
+        raise ConfigError(
+            f"topics.file: {path} is read as a list with one topic a line, but {why}: if it is a table, call it .tsv or .csv and name the "
+            "column with topics.column=NAME; if it is a list, leave out the tabs or topics.column"
+        )
+    return lines
+
+
+def _from_json(path: Path, text: str, names: Sequence[str]) -> list[str]:
+    """One object a line, or of a .json file the entries of its list."""
+    entries: list[tuple[str, Any]] = []
+    problems: list[str] = []
+    if path.suffix.lower() == ".json" and isinstance(whole := _parsed(text), list):
+        entries = [(f"entry {n}", entry) for n, entry in enumerate(whole, 1)]
+    else:
+        for n, line in json_lines(text):
+            if (entry := _parsed(line)) is None:
+                problems.append(f'topics.file: {path}, line {n} is not JSON: {line[:60]!r}; write {{"topic": "..."}}, one object a line')
+            else:
+                entries.append((f"line {n}", entry))
+    topics = []
+    for where, entry in entries:
+        topic = next((entry[name] for name in names if entry.get(name)), None) if isinstance(entry, dict) else None
+        topic = entry if isinstance(entry, str) and where.startswith("entry") else topic
         if isinstance(topic, str) and topic.strip():
             topics.append(topic)
         else:
-            problems.append(f'topics.file: {path}, line {n} has no text under "topic" or "text": {line[:60]!r}')
+            under = " or ".join(f'"{name}"' for name in names)
+            problems.append(f"topics.file: {path}, {where} has no text under {under}: {str(entry)[:60]!r}")
     if problems:
         more = len(problems) - _SHOWN_PROBLEMS
         raise ConfigError(problems[:_SHOWN_PROBLEMS] + ([f"topics.file: and {more} more lines like these"] if more > 0 else []))
     return topics
 
 
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _tidy(topic: str) -> str:
-    """One line of writable text (a lone surrogate, as "\\ud800" in JSON makes one, cannot be written)."""
-    return one_line(clean(topic.encode("utf-8", "replace").decode()))
+    """One line of clean text; spaces that its script sets (no-break, ideographic) stay what they are."""
+    return _PLAIN_SPACES.sub(" ", clean(topic)).strip()
 
 
 def given_topics(config: TopicsConfig, count: int, seed: int) -> list[Topic]:
     """The topics of a list or file, in order or shuffled by `seed`, at most `count`; conversations use them in turn, again and again."""
-    texts = read_topics(config.file) if config.source == "file" and config.file else [_tidy(topic) for topic in config.list]
+    texts = read_topics(config.file, config.column) if config.source == "file" and config.file else [_tidy(topic) for topic in config.list]
     if config.shuffle:
         random.Random(seed).shuffle(texts)
     return [Topic(id=conversation_id(i), text=text, source=config.source) for i, text in enumerate(texts[:count])]

@@ -99,7 +99,7 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
     assert [problem.split(":")[0] for problem in caught.value.problems] == [f"script {file}, line {n}" for n in range(2, 11)]
 
 
-@pytest.mark.parametrize(("content", "part"), [(None, "no such file"), (b"", "holds no replies"), (b"\xff\xfe", "UTF-8")])
+@pytest.mark.parametrize(("content", "part"), [(None, "no such file"), (b"", "holds no replies"), (b"\xe9t\xe9", "UTF-8")])
 def test_unusable_scripts(tmp_path: Path, content: bytes | None, part: str) -> None:
     file = tmp_path / "s.jsonl"
     if content is not None:

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "expertchat"
 
 # The floors of the house, lowest first; the longest name that fits a module counts. A module imports its own floor and those below.
 FLOORS: list[set[str]] = [
-    {"records", "text", "thinking", "experts.prompts", "bench.shapes"},
-    {"events", "config", "backends.base", "judging.view"},
+    {"records", "text", "cleaning", "harmless", "thinking", "experts.prompts", "bench.shapes"},
+    {"events", "config", "textfile", "backends.base", "judging.view"},
     {"backends", "judging.faults", "judging.rating", "judging.reading", "judging.wim", "memory"},
     {"experts"},
     {

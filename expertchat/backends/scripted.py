@@ -25,6 +25,8 @@ from pathlib import Path
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.config import ConfigError
 from expertchat.records import Message
+from expertchat.text import writable
+from expertchat.textfile import json_lines, read_text
 from expertchat.thinking import first_stop
 
 Reply = Callable[[GenerateRequest], str]
@@ -118,21 +120,14 @@ class ScriptedBackend:
 
 def read_script(path: Path) -> list[Rule]:
     """The rules of a JSONL script; lines without `match` are gathered into one rule. Raises ConfigError."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        raise ConfigError(f"script {path}: no such file; name a JSONL file of replies") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"script {path}: cannot be read as UTF-8 text ({error})") from None
+    lines = json_lines(read_text(path, "script"))
     rules: list[Rule] = []
     sequence: list[str] = []
     problems: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         try:
             rule = _rule(json.loads(line))
-        except (ValueError, re.error) as error:
+        except (ValueError, RecursionError, re.error) as error:
             problems.append(f"script {path}, line {number}: {error}")
             continue
         if rule.pattern is None and not rule.scores:
@@ -160,7 +155,7 @@ def _rule(line: object) -> Rule:
     match = line.get("match")
     if match is not None and not isinstance(match, str):
         raise ValueError('"match" must be a regular expression')
-    return Rule(tuple(texts), None if match is None else re.compile(match), tuple(map(float, scores)))
+    return Rule(tuple(map(writable, texts)), None if match is None else re.compile(match), tuple(map(float, scores)))
 
 
 def _peak(text: str, options: Sequence[str]) -> list[float]:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
-from expertchat.experts.prompts import Prompts, WimWording
+from expertchat.experts.prompts import Prompts, WimWording, fill
 from expertchat.experts.reply import Reply
 from expertchat.experts.speakers import Speakers
 from expertchat.judging import rating, wim
 from expertchat.judging.faults import refuses
 from expertchat.judging.view import Judgement
 from expertchat.records import SEATS, ExpertRef, Message, Role, Turn
-from expertchat.text import neutralise, one_line
+from expertchat.text import Safe, in_line, neutralise, one_line
 from expertchat.thinking import Split, split
 
 CountTokens = Callable[[Sequence[Message]], int]
@@ -116,11 +116,11 @@ class ExpertChat:
         """
         prompts = self.settings.prompts
         names = {"topic": self._safe(history.topic), "name": self.letter.upper()}
-        persona = self.settings.persona.format(**names)
-        system = prompts.system.format(persona=persona, **names)
+        persona = self._safe(fill(self.settings.persona, **names), lines=True)
+        system = fill(prompts.system, persona=persona, **names)
         exchange: list[Message] = []
         if not history.turns or history.turns[0].speaker == self.letter:
-            exchange.append(Message("user", prompts.opening.format(**names)))
+            exchange.append(Message("user", fill(prompts.opening, **names)))
         for turn in history.turns:
             role: Role = "assistant" if turn.speaker == self.letter else "user"
             exchange.append(Message(role, self._safe(turn.text, lines=True)))
@@ -131,8 +131,8 @@ class ExpertChat:
     def topic_request(self, key: str, avoid: Sequence[str] = ()) -> GenerateRequest:
         """Ask for one topic that is none of `avoid`."""
         prompts = self.settings.prompts
-        shown = ", ".join(self._safe(topic) for topic in avoid)
-        text = prompts.topic.format(avoid=prompts.avoid.format(topics=shown) if avoid else "")
+        shown = Safe(", ".join(self._safe(topic) for topic in avoid))
+        text = fill(prompts.topic, avoid=fill(prompts.avoid, topics=shown) if avoid else "")
         return GenerateRequest(key, self.chat("", [Message("user", text)]), self.settings.topic)
 
     def reply_request(self, key: str, history: History, count: CountTokens | None = None) -> tuple[GenerateRequest, str | None]:
@@ -178,15 +178,15 @@ class ExpertChat:
     ) -> GenerateRequest:
         """Ask what is missing, as a second turn after the judge's analysis and ratings."""
         prompts = self.settings.prompts
-        asked = wim.question(prompts, wording, judgement)
+        asked = wim.question(prompts, wording, judgement, self.special_tokens)
         answered = Message("assistant", rating.answer(prompts, analysis, ratings))
         messages = self._judge_chat(judgement, answered, Message("user", asked))
-        prefix = prompts.wim_prefix.format(subject=judgement.subject.upper(), topic=self._safe(judgement.topic))
+        prefix = fill(prompts.wim_prefix, self.special_tokens, subject=judgement.subject.upper(), topic=judgement.topic)
         return GenerateRequest(f"{key}/wim", messages, self.settings.judge, prefix=prefix)
 
     def _judge_chat(self, judgement: Judgement, *more: Message) -> tuple[Message, ...]:
         prompts = self.settings.prompts
-        system = prompts.judge_system.format(topic=self._safe(judgement.topic))
+        system = fill(prompts.judge_system, self.special_tokens, topic=judgement.topic)
         text = rating.judge_prompt(prompts, judgement, self.special_tokens, self.family.max_sentences)
         return self.chat(system, [Message("user", text), *more])
 
@@ -232,10 +232,10 @@ class ExpertChat:
 
     def has_nothing_new(self, text: str, topic: str) -> bool:
         """Whether the turn says that the speaker has nothing new to add."""
-        return any(phrase.format(topic=topic, subject="").lower() in text.lower() for phrase in self.settings.prompts.nothing_new)
+        named = {"topic": self._safe(topic), "subject": ""}
+        return any(fill(phrase, **named).lower() in text.lower() for phrase in self.settings.prompts.nothing_new)
 
-    def _safe(self, text: str, lines: bool = False) -> str:
-        text = neutralise(text, self.special_tokens).strip()
-        return text if lines else one_line(text)
+    def _safe(self, text: str, lines: bool = False) -> Safe:
+        return Safe(neutralise(text, self.special_tokens).strip()) if lines else in_line(text, self.special_tokens)
 
 

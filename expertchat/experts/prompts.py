@@ -1,11 +1,14 @@
-"""The wordings of all requests, as data: they come from conf/prompts/ and are checked here."""
+"""The wordings of all requests, as data: they come from conf/prompts/ and are checked here, and `fill` is how text gets into them."""
 
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from expertchat.text import Safe, quote
 
 WimWording = Literal["missing", "covers_then_missing"]
 
@@ -27,6 +30,14 @@ _ALLOWED: dict[str, set[str]] = {
     "better": set(),
 }
 _NEEDED = {"judge": {"transcript", "subject"}, "rating": {"category"}, "topic": {"avoid"}, "avoid": {"topics"}}
+
+
+def fill(wording: str, special_tokens: Iterable[str] = (), **texts: str) -> Safe:
+    """A wording with texts in its {names}: the one door through which text of models and users gets into a prompt.
+
+    A text is quoted (one line, no role tokens, fences, numbers of sentences) unless it is Safe. Braces in it are braces.
+    """
+    return Safe(wording.format(**{name: text if isinstance(text, Safe) else quote(text, special_tokens) for name, text in texts.items()}))
 
 
 class Prompts(BaseModel):

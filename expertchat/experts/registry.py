@@ -17,6 +17,7 @@ from expertchat.experts.qwen import Qwen
 from expertchat.experts.world import WorldExpert
 from expertchat.records import ExpertRef
 from expertchat.text import shown_path
+from expertchat.textfile import read_text
 
 FAMILIES: dict[str, type[ExpertChat]] = {
     "auto": Auto,
@@ -81,11 +82,9 @@ def persona_brief(config: PersonaConfig) -> str:
     if config.file:
         where = f"persona file {config.file}"
         try:
-            named = yaml.safe_load(Path(config.file).expanduser().read_text("utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{where}: no such file; correct persona.file or remove it") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{where}: cannot be read as UTF-8 YAML ({str(error).splitlines()[0]})") from None
+            named = yaml.safe_load(read_text(Path(config.file).expanduser(), "persona.file"))
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise ConfigError(f"{where}: cannot be read as UTF-8 YAML ({(str(error) or type(error).__name__).splitlines()[0]})") from None
         if not isinstance(named, dict) or not isinstance(named.get(config.name), str):
             known = ", ".join(map(str, named)) if isinstance(named, dict) else "nothing"
             raise ConfigError(f"{where}: holds no text for {config.name} (it holds {known}); set persona.name to one of them")

@@ -15,11 +15,12 @@ from typing import Literal
 
 from expertchat.backends.base import Result, ScoreRequest, Scores
 from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.experts.prompts import fill
 from expertchat.judging import rating
 from expertchat.likeness import blank
 from expertchat.records import Message, Speaker, Turn, Verdict
 from expertchat.scheduler import Ask, Flow
-from expertchat.text import one_line, quote
+from expertchat.text import Safe, one_line, quote
 
 OPTIONS = (" A", " B")
 ANSWER_TOKENS = 4  # room for an option
@@ -56,12 +57,14 @@ class Duel:
 
 def request(expert: ExpertChat, duel: Duel, first: Order) -> ScoreRequest:
     """Ask the judge `expert`, with the reply of `first` shown as A."""
-    prompts, topic = expert.settings.prompts, quote(duel.topic, expert.special_tokens)
-    lines = [prompts.category.format(category=rating.title(c), description=d) for c, d in duel.categories.items()]
-    asked = prompts.compare.format(
-        topic=topic, transcript=duel.render(first, expert.special_tokens), categories="\n".join(line for line in lines if line)
+    prompts, tokens = expert.settings.prompts, expert.special_tokens
+    asked = fill(
+        prompts.compare,
+        topic=(topic := quote(duel.topic, tokens)),
+        transcript=Safe(duel.render(first, tokens)),
+        categories=rating.category_lines(prompts, duel.categories, tokens),
     )
-    messages = expert.chat(prompts.judge_system.format(topic=topic), [Message("user", asked)])
+    messages = expert.chat(fill(prompts.judge_system, topic=topic), [Message("user", asked)])
     return ScoreRequest(f"{duel.key}/{first}-first", messages, OPTIONS, prefix=prompts.better)
 
 

@@ -6,17 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from expertchat.experts.prompts import fill
 from expertchat.judging.reading import Parsed, parse_rating
 from expertchat.judging.view import Judgement
-from expertchat.text import one_line
+from expertchat.text import Safe, quote
 
 if TYPE_CHECKING:
     from expertchat.experts.prompts import Prompts
 
 NUMBERS = tuple(str(n) for n in range(1, 11))
 __all__ = [
-    "NUMBERS", "SAMPLED_TOKENS", "Parsed", "answer", "expected_value", "finite", "judge_prompt", "label", "low_mass", "mass", "opened",
-    "options", "parse_rating", "prefix", "title",
+    "NUMBERS", "SAMPLED_TOKENS", "Parsed", "answer", "category_lines", "expected_value", "finite", "judge_prompt", "label", "low_mass",
+    "mass", "opened", "options", "parse_rating", "prefix", "title",
 ]  # fmt: skip
 SAMPLED_TOKENS = 12  # room for " 10/10", "8 out of 10"
 
@@ -25,24 +26,31 @@ def judge_prompt(
     prompts: Prompts, judgement: Judgement, special_tokens: Sequence[str] = (), max_sentences: int | None = None
 ) -> str:
     """The judge's first user message."""
-    lines = [prompts.category.format(category=title(c), description=d) for c, d in judgement.categories.items()]
-    return prompts.judge.format(
+    return fill(
+        prompts.judge,
+        special_tokens,
         subject=judgement.subject.upper(),
-        topic=one_line(judgement.topic),
-        transcript=judgement.render(special_tokens, max_sentences),
-        categories="\n".join(line for line in lines if line),
-        explain=prompts.explain,
+        topic=judgement.topic,
+        transcript=Safe(judgement.render(special_tokens, max_sentences)),
+        categories=category_lines(prompts, judgement.categories, special_tokens),
+        explain=Safe(prompts.explain),
     )
 
 
-def title(category: str) -> str:
+def category_lines(prompts: Prompts, categories: Mapping[str, str], special_tokens: Sequence[str] = ()) -> Safe:
+    """The categories as a prompt lists them, a line each; nothing for wordings without such a line."""
+    lines = [fill(prompts.category, special_tokens, category=title(c), description=d) for c, d in categories.items()]
+    return Safe("\n".join(line for line in lines if line))
+
+
+def title(category: str) -> Safe:
     """A category's name as it stands in a prompt: "humanness" -> "Humanness"."""
-    return category.replace("_", " ").capitalize()
+    return quote(category.replace("_", " ").capitalize())
 
 
 def prefix(prompts: Prompts, analysis: str, category: str) -> str:
     """The beginning of the judge's answer that ends just before the number."""
-    return f"{analysis.rstrip()}{prompts.rating.format(category=title(category))}".lstrip("\n")
+    return f"{analysis.rstrip()}{fill(prompts.rating, category=title(category))}".lstrip("\n")
 
 
 def options(prompts: Prompts) -> tuple[str, ...]:
@@ -57,7 +65,7 @@ def opened(prompts: Prompts) -> str:
 
 def label(prompts: Prompts, category: str) -> str:
     """What a line of this category begins with, its markup left out: where the judge writes it by itself, its ratings begin."""
-    return prompts.rating.format(category=title(category)).removesuffix(opened(prompts)).rstrip(" ")
+    return fill(prompts.rating, category=title(category)).removesuffix(opened(prompts)).rstrip(" ")
 
 
 def _space(prompts: Prompts) -> str:
@@ -67,7 +75,7 @@ def _space(prompts: Prompts) -> str:
 def answer(prompts: Prompts, analysis: str, ratings: Mapping[str, int | None]) -> str:
     """The judge's whole first answer, as context of the WIM question: analysis, then a line for each category."""
     lines = [
-        prompts.rating.format(category=title(category)) + f"{_space(prompts)}{'none' if value is None else value}{prompts.rating_end}"
+        fill(prompts.rating, category=title(category)) + f"{_space(prompts)}{'none' if value is None else value}{prompts.rating_end}"
         for category, value in ratings.items()
     ]
     return f"{analysis.rstrip()}{''.join(lines)}".lstrip("\n")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from expertchat.experts.prompts import fill
 from expertchat.judging.nothing import plain, says_nothing
 from expertchat.judging.view import Judgement
 from expertchat.text import one_line, sentences
@@ -19,9 +20,9 @@ _LACKS = re.compile(
 )
 
 
-def question(prompts: Prompts, wording: WimWording, judgement: Judgement) -> str:
+def question(prompts: Prompts, wording: WimWording, judgement: Judgement, special_tokens: Sequence[str] = ()) -> str:
     """The judge's second user message."""
-    return prompts.wim[wording].format(subject=judgement.subject.upper(), topic=one_line(judgement.topic))
+    return fill(prompts.wim[wording], special_tokens, subject=judgement.subject.upper(), topic=judgement.topic)
 
 
 def is_empty(text: str, prompts: Prompts, wording: WimWording = "missing") -> bool:

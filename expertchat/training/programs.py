@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from expertchat.evaluation.text_metrics import distinct_n
-from expertchat.likeness import asks, blank, weight, words
-from expertchat.text import sentences
+from expertchat.likeness import blank, weight, words
+from expertchat.text import asks, sentences
 
 MIDDLE = 40  # words of a reply whose length is rewarded with 0: those of the embedded models, and of short answers
-_CLOSING = "\"'”’»)]*_` \n\t"  # what may stand behind the mark that ends a sentence
 
 
 def length(text: str) -> float | None:
@@ -33,7 +32,7 @@ def questions(text: str) -> float | None:
     (0.5, 0.0, None)
     """
     said = [sentence for sentence in sentences(text) if not blank(sentence)]
-    return sum(asks(sentence.rstrip(_CLOSING)[-1:]) for sentence in said) / len(said) if said else None
+    return sum(asks(sentence) for sentence in said) / len(said) if said else None
 
 
 def variety(text: str) -> float | None:

@@ -8,9 +8,9 @@ from statistics import fmean
 
 from expertchat.backends.base import Embedder, EmbedRequest
 from expertchat.judging import wim
-from expertchat.likeness import asks, blank, weight, words
+from expertchat.likeness import blank, weight, words
 from expertchat.records import Candidate, Reward, Score, Wim
-from expertchat.text import sentences
+from expertchat.text import asks, sentences
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.programs import PROGRAMS
 from expertchat.training.rollout import Bundle
@@ -91,7 +91,7 @@ def repeats(bundles: Sequence[Bundle], embedder: Embedder, cosine: float) -> dic
 
 
 def _claims(text: str) -> list[str]:
-    return [s for s in sentences(text) if not asks(s.rstrip()[-1:]) and weight(words(s)) >= LEAST_WORDS]
+    return [s for s in sentences(text) if not asks(s) and weight(words(s)) >= LEAST_WORDS]
 
 
 def _judged(candidates: Sequence[Candidate], rewards: Sequence[Reward]) -> list[tuple[Candidate, Reward | None]]:

@@ -7,19 +7,18 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.status import Status
 from rich.table import Table
 
 from expertchat.text import clean
+from expertchat.views.console import WIDTH, console_on
 
 if TYPE_CHECKING:
     from expertchat.bench.results import Part
 
 Shown = Callable[[float], str]
-WIDTH = 100  # where nobody says how wide the screen is
 
 
 class BenchView:
@@ -27,7 +26,7 @@ class BenchView:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         stream = stream or sys.stdout
-        self.console = Console(file=stream, highlight=False, emoji=False, width=None if stream.isatty() else WIDTH)
+        self.console = console_on(stream, width=None if stream.isatty() else WIDTH, markup=True)
         self._status: Status | None = None
         self._part = ""
 

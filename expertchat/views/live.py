@@ -13,6 +13,7 @@ from rich.live import Live
 
 from expertchat.events import AnyEvent, ConversationJudged, Loading, Note, RunFinished, RunStarted
 from expertchat.views import render, rounds
+from expertchat.views.console import console_on
 from expertchat.views.frame import Frame, Line, Painter
 from expertchat.views.model import Conversation, RunState
 from expertchat.views.training import Training
@@ -35,7 +36,7 @@ class LiveView:
     def __init__(
         self, console: Console | None = None, everything: bool = False, threaded: bool = True, show_thinking: bool = False
     ) -> None:
-        self.console = console or Console(markup=False, emoji=False, highlight=False)
+        self.console = console or console_on()
         self.state = RunState(unfold=show_thinking)
         self.focus: Conversation | None = None
         self.remark = ""  # a warning that stands under the moving part

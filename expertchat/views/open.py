@@ -7,10 +7,9 @@ import io
 import sys
 from typing import TextIO
 
-from rich.console import Console
-
 from expertchat.config import ConfigError
 from expertchat.events import Sink
+from expertchat.views.console import console_on
 from expertchat.views.live import LiveView, can_draw
 from expertchat.views.plain import NullView, PlainView
 
@@ -30,7 +29,7 @@ def open_view(view: str, stream: TextIO | None = None, everything: bool = False,
         return NullView()
     stream = stream or sys.stdout
     if view == "live":
-        console = Console(file=stream, markup=False, emoji=False, highlight=False)
+        console = console_on(stream)
         if can_draw(console):
             return LiveView(console, everything=everything, show_thinking=show_thinking)
     if isinstance(stream, io.TextIOWrapper):  # a stream that is not UTF-8 shows "?" for what it does not have, and goes on

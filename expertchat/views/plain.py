@@ -19,6 +19,7 @@ from expertchat.events import (
     TurnFinished,
 )
 from expertchat.records import Turn
+from expertchat.text import clean
 from expertchat.views.figures import before_and_after, closing_lines, last_evaluations, shown, told_words, where_words
 from expertchat.views.model import Conversation, RunState
 from expertchat.views.sides import Table, letter, line, model_name
@@ -139,7 +140,7 @@ class PlainView:
         self._write(*(f"{label}: {value}" for label, value in summary_lines(self.state)))
 
     def _write(self, *lines: str) -> None:
-        self.stream.write("".join(f"{text}\n" for text in lines))
+        self.stream.write("".join(f"{clean(text)}\n" for text in lines))
         self.stream.flush()
 
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from expertchat.text import clean
+from expertchat.views.console import WIDTH, console_on
 
 GIB = 2**30
-WIDTH = 100  # where nobody says how wide the screen is
 Look = tuple[str, str, str]
 # Letter, style and short name of each segment; the letters tell them apart where there are no colours.
 LOOKS: dict[str, Look] = {
@@ -48,7 +48,7 @@ def print_plan(plan: Mapping[str, Any], stream: TextIO | None = None) -> None:
 
 def open_console(stream: TextIO | None) -> Console:
     stream = stream or sys.stdout
-    return Console(file=stream, highlight=False, emoji=False, markup=False, width=None if stream.isatty() else WIDTH)
+    return console_on(stream, width=None if stream.isatty() else WIDTH)
 
 
 def gib(size: float) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from rich.console import Console
 from rich.text import Text
 
 from expertchat.text import clean
+from expertchat.views.console import console_on
 
 
 def print_submitted(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
     """The job, where its run is and how to follow it, then what was found out beforehand."""
-    console = Console(file=stream or sys.stdout, highlight=False, emoji=False, markup=False, soft_wrap=True)
+    console = console_on(stream, soft_wrap=True)
     head = f"job {values['job']} submitted" if values["job"] else "written, not submitted"
     console.print(Text.assemble((head, "bold"), f": {clean(values['about'])}"))
     for name in ("run", "script", "submit", "log", "watch", "merge"):

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 def print_check(rows: Sequence[Row]) -> None:
     """The table of `expertchat world check`: figures, targets, and whether they are met."""
-    from rich.console import Console
     from rich.table import Table
+
+    from expertchat.views.console import console_on
 
     table = Table(title="The embedded world on unseen dialogues")
     for column in ("", "llama", "mixtral", "target", ""):
@@ -22,4 +23,4 @@ def print_check(rows: Sequence[Row]) -> None:
         target = f"{row.target[0]} {row.target[1]:g}" if row.target else ""
         met = {None: "", True: "met", False: "[bold red]short[/]"}[row.met]
         table.add_row(row.name, *(values if len(values) == 2 else [*values, ""]), target, met)
-    Console().print(table)
+    console_on(markup=True).print(table)

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Literal
 
 from expertchat.records import Speaker
-from expertchat.text import sentences
+from expertchat.text import asks, sentences
 
 KNOWN = 9
 Kind = Literal["fact", "wrong", "off topic", "question", "remark", "unsure"]
@@ -128,7 +128,7 @@ class World:
     def label(self, sentence: str, topic: str) -> Label:
         """What one sentence is, without regard to what was said before."""
         text = sentence.strip().lower()
-        if text.endswith("?"):
+        if asks(text):
             return Label("question")
         if text.startswith(_UNSURE):
             return Label("unsure")

@@ -1,0 +1,100 @@
+"""Reading the text files that users bring, whatever system wrote them. Raises ConfigError with the place and the remedy."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from expertchat.config import ConfigError
+
+_MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+_NO_TEXT = (
+    (b"PK\x03\x04", "an office document or a zip archive"), (b"\xd0\xcf\x11\xe0", "an old office document"), (b"%PDF", "a PDF"),
+    (b"\x1f\x8b", "compressed"), (b"PAR1", "a parquet file"), (b"SQLite", "a database"),
+)  # fmt: skip
+_LINE_ENDS = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
+_JSON_LINE_ENDS = re.compile("\r\n|[\n\r]")  # the others may stand inside a JSON string
+_CELL = 1 << 24  # characters of a table's cell at most
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file in UTF-8 (with or without a byte order mark), or in UTF-16 or UTF-32 with one; `what` names the file's part."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{what}: cannot read {path}: no such file; correct the path") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{what}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    for magic, name in _NO_TEXT:
+        if raw.startswith(magic):
+            raise ConfigError(f"{what}: {path} is no text but {name}; save it as UTF-8 text (a table: export it as CSV)")
+    coding = next((coding for mark, coding in _MARKS if raw.startswith(mark)), "utf-8")
+    if coding == "utf-8" and raw[:1000].count(0) > len(raw[:1000]) // 4:
+        raise ConfigError(f"{what}: {path} looks like UTF-16 without a byte order mark; save the file as UTF-8")
+    try:
+        return raw.decode(coding)
+    except UnicodeDecodeError as error:
+        name = coding.upper().removesuffix("-SIG")
+        raise ConfigError(f"{what}: {path} is not {name}: {_place(raw, error, coding)}; save the file as UTF-8") from None
+
+
+def _place(raw: bytes, error: UnicodeDecodeError, coding: str) -> str:
+    if not coding.startswith("utf-8"):
+        return f"byte {error.start + 1} of the file ({error.reason})"
+    before = raw[: error.start]
+    line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+    return f"line {line}, byte {column} of the line is 0x{raw[error.start]:02x}"
+
+
+def text_lines(text: str) -> list[tuple[int, str]]:
+    """Number (from 1) and text of the lines that hold something, at line ends of all kinds."""
+    return [(n, line) for n, line in enumerate(_LINE_ENDS.split(text), 1) if line.strip()]
+
+
+def json_lines(text: str) -> list[tuple[int, str]]:
+    """Number (from 1) and text of the lines of JSON Lines that hold something."""
+    return [(n, line) for n, line in enumerate(_JSON_LINE_ENDS.split(text), 1) if line.strip()]
+
+
+def column(path: Path, text: str, what: str, wanted: str | None, usual: Sequence[str] = ()) -> list[str]:
+    """The cells of one column of a table with a head: the `wanted` one, else the one of the `usual` names that is there.
+
+    Raises ConfigError with the columns' names where there is none.
+    """
+    rows = _rows(path, text, what)
+    if not rows:
+        return []
+    head = [name.strip() for name in rows[0]]
+    names = [wanted] if wanted is not None else list(usual)
+    places = [i for name in names for i, found in enumerate(head) if found.casefold() == name.strip().casefold()]
+    shown = ", ".join(repr(name[:40]) for name in head[:20]) + (f" and {len(head) - 20} more" if len(head) > 20 else "")
+    if not places:
+        lacks = f"no column {wanted!r}" if wanted is not None else f"no column called {' or '.join(usual)}"
+        raise ConfigError(f"{what}.file: {path} is a table and has {lacks}; name one with {what}.column=NAME: its first line has {shown}")
+    if wanted is not None and len(places) > 1:
+        raise ConfigError(f"{what}.column={wanted}: {path} has {len(places)} columns of that name ({shown}); rename one of them")
+    return [row[places[0]] for row in rows[1:] if len(row) > places[0]]
+
+
+def _rows(path: Path, text: str, what: str) -> list[list[str]]:
+    """All rows that hold something. A .tsv is separated by tabs, a .csv by what its first line holds most of: comma, semicolon or tab."""
+    first = next((line for _, line in text_lines(text)), "")
+    separator = "\t" if path.suffix.lower() in (".tsv", ".tab") else max(",;\t", key=first.count)
+    limit = csv.field_size_limit(_CELL)
+    reader = csv.reader(io.StringIO(text.replace("\0", ""), newline=""), delimiter=separator, strict=True)
+    try:
+        return [row for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ConfigError(
+            f"{what}.file: {path}, line {reader.line_num} is not written as a table ({error}); put quotes around a cell that holds quotes, "
+            "and double those in it, or use a text file with one a line"
+        ) from None
+    finally:
+        csv.field_size_limit(limit)

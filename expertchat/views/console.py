@@ -1,0 +1,33 @@
+"""The one kind of console that views draw on: whatever is drawn, what it draws of text is clean."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from expertchat.text import clean
+
+WIDTH = 100  # where nobody says how wide the screen is
+
+
+class CleanConsole(Console):
+    """A console whose only escapes are its own: text of every segment is cleaned, whoever forgot to do it before."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text = segment.text
+            if segment.control or (text.isascii() and text.isprintable()) or (harmless := clean(text)) == text:
+                yield segment
+            else:
+                yield Segment(harmless, segment.style)
+
+
+def console_on(stream: TextIO | None = None, width: int | None = None, markup: bool = False, soft_wrap: bool = False) -> CleanConsole:
+    """A console on `stream` (standard output). Markup is not read unless the caller escapes all foreign text itself."""
+    return CleanConsole(
+        file=stream or sys.stdout, width=width, markup=markup, soft_wrap=soft_wrap, emoji=False, highlight=False
+    )
