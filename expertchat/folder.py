@@ -91,8 +91,8 @@ class RunFolder:
             shown = ", ".join(f"{path.relative_to(self.folder)} -> {os.readlink(path)}" for path in links[:5])
             more = ", ..." if len(links) > 5 else ""
             raise ConfigError(
-                f"run.dir: {self.folder} holds links where the run's own files belong ({shown}{more}), and a run writes nothing outside of its "
-                "folder; put the files themselves there, or name another folder"
+                f"run.dir: {self.folder} holds links where the run's own files belong ({shown}{more}), and a run writes nothing outside of "
+                "its folder; put the files themselves there, or name another folder"
             )
 
     def _check(self) -> None:

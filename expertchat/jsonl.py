@@ -166,7 +166,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; a run's own files stand there: restore it or name another run.dir") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}; restore it or name another run.dir") from None
     with opened as file:
         broken: int | None = None
         for n, line in enumerate(file, 1):

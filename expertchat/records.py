@@ -111,7 +111,7 @@ class Candidate(Record):
 
 
 class Answer(Record):
-    """What a model answered to one request (`id` is its key), kept before anything is made of it: a run that goes on asks for nothing twice.
+    """What a model answered to one request (`id` is its key), kept before anything is made of it: a run that goes on asks nothing twice.
 
     `finish`: "stop", or "length" where the token limit ended it. `of`: a digest of the request and of who was asked; None: of an older
     version. `logprobs`: of a request that scored options, whose id ends with ":options". `prompt` to `seconds` are kept where they are

@@ -284,7 +284,9 @@ def test_a_full_disk_ends_with_a_clear_message_and_the_run_goes_on_later(tmp_pat
     process = in_child(limited)
     process.join(30)
     assert process.exitcode == 1
-    said = re.fullmatch(rf"failed: cannot write {folder}/(\w+.jsonl): File too large; what was written before stays readable", told.read_text())
+    said = re.fullmatch(
+        rf"failed: cannot write {folder}/(\w+.jsonl): File too large; what was written before stays readable", told.read_text()
+    )
     assert said and 29_000 < (folder / said[1]).stat().st_size <= 30_000
     contents(folder)  # every line is whole
     assert run(folder, *SMALL) == 0
