@@ -11,7 +11,8 @@ from expertchat.config import ConverseConfig
 from expertchat.conversation import Dialogue, check_first_prompts, opener_of
 from expertchat.events import ConversationFinished, ConversationJudged, Sink
 from expertchat.experts.base import CountTokens
-from expertchat.judging.judge import Journal, Judging, record_counts
+from expertchat.journal import Journal
+from expertchat.judging.judge import Judging, record_counts
 from expertchat.records import Speaker, Topic
 from expertchat.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.scheduler import Flow, Scheduler
@@ -89,7 +90,8 @@ class _Converse:
             return known
         tokens: dict[Speaker, CountTokens] = {"a": self.cast.tokens["a"], "b": self.cast.tokens["b"]}
         proposals = Proposals(self.cast.speakers, config.topics, count, self.store.keep, self.hub.send, tokens)
-        return proposals.topics if scheduler.run([proposals.flow(known)], counted=False) else None
+        flow = Journal(self.store.answers(), self.store.keep).over(proposals.flow(known))
+        return proposals.topics if scheduler.run([flow], counted=False) else None
 
     def _mine(self) -> range:
         """The dialogues of the whole run that this one makes, by index."""
@@ -113,9 +115,8 @@ class _Converse:
             dialogue.replay(transcript.turns)
         self.hub.send(ConversationFinished(conversation=topic.id, turns=len(transcript.turns), stop_reason=transcript.stop_reason))
         cast = self.cast
-        journal = Journal(dict(saved.answers), self.store.keep)
-        judging = Judging(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records), journal)
-        yield from judging.flow()
+        judging = Judging(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records))
+        yield from Journal(dict(saved.answers), self.store.keep).over(judging.flow())
         self.forget(f"{topic.id}/")
         self.hub.send(ConversationJudged(conversation=topic.id))
 

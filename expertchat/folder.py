@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +17,7 @@ from pydantic import BaseModel
 
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationFinished, PhaseStarted, Progress, StepFinished, TextStreamed, TurnFinished
-from expertchat.jsonl import Log, WriteError, cut_torn_end
+from expertchat.jsonl import Log, WriteError, cannot_write, reason, saving
 from expertchat.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat, replace
 from expertchat.provenance import moved_on, provenance
 from expertchat.records import as_line
@@ -29,16 +31,21 @@ OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log,
 NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")
 
 ADDED = {"thinking": False}  # keys that came later, with what they mean where a run has none
+OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
+OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}
 
 
 class RunFolder:
     """A run folder that this process writes. Opening checks and locks it but leaves no run in it before `begin`.
+
+    Of what lies in the folder only a run's own names are read or written, and none of them may be a link: it could lead out of the folder.
 
     `say` is told if an earlier start of the same job must be waited for. Raises ConfigError for a folder that is another run's, is no run,
     cannot be written, or is being written by another process.
     """
 
     logs: tuple[str, ...] = ("events",)  # the files NAME.jsonl that are appended to
+    folders: tuple[str, ...] = ()  # with all that lies in them
 
     def __init__(
         self,
@@ -64,16 +71,33 @@ class RunFolder:
         try:
             self._made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_links()
             self._lock = FolderLock(folder, STALE_SECONDS, BEAT_SECONDS, say=say)
         except OSError as error:
             raise ConfigError(f"run.dir: cannot write {folder}: {error.strerror}; name another folder") from None
         try:
             self._check()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise _unusable(folder, error) from None
             raise
         if self._lock.note:
             self.notes.append(self._lock.note)
+
+    def _refuse_links(self) -> None:
+        """Raise ConfigError where a link stands in the place of a file or folder of the run."""
+        own = [self.folder / name for name in (*OWN, *self.folders, *(f"{name}.jsonl" for name in self.logs))]
+        for name in self.folders:
+            for place, inside, files in os.walk(self.folder / name):  # which does not follow links
+                own += [Path(place) / one for one in (*inside, *files)]
+        if links := [path for path in own if path.is_symlink()]:
+            shown = ", ".join(f"{path.relative_to(self.folder)} -> {os.readlink(path)}" for path in links[:5])
+            more = ", ..." if len(links) > 5 else ""
+            raise ConfigError(
+                f"run.dir: {self.folder} holds links where the run's own files belong ({shown}{more}), and a run writes nothing outside of "
+                "its folder; put the files themselves there, or name another folder"
+            )
 
     def _check(self) -> None:
         names = {path.name for path in self.folder.iterdir() if not path.name.endswith(".new")}
@@ -100,10 +124,8 @@ class RunFolder:
             self._writer = (read_heartbeat(self.folder) or {}).get("token")
             return self.find()
         try:
-            with self.writing():
+            with self._mine():
                 if self.resumed:
-                    for path in self.folder.glob("*.jsonl"):
-                        cut_torn_end(path)
                     self.find()
                 else:
                     for submitted in (self.folder, self.folder.parent):  # an array's tasks were submitted together
@@ -113,7 +135,7 @@ class RunFolder:
                 for name in self.logs:
                     self._logs[name] = Log(self.folder / f"{name}.jsonl")
         except OSError as error:
-            raise ConfigError(f"run.dir: cannot write {self.folder}: {error.strerror}; name another folder") from None
+            raise _unusable(self.folder, error) from None
         self._begun = True
         early, self._early = self._early, []
         for event in early:
@@ -140,7 +162,13 @@ class RunFolder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Whatever is written into the folder is written in here. Raises WriteError where another process has taken the folder over."""
+        """Whatever is written into the folder is written in here. Raises WriteError where that cannot be done, or where another process has
+        taken the folder over."""
+        with self._mine(), saving(self.folder):
+            yield
+
+    @contextlib.contextmanager
+    def _mine(self) -> Iterator[None]:
         if self._lock is not None:
             with self._lock.held():
                 yield
@@ -164,11 +192,8 @@ class RunFolder:
         if not self.writes:
             return
         self.sync()
-        try:
-            with self.writing():
-                replace(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n", sync=True)
-        except OSError as error:
-            raise WriteError(f"cannot write {self.folder / 'summary.json'}: {error.strerror}; the records are complete") from None
+        with self.writing():
+            replace(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n", sync=True)
 
     def close(self) -> None:
         """Close the files and give the folder back. A folder in which nothing has begun is left as it was. May be called twice."""
@@ -227,6 +252,14 @@ class _Live:
         self._turns.clear()
         if self._written:
             self._write()
+
+
+def _unusable(folder: Path, error: OSError) -> Exception:
+    """Why a folder cannot be written: wrong is its place (exit code 2), or the disk (1), which another day may have room."""
+    if error.errno in OF_PLACE:
+        place = error.filename or folder
+        return ConfigError(f"run.dir: cannot write {place}: {reason(error)}; name another folder")
+    return cannot_write(folder, error)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,14 +14,55 @@ from typing import Any
 from expertchat.config import ConfigError
 
 _BLOCK = 1 << 16
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # to open a file of a run: a link in its place would lead out of the folder
 
 
 class WriteError(Exception):
     """The run folder cannot be written any more; what was written stays readable."""
 
 
+def cannot_write(path: Path | str, error: BaseException) -> WriteError:
+    """What a failed write is told as: which file, and why."""
+    place = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
+    return WriteError(f"cannot write {place}: {reason(error)}; what was written before stays readable")
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not be written, in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if error.args and isinstance(error.args[0], list) and error.args[0]:  # of shutil.copytree: (source, target, why) of each file
+        return str(error.args[0][0][-1])
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def saving(path: Path | str) -> Iterator[None]:
+    """Whatever a disk does to a write in here becomes WriteError, also what safetensors and torch make of it."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError" or (isinstance(error, RuntimeError) and _OF_TORCH.search(str(error))):
+            raise cannot_write(path, error) from None
+        raise
+
+
+_OF_TORCH = re.compile("PytorchStreamWriter|iostream|cannot be opened|Parent directory", re.IGNORECASE)  # what torch.save says of a disk
+
+
+def sync_file(path: Path) -> None:
+    """Make a file that another library wrote survive a power cut. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | NO_LINK)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class Log:
-    """One file that lines are appended to. Its torn end, if it has one, is cut off when it is opened.
+    """One file that lines are appended to. Its torn end, if it has one, is cut off when it is opened. Opening raises OSError.
 
     Each line is written inside `writing`, which may raise where the file is no longer this process's to write.
     """
@@ -28,7 +70,7 @@ class Log:
     def __init__(self, path: Path, writing: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext) -> None:
         self.path, self._writing = path, writing
         cut_torn_end(path)
-        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK, 0o644)
         self._size = os.fstat(self._fd).st_size
         self._synced = True
 
@@ -42,10 +84,13 @@ class Log:
             with self._writing():
                 while rest:
                     rest = rest[os.write(self._fd, rest) :]
+            removed = not os.fstat(self._fd).st_nlink
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._size)
-            raise WriteError(f"cannot write {self.path}: {error.strerror}; what was written before stays readable") from None
+            raise cannot_write(self.path, error) from None
+        if removed:
+            raise WriteError(f"{self.path} was removed while the run was writing it; this process stops")
         self._size += size
         self._synced = False
 
@@ -55,22 +100,26 @@ class Log:
             try:
                 os.fsync(self._fd)
             except OSError as error:
-                raise WriteError(f"cannot write {self.path}: {error.strerror}; what was written before stays readable") from None
+                raise cannot_write(self.path, error) from None
             self._synced = True
 
     def close(self) -> None:
         if self._fd is not None:
-            with contextlib.suppress(WriteError):
-                self.sync()
-            os.close(self._fd)
-            self._fd = None
+            fd, self._fd = self._fd, None
+            with contextlib.suppress(OSError):  # a network disk may report here what it could not write
+                if not self._synced:
+                    os.fsync(fd)
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def cut_torn_end(path: Path) -> int:
     """Cut a file back to its last whole line of JSON; returns how many bytes were cut."""
-    if not path.exists():
+    try:
+        fd = os.open(path, os.O_RDWR | NO_LINK)
+    except FileNotFoundError:
         return 0
-    with open(path, "r+b") as file:
+    with open(fd, "r+b") as file:
         size = end = file.seek(0, os.SEEK_END)
         while end:
             start = _line_start(file, end)
@@ -102,7 +151,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -110,11 +159,15 @@ def _object(line: bytes) -> dict[str, Any] | None:
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number (from 1) and object of every line; a torn last line is left out, no file is an empty one.
 
-    Raises ConfigError for a broken line in the middle: that is damage, not a torn end.
+    Raises ConfigError for a broken line in the middle, which is damage and no torn end, and for a file that cannot be read.
     """
-    if not path.exists():
+    try:
+        opened = open(path, "rb")  # noqa: SIM115 (closed below; what goes wrong inside is no matter of opening)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    with open(path, "rb") as file:
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; restore it or name another run.dir") from None
+    with opened as file:
         broken: int | None = None
         for n, line in enumerate(file, 1):
             if broken is not None:

@@ -16,8 +16,9 @@ is done about it:
 - Another job finds a writer on another node that may be dead: it waits until that one is stale, and is refused as soon as it beats.
 - Two later starts wait for one folder: the one with more restarts goes on waiting, the other is refused.
 - Somebody else takes the folder when the old start lets go: the new one is refused then, like any second writer.
-- Clocks: at the first look at another host's heartbeat they must differ by less than STALE_SECONDS. Who waits sees by its own clock
-  whether the heartbeat still changes.
+- Clocks: at the first look at another host's heartbeat that clock may be behind by less than STALE_SECONDS. One that is further ahead says
+  nothing: then, and whenever a start waits, it sees by its own clock whether the heartbeat still changes.
+- The folder is removed or moved under its writer: seen at the next beat, or the next line that is written; the process stops.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.config import ConfigError
-from expertchat.jsonl import WriteError
+from expertchat.jsonl import NO_LINK, WriteError
 from expertchat.slurm.here import Place, place
 
 try:
@@ -84,7 +85,7 @@ class FolderLock:
         self._thread.start()
 
     def _open(self) -> int:
-        return os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        return os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
 
     # -- taking it --------------------------------------------------------------------------------------------------
 
@@ -94,9 +95,10 @@ class FolderLock:
             time.sleep(min(0.2, self.stale_seconds / 4))
             rival = self._try()
         if rival is not None:
+            elsewhere = rival.get("host") not in (None, socket.gethostname())
             if self._earlier(rival):
                 self._wait_for(rival)
-            elif self.here is not None and rival.get("host") not in (None, socket.gethostname()):
+            elif elsewhere and (self.here is not None or -_age(rival) > self.stale_seconds):
                 self._outlast(rival)
             else:
                 raise ConfigError(self._refusal(rival))
@@ -171,11 +173,12 @@ class FolderLock:
         self.note = f"the folder was held by {whose}; after {time.monotonic() - begun:.0f} s of waiting that one {how}"
 
     def _outlast(self, other: Beat) -> None:
-        """In a job, wait until a writer on another node is stale, for its place in the queue is worth two minutes.
+        """Wait until a writer on another node is stale: in a job, whose place in the queue is worth two minutes; and where its clock is
+        so far ahead that the time of its heartbeat says nothing.
 
         Raises ConfigError as soon as the other shows life.
         """
-        end = time.monotonic() + self.stale_seconds - min(_age(other), self.stale_seconds)
+        end = time.monotonic() + self.stale_seconds - min(max(0.0, _age(other)), self.stale_seconds)
         self.say(f"{self.folder} is held by {_writer(other)}: it is taken for dead if it is silent for {self.stale_seconds:.0f} s")
         while (rival := self._try(silent=time.monotonic() >= end)) is not None:
             if rival != other:
@@ -241,6 +244,19 @@ class FolderLock:
             return f"another process has taken {self.folder} over, and has ended; this one stops"
         return None
 
+    def _removed(self) -> str | None:
+        """Why this folder is not the one any more that was taken; a lock file that somebody has tidied away is made and taken again."""
+        if not _gone(self.folder / LOCK):
+            return None
+        if _gone(self.folder):
+            return f"{self.folder} was removed or moved while the run was writing it; this process stops"
+        with contextlib.suppress(OSError):
+            old, self._fd = self._fd, self._open()
+            if old is not None:
+                os.close(old)
+            self._flock()
+        return None
+
     @property
     def _frozen(self) -> bool:
         """Whether the own heartbeat is old: this process stood still, or the disk did."""
@@ -257,7 +273,7 @@ class FolderLock:
 
     def _beat(self) -> None:
         while not self._closing.wait(self.beat_seconds):
-            self.lost = self.lost or self._taken()
+            self.lost = self.lost or self._taken() or self._removed()
             if self.lost is not None:
                 self._finish_and_let_go()
                 return
@@ -330,7 +346,7 @@ def replace(path: Path, text: str, sync: bool = False) -> None:
     """Write a whole file so that readers see either the old or the new one. With `sync` it also survives a power cut."""
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        with open(new, "w", encoding="utf-8") as file:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK, 0o666), "w", encoding="utf-8") as file:
             file.write(text)
             if sync:
                 file.flush()
@@ -340,15 +356,30 @@ def replace(path: Path, text: str, sync: bool = False) -> None:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
+    if sync:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power cut, where the file system knows how."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _writer(beat: Beat) -> str:
     job = f" (job {beat['job']})" if beat.get("job") else ""
-    return f"process {beat.get('pid')} on {beat.get('host')}{job}, last seen {_age(beat):.0f} s ago"
+    ahead = -_age(beat)
+    seen = f"last seen {max(0.0, -ahead):.0f} s ago" if ahead < BEAT_SECONDS else f"whose clock is {ahead:.0f} s ahead of this one"
+    return f"process {beat.get('pid')} on {beat.get('host')}{job}, {seen}"
 
 
 def _age(beat: Beat) -> float:
-    return max(0.0, time.time() - _number(beat.get("time")))
+    """Seconds since a heartbeat by this host's clock; below 0 where the other's clock is ahead."""
+    return time.time() - _number(beat.get("time"))
 
 
 def _number(value: object) -> float:

@@ -28,7 +28,7 @@ from expertchat.merged import Origin, as_json, events, in_order, names, one_afte
 from expertchat.provenance import provenance
 from expertchat.summary import is_failed, read_summary, seconds_of, summarise
 from expertchat.text import as_yaml
-from expertchat.training.book import last_round
+from expertchat.training.checkpoints import last_round
 from expertchat.views.submission import read_submission
 
 Kind = Literal["parts", "seeds"]

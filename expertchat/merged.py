@@ -48,9 +48,8 @@ class Told(NamedTuple):
 
 def names(origins: Sequence[Origin]) -> list[str]:
     """The files of records, and of a training run's evaluations."""
-    patterns = ("*.jsonl", "evaluations/*.jsonl")
-    found = {path.relative_to(one.folder).as_posix() for one in origins for pattern in patterns for path in one.folder.glob(pattern)}
-    return sorted(found - {"events.jsonl"})
+    found = {path.relative_to(one.folder).as_posix() for one in origins for path in one.folder.glob("evaluations/*.jsonl")}
+    return sorted(found | {f"{name}.jsonl" for name in FILES for one in origins if (one.folder / f"{name}.jsonl").exists()})
 
 
 def as_json(line: Mapping[str, Any]) -> bytes:
@@ -70,7 +69,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def in_order(name: str, origins: Sequence[Origin]) -> Iterator[bytes]:
-    """The lines of the parts of one run in the order of their dialogues, a dialogue's own as they were. Topics, which all parts have, once.
+    """The lines of the parts of one run in the order of their dialogues, a dialogue's own as they were. Topics, which all parts have, and
+    the answers in which models proposed them, once.
 
     Raises ConfigError for a record of something else than a dialogue.
     """
@@ -86,13 +86,17 @@ def in_order(name: str, origins: Sequence[Origin]) -> Iterator[bytes]:
             start.append(at)
             size.append(len(raw))
             at += len(raw)
-    last = -1
+    last, said = -1, set[str | None]()
     with ExitStack() as closing:
         files = [closing.enter_context(open(path, "rb")).fileno() for path in paths]
         for i in numpy.lexsort((numpy.asarray(start), numpy.asarray(source), numpy.asarray(index))):
-            if name != "topics.jsonl" or index[i] != last:
-                yield os.pread(files[source[i]], size[i], start[i])
+            said = said if index[i] == last else set()
             last = index[i]
+            raw = os.pread(files[source[i]], size[i], start[i])
+            known = json.loads(raw).get("id") if name in ("topics.jsonl", "answers.jsonl") else None
+            if known is None or known not in said:
+                yield raw
+            said.add(known)
 
 
 def _index(path: Path, line: Mapping[str, Any]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import PydanticSerializationError, to_json
 
 from expertchat.text import writable
@@ -131,15 +131,30 @@ class Candidate(Record):
 
 
 class Answer(Record):
-    """What a judge wrote to one request (`id` is its key), kept before anything is made of it: a run that goes on asks for nothing twice.
+    """What a model answered to one request (`id` is its key), kept before anything is made of it: a run that goes on asks nothing twice.
 
-    `finish`: "stop", or "length" where the token limit ended it.
+    `finish`: "stop", or "length" where the token limit ended it. `of`: a digest of the request and of who was asked; None: of an older
+    version. `logprobs`: of a request that scored options, whose id ends with ":options". `prompt` to `seconds` are kept where they are
+    needed (training): see expertchat.backends.base.Completion.
     """
 
     transcript: str
     text: str
     tokens: int = 0
     finish: Literal["stop", "length"] = "stop"
+    of: str | None = None
+    logprobs: list[float] | None = None
+    prompt: list[int] = Field(default_factory=list)
+    ids: list[int] = Field(default_factory=list)
+    ended: bool = False
+    unshown: Literal["special", "stop"] | None = None
+    seconds: float = 0.0
+
+    @model_serializer(mode="wrap")
+    def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not there: there are many of these."""
+        always = ("id", "schema", "schema_", "transcript", "text", "tokens", "finish")
+        return {name: value for name, value in whole(self).items() if value or name in always}
 
 
 class Rating(Record):

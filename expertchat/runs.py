@@ -285,7 +285,7 @@ def _alive(beat: Mapping[str, Any]) -> bool:
             return False
         except (OSError, OverflowError):
             pass
-    return old < STALE_SECONDS
+    return abs(old) < STALE_SECONDS  # a beat of the day after tomorrow says as little as one of yesterday
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------------

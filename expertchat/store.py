@@ -139,6 +139,10 @@ class Store(RunFolder):
         """The topics kept so far, from the first conversation's on, without a gap."""
         return list(self._topics)
 
+    def answers(self) -> dict[str, Answer]:
+        """The answers of all conversations that are not in `done`, by id."""
+        return {answer.id: answer for saved in self._saved.values() for answer in saved.answers.values()}
+
     def saved(self, conversation: str) -> Saved:
         """What there is of a conversation that is not in `done`."""
         return self._saved.setdefault(conversation, Saved())

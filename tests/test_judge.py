@@ -12,7 +12,8 @@ from expertchat.backends.base import GenerateRequest, ModelInfo, ScoreRequest
 from expertchat.config import JudgingConfig
 from expertchat.events import AnyEvent, RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.registry import make_expert
-from expertchat.judging.judge import Case, Journal, Judged, JudgeWork, Judging, Seat, copies, record_counts, seats
+from expertchat.journal import Journal
+from expertchat.judging.judge import Case, Judged, JudgeWork, Judging, Seat, copies, record_counts, seats
 from expertchat.judging.rating import answer, label, opened, options, prefix
 from expertchat.judging.view import Judgement
 from expertchat.records import Answer, ExpertRef, Rating, Reward, Transcript, Turn, Wim
@@ -431,6 +432,6 @@ def _journalled(journal: Journal) -> dict[str, Any]:
     double, events = Double(babble), list[AnyEvent]()
     config_all = config_of("experts.a.decoding.judge.max_new_tokens=20", "experts.b.decoding.judge.max_new_tokens=20")
     judges = {seat: make_expert(seat, config_all.experts.a, ModelInfo("double", 100_000)) for seat in ("a", "b")}
-    flow = Judging(transcript(), judging_config(), judges, events.append, {}, {}, journal).flow()
-    Scheduler({**dict.fromkeys(judges, double), "embedder": BagOfWords()}, 64).run([flow])
+    flow = Judging(transcript(), judging_config(), judges, events.append).flow()
+    Scheduler({**dict.fromkeys(judges, double), "embedder": BagOfWords()}, 64).run([journal.over(flow)])
     return {event.wim.id: (event.wim.text, event.wim.cosine) for event in events if isinstance(event, WimGiven)}

@@ -292,8 +292,8 @@ def test_a_kill_leaves_no_half_merge(parts: Path) -> None:
             break
         assert process.exitcode == -signal.SIGKILL
         killed += 1
-    # 6 files of records (answers among them) and the events are synced, then the summary; the old one is renamed, then the new one.
-    assert killed == 6 + 1 + 1 + 2 and not list(parts.glob(".merged*"))
+    # 6 files of records (answers among them) and the events are synced, the summary and its name; the old one is renamed, then the new.
+    assert killed == 6 + 1 + 2 + 2 and not list(parts.glob(".merged*"))
 
 
 def _merge_until(parts: Path, step: int) -> None:
@@ -323,7 +323,7 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "topic", "text", "raw", "problem", "judge", "category", "analysis", "policy", "base", "kind", "command", "folder", "host", "job",
         "what", "source", "level", "reason", "note", "family", "model", "revision", "phase", "stop_reason", "status", "speaker", "subject",
         "learner", "opener", "first", "verdict", "figures", "experts", "summary", "waiting", "texts", "prompt", "chosen", "rejected",
-        "seconds", "finish", "fault", "altered", "thinking", "beyond",
+        "seconds", "finish", "fault", "altered", "thinking", "beyond", "of", "unshown",
     }  # fmt: skip
     seen: set[str] = set()
 

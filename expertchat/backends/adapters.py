@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from expertchat.backends.folders import weights_problem
 from expertchat.config import ConfigError
+from expertchat.jsonl import saving
 
 _PREFIX = "base_model.model."
 _EXPERTS, _PUBLISHED = ".mlp.experts.", ".block_sparse_moe.experts."  # what transformers calls Mixtral's experts, and its checkpoints
@@ -87,14 +89,15 @@ class Adapters:
         set_peft_model_state_dict(self.model, tensors, adapter_name=name)
 
     def restore(self, name: str, folder: Path) -> None:
-        """Give an attached adapter the weights of a saved one of the same shape. Raises ConfigError."""
+        """Give an attached adapter the weights of a saved one of the same shape. Raises ConfigError, which says what is wrong alone: the
+        folder was never downloaded, and whoever wrote it knows what else there is."""
         self._known(name)
         problem, _, tensors = self._read(folder)
         shapes = {path.replace(f".{name}.", "."): tuple(p.shape) for path, p in self.parameters(name).items()}
         if not problem and {key.removeprefix(_PREFIX): tuple(t.shape) for key, t in tensors.items()} != shapes:
             problem = "its layers or its rank are others than those of this run"
         if problem:
-            raise ConfigError(f"adapter {name} ({folder}): {problem}")
+            raise ConfigError(f"{folder}: {problem.partition(';')[0].removesuffix(': the download was cut short')}")
         set_peft_model_state_dict(self.model, tensors, adapter_name=name)
 
     def save(self, name: str, folder: Path) -> None:
@@ -105,7 +108,7 @@ class Adapters:
         """
         self._known(name)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
+        with saving(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as work:
             self.model.save_pretrained(work, selected_adapters=[name], safe_serialization=True, save_embedding_layers=False)
             written = Path(work) if name == "default" else Path(work) / name
             self._publish(written, *self._of[name])
@@ -203,7 +206,10 @@ class Adapters:
         problem = weights_problem(folder / _WEIGHTS)
         if problem:
             return problem, None, {}
-        tensors = {key.replace(_PUBLISHED, _EXPERTS): tensor for key, tensor in load_file(folder / _WEIGHTS).items()}
+        try:
+            tensors = {key.replace(_PUBLISHED, _EXPERTS): tensor for key, tensor in load_file(folder / _WEIGHTS).items()}
+        except (OSError, SafetensorError) as error:
+            return f"{_WEIGHTS} cannot be read ({str(error).splitlines()[0]}); save the adapter again", None, {}
         return _misfit(tensors, linear_layers(self.base), config), config, tensors
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from expertchat.backends.base import Completion, Embedding, EmbedRequest, GenerateRequest, Request, Result, ScoreRequest, Scores
@@ -16,7 +15,7 @@ from expertchat.judging import faults, rating, wim
 from expertchat.judging.faults import PARROT_COSINE, Fault, copies
 from expertchat.judging.view import Judgement
 from expertchat.likeness import blank
-from expertchat.records import Answer, Message, Rating, Reward, Speaker, Transcript, Wim, other
+from expertchat.records import Message, Rating, Reward, Speaker, Transcript, Wim, other
 from expertchat.scheduler import Announce, Ask, Flow, together
 
 RESERVED = ("analysis", "wim", "reward")  # names that a category may not have, because ids end with them
@@ -69,33 +68,11 @@ class Case:
     candidate: str | None = None
 
 
-@dataclass(frozen=True)
-class Journal:
-    """What judges wrote, as it came: answers of an earlier start by id, and where a new one is kept."""
-
-    answers: Mapping[str, Answer] = field(default_factory=dict)
-    keep: Callable[[Answer], None] = lambda answer: None
-
-    def ask(self, asks: Sequence[Ask], transcript: str) -> Flow[list[Completion]]:
-        """The completions of some requests; what was answered before is not asked again, what is new is kept at once."""
-        new = [replace(ask, told=partial(self._note, ask.request.key, transcript)) for ask in asks if ask.request.key not in self.answers]
-        results = iter((yield new) if new else [])
-        return [self._kept(ask.request.key) or next(results) for ask in asks]  # type: ignore[misc]
-
-    def _kept(self, key: str) -> Completion | None:
-        kept = self.answers.get(key)
-        return None if kept is None else Completion(kept.text, kept.tokens, 0.0, kept.finish)
-
-    def _note(self, key: str, transcript: str, result: Result) -> None:
-        assert isinstance(result, Completion)
-        self.keep(Answer(id=key, transcript=transcript, text=result.text, tokens=result.tokens, finish=result.finish))
-
-
 @dataclass
 class Judging:
     """The flow that judges one transcript. `judges` and `tokens` are by name: "a", "b", "third".
 
-    `done` are records of an earlier start of the run by id; they are announced again but not made again. So are the answers in `journal`.
+    `done` are records of an earlier start of the run by id; they are announced again but not made again.
     """
 
     transcript: Transcript
@@ -104,7 +81,6 @@ class Judging:
     announce: Announce
     tokens: Mapping[str, CountTokens] = field(default_factory=dict)
     done: Mapping[str, Judged] = field(default_factory=dict)
-    journal: Journal = field(default_factory=Journal)
 
     def flow(self) -> Flow[list[Reward]]:
         """All judgements side by side; returns their rewards."""
@@ -115,7 +91,7 @@ class Judging:
         judgement = Judgement(transcript.topic, tuple(transcript.turns), seat.subject, seat.turn, self.config.categories)
         case = Case(seat.key(transcript.id), transcript.id, judgement, seat.judge, seat.judge)
         count = self.tokens.get(seat.judge)
-        work = JudgeWork(case, self.config, self.judges[seat.judge], count, self.done, self.announce, self.journal)
+        work = JudgeWork(case, self.config, self.judges[seat.judge], count, self.done, self.announce)
         _, _, reward = yield from work.flow()
         return reward
 
@@ -131,10 +107,9 @@ class JudgeWork:
         count: CountTokens | None = None,
         done: Mapping[str, Judged] | None = None,
         announce: Announce = lambda event: None,
-        journal: Journal | None = None,
     ) -> None:
         self.case, self.config, self.expert, self.count = case, config, expert, count
-        self.done, self.announce, self.journal = done or {}, announce, journal or Journal()
+        self.done, self.announce = done or {}, announce
         self.key, self.judgement = case.key, case.judgement
         self.place: dict[str, Any] = {
             "transcript": case.transcript,
@@ -196,7 +171,8 @@ class JudgeWork:
         request = self.expert.analysis_request(self.key, self.judgement)
         if problem := self.too_long(request.messages, request.decoding.max_new_tokens):
             return "", problem
-        (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
+        (answer,) = yield [self.ask(request)]
+        assert isinstance(answer, Completion)
         read = self.expert.read_answer(answer.text, request.prefix)
         text = read.text
         if read.unended:
@@ -222,12 +198,8 @@ class JudgeWork:
             problem = self.too_long([*longest.messages, Message("assistant", longest.prefix)], rating.SAMPLED_TOKENS)
         if problem is not None:
             return {c: self._rating(c, None, None, "", problem) for c in categories}
-        both: list[Flow[Any]] = [
-            self.journal.ask([self.ask(request) for request in texts.values()], self.case.transcript),
-            _plainly([self.ask(request) for request in scores.values()]),
-        ]
-        answers, numbers = yield from together(both)
-        written, scored = dict(zip(texts, answers, strict=True)), dict(zip(scores, numbers, strict=True))
+        results = yield [self.ask(request) for request in requests]
+        written, scored = dict(zip(texts, results, strict=False)), dict(zip(scores, results[len(texts) :], strict=True))
         return {c: self.rating(c, written.get(c), scored.get(c)) for c in categories}
 
     def rating(self, category: str, text: Result | None, scores: Result | None) -> Rating:
@@ -276,7 +248,8 @@ class JudgeWork:
         problem = problem or self.too_long(request.messages, request.decoding.max_new_tokens)
         if problem is not None:
             return self.wim("", analysis, problem=problem)
-        (answer,) = yield from self.journal.ask([self.ask(request)], self.case.transcript)
+        (answer,) = yield [self.ask(request)]
+        assert isinstance(answer, Completion)
         read = self.expert.read_answer(answer.text, request.prefix)
         text, reply = read.text, self.judgement.reply
         if read.unended:
@@ -335,11 +308,6 @@ class JudgeWork:
             value=value,
             problem=None if value is not None else f"no number for {', '.join(lacking)}",
         )
-
-
-def _plainly(asks: list[Ask]) -> Flow[list[Result]]:
-    """The results of some requests that cost little to ask again."""
-    return (yield asks) if asks else []
 
 
 def no_mean(scores: Scores) -> Fault:

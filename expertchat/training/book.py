@@ -1,26 +1,40 @@
-"""The run folder of a training run: bundles as they come, records in order at the end of a round, checkpoints that are there or not."""
+"""The run folder of a training run: records in order at the end of a round, every event once, checkpoints that are there or not."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from expertchat.config import ConfigError
-from expertchat.events import TRANSIENT, AnyEvent
+from expertchat.events import (
+    EVENT,
+    TRANSIENT,
+    AnyEvent,
+    CandidatesJudged,
+    ConversationFinished,
+    ConversationJudged,
+    ConversationStarted,
+    Measured,
+    RoundFinished,
+    TurnFinished,
+)
 from expertchat.folder import RunFolder
-from expertchat.jsonl import Log, cut_torn_end, read_lines
-from expertchat.lock import replace
+from expertchat.jsonl import read_lines
 from expertchat.records import Metrics, PreferencePair, Rating, Record, Reward, Score, Topic, Wim
+from expertchat.training.at_work import remove, round_folder, rounds_of
+from expertchat.training.checkpoints import last_round, read_state, write_checkpoint
 from expertchat.training.rollout import Bundle
 
-DONE = "DONE"
-STATE = "state.json"
+OF_RUN = "run/"  # the beginning of the keys of events of the whole run
+KEYED = {
+    kind.model_fields["kind"].default
+    for kind in (ConversationStarted, TurnFinished, CandidatesJudged, ConversationFinished, ConversationJudged, Measured, RoundFinished)
+}
 
 
 def round_name(number: int) -> str:
@@ -28,49 +42,10 @@ def round_name(number: int) -> str:
     return f"r{number:04d}"
 
 
-class Bundles:
-    """The finished dialogues of the round that is at work, one line each; every process has a file of its own."""
-
-    def __init__(self, book: RunFolder, rank: int = 0) -> None:
-        self.book, self.folder, self.rank = book, book.folder, rank
-        self._log: Log | None = None
-
-    def found(self, number: int) -> dict[str, Bundle]:
-        """What an earlier start has finished of a round, by id, whichever process it was."""
-        found: dict[str, Bundle] = {}
-        for path in sorted(self._place(number).glob("bundles-*.jsonl")):
-            cut_torn_end(path)
-            for n, line in read_lines(path):
-                try:
-                    bundle = Bundle.model_validate(line)
-                except ValidationError as error:
-                    why = str(error).splitlines()[0]
-                    raise ConfigError(f"{path}, line {n} is no dialogue of this version ({why}); remove it") from None
-                found.setdefault(bundle.id, bundle)
-        return found
-
-    def keep(self, number: int, bundle: Bundle) -> None:
-        """Write a finished dialogue, whole or not at all. Raises WriteError, also where another start has taken the folder over."""
-        path = self._place(number) / f"bundles-{self.rank}.jsonl"
-        with self.book.writing():
-            if self._log is None or self._log.path != path:
-                self.close()
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._log = Log(path)
-            self._log.append(bundle.to_json())
-
-    def close(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
-
-    def _place(self, number: int) -> Path:
-        return self.folder / "rounds" / f"{number:06d}"
-
-
 class Book(RunFolder):
     """What one process writes for all: events, records, pairs, metrics, checkpoints. Every record is written once."""
 
+    folders = ("rounds", "evaluations", "adapter", "adapter_a", "adapter_b")
     logs = ("events", "topics", "transcripts", "candidates", "ratings", "wim", "rewards", "scores", "pairs", "metrics")
 
     def __init__(
@@ -85,17 +60,38 @@ class Book(RunFolder):
         self.metrics: dict[str, Metrics] = {}
         self.topics: list[Topic] = []
         self.last = 0  # the last round whose checkpoint is whole
+        self._said: set[str] = set()  # what events.jsonl tells of those rounds, and of the run
         self._there: dict[str, set[str]] = {name: set() for name in self.logs}  # ids of the records of later rounds
 
     def find(self) -> None:
         self.last = last_round(self.folder)
+        self._read()
+
+    def _read(self) -> None:
+        """What the files hold of the rounds after the last checkpoint, and of the whole run."""
+        self.metrics.clear()
+        self.topics.clear()
+        for known in self._there.values():
+            known.clear()
+        self._said = set(self._events())
         for name in self.logs[1:]:
             for n, line in read_lines(self.folder / f"{name}.jsonl"):
                 try:
                     self._take(name, line)
                 except (ValidationError, KeyError) as error:
-                    where = f"{self.folder / name}.jsonl, line {n}"
-                    raise ConfigError(f"{where} is no record of this version ({str(error).splitlines()[0]}); restore it") from None
+                    raise ConfigError(_no_record(self.folder / f"{name}.jsonl", n, error)) from None
+
+    def _events(self) -> Iterator[str]:
+        """The keys of the events that may come again."""
+        first = round_name(self.last + 1)
+        for n, line in read_lines(self.folder / "events.jsonl"):
+            if line.get("kind") in KEYED and str(line.get("conversation", OF_RUN)) >= first:
+                try:
+                    key = _event_key(EVENT.validate_python(line))
+                except ValidationError as error:
+                    raise ConfigError(_no_record(self.folder / "events.jsonl", n, error)) from None
+                if key is not None:
+                    yield key
 
     def _take(self, name: str, line: Mapping[str, Any]) -> None:
         if name == "metrics":
@@ -112,8 +108,11 @@ class Book(RunFolder):
         if not self._begun:
             self._early.append(event)
             return
-        if event.kind not in TRANSIENT:
+        key = _event_key(event)
+        if event.kind not in TRANSIENT and (key is None or key not in self._said):
             self.append("events", event)
+            if key is not None:
+                self._said.add(key)
         self._live.send(event)
 
     def keep(self, record: Topic | Metrics) -> None:
@@ -151,54 +150,58 @@ class Book(RunFolder):
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
     def place(self, number: int) -> Path:
-        return self.folder / "rounds" / f"{number:06d}"
+        return round_folder(self.folder, number)
 
     def checkpoint(self, number: int, state: Mapping[str, Any], write: Callable[[Path], None], keep: Sequence[int]) -> None:
-        """Let `write` fill the round's folder; DONE, written last, makes it count. Older rounds but those of `keep` are removed.
+        """Let `write` fill the round's folder, which counts when everything is in it. Older rounds but those of `keep` are removed.
 
-        Raises WriteError where another process has taken the folder over.
+        Raises WriteError, also where another process has taken the folder over.
         """
         if self.writes:
             with self.writing():
-                self._checkpoint(number, state, write, keep)
+                self.sync()
+                write_checkpoint(self.folder, number, state, write, keep)
+            for known in self._there.values():
+                known.clear()
+            self._said = {key for key in self._said if key.startswith(OF_RUN)}
         self.last = number
-
-    def _checkpoint(self, number: int, state: Mapping[str, Any], write: Callable[[Path], None], keep: Sequence[int]) -> None:
-        place = self.place(number)
-        place.mkdir(parents=True, exist_ok=True)
-        write(place)
-        replace(place / STATE, json.dumps(state, indent=2) + "\n", sync=True)
-        self.sync()
-        replace(place / DONE, f"{number}\n", sync=True)
-        for known in self._there.values():
-            known.clear()
-        for path in place.glob("bundles-*.jsonl"):
-            path.unlink()
-        for other in sorted((self.folder / "rounds").iterdir()):
-            if other.name.isdigit() and int(other.name) < number and int(other.name) not in keep:
-                _remove(other)
 
     def state(self, number: int) -> dict[str, Any]:
         """What `checkpoint` kept. Raises ConfigError."""
-        try:
-            state = json.loads((self.place(number) / STATE).read_bytes())
-            assert isinstance(state, dict)
-            return state
-        except (OSError, ValueError, AssertionError):
-            where = self.place(number)
-            raise ConfigError(f"{where / STATE} cannot be read; remove {where} and the run goes on from the round before") from None
+        return read_state(self.folder, number)
+
+    def go_back(self, number: int) -> None:
+        """Go on after an older checkpoint than the last one."""
+        self.last = number
+        self._read()
+
+    def tidy(self) -> None:
+        """At the end of a run: remove what was kept for a restart alone."""
+        if self.writes:
+            with self.writing():
+                for _, place in rounds_of(self.folder):
+                    remove(place, "answers", "bundles")
 
 
-def last_round(folder: Path) -> int:
-    """The last round whose checkpoint is whole; 0 where there is none."""
-    done = [int(path.parent.name) for path in (folder / "rounds").glob(f"*/{DONE}") if path.parent.name.isdigit()]
-    return max(done, default=0)
+def _event_key(event: AnyEvent) -> str | None:
+    """What makes an event the same event; None for those that belong to a start, or say when something was begun again."""
+    match event:
+        case ConversationStarted() | ConversationFinished() | ConversationJudged():
+            return f"{event.conversation}/{event.kind}"
+        case TurnFinished():
+            return f"{event.conversation}/{event.kind}/{event.index}"
+        case CandidatesJudged():
+            return f"{event.conversation}/{event.kind}/{event.turn}"
+        case Measured():
+            return f"{OF_RUN}{event.kind}/{event.metrics.id}"
+        case RoundFinished():
+            return f"{OF_RUN}{event.kind}/{event.round}"
+        case _:
+            return None
 
 
-def _remove(folder: Path) -> None:
-    """DONE goes first: a folder that is half removed never counts."""
-    (folder / DONE).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+def _no_record(path: Path, n: int, error: Exception) -> str:
+    return f"{path}, line {n} is no record of this version ({str(error).splitlines()[0]}); restore it"
 
 
 def put(source: Path, target: Path) -> None:

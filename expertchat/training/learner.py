@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from expertchat.backends.adapters import Adapters, usual_targets
 from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
+from expertchat.jsonl import WriteError, saving
 from expertchat.records import Speaker
 from expertchat.training.config import TrainConfig
 from expertchat.training.steady import check_finite
@@ -155,13 +157,22 @@ class WeightLearner(Learner):
         check_finite(self.parameters(), f"expert {self.seat}")
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().cpu().contiguous().clone() for name, p in self.parameters().items()}
-        save_file(tensors, folder / f"{WEIGHTS}.new", metadata={"format": "pt"})
-        os.replace(folder / f"{WEIGHTS}.new", folder / WEIGHTS)
+        new = folder / f"{WEIGHTS}.new"
+        try:
+            with saving(folder / WEIGHTS):
+                save_file(tensors, new, metadata={"format": "pt"})
+                os.replace(new, folder / WEIGHTS)
+        except WriteError:
+            new.unlink(missing_ok=True)
+            raise
 
     def load(self, folder: Path) -> None:
-        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
+        try:
+            tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"{folder / WEIGHTS} is damaged or missing ({str(error).splitlines()[0]})") from None
         mine = self.parameters()
-        if tensors.keys() != mine.keys():
+        if tensors.keys() != mine.keys() or any(tensors[name].shape != mine[name].shape for name in mine):
             raise ConfigError(f"{folder / WEIGHTS} is not of this model or of another train.method; name another run.dir")
         with torch.no_grad():
             for name, parameter in mine.items():

@@ -12,10 +12,12 @@ from typing import Any
 
 from expertchat.backends.base import Backend, Embedder
 from expertchat.cast import check_categories, load_cast
+from expertchat.config import ConfigError
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.evaluator import check as check_evaluation
 from expertchat.evaluation.truth import check_topics
 from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished
+from expertchat.lock import replace
 from expertchat.preferences.pairs import make_pairs
 from expertchat.records import Metrics, Speaker
 from expertchat.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
@@ -23,6 +25,7 @@ from expertchat.summary import seconds_of
 from expertchat.topics import given_topics
 from expertchat.training.book import Book, put
 from expertchat.training.card import model_card
+from expertchat.training.checkpoints import checkpoints, damage
 from expertchat.training.clock import Clock
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.figures import remarks, round_figures, why_no_pair
@@ -163,8 +166,7 @@ class OnlineDpo:
         }  # fmt: skip
         book.open()
         self.ranks.barrier()
-        if book.last:
-            self._restore()
+        self._restore()
         talk = config.conversation
         hub.send(started("online_dpo", book, conversations=talk.count, turns=talk.turns, resumed=book.last, rounds=config.rounds))
         for metrics in book.metrics.values():  # of an earlier start: for the view, the file has them
@@ -178,13 +180,37 @@ class OnlineDpo:
         return sum(self.learners.of_round(n)[0].seat == seat for n in range(1, self.config.rounds + 1))
 
     def _restore(self) -> None:
-        """Go on from the last whole round."""
-        place, state = self.book.place(self.book.last), self.book.state(self.book.last)
-        for learner in self.learners.all:
-            learner.load(place / self._name("adapter", learner.seat))
-            learner.version = state["versions"][learner.seat]
-            self.updaters[learner.seat].load(place / self._name("optimizer.pt", learner.seat))
+        """Go on from the last whole round. A damaged checkpoint is passed over, with a warning, where an older one is there.
+
+        Raises ConfigError where none can be read.
+        """
+        book, broken = self.book, list[str]()
+        for number in self.ranks.same(checkpoints(book.folder)):
+            problem = self.ranks.same(damage(book.folder, number) if self.ranks.rank == 0 else None)
+            if problem is None and not self.ranks.agree((problem := self._take(number)) is not None):
+                if broken:
+                    book.go_back(number)
+                    text = f"{'; '.join(broken)}: the run goes on from round {number}, and trains again with what was said since"
+                    book.notes.append(text)
+                return
+            broken.append(problem or f"the checkpoint of round {number} could not be read by another process")
+        if broken:
+            remedy = f"remove {book.folder / 'rounds'} and the run begins again with round 1, or name another run.dir"
+            raise ConfigError(f"{'; '.join(broken)}: no checkpoint is whole; {remedy}")
+
+    def _take(self, number: int) -> str | None:
+        """Take over a round's checkpoint; why that cannot be done."""
+        place = self.book.place(number)
+        try:
+            state = self.book.state(number)
+            for learner in self.learners.all:
+                learner.load(place / self._name("adapter", learner.seat))
+                learner.version = state["versions"][learner.seat]
+                self.updaters[learner.seat].load(place / self._name("optimizer.pt", learner.seat))
+        except ConfigError as error:
+            return str(error)
         self.best, self.ended, self.lowered = state["best"], state["ended"], state.get("lowered", {})
+        return None
 
     def _name(self, name: str, seat: str) -> str:
         """`name` as a checkpoint has it: with the seat where two experts learn."""
@@ -272,7 +298,7 @@ class OnlineDpo:
         state = {"round": number, "versions": self.learners.versions(), "best": self.best, "ended": self.ended, "lowered": self.lowered}
         keep = [*range(number - self.config.keep_rounds + 1, number), *(int(best[0]) for best in self.best.values())]
         self.book.checkpoint(number, state, self._write, keep)
-        self.talk.bundles.close()
+        self.talk.at_work.close()
         self.ranks.barrier()
 
     def _write(self, place: Path) -> None:
@@ -300,6 +326,7 @@ class OnlineDpo:
         learnt = [learner for learner in self.learners.all if learner.version]
         if not learnt:
             return self._nothing_learnt()
+        self._check_best()
         for learner in learnt:
             learner.load(book.place(self.kept(learner.seat)) / self._name("adapter", learner.seat))
         self.hub.send(PhaseStarted(round=book.last, phase="evaluating"))
@@ -311,8 +338,7 @@ class OnlineDpo:
             if self.ranks.rank == 0:
                 with book.writing():
                     put(book.place(self.kept(seat)) / place.name, place)
-                    card = model_card(config, book.folder, "a" if seat == "a" else "b")
-                    (place / "README.md").write_text(card, encoding="utf-8")
+                    replace(place / "README.md", model_card(config, book.folder, "a" if seat == "a" else "b"))
         for seat in self._seats:
             if seat not in found:
                 text = f"expert {seat} has learnt nothing and has no adapter: {why_no_pair(self._figures(seat))}"
@@ -325,6 +351,14 @@ class OnlineDpo:
             "evaluations": figures,
         }
         return self._finish(summary)
+
+    def _check_best(self) -> None:
+        """Where the checkpoint of the best evaluation is damaged, the run gives its last weights."""
+        for seat, (number, _) in list(self.best.items()):
+            if problem := self.ranks.same(damage(self.book.folder, int(number)) if self.ranks.rank == 0 else None):
+                del self.best[seat]
+                text = f"{problem}: the weights of the best evaluation (round {number:.0f}) are lost, those of the last round are given"
+                self.hub.send(Note(text=text, level="warning"))
 
     def _nothing_learnt(self) -> int:
         """The end of a run whose learners are what they were: no adapter, no card, and why."""
@@ -347,6 +381,8 @@ class OnlineDpo:
         return [m.figures for m in self.book.metrics.values() if m.kind == "round" and seat in (None, m.learner)]
 
     def _finish(self, summary: dict[str, object]) -> int:
+        self.talk.at_work.close()
+        self.book.tidy()
         code = finished(self.hub, self.book, summary)
         if self.trackers is not None:
             self.trackers.close()

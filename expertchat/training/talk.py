@@ -9,10 +9,12 @@ from typing import Any
 from expertchat.config import ConfigError
 from expertchat.conversation import check_first_prompts, opener_of
 from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.journal import Journal
 from expertchat.records import Figure, Speaker, Topic
 from expertchat.scheduler import Announce, Flow, Scheduler
 from expertchat.topics import Proposals, conversation_id, given_topics
-from expertchat.training.book import Book, Bundles, round_name
+from expertchat.training.at_work import AtWork
+from expertchat.training.book import Book, round_name
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.drift import drift, moved
 from expertchat.training.learner import Learner
@@ -40,7 +42,7 @@ class Talk:
     ) -> None:
         self.config, self.learners, self.cast, self.book = config, learners, cast, book
         self.announce, self.stopped, self.ranks = announce, stopped, ranks
-        self.bundles = Bundles(book, ranks.rank)
+        self.at_work = AtWork(book, ranks.rank)
         self.speakers: dict[Speaker, ExpertChat] = {"a": cast.experts["a"], "b": cast.experts["b"]}
         self.counts: dict[Speaker, CountTokens] = {"a": cast.tokens["a"], "b": cast.tokens["b"]}
         self.training: list[Topic] = []
@@ -73,24 +75,33 @@ class Talk:
         `seats`: at whose turns candidates are sampled.
         """
         names = [f"{round_name(number)}/{conversation_id(i)}" for i in range(self.config.conversation.count)]
-        done = self.ranks.same(self.bundles.found(number) if self.ranks.rank == 0 else {})
+        done = self.ranks.same(self.at_work.bundles(number) if self.ranks.rank == 0 else {})
         mine = self.ranks.mine([(i, name) for i, name in enumerate(names) if name not in done])
         for seat, version in self.learners.versions().items():
             expert = self.speakers[seat]
             expert.ref = expert.ref.model_copy(update={"policy_version": version})
-        scheduler = self._scheduler(len(names), len(done))
+        scheduler, journal = self._scheduler(len(names), len(done)), self._journal(number)
         made: dict[str, Bundle] = {}
 
         def one(index: int, name: str) -> Flow[None]:
-            bundle = yield from self._rollout(name, number, index, seats).bundle()
-            self.bundles.keep(number, bundle)
+            bundle = yield from journal.over(self._rollout(name, number, index, seats).bundle())
+            self.at_work.keep(number, bundle)
             scheduler.forget(f"{name}/")
             made[name] = bundle
 
         if not self._together(scheduler.run, (one(index, name) for index, name in mine)):
             return None
+        self.at_work.close("answers")
         found = done | {bundle.id: bundle for bundle in self.ranks.gather([made[name] for _, name in mine])}
+        if self.ranks.rank == 0:
+            self.at_work.drop_answers(number)
         return [found[name] for name in names]
+
+    def _journal(self, number: int) -> Journal:
+        """What was answered before in a round, and where answers are kept: all that its policies say until it is whole."""
+        found = self.ranks.same(self.at_work.answers(number) if self.ranks.rank == 0 else {})
+        version = repr(sorted(self.learners.versions().items()))
+        return Journal(found, lambda answer: self.at_work.keep(number, answer), version, tokens=True)
 
     def _rollout(self, name: str, number: int, index: int, seats: tuple[Speaker, ...], text: str | None = None) -> Rollout:
         config, place = self.config, (number - 1) * self.config.conversation.count + index
@@ -122,7 +133,8 @@ class Talk:
 
     def flows(self, flows: Iterable[Flow[Any]]) -> bool:
         """Run flows to their end; False: a signal stopped them here or in another process."""
-        every = list(flows)
+        journal = self._journal(self.book.last + 1)
+        every = [journal.over(flow) for flow in flows]
         return self._together(self._scheduler(len(every)).run, every)
 
     def stop(self) -> bool:

@@ -30,6 +30,8 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from expertchat.backends.decoding import body
+from expertchat.config import ConfigError
+from expertchat.jsonl import WriteError, saving
 from expertchat.records import Figure, PreferencePair
 from expertchat.training.config import TrainConfig
 from expertchat.training.fused import exact_replies
@@ -218,17 +220,27 @@ class Updater:
         """Optimizer and scheduler state into one file, whole or not at all."""
         state = {"optimizer": self.optimizer.state_dict(), "scheduler": {"last_epoch": self.scheduler.last_epoch}, "scale": self.scale}
         state["steady"] = self.steady.state()
-        torch.save(state, path.with_suffix(".new"))
-        os.replace(path.with_suffix(".new"), path)
+        new = path.with_suffix(".new")
+        try:
+            with saving(path):
+                torch.save(state, new)
+                os.replace(new, path)
+        except WriteError:
+            new.unlink(missing_ok=True)
+            raise
 
     def load(self, path: Path) -> None:
-        """Take over what `save` wrote: the next step is the one that would have come."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self.scale = state["scale"]
-        if "steady" in state:  # older folders have none
-            self.steady.restore(state["steady"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
+        """Take over what `save` wrote: the next step is the one that would have come. Raises ConfigError where the file is not whole."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            last, scale = int(state["scheduler"]["last_epoch"]), float(state["scale"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if "steady" in state:  # older folders have none
+                self.steady.restore(state["steady"])
+        except Exception as error:  # of an archive, a pickle, a dictionary: whatever a damaged file makes of itself
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ConfigError(f"{path} is damaged or missing ({lines[0][:200]})") from None
+        self.scale, self.scheduler.last_epoch = scale, last
 
 
 class _RoundTrainer(SharedUpdate, DPOTrainer):

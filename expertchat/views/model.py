@@ -177,6 +177,7 @@ class RunState:
     training: Training | None = None  # of a run in rounds
     told: list[Told] = field(default_factory=list)  # what the newest event finished
     unfold: bool = False  # show what is thought, not only how much
+    _round: int | None = None  # whose conversations are shown
     _unseen: int = 0  # conversations finished before this view began
     _tokens_before: int = 0  # tokens of earlier, broken-off runs in the same folder
     _turns_before: int = 0
@@ -249,7 +250,7 @@ class RunState:
             case RunStarted():
                 self._start(event)
             case RoundStarted():
-                self._begin_round()
+                self._begin_round(event.round)
             case PhaseStarted():
                 if event.phase != "talking":  # no dialogue of an earlier phase goes on
                     for name in list(self.conversations):
@@ -280,8 +281,11 @@ class RunState:
         for conversation in self.conversations.values():
             conversation.streaming = None
 
-    def _begin_round(self) -> None:
-        """Forget the conversations of the round before, names and all: a long run has many."""
+    def _begin_round(self, number: int) -> None:
+        """Forget the conversations of the round before, names and all: a long run has many. One that was broken off goes on."""
+        if number == self._round:
+            return
+        self._round = number
         self.conversations.clear()
         self.released.clear()
         self.judged.clear()
