@@ -116,7 +116,9 @@ def _submit(arguments: list[str]) -> int:
 def _prepare(job: Job) -> None:
     """Say which job of a sweep begins; without a model of the hub, nothing asks the network."""
     if job.jobs > 1:
-        _say(f"[{job.number + 1}/{job.jobs}] {' '.join(job.overrides)}")
+        from expertchat.redaction import hide_words
+
+        _say(f"[{job.number + 1}/{job.jobs}] {' '.join(hide_words(job.overrides))}")
     if not job.hub:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -302,10 +304,11 @@ def _complain(problems: list[str]) -> None:
 
 
 def _say(text: object) -> None:
-    """Tell the user, beside what a view draws: clean, for an error may quote what a file or a model holds."""
+    """Tell the user, beside what a view draws: clean, for an error may quote what a file or a model holds, and without secrets."""
+    from expertchat.redaction import hide
     from expertchat.text import clean
 
-    print(clean(str(text)), file=sys.stderr, flush=True)
+    print(clean(hide(str(text))), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

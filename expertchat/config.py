@@ -185,6 +185,14 @@ class TopicsConfig(Group):
         return self
 
 
+RESERVED = ("analysis", "wim", "reward")  # names of a judgement's other records: no categories
+
+
+def may_name(category: str) -> bool:
+    """Whether a category can be called so: its name is a part of its records' ids."""
+    return category not in RESERVED and "/" not in category and bool(category.strip())
+
+
 class WimConfig(Group):
     enabled: bool = True
     wording: WimWording = "missing"
@@ -212,6 +220,7 @@ class JudgingConfig(Group):
         problems = []
         if not self.categories:
             problems.append("judging.categories is empty: name at least one category")
+        problems += [f"judging.categories: {name!r} cannot be a category's name; rename it" for name in self.categories if not may_name(name)]
         unknown = sorted(set(self.weights) - set(self.categories))
         if unknown:
             problems.append(f"judging.weights names {unknown}, which are not in judging.categories {sorted(self.categories)}")
@@ -222,7 +231,7 @@ class JudgingConfig(Group):
         if self.z > 0 and not self.wim.enabled:
             problems.append("judging.z > 0 needs judging.wim.enabled=true")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -239,14 +248,14 @@ class EngineConfig(Group):
     """How the machine is used; what is null is found out when the models are loaded."""
 
     max_batch: int | None = Field(default=None, ge=1)
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)  # torch would crash at millions of them
     cache_gib: float | None = Field(default=None, ge=0)
 
 
 class RunConfig(Group):
     """`dir`: the run folder; unset, a new one under runs/."""
 
-    dir: Text | None = None
+    dir: Text | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
@@ -373,13 +382,36 @@ def validate(model: type[G], values: Mapping[str, Any]) -> G:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([_problem(model, detail) for detail in error.errors(include_url=False)]) from None
+        raise ConfigError([line for detail in error.errors(include_url=False) for line in _problems(model, detail)]) from None
 
 
 def near(word: str, known: Iterable[str]) -> str:
     """"; did you mean X?" for a mistyped word, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word, [one for one in known if one != word], n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def near_key(key: str, known: Iterable[str]) -> str:
+    """The same for a dotted key: another one of as many parts, each of them alike, or its own last part in another group."""
+    parts = key.split(".")
+
+    def likeness(other: str) -> float:
+        theirs = other.split(".")
+        if len(theirs) != len(parts):
+            return 0.9 if theirs[-1] == parts[-1] and len(parts) == 1 else 0.0
+        each = [difflib.SequenceMatcher(None, one, two).ratio() for one, two in zip(parts, theirs, strict=True)]
+        return sum(each) / len(each) if min(each) >= 0.6 else 0.0
+
+    best = max((one for one in known if one != key), key=likeness, default="")
+    return f"; did you mean {best}?" if best and likeness(best) else ""
+
+
+def _problems(model: type[BaseModel], detail: Any) -> list[str]:
+    """What one error of pydantic says; a check of a whole group says all that is wrong with it, a line each."""
+    place = ".".join(str(part) for part in detail["loc"])
+    first, *more = _problem(model, detail).split("\n") if detail["type"] == "value_error" else [_problem(model, detail)]
+    lines = [first.removeprefix(f"{place}: ") if place and first.startswith(f"{place}: {place}.") else first, *more]
+    return lines
 
 
 def _problem(model: type[BaseModel], detail: Any) -> str:
@@ -393,7 +425,12 @@ def _problem(model: type[BaseModel], detail: Any) -> str:
     if detail["type"] == "model_type":
         return f"{place}: is a group with the keys {', '.join(_fields(model, detail['loc']))}, not {detail['input']!r}"
     if detail["type"] == "string_pattern_mismatch":
-        message = f"must be {detail['ctx']['pattern'].strip('^$()')}"
+        *some, last = detail["ctx"]["pattern"].strip("^$()").replace(r"cuda(:\d+)?", "cuda|cuda:1").split("|")
+        message = f"must be {', '.join(some)} or {last}"
+    if detail["type"] == "string_too_short" or (detail["type"] == "too_short" and detail["input"] == ""):
+        return f"{place}: is empty; give it a value"
+    if detail["type"] == "list_type":
+        message = f"must be a list, {place}=[...]"
     if isinstance(detail["input"], dict | BaseModel) or not place:
         return f"{place}: {message}" if place else message
     return f"{place}: {message}, but is {detail['input']!r}"

@@ -342,11 +342,16 @@ def _gone(path: Path) -> bool:
     return False
 
 
-def replace(path: Path, text: str, sync: bool = False) -> None:
-    """Write a whole file so that readers see either the old or the new one. With `sync` it also survives a power cut."""
+def replace(path: Path, text: str, sync: bool = False, mode: int | None = None) -> None:
+    """Write a whole file so that readers see either the old or the new one. With `sync` it also survives a power cut.
+
+    `mode`: its permissions, from before its first byte on and whatever the umask is (0o600: nobody else reads it).
+    """
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK, 0o666), "w", encoding="utf-8") as file:
+        with open(new, "w", encoding="utf-8", opener=_no_link if mode is None else private) as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(text)
             if sync:
                 file.flush()
@@ -368,6 +373,15 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: what is made is its owner's alone, whatever the umask is."""
+    return os.open(path, flags | NO_LINK, 0o600)
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | NO_LINK, 0o666)
 
 
 def _writer(beat: Beat) -> str:

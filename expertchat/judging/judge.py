@@ -18,8 +18,6 @@ from expertchat.likeness import blank
 from expertchat.records import Message, Rating, Reward, Speaker, Transcript, Wim, other
 from expertchat.scheduler import Announce, Ask, Flow, together
 
-RESERVED = ("analysis", "wim", "reward")  # names that a category may not have, because ids end with them
-
 Judged = Rating | Wim | Reward
 
 

@@ -12,10 +12,14 @@ from typing import Any, TypeVar
 
 import yaml
 
+from expertchat.checks.commands import problems_of as problems_before
+from expertchat.checks.places import new_folder_problem
 from expertchat.compose import load
 from expertchat.config import ConfigError, near
 from expertchat.folder import differences
 from expertchat.frozen import freeze
+from expertchat.launch import without_secrets
+from expertchat.overrides import mended
 from expertchat.run import run_folder
 from expertchat.slurm.array import Array, overrides, parse, task_folder
 from expertchat.slurm.checks import check_all, duration
@@ -32,7 +36,8 @@ Show = Callable[[dict[str, Any]], None]
 
 def run_submit(arguments: Sequence[str], show: Show) -> int:
     """Check, write, submit, show the job. Returns 0; raises ConfigError with everything that is wrong."""
-    options = parser().parse_intermixed_args(list(arguments))
+    arguments = without_secrets([mended(word) for word in arguments])
+    options = parser().parse_intermixed_args(arguments)
     if options.multirun:
         raise ConfigError("submit takes one run: --array N spreads it; a sweep goes through `COMMAND -m hydra/launcher=submitit_slurm ...`")
     wanted = _wanted(options, ["expertchat", "submit", *arguments])
@@ -49,7 +54,8 @@ def run_submit(arguments: Sequence[str], show: Show) -> int:
 def parser() -> argparse.ArgumentParser:
     """The flags of submit."""
     about = "Submit a run as a job that goes on by itself; prints its id and returns."
-    found = argparse.ArgumentParser("expertchat submit", description=about)
+    usage = "expertchat submit COMMAND [KEY=VALUE ...] [--array N[%%M]] [--spread topics|seeds] [--after JOB] [--dry-run] [--force]"
+    found = argparse.ArgumentParser("expertchat submit", usage=usage, description=about)
     found.add_argument("command", metavar="COMMAND", help=" or ".join(COMMANDS))
     found.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the command's config, and cluster=NAME or cluster.KEY=VALUE")
     found.add_argument("--dry-run", action="store_true", help="only write the script and the config into the run folder")
@@ -112,6 +118,7 @@ def _in(config: Any, folder: Path) -> Any:
 def _check(wanted: Wanted, force: bool) -> None:
     """Raise ConfigError for what would fail; fill `checked`."""
     problems = [*_folder_problems(wanted), *_launch_problems(wanted)]
+    problems += problems_before(wanted.command, wanted.config, here=False)
     share = 1 / wanted.array.tasks if wanted.array is not None and wanted.array.spread == "topics" else 1.0
     wanted.checked = check_all(wanted.command, wanted.config, wanted.cluster, wanted.ranks, wanted.folder.parent, share)
     problems += wanted.checked.problems
@@ -143,6 +150,8 @@ def _folder_problems(wanted: Wanted) -> list[str]:
     folder, array = wanted.folder, wanted.array
     if re.search(r'["\\\x00-\x1f\x7f]', str(folder)):
         return [f"run.dir: {str(folder)!r} has a character that a job's script cannot hold (quote, backslash, end of line); name another"]
+    if problem := new_folder_problem("run.dir", folder):
+        return [problem]
     if not folder.exists():
         return []
     if is_failed(end := read_summary(folder)):
