@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,11 +38,12 @@ def load_weights(
     quantization: str = "none",
     device_map: dict[str, int | str] | None = None,
     linear_experts: bool | None = None,
+    accept: Callable[[Any], object] = lambda tokenizer: None,
 ) -> Loaded:
     """Load a checked model folder, or a GGUF file. Raises ConfigError with one message.
 
     `device_map`: which part goes where, overriding `device`'s own spread; `linear_experts`: Mixtral's experts as linear layers (None: where
-    they are quantised).
+    they are quantised). `accept` is given the tokenizer, before the weights are read; it may raise ConfigError.
     """
     where, device_note = choose_device(device)
     parameters = parameters_of(folder)
@@ -76,11 +78,14 @@ def load_weights(
         _check_experts(settings, set(tensor_shapes(folder)), name, folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        accept(tokenizer)
         model, report = _linear_mixtral(folder, settings, arguments, linear) if mixtral else _any(folder, arguments)
     except torch.cuda.OutOfMemoryError:
         raise ConfigError(
             f"model {name}: does not fit into the memory of {where}; set quantization=nf4, device=balanced or a smaller model"
         ) from None
+    except ConfigError:
+        raise
     except Exception as error:  # whatever a broken folder makes the loaders raise, the user gets one message
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"model {name} ({folder}): cannot be loaded: {lines[0]}; download it again or name another model") from None
