@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AddedToken, LlamaConfig, LlamaForCausalLM
 
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.rendering import Renderer
+from expertchat.backends.vocabulary import Vocabulary
 from expertchat.config import ConfigError
 from expertchat.experts.registry import make_expert
 from expertchat.judging.view import Judgement
@@ -169,6 +173,48 @@ def test_softening_ends(token: str) -> None:
         once = renderer.plain(text)
         assert renderer.plain(once) == once and len(once) == len(text)
         assert not {*words.convert_tokens_to_ids(list(IM))} & {*renderer.ids(once)}
+
+
+WORDS = ("User:", "Helper:", "Rules:", " Human:", " ки")
+PIECES = [*IM, *WORDS, "!", "User", ":", " ", "\n", "a", "Hi", "ки", "\ufdd0", "\ufdd2", "3", "\ufdd1", "é", "‹", "<|"]
+TEXTS = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS)
+def test_any_text_is_ordinary_text_and_stays_as_it_is(text: str) -> None:
+    """Between a template's tokens: none of them is in it, and its words come back, save the signs of markup and what is no character."""
+    renderer = worded()
+    begin, user, *more = renderer.tokenizer.convert_tokens_to_ids(["<|im_start|>", "User:", "Helper:", " Human:", " ки"])
+    ids = renderer.encode([Message("user", f"x{text}x")])
+    assert (ids.count(begin), ids.count(user)) == (0, 1) and all(ids.count(i) == (i == more[0]) for i in more)
+    shown = renderer.text([Message("user", f"x{text}x")])
+    assert renderer.tokenizer.decode(ids) == shown and "User: x" + renderer.plain(text).translate(NO_MARKS) + "x<|im_end|>" in shown
+    if not any(word in text for word in renderer.vocabulary.words):  # the second tokenizer reads as the first one does
+        assert renderer.ids(text) == renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+NO_MARKS = dict.fromkeys(map(ord, "\ufdd0\ufdd1\ufdd2"))
+
+
+@lru_cache
+def worded() -> Renderer:
+    return Renderer(Form(FORMS["roles_are_words"].template, (*IM, *WORDS), pad="!").tokenizer(), "m")
+
+
+def test_the_words_of_a_vocabulary_of_pieces() -> None:
+    """In a unigram vocabulary the model itself would find the piece that is the token: it is taken out there too."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [(letter, -8.0) for letter in "▁abcdefghijklmnopqrstuvwxyzUH:.!"]
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("User:", 0.0), *letters, ("▁they", -3.0)], unk_id=0))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", additional_special_tokens=["User:", "</s>"])
+    vocabulary = Vocabulary(words)
+    (user,) = words("User:", add_special_tokens=False)["input_ids"]
+    (ids,) = vocabulary.ids([vocabulary.written("User:" + vocabulary.marked("User: they fish.") + "</s>")])
+    assert ids.count(user) == 1 and ids[0] == user and words.decode(ids[1:-1]) == "User: they fish."
 
 
 def test_html_is_text_where_a_vocabulary_has_it() -> None:

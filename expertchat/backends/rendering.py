@@ -43,8 +43,9 @@ class Renderer:
             rendered = self.template.render([Message(m.role, self._content(m.content)) for m in messages], True)
         except Exception as error:  # a template may raise anything
             roles = ", ".join(message.role for message in messages)
+            said = one_line(str(error))
             raise ConfigError(
-                f"{self.name}: its chat template refuses the roles {roles} ({one_line(str(error))}); set the model's own family, or family=auto"
+                f"{self.name}: its chat template refuses the roles {roles} ({said}); set the model's own family, or family=auto"
             ) from None
         begun = self.form.before_prefix + self.vocabulary.marked(self.plain(prefix)) if prefix else ""
         return self.vocabulary.written(rendered + self.form.added + begun)
