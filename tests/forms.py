@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from tests import tiny
@@ -70,6 +71,21 @@ def _file(kind: str, **more: Any) -> Form:
     return Form(text, tokens, special["bos_token"], special["eos_token"], **more)
 
 
+def _odd(name: str) -> str:
+    """A template that can be put onto a copy of a real model too (see `put_on`)."""
+    return (tiny.TEMPLATES / "odd" / f"{name}.jinja").read_text("utf-8")
+
+
+def put_on(model: Path, name: str, folder: Path) -> Path:
+    """A model's folder again (its files linked) in `folder`, with an odd template."""
+    folder.mkdir(parents=True)
+    for file in model.iterdir():
+        if file.name != "chat_template.jinja":
+            (folder / file.name).symlink_to(file.resolve())
+    (folder / "chat_template.jinja").write_text(_odd(name), "utf-8")
+    return folder
+
+
 def _header(role: str, after: str = "") -> str:
     return f"<|start_header_id|>{role}<|end_header_id|>\n\n{after}"
 
@@ -84,7 +100,8 @@ PUBLISHED: dict[str, Form] = {
     "llama3": _file("llama3", begins=_header("assistant"), end="<|eot_id|>"),
     "llama3_1": _file("llama3_1", begins=_header("assistant"), end="<|eot_id|>"),
     "mistral_v1": Form(
-        ALTERNATE + NO_SYSTEM + "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+        ALTERNATE + NO_SYSTEM + "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
+        "{{ '[INST] ' + m['content'] + ' [/INST]' }}"
         "{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}",
         ("<s>", "</s>", "<unk>"), "<s>", "</s>", system=False, alternation=True, begins=" [/INST]", end="</s>",
     ),
@@ -96,7 +113,8 @@ PUBLISHED: dict[str, Form] = {
     ),
     "mistral_v7": Form(
         ALTERNATE + "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + m['content'] + "
-        "'[/SYSTEM_PROMPT]' }}{% elif m['role'] == 'user' %}{{ '[INST]' + m['content'] + '[/INST]' }}{% else %}{{ m['content'] + eos_token }}"
+        "'[/SYSTEM_PROMPT]' }}{% elif m['role'] == 'user' %}{{ '[INST]' + m['content'] + '[/INST]' }}"
+        "{% else %}{{ m['content'] + eos_token }}"
         "{% endif %}{% endfor %}",
         ("<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "<s>", "</s>", alternation=True, begins="[/INST]",
         end="</s>",
@@ -114,7 +132,8 @@ PUBLISHED: dict[str, Form] = {
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}{% elif m['role'] == 'user' %}"
         "{{ '<｜User｜>' + m['content'] }}{% else %}{{ '<｜Assistant｜>' + m['content'].split('</think>')[-1] + '<｜end｜>' }}{% endif %}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}",
-        ("<｜begin｜>", "<｜end｜>", "<｜User｜>", "<｜Assistant｜>"), "<｜begin｜>", "<｜end｜>", begins="<｜Assistant｜><think>\n\n</think>\n\n",
+        ("<｜begin｜>", "<｜end｜>", "<｜User｜>", "<｜Assistant｜>"), "<｜begin｜>", "<｜end｜>",
+        begins="<｜Assistant｜><think>\n\n</think>\n\n",
         end="<｜end｜>", noted=("begins every answer inside a thinking block",),
     ),
     "v3_1": Form(
@@ -122,7 +141,8 @@ PUBLISHED: dict[str, Form] = {
         "{% if m['role'] == 'system' %}{{ m['content'] }}{% elif m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}"
         "{% else %}{{ '<｜Assistant｜></think>' + m['content'] + '<｜end｜>' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<｜Assistant｜>' + ('<think>' if thinking else '</think>') }}{% endif %}",
-        ("<｜begin｜>", "<｜end｜>", "<｜User｜>", "<｜Assistant｜>"), "<｜begin｜>", "<｜end｜>", begins="<｜Assistant｜></think>", end="<｜end｜>",
+        ("<｜begin｜>", "<｜end｜>", "<｜User｜>", "<｜Assistant｜>"), "<｜begin｜>", "<｜end｜>",
+        begins="<｜Assistant｜></think>", end="<｜end｜>",
         noted=(r"asked not to think .*thinking=False",),
     ),
     "glm": Form(
@@ -139,7 +159,8 @@ PUBLISHED: dict[str, Form] = {
         begins="<start_of_turn>model\n", end="<end_of_turn>",
     ),
     "gemma3": Form(  # strings or parts; the system text begins the first user message
-        ALTERNATE + "{{ bos_token }}{% for m in rest %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' }}"
+        ALTERNATE + "{{ bos_token }}{% for m in rest %}"
+        "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' }}"
         "{% if loop.first and messages|length != rest|length %}{{ (messages[0]['content'] if messages[0]['content'] is string else "
         "messages[0]['content'][0]['text']) + '\n\n' }}{% endif %}{% if m['content'] is string %}{{ m['content'] | trim }}{% else %}"
         "{% for part in m['content'] %}{{ part['text'] | trim }}{% endfor %}{% endif %}{{ '<end_of_turn>\n' }}{% endfor %}"
@@ -202,17 +223,21 @@ PUBLISHED: dict[str, Form] = {
         ("<|endoftext|>", ">>TITLE<<", ">>QUESTION<<"), None, "<|endoftext|>", begins="\nAssistant:", end=None,
     ),
     "open_assistant": Form(
-        "{% for m in messages %}{{ {'user': '<|prompter|>', 'assistant': '<|assistant|>', 'system': '<|system|>'}[m['role']] + m['content'] "
+        "{% for m in messages %}"
+        "{{ {'user': '<|prompter|>', 'assistant': '<|assistant|>', 'system': '<|system|>'}[m['role']] + m['content'] "
         "+ eos_token }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
         ("<|prompter|>", "<|assistant|>", "<|system|>", "<|endoftext|>", "<|padding|>"), "<|endoftext|>", "<|endoftext|>", "<|padding|>",
         begins="<|assistant|>", end="<|endoftext|>",
     ),
     "smollm": _file("smollm"),
     "harmony": Form(
-        "{{ '<|start|>system<|message|>You are a model.\nCurrent date: ' + strftime_now('%Y-%m-%d') + '\nReasoning: ' + (reasoning_effort if "
+
+               "{{ '<|start|>system<|message|>You are a model.\nCurrent date: ' + strftime_now('%Y-%m-%d') + '\nReasoning: ' + "
+        "(reasoning_effort if "
         "reasoning_effort is defined else 'medium') + '<|end|>' }}{% for m in messages %}{% if m['role'] == 'system' %}"
         "{{ '<|start|>developer<|message|># Instructions\n\n' + m['content'] + '<|end|>' }}{% elif m['role'] == 'user' %}"
-        "{{ '<|start|>user<|message|>' + m['content'] + '<|end|>' }}{% else %}{{ '<|start|>assistant<|channel|>final<|message|>' + m['content'] "
+        "{{ '<|start|>user<|message|>' + m['content'] + '<|end|>' }}{% else %}"
+        "{{ '<|start|>assistant<|channel|>final<|message|>' + m['content'] "
         "+ ('<|return|>' if loop.last and not add_generation_prompt else '<|end|>') }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}",
         ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>"), None, "<|return|>",
@@ -220,7 +245,8 @@ PUBLISHED: dict[str, Form] = {
     ),
     "magistral": Form(
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + m['content'] + '[/SYSTEM_PROMPT]' }}"
-        "{% elif m['role'] == 'user' %}{{ '[INST]' + m['content'] + '[/INST]' }}{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}"
+        "{% elif m['role'] == 'user' %}{{ '[INST]' + m['content'] + '[/INST]' }}{% else %}"
+        "{{ m['content'] + eos_token }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ '[THINK]' }}{% endif %}",
         ("<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[THINK]", "[/THINK]"), "<s>", "</s>",
         begins="[/INST][THINK][/THINK]", end="</s>", noted=("ended at once",),
@@ -228,26 +254,19 @@ PUBLISHED: dict[str, Form] = {
 }  # fmt: skip
 
 ODD: dict[str, Form] = {
-    "parts": Form(
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}"
-        "{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}" + BEGIN,
-        noted=("takes the text of assistant and system and user as a list of parts",),
-    ),
+    "parts": Form(_odd("parts"), noted=("takes the text of assistant and system and user as a list of parts",)),
     "parts_of_the_user": Form(
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'user' %}{{ m['content'][0]['text'] }}{% else %}"
         "{{ m['content'] | trim }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}" + BEGIN,
         noted=("takes the text of user as a list of parts",),
     ),
-    "no_gen": Form(LOOP, noted=(r"begins no answer; '<\|im_start\|>assistant\\n', seen",)),
+    "no_gen": Form(_odd("no_gen"), noted=(r"begins no answer; '<\|im_start\|>assistant\\n', seen",)),
     "no_gen_words": Form(
         "{% for m in messages %}{{ m['role'] | upper + ': ' + m['content'] + (eos_token if m['role'] == 'assistant' else '') + '\n' }}"
         "{% endfor %}",
         begins="ASSISTANT:", noted=("begins no answer; 'ASSISTANT:'",),
     ),
-    "raises_on_blank": Form(
-        "{% for m in messages %}{% if not m['content'] | trim %}{{ raise_exception('empty message') }}{% endif %}{% endfor %}" + LOOP + BEGIN,
-        noted=(r"refuses a blank message, in whose place stands \(no answer\)",),
-    ),
+    "raises_on_blank": Form(_odd("raises_on_blank"), noted=(r"refuses a blank message, in whose place stands \(no answer\)",)),
     "last_is_the_users": Form(
         "{% if messages[-1]['role'] != 'user' %}{{ raise_exception('the last message must be from the user') }}{% endif %}" + LOOP + BEGIN,
         noted=("refuses a last message of the assistant",),
@@ -272,8 +291,7 @@ ODD: dict[str, Form] = {
         LOOP.replace("messages %}", "messages if m['role'] != 'system' %}") + BEGIN, system=False,
     ),
     "opens_think": Form(
-        LOOP + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}",
-        begins="<|im_start|>assistant\n<think>\n\n</think>\n\n", noted=("ended at once",),
+        _odd("opens_think"), begins="<|im_start|>assistant\n<think>\n\n</think>\n\n", noted=("ended at once",),
     ),
     "swallows_the_assistant": Form(
         LOOP.replace("messages %}", "messages if m['role'] != 'assistant' %}") + BEGIN,

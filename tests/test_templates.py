@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +39,15 @@ WORKING = [name for name, form in FORMS.items() if not form.refused]
 PAIRS = PairsConfig(mode="all", min_margin=0.0, length_ratio=1.0, max_lag=0, cut="no_end")
 BLANK = Turn(speaker="b", text="")
 SAID = Turn(speaker="a", text="Hi! Say <b>it</b>.")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_objects() -> Iterator[None]:
+    """Each update collects garbage: not through all that was imported, forty times."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @lru_cache

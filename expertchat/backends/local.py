@@ -120,8 +120,16 @@ class LocalBackend:
         **more: Any,
     ) -> LocalBackend:
         """Load a checked model folder; `more` goes to the constructor. Raises ConfigError with one message."""
+        thinking = more.get("thinking", False)
         loaded = load_weights(
-            folder, name, dtype=dtype, device=device, attention=attention, quantization=quantization, device_map=device_map
+            folder,
+            name,
+            dtype=dtype,
+            device=device,
+            attention=attention,
+            quantization=quantization,
+            device_map=device_map,
+            accept=lambda tokenizer: Renderer(tokenizer, name, thinking),
         )
         return cls(loaded.model, loaded.tokenizer, name, seed, notes=[*loaded.notes, *more.pop("notes", ())], **more)
 
@@ -324,12 +332,12 @@ def _end_ids(model: Any, tokenizer: Any, renderer: Renderer, stop_tokens: Sequen
     added = tokenizer.added_tokens_decoder
     words = [i for i in configured if i not in added and i != tokenizer.eos_token_id]
     said = [f"token {i} ({tokenizer.convert_ids_to_tokens(i)!r})" for i in words]
-    notes = [f"{renderer.name}: {token}, by its config an end, is an ordinary word and ends nothing" for token in said]
+    notes = [f"{token}, by its config an end, is an ordinary word and ends nothing" for token in said]
     vocabulary = tokenizer.get_vocab()
     family = [vocabulary[token] for token in stop_tokens if token in vocabulary]
     found = [tokenizer.eos_token_id, *(i for i in configured if i not in words), renderer.end_token(), *family]
     ids = tuple(dict.fromkeys(i for i in found if i is not None))
     if not ids:
         where = "its tokenizer, its generation_config.json or its chat template"
-        notes.append(f"{renderer.name}: no end token is known to {where}, so every reply runs to max_new_tokens")
+        notes.append(f"no end token is known to {where}, so every reply runs to max_new_tokens")
     return ids, notes

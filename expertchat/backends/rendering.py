@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
 from expertchat.backends.template import Template, probe
 from expertchat.backends.vocabulary import Vocabulary
 from expertchat.config import ConfigError
 from expertchat.records import Message
+from expertchat.text import one_line
 
 REMEMBERED = 512  # encoded chats
 
@@ -42,10 +41,11 @@ class Renderer:
         """The same in the form that `ids` reads: it differs where the template has tokens that are plain words. Raises ConfigError."""
         try:
             rendered = self.template.render([Message(m.role, self._content(m.content)) for m in messages], True)
-        except TemplateError as error:
+        except Exception as error:  # a template may raise anything
             roles = ", ".join(message.role for message in messages)
+            said = one_line(str(error))
             raise ConfigError(
-                f"{self.name}: its chat template refuses the roles {roles} ({error}); set the model's own family, or family=auto"
+                f"{self.name}: its chat template refuses the roles {roles} ({said}); set the model's own family, or family=auto"
             ) from None
         begun = self.form.before_prefix + self.vocabulary.marked(self.plain(prefix)) if prefix else ""
         return self.vocabulary.written(rendered + self.form.added + begun)

@@ -165,7 +165,7 @@ def probe(template: Template) -> Form:
         lead=lead,
         tails=tails,
         headers="\n".join(piece[-40:] for piece in pieces),
-        notes=tuple(f"{template.name}: {note}" for note in _notes(template, header, closing, all(blank), len(tails))),
+        notes=tuple(_notes(template, header, closing, final, all(blank), len(tails))),
     )
 
 
@@ -201,7 +201,7 @@ def _around(template: Template, prompt: str) -> tuple[str, tuple[str, ...]]:
     return next((lead for lead in leads if not lead.strip()), ""), tuple(tails)
 
 
-def _notes(template: Template, header: str, closing: str, blank: bool, tails: int) -> list[str]:
+def _notes(template: Template, header: str, closing: str, final: str, blank: bool, tails: int) -> list[str]:
     notes = []
     if template.parts:
         notes.append(f"its chat template takes the text of {' and '.join(sorted(template.parts))} as a list of parts, and is given it so")
@@ -218,7 +218,7 @@ def _notes(template: Template, header: str, closing: str, blank: bool, tails: in
         notes.append(f"asked {'' if template.thinking else 'not '}to think by its chat template's {told}")
     if closing and not template.thinking:
         notes.append("its chat template begins every answer inside a thinking block, which is ended at once (thinking=false)")
-    if template.thinking and not (closing or template.switches):
+    if template.thinking and not (closing or final or template.switches):
         notes.append("thinking=true, but its chat template has no switch for it: it thinks, or not, of itself")
     return notes
 

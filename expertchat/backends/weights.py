@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,11 +39,12 @@ def load_weights(
     quantization: str = "none",
     device_map: dict[str, int | str] | None = None,
     linear_experts: bool | None = None,
+    accept: Callable[[Any], object] = lambda tokenizer: None,
 ) -> Loaded:
     """Load a checked model folder, or a GGUF file. Raises ConfigError with one message.
 
     `device_map`: which part goes where, overriding `device`'s own spread; `linear_experts`: Mixtral's experts as linear layers (None: where
-    they are quantised).
+    they are quantised). `accept` is given the tokenizer, before the weights are read; it may raise ConfigError.
     """
     where, device_note = choose_device(device)
     parameters = parameters_of(folder)
@@ -82,6 +84,7 @@ def load_weights(
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever a broken folder makes the loaders raise, the user gets one message
         raise ConfigError(f"model {name} ({folder}): {tokenizer_failure(error)}") from None
+    accept(tokenizer)
     try:
         model, report = _linear_mixtral(folder, settings, arguments, linear) if mixtral else _any(folder, arguments)
     except Exception as error:

@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from expertchat.backends.folders import tensor_shapes
+from expertchat.backends.rendering import Renderer
+from expertchat.config import ConfigError
 
 Shapes = dict[str, tuple[int, ...]]
 _QUANTISED = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4", ".SCB", ".weight_format")
@@ -68,4 +70,8 @@ def tokenizer_problem(folder: Path) -> str | None:
         return f"its tokenizer cannot be loaded ({lines[0]}); download the model again"
     if not tokenizer.chat_template:
         return "its tokenizer has no chat template: this is a base model; take its instruct version, or add a chat_template.jinja"
+    try:
+        Renderer(tokenizer, folder.name)
+    except ConfigError as error:
+        return error.problems[0].partition(": ")[2]
     return None
