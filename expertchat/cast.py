@@ -128,6 +128,7 @@ def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:
 
     paths = ["embedded:" if model.family == "world" else model.path for model in seats_of(config).values()]  # also a merged one
     embedder = load_embedder(config.embedder, paths, announce)
+    embedder.say = lambda text: hub.send(Note(text=text, level="warning"))
     return embedder
 
 

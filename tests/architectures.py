@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ _LATENT = {
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", _LLAMA),
     "llama_tied": ("llama", _LLAMA | {"tie_word_embeddings": True}),
-    "mistral": ("mistral", _LLAMA | {"sliding_window": None}),
     "mistral_slides": ("mistral", _LLAMA | {"sliding_window": WINDOW}),
     "mixtral": ("mixtral", _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
     "qwen2": ("qwen2", _LLAMA),
@@ -57,7 +56,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_position_embeddings": CONTEXT, "init_std": 0.3}),
     "falcon": ("falcon", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "multi_query": True, "alibi": False,
                "new_decoder_architecture": False, "max_position_embeddings": CONTEXT, "initializer_range": 0.3}),
-    "stablelm": ("stablelm", _LLAMA),
     "cohere": ("cohere", _LLAMA | {"logit_scale": 0.25}),
     "smollm3": ("smollm3", _LLAMA),
     "gpt_oss": ("gpt_oss", _LLAMA | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW}),
@@ -71,7 +69,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def model_of(name: str, seed: int = 0) -> Any:
     """The random model of a kind."""
     import torch

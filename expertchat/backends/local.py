@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from transformers import GenerationConfig
 
-from expertchat.backends import architecture, plain
+from expertchat.backends import architecture, claims, plain
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, Lane, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.backends.contrastive import ContrastiveLane
 from expertchat.backends.decoding import NotFinite, uniforms
@@ -78,18 +78,24 @@ class LocalBackend:
     ) -> None:
         self.model, self.tokenizer, self.seed = model.eval(), tokenizer, seed
         self.renderer, self.pieces = Renderer(tokenizer, name, thinking), Pieces(tokenizer)
-        self.end_ids = _end_ids(model, tokenizer, self.renderer, stop_tokens)
-        self.pad_id = next(i for i in (tokenizer.pad_token_id, *self.end_ids, 0) if i is not None)
+        ends, rows = _end_ids(model, tokenizer, self.renderer, stop_tokens), claims.embedding_rows(model)
+        notes = [*notes, *claims.unusable_ids(ends, tokenizer.pad_token_id, rows)]
+        self.end_ids = tuple(i for i in ends if 0 <= i < rows)
+        self.pad_id = next(i for i in (tokenizer.pad_token_id, *self.end_ids, 0) if i is not None and 0 <= i < rows)
+        if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != self.pad_id:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.pad_id)  # which an update pads with
         # The model's own generation settings (repetition penalties, top-k, ...) would mix into every decoding that leaves them open.
         model.generation_config = GenerationConfig(pad_token_id=self.pad_id, eos_token_id=list(self.end_ids) or None)
         holds = architecture.holds(model.config)
-        notes = list(notes)
         if context_length and holds and context_length > holds:
             notes.append(f"context_length {context_length} is more than the {holds} tokens that the model was made for")
         made = make_engine(model, context_length or holds, None if cache_gib is None else int(cache_gib * GIB)) if engine else "not wanted"
         if isinstance(made, str) and engine:
             notes.append(f"no kept key/value caches, every prompt is computed anew: {made}")
         self.engine: Engine | None = None if isinstance(made, str) else made
+        if self.engine is None and not plain.ragged_rows_agree(model, self.pad_id, name):
+            notes.append("one row at a time: rows of different lengths that run together differ from single ones")
+            max_batch = 1
         self._max_batch = max_batch
         self.say: Callable[[str], None] = lambda text: None  # told what changes during a run
         self.info = ModelInfo(
@@ -119,7 +125,9 @@ class LocalBackend:
         loaded = load_weights(
             folder, name, dtype=dtype, device=device, attention=attention, quantization=quantization, device_map=device_map
         )
-        return cls(loaded.model, loaded.tokenizer, name, seed, notes=[*loaded.notes, *more.pop("notes", ())], **more)
+        made = cls(loaded.model, loaded.tokenizer, name, seed, notes=[*loaded.notes, *more.pop("notes", ())], **more)
+        claims.check(made.model, made.tokenizer, made.renderer, name, made.info.context_length, made._broken())
+        return made
 
     @property
     def device(self) -> str:
