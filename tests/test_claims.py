@@ -123,7 +123,10 @@ def test_the_tokenizer_of_a_larger_model(folder: Path, tmp_path: Path) -> None:
 # -- positions ----------------------------------------------------------------------------------------------------------
 
 
-TABLES = {"gpt2": "transformer.wpe", "opt": "model.decoder.embed_positions", "gptj": "transformer.h.0.attn.embed_positions", "mpt": "max_seq_len"}
+TABLES = {
+    "gpt2": "transformer.wpe", "opt": "model.decoder.embed_positions", "gptj": "transformer.h.0.attn.embed_positions",
+    "mpt": "max_seq_len",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "table"), TABLES.items())
