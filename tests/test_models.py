@@ -105,7 +105,7 @@ BREAKS: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: edit(folder / "config.json", lambda c: c.update(num_hidden_layers=3)), "lacks 9 of 30 tensors"),
     (lambda folder: edit(folder / "config.json", lambda c: c.update(num_hidden_layers=1)), "9 tensors that its config.json"),
     (lambda folder: edit(folder / "config.json", lambda c: c.update(intermediate_size=80)), "another size than config.json says"),
-    (lambda folder: edit(folder / "config.json", lambda c: c.update(model_type="lama")), "no model that transformers can build"),
+    (lambda folder: edit(folder / "config.json", lambda c: c.update(model_type="lama")), "does not know its architecture"),
     (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
     (hollow, "no chat template"),
 ]

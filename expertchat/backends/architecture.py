@@ -46,6 +46,14 @@ class Architecture(NamedTuple):
 
 def architecture(folder: Path, name: str) -> Architecture:
     """The architecture of a checked folder. Raises ConfigError where it is none of a language model that transformers has."""
+    found = find_architecture(folder)
+    if isinstance(found, str):
+        raise ConfigError(f"model {name} ({folder}): {found}")
+    return found
+
+
+def find_architecture(folder: Path) -> Architecture | str:
+    """The architecture of a folder with a config.json, or why it is none of a language model that transformers has."""
     settings = settings_of(folder)
     kind = settings.get("model_type")
     if kind == "mixtral_linear":
@@ -53,14 +61,14 @@ def architecture(folder: Path, name: str) -> Architecture:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever a broken config.json makes transformers raise
-        raise ConfigError(f"model {name} ({folder}): cannot be loaded: {_config_problem(settings, error)}") from None
+        return f"cannot be loaded: {_config_problem(settings, error)}"
     problem = _not_a_language_model(config, settings)
     if problem:
-        raise ConfigError(f"model {name} ({folder}): {problem}")
+        return problem
     found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     found = found[0] if isinstance(found, Sequence) else found
     if not issubclass(found, GenerationMixin):
-        raise ConfigError(f"model {name} ({folder}): {found.__name__} (model_type {kind}) cannot generate text: name a language model")
+        return f"{found.__name__} (model_type {kind}) cannot generate text: name a language model"
     return Architecture(config, found)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.backends.base import Embedding, EmbedRequest
+from expertchat.backends.claims import position_table
 from expertchat.backends.hardware import choose_device
+from expertchat.backends.unloadable import first_line, out_of_memory
 from expertchat.config import ConfigError
 from expertchat.text import sentences
 
@@ -20,14 +22,19 @@ class SentenceEmbedder:
     """Unit-length vectors. A text over the model's limit is split at sentences (at words, then at characters, where one is too long); its
     vector is the mean of the chunks' vectors weighted by their tokens, made unit length again.
 
-    `cache_size` texts are remembered.
+    `cache_size` texts are remembered. `notes`: what its folder claims and has not.
     """
 
-    def __init__(self, model: Any, name: str, batch_size: int = 64, cache_size: int = 20_000) -> None:
+    def __init__(self, model: Any, name: str, batch_size: int = 64, cache_size: int = 20_000, notes: Sequence[str] = ()) -> None:
         self.name, self.batch_size, self.cache_size = name, batch_size, cache_size
+        self.notes = list(notes)
         self._model = model
         special = len(model.tokenizer("", add_special_tokens=True)["input_ids"])
-        self.limit = max(1, (model.max_seq_length or model.tokenizer.model_max_length) - special)
+        claimed, held = model.max_seq_length or model.tokenizer.model_max_length, position_table(model, _words(model))
+        if held is not None and claimed > held[1]:
+            self.notes.append(f"embedder {name}: it claims {claimed} tokens, but has {held[1]} positions: chunks are as long as that")
+            claimed = model.max_seq_length = held[1]
+        self.limit = max(1, claimed - special)
         self._cache: OrderedDict[str, tuple[float, ...]] = OrderedDict()
 
     @classmethod
@@ -47,9 +54,17 @@ class SentenceEmbedder:
                 str(folder), device=where, trust_remote_code=False, local_files_only=True, model_kwargs=settings
             )
         except Exception as error:  # whatever a broken folder makes the loaders raise, the user gets one message
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ConfigError(f"embedder {name} ({folder}): cannot be loaded: {lines[0]}; download it again or set embedder.path") from None
-        return cls(model, name, batch_size)
+            raise ConfigError(f"embedder {name} ({folder}): cannot be loaded: {_cause(error, folder)}, or set embedder.path") from None
+        problem = _unfit(model)
+        if problem:
+            raise ConfigError(f"embedder {name} ({folder}): {problem}, or set embedder.path")
+        notes = []
+        if not (folder / "modules.json").is_file():
+            notes = [
+                f"embedder {name}: its folder has no modules.json, so it is a language model rather than a sentence embedder; the mean of "
+                "its last hidden states is taken, by which WIM scores mean little"
+            ]
+        return cls(model, name, batch_size, notes=notes)
 
     def embed(self, requests: Sequence[EmbedRequest]) -> list[Embedding]:
         """The vectors of the requests' texts, in their order."""
@@ -77,6 +92,46 @@ class SentenceEmbedder:
 
     def _count(self, text: str) -> int:
         return len(self._model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _cause(error: Exception, folder: Path) -> str:
+    """Why an embedder could not be loaded, and what to do first."""
+    if out_of_memory(error):
+        return "it does not fit into memory: set embedder.device=cpu"
+    if isinstance(error, ImportError):
+        return f"it needs a package that is not here ({first_line(error)}): install it"
+    if isinstance(error, PermissionError):
+        return f"{error.filename or 'a file'} may not be read: correct its permissions"
+    return f"{first_line(error)}: download it again"
+
+
+def _words(model: Any) -> Any:
+    """The embedding of tokens of the transformer in an embedder, or None."""
+    inner = next((part.auto_model for part in model if hasattr(part, "auto_model")), None)
+    return None if inner is None else inner.get_input_embeddings()
+
+
+def _unfit(model: Any) -> str | None:
+    """What an embedder's folder claims and does not hold, by one short pass; or None."""
+    words, tokenizer = _words(model), model.tokenizer
+    if not callable(tokenizer):
+        return f"is no transformer ({', '.join(type(part).__name__ for part in model)}), and no other embedder is run: name one"
+    tokens = max([len(tokenizer), *(i + 1 for i in getattr(tokenizer, "added_tokens_decoder", {}))])
+    if words is not None and tokens > (rows := words.weight.shape[0]):
+        return f"its tokenizer makes {tokens} tokens, but it has embeddings for {rows} only: use the tokenizer that belongs to it"
+    try:
+        vector = model.encode(["Herons fish."], show_progress_bar=False, convert_to_numpy=True)[0]
+    except Exception as error:  # whatever modules that do not fit together raise
+        parts = [type(part).__name__ for part in model]
+        if not any("Pooling" in part for part in parts):
+            return f"its modules.json names no pooling ({', '.join(parts)}), so it gives no vector for a text: name a sentence embedder"
+        return f"its first pass fails ({type(error).__name__}: {first_line(error)}): download it again"
+    sizes = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
+    if vector.ndim != 1 or (sizes() is not None and sizes() != len(vector)):
+        return f"it claims vectors of {sizes()} numbers, and gives {'x'.join(map(str, vector.shape))}: download it again"
+    if not all(map(math.isfinite, vector)) or not any(vector):
+        return f"its vectors are {'not finite' if any(vector) else 'zero'}: download it again"
+    return None
 
 
 def chunk(text: str, limit: int, count: Count) -> list[str]:

@@ -118,7 +118,8 @@ def choose_attention(
         if not on_gpu or torch.cuda.get_device_capability() < (8, 0):
             raise ConfigError(f"attention=flash_attention_2 needs a GPU of compute 8.0 or newer, not {device}: set attention={instead}")
         if dtype == torch.float32:
-            raise ConfigError(f"attention=flash_attention_2 needs dtype bf16 or fp16, and dtype is fp32: set attention={instead} or dtype=bf16")
+            remedy = f"set attention={instead} or dtype=bf16"
+            raise ConfigError(f"attention=flash_attention_2 needs dtype bf16 or fp16, and dtype is fp32: {remedy}")
         if importlib.util.find_spec("flash_attn") is None:
             raise ConfigError(f"attention=flash_attention_2 needs the package flash-attn: install it or set attention={instead}")
     return wanted, None

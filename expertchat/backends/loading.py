@@ -138,6 +138,7 @@ class LaterEmbedder:
         self.note = note  # why it is this one
         self.folder, self.name, self.config, self.announce = folder, name, config, announce
         self.gib = gib_of(weight_files(folder))
+        self.say: Callable[[str], None] = lambda text: None  # told what its folder claims and has not
         self._embedder: Embedder | None = None
 
     @property
@@ -156,6 +157,8 @@ class LaterEmbedder:
             self.announce(False, 0.0)
             self._embedder = SentenceEmbedder.load(self.folder, self.name, self.config.device, self.config.batch_size)
             self.announce(True, time.monotonic() - began)
+            for note in self._embedder.notes:
+                self.say(note)
         return self._embedder.embed(requests)
 
 

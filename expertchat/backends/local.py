@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from transformers import GenerationConfig
 
-from expertchat.backends import architecture, plain
+from expertchat.backends import architecture, claims, plain
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, Lane, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.backends.contrastive import ContrastiveLane
 from expertchat.backends.decoding import NotFinite, uniforms
@@ -79,10 +79,13 @@ class LocalBackend:
         self.model, self.tokenizer, self.seed = model.eval(), tokenizer, seed
         self.renderer = Renderer(tokenizer, name, thinking)
         self.pieces = Pieces(tokenizer, self.renderer.vocabulary.hidden)
-        self.end_ids, ends = _end_ids(model, tokenizer, self.renderer, stop_tokens)
-        notes = [*notes, *self.renderer.notes, *ends]
-        self.pad_id = next(i for i in (tokenizer.pad_token_id, *self.end_ids, tokenizer.unk_token_id, 0) if i is not None)
-        if tokenizer.pad_token_id is None:  # training pads with it; the mask hides it
+        rows = claims.embedding_rows(model)
+        found, ends = _end_ids(model, tokenizer, self.renderer, stop_tokens)
+        notes = [*notes, *self.renderer.notes, *ends, *claims.unusable_ids(found, tokenizer.pad_token_id, rows)]
+        self.end_ids = tuple(i for i in found if 0 <= i < rows)
+        pads = (tokenizer.pad_token_id, *self.end_ids, tokenizer.unk_token_id, 0)
+        self.pad_id = next(i for i in pads if i is not None and 0 <= i < rows)
+        if tokenizer.pad_token_id != self.pad_id:  # training pads with it; the mask hides it
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.pad_id)
         # The model's own generation settings (repetition penalties, top-k, ...) would mix into every decoding that leaves them open.
         model.generation_config = GenerationConfig(pad_token_id=self.pad_id, eos_token_id=list(self.end_ids) or None)
@@ -93,6 +96,9 @@ class LocalBackend:
         if isinstance(made, str) and engine:
             notes.append(f"no kept key/value caches, every prompt is computed anew: {made}")
         self.engine: Engine | None = None if isinstance(made, str) else made
+        if self.engine is None and not plain.ragged_rows_agree(model, self.pad_id, name):
+            notes.append("one row at a time: rows of different lengths that run together differ from single ones")
+            max_batch = 1
         self._max_batch = max_batch
         self.say: Callable[[str], None] = lambda text: None  # told what changes during a run
         self.info = ModelInfo(
@@ -131,7 +137,9 @@ class LocalBackend:
             device_map=device_map,
             accept=lambda tokenizer: Renderer(tokenizer, name, thinking),
         )
-        return cls(loaded.model, loaded.tokenizer, name, seed, notes=[*loaded.notes, *more.pop("notes", ())], **more)
+        made = cls(loaded.model, loaded.tokenizer, name, seed, notes=[*loaded.notes, *more.pop("notes", ())], **more)
+        claims.check(made.model, made.tokenizer, made.renderer, name, made.info.context_length, made._broken())
+        return made
 
     @property
     def device(self) -> str:

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from expertchat.backends.base import Decoding
 from expertchat.backends.decoding import Finite, KeyedSampling, NotFinite, contrastive_scores, last_hidden, left_pad, positions
 from expertchat.backends.head import exact_head
 from expertchat.backends.scoring import Tokens
 from expertchat.backends.streaming import Row, Watch
+from expertchat.backends.unloadable import first_line, out_of_memory
+from expertchat.config import ConfigError
 
 Stop = Callable[[Tensor, Any], Tensor]
 """(ids_B_S, None) -> done_B, called after every new token."""
@@ -99,10 +102,35 @@ def contrastive_search(model: Any, ids_B_S: Tensor, mask_B_S: Tensor, decoding: 
     return ids_B_S
 
 
+@torch.inference_mode()
+def ragged_rows_agree(model: Any, pad_id: int, name: str) -> bool:
+    """Whether two words after a short row are the same beside a longer one, by their logits. Raises ConfigError if it cannot write any."""
+    words = min(model.config.get_text_config().vocab_size, 1000)
+    long, short = [i * 7 % words for i in range(3, 9)], [i * 5 % words for i in range(2, 5)]
+    settings = GenerationConfig(do_sample=False, max_new_tokens=2, pad_token_id=pad_id, output_logits=True, return_dict_in_generate=True)
+    found = []
+    for rows in ([long, short], [short]):
+        ids_B_S, mask_B_S = left_pad(rows, pad_id, model.device)
+        try:
+            out = model.generate(input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings)
+        except Exception as error:  # whatever a model does whose config.json and weights do not fit
+            if out_of_memory(error):
+                raise
+            raise ConfigError(
+                f"model {name}: its first words fail ({type(error).__name__}: {first_line(error)}): its config.json does not fit its "
+                "weights or this version of transformers"
+            ) from None
+        found.append(torch.stack([logits_B_V[-1].float() for logits_B_V in out.logits]))
+    beside, alone = found
+    if not bool(alone.isfinite().all()):
+        return True  # said elsewhere
+    return float((beside - alone).abs().max()) <= float(alone.abs().max()) * (1e-3 if model.dtype == torch.float32 else 0.1) + 1e-6
+
+
 def _copied(out: Any, times: int) -> Any:
     """The cache of a pass, each row copied, or None where it holds something other than keys and values."""
-    cache = getattr(out, "past_key_values", None)
-    if not all(hasattr(layer, "batch_repeat_interleave") for layer in getattr(cache, "layers", [None])):
+    cache: Any = getattr(out, "past_key_values", None)
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in getattr(cache, "layers", [None])):
         return None
     cache.batch_repeat_interleave(times)
     return cache

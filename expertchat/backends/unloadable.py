@@ -55,4 +55,4 @@ def weights_failure(error: Exception, folder: Path, where: str, options: Mapping
     if "CUDA" in str(error) or type(error).__name__ == "AcceleratorError":
         return f"cannot be loaded: the device {where} fails ({line}): name another one, or set device=cpu"
     asked = ", ".join(f"{key}={value}" for key, value in options.items())
-    return f"cannot be loaded: {line}; its folder is whole, so one of {asked} does not fit, or transformers {version} does not: change these"
+    return f"cannot be loaded: {line}; its folder is whole, so one of {asked}, transformers {version} does not fit: change that"

@@ -6,12 +6,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+<<<<<<< HEAD
 from expertchat.backends.folders import tensor_shapes
 from expertchat.backends.rendering import Renderer
 from expertchat.config import ConfigError
+||||||| 3a6704d
+from expertchat.backends.folders import tensor_shapes
+=======
+from expertchat.backends.architecture import find_architecture
+from expertchat.backends.folders import settings_of, tensor_shapes
+>>>>>>> archs
 
 Shapes = dict[str, tuple[int, ...]]
 _QUANTISED = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4", ".SCB", ".weight_format")
@@ -20,13 +27,15 @@ _QUANTISED = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".
 def tensors_problem(folder: Path) -> str | None:
     """What the weight files of a checked folder lack, or None. Compares their headers with the model on the meta device."""
     logging.set_verbosity_error()
-    there = tensor_shapes(folder)
+    there, found = tensor_shapes(folder), find_architecture(folder)
+    if isinstance(found, str):
+        return found
+    config = found.config
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         wanted, optional = _wanted(config, there)
     except Exception as error:  # whatever a broken config.json makes transformers raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"its config.json describes no model that transformers can build ({lines[0]}); download it again"
+        return f"its config.json describes no model that transformers can build ({lines[0]}); correct it, or download it again"
     quantised = getattr(config, "quantization_config", None) is not None
     missing = sorted(set(wanted) - set(there) - optional)
     if missing:
@@ -70,8 +79,15 @@ def tokenizer_problem(folder: Path) -> str | None:
         return f"its tokenizer cannot be loaded ({lines[0]}); download the model again"
     if not tokenizer.chat_template:
         return "its tokenizer has no chat template: this is a base model; take its instruct version, or add a chat_template.jinja"
+<<<<<<< HEAD
     try:
         Renderer(tokenizer, folder.name)
     except ConfigError as error:
         return error.problems[0].partition(": ")[2]
+||||||| 3a6704d
+=======
+    rows = settings_of(folder).get("vocab_size")
+    if isinstance(rows, int) and tokenizer.vocab_size > rows:  # added tokens that no chat makes do no harm: they are tried out at load
+        return f"its tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings for {rows} only; they do not belong together"
+>>>>>>> archs
     return None

@@ -98,8 +98,8 @@ class LoraLearner(Learner):
         size = sum(p.numel() for p in self.parameters().values())
         self.notes.append(f"expert {seat} learns {size / 1e6:.2f} million LoRA weights (rank {config.rank})")
         if not config.targets and set(usual) != set(targets):
-            absent = ", ".join(sorted(set(targets) - set(usual)))
-            self.notes.append(f"expert {seat}: LoRA on {', '.join(usual)}, which its model has in the place of {absent} (train.targets names others)")
+            here, absent = ", ".join(usual), ", ".join(sorted(set(targets) - set(usual)))
+            self.notes.append(f"expert {seat}: LoRA on {here}, which its model has in the place of {absent} (train.targets names others)")
 
     def model(self) -> Any:
         self.adapters.use(self.name)
