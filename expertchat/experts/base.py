@@ -214,8 +214,15 @@ class ExpertChat:
 
     def all_thinking(self) -> str:
         """What is noted of a reply that says nothing after its thoughts."""
+        return f"all thinking: {self._remedy('reply')}"
+
+    def still_thinking(self) -> str:
+        """What is said of a judge whose answer ends inside its thoughts."""
+        return f"while the judge was still thinking: {self._remedy('judge')}"
+
+    def _remedy(self, stage: str) -> str:
         instead = f"set {self.place}.thinking=false" if self.settings.thinking else "take a model that does not think"
-        return f"all thinking: raise {self.place}.decoding.reply.max_new_tokens or {instead}"
+        return f"raise {self.place}.decoding.{stage}.max_new_tokens or {instead}"
 
     def read_topic(self, text: str) -> str | None:
         """The topic in the model's answer, or None where there is none (or only the thoughts before it)."""
