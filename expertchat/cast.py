@@ -66,7 +66,7 @@ def load_cast(
         backend: Any = backends[seat]
         cast.backends[seat] = backend
         cast.experts[seat] = make_expert(seat, model, backend.info)
-        cast.experts[seat].say = lambda text: hub.send(Note(text=text, level="warning"))
+        cast.experts[seat].thoughts.say = lambda text: hub.send(Note(text=text, level="warning"))
         notes = expert_notes(model, cast.experts[seat], backend.info)
         cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
         if hasattr(backend, "say"):

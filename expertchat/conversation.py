@@ -132,7 +132,7 @@ class Dialogue:
         expert = self.experts[speaker]
         reply = expert.read_reply(answer.text)
         if reply.thought and not reply.text:
-            note = "; ".join(part for part in (note, expert.all_thinking()) if part)
+            note = "; ".join(part for part in (note, expert.thoughts.silent()) if part)
         return Turn(
             speaker=speaker,
             text=reply.text,

@@ -195,7 +195,7 @@ class JudgeWork:
         read = self.expert.read_answer(answer.text, request.prefix)
         text = read.text
         if read.unended:
-            return text, Fault("thinking", f"the analysis ended {self.expert.still_thinking()}")
+            return text, Fault("thinking", f"the analysis ended {self.expert.thoughts.endless()}")
         if request.prefix:  # labels in a trained form, not prose
             return text, None
         prompt = "\n".join(m.content for m in request.messages)
@@ -275,7 +275,7 @@ class JudgeWork:
         read = self.expert.read_answer(answer.text, request.prefix)
         text, reply = read.text, self.judgement.reply
         if read.unended:
-            return self.wim(text, analysis, problem=Fault("thinking", f"ended {self.expert.still_thinking()}"))
+            return self.wim(text, analysis, problem=Fault("thinking", f"ended {self.expert.thoughts.endless()}"))
         if not reply.strip():
             return self.wim(text, analysis, problem=Fault("blank", "the judged text is blank"))
         if wim.is_empty(text, self.expert.settings.prompts, self.config.wim.wording):
