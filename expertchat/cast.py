@@ -58,7 +58,7 @@ def load_cast(
         backend: Any = backends[seat]
         cast.backends[seat] = backend
         cast.experts[seat] = make_expert(seat, model, backend.info)
-        cast.experts[seat].say = lambda text: hub.send(Note(text=text, level="warning"))
+        cast.experts[seat].thoughts.say = lambda text: hub.send(Note(text=text, level="warning"))
         notes = expert_notes(model, cast.experts[seat], backend.info)
         cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
         if hasattr(backend, "say"):
@@ -120,6 +120,7 @@ def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:
         hub.send(Loading(what="embedder", done=done, seconds=seconds, gib=embedder.gib))
 
     embedder = load_embedder(config.embedder, model_paths(config), announce)
+    embedder.say = lambda text: hub.send(Note(text=text, level="warning"))
     return embedder
 
 

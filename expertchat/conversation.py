@@ -102,7 +102,7 @@ class Dialogue:
         expert = self.experts[speaker]
         reply = expert.read_reply(answer.text)
         if reply.thought and not reply.text:
-            note = "; ".join(part for part in (note, expert.all_thinking()) if part)
+            note = "; ".join(part for part in (note, expert.thoughts.silent()) if part)
         return Turn(
             speaker=speaker,
             text=reply.text,
@@ -138,7 +138,7 @@ class Dialogue:
 
 def _kind(note: str) -> str:
     """A note without its numbers: it is told once in a dialogue."""
-    return re.sub(r"\d+", "#", note)
+    return "".join(letter for letter in note if not letter.isdigit())
 
 
 def check_first_prompts(dialogue: Dialogue) -> None:

@@ -307,6 +307,7 @@ def test_an_expert_knows_what_its_prompts_end_with() -> None:
     assert (read.text, read.thinking, read.thought, read.unended) == ("Bees.", "Hm.", True, False)
     assert expert.read_reply("Hm.").unended and expert.read_reply("Hm.").text == ""
     assert expert.read_answer(" 7", prefix="Depth:").text == "Depth: 7"  # the prefix stands after the block's end
-    assert make_expert("third", config_of().experts.a, ModelInfo("m", 100)).all_thinking().startswith("all thinking: raise third.decoding")
+    third = make_expert("third", config_of().experts.a, ModelInfo("m", 100))
+    assert third.thoughts.silent().startswith("all thinking: raise third.decoding")
 
 

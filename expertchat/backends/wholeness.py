@@ -9,16 +9,10 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-<<<<<<< HEAD
-from expertchat.backends.folders import tensor_shapes
-from expertchat.backends.rendering import Renderer
-from expertchat.config import ConfigError
-||||||| 3a6704d
-from expertchat.backends.folders import tensor_shapes
-=======
 from expertchat.backends.architecture import find_architecture
 from expertchat.backends.folders import settings_of, tensor_shapes
->>>>>>> archs
+from expertchat.backends.rendering import Renderer
+from expertchat.config import ConfigError
 
 Shapes = dict[str, tuple[int, ...]]
 _QUANTISED = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4", ".SCB", ".weight_format")
@@ -79,15 +73,11 @@ def tokenizer_problem(folder: Path) -> str | None:
         return f"its tokenizer cannot be loaded ({lines[0]}); download the model again"
     if not tokenizer.chat_template:
         return "its tokenizer has no chat template: this is a base model; take its instruct version, or add a chat_template.jinja"
-<<<<<<< HEAD
     try:
         Renderer(tokenizer, folder.name)
     except ConfigError as error:
         return error.problems[0].partition(": ")[2]
-||||||| 3a6704d
-=======
     rows = settings_of(folder).get("vocab_size")
     if isinstance(rows, int) and tokenizer.vocab_size > rows:  # added tokens that no chat makes do no harm: they are tried out at load
         return f"its tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings for {rows} only; they do not belong together"
->>>>>>> archs
     return None

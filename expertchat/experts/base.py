@@ -13,12 +13,12 @@ from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.experts.prompts import Prompts, WimWording, fill
 from expertchat.experts.reply import Reply
 from expertchat.experts.speakers import Speakers
+from expertchat.experts.thoughts import Thoughts
 from expertchat.judging import rating, wim
 from expertchat.judging.faults import refuses
 from expertchat.judging.view import Judgement
 from expertchat.records import SEATS, ExpertRef, Message, Role, Turn
 from expertchat.text import Safe, in_line, neutralise, one_line
-from expertchat.thinking import Split, split
 
 CountTokens = Callable[[Sequence[Message]], int]
 
@@ -83,14 +83,7 @@ class ExpertChat:
         self.context_length = context_length or self.family.context_length
         self.special_tokens = tuple(special_tokens)
         self.speakers = Speakers(letter.upper(), [name.upper() for name in SEATS if name != letter])
-        self.opens_thinking = False  # its prompts end inside a thinking block, unless the answer has a prefix (ModelInfo)
-        self.say: Callable[[str], None] = lambda text: None  # is told what somebody should hear of this expert, once
-        self._thought = False
-
-    @property
-    def place(self) -> str:
-        """Where the config has it: experts.a, third."""
-        return f"experts.{self.letter}" if len(self.letter) == 1 else self.letter
+        self.thoughts = Thoughts(letter, self.ref.model or self.family.name, settings.thinking)
 
     # -- views ------------------------------------------------------------------------------------------------------
 
@@ -194,35 +187,18 @@ class ExpertChat:
 
     def read_reply(self, text: str) -> Reply:
         """What the model wrote as its turn, taken apart."""
-        found = self.split(text)
+        found = self.thoughts.apart(text)
         own, beyond = self.speakers.apart(self._safe(found.said, lines=True))
         return Reply(own, found.thinking, beyond, thought=found.found, unended=found.open)
 
     def read_answer(self, text: str, prefix: str = "") -> Reply:
         """What the model wrote as a judge after `prefix`, which is a part of what it says, taken apart. It may speak of both experts."""
-        found = self.split(text, prefix)
+        found = self.thoughts.apart(text, prefix)
         return Reply(self._safe(prefix + found.said, lines=True), found.thinking, thought=found.found, unended=found.open)
-
-    def split(self, text: str, prefix: str = "") -> Split:
-        """What the model thought and what it said. One that thinks though it is asked not to is reported, once."""
-        found = split(text, self.opens_thinking and not prefix)
-        if found.thinking and not self.settings.thinking and not self._thought:
-            self._thought = True
-            self.say(
-                f"expert {self.letter} ({self.ref.model or self.family.name}) thinks before it speaks, though {self.place}.thinking=false "
-                "asks it not to: what it thinks is kept apart and shown to nobody, but takes tokens and time, and such replies are not "
-                f"trained on; allow it ({self.place}.thinking=true, with a higher max_new_tokens) or take a model that answers at once"
-            )
-        return found
-
-    def all_thinking(self) -> str:
-        """What is noted of a reply that says nothing after its thoughts."""
-        instead = f"set {self.place}.thinking=false" if self.settings.thinking else "take a model that does not think"
-        return f"all thinking: raise {self.place}.decoding.reply.max_new_tokens or {instead}"
 
     def read_topic(self, text: str) -> str | None:
         """The topic in the model's answer, or None where there is none (or only the thoughts before it)."""
-        found = self.split(text)
+        found = self.thoughts.apart(text)
         text = found.said
         if found.open or refuses(text):
             return None

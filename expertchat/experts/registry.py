@@ -50,7 +50,7 @@ def make_expert(letter: str, config: ModelConfig, info: ModelInfo) -> ExpertChat
     )
     ref = ExpertRef(family=config.family, model=shown_path(config.path), revision=config.revision)
     expert = cls(letter, settings, ref, config.context_length or info.context_length or None, info.special_tokens)
-    expert.opens_thinking = info.opens_thinking
+    expert.thoughts.opens = info.opens_thinking
     if isinstance(expert, Auto):
         expert.adapt(info)
     elif expert.family.system_role and info.system_role is False:

@@ -174,7 +174,7 @@ class JudgeWork:
         read = self.expert.read_answer(answer.text, request.prefix)
         text = read.text
         if read.unended:
-            return text, Fault("thinking", "the analysis ended while the judge was still thinking")
+            return text, Fault("thinking", f"the analysis ended {self.expert.thoughts.endless()}")
         if request.prefix:  # labels in a trained form, not prose
             return text, None
         prompt = "\n".join(m.content for m in request.messages)
@@ -251,7 +251,7 @@ class JudgeWork:
         read = self.expert.read_answer(answer.text, request.prefix)
         text, reply = read.text, self.judgement.reply
         if read.unended:
-            return self.wim(text, analysis, problem=Fault("thinking", "ended while the judge was still thinking"))
+            return self.wim(text, analysis, problem=Fault("thinking", f"ended {self.expert.thoughts.endless()}"))
         if wim.is_empty(text, self.expert.settings.prompts, self.config.wim.wording):
             return self.wim(text, analysis, cosine=self.config.wim.empty_score, empty=True)
         if problem := self.wim_fault(text, request.messages[-1].content):
