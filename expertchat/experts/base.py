@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
+from expertchat.experts.naming import named
 from expertchat.experts.prompts import Prompts, WimWording
 from expertchat.experts.reply import Reply
 from expertchat.experts.speakers import Speakers
@@ -123,7 +124,7 @@ class ExpertChat:
         prompts = self.settings.prompts
         shown = ", ".join(self._safe(topic) for topic in avoid)
         text = prompts.topic.format(avoid=prompts.avoid.format(topics=shown) if avoid else "")
-        return GenerateRequest(key, self.chat("", [Message("user", text)]), self.settings.topic)
+        return GenerateRequest(key, self.chat("", [Message("user", text)]), self.settings.topic, prefix=prompts.topic_prefix)
 
     def reply_request(self, key: str, history: History, count: CountTokens | None = None) -> tuple[GenerateRequest, str | None]:
         """Ask for the next turn; with `count`, the oldest turns are left out until the prompt and the reply fit.
@@ -191,14 +192,19 @@ class ExpertChat:
         """What the model wrote as a judge: it may speak of both experts in any form."""
         return self._safe(text, lines=True)
 
-    def read_topic(self, text: str) -> str | None:
-        """The topic in the model's answer, or None where there is none (or only the thoughts before it)."""
+    def read_topic(self, text: str, cut: bool = False) -> str | None:
+        """The topic in the model's answer, or None where there is none (or only the thoughts before it). `cut`: by the token limit."""
+        return self._topic(text, cut)[0]
+
+    def why_no_topic(self, text: str, cut: bool = False) -> str | None:
+        """The kind of problem (naming.PROBLEMS) for which an answer holds no topic."""
+        return self._topic(text, cut)[1]
+
+    def _topic(self, text: str, cut: bool) -> tuple[str | None, str | None]:
         text, thinking = without_thinking(text)
         if thinking or refuses(text):
-            return None
-        line = one_line(self._safe(text, lines=True).strip().split("\n")[0])
-        line = line.strip("\"'*.` ").removeprefix("Topic:").strip("\"'*.` ")
-        return line if 0 < len(line) <= 120 and any(c.isalnum() for c in line) else None
+            return None, "thinking" if thinking else "refusal"
+        return named(self._safe(text, lines=True), self.settings.prompts.topic.format(avoid=""), cut)
 
     def has_nothing_new(self, text: str, topic: str) -> bool:
         """Whether the turn says that the speaker has nothing new to add."""

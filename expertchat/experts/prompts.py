@@ -14,6 +14,7 @@ _ALLOWED: dict[str, set[str]] = {
     "opening": {"topic", "name"},
     "topic": {"avoid"},
     "avoid": {"topics"},
+    "topic_prefix": set(),
     "judge_system": {"topic"},
     "judge": {"subject", "topic", "transcript", "categories", "explain"},
     "explain": set(),
@@ -49,6 +50,7 @@ class Prompts(BaseModel):
     category: str
     wim: dict[WimWording, str]
     wim_empty: str
+    topic_prefix: str = ""
     wim_prefix: str = ""
     analysis_prefix: str = ""
     compare: str = ""
