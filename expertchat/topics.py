@@ -14,6 +14,7 @@ from expertchat.config import ConfigError, TopicsConfig
 from expertchat.events import Note
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.experts.naming import PROBLEMS
+from expertchat.judging.wim import is_direction
 from expertchat.likeness import alike
 from expertchat.records import Speaker, Topic
 from expertchat.scheduler import Announce, Ask, Flow
@@ -209,8 +210,11 @@ class Proposals:
         return Ask("embedder", EmbedRequest(key, text), label="embedder")
 
     def _remember(self, embedding: Embedding) -> None:
+        """Keep the vector of a topic; one that points nowhere is left out, and the topic is known by its looks alone."""
         import numpy
 
+        if not is_direction(embedding.vector):
+            return
         if self._vectors is None:
             self._vectors = numpy.zeros((self.count, len(embedding.vector)), dtype=numpy.float32)
         self._vectors[self._rows] = embedding.vector
@@ -221,8 +225,8 @@ class Proposals:
         return max((alike(text, topic.text) for topic in (*self.topics, *fresh)), default=0.0)
 
     def _similarity(self, embedding: Embedding) -> float:
-        """Cosine with the closest earlier topic; -1 where there is none."""
-        if not self._rows:
+        """Cosine with the closest earlier topic; -1 where there is none, or where the vector points nowhere."""
+        if not self._rows or not is_direction(embedding.vector):
             return -1.0
         import numpy
 

@@ -22,42 +22,58 @@ PROBLEMS = {
     "sentence": "were sentences",
     "long": f"had more than {WORDS} words",
     "prompt": "copied the request",
+    "list": "were lists",
     "marks": "held marks that are in no name",
     "near": "came too close to an earlier topic",
 }
 """Why a proposal is no topic -> how it is said of several."""
 
-_TOPIC = r"(?:topic|subject|theme|title|proposal|thema|tema|sujet|titel|título|тема|话题|話題|主题|主題|トピック|テーマ|주제|موضوع|الموضوع|विषय)"
-_LABEL = re.compile(rf"^(?:[^\n:：]{{0,60}}\b)?{_TOPIC}(?: (?:\d+|proposal|suggestion|idea|name))?(?: (?:is|would be|could be|for [\w ]+))? ?[:：]\s*", re.I)
+_TOPIC = (
+    r"(?:topic|subject|theme|title|proposal|thema|tema|sujet|titel|título|тема|话题|話題|主题|主題|トピック|テーマ|주제|موضوع|الموضوع|विषय)"
+)
+_LABEL = re.compile(
+    rf"^(?:[^\n:：]{{0,60}}\b)?{_TOPIC}(?: (?:\d+|proposal|suggestion|idea|name))?(?: (?:is|would be|could be|for [\w ]+))? ?[:：]\s*",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(r"^(?:[-*•·–—#>]+|\(?\d{1,2}[.):]|[a-zA-Z]\))\s+")
 _LEAD = re.compile(
     r"^(?:(?:sure|okay|ok|certainly|of course|yes|well)[!,.:]? )?"
-    r"(?:(?:how|what) about|(?:(?:let us|let's|we (?:could|can|should)|you (?:could|can|should)|i(?:'d| would)?(?: like to)?|please|maybe|perhaps) ?)*"
+    r"(?:(?:how|what) about"
+    r"|(?:(?:let us|let's|we (?:could|can|should)|you (?:could|can|should)|i(?:'d| would)?(?: like to)?|please|maybe|perhaps) ?)*"
     r"(?:talk about|discuss|suggest|propose|explore))(?: (?:a |the )?(?:topic|discussion) (?:of|on|about))? (?=\S)",
-    re.I,
+    re.IGNORECASE,
 )
 _QUOTED = re.compile(r"[\"“„«「『]([^\"“”„«»「」『』\n]{2,60})[\"”“»」』]|\*\*([^*\n]{2,60})\*\*")
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _WRAPS = "\"'“”„‘’«»「」『』*_` \t"
 _INSIDE = re.compile(r"[.!?。！？…]\s+\S|[。！？;；]\S|\.{2,}")
-_PERSON = frozenset(
-    "i i'm i'd i've i'll me my myself you you're your yours yourself we we're our us let's it's that's there's here's what's who's "
-    "ich du wir mich mir dich ihr yo tú usted nosotros je tu nous vous moi io noi voi eu você nós я ты мы вы".split()
+# Words of whole sentences that are in hardly any name: not "us" (US history), "war", "hat", "io"; "I" only as the first (World War I).
+_PERSON = _set(
+    "i'm i'd i've i'll myself you you're your yours yourself we we're let's it's that's there's here's what's who's "
+    "ich wir mich dich yo tú usted nosotros je nous vous você nós я ты мы вы"
 )
-_VERB = frozenset(
-    "is are was were am isn't aren't wasn't weren't should would could cannot can't don't doesn't didn't won't has have had does did "
-    "ist sind war waren wird werden hat haben es son está están est sont è sono são é".split()
+_VERB = _set(
+    "is are was were isn't aren't wasn't weren't should would could cannot can't don't doesn't didn't won't has have had does did "
+    "ist sind waren wird werden haben está están sont è são é"
 )
-_ORDER = frozenset(
-    "discuss propose choose pick tell imagine consider explain describe answer write please focus think suggest name list remember "
-    "diskutiere schreibe wähle beschreibe discute escribe elige describe discutez écrivez choisissez".split()
+_ORDER = _set(
+    "i discuss propose choose imagine consider explain describe write please suggest "
+    "diskutiere schreibe wähle beschreibe discute escribe elige discutez écrivez choisissez"
 )
-_REPLY = frozenset("yes no ok okay sure none nothing hello hi hey thanks thank welcome great good fine done n a the an one it this that and or of".split())
+_REPLY = _set(
+    "yes no ok okay sure none nothing hello hi hey thanks thank welcome great good fine done n a the an one it this that and or of"
+)
 _CLOSES = re.compile(r"(?:吧|吗|嗎|呢|了|ですか?|ます|ません|ましょう|ください|습니다|세요|까요)$")
 _NAMED = "-'’‘.,:&/()+#·・ー–—\"“”„«»「」『』‧"  # besides letters, marks and digits
 
 
 def named(text: str, request: str = "", cut: bool = False) -> tuple[str | None, str | None]:
-    """(the topic, None) or (None, the kind of problem). `request` is what the model was asked, `cut` whether the token limit ended the text.
+    """(the topic, None) or (None, the kind of problem). `request` is what the model was asked; `cut`: the token limit ended the text.
 
     >>> named('1. **Topic:** "The history of zero."'), named("Discuss the topic yourself")
     (('The history of zero', None), (None, 'sentence'))
@@ -108,6 +124,8 @@ def _problem(topic: str, request: str) -> str | None:
     alone = sum(weight([word]) < 1 for word in found)
     if len(found) - alone > WORDS or alone > CHARACTERS:
         return "long"
+    if len(re.findall(r"[,、，;；]", topic)) > 1:
+        return "list"
     if any(category(c)[0] not in "LMNZ" and c not in _NAMED for c in topic) or topic.count("(") != topic.count(")"):
         return "marks"
     return "prompt" if _copies(topic, request) else None
