@@ -20,7 +20,7 @@ from expertchat.events import AnyEvent, ConversationFinished, PhaseStarted, Prog
 from expertchat.jsonl import Log, WriteError, cannot_write, reason, saving
 from expertchat.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat, replace
 from expertchat.provenance import moved_on, provenance
-from expertchat.records import as_line
+from expertchat.records import as_line, finite
 from expertchat.text import as_yaml
 
 LIVE_SECONDS = 0.25  # live.json is replaced at most this often
@@ -193,7 +193,8 @@ class RunFolder:
             return
         self.sync()
         with self.writing():
-            replace(self.folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n", sync=True)
+            text = json.dumps(finite(summary), indent=2, ensure_ascii=False, allow_nan=False)
+            replace(self.folder / "summary.json", text + "\n", sync=True)
 
     def close(self) -> None:
         """Close the files and give the folder back. A folder in which nothing has begun is left as it was. May be called twice."""
@@ -244,7 +245,7 @@ class _Live:
         progress = self._progress.model_dump(exclude={"kind", "time"}) if self._progress else None
         step = self._step.model_dump(include={"round", "step", "steps", "loss"}) if self._step else None
         try:
-            replace(self.path, json.dumps({"time": time.time(), "turns": turns, "progress": progress, "step": step}))
+            replace(self.path, json.dumps(finite({"time": time.time(), "turns": turns, "progress": progress, "step": step})))
         except OSError:
             return  # only a view; a full disk is reported by the records
 

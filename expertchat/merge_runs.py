@@ -26,6 +26,7 @@ from expertchat.jsonl import read_lines
 from expertchat.lock import replace
 from expertchat.merged import Origin, as_json, events, in_order, names, one_after_another
 from expertchat.provenance import provenance
+from expertchat.records import finite
 from expertchat.redaction import hide_in
 from expertchat.summary import is_failed, read_summary, seconds_of, summarise
 from expertchat.text import as_yaml
@@ -301,7 +302,8 @@ def _write(merged: Merged, config: Mapping[str, Any], command_line: Sequence[str
             file.flush()
             os.fsync(file.fileno())
     _write_events(merged, origins, work)
-    replace(work / "summary.json", json.dumps(merged.summary, indent=2, ensure_ascii=False) + "\n", sync=True)
+    text = json.dumps(finite(merged.summary), indent=2, ensure_ascii=False, allow_nan=False)
+    replace(work / "summary.json", text + "\n", sync=True)
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         os.rename(out, old)

@@ -6,9 +6,11 @@ A `Message` is model-facing (role and text); a `Turn` is neutral (speaker and te
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticSerializationError, to_json
 
 from expertchat.text import writable
@@ -48,13 +50,27 @@ class Message(NamedTuple):
     content: str
 
 
+def finite(values: Any) -> Any:
+    """The same values (mappings and lists of them too), None in place of every number that is not finite: JSON has none."""
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, Mapping):
+        return {key: finite(value) for key, value in values.items()}
+    return [finite(value) for value in values] if isinstance(values, list) else values
+
+
 class Record(BaseModel):
-    """Base of all records: a stable `id`, a `schema` number, nothing unknown."""
+    """Base of all records: a stable `id`, a `schema` number, nothing unknown. A number that is not finite is None from the beginning."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     id: str
     schema_: int = Field(default=1, alias="schema")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finite(cls, values: Any) -> Any:
+        return finite(values)
 
     def to_json(self) -> str:
         """One line of JSON, without the newline."""

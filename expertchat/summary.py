@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ class _Mean:
         self.total, self.n, self.lacking = 0.0, 0, 0
 
     def add(self, number: float | None) -> None:
-        if number is None:
+        if number is None or not math.isfinite(number):
             self.lacking += 1
         else:
             self.total, self.n = self.total + number, self.n + 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from expertchat.backends.base import Completion, Embedding, EmbedRequest
 from expertchat.config import ConfigError, TopicsConfig
 from expertchat.events import Note
 from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.experts.naming import PROBLEMS
+from expertchat.judging.wim import is_direction
+from expertchat.likeness import alike
 from expertchat.records import Speaker, Topic
 from expertchat.scheduler import Announce, Ask, Flow
 from expertchat.text import clean
@@ -20,6 +24,7 @@ from expertchat.textfile import column as table_column
 from expertchat.textfile import json_lines, read_text, text_lines
 
 AVOIDED = 12  # earlier topics named in a request for a new one
+LIKE = 0.8  # topics that look so alike (expertchat.likeness.alike) are one, whatever their embeddings say
 WAVE = 8  # topics proposed side by side; fixed, so that topics do not depend on the batch size
 NAMES = ("topic", "text")  # what a column of topics is called, where nothing else is said
 _SHOWN_PROBLEMS = 10
@@ -117,8 +122,9 @@ def given_topics(config: TopicsConfig, count: int, seed: int) -> list[Topic]:
 class Proposals:
     """Topics proposed by the two experts in turn, as a flow that `keep`s them in order.
 
-    A topic closer than `max_similarity` to an earlier one is proposed again with that topic named as one to avoid, at most `attempts`
-    times; then the least similar of the proposals is taken, with a Note. `known` are topics of an earlier start of the same run.
+    What names no topic is proposed again; so is one closer than `max_similarity` to an earlier topic, which is then named as one to avoid.
+    After `attempts` proposals the least similar one is taken, or else an earlier topic again, with a Note that counts why. `known` are
+    topics of an earlier start of the same run.
     """
 
     def __init__(
@@ -133,6 +139,7 @@ class Proposals:
         self.experts, self.config, self.count = experts, config, count
         self.keep, self.announce, self.tokens = keep, announce, tokens or {}
         self.topics: list[Topic] = []
+        self.problems: Counter[str] = Counter()  # of this wave, by naming.PROBLEMS
         self._vectors: Any = None  # one unit-length row for each topic so far
         self._rows = 0
         # Without noise the same request gives the same topic, so only requests to different experts go side by side.
@@ -154,6 +161,7 @@ class Proposals:
         best: dict[int, tuple[float, str, Embedding]] = {}  # the least similar proposal so far
         rejected: dict[int, list[str]] = {i: [] for i in indices}
         accepted: dict[int, Topic] = {}
+        self.problems.clear()
         for attempt in range(self.config.attempts):
             waiting = [i for i in indices if i not in accepted]
             if not waiting:
@@ -163,15 +171,19 @@ class Proposals:
             texts: dict[int, str] = {}
             for i, answer in zip(waiting, answers, strict=True):
                 assert isinstance(answer, Completion)
-                if text := self.experts[self._proposer(i)].read_topic(answer.text):
+                expert, cut = self.experts[self._proposer(i)], answer.finish == "length"
+                if text := expert.read_topic(answer.text, cut):
                     texts[i] = text
+                else:
+                    self.problems[expert.why_no_topic(answer.text, cut) or "nothing"] += 1
             if not texts:
                 continue
             embeddings = yield [self._embed(f"{conversation_id(i)}/topic/{attempt}", text) for i, text in texts.items()]
             for (i, text), embedding in zip(texts.items(), embeddings, strict=True):
                 assert isinstance(embedding, Embedding)
-                similarity = self._similarity(embedding)
-                if similarity > self.config.max_similarity:
+                similarity, like = self._similarity(embedding), self._likeness(text, accepted.values())
+                if similarity > self.config.max_similarity or like >= LIKE:
+                    self.problems["near"] += 1
                     rejected[i].append(text)
                     if i not in best or similarity < best[i][0]:
                         best[i] = (similarity, text, embedding)
@@ -195,13 +207,18 @@ class Proposals:
             if not earlier:
                 raise ConfigError(
                     f"topics: expert {self._proposer(i)} proposed no readable topic in {self.config.attempts} attempts; "
-                    "raise topics.attempts, or give topics with topics=list or topics=file"
+                    f"raise topics.attempts, or give topics with topics=list or topics=file ({self._counted()})"
                 )
             accepted[i] = Topic(id=conversation_id(i), text=earlier[i % len(earlier)].text, source=self._proposer(i))
         if repeated:
             names = ", ".join(f"{conversation_id(i)} ({accepted[i].text!r})" for i in repeated)
-            text = f"no new topic after {self.config.attempts} attempts for {names}: the proposal least like the earlier topics is taken"
+            taken = "the proposal least like the earlier topics is taken, or an earlier topic again"
+            text = f"no new topic after {self.config.attempts} attempts for {names}: {taken} ({self._counted()})"
             self.announce(Note(text=text, level="warning"))
+
+    def _counted(self) -> str:
+        """What was wrong with the proposals of this wave, the commonest first."""
+        return "of the proposals " + ", ".join(f"{n} {PROBLEMS[kind]}" for kind, n in self.problems.most_common())
 
     def _proposer(self, index: int) -> Speaker:
         return "a" if index % 2 == 0 else "b"
@@ -223,16 +240,23 @@ class Proposals:
         return Ask("embedder", EmbedRequest(key, text), label="embedder")
 
     def _remember(self, embedding: Embedding) -> None:
+        """Keep the vector of a topic; one that points nowhere is left out, and the topic is known by its looks alone."""
         import numpy
 
+        if not is_direction(embedding.vector):
+            return
         if self._vectors is None:
             self._vectors = numpy.zeros((self.count, len(embedding.vector)), dtype=numpy.float32)
         self._vectors[self._rows] = embedding.vector
         self._rows += 1
 
+    def _likeness(self, text: str, fresh: Iterable[Topic]) -> float:
+        """How alike a topic looks to the closest earlier one, 0..1."""
+        return max((alike(text, topic.text) for topic in (*self.topics, *fresh)), default=0.0)
+
     def _similarity(self, embedding: Embedding) -> float:
-        """Cosine with the closest earlier topic; -1 where there is none."""
-        if not self._rows:
+        """Cosine with the closest earlier topic; -1 where there is none, or where the vector points nowhere."""
+        if not self._rows or not is_direction(embedding.vector):
             return -1.0
         import numpy
 

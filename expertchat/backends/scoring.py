@@ -103,12 +103,16 @@ def paths(options: Sequence[Tokens]) -> list[Tokens]:
 def exclude_extensions(options: Sequence[Tokens], logprobs: Sequence[float]) -> list[float]:
     """log(p(option) - sum of p(other) over the others that go on where the option ends): p("1") is without p("10").
 
-    Only the nearest extensions count: theirs hold the longer ones already. -inf where nothing is left.
+    Only the nearest extensions count: theirs hold the longer ones already. -inf where nothing is left. What is no number stays none, also
+    where it is the extension's: nothing is said of the rest then.
     """
     results = []
     for option, logprob in zip(options, logprobs, strict=True):
         longer = {o: p for o, p in zip(options, logprobs, strict=True) if len(o) > len(option) and o[: len(option)] == option}
         nearest = [p for o, p in longer.items() if not any(len(n) < len(o) and o[: len(n)] == n for n in longer)]
+        if not all(p < math.inf for p in (logprob, *nearest)):  # a comparison with not-a-number is false
+            results.append(math.nan)
+            continue
         rest = 1.0 - sum(math.exp(p - logprob) for p in nearest) if math.isfinite(logprob) else 0.0
         results.append(logprob + math.log(rest) if rest > 0 else -math.inf)
     return results

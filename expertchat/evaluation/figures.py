@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
@@ -38,8 +39,10 @@ class Comparison(Record):
     measure_base: float | None = None
 
 
-def outcome(policy: float, base: float, apart: float = 0.0) -> float:
-    """1, 0.5 or 0: whose number is higher. Numbers not more than `apart` apart are a tie."""
+def outcome(policy: float, base: float, apart: float = 0.0) -> float | None:
+    """1, 0.5 or 0: whose number is higher. Numbers not more than `apart` apart are a tie; None where one of them is no number."""
+    if not (math.isfinite(policy) and math.isfinite(base)):
+        return None
     return 0.5 if abs(policy - base) <= apart else float(policy > base)
 
 
@@ -88,7 +91,8 @@ def like_length(one: int, two: int) -> bool:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
+    """The mean of those that are numbers; None where there is none."""
+    found = [value for value in values if math.isfinite(value)]
     return fmean(found) if found else None
 
 

@@ -129,6 +129,6 @@ def scaled_margin(margins: Sequence[float], rewards: Sequence[float]) -> float |
 
     Free of the reward's scale, so a rating's margin and a cosine's can be compared. None where there are none, or all rewards are equal.
     """
-    if not margins or len(rewards) < 2 or not (spread := pstdev(rewards)):
+    if not margins or len(rewards) < 2 or not all(map(math.isfinite, (*margins, *rewards))) or not (spread := pstdev(rewards)):
         return None
     return fmean(margins) / spread

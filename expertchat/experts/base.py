@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
+from expertchat.experts.naming import named
 from expertchat.experts.prompts import Prompts, WimWording, fill
 from expertchat.experts.reply import Reply
 from expertchat.experts.speakers import Speakers
@@ -18,7 +19,7 @@ from expertchat.judging import rating, wim
 from expertchat.judging.faults import refuses
 from expertchat.judging.view import Judgement
 from expertchat.records import SEATS, ExpertRef, Message, Role, Turn
-from expertchat.text import Safe, in_line, neutralise, one_line
+from expertchat.text import Safe, in_line, neutralise
 
 CountTokens = Callable[[Sequence[Message]], int]
 
@@ -126,7 +127,7 @@ class ExpertChat:
         prompts = self.settings.prompts
         shown = Safe(", ".join(self._safe(topic) for topic in avoid))
         text = fill(prompts.topic, avoid=fill(prompts.avoid, topics=shown) if avoid else "")
-        return GenerateRequest(key, self.chat("", [Message("user", text)]), self.settings.topic)
+        return GenerateRequest(key, self.chat("", [Message("user", text)]), self.settings.topic, prefix=prompts.topic_prefix)
 
     def reply_request(self, key: str, history: History, count: CountTokens | None = None) -> tuple[GenerateRequest, str | None]:
         """Ask for the next turn; with `count`, the oldest turns are left out until the prompt and the reply fit.
@@ -196,15 +197,19 @@ class ExpertChat:
         found = self.thoughts.apart(text, prefix)
         return Reply(self._safe(prefix + found.said, lines=True), found.thinking, thought=found.found, unended=found.open)
 
-    def read_topic(self, text: str) -> str | None:
-        """The topic in the model's answer, or None where there is none (or only the thoughts before it)."""
-        found = self.thoughts.apart(text)
-        text = found.said
-        if found.open or refuses(text):
-            return None
-        line = one_line(self._safe(text, lines=True).strip().split("\n")[0])
-        line = line.strip("\"'*.` ").removeprefix("Topic:").strip("\"'*.` ")
-        return line if 0 < len(line) <= 120 and any(c.isalnum() for c in line) else None
+    def read_topic(self, text: str, cut: bool = False) -> str | None:
+        """The topic in the model's answer, or None where there is none (or only the thoughts before it). `cut`: by the token limit."""
+        return self._topic(text, cut)[0]
+
+    def why_no_topic(self, text: str, cut: bool = False) -> str | None:
+        """The kind of problem (naming.PROBLEMS) for which an answer holds no topic."""
+        return self._topic(text, cut)[1]
+
+    def _topic(self, text: str, cut: bool) -> tuple[str | None, str | None]:
+        found = self.thoughts.apart(text, self.settings.prompts.topic_prefix)
+        if found.open or refuses(found.said):
+            return None, "thinking" if found.open else "refusal"
+        return named(self._safe(found.said, lines=True), fill(self.settings.prompts.topic, avoid=""), cut)
 
     def has_nothing_new(self, text: str, topic: str) -> bool:
         """Whether the turn says that the speaker has nothing new to add."""

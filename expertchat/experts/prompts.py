@@ -17,6 +17,7 @@ _ALLOWED: dict[str, set[str]] = {
     "opening": {"topic", "name"},
     "topic": {"avoid"},
     "avoid": {"topics"},
+    "topic_prefix": set(),
     "judge_system": {"topic"},
     "judge": {"subject", "topic", "transcript", "categories", "explain"},
     "explain": set(),
@@ -60,6 +61,7 @@ class Prompts(BaseModel):
     category: str
     wim: dict[WimWording, str]
     wim_empty: str
+    topic_prefix: str = ""
     wim_prefix: str = ""
     analysis_prefix: str = ""
     compare: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -260,9 +259,8 @@ class JudgeWork:
         first, second = yield [Ask("embedder", request, label="embedder") for request in pair]
         assert isinstance(first, Embedding) and isinstance(second, Embedding)
         cosine = wim.cosine(first.vector, second.vector)
-        if not math.isfinite(cosine):
+        if cosine is None:
             return self.wim(text, analysis, problem=Fault("not_finite", "the cosine is not a number"))
-        cosine = min(1.0, max(-1.0, cosine))
         if cosine > PARROT_COSINE or copies(reply, text):
             return self.wim(text, analysis, problem=Fault("parrot", f"parrots the reply (cosine {cosine:.3f})"))
         return self.wim(text, analysis, cosine=cosine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -46,9 +47,25 @@ def _in_empty_form(flat: str, prompts: Prompts) -> bool:
     return says_nothing(flat) or plain(flat) == plain(prompts.wim_empty)
 
 
-def cosine(reply: Sequence[float], text: Sequence[float]) -> float:
-    """Cosine of two unit-length vectors. HIGH is better: what the text adds to the reply is orthogonal to it."""
-    return sum(x * y for x, y in zip(reply, text, strict=True))
+def cosine(reply: Sequence[float], text: Sequence[float]) -> float | None:
+    """Cosine of two unit-length vectors, -1..1. HIGH is better: what the text adds to the reply is orthogonal to it.
+
+    None where it is not defined: a vector holds not-a-number or infinity, or has no length.
+    """
+    if not (is_direction(reply) and is_direction(text)):
+        return None
+    product = sum(x * y for x, y in zip(reply, text, strict=True))
+    return min(1.0, max(-1.0, product)) if math.isfinite(product) else None  # a sum of floats may end a hair outside
+
+
+def is_direction(vector: Sequence[float]) -> bool:
+    """Whether a vector points anywhere."""
+    return any(vector) and all(map(math.isfinite, vector))
+
+
+def is_number(value: float | None) -> bool:
+    """Whether there is a value that can be counted with: not None, not-a-number or infinity."""
+    return value is not None and math.isfinite(value)
 
 
 def scale_rating(rating: float) -> float:
@@ -61,7 +78,7 @@ def reward(rating: float | None, wim_score: float | None, z: float) -> float | N
 
     z = 0 is the numeric arm, z = 1 the WIM arm.
     """
-    if (z < 1 and rating is None) or (z > 0 and wim_score is None):
+    if (z < 1 and not is_number(rating)) or (z > 0 and not is_number(wim_score)):
         return None
     total = 0.0
     if z < 1 and rating is not None:
@@ -74,6 +91,6 @@ def reward(rating: float | None, wim_score: float | None, z: float) -> float | N
 def mean_rating(numbers: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
     """Weighted mean over the categories with a positive weight; None if one of them has no number."""
     used = {c: w for c, w in weights.items() if w > 0}
-    if not used or any(numbers.get(c) is None for c in used):
+    if not used or not all(is_number(numbers.get(c)) for c in used):
         return None
     return sum(w * (numbers[c] or 0.0) for c, w in used.items()) / sum(used.values())

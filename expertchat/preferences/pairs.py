@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -46,7 +47,8 @@ class Pairing:
 
 
 def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: int) -> Pairing:
-    """Pairs by `config.mode`. A candidate without a reward is never chosen nor rejected; equal rewards or texts never make a pair.
+    """Pairs by `config.mode`. A candidate without a reward, or with one that is no number, is never chosen nor rejected; equal rewards or
+    texts never make a pair.
 
     Neither is one whose text had to be altered: what was judged and what would be trained are not the same; nor one that thought before
     it spoke: its thoughts were not judged. Nor, with cut=drop, one that the token limit cut.
@@ -58,7 +60,7 @@ def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: i
             continue
         spoken = [(r, c) for r, c in zip(choice.rewards, choice.candidates, strict=True) if c.altered != "thinking"]
         made.thinking += len(choice.candidates) - len(spoken)
-        scored = [(r, c) for r, c in spoken if r is not None]
+        scored = [(r, c) for r, c in spoken if r is not None and math.isfinite(r)]
         made.nulls += len(spoken) - len(scored)
         whole = [one for one in scored if one[1].altered is None]
         made.altered += len(scored) - len(whole)

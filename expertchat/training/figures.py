@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -94,7 +95,9 @@ def _faults(groups: Sequence[Sampled]) -> dict[str, Figure]:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+    """The mean of those that are numbers; None where there is none."""
+    known = [value for value in values if math.isfinite(value)]
+    return fmean(known) if known else None
 
 
 def remarks(figures: Mapping[str, Figure], seat: str) -> list[str]:

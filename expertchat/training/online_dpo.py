@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.backends.base import Backend, Embedder
-from expertchat.config import ConfigError
 from expertchat.cast import load_cast
+from expertchat.config import ConfigError
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.evaluator import check as check_evaluation
 from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished

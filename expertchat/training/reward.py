@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from statistics import fmean
@@ -50,6 +51,8 @@ def scored(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedde
             score = score.model_copy(update={"reward": judged.value if judged is not None else None, "problem": problem})
         part = settings.dialogue_weight * extra.get((candidate.transcript, candidate.speaker), 0.0) if candidate.continued else 0.0
         long, repeated = settings.length_penalty * candidate.tokens / 100, settings.repeat_penalty * again.get(candidate.id, 0)
+        if score.reward is not None and not math.isfinite(score.reward):
+            score = score.model_copy(update={"reward": None, "measured": None, "problem": "the reward is not a number"})
         value = None if score.reward is None else settings.sign * (score.reward + part - (long + repeated))
         found.append(score.model_copy(update={"value": value, "dialogue": part, "length_penalty": long, "repeat_penalty": repeated}))
     return found
@@ -85,9 +88,15 @@ def repeats(bundles: Sequence[Bundle], embedder: Embedder, cosine: float) -> dic
                 said = [vectors[text] for text in before]
                 found[candidate.id] = 0
                 for sentence in reply:
-                    found[candidate.id] += any(wim.cosine(vectors[sentence], other) >= cosine for other in said)
+                    found[candidate.id] += any(_same(vectors[sentence], other, cosine) for other in said)
                     said.append(vectors[sentence])
     return found
+
+
+def _same(one: Sequence[float], other: Sequence[float], cosine: float) -> bool:
+    """Whether two sentences say the same; nobody knows of one without a direction."""
+    found = wim.cosine(one, other)
+    return found is not None and found >= cosine
 
 
 def _claims(text: str) -> list[str]:
@@ -136,6 +145,6 @@ def _cosine(own: Wim, other: Wim, reply: Sequence[float], text: Sequence[float],
 
 def _dialogue_parts(bundles: Sequence[Bundle]) -> dict[tuple[str, str], float]:
     """(dialogue, speaker) -> its whole reward less the mean of that speaker's in this round."""
-    values = {(b.id, r.subject): r.value for b in bundles for r in b.whole if r.value is not None}
+    values = {(b.id, r.subject): r.value for b in bundles for r in b.whole if r.value is not None and math.isfinite(r.value)}
     means = {speaker: fmean(v for (_, s), v in values.items() if s == speaker) for speaker in {s for _, s in values}}
     return {key: value - means[key[1]] for key, value in values.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -154,7 +155,7 @@ class Counts:
     means: dict[tuple[str, Side], Mean] = field(default_factory=dict)  # of whole dialogues
 
     def mean(self, name: str, side: Side, value: float | None) -> None:
-        if value is not None:
+        if value is not None and math.isfinite(value):
             self.means.setdefault((name, side), Mean()).add(value)
 
 
