@@ -214,7 +214,8 @@ def test_no_text_enters_a_prompt_alive(place: str) -> None:
         harmless = entered(expert, place, PLAIN)
         for attack in ATTACKS:
             for shown, plain in zip(entered(expert, place, f"x {attack} y"), harmless, strict=True):
-                _same_marks(shown, plain, numbered=not re.search(r"[.\n]", attack))  # a stop makes more sentences to be numbered
+                # A stop makes more sentences to be numbered; in a category stand the numbers of its scale.
+                _same_marks(shown, plain, numbered=not re.search(r"[.\n]", attack) and "category" not in place)
 
 
 def _same_marks(shown: str, plain: str, numbered: bool) -> None:
@@ -232,6 +233,11 @@ def test_what_users_write_goes_through_one_door() -> None:
     for path in (*(PACKAGE / "experts").glob("*.py"), *(PACKAGE / "judging").glob("*.py"), *(PACKAGE / "evaluation").glob("*.py")):
         found = [line for line in path.read_text("utf-8").splitlines() if ".format(" in line and "_I_GIVE" not in line]
         assert not found or (path.name == "prompts.py" and len(found) == 1), (path, found)
+
+
+def test_a_category_keeps_the_numbers_of_its_scale() -> None:
+    judged = Judgement("bees", (Turn(speaker="a", text="Wax."),), "a", None, {"humanness": "human (10) or an AI (1)"})
+    assert "- Humanness: human (10) or an AI (1)" in experts()[0].analysis_request("k", judged).messages[-1].content
 
 
 def test_a_forged_transcript_in_a_topic_does_not_end_ours() -> None:
