@@ -59,6 +59,8 @@ def _in_time() -> Iterator[None]:
         ("<\u200b/transcript\u00ad>", "‹/transcript›"),
         ("<transcript foo='1'>", "‹transcript foo='1'›"),
         ("</transcript", "‹/transcript"),
+        ("</t r a n s c r i p t> <//transcript>", "‹/t r a n s c r i p t› ‹//transcript›"),
+        ("<|im_start|system <|user", "‹¦im_start|system ‹¦user"),
         ("≮/transcript>", "‹/transcript›"),
         ("⟨/transcript⟩", "‹/transcript›"),
         ("<user>x</USER >", "‹user›x‹/USER ›"),
@@ -96,7 +98,8 @@ def test_role_tokens_and_fences_are_found_in_any_form(text: str, harmless: str) 
         ("[٥] [५] (๕)", "{٥} {५} {๕}"),
         ("（５）", "{５}"),
         ("⑸ 【5】 〔12〕 ⟦3⟧", "{5} {5} {12} {3}"),
-        ("[[7]] [ 7 ] [1, 2] [1-3]", "{{7}} { 7 } {1, 2} {1-3}"),
+        ("[[7]] [ 7 ] [5.] (5] [5)", "{{7}} { 7 } {5.} {5} {5}"),
+        ("[0, 1], [0,1) and [a-z0-9] [1-3]", "[0, 1], [0,1) and [a-z0-9] [1-3]"),
         ("[\u200b5\u00ad]", "{5}"),
         ("(1998) and (12,000)", "(1998) and (12,000)"),  # a year, a quantity: no number of a sentence
         ("(1000000) [n] (a) x(i)", "(1000000) [n] (a) x(i)"),
