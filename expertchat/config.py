@@ -181,7 +181,9 @@ class TopicsConfig(Group):
         if self.source == "list" and any(not topic.strip() for topic in self.list):
             raise ValueError("list holds an empty topic: remove it")
         if self.source == "file" and not self.file:
-            raise ValueError("file is not set: name a text or JSONL file")
+            raise ValueError("file is not set: name a text file, a table or a JSONL file")
+        if self.column is not None and self.source != "file":
+            raise ValueError(f"column={self.column} is the column of a file: it goes with topics=file topics.file=PATH")
         return self
 
 

@@ -24,11 +24,13 @@ _ALIKE = str.maketrans(
     "˂ᐸ⟨❬❮⧼˃ᐳ⟩❭❯⧽│┃∣ǀ❘❙❚⏐∕⁄⧸╱▁⟦〚❲〔【⁅⟧〛❳〕】⁆❨❪⟮⦅❩❫⟯⦆⠀аеорсхуіјѕԁԛԝһӏпτοιυναρκеɡıɑ",
     "<<<<<<>>>>>>||||||||////_[[[[[[]]]]]](((())))" + " aeopcxyijsdqwhlntoiuvapkegia",
 )
-_NAMES = "system|user|assistant|human|developer|transcript|start_of_turn|end_of_turn"
 _S = r"\s{0,8}"
+_FENCE = r"\s?".join("transcript")
+_NAMES = rf"system|user|assistant|human|developer|{_FENCE}|start_of_turn|end_of_turn"
+_HALF = "im_start|im_end|eot_id|endoftext|start_header_id|end_header_id|system|user|assistant|end"  # names that need no end to be read
 _ROLE = re.compile(
-    rf"<{_S}\|[^|<>\n]{{0,60}}\|{_S}>|<\|{_S}[a-z_]{{1,40}}{_S}>|<{_S}[a-z_]{{1,40}}{_S}\|>"
-    rf"|<{_S}/?{_S}(?:{_NAMES}|bos|eos|pad|unk)(?:\s[^<>\n]{{0,80}})?/?{_S}>|<{_S}/{_S}(?:{_NAMES})\b|<{_S}/?{_S}s{_S}>"
+    rf"<{_S}\|[^|<>\n]{{0,60}}\|{_S}>|<\|{_S}[a-z_]{{1,40}}{_S}>|<{_S}[a-z_]{{1,40}}{_S}\|>|<{_S}\|{_S}(?:{_HALF})\b"
+    rf"|<{_S}/{{0,3}}{_S}(?:{_NAMES}|bos|eos|pad|unk)(?:\s[^<>\n]{{0,80}})?/?{_S}>|<{_S}/{{1,3}}{_S}(?:{_NAMES})\b|<{_S}/?{_S}s{_S}>"
     rf"|<{_S}<{_S}/?{_S}sys{_S}>{_S}>"
     rf"|\[{_S}/?{_S}(?:inst|system_prompt|available_tools|tool_calls|tool_results|tool_content|model_settings){_S}\]"
     rf"|^[ \t]*\#{{2,6}}{_S}(?:instructions?|inputs?|responses?|system|user|human|assistant){_S}:",
@@ -36,8 +38,8 @@ _ROLE = re.compile(
 )
 # Characters of which one must be there for a role token or a sentence's number to be there: what folds to < [ # or (.
 _BEGINS = re.compile("[<[#(≮＜﹤˂ᐸ⟨❬❮⧼［⟦〚❲〔【⁅﹇﹝︹︻＃﹟（⁽₍﹙❨❪⟮⦅｟︵⑴-⒇]")
-# [1], [1, 2] and [[7]] of any size; (1) to (999), and (1000) where it is no year.
-_MARKER = re.compile(r"\[{1,4}\s{0,4}\d+(?:\s?[,;–-]\s?\d+)*\s{0,4}\]{1,4}|\({1,4}\s{0,4}(?!(?:1\d|20)\d\d\s*\))\d{1,4}\s{0,4}\){1,4}")
+# [1] and [[7]] of any size; (1) to (999), and (1000) where it is no year. [0, 1] and [1-3] are no numbers of sentences.
+_MARKER = re.compile(r"\[{1,4}\s{0,4}\d+\.?\s{0,4}[\])]{1,4}|\({1,4}\s{0,4}(?!(?:1\d|20)\d\d\s*\))\d{1,4}\.?\s{0,4}[\])]{1,4}")
 _DOTS = "·∙⋅•◦▪▫◆◇○●"  # what is put into a special token that is a plain word
 
 

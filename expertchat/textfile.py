@@ -80,13 +80,23 @@ def column(path: Path, text: str, what: str, wanted: str | None, usual: Sequence
         raise ConfigError(f"{what}.file: {path} is a table and has {lacks}; name one with {what}.column=NAME: its first line has {shown}")
     if wanted is not None and len(places) > 1:
         raise ConfigError(f"{what}.column={wanted}: {path} has {len(places)} columns of that name ({shown}); rename one of them")
+    wide = [row for row in rows[1:] if any(cell.strip() for cell in row[len(head) :])]
+    if wide:
+        raise ConfigError(
+            f"{what}.file: {path}: {len(wide)} of {len(rows) - 1} rows have more cells than the first line ({shown}), "
+            f"such as {str(wide[0])[:80]}: put quotes around a cell that holds the separator"
+        )
     return [row[places[0]] for row in rows[1:] if len(row) > places[0]]
 
 
 def _rows(path: Path, text: str, what: str) -> list[list[str]]:
-    """All rows that hold something. A .tsv is separated by tabs, a .csv by what its first line holds most of: comma, semicolon or tab."""
+    """All rows that hold something. A .tsv is separated by tabs, a .csv by what its first line says (sep=;), else by what it holds most of:
+    comma, semicolon or tab."""
     first = next((line for _, line in text_lines(text)), "")
-    separator = "\t" if path.suffix.lower() in (".tsv", ".tab") else max(",;\t", key=first.count)
+    outside = re.sub(r'"[^"]*"', "", first)
+    separator = "\t" if path.suffix.lower() in (".tsv", ".tab") else max(",;\t", key=outside.count)
+    if said := re.fullmatch(r"sep=([,;\t|])", first.strip(" \"")):
+        separator, text = said[1], text[text.index(first) + len(first) :]
     limit = csv.field_size_limit(_CELL)
     reader = csv.reader(io.StringIO(text.replace("\0", ""), newline=""), delimiter=separator, strict=True)
     try:

@@ -46,7 +46,7 @@ def read_topics(path: Path | str, column: str | None = None) -> list[str]:
     Raises ConfigError for a file that is missing, unreadable, empty, in another encoding (with line and byte), broken, or a table without
     such a column.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     text, kind = read_text(path, "topics.file"), path.suffix.lower()
     if kind in (".csv", ".tsv", ".tab"):
         found = table_column(path, text, "topics", column, NAMES)

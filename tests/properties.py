@@ -328,6 +328,6 @@ def drawing(rng: Random, folder: Path) -> None:
 
 Property = Callable[[Random, Path], None]
 PROPERTIES: dict[Property, float] = {  # with the share of all cases that it gets
-    ratings: 0.2, neutralising: 0.17, cleaning: 0.17, quoting: 0.12, splitting: 0.12, thinking: 0.05, chunking: 0.05, topics: 0.05,
-    logging: 0.03, prompting: 0.029, drawing: 0.01, resuming: 0.001,
+    ratings: 0.2, neutralising: 0.18, cleaning: 0.18, quoting: 0.13, splitting: 0.13, thinking: 0.06, chunking: 0.055, topics: 0.03,
+    logging: 0.02, prompting: 0.012, drawing: 0.002, resuming: 0.001,
 }  # fmt: skip

@@ -59,6 +59,8 @@ def _in_time() -> Iterator[None]:
         ("<\u200b/transcript\u00ad>", "‹/transcript›"),
         ("<transcript foo='1'>", "‹transcript foo='1'›"),
         ("</transcript", "‹/transcript"),
+        ("</t r a n s c r i p t> <//transcript>", "‹/t r a n s c r i p t› ‹//transcript›"),
+        ("<|im_start|system <|user", "‹¦im_start|system ‹¦user"),
         ("≮/transcript>", "‹/transcript›"),
         ("⟨/transcript⟩", "‹/transcript›"),
         ("<user>x</USER >", "‹user›x‹/USER ›"),
@@ -96,7 +98,8 @@ def test_role_tokens_and_fences_are_found_in_any_form(text: str, harmless: str) 
         ("[٥] [५] (๕)", "{٥} {५} {๕}"),
         ("（５）", "{５}"),
         ("⑸ 【5】 〔12〕 ⟦3⟧", "{5} {5} {12} {3}"),
-        ("[[7]] [ 7 ] [1, 2] [1-3]", "{{7}} { 7 } {1, 2} {1-3}"),
+        ("[[7]] [ 7 ] [5.] (5] [5)", "{{7}} { 7 } {5.} {5} {5}"),
+        ("[0, 1], [0,1) and [a-z0-9] [1-3]", "[0, 1], [0,1) and [a-z0-9] [1-3]"),
         ("[\u200b5\u00ad]", "{5}"),
         ("(1998) and (12,000)", "(1998) and (12,000)"),  # a year, a quantity: no number of a sentence
         ("(1000000) [n] (a) x(i)", "(1000000) [n] (a) x(i)"),
@@ -214,7 +217,8 @@ def test_no_text_enters_a_prompt_alive(place: str) -> None:
         harmless = entered(expert, place, PLAIN)
         for attack in ATTACKS:
             for shown, plain in zip(entered(expert, place, f"x {attack} y"), harmless, strict=True):
-                _same_marks(shown, plain, numbered=not re.search(r"[.\n]", attack))  # a stop makes more sentences to be numbered
+                # A stop makes more sentences to be numbered; in a category stand the numbers of its scale.
+                _same_marks(shown, plain, numbered=not re.search(r"[.\n]", attack) and "category" not in place)
 
 
 def _same_marks(shown: str, plain: str, numbered: bool) -> None:
@@ -232,6 +236,11 @@ def test_what_users_write_goes_through_one_door() -> None:
     for path in (*(PACKAGE / "experts").glob("*.py"), *(PACKAGE / "judging").glob("*.py"), *(PACKAGE / "evaluation").glob("*.py")):
         found = [line for line in path.read_text("utf-8").splitlines() if ".format(" in line and "_I_GIVE" not in line]
         assert not found or (path.name == "prompts.py" and len(found) == 1), (path, found)
+
+
+def test_a_category_keeps_the_numbers_of_its_scale() -> None:
+    judged = Judgement("bees", (Turn(speaker="a", text="Wax."),), "a", None, {"humanness": "human (10) or an AI (1)"})
+    assert "- Humanness: human (10) or an AI (1)" in experts()[0].analysis_request("k", judged).messages[-1].content
 
 
 def test_a_forged_transcript_in_a_topic_does_not_end_ours() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from expertchat.backends.scripted import read_script
+from expertchat.compose import load
 from expertchat.config import ConfigError, PersonaConfig
 from expertchat.experts.registry import persona_brief
 from expertchat.topics import read_topics
@@ -58,6 +59,8 @@ def test_a_column_is_named_or_refused_with_the_columns(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no column 'why'; name one .*: its first line has 'id', 'Question', 'Answer'"):
         read_topics(file, "why")
     assert read_topics(written(tmp_path, "t.jsonl", '{"question": "bees", "topic": "no"}\n'), "question") == ["bees"]
+    assert read_topics(written(tmp_path, "e.csv", 'sep=;\r\n"topic";"why, else"\r\n"bees";"x";\r\n')) == ["bees"]
+    assert read_topics(written(tmp_path, "f.csv", '"topic";"why, else, or, more"\r\n"a, b";"x"\r\n')) == ["a, b"]
     assert read_topics(written(tmp_path, "one.csv", "topic\r\nbees\r\ntides\r\n")) == ["bees", "tides"]
 
 
@@ -67,6 +70,7 @@ def test_a_column_is_named_or_refused_with_the_columns(tmp_path: Path) -> None:
         ("t.csv", b"bees\ntides\n", r"no column called topic or text; .* its first line has 'bees'"),
         ("t.csv", b'topic\n"bees\n', "line 2 is not written as a table"),
         ("t.csv", b"topic,x\n", "holds no topic"),
+        ("t.csv", b"topic\nWhy, bees?\ntides\n", r"1 of 2 rows have more cells than the first line \('topic'\), such as \['Why'"),
         ("t.csv", b"", "holds no topic"),
         ("t.txt", b"bees\t1\ntides\t2\n", r"every line has the same number of tabs: if it is a table, call it \.tsv or \.csv"),
         ("t.txt", b"\x00b\x00e\x00e\x00s", "looks like UTF-16 without a byte order mark"),
@@ -85,6 +89,8 @@ def test_what_is_no_list_is_refused_with_the_remedy(tmp_path: Path, name: str, c
 
 
 def test_a_column_of_a_plain_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"topics.*column=x is the column of a file"):
+        load("converse", ["topics=list", "topics.list=[bees]", "topics.column=x"])
     with pytest.raises(ConfigError, match=r"topics\.column=x is set"):
         read_topics(written(tmp_path, "t.txt", "bees\n"), "x")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from expertchat.experts.prompts import fill
 from expertchat.judging.reading import Parsed, parse_rating
 from expertchat.judging.view import Judgement
-from expertchat.text import Safe, quote
+from expertchat.text import Safe, in_line
 
 if TYPE_CHECKING:
     from expertchat.experts.prompts import Prompts
@@ -38,14 +38,14 @@ def judge_prompt(
 
 
 def category_lines(prompts: Prompts, categories: Mapping[str, str], special_tokens: Sequence[str] = ()) -> Safe:
-    """The categories as a prompt lists them, a line each; nothing for wordings without such a line."""
-    lines = [fill(prompts.category, special_tokens, category=title(c), description=d) for c, d in categories.items()]
+    """The categories as a prompt lists them, a line each; nothing for wordings without such a line. Numbers in them are the scale's."""
+    lines = [fill(prompts.category, category=title(c), description=in_line(d, special_tokens)) for c, d in categories.items()]
     return Safe("\n".join(line for line in lines if line))
 
 
 def title(category: str) -> Safe:
     """A category's name as it stands in a prompt: "humanness" -> "Humanness"."""
-    return quote(category.replace("_", " ").capitalize())
+    return in_line(category.replace("_", " ").capitalize())
 
 
 def prefix(prompts: Prompts, analysis: str, category: str) -> str:
