@@ -276,12 +276,16 @@ def _positive(text: str) -> float:
 def _guarded(run: Callable[[], Any]) -> int:
     """The exit code of `run`; wrong config or input becomes one message, not a traceback."""
     from expertchat.config import ConfigError
+    from expertchat.jsonl import WriteError
 
     try:
         return int(run())
     except ConfigError as error:
         _complain(error.problems)
         return 2
+    except WriteError as error:
+        _complain([str(error)])
+        return 1
     except KeyboardInterrupt:
         return 3
     except SystemExit as error:  # argparse, and a stopped sweep

@@ -25,7 +25,8 @@ from expertchat.text import as_yaml
 
 LIVE_SECONDS = 0.25  # live.json is replaced at most this often
 SYNC_SECONDS = 5.0
-BOOKKEEPING = {LOCK, HEARTBEAT, CLAIM, "provenance.json", "submission"}  # a folder that holds no more than these has not begun
+# A folder that holds no more than these has not begun. live.json is left where a run's folder was removed under it.
+BOOKKEEPING = {LOCK, HEARTBEAT, CLAIM, "provenance.json", "submission", "live.json"}
 OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log, or with the runs of an array
 # Config keys that do not change what a run writes.
 NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")

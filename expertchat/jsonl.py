@@ -49,7 +49,8 @@ def saving(path: Path | str) -> Iterator[None]:
         raise
 
 
-_OF_TORCH = re.compile("PytorchStreamWriter|iostream|cannot be opened|Parent directory", re.IGNORECASE)  # what torch.save says of a disk
+# What torch.save says of a disk.
+_OF_TORCH = re.compile("inline_container|PytorchStreamWriter|iostream|cannot be opened|Parent directory", re.IGNORECASE)
 
 
 def sync_file(path: Path) -> None:

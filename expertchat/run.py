@@ -225,6 +225,8 @@ def broken_off(error: BaseException, store: Sink, hub: Hub) -> int:
         return STOPPED
     if isinstance(error, WriteError):
         hub.store = None
+        if hub.view is None:  # it failed before, so that the caller has to say it
+            raise error
         hub.send(RunFinished(status="failed", reason=str(error)))
         return FAILED
     end = RunFinished(time=time.time(), status="failed", reason=hide(f"{type(error).__name__}: {error}"))

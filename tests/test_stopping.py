@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,23 @@ import pytest
 import torch
 
 from expertchat import folder as run_folder
+from expertchat.backends.base import Embedding
+from expertchat.config import ConfigError
 from expertchat.events import (
     AnyEvent,
     ConversationJudged,
     ConversationStarted,
     Loading,
     Measured,
+    Note,
     PhaseStarted,
+    RoundFinished,
     RunFinished,
     StepFinished,
+    TurnFinished,
 )
 from expertchat.lock import CLAIM, HEARTBEAT
+from expertchat.scheduler import Scheduler
 from expertchat.training.update import Updater
 from tests.scripted import Collect
 from tests.test_online_dpo import Interrupter, adapters, content, difference, train
@@ -64,8 +71,9 @@ def same(folder: Path, unbroken: Path) -> None:
 
 
 @pytest.mark.parametrize("where", PHASES)
-def test_a_stop_loses_what_was_in_flight_alone(where: str, unbroken: Path, tmp_path: Path) -> None:
+def test_a_stop_loses_what_was_in_flight_alone(where: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, first, second = tmp_path / "run", Interrupter(PHASES[where]), Collect()
+    answered = count_answers(monkeypatch)
     assert train(folder, *ONE, sink=first)[0] == 3
     histories = _lines(folder / "evaluations" / "base-a.jsonl")
     assert first.of(RunFinished)[-1].reason == "SIGUSR1" and not (folder / HEARTBEAT).exists()
@@ -78,6 +86,71 @@ def test_a_stop_loses_what_was_in_flight_alone(where: str, unbroken: Path, tmp_p
     assert again == every - done and {"preparing": 0, "talking": 3}.get(where, 4) == len(done)
     assert _lines(folder / "evaluations" / "base-a.jsonl")[: len(histories)] == histories  # no base's reply is made twice
     assert len({event.metrics.id for event in second.of(Measured)}) == 6  # two rounds, and evaluations of base, both and the end
+    assert max(answered.values()) == 1, answered.most_common(3)  # no model is asked for anything twice
+    told = events(folder)
+    assert max(told.values()) == 1 and told == events(unbroken), told.most_common(3)
+    assert not list(folder.glob("rounds/*/answers-*")) and not list(folder.glob("rounds/*/bundles-*"))
+
+
+def count_answers(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each text and each score of options was given, by who was asked."""
+    answered: Counter[str] = Counter()
+    real = Scheduler._count
+
+    def count(self: Scheduler, ask: Any, result: Any) -> None:
+        if not isinstance(result, Embedding):
+            answered[f"{ask.who} {type(result).__name__} {ask.request.key}"] += 1
+        real(self, ask, result)
+
+    monkeypatch.setattr(Scheduler, "_count", count)
+    return answered
+
+
+def events(folder: Path) -> Counter[str]:
+    """What events.jsonl tells of dialogues, rounds and evaluations."""
+    kinds = {"conversation_started", "turn_finished", "candidates_judged", "conversation_finished", "conversation_judged", "measured"}
+    lines = [json.loads(line) for line in _lines(folder / "events.jsonl")]
+    return Counter(
+        f"{e['kind']} {e.get('conversation', e.get('metrics', {}).get('id'))} {e.get('index', e.get('turn', {}))}"
+        for e in lines
+        if e["kind"] in kinds
+    )
+
+
+def test_within_a_dialogue_nothing_is_made_twice(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off after a turn, among the judgements of its candidates."""
+    answered = count_answers(monkeypatch)
+    stop = Interrupter(lambda event: isinstance(event, TurnFinished) and event.conversation == "r0002/c0001" and event.index == 1)
+    assert train(tmp_path / "run", *ONE, sink=stop)[0] == 3 and stop.sent
+    assert train(tmp_path / "run", *ONE)[0] == 0
+    assert max(answered.values()) == 1, answered.most_common(3)
+    same(tmp_path / "run", unbroken)
+    assert events(tmp_path / "run") == events(unbroken)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, answered = tmp_path / "run", count_answers(monkeypatch)
+    stop = Interrupter(lambda event: isinstance(event, RoundFinished) and event.round == 2)
+    assert train(folder, *ONE, "keep_rounds=2", sink=stop)[0] == 3
+    broken = folder / "rounds" / "000002" / "optimizer.pt"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    code, sink = train(folder, *ONE, "keep_rounds=2")
+    notes = [event.text for event in sink.of(Note) if event.level == "warning"]
+    assert code == 0 and any(note.startswith(f"{broken} has 1000 bytes, not the ") and "goes on from round 1" in note for note in notes)
+    assert max(answered.values()) == 1, answered.most_common(3)  # round 2 is trained again, with what was said
+    same(folder, unbroken)
+    (folder / "summary.json").unlink()
+    for place in (folder / "rounds").iterdir():
+        (place / "DONE").write_text("1\n")  # as older versions wrote it: what is damaged shows when it is loaded
+        (place / "optimizer.pt").write_bytes(b"")
+        weights = place / "adapter" / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-7])
+    with pytest.raises(ConfigError) as caught:
+        train(folder, *ONE, "keep_rounds=2")
+    (message,) = caught.value.problems
+    assert "download" not in message and f"no checkpoint is whole; remove {folder / 'rounds'} and the run begins again" in message
 
 
 def _lines(path: Path) -> list[str]:

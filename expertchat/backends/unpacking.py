@@ -18,6 +18,7 @@ from expertchat.backends.folders import folder_problem
 from expertchat.backends.gguf import header, lacks_package
 from expertchat.backends.packaged import cache_dir, kept, sha256
 from expertchat.config import ConfigError
+from expertchat.jsonl import saving
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 FORM = 1  # of what is kept; another number unpacks anew
@@ -68,8 +69,9 @@ def _unpack(file: Path, number: torch.dtype, name: str, place: Path) -> None:
     if missing := sorted(report.get("missing_keys", ())):
         raise ConfigError(f"model {name}: {file.name} lacks {len(missing)} tensors of the model ({missing[0]}, ...); download it again")
     _take_facts(file, model, tokenizer)
-    model.save_pretrained(place)
-    tokenizer.save_pretrained(place)
+    with saving(place):
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
 
 
 def _take_facts(file: Path, model: Any, tokenizer: Any) -> None:

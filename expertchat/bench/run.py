@@ -23,6 +23,7 @@ from expertchat.bench.peer import measure_online_dpo
 from expertchat.bench.results import Part
 from expertchat.bench.ways import measure_precision, measure_prefill, measure_ways
 from expertchat.config import BenchConfig, BenchSettings, ConfigError
+from expertchat.jsonl import saving
 from expertchat.lock import replace
 from expertchat.provenance import provenance
 
@@ -124,7 +125,7 @@ class Report:
         self.values: dict[str, Any] = {**provenance(list(command_line)), "status": "running", "config": settings.model_dump(mode="json")}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.write()
+            self._write()
         except OSError as error:
             raise ConfigError(f"bench.out={self.path}: cannot be written ({error.strerror}); name another file") from None
 
@@ -153,6 +154,11 @@ class Report:
         self.write()
 
     def write(self) -> None:
+        """Write what there is. Raises WriteError."""
+        with saving(self.path):
+            self._write()
+
+    def _write(self) -> None:
         text = json.dumps(self.values | {"parts": [part.plain() for part in self.parts]}, indent=1)
         replace(self.path, text + "\n", mode=0o600)
 

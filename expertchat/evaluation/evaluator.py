@@ -20,7 +20,7 @@ from expertchat.evaluation.figures import RATINGS_APART, Comparison, figures, ou
 from expertchat.evaluation.histories import Held, InOrder, Making, Plan, plans, read_histories
 from expertchat.events import Note
 from expertchat.experts.base import CountTokens, ExpertChat, History
-from expertchat.jsonl import Log, WriteError, read_lines
+from expertchat.jsonl import Log, read_lines, saving
 from expertchat.judging.judge import Case, JudgeWork
 from expertchat.judging.pairwise import Duel, duel_flow, winner
 from expertchat.judging.view import Judgement
@@ -119,8 +119,9 @@ class Evaluator:
         path, rank = self.folder / f"base-{self.learner}.jsonl", self.ranks.rank
         log = None
         if rank == 0:
-            self._make_folder()
-            log = Log(path, self.writing)
+            with self.writing(), saving(path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                log = Log(path, self.writing)
         try:
             self.held = list(self.ranks.same(read_histories(path, self.plans) if rank == 0 else []))
             missing = self.plans[len(self.held) :]
@@ -133,12 +134,6 @@ class Evaluator:
                 log.close()
         self._tell()
         return True
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(f"cannot write {self.folder}: {error.strerror}") from None
 
     def _make(self, wave: Sequence[Plan], log: Log | None, run: Run) -> bool:
         """One process writes each history as soon as those before it are there; several gather a wave's first."""
@@ -330,7 +325,5 @@ def _read(path: Path, ids: Sequence[str]) -> list[Comparison] | None:
 
 
 def _write(path: Path, compared: Sequence[Comparison]) -> None:
-    try:
+    with saving(path):
         write_whole(path, "".join(f"{one.to_json()}\n" for one in compared), sync=True)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror}; what was written before stays readable") from None

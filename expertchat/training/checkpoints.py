@@ -39,8 +39,8 @@ def write_checkpoint(run: Path, number: int, state: Mapping[str, Any], write: Ca
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DONE).unlink(missing_ok=True)  # of a checkpoint that was found damaged
-        for left in folder.glob(".*"):  # what a start was writing when it was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for left in list(folder.rglob(".*")):  # what a start was writing when it was killed
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         write(folder)
         replace(folder / STATE, json.dumps(state, indent=2) + "\n")
         files = _files(folder)

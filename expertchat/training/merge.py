@@ -28,6 +28,7 @@ from expertchat.backends.quantization import saved_kind
 from expertchat.backends.unpacking import unpacked
 from expertchat.backends.weights import Loaded, load_weights
 from expertchat.config import ConfigError
+from expertchat.jsonl import saving
 from expertchat.text import shown_path
 from expertchat.training.card import merged_card
 from expertchat.training.learner import WEIGHTS
@@ -89,11 +90,14 @@ def run_merge(config: MergeConfig, tell: Callable[[str], None] = lambda text: No
     model, wanted_T_V = _trained(loaded, source, ids_T)
     effect = spread(base_T_V, wanted_T_V)
     tell(f"writing {out}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
+    with saving(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-", ignore_cleanup_errors=True)
+    with scratch as work:
         place = Path(work) / "model"
-        write(model, folder, place)
-        (place / "README.md").write_text(merged_card(source.base, source.folder, dtype), "utf-8")
+        with saving(out):
+            write(model, folder, place)
+            (place / "README.md").write_text(merged_card(source.base, source.folder, dtype), "utf-8")
         del model, loaded
         gc.collect()
         tell("reading it again and comparing its logits")
@@ -106,7 +110,8 @@ def run_merge(config: MergeConfig, tell: Callable[[str], None] = lambda text: No
                 f"spread, more than {TOLERANCE[dtype]:g}; nothing was written. Set dtype=fp32"
             )
         size = gib_of(weight_files(place))
-        os.replace(place, out)
+        with saving(out):
+            os.replace(place, out)
     notes = _notes(source, dtype, difference, effect)
     return Merged(out, source.folder, source.base, dtype, size, difference, effect, tuple(notes))
 

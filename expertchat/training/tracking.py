@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from expertchat.config import ConfigError
 from expertchat.events import Note
-from expertchat.jsonl import Log, read_lines
+from expertchat.jsonl import Log, read_lines, saving
 from expertchat.records import Metrics
 from expertchat.training.config import OnlineDpoConfig
 
@@ -64,10 +64,11 @@ class Tracking:
 
     def add(self, name: str, folder: Path, config: OnlineDpoConfig, title: str, known: Sequence[Metrics]) -> None:
         """Open a tracker, or go on with its run, and tell it of the `known` records that it lacks."""
-        folder.mkdir(parents=True, exist_ok=True)
         place = folder / f"{name}.jsonl"
         lines = [line for _, line in read_lines(place)]
-        log = Log(place)
+        with saving(place):
+            folder.mkdir(parents=True, exist_ok=True)
+            log = Log(place)
         ids = [str(line["run"]) for line in lines if "run" in line]
         number = ids[0] if ids else secrets.token_hex(4)
         with self._dropping(name):
