@@ -219,7 +219,8 @@ class JudgingConfig(Group):
         problems = []
         if not self.categories:
             problems.append("judging.categories is empty: name at least one category")
-        problems += [f"judging.categories: {name!r} cannot be a category's name; rename it" for name in self.categories if not may_name(name)]
+        bad = [name for name in self.categories if not may_name(name)]
+        problems += [f"judging.categories: {name!r} cannot be a category's name; rename it" for name in bad]
         unknown = sorted(set(self.weights) - set(self.categories))
         if unknown:
             problems.append(f"judging.weights names {unknown}, which are not in judging.categories {sorted(self.categories)}")

@@ -22,7 +22,8 @@ _OF_KEY = {"api", "access", "private", "secret", "auth", "signing", "encryption"
 _OF_TOKENS = {"api", "access", "auth", "refresh", "secret", "bearer"}
 # A name that ends so is about a secret and holds none: HF_TOKEN_PATH, SSH_AUTH_SOCK, token_count.
 _ABOUT = {"path", "file", "dir", "folder", "name", "sock", "limit", "count", "type", "length", "size", "url", "id", "ids", "timeout", "env"}
-_OF_MODELS = {"pad", "eos", "bos", "unk", "mask", "sep", "cls", "end", "stop", "image", "special", "per", "max", "new"}  # tokens of a tokenizer
+# A token of a tokenizer.
+_OF_MODELS = {"pad", "eos", "bos", "unk", "mask", "sep", "cls", "end", "stop", "image", "special", "per", "max", "new"}
 
 # What services issue, by its own form. No part of these is a word of a language.
 _FORMS = re.compile(
@@ -106,7 +107,9 @@ def hide_in(plain: Any, environment: Mapping[str, str] | None = None) -> Any:
 def _pair(found: re.Match[str]) -> str:
     quote = '"' if found["double"] is not None else "'" if found["single"] is not None else ""
     value = found["double"] or found["single"] or found["bare"] or ""
-    if not value or HIDDEN in value or not is_secret_name(found["name"]) or not _is_literal(found["name"], value, bool(quote), found["mark"]):
+    if not value or HIDDEN in value or not is_secret_name(found["name"]):
+        return found[0]
+    if not _is_literal(found["name"], value, bool(quote), found["mark"]):
         return found[0]
     if not quote and ":" in found["mark"] and not _ALONE.match(found.string, found.end()):  # "password: why do people ..." is a sentence
         return found[0]
@@ -165,10 +168,10 @@ def secret_values(plain: Any, environment: Mapping[str, str] | None = None, plac
 
 def _given(word: str, environment: Mapping[str, str] | None) -> str | None:
     name, equals, value = word.partition("=")
-    if equals and value and is_secret_name(name):
+    if equals and value and " " not in name and is_secret_name(name):
         return _refusal(name.lstrip("+~"), "is called a secret")
     how = _holds(word, environment)
-    return _refusal(name.lstrip("+~") if equals else HIDDEN, how) if how else None
+    return _refusal(hide(name.lstrip("+~"), environment) if equals else HIDDEN, how) if how else None
 
 
 def _holds(text: str, environment: Mapping[str, str] | None) -> str | None:
