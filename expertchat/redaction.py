@@ -14,6 +14,7 @@ from typing import Any
 
 HIDDEN = "[hidden]"
 SHORTEST = 6  # characters of an environment's secret: shorter ones would be found in ordinary words
+LONGER = 8  # and of one for which a word is refused, not only hidden
 _HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET = {"secret", "secrets", "password", "passwd", "passphrase", "passwort", "pwd", "apikey", "credential", "credentials", "cookie",
            "authorization", "auth", "authtoken", "bearer", "pat"}  # fmt: skip
@@ -130,15 +131,15 @@ def _is_literal(name: str, value: str, quoted: bool, mark: str) -> bool:
 # -- the environment --------------------------------------------------------------------------------------------------------
 
 
-def _of_environment(environment: Mapping[str, str] | None) -> Sequence[str]:
-    return _values(tuple((name, value) for name, value in (os.environ if environment is None else environment).items()))
+def _of_environment(environment: Mapping[str, str] | None) -> dict[str, str]:
+    """The secrets of the environment, by their values, each with its variable's name; the longest first."""
+    return _by_value(tuple((os.environ if environment is None else environment).items()))
 
 
 @lru_cache(maxsize=8)
-def _values(items: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    """The values of the variables that are named as secrets, the longest first."""
-    found = {value.strip() for name, value in items if is_secret_name(name) and _is_telling(value.strip())}
-    return tuple(sorted(found, key=len, reverse=True))
+def _by_value(items: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    found = {value.strip(): name for name, value in items if is_secret_name(name) and _is_telling(value.strip())}
+    return {value: found[value] for value in sorted(found, key=len, reverse=True)}
 
 
 def _is_telling(value: str) -> bool:
@@ -182,9 +183,7 @@ def _holds(text: str, environment: Mapping[str, str] | None) -> str | None:
         return "holds a login (USER:PASSWORD@HOST)"
     if any(is_secret_name(found[1]) for found in re.finditer(r"([A-Za-z]\w*)=[^\s,\"'\]]", text)):
         return "gives a secret a value"
-    items = os.environ if environment is None else environment
-    names = [name for name, value in items.items() if is_secret_name(name) and len(value.strip()) >= 8 and _is_telling(value.strip())
-             and value.strip() in text]  # fmt: skip
+    names = [name for value, name in _of_environment(environment).items() if len(value) >= LONGER and value in text]
     return f"holds the value of {names[0]}" if names else None
 
 

@@ -43,7 +43,7 @@ def _told(make: Callable[[], object]) -> list[str]:
 
 def _converse(config: Any, here: bool) -> Problems:
     yield from _texts(config)
-    if config.topics.source != "models":
+    if _has_topics(config):
         yield from _told(lambda: given_topics(config.topics, config.conversation.count, config.run.seed))
     yield from _cast(config, "converse", here)
 
@@ -53,11 +53,22 @@ def _online_dpo(config: Any, here: bool) -> Problems:
     from expertchat.training.held_out import check_given
     from expertchat.training.tracking import check_trackers
 
+    if config.train.sharding != "pipeline":
+        from expertchat.training.ranks import own_gpu
+
+        own_gpu()  # of several processes each has one, and torch must not have been asked before it is chosen
     yield from _texts(config)
-    yield from _told(lambda: check_given(config))
+    if _has_topics(config):
+        yield from _told(lambda: check_given(config))
     yield from _told(lambda: check(config))
     yield from _told(lambda: check_trackers(config.report_to))
     yield from _cast(config, "online_dpo", here)
+
+
+def _has_topics(config: Any) -> bool:
+    """Whether there are topics that can be looked at now."""
+    topics = config.topics
+    return topics.source == "list" or (topics.source == "file" and places.can_be_read_twice(topics.file))
 
 
 def _texts(config: Any) -> Problems:
@@ -65,7 +76,7 @@ def _texts(config: Any) -> Problems:
     for seat, model in seats_of(config).items():
         key = models.key_of(seat)
         yield from (f"{key}.{problem}" for problem in _told(lambda: family_class(model.family)))  # noqa: B023
-        if model.persona.file:
+        if model.persona.file and places.can_be_read_twice(model.persona.file):
             yield from (f"{key}.persona.file: {problem}" for problem in _told(lambda: persona_brief(model.persona)))  # noqa: B023
         if model.backend == "scripted":
             yield from _script(key, model.script)
@@ -76,7 +87,7 @@ def _script(key: str, script: str | None) -> Problems:
 
     if not script:
         yield f"{key}.script: is not set, but {key}.backend=scripted needs it; name a JSONL file of replies"
-    else:
+    elif places.can_be_read_twice(script):
         yield from (f"{key}.script: {problem}" for problem in _told(lambda: read_script(Path(script))))
 
 
