@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import hydra
@@ -91,8 +92,20 @@ def _missing(plain: Any, place: str = "") -> Iterator[str]:
 
 
 def compose_dict(command: str, overrides: Sequence[str]) -> DictConfig:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base=None):
-        return hydra.compose(command, overrides=list(overrides))
+    """What Hydra composes, to be read only. Raises what Hydra raises."""
+    found = _composed(str(conf_dir()), command, tuple(overrides))
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+@lru_cache(maxsize=64)  # to say all that is wrong, the same words are composed several times, each 0.1 s
+def _composed(conf: str, command: str, overrides: tuple[str, ...]) -> DictConfig | Exception:
+    try:
+        with hydra.initialize_config_dir(conf, version_base=None):
+            return hydra.compose(command, overrides=list(overrides))
+    except ERRORS as error:
+        return error
 
 
 def hydra_settings(command: str, overrides: Sequence[str]) -> DictConfig:
@@ -222,8 +235,8 @@ def _unknown(command: str, override: str, message: str, good: Sequence[str]) -> 
             return "\n".join(f"{key}.{name}: unknown key{near(name, there) or ';'} there are {', '.join(there)}" for name in new)
         reserved = [f"{key}: '{name}' cannot be a category's name; rename it" for name in new if not may_name(name)]
         add = " ".join(f"+{place}.{name}=..." for name in new for place in OPEN)
-        told = f"{key} has no {', '.join(new)}: it has {', '.join(there)}; add to it with {add}, or begin anew with '~{key}' '+{key}={{...}}'"
-        return "\n".join([*reserved, told])
+        said = f"{key} has no {', '.join(new)}: it has {', '.join(there)}"
+        return "\n".join([*reserved, f"{said}; add to it with {add}, or begin anew with '~{key}' '+{key}={{...}}'"])
     known = [*keys_of(plain), *_choices(command)]
     return f"{key}: unknown key{near_key(key, known) or _inside(plain, key, command)}"
 
@@ -267,7 +280,12 @@ def _plain(config: DictConfig) -> Any:
 
 def _choices(command: str) -> list[str]:
     """The groups that an override can choose in, as they are written: model@experts.a, topics, ..."""
-    with hydra.initialize_config_dir(str(conf_dir()), version_base=None):
+    return _choices_in(str(conf_dir()), command)
+
+
+@lru_cache(maxsize=8)
+def _choices_in(conf: str, command: str) -> list[str]:
+    with hydra.initialize_config_dir(conf, version_base=None):
         config = hydra.compose(command, return_hydra_config=True)
         return [key for key in config.hydra.runtime.choices if not str(key).startswith("hydra/")]
 

@@ -113,8 +113,8 @@ def check(command: str, configs: Sequence[Any], here: bool = True) -> None:
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def load_whole(command: str, overrides: Sequence[str]) -> Any:
-    """The config of a command, itself and all that it names checked. Raises ConfigError.
+def load_whole(command: str, overrides: Sequence[str], here: bool = True) -> Any:
+    """The config of a command, itself and all that it names checked; `here`: for this machine. Raises ConfigError.
 
     Where the config itself is wrong, what else is wrong with what the overrides name is told with it.
     """
@@ -123,18 +123,19 @@ def load_whole(command: str, overrides: Sequence[str]) -> Any:
     except ConfigError as error:
         rest, kept, more = without_wrong(command, overrides)
         if rest is not None:
-            more = [*more, *problems_before(command, rest, True)]
+            more = [*more, *problems_before(command, rest, here)]
         keys = [key_of(override) for override in kept]
         others = [problem for problem in more if any(key in problem for key in keys) and problem not in error.problems]
         raise ConfigError([*error.problems, *dict.fromkeys(others)]) from None
-    check(command, [config])
+    check(command, [config], here)
     return config
 
 
 def sweep_jobs(command: str, overrides: Sequence[str], here: bool = True) -> tuple[list[Job], DictConfig]:
     """The jobs of a sweep, each with its checked config and its own run folder, and Hydra's settings (folder, launcher).
 
-    `here`: on this machine, whose models and devices are looked at. All is decided here and now: what a job does depends neither on when nor on where it runs. Raises ConfigError.
+    `here`: on this machine, whose models and devices are looked at. All is decided here and now: what a job does depends neither
+    on when nor on where it runs. Raises ConfigError.
     """
     lists, configs = _configs(command, overrides)
     runs = [config for config in configs if isinstance(config, ConverseConfig | OnlineDpoConfig)]

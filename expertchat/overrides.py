@@ -1,4 +1,4 @@
-"""Overrides as people write them. Hydra's grammar knows ASCII alone outside of quotes; other letters are quoted for it, and nothing else is.
+"""Overrides as people write them. Hydra's grammar knows ASCII alone outside of quotes: other letters are quoted for it, nothing else is.
 
 What it cannot read for another reason (a comma, an apostrophe, a parenthesis in a text) has more than one meaning: it is not guessed, but
 the word is shown as it must be written.

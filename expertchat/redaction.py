@@ -14,6 +14,7 @@ from typing import Any
 
 HIDDEN = "[hidden]"
 SHORTEST = 6  # characters of an environment's secret: shorter ones would be found in ordinary words
+LONGER = 8  # and of one for which a word is refused, not only hidden
 _HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET = {"secret", "secrets", "password", "passwd", "passphrase", "passwort", "pwd", "apikey", "credential", "credentials", "cookie",
            "authorization", "auth", "authtoken", "bearer", "pat"}  # fmt: skip
@@ -22,7 +23,8 @@ _OF_KEY = {"api", "access", "private", "secret", "auth", "signing", "encryption"
 _OF_TOKENS = {"api", "access", "auth", "refresh", "secret", "bearer"}
 # A name that ends so is about a secret and holds none: HF_TOKEN_PATH, SSH_AUTH_SOCK, token_count.
 _ABOUT = {"path", "file", "dir", "folder", "name", "sock", "limit", "count", "type", "length", "size", "url", "id", "ids", "timeout", "env"}
-_OF_MODELS = {"pad", "eos", "bos", "unk", "mask", "sep", "cls", "end", "stop", "image", "special", "per", "max", "new"}  # tokens of a tokenizer
+# A token of a tokenizer.
+_OF_MODELS = {"pad", "eos", "bos", "unk", "mask", "sep", "cls", "end", "stop", "image", "special", "per", "max", "new"}
 
 # What services issue, by its own form. No part of these is a word of a language.
 _FORMS = re.compile(
@@ -106,7 +108,9 @@ def hide_in(plain: Any, environment: Mapping[str, str] | None = None) -> Any:
 def _pair(found: re.Match[str]) -> str:
     quote = '"' if found["double"] is not None else "'" if found["single"] is not None else ""
     value = found["double"] or found["single"] or found["bare"] or ""
-    if not value or HIDDEN in value or not is_secret_name(found["name"]) or not _is_literal(found["name"], value, bool(quote), found["mark"]):
+    if not value or HIDDEN in value or not is_secret_name(found["name"]):
+        return found[0]
+    if not _is_literal(found["name"], value, bool(quote), found["mark"]):
         return found[0]
     if not quote and ":" in found["mark"] and not _ALONE.match(found.string, found.end()):  # "password: why do people ..." is a sentence
         return found[0]
@@ -127,15 +131,15 @@ def _is_literal(name: str, value: str, quoted: bool, mark: str) -> bool:
 # -- the environment --------------------------------------------------------------------------------------------------------
 
 
-def _of_environment(environment: Mapping[str, str] | None) -> Sequence[str]:
-    return _values(tuple((name, value) for name, value in (os.environ if environment is None else environment).items()))
+def _of_environment(environment: Mapping[str, str] | None) -> dict[str, str]:
+    """The secrets of the environment, by their values, each with its variable's name; the longest first."""
+    return _by_value(tuple((os.environ if environment is None else environment).items()))
 
 
 @lru_cache(maxsize=8)
-def _values(items: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    """The values of the variables that are named as secrets, the longest first."""
-    found = {value.strip() for name, value in items if is_secret_name(name) and _is_telling(value.strip())}
-    return tuple(sorted(found, key=len, reverse=True))
+def _by_value(items: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    found = {value.strip(): name for name, value in items if is_secret_name(name) and _is_telling(value.strip())}
+    return {value: found[value] for value in sorted(found, key=len, reverse=True)}
 
 
 def _is_telling(value: str) -> bool:
@@ -165,10 +169,10 @@ def secret_values(plain: Any, environment: Mapping[str, str] | None = None, plac
 
 def _given(word: str, environment: Mapping[str, str] | None) -> str | None:
     name, equals, value = word.partition("=")
-    if equals and value and is_secret_name(name):
+    if equals and value and " " not in name and is_secret_name(name):
         return _refusal(name.lstrip("+~"), "is called a secret")
     how = _holds(word, environment)
-    return _refusal(name.lstrip("+~") if equals else HIDDEN, how) if how else None
+    return _refusal(hide(name.lstrip("+~"), environment) if equals else HIDDEN, how) if how else None
 
 
 def _holds(text: str, environment: Mapping[str, str] | None) -> str | None:
@@ -179,9 +183,7 @@ def _holds(text: str, environment: Mapping[str, str] | None) -> str | None:
         return "holds a login (USER:PASSWORD@HOST)"
     if any(is_secret_name(found[1]) for found in re.finditer(r"([A-Za-z]\w*)=[^\s,\"'\]]", text)):
         return "gives a secret a value"
-    items = os.environ if environment is None else environment
-    names = [name for name, value in items.items() if is_secret_name(name) and len(value.strip()) >= 8 and _is_telling(value.strip())
-             and value.strip() in text]  # fmt: skip
+    names = [name for value, name in _of_environment(environment).items() if len(value) >= LONGER and value in text]
     return f"holds the value of {names[0]}" if names else None
 
 

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "expertchat"
 
 # The floors of the house, lowest first; the longest name that fits a module counts. A module imports its own floor and those below.
 FLOORS: list[set[str]] = [
-    {"records", "redaction", "text", "cleaning", "harmless", "thinking", "experts.prompts", "bench.shapes"},
+    {"complaints", "records", "redaction", "text", "cleaning", "harmless", "thinking", "experts.prompts", "bench.shapes"},
     {"events", "config", "textfile", "backends.base", "judging.view"},
     {"backends", "judging.faults", "judging.rating", "judging.reading", "judging.wim", "memory"},
     {"experts"},

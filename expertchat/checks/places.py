@@ -25,6 +25,15 @@ def home_problems(plain: Any, place: str = "") -> Iterator[str]:
             yield f"{place}={plain}: this machine knows no home folder {plain.partition('/')[0]}; write the whole path"
 
 
+def can_be_read_twice(path: str) -> bool:
+    """Whether to look into a file now takes nothing from the run: not from a pipe (topics.file=<(...))."""
+    try:
+        place = Path(path).expanduser()
+        return place.is_file() or place.is_dir() or not place.exists()
+    except (OSError, ValueError):
+        return True
+
+
 def new_folder_problem(key: str, path: str | Path, begun: bool = True) -> str | None:
     """Why no folder can be made there, or, where `begun` allows that it is there, written."""
     try:

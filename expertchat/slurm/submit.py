@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import yaml
 
-from expertchat.checks.commands import problems_of as problems_before
-from expertchat.checks.places import new_folder_problem
+from expertchat.checks.models import device_problems, key_of
 from expertchat.compose import load
 from expertchat.config import ConfigError, near
 from expertchat.folder import differences
 from expertchat.frozen import freeze
-from expertchat.launch import without_secrets
+from expertchat.launch import load_whole, without_secrets
+from expertchat.needed import seats_of
 from expertchat.overrides import mended
 from expertchat.run import run_folder
 from expertchat.slurm.array import Array, overrides, parse, task_folder
@@ -78,7 +78,7 @@ def _wanted(options: argparse.Namespace, command_line: list[str]) -> Wanted:
     ours = [word for word in options.overrides if word.lstrip("+~").startswith(("cluster=", "cluster."))]
     theirs = [word for word in options.overrides if word not in ours]
     problems: list[str] = []
-    config = _tried(lambda: load(command, [*theirs, "view=plain"]), problems)
+    config = _tried(lambda: load_whole(command, [*theirs, "view=plain"], here=False), problems)
     cluster = _tried(lambda: load("submit", ours).cluster, problems)
     array = _tried(lambda: parse(options.array, options.spread, command) if options.array else None, problems)
     if options.spread and not options.array:
@@ -118,7 +118,7 @@ def _in(config: Any, folder: Path) -> Any:
 def _check(wanted: Wanted, force: bool) -> None:
     """Raise ConfigError for what would fail; fill `checked`."""
     problems = [*_folder_problems(wanted), *_launch_problems(wanted)]
-    problems += problems_before(wanted.command, wanted.config, here=False)
+    problems += _device_problems(wanted)
     share = 1 / wanted.array.tasks if wanted.array is not None and wanted.array.spread == "topics" else 1.0
     wanted.checked = check_all(wanted.command, wanted.config, wanted.cluster, wanted.ranks, wanted.folder.parent, share)
     problems += wanted.checked.problems
@@ -145,14 +145,27 @@ def _launch_problems(wanted: Wanted) -> list[str]:
     return problems
 
 
+def _device_problems(wanted: Wanted) -> list[str]:
+    """Devices that the config names and the job will not have."""
+    seats = seats_of(wanted.config)
+    devices = {f"{key_of(seat)}.device": model.device for seat, model in seats.items() if model.backend == "local"}
+    devices["embedder.device"] = wanted.config.embedder.device
+    if wanted.cluster.scheduler == "local":
+        return list(device_problems(devices))
+    gpus, found = wanted.cluster.gpus, []
+    for key, device in devices.items():
+        number = 0 if device in ("cuda", "balanced") else int(device[5:]) if device.startswith("cuda:") else -1
+        if number >= gpus:
+            found.append(f"{key}={device}: a node of the job has {gpus} GPUs (cluster.gpus={gpus}); ask for more, or set {key}=auto")
+    return found
+
+
 def _folder_problems(wanted: Wanted) -> list[str]:
     """A folder may be new, or hold this very run: then it is submitted again and goes on."""
     folder, array = wanted.folder, wanted.array
     if re.search(r'["\\\x00-\x1f\x7f]', str(folder)):
         return [f"run.dir: {str(folder)!r} has a character that a job's script cannot hold (quote, backslash, end of line); name another"]
-    if problem := new_folder_problem("run.dir", folder):
-        return [problem]
-    if not folder.exists():
+    if not folder.is_dir():  # new, or nothing that can be a run, which is told already
         return []
     if is_failed(end := read_summary(folder)):
         return [f"run.dir: {folder} is at its end, and failed ({end.get('reason')}): name another folder for a new run"]
