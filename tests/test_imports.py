@@ -13,13 +13,13 @@ PACKAGE = ROOT / "expertchat"
 
 # The floors of the house, lowest first; the longest name that fits a module counts. A module imports its own floor and those below.
 FLOORS: list[set[str]] = [
-    {"complaints", "records", "redaction", "text", "cleaning", "harmless", "thinking", "experts.prompts", "bench.shapes"},
-    {"events", "config", "textfile", "backends.base", "judging.view"},
-    {"backends", "judging.faults", "judging.rating", "judging.reading", "judging.wim", "memory"},
+    {"complaints", "records", "redaction", "text", "cleaning", "harmless", "likeness", "thinking", "experts.prompts", "bench.shapes"},
+    {"events", "config", "jsonl", "textfile", "backends.base", "judging.view"},
+    {"backends", "judging.faults", "judging.nothing", "judging.rating", "judging.reading", "judging.wim", "memory"},
     {"experts"},
     {
-        "conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",
-        "needed", "slurm.here",
+        "conversation", "ending", "scheduler", "journal", "judging", "preferences", "topics", "folder", "store", "lock", "provenance", "run",
+        "summary", "needed", "slurm.here",
     },
     {"plan", "models"},
     {"cast", "world"},
