@@ -248,7 +248,8 @@ def test_the_end_is_taken_from_the_template_and_the_config() -> None:
     words = FORMS["no_pad_no_end"].tokenizer()
     # The config of a Llama that names no end has 2, whatever token that is.
     backend = LocalBackend(model_of(words, eos_token_id=2), words, "m")
-    assert backend.end_ids == () and any("token 2 ('#'), by its config an end, is an ordinary word" in note for note in backend.info.notes)
+    assert backend.end_ids == () and any("token 2 ('#'), an end by default, is an ordinary word" in note for note in backend.info.notes)
+    assert LocalBackend(model_of(words, eos_token_id=7), words, "m").end_ids == (7,)  # one that somebody has written down
 
 
 # -- thinking -------------------------------------------------------------------------------------------------------------
