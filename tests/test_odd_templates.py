@@ -23,6 +23,7 @@ from expertchat.experts.registry import make_expert
 from expertchat.judging.view import Judgement
 from expertchat.records import Message, Turn
 from expertchat.training.learner import LoraLearner
+from expertchat.training.rows import row_of
 from tests import tiny
 from tests.forms import BEGIN, FORMS, IM, LOOP, Form
 from tests.test_update import config, pair, updater
@@ -71,6 +72,9 @@ def test_a_block_that_the_template_opens_stays_in_the_prompt_and_is_not_in_the_r
     assert thinking.tokenizer.decode(ids).endswith("<|im_start|>assistant\n<think>\n") and thinking.opens_thinking
     written = thinking.reply(USER, Message("assistant", "They fish."))
     assert thinking.tokenizer.decode(written) == "They fish.<|im_end|>"
+    # A pair that has texts alone has what was said: it is trained where the thoughts are over.
+    row = row_of(pair(0, "They fish.", "No."), thinking)
+    assert thinking.tokenizer.decode(row["prompt_ids"]).endswith("<think>\n\n</think>\n\n") and row["chosen_ids"] == written
     quiet = Renderer(form.tokenizer(), "m")
     assert quiet.text(USER).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n") and not quiet.opens_thinking
 
