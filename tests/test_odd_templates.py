@@ -23,6 +23,7 @@ from expertchat.experts.registry import make_expert
 from expertchat.judging.view import Judgement
 from expertchat.records import Message, Turn
 from expertchat.training.learner import LoraLearner
+from expertchat.training.rows import row_of
 from tests import tiny
 from tests.forms import BEGIN, FORMS, IM, LOOP, Form
 from tests.test_update import config, pair, updater
@@ -71,6 +72,9 @@ def test_a_block_that_the_template_opens_stays_in_the_prompt_and_is_not_in_the_r
     assert thinking.tokenizer.decode(ids).endswith("<|im_start|>assistant\n<think>\n") and thinking.opens_thinking
     written = thinking.reply(USER, Message("assistant", "They fish."))
     assert thinking.tokenizer.decode(written) == "They fish.<|im_end|>"
+    # A pair that has texts alone has what was said: it is trained where the thoughts are over.
+    row = row_of(pair(0, "They fish.", "No."), thinking)
+    assert thinking.tokenizer.decode(row["prompt_ids"]).endswith("<think>\n\n</think>\n\n") and row["chosen_ids"] == written
     quiet = Renderer(form.tokenizer(), "m")
     assert quiet.text(USER).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n") and not quiet.opens_thinking
 
@@ -248,7 +252,8 @@ def test_the_end_is_taken_from_the_template_and_the_config() -> None:
     words = FORMS["no_pad_no_end"].tokenizer()
     # The config of a Llama that names no end has 2, whatever token that is.
     backend = LocalBackend(model_of(words, eos_token_id=2), words, "m")
-    assert backend.end_ids == () and any("token 2 ('#'), by its config an end, is an ordinary word" in note for note in backend.info.notes)
+    assert backend.end_ids == () and any("token 2 ('#'), an end by default, is an ordinary word" in note for note in backend.info.notes)
+    assert LocalBackend(model_of(words, eos_token_id=7), words, "m").end_ids == (7,)  # one that somebody has written down
 
 
 # -- thinking -------------------------------------------------------------------------------------------------------------

@@ -337,10 +337,10 @@ def _end_ids(model: Any, tokenizer: Any, renderer: Renderer, stop_tokens: Sequen
     """
     configured = model.generation_config.eos_token_id
     configured = [i for i in (configured if isinstance(configured, list | tuple) else [configured]) if i is not None]
-    added = tokenizer.added_tokens_decoder
-    words = [i for i in configured if i not in added and i != tokenizer.eos_token_id]
+    added, default = tokenizer.added_tokens_decoder, _default_end(type(model.config.get_text_config()))
+    words = [i for i in configured if i == default and i not in added and i != tokenizer.eos_token_id]
     said = [f"token {i} ({tokenizer.convert_ids_to_tokens(i)!r})" for i in words]
-    notes = [f"{token}, by its config an end, is an ordinary word and ends nothing" for token in said]
+    notes = [f"{token}, an end by default, is an ordinary word and ends nothing" for token in said]
     vocabulary = tokenizer.get_vocab()
     family = [vocabulary[token] for token in stop_tokens if token in vocabulary]
     found = [tokenizer.eos_token_id, *(i for i in configured if i not in words), renderer.end_token(), *family]
@@ -349,3 +349,11 @@ def _end_ids(model: Any, tokenizer: Any, renderer: Renderer, stop_tokens: Sequen
         where = "its tokenizer, its generation_config.json or its chat template"
         notes.append(f"no end token is known to {where}, so every reply runs to max_new_tokens")
     return ids, notes
+
+
+def _default_end(config: type[Any]) -> int | None:
+    """The end token of a config that names none."""
+    try:
+        return getattr(config(), "eos_token_id", None)
+    except Exception:  # some cannot be made out of nothing
+        return None

@@ -37,17 +37,21 @@ class Renderer:
         """The chat as one string that ends with the assistant's header and `prefix`. Raises ConfigError."""
         return self.vocabulary.said(self.written(messages, prefix))
 
-    def written(self, messages: Sequence[Message], prefix: str = "") -> str:
-        """The same in the form that `ids` reads: it differs where the template has tokens that are plain words. Raises ConfigError."""
+    def written(self, messages: Sequence[Message], prefix: str = "", said: bool = False) -> str:
+        """The same in the form that `ids` reads: it differs where the template has tokens that are plain words. Raises ConfigError.
+
+        A given prefix is what the assistant says, and no thought: a thinking block that the template opens is ended before it. With
+        `said` also where there is none.
+        """
         try:
             rendered = self.template.render([Message(m.role, self._content(m.content)) for m in messages], True)
         except Exception as error:  # a template may raise anything
             roles = ", ".join(message.role for message in messages)
-            said = one_line(str(error))
+            why = one_line(str(error))
             raise ConfigError(
-                f"{self.name}: its chat template refuses the roles {roles} ({said}); set the model's own family, or family=auto"
+                f"{self.name}: its chat template refuses the roles {roles} ({why}); set the model's own family, or family=auto"
             ) from None
-        begun = self.form.before_prefix + self.vocabulary.marked(self.plain(prefix)) if prefix else ""
+        begun = self.form.before_prefix + self.vocabulary.marked(self.plain(prefix)) if prefix or said else ""
         return self.vocabulary.written(rendered + self.form.added + begun)
 
     def ids(self, text: str) -> list[int]:
@@ -85,13 +89,17 @@ class Renderer:
                 del self._encoded[next(iter(self._encoded))]
         return list(ids)
 
+    def answered(self, prompt: Sequence[Message]) -> list[int]:
+        """Token ids of a chat up to where the assistant says something, its thoughts being over: `encode`'s, if the template opens none."""
+        return self.ids(self.written(prompt, said=True)) if self.form.before_prefix else self.encode(prompt)
+
     def reply(self, prompt: Sequence[Message], message: Message, end: bool = True) -> list[int]:
-        """Token ids of the assistant's message after `prompt` as `encode` gives it, up to the token that ends it if `end`.
+        """Token ids of what the assistant says after `answered(prompt)`, up to the token that ends it if `end`.
 
         They follow the prompt's own, whatever the template makes of a prompt once it is answered (thinking blocks, headers): training must
         not show another prompt than talking did.
         """
-        ids, begun, tail = self.encode(prompt), self.written(prompt), self._tail if end else ""
+        ids, begun, tail = self.answered(prompt), self.written(prompt, said=True), self._tail if end else ""
         text = self.vocabulary.written(self.vocabulary.marked(self.plain(message.content)))
         whole = self.ids(begun + self.form.lead + text + tail)
         if whole[: len(ids)] != ids:  # the prompt's last token and the reply's first make one

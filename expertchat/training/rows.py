@@ -28,7 +28,7 @@ def row_of(pair: PreferencePair, renderer: Renderer) -> Row:
     prompt, *replies = ([Message(m["role"], m["content"]) for m in part] for part in (pair.prompt, pair.chosen, pair.rejected))  # type: ignore[arg-type]
     cut = [bool(pair.provenance.get(f"cut_{which}", 0)) for which in ("chosen", "rejected")]
     chosen, rejected = (renderer.reply(prompt, reply[0], end=not was_cut) for reply, was_cut in zip(replies, cut, strict=True))
-    return {"prompt_ids": renderer.encode(prompt), "chosen_ids": chosen, "rejected_ids": rejected}
+    return {"prompt_ids": renderer.answered(prompt), "chosen_ids": chosen, "rejected_ids": rejected}
 
 
 def length(row: Row) -> int:
