@@ -28,14 +28,14 @@ def embedding_rows(model: Any) -> int:
 
 
 def unusable_ids(ends: Sequence[int], pad: int | None, rows: int) -> list[str]:
-    """Notes on end and padding tokens that lie beyond a model's `rows` embeddings, and on a model that no end token is left to."""
+    """Notes on end and padding tokens that lie beyond a model's `rows` embeddings, and on a model that none of its end tokens is left to."""
     notes = []
     beyond = [i for i in ends if not 0 <= i < rows]
     if beyond:
         notes.append(f"end token {', '.join(map(str, beyond))} is beyond its {rows} embeddings and can never be said: not used")
     if pad is not None and not 0 <= pad < rows:
         notes.append(f"padding token {pad} is beyond its {rows} embeddings: another one is used")
-    if len(beyond) == len(ends):
+    if ends and len(beyond) == len(ends):
         notes.append("no token ends its messages: every reply runs to its limit (max_new_tokens)")
     return notes
 
