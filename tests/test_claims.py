@@ -222,7 +222,7 @@ def test_an_embedder_that_claims_longer_texts_than_it_has_positions_for(embedder
     words = json.loads((embedder / "tokenizer_config.json").read_text())
     rewrite(embedder / "tokenizer_config.json", **(words | {"model_max_length": 512}))
     loaded = SentenceEmbedder.load(embedder, "m", "cpu")
-    assert loaded.limit == 60 and "512 tokens are claimed, but it has 62 positions" in loaded.notes[0]
+    assert loaded.limit == 60 and "it claims 512 tokens, but has 62 positions" in loaded.notes[0]
     assert len(loaded.embed([EmbedRequest("0", "Herons fish in shallow water. " * 40)])[0].vector) == 16
 
 
@@ -258,3 +258,9 @@ def test_a_language_model_in_the_place_of_an_embedder_is_said(folder: Path) -> N
     rewrite(folder / "tokenizer_config.json", pad_token="<|end_of_text|>")
     loaded = SentenceEmbedder.load(folder, "m", "cpu")
     assert "has no modules.json, so it is a language model" in loaded.notes[0]
+
+
+def test_layers_that_a_quantization_does_not_suit(tmp_path: Path) -> None:
+    folder = architectures.build(tmp_path / "mamba", "mamba")
+    text = message(folder, family="auto", quantization="int8")
+    assert "its layers do not suit the quantization: set quantization=none" in text and "config.json" not in text

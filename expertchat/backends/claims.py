@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from expertchat.backends.decoding import is_exact
 from expertchat.backends.rendering import Renderer
-from expertchat.backends.unloadable import first_line, out_of_memory
+from expertchat.backends.unloadable import out_of_memory, pass_failure
 from expertchat.config import ConfigError
 from expertchat.records import Message
 
@@ -28,14 +29,14 @@ def embedding_rows(model: Any) -> int:
 
 
 def unusable_ids(ends: Sequence[int], pad: int | None, rows: int) -> list[str]:
-    """Notes on end and padding tokens that lie beyond a model's `rows` embeddings, and on a model that no end token is left to."""
+    """Notes on end and padding tokens that lie beyond a model's `rows` embeddings, and on a model that is left without an end token."""
     notes = []
     beyond = [i for i in ends if not 0 <= i < rows]
     if beyond:
         notes.append(f"end token {', '.join(map(str, beyond))} is beyond its {rows} embeddings and can never be said: not used")
     if pad is not None and not 0 <= pad < rows:
         notes.append(f"padding token {pad} is beyond its {rows} embeddings: another one is used")
-    if len(beyond) == len(ends):
+    if ends and len(beyond) == len(ends):
         notes.append("no token ends its messages: every reply runs to its limit (max_new_tokens)")
     return notes
 
@@ -107,10 +108,7 @@ def _pass(model: Any, renderer: Renderer, broken: str) -> Iterator[str]:
     except Exception as error:  # whatever a model does whose config.json and weights do not fit
         if out_of_memory(error):
             raise ConfigError("out of memory with two rows of a few tokens; use a smaller or quantised model") from None
-        yield (
-            f"its first pass fails ({type(error).__name__}: {first_line(error)}): its config.json does not fit its weights or this version "
-            "of transformers"
-        )
+        yield f"its first pass fails: {pass_failure(error, model)}"
         return
     if not bool(logits_B_T_V.amax(-1).isfinite().all()):  # -inf rules a word out, and is fine
         names = [path for path, parameter in model.named_parameters() if not _finite(parameter)]
@@ -118,7 +116,7 @@ def _pass(model: Any, renderer: Renderer, broken: str) -> Iterator[str]:
         yield f"{len(names)} of its weights are not finite ({shown}): download it again" if names else broken
         return
     first, second = logits_B_T_V[:, :-1]
-    if float((first - second).abs().max()) > float(first.abs().max()) * (1e-3 if model.dtype == torch.float32 else 0.1) + 1e-6:
+    if float((first - second).abs().max()) > float(first.abs().max()) * (1e-3 if is_exact(model) else 0.1) + 1e-6:
         yield "its words depend on what follows them, so it is an encoder and no language model: name a decoder-only instruct model"
 
 

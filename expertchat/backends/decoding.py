@@ -143,6 +143,11 @@ def positions(mask_B_S: Tensor) -> Tensor:
     return (mask_B_S.cumsum(-1) - 1).clamp(min=0)
 
 
+def is_exact(model: Any) -> bool:
+    """Whether two passes of a model over the same tokens differ by a rounding of fp32 alone: not in half precision, nor in int8."""
+    return model.dtype == torch.float32 and not getattr(model, "is_loaded_in_8bit", False)
+
+
 def body(model: Any) -> Any:
     """The part of a model that gives hidden states, without its output layer; some classes give themselves as their decoder."""
     found = model.get_decoder()

@@ -15,11 +15,11 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from expertchat.backends.base import Decoding
-from expertchat.backends.decoding import Finite, KeyedSampling, NotFinite, contrastive_scores, last_hidden, left_pad, positions
+from expertchat.backends.decoding import Finite, KeyedSampling, NotFinite, contrastive_scores, is_exact, last_hidden, left_pad, positions
 from expertchat.backends.head import exact_head
 from expertchat.backends.scoring import Tokens
 from expertchat.backends.streaming import Row, Watch
-from expertchat.backends.unloadable import first_line, out_of_memory
+from expertchat.backends.unloadable import out_of_memory, pass_failure
 from expertchat.config import ConfigError
 
 Stop = Callable[[Tensor, Any], Tensor]
@@ -116,15 +116,12 @@ def ragged_rows_agree(model: Any, pad_id: int, name: str) -> bool:
         except Exception as error:  # whatever a model does whose config.json and weights do not fit
             if out_of_memory(error):
                 raise
-            raise ConfigError(
-                f"model {name}: its first words fail ({type(error).__name__}: {first_line(error)}): its config.json does not fit its "
-                "weights or this version of transformers"
-            ) from None
+            raise ConfigError(f"model {name}: its first words fail: {pass_failure(error, model)}") from None
         found.append(torch.stack([logits_B_V[-1].float() for logits_B_V in out.logits]))
     beside, alone = found
     if not bool(alone.isfinite().all()):
         return True  # said elsewhere
-    return float((beside - alone).abs().max()) <= float(alone.abs().max()) * (1e-3 if model.dtype == torch.float32 else 0.1) + 1e-6
+    return float((beside - alone).abs().max()) <= float(alone.abs().max()) * (1e-3 if is_exact(model) else 0.1) + 1e-6
 
 
 def _copied(out: Any, times: int) -> Any:

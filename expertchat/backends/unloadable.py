@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import __version__ as version
@@ -56,3 +57,11 @@ def weights_failure(error: Exception, folder: Path, where: str, options: Mapping
         return f"cannot be loaded: the device {where} fails ({line}): name another one, or set device=cpu"
     asked = ", ".join(f"{key}={value}" for key, value in options.items())
     return f"cannot be loaded: {line}; its folder is whole, so one of {asked}, transformers {version} does not fit: change that"
+
+
+def pass_failure(error: Exception, model: Any) -> str:
+    """Why a loaded model cannot be run, and what to do."""
+    said = f"{type(error).__name__}: {first_line(error)}"
+    if getattr(model, "quantization_method", None) is not None:
+        return f"{said}; its layers do not suit the quantization: set quantization=none"
+    return f"{said}; its config.json does not fit its weights, or not transformers {version}: update it, or name another model"
