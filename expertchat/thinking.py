@@ -29,7 +29,6 @@ _MARK = re.compile(
 )
 # Of harmony without its special tokens: a channel's name glued to what is written there. And of Granite, which writes plain sentences.
 _BARE = re.compile(r"\s*(?:analysis|commentary)(?=\S)")
-_GLUED = re.compile(r"[^\sa-z:;,.!?'’)\]_-]")  # no word of English goes on like this
 _BARE_FINAL = re.compile(r"assistantfinal")
 _ONLY_FINAL = re.compile(r"\s*final(?=[A-Z])")
 _PROCESS = re.compile(r"\s*here(?:'s|’s| is) my thought process:", re.IGNORECASE)
@@ -263,7 +262,10 @@ def _bare(plain: str) -> list[_Mark] | None:
     if only := _ONLY_FINAL.match(plain):
         return [_Mark(only.start(), only.end(), "empty")]
     begun, final = _BARE.match(plain), _BARE_FINAL.search(plain)
-    if begun is None or (final is None and not _GLUED.match(plain, begun.end())):
+    if begun is None:
+        return None
+    letter = plain[begun.end()]
+    if final is None and not (letter in '"“' or (letter.isalpha() and not letter.islower())):  # no word of English goes on like this
         return None
     return [_Mark(begun.start(), begun.end(), "open"), *([_Mark(final.start(), final.end(), "close")] if final else [])]
 

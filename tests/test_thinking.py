@@ -92,6 +92,8 @@ def test_what_stands_round_an_answer_is_no_part_of_it() -> None:
         "<thinking about bees> They dance.",
         "analysis of bees shows that they dance",
         "analysis: bees dance",
+        "analysis/discussion of bees",
+        "commentary*",
         "Analysis: bees dance",
         "final: bees dance",
         "Here is my response: bees dance.",

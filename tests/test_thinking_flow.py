@@ -6,11 +6,13 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, ModelInfo
+from expertchat.backends.local import LocalBackend
 from expertchat.backends.scripted import ScriptedBackend
 from expertchat.backends.streaming import Pieces, Row
 from expertchat.events import Note, TextStreamed, TurnFinished
@@ -171,6 +173,17 @@ def test_a_row_matches_stop_strings_outside_of_thinking_blocks() -> None:
     assert written("\nDepth: 3", ("\nDepth:",)).text == ""
 
 
+def test_a_backend_tells_its_rows_whether_they_begin_inside_a_block() -> None:
+    for opens, prefix, inside in ((True, "", True), (True, "Depth:", False), (False, "", False)):
+        backend = SimpleNamespace(info=ModelInfo("m", 100, opens_thinking=opens), pieces=Pieces(Letters()))
+        request = GenerateRequest("k", (Message("user", "Judge."),), Decoding("greedy", 50), prefix=prefix, stop=("!",))
+        row = LocalBackend.row(backend, request, [65])  # type: ignore[arg-type]
+        for letter in "Oh! I":
+            if row.finish is None:
+                row.add(ord(letter), ends=False)
+        assert row.text(last=True) == ("Oh! I" if inside else "Oh")
+
+
 @pytest.mark.parametrize("form", ["sampled", "both"])
 def test_a_number_in_a_judges_thoughts_is_no_rating(form: Any) -> None:
     def reply(request: GenerateRequest) -> str:
@@ -209,7 +222,7 @@ def test_candidates_that_think_are_in_no_pair_and_counted() -> None:
     assert all(c.altered == "thinking" and c.thinking == f"A {SECRET}?" and SECRET not in c.text for c in first)
     assert not any("/k0" in str(pair.provenance[which]) for pair in pairing.pairs for which in ("chosen", "rejected"))
     assert (figures["thinking"], figures["altered"], figures["nulls"]) == (2, 0, 0)  # two histories of three candidates
-    (said,) = remarks(figures, "a")
+    said, *_ = remarks(figures, "a")
     assert said.startswith("2 of 6 candidates thought before they spoke") and "experts.a.thinking=false" in said
 
 
@@ -217,7 +230,7 @@ def test_candidates_that_think_are_in_no_pair_and_counted() -> None:
 def test_a_round_whose_every_candidate_thinks_says_so(text: str) -> None:
     _, pairing, figures = candidates_of(lambda request: text)
     assert not pairing.pairs and (figures["thinking"], figures["altered"], figures["nulls"]) == (6, 0, 0)
-    (said,) = remarks({**figures, "cut_rate": 0.0}, "b")
+    said, *_ = remarks({**figures, "cut_rate": 0.0}, "b")
     assert said.startswith("all 6 candidates thought") and "nothing can be learnt" in said and "experts.b.thinking=false" in said
     assert "6 candidates that thought before they spoke (experts.*.thinking=false asks them not to)" in why_no_pair([figures])
 
