@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from expertchat.likeness import asks, blank, ngrams, overlap, units, weight, words
 from expertchat.records import Turn
 
-SLIGHT = 30  # words of a turn that may be courtesy
+SLIGHT = 60  # words of a turn that may be courtesy
 SHORT = 4  # a turn of fewer words may be a whole answer, and come again
 TAIL = 12  # turns that are looked back at
 BLANK = 3  # blank turns of one speaker end a dialogue, or two turns one right after the other
