@@ -323,7 +323,7 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "topic", "text", "raw", "problem", "judge", "category", "analysis", "policy", "base", "kind", "command", "folder", "host", "job",
         "what", "source", "level", "reason", "note", "family", "model", "revision", "phase", "stop_reason", "status", "speaker", "subject",
         "learner", "opener", "first", "verdict", "figures", "experts", "summary", "waiting", "texts", "prompt", "chosen", "rejected",
-        "seconds", "finish", "fault", "altered",
+        "seconds", "finish", "fault", "altered", "thinking", "beyond",
     }  # fmt: skip
     seen: set[str] = set()
 
