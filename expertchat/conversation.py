@@ -8,7 +8,7 @@ from typing import Literal
 
 from expertchat.backends.base import Completion, GenerateRequest, Result
 from expertchat.config import ConfigError, ConversationConfig
-from expertchat.ending import only_courtesy, repeats, silent
+from expertchat.ending import only_courtesy, repeats, silent, stuck
 from expertchat.events import ConversationStarted, Note, TurnFinished
 from expertchat.experts.base import ContextTooSmallError, CountTokens, ExpertChat, History
 from expertchat.records import ExpertRef, Speaker, StopReason, Topic, Transcript, Turn, other
@@ -123,7 +123,8 @@ class Dialogue:
             return "nothing_new"
         if silent(turns):
             return "blank"
-        if repeats(turns, self.config.loop_similarity) or only_courtesy(self.topic.text, turns):
+        like = self.config.loop_similarity
+        if repeats(turns, like) or stuck(turns, like) or only_courtesy(self.topic.text, turns):
             return "loop"
         if self.config.max_tokens is not None and sum(turn.tokens for turn in turns) >= self.config.max_tokens:
             return "token_limit"

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from expertchat.likeness import asks, blank, ngrams, overlap, units, weight, words
 from expertchat.records import Turn
 
-SLIGHT = 30  # words of a turn that may be courtesy
+SLIGHT = 60  # words of a turn that may be courtesy
 SHORT = 4  # a turn of fewer words may be a whole answer, and come again
+WHOLE = 8  # words of a turn at least that can be stuck
 TAIL = 12  # turns that are looked back at
 BLANK = 3  # blank turns of one speaker end a dialogue, or two turns one right after the other
 STALE = 0.25  # of their groups of characters at most are new: the last two turns repeat what was just said
@@ -41,6 +42,14 @@ def repeats(turns: Sequence[Turn], likeness: float) -> bool:
     A short one ("Yes.", "Why?") may come again in answer to something else: it repeats only where the partner's turn before it does too.
     """
     return _again(turns, likeness) and (weight(words(turns[-1].text)) >= SHORT or _again(turns[:-1], likeness))
+
+
+def stuck(turns: Sequence[Turn], likeness: float) -> bool:
+    """Whether at least `likeness` of the different words of the last two turns, neither of them short, stand in the two before them."""
+    if len(turns) < 4 or any(weight(words(turn.text)) < WHOLE for turn in turns[-2:]):
+        return False
+    seen = {unit for turn in turns[-4:-2] for unit in units(turn.text)}
+    return all(len(own & seen) >= likeness * len(own) for own in (set(units(turn.text)) for turn in turns[-2:]))
 
 
 def _again(turns: Sequence[Turn], likeness: float) -> bool:

@@ -36,11 +36,13 @@ def hashed(key: str) -> int:
 
 
 def babble(request: GenerateRequest) -> str:
-    """Text that depends on the key and the prompt only: ten words for a turn, a rating for a category, a WIM for a WIM question."""
+    """Text that depends on the key and the prompt only: ten words for a turn, two for a topic, a rating for a category, a WIM."""
     prompt = "|".join(m.content for m in request.messages)
     number = hashed(request.key + prompt)
     if "-by-" in request.key and not request.key.endswith(("/analysis", "/wim")):
         return f" {number % 10 + 1}"
+    if "/topic/" in request.key:
+        return f"{WORDS[number % len(WORDS)]} {WORDS[number // len(WORDS) % len(WORDS)]}"
     return " ".join(WORDS[(number >> i) % len(WORDS)] for i in range(10)) + f" {number}."
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertchat.ending import only_courtesy, repeats, silent
+from expertchat.ending import only_courtesy, repeats, silent, stuck
 from expertchat.events import AnyEvent
 from expertchat.likeness import alike, asks, blank, overlap, units, weight, words
 from expertchat.records import Turn
@@ -78,6 +78,16 @@ def test_a_short_answer_may_come_again_but_not_to_the_same() -> None:
     assert not repeats(turns("", "Bees dance.", ""), 0.9)  # nothing is no repeat
 
 
+def test_two_turns_that_only_shuffle_what_the_two_before_said_are_stuck() -> None:
+    one, two = "I am glad to hear that Jamie has great ideas for the new house.", "I am happy to share and to help Jamie achieve the goal."
+    # Every word of the last two stands in the first two: 0 of 16 and 0 of 11 are new, at most a tenth.
+    shuffled = turns(one, two, f"{two} {one} {two}", f"{two} {two}")
+    assert stuck(shuffled, 0.9) and not stuck(shuffled[:3], 0.9) and not repeats(shuffled, 0.9)
+    # Two new words of 13 are more than a tenth; and short turns are never stuck.
+    assert not stuck(turns(one, two, f"{two} {one}", f"{two} Sanding first!"), 0.9)
+    assert not stuck(turns("Yes.", "No.", "Yes.", "No."), 0.9)
+
+
 def test_silence_has_a_reason_of_its_own() -> None:
     assert silent(turns("Bees dance.", "", "...")) and not silent(turns("Bees dance.", "", "Wax.", ""))
     assert silent(turns("", "Bees dance.", "🙂", "Wax is made by glands.", "***"))  # three of a's, whatever b says
@@ -143,5 +153,6 @@ def test_overlap_and_likeness_are_symmetric_shares(first: str, second: str) -> N
 
 @given(st.lists(st.text(max_size=20), max_size=8))
 def test_any_turns_go_on_or_end(texts: list[str]) -> None:
-    for end in (silent, lambda said: only_courtesy("bees", said), lambda said: bool(said) and repeats(said, 0.9)):
-        assert end(turns(*texts)) in (True, False)
+    said = turns(*texts)
+    found = (silent(said), only_courtesy("bees", said), stuck(said, 0.9), bool(said) and repeats(said, 0.9))
+    assert all(isinstance(one, bool) for one in found)

@@ -21,9 +21,13 @@ _PARTNER = (
 _OWN = "assistant|ai|chatbot|bot|me|model|asistente|assistente|assistent|ki|ассистент|助手|アシスタント|어시스턴트|المساعد"
 _EXPERT = r"(?:expert|experte|expertin|experto|experta|esperto|perito|speaker|person|эксперт|专家|專家|専門家)[ _-]?"
 _OPEN = r"[ \t]*(?:#{1,6} |[*_]{1,3}|[\[(<‹]|> )?"
-_CLOSE = r"(?:[*_]{1,3}|[\])>›])?[ \t]?[:：](?:[*_]{1,3})?(?=\s|$|(?<=：))"
-_ANY = re.compile(rf"^{_OPEN}(?P<name>[^\W\d_][\w'’.-]*(?: [\w'’.-]+){{0,2}}){_CLOSE}", re.MULTILINE)
+_CLOSE = r"(?:[*_]{1,3}|[\])>›])?(?: ?\([^()\n]{1,20}\))?[ \t]?[:：](?:[*_]{1,3})?(?=\s|$|(?<=：))"
+_ANY = re.compile(rf"^{_OPEN}(?P<name>[^\W\d_][\w'’-]*(?: [\w'’-]+){{0,2}}){_CLOSE}", re.MULTILINE)
 _SENTENCE_END = r"(?<=[.!?。！？…\"”’)])[ \t]+"
+# Role tokens as text.neutralise leaves them: nobody writes a user's message in the middle of a turn.
+_TOKEN = r"^[ \t]*(?:(?:‹¦im_start¦›|‹¦start_header_id¦›|‹start_of_turn›)[ \t]*user\b|‹¦(?:user|human)¦›|\{INST\})"
+_INLINE = re.compile(r"(?:^|[.!?…][\"”’)]*\s+)([A-Z][\w-]*): ", re.MULTILINE)  # labels of lines and of sentences
+_ROLES = "User|Human"
 _SAID = 4  # words that are surely said; fewer only with the mark that ends a sentence
 _ENDS = re.compile(r"[.!?。！？…]")
 
@@ -65,7 +69,9 @@ class Speakers:
     def _clear_label(self) -> re.Pattern[str]:
         """A label that is nothing else: "Expert B:" at the beginning of a line or, with a capital, of a sentence."""
         label = rf"(?:{_EXPERT}(?:{self._others}))"
-        return re.compile(rf"^{_OPEN}(?i:{label}){_CLOSE}|{_SENTENCE_END}(?=[^\W\d_a-z])(?i:{label}){_CLOSE}", re.MULTILINE)
+        return re.compile(
+            rf"^{_OPEN}(?i:{label}){_CLOSE}|{_SENTENCE_END}(?=[^\W\d_a-z])(?i:{label}){_CLOSE}|{_TOKEN}", re.MULTILINE
+        )
 
     # -- places -----------------------------------------------------------------------------------------------------
 
@@ -88,6 +94,8 @@ class Speakers:
         label = rf"(?:(?i:{_PARTNER}{'|you' if named else ''})|{self._others})"
         later = rf"|(?m:^){_OPEN}(?i:{_OWN}){_CLOSE}" if not named else ""
         inside = rf"|{_SENTENCE_END}(?:{self._others}){_CLOSE}" if named else ""
+        if all(self._known.fullmatch(label) for label in _INLINE.findall(text)):
+            inside += rf"|{_SENTENCE_END}(?:{_ROLES}){_CLOSE}"
         for match in re.finditer(rf"(?m:^){_OPEN}{label}{_CLOSE}{inside}{later}", text):
             if match.start() == 0 and re.match(rf"{_OPEN}(?i:{_OWN}){_CLOSE}", text):
                 continue
