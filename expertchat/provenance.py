@@ -83,7 +83,8 @@ def moved_on(path: Path, since: str) -> list[str]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=5, check=True)
+    line = ["git", "--no-optional-locks", "-C", str(root), *arguments]  # else one that is cut off leaves the user's repository locked
+    done = subprocess.run(line, capture_output=True, text=True, timeout=5, check=True)
     return done.stdout.strip()
 
 

@@ -81,7 +81,7 @@ def test_unknown_family(scripted: list[str], capsys: Err) -> None:
 @pytest.mark.parametrize(("content", "words"), [
     (b"tides\nice \xff cores\n", ["not UTF-8", "line 2"]),
     (b"\n  \n", ["no topic"]),
-    (None, ["topics.txt", "No such file"]),
+    (None, ["topics.txt", "no such file"]),
 ])  # fmt: skip
 def test_topic_files(content: bytes | None, words: list[str], scripted: list[str], capsys: Err, tmp_path: Path) -> None:
     if content is not None:
