@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.proofs.faults import main
 
 
-def test_a_dozen_faults_of_a_run(tmp_path: Path, capfd: object) -> None:
+def test_a_dozen_faults_of_a_run(tmp_path: Path) -> None:
     assert main([str(tmp_path), "--quick"]) == 0
     rows = json.loads((tmp_path / "faults.json").read_text("utf-8"))
     assert len(rows) >= 12 and all(row["again"] == 0 for row in rows)

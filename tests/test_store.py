@@ -44,6 +44,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 RECORDS = st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=6)
 
 
+@settings(deadline=None)
 @given(RECORDS, st.integers(0, 300), st.binary(max_size=8))
 def test_a_torn_end_is_cut_to_whole_lines(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, str]], at: int, junk: bytes

@@ -126,6 +126,7 @@ def start(command: str, folder: Path, fault: Fault = lambda stage: None) -> Outc
             said = os.open(notes.with_suffix(".said"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(said, 1)
             os.dup2(said, 2)
+            sys.stdout = sys.stderr = os.fdopen(said, "w", 1)  # under pytest they are something else
             stage = Stage(folder)
             _count(os.open(notes.with_suffix(".asked"), os.O_WRONLY | os.O_CREAT | os.O_APPEND))
             fault(stage)
