@@ -12,7 +12,7 @@ from typing import Any
 from expertchat.backends.folders import find_here
 from expertchat.cast import what_is_loaded
 from expertchat.checks import models, places
-from expertchat.config import ConfigError
+from expertchat.config import ConfigError, ModelConfig
 from expertchat.experts.registry import family_class, persona_brief
 from expertchat.needed import model_paths, seats_of, wants_embedder
 from expertchat.run import run_folder
@@ -132,7 +132,7 @@ def _learners(config: Any, found: models.Found, here: bool) -> Problems:
             continue
         if train.method == "lora":
             if seat in found:
-                yield from _targets(seat, train.targets, model.family, found[seat])
+                yield from _targets(seat, train.targets, model, found[seat])
             continue
         kind = f"train.method={train.method}: the model of expert {seat} must be plain fp32 weights, for in others small steps get lost"
         if model.quantization in ("nf4", "int8"):
@@ -141,11 +141,11 @@ def _learners(config: Any, found: models.Found, here: bool) -> Problems:
             yield f"{kind}; set experts.{seat}.dtype=fp32 (not {model.dtype}), or train=lora"
 
 
-def _targets(seat: str, wanted: list[str], family: str, folder: Path) -> Problems:
-    there = models.linear_names(folder)
-    if there is None or _told(lambda: family_class(family)):
+def _targets(seat: str, wanted: list[str], model: ModelConfig, folder: Path) -> Problems:
+    there = models.linear_names(folder, model.quantization)
+    if there is None or _told(lambda: family_class(model.family)):
         return
-    names = wanted or list(family_class(family).family.lora_targets)
+    names = wanted or list(family_class(model.family).family.lora_targets)
     lacking = [name for name in names if name not in there]
     if (wanted and lacking) or len(lacking) == len(names):
         known = ", ".join(sorted(there))

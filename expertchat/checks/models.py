@@ -119,8 +119,11 @@ def context_problems(seat: str, config: ModelConfig, folder: Path | None) -> Ite
 # -- what is trained --------------------------------------------------------------------------------------------------------
 
 
-def linear_names(folder: Path) -> set[str] | None:
-    """The names of a model's linear layers, by the headers of its weights; None where these do not tell (GGUF has names of its own)."""
+def linear_names(folder: Path, quantization: str = "auto") -> set[str] | None:
+    """The names of a model's linear layers, by the headers of its weights; None where these do not tell (GGUF has names of its own).
+
+    Mixtral's experts are linear layers where they are quantised alone, its router never is one.
+    """
     if is_gguf(folder):
         return None
     shapes = tensor_shapes(folder)
@@ -129,4 +132,6 @@ def linear_names(folder: Path) -> set[str] | None:
     packed = {name.split(".")[-2] for name in shapes if name.endswith((".weight.absmax", ".SCB")) or ".weight.quant_state" in name}
     if any(name.endswith(".experts.gate_up_proj") for name in shapes):
         found |= {"w1", "w2", "w3"}  # what they become where they are quantised
+    if settings_of(folder).get("model_type") in ("mixtral", "mixtral_linear"):
+        found -= {"gate", *(("w1", "w2", "w3") if quantization == "none" else ())}
     return found | packed
