@@ -326,11 +326,16 @@ def _gone(path: Path) -> bool:
     return False
 
 
-def replace(path: Path, text: str, sync: bool = False) -> None:
-    """Write a whole file so that readers see either the old or the new one. With `sync` it also survives a power cut."""
+def replace(path: Path, text: str, sync: bool = False, mode: int | None = None) -> None:
+    """Write a whole file so that readers see either the old or the new one. With `sync` it also survives a power cut.
+
+    `mode`: its permissions, from before its first byte on and whatever the umask is (0o600: nobody else reads it).
+    """
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        with open(new, "w", encoding="utf-8") as file:
+        with open(new, "w", encoding="utf-8", opener=None if mode is None else private) as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(text)
             if sync:
                 file.flush()
@@ -340,6 +345,11 @@ def replace(path: Path, text: str, sync: bool = False) -> None:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
+
+
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: what is made is its owner's alone, whatever the umask is."""
+    return os.open(path, flags, 0o600)
 
 
 def _writer(beat: Beat) -> str:

@@ -26,6 +26,7 @@ from expertchat.jsonl import read_lines
 from expertchat.lock import replace
 from expertchat.merged import Origin, as_json, events, in_order, names, one_after_another
 from expertchat.provenance import provenance
+from expertchat.redaction import hide_in
 from expertchat.summary import is_failed, read_summary, seconds_of, summarise
 from expertchat.text import as_yaml
 from expertchat.training.book import last_round
@@ -290,7 +291,7 @@ def _write(merged: Merged, config: Mapping[str, Any], command_line: Sequence[str
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     told = {**provenance(list(command_line)), "merged": {"kind": merged.kind, "sources": [_origin(one) for one in merged.sources]}}
-    replace(work / "provenance.json", json.dumps(told, indent=2) + "\n")
+    replace(work / "provenance.json", json.dumps(hide_in(told), indent=2) + "\n", mode=0o600)
     replace(work / "config.yaml", as_yaml(config))
     origins = [Origin(one.folder, f"s{one.seed}/" if merged.kind == "seeds" else "") for one in merged.sources]
     for name in names(origins):

@@ -13,8 +13,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from expertchat.redaction import hide, hide_words
 from expertchat.slurm.here import place
 
+# Files that are there to hold secrets; a change of them is no change of the code.
+OF_SECRETS = (
+    ".env*", "*.env", ".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials", ".pgpass", ".htpasswd", "*.pem", "*.key", "*.p12",
+    "*.pfx", "*.keystore", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*credentials*", "secret.*", "secrets.*", "*.secret",
+    "*.secrets", "token", "*.token", "tokens.*",
+)  # fmt: skip
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "safetensors", "accelerate", "numpy", "pydantic", "hydra-core")
 
 
@@ -45,11 +52,11 @@ def commit() -> dict[str, Any] | None:
 
 
 def provenance(command_line: list[str]) -> dict[str, Any]:
-    """What provenance.json holds."""
+    """What provenance.json holds. Keys and tokens of the command line are hidden."""
     job = place()
     return {
         "schema": 1,
-        "command_line": command_line,
+        "command_line": hide_words(command_line),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "slurm": job and {"job": job.job, "restarts": job.restarts},
@@ -81,12 +88,20 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def changes() -> str | None:
-    """What the checkout's files have that its commit has not, as `git diff` writes it; None where there is nothing, or no checkout."""
+    """What the checkout's files have that its commit has not, as `git diff` writes it; None where there is nothing, or no checkout.
+
+    Keys and tokens in it are hidden, files that are there to hold some are left out, which its first lines say.
+    """
     root = Path(__file__).resolve().parent.parent
     found = commit()
     if found is None or not found["changed"]:
         return None
+    diff = ("diff", "--no-ext-diff", "--no-textconv", "--no-color")
+    hidden = [f":(icase,glob)**/{name}" for name in OF_SECRETS]
     try:
-        return _git(root, "diff", "HEAD") + "\n"
+        left_out = _git(root, *diff, "--name-only", "HEAD", "--", *hidden).splitlines()
+        text = _git(root, *diff, "HEAD", "--", ".", *(f":(exclude,icase,glob)**/{name}" for name in OF_SECRETS)) + "\n"
     except (OSError, subprocess.SubprocessError):
         return None
+    said = f"# {len(left_out)} changed files that may hold secrets are left out\n" if left_out else ""
+    return said + hide(text)

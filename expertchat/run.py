@@ -18,6 +18,7 @@ from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, Note, RunFinished, RunStarted, Sink
 from expertchat.folder import RunFolder
 from expertchat.jsonl import WriteError
+from expertchat.redaction import hide
 from expertchat.slurm.here import place
 from expertchat.summary import is_failed
 
@@ -52,6 +53,10 @@ class Hub:
     def send(self, event: AnyEvent) -> None:
         if not event.time:
             event = event.model_copy(update={"time": time.time()})
+        if isinstance(event, Note):  # what a library says of an address may hold the login in it
+            event = event.model_copy(update={"text": hide(event.text)})
+        elif isinstance(event, RunFinished) and event.reason:
+            event = event.model_copy(update={"reason": hide(event.reason)})
         self._waiting.append(event)
         if threading.get_ident() == self._home:
             while self._waiting:
@@ -222,7 +227,7 @@ def broken_off(error: BaseException, store: Sink, hub: Hub) -> int:
         hub.store = None
         hub.send(RunFinished(status="failed", reason=str(error)))
         return FAILED
-    end = RunFinished(time=time.time(), status="failed", reason=f"{type(error).__name__}: {error}")
+    end = RunFinished(time=time.time(), status="failed", reason=hide(f"{type(error).__name__}: {error}"))
     with suppress(WriteError):
         store.send(end)
     if not isinstance(error, ConfigError):  # a ConfigError is shown by the caller

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -24,6 +23,7 @@ from expertchat.bench.peer import measure_online_dpo
 from expertchat.bench.results import Part
 from expertchat.bench.ways import measure_precision, measure_prefill, measure_ways
 from expertchat.config import BenchConfig, BenchSettings, ConfigError
+from expertchat.lock import replace
 from expertchat.provenance import provenance
 
 DONE, STOPPED = 0, 3
@@ -153,10 +153,8 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        new = self.path.with_name(f"{self.path.name}.new")
         text = json.dumps(self.values | {"parts": [part.plain() for part in self.parts]}, indent=1)
-        new.write_text(text + "\n", "utf-8")
-        os.replace(new, self.path)
+        replace(self.path, text + "\n", mode=0o600)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 from expertchat.config import ConfigError
+from expertchat.lock import private
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.submission import Wanted
 
@@ -74,6 +75,6 @@ def _here(wanted: Wanted) -> str:
         at_once = wanted.array.at_once or 1
         line = ["bash", "-c", f'printf "%s\\n" {tasks} | xargs -P {at_once} -I@ env EXPERTCHAT_TASK=@ bash "$0"', str(wanted.script)]
     outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}  # it is no part of a job
-    with (wanted.place / "slurm-local.out").open("ab") as log:
+    with open(wanted.place / "slurm-local.out", "ab", opener=private) as log:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=outside)
     return f"pid:{process.pid}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expertchat.config import ConfigError
+from expertchat.redaction import hide_words
 from expertchat.slurm.config import ClusterConfig
 
 SUBMISSION = "submission"  # the folder in a run folder that holds all this
@@ -37,7 +38,7 @@ class Script:
 
     def _head(self) -> list[str]:
         again = "the same line submits this run again, and it goes on where it was"
-        words = shlex.join(self.command_line).replace("\n", "\n# ")
+        words = shlex.join(hide_words(self.command_line)).replace("\n", "\n# ")
         lines = ["#!/bin/bash", f"# {words}", f"# Written by expertchat submit; {again}. By hand: sbatch THIS_FILE"]
         if self.cluster.scheduler == "slurm":
             lines += [f"#SBATCH {option}" for option in self.options()]

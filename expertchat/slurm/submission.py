@@ -12,11 +12,14 @@ from expertchat.config import ConfigError
 from expertchat.frozen import freeze
 from expertchat.lock import replace
 from expertchat.provenance import changes, provenance
+from expertchat.redaction import hide_words
 from expertchat.slurm.array import Array, task_folder
 from expertchat.slurm.checks import Checked
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.script import PARTS, SUBMISSION, Script, jobs_dir
 from expertchat.views.submission import PLACE, read_submission
+
+PRIVATE = 0o600  # command lines, changes of the code, paths
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Wanted:
 
 
 def write_submission(wanted: Wanted) -> None:
-    """The script with its parts, the frozen configs, the code's version. Raises ConfigError."""
+    """The script with its parts, the frozen configs, the code's version: for their owner's eyes alone. Raises ConfigError."""
     text = Script(
         command=wanted.command,
         command_line=wanted.command_line,
@@ -73,17 +76,18 @@ def write_submission(wanted: Wanted) -> None:
         ranks=wanted.ranks,
     ).text()
     try:
-        wanted.place.mkdir(parents=True, exist_ok=True)
+        wanted.folder.mkdir(parents=True, exist_ok=True)
+        wanted.place.mkdir(mode=0o700, exist_ok=True)
+        wanted.place.chmod(0o700)  # Slurm and bash write the job's output in here, by a umask of their own
         for part in PARTS:
-            replace(wanted.place / part, (jobs_dir() / part).read_text("utf-8"))
+            replace(wanted.place / part, (jobs_dir() / part).read_text("utf-8"), mode=PRIVATE)
         for name, config in zip(wanted.names(), wanted.configs, strict=True):
-            replace(wanted.place / name, freeze(config))
-        replace(wanted.place / "provenance.json", json.dumps(provenance(wanted.command_line), indent=2) + "\n")
+            replace(wanted.place / name, freeze(config), mode=PRIVATE)
+        replace(wanted.place / "provenance.json", json.dumps(provenance(wanted.command_line), indent=2) + "\n", mode=PRIVATE)
         (wanted.place / "code.diff").unlink(missing_ok=True)
         if diff := changes():
-            replace(wanted.place / "code.diff", diff)
-        replace(wanted.script, text)
-        wanted.script.chmod(0o755)
+            replace(wanted.place / "code.diff", diff, mode=PRIVATE)
+        replace(wanted.script, text, mode=0o700)
         _save(wanted, _jobs(wanted.folder))
     except OSError as error:
         raise ConfigError(f"run.dir: cannot write {wanted.place}: {error.strerror}; name another folder") from None
@@ -104,7 +108,7 @@ def _save(wanted: Wanted, jobs: list[dict[str, Any]]) -> None:
     values = {
         "schema": 1,
         "command": wanted.command,
-        "command_line": wanted.command_line,
+        "command_line": hide_words(wanted.command_line),
         "scheduler": wanted.cluster.scheduler,
         "cluster": wanted.cluster.model_dump(mode="json"),
         "tasks": array.tasks if array else None,
@@ -114,4 +118,4 @@ def _save(wanted: Wanted, jobs: list[dict[str, Any]]) -> None:
         "time_limit": wanted.cluster.time,
         "jobs": jobs,
     }
-    replace(wanted.folder / PLACE, json.dumps(values, indent=1) + "\n", sync=True)
+    replace(wanted.folder / PLACE, json.dumps(values, indent=1) + "\n", sync=True, mode=PRIVATE)
