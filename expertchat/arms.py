@@ -87,9 +87,13 @@ def run_arms(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"write the table as {', '.join(SUFFIXES)} too")
     options = parser.parse_args(list(arguments))
     out: Path | None = options.out
-    if out is not None and out.suffix not in SUFFIXES:
-        raise ConfigError(f"--out {out}: must end in {', '.join(SUFFIXES)}")
-    table = arms(options.run)
+    wrong = [f"--out {out}: must end in {', '.join(SUFFIXES)}"] if out is not None and out.suffix not in SUFFIXES else []
+    try:
+        table = arms(options.run)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *wrong]) from None
+    if wrong:
+        raise ConfigError(wrong)
     if out is not None:
         text = {".md": lambda: markdown(table.values()), ".csv": lambda: as_csv(table.rows), ".json": lambda: as_json(table)}[out.suffix]()
         try:

@@ -12,8 +12,7 @@ from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load
 from expertchat.config import ConfigError, ConverseConfig, ModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.judging.judge import RESERVED
-from expertchat.needed import seats_of, wants_embedder
+from expertchat.needed import model_paths, seats_of, wants_embedder
 from expertchat.plan.planner import Trained, check, embedder_device, placed
 from expertchat.records import Speaker
 from expertchat.run import Hub
@@ -22,13 +21,6 @@ if TYPE_CHECKING:
     from expertchat.training.config import OnlineDpoConfig
 
     CastConfig = ConverseConfig | OnlineDpoConfig
-
-
-def check_categories(config: CastConfig) -> None:
-    """Raise ConfigError for names that a category cannot have."""
-    bad = [name for name in config.judging.categories if name in RESERVED or "/" in name or not name.strip()]
-    if bad:
-        raise ConfigError([f"judging.categories: {name!r} cannot be a category's name; rename it" for name in bad])
 
 
 @dataclass
@@ -82,7 +74,7 @@ def _load(
     config: CastConfig, wanted: Mapping[str, Wanted], embeds: bool, hub: Hub, trained: Sequence[Trained]
 ) -> tuple[dict[str, Backend], LaterEmbedder | None]:
     """The backends by seat, and the embedder if it is wanted: found, and loaded later."""
-    keys = {seat: _what_is_loaded(one) for seat, one in wanted.items()}
+    keys = {seat: what_is_loaded(one) for seat, one in wanted.items()}
     models = {key: next(wanted[seat] for seat in wanted if keys[seat] == key) for key in dict.fromkeys(keys.values())}
     problems: list[str] = []
     folders, embedder = dict[str, Path](), None
@@ -107,7 +99,7 @@ def _load(
     return {seat: loaded[key] for seat, key in keys.items()}, embedder
 
 
-def _what_is_loaded(wanted: Wanted) -> str:
+def what_is_loaded(wanted: Wanted) -> str:
     """Two seats with the same value share a backend: persona, wordings and decoding differ by request."""
     return wanted.config.model_dump_json(exclude={"family", "prompts", "persona", "decoding"}) + repr(wanted.stop_tokens)
 
@@ -126,8 +118,7 @@ def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:
     def announce(done: bool, seconds: float) -> None:
         hub.send(Loading(what="embedder", done=done, seconds=seconds, gib=embedder.gib))
 
-    paths = ["embedded:" if model.family == "world" else model.path for model in seats_of(config).values()]  # also a merged one
-    embedder = load_embedder(config.embedder, paths, announce)
+    embedder = load_embedder(config.embedder, model_paths(config), announce)
     return embedder
 
 

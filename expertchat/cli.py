@@ -115,7 +115,9 @@ def _submit(arguments: list[str]) -> int:
 def _prepare(job: Job) -> None:
     """Say which job of a sweep begins; without a model of the hub, nothing asks the network."""
     if job.jobs > 1:
-        print(f"[{job.number + 1}/{job.jobs}] {' '.join(job.overrides)}", file=sys.stderr, flush=True)
+        from expertchat.redaction import hide_words
+
+        print(f"[{job.number + 1}/{job.jobs}] {' '.join(hide_words(job.overrides))}", file=sys.stderr, flush=True)
     if not job.hub:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -286,16 +288,19 @@ def _guarded(run: Callable[[], Any]) -> int:
     except Exception:
         import traceback
 
-        traceback.print_exc()
+        from expertchat.redaction import hide
+
+        print(hide(traceback.format_exc()), end="", file=sys.stderr, flush=True)
         return 1
 
 
 def _complain(problems: list[str]) -> None:
     if not _FIRST:  # of several processes, one speaks
         return
+    from expertchat.redaction import hide
     from expertchat.text import clean
 
-    lines = [clean(problem) for problem in problems]
+    lines = [clean(hide(problem)) for problem in problems]
     text = lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems", *(f"  - {line}" for line in lines)])
     print(f"expertchat: {text}", file=sys.stderr, flush=True)
 

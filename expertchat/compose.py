@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import hydra
@@ -20,9 +22,13 @@ from expertchat.config import (
     PlanConfig,
     WorldConfig,
     conf_dir,
+    may_name,
     near,
+    near_key,
     validate,
 )
+from expertchat.overrides import corrected, parsed
+from expertchat.redaction import secret_values
 from expertchat.slurm.config import SubmitConfig
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.merge_config import MergeConfig
@@ -38,6 +44,7 @@ COMMANDS: dict[str, type[Group]] = {
     "submit": SubmitConfig,
 }
 
+OPEN = ("judging.categories", "judging.weights")  # groups whose keys are the user's own
 ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # ValueError: Hydra's own checks of its flags and of odd overrides
 
 
@@ -63,8 +70,9 @@ def values(config: DictConfig) -> dict[str, Any]:
 
 def checked(command: str, plain: dict[str, Any]) -> Any:
     """Plain values as the command's config. Raises ConfigError with every problem, missing values among them."""
-    missing = sorted(OmegaConf.missing_keys(OmegaConf.create(plain)))
+    missing = sorted(_missing(plain))
     problems = [f"{key}: has no value; give it one: {key}=VALUE" for key in missing]
+    problems += secret_values(plain)
     try:
         config = validate(COMMANDS[command], plain)
     except ConfigError as error:
@@ -74,9 +82,30 @@ def checked(command: str, plain: dict[str, Any]) -> Any:
     return config
 
 
+def _missing(plain: Any, place: str = "") -> Iterator[str]:
+    """The keys that have no value yet. OmegaConf would say it too, but not of texts that look like its own ${...}."""
+    for name, inner in plain.items() if isinstance(plain, dict) else ():
+        key = f"{place}.{name}".lstrip(".")
+        if inner == "???":
+            yield key
+        yield from _missing(inner, key)
+
+
 def compose_dict(command: str, overrides: Sequence[str]) -> DictConfig:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base=None):
-        return hydra.compose(command, overrides=list(overrides))
+    """What Hydra composes, to be read only. Raises what Hydra raises."""
+    found = _composed(str(conf_dir()), command, tuple(overrides))
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+@lru_cache(maxsize=64)  # to say all that is wrong, the same words are composed several times, each 0.1 s
+def _composed(conf: str, command: str, overrides: tuple[str, ...]) -> DictConfig | Exception:
+    try:
+        with hydra.initialize_config_dir(conf, version_base=None):
+            return hydra.compose(command, overrides=list(overrides))
+    except ERRORS as error:
+        return error
 
 
 def hydra_settings(command: str, overrides: Sequence[str]) -> DictConfig:
@@ -96,9 +125,24 @@ def hydra_settings(command: str, overrides: Sequence[str]) -> DictConfig:
 
 def problems_of(command: str, overrides: Sequence[str]) -> list[str]:
     """What is wrong with each override alone, and with what the good ones make together; Hydra stops at the first."""
+    good, failed = sorted_out(command, overrides)
+    problems = [problem for override, error in failed.items() for problem in explain(command, override, error, good).split("\n")]
+    without = [key_of(override) for override in failed]  # what is said of a group that lacks them may well be wrong
+    try:
+        checked(command, values(compose_dict(command, good)))
+    except ConfigError as error:
+        problems += [problem for problem in error.problems if not any(_touches(problem.split(": ")[0], key) for key in without)]
+    return problems
+
+
+def sorted_out(command: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, Exception]]:
+    """The overrides that Hydra takes together, and its error about each of the others."""
     good: list[str] = []
     failed: dict[str, Exception] = {}
     waiting = list(overrides)
+    with contextlib.suppress(*ERRORS):  # the usual case, and many times as fast as one after the other
+        OmegaConf.to_container(compose_dict(command, waiting), resolve=True)
+        return waiting, {}
     while waiting:
         failed = {}
         for override in waiting:
@@ -110,23 +154,50 @@ def problems_of(command: str, overrides: Sequence[str]) -> list[str]:
         if len(failed) == len(waiting):  # an override may need another one that stands after it
             break
         waiting = list(failed)
-    problems = [explain(command, override, error, good) for override, error in failed.items()]
-    try:
-        checked(command, values(compose_dict(command, good)))
-    except ConfigError as error:
-        problems += error.problems
-    return problems
+    return good, failed
+
+
+def without_wrong(command: str, overrides: Sequence[str]) -> tuple[Any, list[str], list[str]]:
+    """The config of those overrides that are right: (it, or None; these overrides; problems that show only without the wrong ones)."""
+    good, more = sorted_out(command, overrides)[0], list[str]()
+    while True:
+        try:
+            return checked(command, values(compose_dict(command, good))), good, more
+        except ConfigError as error:
+            more += error.problems
+            wrong = [problem.split(": ")[0].split("=")[0] for problem in error.problems]
+        except ERRORS:
+            return None, good, more
+        kept = [override for override in good if not any(_touches(key_of(override), key) for key in wrong)]
+        if len(kept) == len(good):
+            return None, good, more
+        good = kept
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets: experts.a of model@experts.a=auto."""
+    return override.lstrip("+~").split("=")[0].rpartition("@")[2]
+
+
+def _touches(one: str, two: str) -> bool:
+    return one == two or one.startswith(f"{two}.") or two.startswith(f"{one}.")
 
 
 def explain(command: str, override: str, error: Exception, good: Sequence[str]) -> str:
-    """Hydra's error about one override as one line with a remedy."""
-    message = str(error)
-    key = override.lstrip("+~").split("=")[0]
+    """Hydra's error about one override with a remedy, a problem a line."""
+    message = f"{error}\n{error.__cause__ or ''}"
+    key, _, value = override.lstrip("+~").partition("=")
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         return f"{override}: there is no {group} '{name}'{near(name, error.options) or ';'} there are {', '.join(error.options)}"
-    if any(words in message for words in ("Error parsing override", "no viable alternative", "LexerNoViableAlt", "mismatched input")):
-        return f"{override}: is no override; write KEY=VALUE, and quote what holds spaces, commas, brackets or =: 'KEY=\"a, b\"'"
+    if not key or parsed(override) is None:
+        shown = corrected(override)
+        remedy = f"quote the text for Hydra, and the whole word for the shell: {shown}" if shown else (
+            "write KEY=VALUE, and quote what holds spaces, commas, brackets or =: 'KEY=\"a, b\"'"
+        )  # fmt: skip
+        return f"{override}: is no override; {remedy}"
+    if isinstance(error, MissingConfigException) or "Config group override must be" in message:
+        return f"{override}: {key} is a group of files; choose one of {', '.join(_options(key.partition('@')[0]))}"
     if "Ambiguous value" in message or "--multirun" in message:
         return f"{override}: is a sweep or a list; add -m to run each value, or write {key}=[...] for a list, {key}='\"...\"' for a text"
     if "Could not append" in message and "already" in message:
@@ -134,14 +205,56 @@ def explain(command: str, override: str, error: Exception, good: Sequence[str]) 
     if "Did you mean to override one of" in message:
         places = message.split("one of ")[1].split("\n")[0].rstrip("?").strip()
         return f"{override}: say whose: {places}"
-    if override.startswith(("experiment=", "model@third=")):
-        return f"{override}: is not in the config yet; write +{override}"
+    if override.startswith(("experiment=", "control=", "model@third=")) and value and f"+{key}=" in message:
+        known = _options(key.partition("@")[0])
+        wrong = "" if value in known else f" with one that there is{near(value, known) or ':'} {', '.join(known)}"
+        return f"{override}: is not in the config yet; write +{key}={value if value in known else 'NAME'}{wrong}"
+    if key.startswith("third."):
+        return f"{key}: there is no third model yet; add one with +model@third=NAME (or auto, with third.path=FOLDER)"
+    if "Environment variable" in message:
+        name = message.split("Environment variable ")[1].split("'")[1]
+        return f"{override}: the environment variable {name} is not set; export it, or give a value for then: ${{oc.env:{name},VALUE}}"
+    if "Interpolation key" in message or "Recursive interpolation" in message:
+        return f"{override}: {first_line(error)}; ${{...}} stands for another key's value: write \\${{ where the text itself is meant"
     if any(words in message for words in ("Could not override", "does not exist", "not in struct")):
-        known = [*keys_of(_plain(compose_dict(command, good))), *_choices(command)]
-        if of_hydra(override):
-            known = [f"hydra.{name}" for name in keys_of(_plain(hydra_settings(command, [text for text in good if of_hydra(text)])))]
-        return f"{key}: unknown key{near(key, known) or f'; `expertchat {command} --cfg job` shows the keys there are'}"
+        return _unknown(command, override, message, good)
     return f"{override}: {first_line(error.__cause__ or error)}"
+
+
+def _unknown(command: str, override: str, message: str, good: Sequence[str]) -> str:
+    """What to say of an override of keys that are not there."""
+    plain, key = _plain(compose_dict(command, good)), override.lstrip("+~").split("=")[0]
+    if of_hydra(override):
+        known = [f"hydra.{name}" for name in keys_of(_plain(hydra_settings(command, [text for text in good if of_hydra(text)])))]
+        return f"{key}: unknown key{near_key(key, known) or '; `--hydra-help` tells of Hydra'}"
+    one = parsed(override)
+    value = one.value() if one is not None else None
+    if isinstance(value, dict) and isinstance(there := _at(plain, key), dict):
+        new = [str(name) for name in value if name not in there]
+        if key not in OPEN:
+            return "\n".join(f"{key}.{name}: unknown key{near(name, there) or ';'} there are {', '.join(there)}" for name in new)
+        reserved = [f"{key}: '{name}' cannot be a category's name; rename it" for name in new if not may_name(name)]
+        add = " ".join(f"+{place}.{name}=..." for name in new for place in OPEN)
+        said = f"{key} has no {', '.join(new)}: it has {', '.join(there)}"
+        return "\n".join([*reserved, f"{said}; add to it with {add}, or begin anew with '~{key}' '+{key}={{...}}'"])
+    known = [*keys_of(plain), *_choices(command)]
+    return f"{key}: unknown key{near_key(key, known) or _inside(plain, key, command)}"
+
+
+def _inside(plain: Any, key: str, command: str) -> str:
+    """What the innermost group of a key that is there holds."""
+    group = key.rpartition(".")[0]
+    while group and not isinstance(_at(plain, group), dict):
+        group = group.rpartition(".")[0]
+    if not group:
+        return f"; `expertchat {command} --cfg job` shows the keys there are"
+    return f"; {group} has {', '.join(map(str, _at(plain, group)))}"
+
+
+def _at(plain: Any, key: str) -> Any:
+    for part in key.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return plain
 
 
 def of_hydra(override: str) -> bool:
@@ -167,6 +280,16 @@ def _plain(config: DictConfig) -> Any:
 
 def _choices(command: str) -> list[str]:
     """The groups that an override can choose in, as they are written: model@experts.a, topics, ..."""
-    with hydra.initialize_config_dir(str(conf_dir()), version_base=None):
+    return _choices_in(str(conf_dir()), command)
+
+
+@lru_cache(maxsize=8)
+def _choices_in(conf: str, command: str) -> list[str]:
+    with hydra.initialize_config_dir(conf, version_base=None):
         config = hydra.compose(command, return_hydra_config=True)
         return [key for key in config.hydra.runtime.choices if not str(key).startswith("hydra/")]
+
+
+def _options(group: str) -> list[str]:
+    """The files of a group of conf/."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))

@@ -6,15 +6,17 @@ Nothing behind the door sees a DictConfig.
 
 from __future__ import annotations
 
-import difflib
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expertchat.bench.shapes import parse_random
+from expertchat.complaints import complaints
+from expertchat.complaints import near as near
+from expertchat.complaints import near_key as near_key
 from expertchat.experts.prompts import Prompts, WimWording
 
 
@@ -184,6 +186,14 @@ class TopicsConfig(Group):
         return self
 
 
+RESERVED = ("analysis", "wim", "reward")  # names of a judgement's other records: no categories
+
+
+def may_name(category: str) -> bool:
+    """Whether a category can be called so: its name is a part of its records' ids."""
+    return category not in RESERVED and "/" not in category and bool(category.strip())
+
+
 class WimConfig(Group):
     enabled: bool = True
     wording: WimWording = "missing"
@@ -211,6 +221,8 @@ class JudgingConfig(Group):
         problems = []
         if not self.categories:
             problems.append("judging.categories is empty: name at least one category")
+        bad = [name for name in self.categories if not may_name(name)]
+        problems += [f"judging.categories: {name!r} cannot be a category's name; rename it" for name in bad]
         unknown = sorted(set(self.weights) - set(self.categories))
         if unknown:
             problems.append(f"judging.weights names {unknown}, which are not in judging.categories {sorted(self.categories)}")
@@ -221,7 +233,7 @@ class JudgingConfig(Group):
         if self.z > 0 and not self.wim.enabled:
             problems.append("judging.z > 0 needs judging.wim.enabled=true")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -238,14 +250,14 @@ class EngineConfig(Group):
     """How the machine is used; what is null is found out when the models are loaded."""
 
     max_batch: int | None = Field(default=None, ge=1)
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)  # torch would crash at millions of them
     cache_gib: float | None = Field(default=None, ge=0)
 
 
 class RunConfig(Group):
     """`dir`: the run folder; unset, a new one under runs/."""
 
-    dir: Text | None = None
+    dir: Text | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
@@ -371,36 +383,4 @@ def validate(model: type[G], values: Mapping[str, Any]) -> G:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([_problem(model, detail) for detail in error.errors(include_url=False)]) from None
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """"; did you mean X?" for a mistyped word, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _problem(model: type[BaseModel], detail: Any) -> str:
-    place = ".".join(str(part) for part in detail["loc"])
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        known = _fields(model, detail["loc"][:-1])
-        return f"{place}: unknown key{near(str(detail['loc'][-1]), known) or ';'} there are {', '.join(known)}"
-    if detail["type"] == "missing":
-        return f"{place}: is missing"
-    if detail["type"] == "model_type":
-        return f"{place}: is a group with the keys {', '.join(_fields(model, detail['loc']))}, not {detail['input']!r}"
-    if detail["type"] == "string_pattern_mismatch":
-        message = f"must be {detail['ctx']['pattern'].strip('^$()')}"
-    if isinstance(detail["input"], dict | BaseModel) or not place:
-        return f"{place}: {message}" if place else message
-    return f"{place}: {message}, but is {detail['input']!r}"
-
-
-def _fields(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
-    """The keys that the config group at `place` may have."""
-    for part in place:
-        annotation = model.model_fields[str(part)].annotation
-        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        model = inner[0]
-    return list(model.model_fields)
+        raise ConfigError([line for detail in error.errors(include_url=False) for line in complaints(model, detail)]) from None

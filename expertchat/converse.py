@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from expertchat.backends.base import Backend, Embedder
-from expertchat.cast import check_categories, load_cast
+from expertchat.cast import load_cast
 from expertchat.config import ConverseConfig
 from expertchat.conversation import Dialogue, check_first_prompts, opener_of
 from expertchat.events import ConversationFinished, ConversationJudged, Sink
@@ -34,7 +34,6 @@ def run_converse(
     Raises ConfigError for what is wrong with the config or the input.
     """
     with Hub(sink) as hub, Interrupts() as interrupts:
-        check_categories(config)
         given = [] if config.topics.source == "models" else given_topics(config.topics, config.conversation.count, config.run.seed)
         place = run_folder(config.run.dir, "converse")
         return in_folder(

@@ -58,7 +58,7 @@ class RunFolder:
         if not writes:
             return
         try:
-            self._made = not folder.exists()
+            self._made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(folder, STALE_SECONDS, BEAT_SECONDS, say=say)
         except OSError as error:
@@ -104,7 +104,7 @@ class RunFolder:
                 else:
                     for submitted in (self.folder, self.folder.parent):  # an array's tasks were submitted together
                         self.notes += moved_on(submitted / "submission" / "provenance.json", "the job was submitted")
-                    replace(self.folder / "provenance.json", json.dumps(provenance(self.command_line), indent=2) + "\n")
+                    replace(self.folder / "provenance.json", json.dumps(provenance(self.command_line), indent=2) + "\n", mode=0o600)
                     replace(self.folder / "config.yaml", as_yaml(self.config), sync=True)
                 for name in self.logs:
                     self._logs[name] = Log(self.folder / f"{name}.jsonl")
@@ -175,9 +175,9 @@ class RunFolder:
             return
         nothing = not self._begun and not self.resumed
         self._lock.release(remove=nothing)
-        if nothing and self._made:
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+        with contextlib.suppress(OSError):  # something stands in one of them by now
+            for place in self._made if nothing else ():
+                place.rmdir()
 
 
 class _Live:

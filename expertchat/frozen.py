@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -10,10 +11,12 @@ from typing import Any, get_args
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
+from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from expertchat.compose import COMMANDS, ERRORS, explain, keys_of
 from expertchat.config import ConfigError, near, validate
+from expertchat.redaction import secret_values
 from expertchat.text import as_yaml
 
 
@@ -50,6 +53,7 @@ def load_frozen(command: str, path: str | Path, overrides: Sequence[str] = ()) -
         found = [problem for problem in error.problems if problem.removesuffix(": is missing") not in absent]
     if absent or any(": unknown key" in problem for problem in found):
         problems.insert(0, f"{path}: was not written by this version of expertchat {command}; give what is missing as KEY=VALUE")
+    problems += secret_values(plain)
     problems += [*found, *(f"{key}: is missing" for key in absent)]
     if problems:
         raise ConfigError(problems)
@@ -95,12 +99,12 @@ def _changes(command: str, overrides: Sequence[str], known: set[str], plain: dic
             problems.append(f"{text}: the groups of a frozen config are chosen; change keys of it with KEY=VALUE, or leave --config away")
         elif one.is_sweep_override():
             problems.append(f"{text}: is a sweep or a list, and --config is one run; write {key}=[...] for a list")
-        elif "${" in text:
+        elif re.search(r"(?<!\\)(?:\\\\)*\$\{", text):
             problems.append(f"{text}: ${{...}} is not filled in beside --config; write the value itself")
         elif key not in known:
             problems.append(f"{key}: unknown key{near(key, sorted(known)) or '; the file shows the keys there are'}")
         else:
-            changes[key] = value
+            changes[key] = OmegaConf.to_container(OmegaConf.create({"it": value}), resolve=True)["it"]  # type: ignore[call-overload, index]
     return changes, problems
 
 

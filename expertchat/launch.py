@@ -20,7 +20,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from expertchat.backends.folders import is_hub_id
-from expertchat.compose import ERRORS, explain, first_line, hydra_settings, load, of_hydra, problems_of
+from expertchat.checks.commands import problems_of as problems_before
+from expertchat.compose import ERRORS, explain, first_line, hydra_settings, key_of, load, of_hydra, problems_of, without_wrong
 from expertchat.config import (
     BenchConfig,
     ConfigError,
@@ -28,6 +29,8 @@ from expertchat.config import (
     conf_dir,
 )
 from expertchat.frozen import load_frozen
+from expertchat.overrides import mended
+from expertchat.redaction import given_secrets
 from expertchat.training.config import OnlineDpoConfig
 
 # A run writes its own folder: Hydra makes none, logs nothing and stays in the current folder.
@@ -63,9 +66,11 @@ def run(
     stopped. Raises ConfigError before the first job if any job's config is wrong. A sweep ends at exit code 3 (stopped), else it returns
     its highest code.
     """
+    arguments = without_secrets([mended(word) for word in arguments])
     arguments, file = _take_file(arguments)
     if file is not None:
         config = load_frozen(command, file, arguments)
+        check(command, [config])
         return task(Job(config, ["--config", file, *arguments], hub=_any_hub([config])))
     parser = get_args_parser()
     parser.prog = f"expertchat {command}"
@@ -76,7 +81,7 @@ def run(
     if parsed.cfg or parsed.info or parsed.hydra_help:
         return _with_hydra(command, overrides, flags, [], task)
     if not parsed.multirun:
-        config = load(command, overrides)
+        config = load_whole(command, overrides)
         job = Job(config, [text for text in overrides if not of_hydra(text)], hub=_any_hub([config]))
         return _with_hydra(command, overrides, flags, [job], task)
     launcher = next((text.removeprefix(_LAUNCHER) for text in reversed(overrides) if text.startswith(_LAUNCHER)), "basic")
@@ -93,10 +98,44 @@ def run(
     return code
 
 
-def sweep_jobs(command: str, overrides: Sequence[str]) -> tuple[list[Job], DictConfig]:
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """`words`, if none of them holds a key or a token. Raises ConfigError: whatever they say is kept and shown."""
+    if problems := given_secrets(words):
+        raise ConfigError(problems)
+    return list(words)
+
+
+def check(command: str, configs: Sequence[Any], here: bool = True) -> None:
+    """Raise ConfigError with everything that keeps the configs from being run, before any model is loaded or anything written."""
+    if not _any_hub(configs):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the hub's client is imported, which reads it once
+    if problems := [problem for config in configs for problem in problems_before(command, config, here)]:
+        raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def load_whole(command: str, overrides: Sequence[str], here: bool = True) -> Any:
+    """The config of a command, itself and all that it names checked; `here`: for this machine. Raises ConfigError.
+
+    Where the config itself is wrong, what else is wrong with what the overrides name is told with it.
+    """
+    try:
+        config = load(command, overrides)
+    except ConfigError as error:
+        rest, kept, more = without_wrong(command, overrides)
+        if rest is not None:
+            more = [*more, *problems_before(command, rest, here)]
+        keys = [key_of(override) for override in kept]
+        others = [problem for problem in more if any(key in problem for key in keys) and problem not in error.problems]
+        raise ConfigError([*error.problems, *dict.fromkeys(others)]) from None
+    check(command, [config], here)
+    return config
+
+
+def sweep_jobs(command: str, overrides: Sequence[str], here: bool = True) -> tuple[list[Job], DictConfig]:
     """The jobs of a sweep, each with its checked config and its own run folder, and Hydra's settings (folder, launcher).
 
-    All is decided here and now: what a job does depends neither on when nor on where it runs. Raises ConfigError.
+    `here`: on this machine, whose models and devices are looked at. All is decided here and now: what a job does depends neither
+    on when nor on where it runs. Raises ConfigError.
     """
     lists, configs = _configs(command, overrides)
     runs = [config for config in configs if isinstance(config, ConverseConfig | OnlineDpoConfig)]
@@ -107,6 +146,7 @@ def sweep_jobs(command: str, overrides: Sequence[str]) -> tuple[list[Job], DictC
     if shared:
         places = [f"{config.run.dir or settings.sweep.dir}/{number}" for number, config in enumerate(runs)]
         configs = [c.model_copy(update={"run": c.run.model_copy(update={"dir": place})}) for c, place in zip(runs, places, strict=True)]
+    check(command, configs, here)
     hub = _any_hub(configs)
     return [Job(config, words, i, len(lists), hub) for i, (config, words) in enumerate(zip(configs, lists, strict=True))], settings
 
@@ -128,6 +168,8 @@ def _with_hydra(command: str, overrides: Sequence[str], flags: Sequence[str], jo
         hydra.main(version_base=None, config_path=str(conf_dir()), config_name=command)(one)()
     except ERRORS as error:
         raise ConfigError(problems_of(command, overrides) or first_line(error)) from None
+    except OSError as error:  # of Hydra itself: a job says what it has to say by its code
+        raise ConfigError(f"hydra.sweep.dir: cannot write {error.filename}: {error.strerror}; name another folder with run.dir") from None
     finally:
         sys.argv = before
     return max(codes, default=0)

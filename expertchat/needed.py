@@ -36,3 +36,8 @@ def wants_embedder(config: CastConfig) -> bool:
         return config.judging.wim.enabled
     reward = config.reward
     return (reward.source == "judge" and config.judging.wim.enabled) or (reward.source != "random" and reward.repeat_penalty > 0)
+
+
+def model_paths(config: CastConfig) -> list[str]:
+    """The models' paths, by which the embedder is chosen; a merged model of the embedded world counts as embedded."""
+    return ["embedded:" if model.family == "world" else model.path for model in seats_of(config).values()]

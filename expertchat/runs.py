@@ -85,11 +85,11 @@ def run_runs(arguments: Sequence[str]) -> int:
     parser.add_argument("--all", action="store_true", help="show old runs and every task of large arrays too")
     options = parser.parse_args(list(arguments))
     out: Path | None = options.out
-    if out is not None and out.suffix not in SUFFIXES:
-        raise ConfigError(f"--out {out}: must end in {' or '.join(SUFFIXES)}")
+    wrong = [f"--out {out}: must end in {' or '.join(SUFFIXES)}"] if out is not None and out.suffix not in SUFFIXES else []
     folders = options.folder or [Path(os.environ.get("EXPERTCHAT_RUNS") or "runs")]
-    if missing := [folder for folder in options.folder if not folder.expanduser().is_dir()]:
-        raise ConfigError([f"{folder}: no such folder; name a run or a folder of runs" for folder in missing])
+    missing = [folder for folder in options.folder if not folder.expanduser().is_dir()]
+    if problems := [*(f"{folder}: no such folder; name a run or a folder of runs" for folder in missing), *wrong]:
+        raise ConfigError(problems)
     found = runs(folders)
     if out is not None:
         text = as_csv(found["runs"]) if out.suffix == ".csv" else json.dumps(found, indent=1, ensure_ascii=False) + "\n"

@@ -154,3 +154,4 @@ def test_model_without_a_chat_template(capsys: Err, tmp_path: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     capsys.readouterr()  # saving the model drew a progress bar
     refused(own_model(folder), capsys, "bare", "chat template")
+    assert not (tmp_path / "runs").exists()  # though this shows only when the model is loaded

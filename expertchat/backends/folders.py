@@ -49,7 +49,8 @@ def resolve_path(path: str | Path, models_dir: str | None = None) -> Path | str:
     looks_local = text.startswith((".", "/", "~")) or text.endswith(("/", ".gguf"))
     if looks_local or not _HUB_ID.fullmatch(text):
         kind = "file" if text.endswith(".gguf") else "folder"
-        raise ConfigError(f"model path {text}: no such {kind} (looked in {folder.absolute()}); correct it, or name a hub id OWNER/NAME")
+        looked = "" if folder.is_absolute() and str(folder) == text else f" (looked in {folder.absolute()})"
+        raise ConfigError(f"model path {text}: no such {kind}{looked}; correct it, or name a hub id OWNER/NAME")
     beside = Path(models_dir).expanduser() / text.rpartition("/")[2] if models_dir else None
     return gguf.only_file(beside, str(beside)) or beside if beside is not None and beside.is_dir() else text
 
@@ -69,26 +70,13 @@ def find_folder(path: str | Path, revision: str | None = None, check: Check | No
     Raises ConfigError with one message that names what was tried and what to do.
     """
     check = check or folder_problem
-    place = resolve_path(path, models_dir)
-    if isinstance(place, Path):
-        problem = check(place)
-        if problem:
-            raise ConfigError(f"model folder {_shown(path, place)}: {problem}")
-        return place
+    here, why = _look(path, revision, check, models_dir)
+    if here is not None:
+        return here
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
-    why = "it is not in the cache"
-    try:
-        folder = Path(snapshot_download(place, revision=revision, local_files_only=True))
-        problem = check(folder)
-        if problem is None:
-            return folder
-        why = f"its copy in the cache is not whole ({problem})"
-    except (LocalEntryNotFoundError, FileNotFoundError):
-        pass
-    if constants.HF_HUB_OFFLINE:
-        raise ConfigError(_missing(place, revision, f"{why}, and HF_HUB_OFFLINE is set"))
+    place = str(path)
     if not _has_network():
         raise ConfigError(_missing(place, revision, f"{why}, and {constants.ENDPOINT} cannot be reached"))
     try:
@@ -99,6 +87,36 @@ def find_folder(path: str | Path, revision: str | None = None, check: Check | No
     if problem:
         raise ConfigError(f"model {place}, downloaded to {folder}: {problem}")
     return folder
+
+
+def find_here(path: str | Path, revision: str | None = None, check: Check | None = None, models_dir: str | None = None) -> Path | None:
+    """The same without the network; None for what may be had from the hub. Raises ConfigError for what cannot be had."""
+    return _look(path, revision, check or folder_problem, models_dir)[0]
+
+
+def _look(path: str | Path, revision: str | None, check: Check, models_dir: str | None) -> tuple[Path | None, str]:
+    """What is on this machine, or why it must come from the hub. Raises ConfigError where it is not whole, or nothing may be fetched."""
+    place = resolve_path(path, models_dir)
+    if isinstance(place, Path):
+        problem = check(place)
+        if problem:
+            raise ConfigError(f"model folder {_shown(path, place)}: {problem}")
+        return place, ""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    why = "it is not in the cache"
+    try:
+        folder = Path(snapshot_download(place, revision=revision, local_files_only=True))
+        problem = check(folder)
+        if problem is None:
+            return folder, ""
+        why = f"its copy in the cache is not whole ({problem})"
+    except (LocalEntryNotFoundError, FileNotFoundError):
+        pass
+    if constants.HF_HUB_OFFLINE:
+        raise ConfigError(_missing(place, revision, f"{why}, and HF_HUB_OFFLINE is set"))
+    return None, why
 
 
 def cached(hub_id: str, revision: str | None = None) -> Path | None:

@@ -38,6 +38,8 @@ def choose_device(wanted: str) -> tuple[str, str | None]:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise ConfigError(f"device={wanted}, but torch finds {count} GPUs: set device=auto or device=cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device=mps is Apple's, and torch finds none here: set device=auto or device=cpu")
     return wanted, None
 
 

@@ -18,8 +18,6 @@ from expertchat.judging.view import Judgement
 from expertchat.records import Answer, Message, Rating, Reward, Speaker, Transcript, Wim, other
 from expertchat.scheduler import Announce, Ask, Flow, together
 
-RESERVED = ("analysis", "wim", "reward")  # names that a category may not have, because ids end with them
-
 Judged = Rating | Wim | Reward
 
 

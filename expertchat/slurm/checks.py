@@ -67,7 +67,8 @@ def _absent(key: str, path: str, models_dir: str | None, cluster: ClusterConfig,
     """What is wrong with a model, and how it gets to the nodes."""
     archives = f", or pack it into {cluster.archives} (jobs/pack_models.sh)" if cluster.archives else ""
     if "not in the cache" not in problem:  # it is there and not whole, or a folder
-        return f"{key}={path}: {problem}; the nodes have no internet: mend it here{archives}"
+        short = problem.removeprefix(f"model path {path}: ").removeprefix(f"model folder {path}: ")
+        return f"{key}={path}: {short}; the nodes have no internet: mend it here{archives}"
     looked = [f"in {models_dir}" if models_dir else "in a models_dir (EXPERTCHAT_MODELS, not set)", "in the hub's cache"]
     looked += [f"packed in {cluster.archives}"] if cluster.archives else []
     return (

@@ -73,7 +73,7 @@ class ClusterConfig(Group):
         if self.wheelhouse and self.venv:
             problems.append("cluster.wheelhouse and cluster.venv are two ways to the same end: set one of them to null")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     @property

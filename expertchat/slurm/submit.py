@@ -12,10 +12,14 @@ from typing import Any, TypeVar
 
 import yaml
 
+from expertchat.checks.models import device_problems, key_of
 from expertchat.compose import load
 from expertchat.config import ConfigError, near
 from expertchat.folder import differences
 from expertchat.frozen import freeze
+from expertchat.launch import load_whole, without_secrets
+from expertchat.needed import seats_of
+from expertchat.overrides import mended
 from expertchat.run import run_folder
 from expertchat.slurm.array import Array, overrides, parse, task_folder
 from expertchat.slurm.checks import check_all, duration
@@ -32,7 +36,8 @@ Show = Callable[[dict[str, Any]], None]
 
 def run_submit(arguments: Sequence[str], show: Show) -> int:
     """Check, write, submit, show the job. Returns 0; raises ConfigError with everything that is wrong."""
-    options = parser().parse_intermixed_args(list(arguments))
+    arguments = without_secrets([mended(word) for word in arguments])
+    options = parser().parse_intermixed_args(arguments)
     if options.multirun:
         raise ConfigError("submit takes one run: --array N spreads it; a sweep goes through `COMMAND -m hydra/launcher=submitit_slurm ...`")
     wanted = _wanted(options, ["expertchat", "submit", *arguments])
@@ -49,7 +54,8 @@ def run_submit(arguments: Sequence[str], show: Show) -> int:
 def parser() -> argparse.ArgumentParser:
     """The flags of submit."""
     about = "Submit a run as a job that goes on by itself; prints its id and returns."
-    found = argparse.ArgumentParser("expertchat submit", description=about)
+    usage = "expertchat submit COMMAND [KEY=VALUE ...] [--array N[%%M]] [--spread topics|seeds] [--after JOB] [--dry-run] [--force]"
+    found = argparse.ArgumentParser("expertchat submit", usage=usage, description=about)
     found.add_argument("command", metavar="COMMAND", help=" or ".join(COMMANDS))
     found.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the command's config, and cluster=NAME or cluster.KEY=VALUE")
     found.add_argument("--dry-run", action="store_true", help="only write the script and the config into the run folder")
@@ -72,7 +78,7 @@ def _wanted(options: argparse.Namespace, command_line: list[str]) -> Wanted:
     ours = [word for word in options.overrides if word.lstrip("+~").startswith(("cluster=", "cluster."))]
     theirs = [word for word in options.overrides if word not in ours]
     problems: list[str] = []
-    config = _tried(lambda: load(command, [*theirs, "view=plain"]), problems)
+    config = _tried(lambda: load_whole(command, [*theirs, "view=plain"], here=False), problems)
     cluster = _tried(lambda: load("submit", ours).cluster, problems)
     array = _tried(lambda: parse(options.array, options.spread, command) if options.array else None, problems)
     if options.spread and not options.array:
@@ -112,6 +118,7 @@ def _in(config: Any, folder: Path) -> Any:
 def _check(wanted: Wanted, force: bool) -> None:
     """Raise ConfigError for what would fail; fill `checked`."""
     problems = [*_folder_problems(wanted), *_launch_problems(wanted)]
+    problems += _device_problems(wanted)
     share = 1 / wanted.array.tasks if wanted.array is not None and wanted.array.spread == "topics" else 1.0
     wanted.checked = check_all(wanted.command, wanted.config, wanted.cluster, wanted.ranks, wanted.folder.parent, share)
     problems += wanted.checked.problems
@@ -138,12 +145,27 @@ def _launch_problems(wanted: Wanted) -> list[str]:
     return problems
 
 
+def _device_problems(wanted: Wanted) -> list[str]:
+    """Devices that the config names and the job will not have."""
+    seats = seats_of(wanted.config)
+    devices = {f"{key_of(seat)}.device": model.device for seat, model in seats.items() if model.backend == "local"}
+    devices["embedder.device"] = wanted.config.embedder.device
+    if wanted.cluster.scheduler == "local":
+        return list(device_problems(devices))
+    gpus, found = wanted.cluster.gpus, []
+    for key, device in devices.items():
+        number = 0 if device in ("cuda", "balanced") else int(device[5:]) if device.startswith("cuda:") else -1
+        if number >= gpus:
+            found.append(f"{key}={device}: a node of the job has {gpus} GPUs (cluster.gpus={gpus}); ask for more, or set {key}=auto")
+    return found
+
+
 def _folder_problems(wanted: Wanted) -> list[str]:
     """A folder may be new, or hold this very run: then it is submitted again and goes on."""
     folder, array = wanted.folder, wanted.array
     if re.search(r'["\\\x00-\x1f\x7f]', str(folder)):
         return [f"run.dir: {str(folder)!r} has a character that a job's script cannot hold (quote, backslash, end of line); name another"]
-    if not folder.exists():
+    if not folder.is_dir():  # new, or nothing that can be a run, which is told already
         return []
     if is_failed(end := read_summary(folder)):
         return [f"run.dir: {folder} is at its end, and failed ({end.get('reason')}): name another folder for a new run"]

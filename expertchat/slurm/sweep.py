@@ -23,6 +23,7 @@ from expertchat.config import ConfigError
 from expertchat.frozen import freeze
 from expertchat.launch import Job, sweep_jobs
 from expertchat.lock import replace
+from expertchat.redaction import hide_words
 from expertchat.run import FAILED, STOPPED
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.queue import JobState, states
@@ -53,7 +54,7 @@ def launch(entry: Entry, say: Say, command: str, overrides: Sequence[str], launc
     on_slurm = launcher == "submitit_slurm"
     of_cluster = [text for text in overrides if on_slurm and re.match(r"cluster[=.]", text)]
     overrides = [text for text in overrides if text not in of_cluster]
-    jobs, hydra = sweep_jobs(command, overrides)
+    jobs, hydra = sweep_jobs(command, overrides, here=not on_slurm)
     wanted = _of_slurm(hydra.launcher, overrides, _cluster(of_cluster)) if on_slurm else {**hydra.launcher}
     folder = Path(hydra.sweep.dir)
     calls = [Call(entry, [command, "--config", str(_keep(folder / "configs", command, job))], on_slurm) for job in jobs]
@@ -137,7 +138,7 @@ def _executor(submitit: Any, kind: str, settings: Mapping[str, Any]) -> Any:
 
 def _keep(folder: Path, command: str, job: Job) -> Path:
     """The file of a job's frozen config. An earlier one that says something else stays: its job may still wait in the queue."""
-    words = shlex.join(["expertchat", command, *job.overrides]).replace("\n", "\n# ")
+    words = shlex.join(hide_words(["expertchat", command, *job.overrides])).replace("\n", "\n# ")
     text, count = f"# {words}\n{freeze(job.config)}", 1
     folder = folder.absolute()
     try:
@@ -145,7 +146,7 @@ def _keep(folder: Path, command: str, job: Job) -> Path:
         while True:
             file = folder / (f"{job.number}.yaml" if count == 1 else f"{job.number}-{count}.yaml")
             if not file.exists():
-                replace(file, text)
+                replace(file, text, mode=0o600)
             if file.read_text("utf-8") == text:
                 return file
             count += 1
@@ -270,7 +271,7 @@ def _wait(runs: Sequence[_Run], head: str, say: Say) -> None:
             known, sure, asked = dict(answer), not answer.note, time.monotonic()
         for run in waiting:
             if (text := _ended(run, known.get(run.id), sure)) is not None:
-                say(f"[{run.job.number + 1}/{run.job.jobs}] {' '.join(run.job.overrides)}: {text}")
+                say(f"[{run.job.number + 1}/{run.job.jobs}] {' '.join(hide_words(run.job.overrides))}: {text}")
         if any(run.code is None for run in runs):
             time.sleep(1.0)
 

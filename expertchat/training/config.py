@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -22,7 +23,7 @@ from expertchat.config import (
     TopicsConfig,
 )
 from expertchat.conversation import opener_of
-from expertchat.records import Speaker
+from expertchat.records import Speaker, other
 
 JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third"]
 """Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
@@ -118,7 +119,7 @@ class TrainConfig(Group):
         if "exo_pair" in self.loss and not self.label_smoothing:
             problems.append("train.loss=exo_pair needs train.label_smoothing > 0 (the paper's value is 0.001)")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -201,7 +202,7 @@ class OnlineDpoConfig(Group):
         if self.train.method != "lora" and self.train.sharding != "pipeline":
             problems.append(f"train.method={self.train.method} runs with train.sharding=pipeline alone; use train.method=lora")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     @property
@@ -268,3 +269,13 @@ class OnlineDpoConfig(Group):
         if self.learner == "one":
             return of("a") + of("b")
         return min(of(seat) for seat in self.seats)
+
+
+def learner_problems(config: OnlineDpoConfig, scripted: Sequence[Speaker], same: bool) -> list[str]:
+    """Why experts cannot learn so. `scripted`: learners that are no models; `same`: whether one loaded model has both seats."""
+    problems = [f"experts.{seat}: backend=scripted cannot be trained; use a model, or learner={other(seat)}" for seat in scripted]
+    if config.learner == "one" and not same:
+        problems.append("learner=one needs one model in both seats: give experts.a and experts.b the same path, dtype and quantization")
+    if config.learner == "both" and same and config.train.method != "lora":
+        problems.append(f"learner=both with one model needs an adapter for each seat: train.method=lora, not {config.train.method}")
+    return problems

@@ -14,8 +14,8 @@ from expertchat.config import ConfigError, ModelConfig
 from expertchat.experts.registry import family_class
 from expertchat.memory import ATTENTION, Lora, Targets
 from expertchat.plan.planner import Trained
-from expertchat.records import Speaker, other
-from expertchat.training.config import OnlineDpoConfig
+from expertchat.records import Speaker
+from expertchat.training.config import OnlineDpoConfig, learner_problems
 from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.ranks import Ranks
 from expertchat.training.sharding import shard
@@ -86,18 +86,9 @@ def make_learners(config: OnlineDpoConfig, cast: Cast, ranks: Ranks) -> Learners
 
     Raises ConfigError where a model cannot be trained so.
     """
-    seats: list[Speaker] = ["a", "b"] if config.learner in ("both", "one") else ["b" if config.learner == "b" else "a"]
-    problems = [
-        f"experts.{seat}: backend=scripted cannot be trained; use a model, or learner={other(seat)}"
-        for seat in seats
-        if not isinstance(cast.backends[seat], LocalBackend)
-    ]
-    same = cast.backends["a"] is cast.backends["b"]
-    if config.learner == "one" and not same:
-        problems.append("learner=one needs one model in both seats: give experts.a and experts.b the same path, dtype and quantization")
-    if config.learner == "both" and same and config.train.method != "lora":
-        problems.append(f"learner=both with one model needs an adapter for each seat: train.method=lora, not {config.train.method}")
-    if problems:
+    seats = config.seats
+    scripted = [seat for seat in seats if not isinstance(cast.backends[seat], LocalBackend)]
+    if problems := learner_problems(config, scripted, cast.backends["a"] is cast.backends["b"]):
         raise ConfigError(problems)
     sharded = []
     for backend in {id(b): b for b in cast.backends.values() if isinstance(b, LocalBackend)}.values():

