@@ -14,12 +14,12 @@ PACKAGE = ROOT / "expertchat"
 # The floors of the house, lowest first; the longest name that fits a module counts. A module imports its own floor and those below.
 FLOORS: list[set[str]] = [
     {"records", "text", "experts.prompts", "bench.shapes"},
-    {"events", "config", "backends.base", "judging.view"},
+    {"events", "config", "jsonl", "backends.base", "judging.view"},
     {"backends", "judging.faults", "judging.rating", "judging.reading", "judging.wim", "memory"},
     {"experts"},
     {
-        "conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",
-        "needed", "slurm.here",
+        "conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "lock", "provenance", "run", "summary",
+        "journal", "needed", "slurm.here",
     },
     {"plan", "models"},
     {"cast", "world"},
