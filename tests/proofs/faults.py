@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -30,12 +29,11 @@ from typing import Any
 from expertchat import folder as run_folder
 from expertchat.events import AnyEvent, RoundFinished, TurnFinished
 from tests.proofs import faulty
+from tests.proofs.damage import Damage, ahead, all_of, at, cut, emptied, folder_there, foreign, garbage, linked, missing
 from tests.proofs.faulty import BROKEN, DENIED, FULL, QUOTA, READ_ONLY, Fault, Stage, at_call, at_event, judge_gone, signals, start
 
 BATCH = {"converse": 4, "online_dpo": 2}  # what is in flight when a process is killed or the disk is full
 USUAL = 150  # points
-Damage = Callable[[Path], Callable[[], object]]
-"""Does something to a broken-off run's folder; what it returns does what a user would after reading the message."""
 
 
 @dataclass
@@ -174,129 +172,31 @@ def damaged(command: str) -> Iterator[Point]:
     late = ["events", "candidates", "ratings", "scores", "pairs", "metrics", "transcripts"]
     for name in logs if command == "converse" else late:
         for way in (cut, emptied, garbage, missing):
-            yield Point(command, f"{way.__name__} file", f"{name}.jsonl", damage=_at(f"{name}.jsonl", way), again=None, codes=(0, 2))
+            yield Point(command, f"{way.__name__} file", f"{name}.jsonl", damage=at(f"{name}.jsonl", way), again=None, codes=(0, 2))
     for name, ways in {"config.yaml": (garbage, emptied), "provenance.json": (missing, garbage), "heartbeat.json": (garbage,),
                        "live.json": (garbage,), "summary.json": (garbage,)}.items():  # fmt: skip
         for way in ways:
             codes = (2,) if name in ("config.yaml", "summary.json") else (0,)
-            yield Point(command, f"{way.__name__} file", name, damage=_at(name, way), codes=codes, again=None, quick=name == "config.yaml")
-    yield Point(command, "clock ahead", "heartbeat.json", damage=_ahead, codes=(0,))
-    yield Point(command, "foreign files", "notes.jsonl, a link", damage=_foreign, codes=(0,), quick=command == "converse")
-    yield Point(command, "link", "events.jsonl", damage=_linked("events.jsonl"), codes=(2,), says="holds links", quick=True)
-    yield Point(command, "a folder", "ratings.jsonl", damage=_folder_there, codes=(2,), says="Is a directory")
+            yield Point(command, f"{way.__name__} file", name, damage=at(name, way), codes=codes, again=None, quick=name == "config.yaml")
+    yield Point(command, "clock ahead", "heartbeat.json", damage=ahead, codes=(0,))
+    yield Point(command, "foreign files", "notes.jsonl, a link", damage=foreign, codes=(0,), quick=command == "converse")
+    yield Point(command, "link", "events.jsonl", damage=linked("events.jsonl"), codes=(2,), says="holds links", quick=True)
+    yield Point(command, "a folder", "ratings.jsonl", damage=folder_there, codes=(2,), says="Is a directory")
     if command == "converse":
         return
-    yield Point(command, "link", "rounds", damage=_linked("rounds"), codes=(2,), says="holds links")
+    yield Point(command, "link", "rounds", damage=linked("rounds"), codes=(2,), says="holds links")
     two = "rounds/000002"
     for name, ways in {"adapter/adapter_model.safetensors": (cut, garbage, missing), "adapter/adapter_config.json": (cut, garbage),
                        "optimizer.pt": (cut, emptied, garbage, missing), "state.json": (cut, garbage, missing),
                        "DONE": (emptied, garbage)}.items():  # fmt: skip
         for way in ways:
-            yield Point(command, f"{way.__name__} checkpoint", name, damage=_at(f"{two}/{name}", way), after="late", codes=(0,))
+            yield Point(command, f"{way.__name__} checkpoint", name, damage=at(f"{two}/{name}", way), after="late", codes=(0,))
     for name in ("rounds/000002/bundles-0.jsonl", "rounds/000002/answers-0.jsonl", "evaluations/base-a.jsonl"):
         for way in (cut, garbage):
-            yield Point(command, f"{way.__name__} file", name, damage=_at(name, way), codes=(0, 2), again=None)
-    both = [_at(f"rounds/{number}/optimizer.pt", cut) for number in ("000001", "000002")]
-    yield Point(command, "cut checkpoint", "both optimizer.pt", damage=_all(both), after="late", codes=(2,), says="no checkpoint is whole")
-
-
-def cut(path: Path) -> None:
-    os.truncate(path, random.Random(path.name).randrange(path.stat().st_size))
-
-
-def emptied(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def garbage(path: Path) -> None:
-    middle = path.stat().st_size // 2
-    with path.open("r+b") as file:
-        file.seek(middle)
-        file.write(b"\x00\xffgarbage\n")
-
-
-def missing(path: Path) -> None:
-    path.unlink()
-
-
-def _at(name: str, way: Callable[[Path], None]) -> Damage:
-    """Damage one file; afterwards what a user does who has a copy of it."""
-
-    def damage(folder: Path) -> Callable[[], object]:
-        path, copy = folder / name, folder.parent / "copy"
-        if not path.exists() and name in ("heartbeat.json", "summary.json"):
-            path.write_text('{"schema": 1}')
-            way(path)
-            return lambda: path.unlink(missing_ok=True)
-        if not path.exists() or not path.stat().st_size:  # a file that this run has not
-            return lambda: None
-        shutil.copy(path, copy)
-        way(path)
-        return lambda: shutil.copy(copy, path)
-
-    return damage
-
-
-def _all(damages: list[Damage]) -> Damage:
-    def damage(folder: Path) -> Callable[[], object]:
-        for one in damages:
-            one(folder)
-        return lambda: shutil.rmtree(folder / "rounds")  # as the message says
-
-    return damage
-
-
-def _ahead(folder: Path) -> Callable[[], object]:
-    beat = {"host": "elsewhere", "pid": 1, "time": time.time() + 86_400, "token": "theirs", "job": None, "restarts": None}
-    (folder / "heartbeat.json").write_text(json.dumps(beat))
-    return lambda: None
-
-
-def _foreign(folder: Path) -> Callable[[], object]:
-    mine, far = folder / "notes.jsonl", folder.parent / "far.txt"
-    mine.write_text("my notes\n")
-    far.write_text("far away\n")
-    (folder / "extra.jsonl").symlink_to(far)
-
-    def check() -> None:
-        assert mine.read_text() == "my notes\n" and far.read_text() == "far away\n", "a foreign file was written"
-        mine.unlink()
-        (folder / "extra.jsonl").unlink()
-
-    return check
-
-
-def _linked(name: str) -> Damage:
-    def damage(folder: Path) -> Callable[[], object]:
-        path, far = folder / name, folder.parent / "far"
-        shutil.move(path, far)
-        path.symlink_to(far)
-        before = _bytes(far)
-
-        def mend() -> None:
-            assert _bytes(far) == before, "what the link leads to was written"
-            path.unlink()
-            shutil.move(far, path)
-
-        return mend
-
-    return damage
-
-
-def _bytes(path: Path) -> dict[str, bytes]:
-    return {str(one): one.read_bytes() for one in ([path] if path.is_file() else sorted(path.rglob("*"))) if one.is_file()}
-
-
-def _folder_there(folder: Path) -> Callable[[], object]:
-    path, aside = folder / "ratings.jsonl", folder.parent / "aside"
-    shutil.move(path, aside)
-    path.mkdir()
-
-    def mend() -> None:
-        path.rmdir()
-        shutil.move(aside, path)
-
-    return mend
+            yield Point(command, f"{way.__name__} file", name, damage=at(name, way), codes=(0, 2), again=None)
+    both = [at(f"rounds/{number}/optimizer.pt", cut) for number in ("000001", "000002")]
+    none = {"after": "late", "codes": (2,), "says": "no checkpoint is whole"}
+    yield Point(command, "cut checkpoint", "both optimizer.pt", damage=all_of(both), again=None, **none)  # type: ignore[arg-type]
 
 
 # -- one point ----------------------------------------------------------------------------------------------------------
