@@ -41,7 +41,8 @@ def test_a_whole_folder_loads(folder: Path) -> None:
 
 def test_no_such_folder(tmp_path: Path) -> None:
     text = message(tmp_path / "nothing")
-    assert f"looked in {tmp_path / 'nothing'}" in text and "hub id" in text
+    assert text.count(str(tmp_path / "nothing")) == 1 and "no such folder" in text and "hub id" in text  # a whole path is named once
+    assert f"looked in {Path.cwd() / 'nothing'}" in message("./nothing")
 
 
 def pointer(file: Path) -> None:
