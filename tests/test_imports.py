@@ -13,12 +13,12 @@ PACKAGE = ROOT / "expertchat"
 
 # The floors of the house, lowest first; the longest name that fits a module counts. A module imports its own floor and those below.
 FLOORS: list[set[str]] = [
-    {"records", "text", "experts.prompts", "bench.shapes"},
+    {"records", "text", "likeness", "experts.prompts", "bench.shapes"},
     {"events", "config", "backends.base", "judging.view"},
-    {"backends", "judging.faults", "judging.rating", "judging.reading", "judging.wim", "memory"},
+    {"backends", "judging.faults", "judging.nothing", "judging.rating", "judging.reading", "judging.wim", "memory"},
     {"experts"},
     {
-        "conversation", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",
+        "conversation", "ending", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",
         "needed", "slurm.here",
     },
     {"plan", "models"},
