@@ -18,8 +18,8 @@ FLOORS: list[set[str]] = [
     {"backends", "judging.faults", "judging.nothing", "judging.rating", "judging.reading", "judging.wim", "memory"},
     {"experts"},
     {
-        "conversation", "ending", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run", "summary",
-        "needed", "slurm.here",
+        "conversation", "ending", "scheduler", "judging", "preferences", "topics", "folder", "store", "jsonl", "lock", "provenance", "run",
+        "summary", "needed", "slurm.here",
     },
     {"plan", "models"},
     {"cast", "world"},
