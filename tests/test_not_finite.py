@@ -93,7 +93,7 @@ def test_an_option_that_is_no_number_gives_no_rating_also_where_it_extends_anoth
 
 
 def test_a_verdict_over_what_is_no_number_is_none_with_its_reason() -> None:
-    assert read([NAN, -0.1]) == (None, "the probability of an answer is not a number") == read([-0.1, INF])
+    assert read([NAN, -0.1]) == (None, "2 probabilities were wanted") == read([-0.1, INF])
     assert read([-INF, -0.1])[0] == "B"
 
 

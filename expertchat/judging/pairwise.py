@@ -74,10 +74,8 @@ def read(logprobs: Sequence[float], min_mass: float = 0.0) -> tuple[Literal["A",
     >>> read([-0.1, -3.0])
     ('A', None)
     """
-    if len(logprobs) != len(OPTIONS):
+    if len(logprobs) != len(OPTIONS) or not rating.finite(logprobs):
         return None, f"{len(OPTIONS)} probabilities were wanted"
-    if not rating.finite(logprobs):
-        return None, "the probability of an answer is not a number"
     a, b = logprobs
     if max(logprobs) == -math.inf:
         return None, "no option has a probability"
