@@ -23,8 +23,9 @@ from expertchat.events import AnyEvent, TurnFinished
 from expertchat.journal import Journal
 from expertchat.jsonl import Log, WriteError, read_lines, saving
 from expertchat.lock import HEARTBEAT, LOCK, FolderLock, read_heartbeat
-from expertchat.records import Answer
+from expertchat.records import Answer, Topic
 from expertchat.scheduler import Ask, Flow, Scheduler
+from expertchat.training.book import Book
 from expertchat.training.checkpoints import DONE, checkpoints, damage, write_checkpoint
 from tests.scripted import BagOfWords, Collect, Double, run
 from tests.test_resume import PROPOSED, SMALL, contents
@@ -252,6 +253,28 @@ def test_a_checkpoint_keeps_the_one_before_and_its_dialogues_alone(tmp_path: Pat
     found = {path.relative_to(tmp_path / "rounds").as_posix() for path in (tmp_path / "rounds").rglob("*") if path.is_file()}
     kept = {"DONE", "state.json", "adapter/weights"}
     assert found == {f"000002/{n}" for n in kept} | {f"000003/{n}" for n in {*kept, "bundles-0.jsonl", "bundles-1.jsonl"}}
+
+
+@pytest.mark.parametrize("left", [0, 1, None])
+def test_records_of_a_round_that_is_done_are_missed(tmp_path: Path, left: int | None) -> None:
+    """Nobody would write them again: a resumed run would end as done without them."""
+    folder, path = tmp_path / "run", tmp_path / "run/topics.jsonl"
+    book = Book(folder, {"a": 1}, [])
+    book.open()
+    for n in range(3):
+        book.keep(Topic(id=f"c000{n}", text="tides", source="list"))
+    book.checkpoint(1, {"versions": {"a": 1}, "best": {}, "ended": None}, lambda place: None, [])
+    book.close()
+    again = Book(folder, {"a": 1}, [])
+    again.open()
+    again.close()
+    size, lines = path.stat().st_size, path.read_text("utf-8").splitlines(keepends=True)
+    if left is None:
+        path.unlink()
+    else:
+        path.write_text("".join(lines[:left]))
+    with pytest.raises(ConfigError, match=rf"topics.jsonl has \d+ bytes, but {size} were written by the end of round 1: .*restore"):
+        Book(folder, {"a": 1}, []).open()
 
 
 def test_a_folder_or_a_closed_file_in_the_place_of_records_is_one_message(tmp_path: Path) -> None:

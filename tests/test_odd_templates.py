@@ -17,6 +17,7 @@ from expertchat.backends.adapters import Adapters
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.rendering import Renderer
+from expertchat.backends.scoring import plan
 from expertchat.backends.vocabulary import Vocabulary
 from expertchat.config import ConfigError
 from expertchat.experts.registry import make_expert
@@ -291,6 +292,8 @@ def test_a_judge_that_thinks_is_scored_outside_of_its_thoughts() -> None:
     (scores,) = backend.score([request])
     assert sum(map(torch.tensor(scores.logprobs).exp().__getitem__, range(10))) > 0
     assert "</think>\n\nGood." in backend.renderer.text(request.messages, request.prefix)
+    bare = ScoreRequest("k", (Message("user", "A or B?"),), ("A", "B"))  # nothing is begun for it, and the template opens a block
+    assert backend.renderer.tokenizer.decode(plan(backend.renderer, bare, "m", 0).context).endswith("<think>\n\n</think>\n\n")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class Asked:
 
 def plan(renderer: Renderer, request: ScoreRequest, model: str, holds: int) -> Plan:
     """What to run for a request. Raises ConfigError if it does not fit a context that `holds` so many tokens."""
-    context = renderer.written(request.messages, request.prefix)
+    context = renderer.written(request.messages, request.prefix, said=True)  # an option is an answer, never a thought
     rows = renderer.endings(context, ["", *request.options])
     split = min(common_prefix(rows), min(len(row) for row in rows[1:]) - 1)
     if holds and max(map(len, rows)) > holds:

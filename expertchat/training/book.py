@@ -65,7 +65,28 @@ class Book(RunFolder):
 
     def find(self) -> None:
         self.last = last_round(self.folder)
+        if shorter := self._shorter():
+            raise ConfigError(shorter)
         self._read()
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of each file of records."""
+        paths = {name: self.folder / f"{name}.jsonl" for name in self.logs}
+        return {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
+
+    def _shorter(self) -> list[str]:
+        """Files of records that have lost something of the rounds that are done: nobody would write it again."""
+        try:
+            then = read_state(self.folder, self.last).get("records", {}) if self.last else {}  # older versions kept no sizes
+        except ConfigError:  # a damaged checkpoint is told of later, or passed over
+            return []
+        now = self._sizes()
+        return [
+            f"{self.folder / name}.jsonl has {now[name]} bytes, but {size} were written by the end of round {self.last}: records of rounds "
+            "that are done are lost; restore the file, or name another run.dir"
+            for name, size in then.items()
+            if now.get(name, size) < size
+        ]
 
     def _read(self) -> None:
         """What the files hold of the rounds after the last checkpoint, and of the whole run."""
@@ -160,7 +181,7 @@ class Book(RunFolder):
         if self.writes:
             with self.writing():
                 self.sync()
-                write_checkpoint(self.folder, number, state, write, keep)
+                write_checkpoint(self.folder, number, {**state, "records": self._sizes()}, write, keep)
             for known in self._there.values():
                 known.clear()
             self._said = {key for key in self._said if key.startswith(OF_RUN)}
