@@ -214,9 +214,11 @@ def _verify(rest: list[str]) -> list[str]:
 def _world(action: str | None, job: Job) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if action == "build":
-        from expertchat.world.recipe import build
+        from expertchat.jsonl import saving
+        from expertchat.world.recipe import MODELS, build
 
-        build(job.config, partial(print, flush=True))
+        with saving(job.config.out or MODELS):
+            build(job.config, partial(print, flush=True))
         return 0
     from expertchat.views.tables import print_check
     from expertchat.world.check import check
