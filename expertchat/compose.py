@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -93,14 +94,14 @@ def _missing(plain: Any, place: str = "") -> Iterator[str]:
 
 def compose_dict(command: str, overrides: Sequence[str]) -> DictConfig:
     """What Hydra composes, to be read only. Raises what Hydra raises."""
-    found = _composed(str(conf_dir()), command, tuple(overrides))
+    found = _composed(str(conf_dir()), command, tuple(overrides), tuple(sorted(os.environ.items())))
     if isinstance(found, Exception):
         raise found
     return found
 
 
 @lru_cache(maxsize=64)  # to say all that is wrong, the same words are composed several times, each 0.1 s
-def _composed(conf: str, command: str, overrides: tuple[str, ...]) -> DictConfig | Exception:
+def _composed(conf: str, command: str, overrides: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> DictConfig | Exception:
     try:
         with hydra.initialize_config_dir(conf, version_base=None):
             return hydra.compose(command, overrides=list(overrides))

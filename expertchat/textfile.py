@@ -25,24 +25,24 @@ _CELL = 1 << 24  # characters of a table's cell at most
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a file in UTF-8 (with or without a byte order mark), or in UTF-16 or UTF-32 with one; `what` names the file's part."""
+    """The text of a file in UTF-8 (with or without a byte order mark), or in UTF-16 or UTF-32 with one; `what` names it in messages."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{what}: cannot read {path}: no such file; correct the path") from None
+        raise ConfigError(f"{what} {path}: no such file; correct the path") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{what}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise ConfigError(f"{what} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     for magic, name in _NO_TEXT:
         if raw.startswith(magic):
-            raise ConfigError(f"{what}: {path} is no text but {name}; save it as UTF-8 text (a table: export it as CSV)")
+            raise ConfigError(f"{what} {path}: is no text but {name}; save it as UTF-8 text (a table: export it as CSV)")
     coding = next((coding for mark, coding in _MARKS if raw.startswith(mark)), "utf-8")
     if coding == "utf-8" and raw[:1000].count(0) > len(raw[:1000]) // 4:
-        raise ConfigError(f"{what}: {path} looks like UTF-16 without a byte order mark; save the file as UTF-8")
+        raise ConfigError(f"{what} {path}: looks like UTF-16 without a byte order mark; save the file as UTF-8")
     try:
         return raw.decode(coding)
     except UnicodeDecodeError as error:
         name = coding.upper().removesuffix("-SIG")
-        raise ConfigError(f"{what}: {path} is not {name}: {_place(raw, error, coding)}; save the file as UTF-8") from None
+        raise ConfigError(f"{what} {path}: is not {name}: {_place(raw, error, coding)}; save the file as UTF-8") from None
 
 
 def _place(raw: bytes, error: UnicodeDecodeError, coding: str) -> str:

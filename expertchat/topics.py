@@ -47,7 +47,7 @@ def read_topics(path: Path | str, column: str | None = None) -> list[str]:
     such a column.
     """
     path = Path(path).expanduser()
-    text, kind = read_text(path, "topics.file"), path.suffix.lower()
+    text, kind = read_text(path, "topics.file:"), path.suffix.lower()
     if kind in (".csv", ".tsv", ".tab"):
         found = table_column(path, text, "topics", column, NAMES)
     elif kind in (".jsonl", ".json", ".ndjson"):

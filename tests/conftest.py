@@ -12,6 +12,15 @@ from tests.cluster import Cluster, SlurmProblem, cluster, lacking
 NO_SLURM = "no Slurm here"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def plain_environment() -> Iterator[None]:
+    """What this user has set for runs means nothing to the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("EXPERTCHAT_CLUSTER", "EXPERTCHAT_MODELS", "EXPERTCHAT_RUNS"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Cluster]:
     """A real Slurm on this machine, one for each worker of the tests; its node has four placeholder GPUs and no internet."""

@@ -106,6 +106,7 @@ BAD: list[tuple[str, list[str]]] = [
 def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it reads the environment once
     for name in ("EXPERTCHAT_MODELS", "EXPERTCHAT_CLUSTER", "EXPERTCHAT_RUNS"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "file").write_text("mine")

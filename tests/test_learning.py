@@ -93,7 +93,7 @@ def test_who_learns_must_sample(overrides: list[str], seats: str) -> None:
         return
     with pytest.raises(ConfigError) as caught:
         config_of(*overrides, "judging.judge=third")
-    (said,) = caught.value.problems
+    said = "\n".join(caught.value.problems)
     assert all(f"decoding@experts.{seat}.decoding=sampling" in said for seat in seats)
     assert said.count("equal candidates") == len(seats) and "needs a third model" in said  # with whatever else is wrong
 

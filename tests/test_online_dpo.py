@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from functools import lru_cache
@@ -69,11 +70,18 @@ def content(folder: Path) -> dict[str, Any]:
     return found
 
 
+_RAW = re.compile(r"-?\d+\.\d{4}(?: -?\d+\.\d{4}){9}")
+
+
 def difference(one: Any, two: Any) -> float:
     """The largest difference between two numbers at the same place; infinite where anything else differs.
 
-    An embedding depends on the batch that it is computed in by a rounding of its last digit, so scores need not be equal to the bit.
+    An embedding or a score depends on the batch that it is computed in by a rounding of its last digit, so they need not be equal to the
+    bit; the four digits of a raw score then differ by one where that is on an edge.
     """
+    if isinstance(one, str) and isinstance(two, str) and one != two and _RAW.fullmatch(one) and _RAW.fullmatch(two):
+        apart = [abs(float(a) - float(b)) for a, b in zip(one.split(), two.split(), strict=True)]
+        return 0.0 if max(apart) < 1.1e-4 else max(apart)
     if isinstance(one, float) and isinstance(two, float):
         return abs(one - two)
     if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():

@@ -168,11 +168,12 @@ def test_ddp_makes_the_steps_of_one_process(llama: str, tmp_path: Path) -> None:
 def test_fsdp_makes_the_steps_of_one_process_with_a_quarter_of_the_weights(llama: str, tmp_path: Path) -> None:
     tied = str(checkpoints.write(tmp_path / "tied", "smollm", initializer_range=0.3))
     uneven = by_one(tmp_path / "uneven", model=llama, **UNEVEN)
-    one = by_one(tmp_path / "one", model=tied)
+    small = {"model": tied, "learning_rate": 0.002}  # Adam makes a full step of the smallest gradient, rounding errors and all
+    one = by_one(tmp_path / "one", **small)
     found = by_four(
         tmp_path / "four",
         {"sharding": "fsdp", "model": llama, **UNEVEN},
-        {"sharding": "fsdp", "model": tied, "checkpointing": True, "old_peft": True},
+        {"sharding": "fsdp", **small, "checkpointing": True, "old_peft": True},
     )
     assert_same(found[0], tmp_path / "four/0", uneven, tmp_path / "uneven", STEPS)
     assert_same(found[1], tmp_path / "four/1", one, tmp_path / "one")

@@ -195,4 +195,4 @@ def test_the_summary_and_the_views_say_how_many(tmp_path: Path) -> None:
 
 def test_a_judge_may_speak_of_both_experts() -> None:
     text = "Expert A: Clear, but short.\nExpert B: deep."
-    assert experts()["a"].read_answer(text) == text
+    assert experts()["a"].read_answer(text).text == text

@@ -55,9 +55,9 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, message: str) -> N
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot read .*no such file"):
+    with pytest.raises(ConfigError, match=r"topics.file: .*none.txt: no such file"):
         read_topics(tmp_path / "none.txt")
-    with pytest.raises(ConfigError, match=r"cannot read .*directory"):
+    with pytest.raises(ConfigError, match=r"cannot be read .*directory"):
         read_topics(tmp_path)
 
 

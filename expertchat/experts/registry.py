@@ -82,7 +82,7 @@ def persona_brief(config: PersonaConfig) -> str:
     if config.file:
         where = f"persona file {config.file}"
         try:
-            named = yaml.safe_load(read_text(Path(config.file).expanduser(), "persona.file"))
+            named = yaml.safe_load(read_text(Path(config.file).expanduser(), "persona file"))
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise ConfigError(f"{where}: cannot be read as UTF-8 YAML ({(str(error) or type(error).__name__).splitlines()[0]})") from None
         if not isinstance(named, dict) or not isinstance(named.get(config.name), str):
