@@ -38,7 +38,9 @@ SAMPLING = Decoding(method="sampling", max_new_tokens=5)
 CONTRASTIVE = Decoding(method="contrastive", max_new_tokens=4, penalty_alpha=0.6, top_k=3)
 LONG = (Message("user", "What do herons eat, and where do they fish? They nest in tall trees."),)
 PROMPTS = (LONG, (Message("user", "Hi."),), (Message("user", "Which owls hunt?"), Message("assistant", "Some."), Message("user", "Why?")))
-ALL = list(architectures.KINDS)
+# Built like others that are tried each time: `python -m pytest -m slow` tries them too.
+RELATIVES = {"llama_tied", "qwen3_moe", "gptj", "opt", "falcon", "cohere", "smollm3", "llama4", "deepseek_v3", "bloom", "jamba"}
+ALL = [pytest.param(name, marks=pytest.mark.slow) if name in RELATIVES else name for name in architectures.KINDS]
 # Why the engine does not run some; all others it does.
 PLAIN = {
     **dict.fromkeys(("mistral_slides", "gemma2", "gemma3", "gpt_neo", "gpt_oss", "llama4"), "attends to the last 24 tokens only"),

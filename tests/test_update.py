@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.rows import row_of
 from expertchat.training.update import Stopped, Updater, rate
 
+UNUSED = Path(tempfile.gettempdir()) / "expertchat-unused"  # nothing is saved there, but Trainer makes the folder
 PROMPT = [
     {"role": "system", "content": "You are a human expert on tides."},
     {"role": "user", "content": "What do you know about the Moon?"},
@@ -51,7 +53,7 @@ def lora(settings: TrainConfig | None = None) -> LoraLearner:
 
 
 def updater(learner: Learner, **more: Any) -> Updater:
-    return Updater(learner, learner.config, rounds=4, seed=3, folder=Path("unused"), **more)
+    return Updater(learner, learner.config, rounds=4, seed=3, folder=UNUSED, **more)
 
 
 def pair(i: int, chosen: str, rejected: str) -> PreferencePair:
@@ -156,7 +158,7 @@ def test_token_ids_are_those_of_trl_itself() -> None:
         trainer = DPOTrainer(
             model=backend().model,
             ref_model=backend().model,
-            args=DPOConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none"),
+            args=DPOConfig(output_dir=str(UNUSED), use_cpu=True, bf16=False, report_to="none"),
             train_dataset=Dataset.from_list([{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs()]),
             processing_class=learner.tokenizer,
         )

@@ -204,7 +204,8 @@ def _around(template: Template, prompt: str) -> tuple[str, tuple[str, ...]]:
 def _notes(template: Template, header: str, closing: str, final: str, blank: bool, tails: int) -> list[str]:
     notes = []
     if template.parts:
-        notes.append(f"its chat template takes the text of {' and '.join(sorted(template.parts))} as a list of parts, and is given it so")
+        whose = "all roles" if len(template.parts) > 2 else " and ".join(sorted(template.parts))
+        notes.append(f"its chat template takes the text of {whose} as a list of parts, and is given it so")
     if header:
         notes.append(f"its chat template begins no answer; {header!r}, seen where it shows one, is put behind every prompt")
     if not blank:

@@ -85,7 +85,7 @@ class Book(RunFolder):
             f"{self.folder / name}.jsonl has {now[name]} bytes, but {size} were written by the end of round {self.last}: records of rounds "
             "that are done are lost; restore the file, or name another run.dir"
             for name, size in then.items()
-            if now.get(name, size) < size
+            if now.get(name, size) < size and not (self.folder / f"{name}.jsonl").is_dir()  # which is told where it is read
         ]
 
     def _read(self) -> None:

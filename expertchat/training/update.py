@@ -223,7 +223,8 @@ class Updater:
         new = path.with_suffix(".new")
         try:
             with saving(path):
-                torch.save(state, new)
+                with open(new, "wb") as file:  # by its name alone torch would not say what the disk said
+                    torch.save(state, file)
                 os.replace(new, path)
         except WriteError:
             new.unlink(missing_ok=True)
