@@ -19,14 +19,15 @@ from hypothesis import strategies as st
 from expertchat import lock
 from expertchat.backends.base import Completion, EmbedRequest, GenerateRequest, ScoreRequest, Scores
 from expertchat.config import ConfigError
-from expertchat.events import AnyEvent, TurnFinished
+from expertchat.events import AnyEvent, ConversationFinished, TurnFinished
 from expertchat.journal import Journal
 from expertchat.jsonl import Log, WriteError, read_lines, saving
 from expertchat.lock import HEARTBEAT, LOCK, FolderLock, read_heartbeat
-from expertchat.records import Answer, Topic
+from expertchat.records import Answer, ExpertRef, Topic, Transcript, Turn
 from expertchat.scheduler import Ask, Flow, Scheduler
 from expertchat.training.book import Book
 from expertchat.training.checkpoints import DONE, checkpoints, damage, write_checkpoint
+from expertchat.training.rollout import Bundle
 from tests.scripted import BagOfWords, Collect, Double, run
 from tests.test_resume import PROPOSED, SMALL, contents
 from tests.test_store import opened
@@ -275,6 +276,26 @@ def test_records_of_a_round_that_is_done_are_missed(tmp_path: Path, left: int | 
         path.write_text("".join(lines[:left]))
     with pytest.raises(ConfigError, match=rf"topics.jsonl has \d+ bytes, but {size} were written by the end of round 1: .*restore"):
         Book(folder, {"a": 1}, []).open()
+
+
+def test_records_of_two_rounds_whose_checkpoints_are_lost_are_not_written_twice(tmp_path: Path) -> None:
+    def rounds(numbers: range) -> None:
+        book = Book(tmp_path / "run", {"a": 1}, [])
+        book.open()
+        for number in numbers:
+            ref, name = ExpertRef(family="f", model="m"), f"r000{number}/c0000"
+            turns = [Turn(speaker="a", text="Hi.")]
+            talk = Transcript(id=name, topic="t", experts={"a": ref, "b": ref}, turns=turns, seed=0, stop_reason="turns")
+            book.send(ConversationFinished(conversation=name, turns=1, stop_reason="turns"))
+            book.keep_round([Bundle(id=name, transcript=talk, sampled=[])], [], [])
+            book.checkpoint(number, {"versions": {"a": number}, "best": {}, "ended": None}, lambda place: None, [])
+        book.close()
+
+    rounds(range(1, 4))
+    shutil.rmtree(tmp_path / "run/rounds")
+    rounds(range(1, 5))
+    for name, key in (("transcripts", "id"), ("events", "conversation")):
+        assert [line[key] for _, line in read_lines(tmp_path / f"run/{name}.jsonl")] == [f"r000{n}/c0000" for n in range(1, 5)]
 
 
 def test_a_folder_or_a_closed_file_in_the_place_of_records_is_one_message(tmp_path: Path) -> None:

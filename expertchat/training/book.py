@@ -182,9 +182,10 @@ class Book(RunFolder):
             with self.writing():
                 self.sync()
                 write_checkpoint(self.folder, number, {**state, "records": self._sizes()}, write, keep)
-            for known in self._there.values():
-                known.clear()
-            self._said = {key for key in self._said if key.startswith(OF_RUN)}
+            later = round_name(number + 1)  # rounds that an earlier start had made, where all checkpoints were lost
+            for name, known in self._there.items():
+                self._there[name] = {one for one in known if one > later}
+            self._said = {key for key in self._said if key >= later or key.startswith(OF_RUN)}
         self.last = number
 
     def state(self, number: int) -> dict[str, Any]:
