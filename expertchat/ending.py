@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from expertchat.likeness import asks, blank, ngrams, overlap, units, weight, words
+from expertchat.likeness import blank, has_question_mark, ngrams, overlap, units, weight, words
 from expertchat.records import Turn
 
 SLIGHT = 60  # words of a turn that may be courtesy
@@ -85,7 +85,7 @@ def only_courtesy(topic: str, turns: Sequence[Turn]) -> bool:
 
 
 def _slight(text: str) -> bool:
-    return not asks(text) and not any(c.isdigit() for c in text) and weight(words(text)) <= SLIGHT
+    return not has_question_mark(text) and not any(c.isdigit() for c in text) and weight(words(text)) <= SLIGHT
 
 
 def _mean(texts: Sequence[str]) -> float:

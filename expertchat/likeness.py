@@ -24,7 +24,7 @@ def blank(text: str) -> bool:
     return not any(c.isalnum() for c in text)
 
 
-def asks(text: str) -> bool:
+def has_question_mark(text: str) -> bool:
     """Whether the text holds a question mark of any script."""
     return _ASKS.search(text) is not None
 
