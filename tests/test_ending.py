@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from expertchat.ending import only_courtesy, repeats, silent, stuck
 from expertchat.events import AnyEvent
-from expertchat.likeness import alike, asks, blank, overlap, units, weight, words
+from expertchat.likeness import alike, blank, has_question_mark, overlap, units, weight, words
 from expertchat.records import Turn
 from tests.small_talk import EMPTY, OPENING, TALKS
 from tests.test_conversation import by_turn, dialogue, hold
@@ -56,7 +56,7 @@ def test_what_is_new_is_counted_in_groups_of_characters() -> None:
     # Of "how bees dance in figures of eight" and "wax is made by glands" nearly all groups are new.
     assert not only_courtesy("bees", turns("Thank you.", "Thank you.", "The dance has figures of eight.", "Glands give wax."))
     assert not only_courtesy("bees", turns("Thank you.", "Thank you.", "Thank you."))  # three turns are too few
-    assert not only_courtesy("bees", turns("Thank you.", "Thank you.", "Thank you.", "Thank you?"))  # one asks
+    assert not only_courtesy("bees", turns("Thank you.", "Thank you.", "Thank you.", "Thank you?"))  # one has_question_mark
     assert not only_courtesy("bees", turns("Thank you.", "Thank you.", "Thank you.", "40,000, thank you."))  # one has a number
 
 
@@ -135,7 +135,7 @@ def test_overlap_of_pairs_of_characters() -> None:
 
 @pytest.mark.parametrize("text", ["Why?", "为什么？", "لماذا؟", "Γιατί;", "¿Qué?"])
 def test_questions_of_any_script(text: str) -> None:
-    assert asks(text)
+    assert has_question_mark(text)
 
 
 @pytest.mark.parametrize(("text", "said"), [("", True), (" …!?", True), ("😊👍🏽", True), ("π", False), ("7", False), ("蜜", False)])

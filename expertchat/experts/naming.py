@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from unicodedata import category
 
-from expertchat.likeness import asks, longest_run, units, weight, words
+from expertchat.likeness import has_question_mark, longest_run, units, weight, words
 from expertchat.text import one_line
 
 RUN, COPIED = 3, 2 / 3  # words in a row of the request, or a share of the longer words, that make a topic a copy of it
@@ -117,7 +117,7 @@ def _problem(topic: str, request: str) -> str | None:
         return "nothing"
     tokens = topic.casefold().replace("’", "'").split()
     stripped = [token.strip(".,:;()\"'") for token in tokens]
-    if asks(topic) or topic.endswith(("!", "！")) or _INSIDE.search(topic) or _CLOSES.search(topic):
+    if has_question_mark(topic) or topic.endswith(("!", "！")) or _INSIDE.search(topic) or _CLOSES.search(topic):
         return "sentence"
     if stripped[0] in _ORDER or _PERSON & set(stripped) or _VERB & set(stripped[1:]):
         return "sentence"
