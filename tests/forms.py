@@ -254,7 +254,7 @@ PUBLISHED: dict[str, Form] = {
 }  # fmt: skip
 
 ODD: dict[str, Form] = {
-    "parts": Form(_odd("parts"), noted=("takes the text of assistant and system and user as a list of parts",)),
+    "parts": Form(_odd("parts"), noted=("takes the text of all roles as a list of parts",)),
     "parts_of_the_user": Form(
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'user' %}{{ m['content'][0]['text'] }}{% else %}"
         "{{ m['content'] | trim }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}" + BEGIN,

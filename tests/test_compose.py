@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from expertchat import cli
 from expertchat.compose import COMMANDS, compose, load
-from expertchat.config import ConfigError, conf_dir, validate
+from expertchat.config import ConfigError, conf_dir, may_name, validate
 from expertchat.frozen import freeze, load_frozen
 from expertchat.launch import Job, run
 
@@ -75,7 +75,7 @@ number = st.floats(0, 1e9, allow_nan=False)
 @settings(deadline=None, max_examples=40)  # the first of an experiment composes it
 @given(
     st.sampled_from(experiments()), st.none() | text, st.lists(text.filter(str.strip), min_size=1), st.integers(0, 2**63 - 1),
-    st.dictionaries(text, text, min_size=1, max_size=3), number,
+    st.dictionaries(text.filter(may_name), text, min_size=1, max_size=3), number,
 )  # fmt: skip
 def test_any_values_come_back(
     tmp_path_factory: pytest.TempPathFactory, words: tuple[str, str], folder: str | None, topics: list[str], seed: int,
