@@ -31,7 +31,7 @@ OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log,
 # Config keys that do not change what a run writes.
 NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")
 
-ADDED = {"thinking": False}  # keys that came later, with what they mean where a run has none
+ADDED = {"thinking": False, "topic_prefix": ""}  # keys that came later, with what they mean where a config has none
 OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
 OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}
 
@@ -270,7 +270,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     A key that the older config does not know (ADDED) is as it was before there was one.
     """
     one, two = dict(_flat(before)), dict(_flat(now))
-    one |= {key: ADDED[name] for key in two if key not in one and (name := key.rpartition(".")[2]) in ADDED}
+    for mine, other in ((one, two), (two, one)):  # runs of two versions are compared both ways
+        mine.update({key: ADDED[name] for key in other if key not in mine and (name := key.rpartition(".")[2]) in ADDED})
     keys = [key for key in {**one, **two} if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_COMPARED)]
     return [f"{key}: was {one.get(key)!r}, is {two.get(key)!r}" for key in keys if one.get(key) != two.get(key)]
 

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, ModelInfo
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.scripted import ScriptedBackend
 from expertchat.backends.streaming import Pieces, Row
+from expertchat.compose import load
 from expertchat.events import Note, TextStreamed, TurnFinished
 from expertchat.experts.registry import make_expert
 from expertchat.folder import differences
@@ -310,6 +312,14 @@ def test_a_run_of_before_goes_on_and_is_read() -> None:
     now["experts"]["a"]["thinking"] = True
     assert differences({"experts": {"a": {"path": "x"}}, "third": None}, now) == ["experts.a.thinking: was False, is True"]
     assert Turn.model_validate({"speaker": "a", "text": "Hi."}).thinking is None
+
+
+@pytest.mark.parametrize(("command", "words"), [("converse", ["+experiment=chat"]), ("online_dpo", ["+experiment=embedded"])])
+def test_a_config_of_an_earlier_version_is_no_other_config(command: str, words: list[str]) -> None:
+    """tests/earlier holds what a version before has written: whoever adds a key says in ADDED what it means where there is none."""
+    before = yaml.safe_load((Path(__file__).parent / "earlier" / f"{command}.yaml").read_text("utf-8"))
+    now = load(command, words).model_dump(mode="json")
+    assert differences(before, now) == differences(now, before) == []
     old = TurnFinished.model_validate({"kind": "turn_finished", "conversation": "c", "index": 0, "turn": {"speaker": "a", "text": "Hi."}})
     assert old.turn.thinking is None
 

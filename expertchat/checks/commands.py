@@ -29,10 +29,10 @@ def problems_of(command: str, config: Any, here: bool = True) -> list[str]:
     return homeless or list(dict.fromkeys(CHECKS[command](config, here)))
 
 
-def _told(make: Callable[[], object]) -> list[str]:
+def _told(make: Callable[..., object], *given: Any) -> list[str]:
     """The problems that `make` raises."""
     try:
-        make()
+        make(*given)
     except ConfigError as error:
         return error.problems
     return []
@@ -44,7 +44,7 @@ def _told(make: Callable[[], object]) -> list[str]:
 def _converse(config: Any, here: bool) -> Problems:
     yield from _texts(config)
     if _has_topics(config):
-        yield from _told(lambda: given_topics(config.topics, config.conversation.count, config.run.seed))
+        yield from _told(given_topics, config.topics, config.conversation.count, config.run.seed)
     yield from _cast(config, "converse", here)
 
 
@@ -59,9 +59,9 @@ def _online_dpo(config: Any, here: bool) -> Problems:
         own_gpu()  # of several processes each has one, and torch must not have been asked before it is chosen
     yield from _texts(config)
     if _has_topics(config):
-        yield from _told(lambda: check_given(config))
-    yield from _told(lambda: check(config))
-    yield from _told(lambda: check_trackers(config.report_to))
+        yield from _told(check_given, config)
+    yield from _told(check, config)
+    yield from _told(check_trackers, config.report_to)
     yield from _cast(config, "online_dpo", here)
 
 
@@ -75,9 +75,9 @@ def _texts(config: Any) -> Problems:
     """Families, personas and scripts of every seat."""
     for seat, model in seats_of(config).items():
         key = models.key_of(seat)
-        yield from (f"{key}.{problem}" for problem in _told(lambda: family_class(model.family)))  # noqa: B023
+        yield from (f"{key}.{problem}" for problem in _told(family_class, model.family))
         if model.persona.file and places.can_be_read_twice(model.persona.file):
-            yield from (f"{key}.persona.file: {problem}" for problem in _told(lambda: persona_brief(model.persona)))  # noqa: B023
+            yield from (f"{key}.persona.file: {problem}" for problem in _told(persona_brief, model.persona))
         if model.backend == "scripted":
             yield from _script(key, model.script)
 
@@ -88,7 +88,7 @@ def _script(key: str, script: str | None) -> Problems:
     if not script:
         yield f"{key}.script: is not set, but {key}.backend=scripted needs it; name a JSONL file of replies"
     elif places.can_be_read_twice(script):
-        yield from (f"{key}.script: {problem}" for problem in _told(lambda: read_script(Path(script))))
+        yield from (f"{key}.script: {problem}" for problem in _told(read_script, Path(script)))
 
 
 def _cast(config: Any, command: str, here: bool) -> Problems:
@@ -143,7 +143,7 @@ def _learners(config: Any, found: models.Found, here: bool) -> Problems:
 
 def _targets(seat: str, wanted: list[str], model: ModelConfig, folder: Path) -> Problems:
     there = models.linear_names(folder, model.quantization)
-    if there is None or _told(lambda: family_class(model.family)):
+    if there is None or _told(family_class, model.family):
         return
     names = wanted or list(family_class(model.family).family.lora_targets)
     lacking = [name for name in names if name not in there]
@@ -164,7 +164,7 @@ def _bench(config: Any, here: bool) -> Problems:
         yield from (f"bench.model={settings.model}: {models.short(problem, settings.model)}" for problem in problems)
     yield from models.device_problems({"bench.device": settings.device})
     if config.persona.file:
-        yield from (f"persona.file: {problem}" for problem in _told(lambda: persona_brief(config.persona)))
+        yield from (f"persona.file: {problem}" for problem in _told(persona_brief, config.persona))
 
 
 def _merge(config: Any, here: bool) -> Problems:
@@ -173,7 +173,7 @@ def _merge(config: Any, here: bool) -> Problems:
     yield from models.device_problems({"device": config.device})
     if problem := places.new_folder_problem("out", config.out, begun=False):
         yield problem
-    yield from _told(lambda: find_source(config))
+    yield from _told(find_source, config)
     if config.base:
         problems = _told(lambda: find_here(config.base, models_dir=config.models_dir))
         yield from (f"base={config.base}: {models.short(problem, config.base)}" for problem in problems)
@@ -184,14 +184,14 @@ def _plan(config: Any, here: bool) -> Problems:
 
     if config.out and (problem := places.new_file_problem("out", config.out)):
         yield problem
-    wrong = _told(lambda: parse_gpus(config.gpus)) if config.gpus != "auto" else []
+    wrong = _told(parse_gpus, config.gpus) if config.gpus != "auto" else []
     yield from wrong
     for seat, model in (("a", config.experts.a), ("b", config.experts.b)):
         key = f"experts.{seat}"
-        for problem in _told(lambda: model_of(model, seat, key)):  # noqa: B023
+        for problem in _told(model_of, model, seat, key):
             yield f"{key}.path={model.path}: {models.short(problem.removeprefix(f'{key}.path={model.path}: '), model.path)}"
     paths = [model.path if model.backend == "local" else "scripted" for model in (config.experts.a, config.experts.b)]
-    for problem in _told(lambda: embedder_of(config.embedder, paths)):
+    for problem in _told(embedder_of, config.embedder, paths):
         path = config.embedder.path
         yield problem if problem.startswith("embedder.") else f"embedder.path={path}: {models.short(problem, path)}"
     numbers = [(f"experts.{seat}", model.device) for seat, model in (("a", config.experts.a), ("b", config.experts.b))]
