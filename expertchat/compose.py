@@ -54,7 +54,7 @@ def compose(command: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     try:
         return values(compose_dict(command, overrides))
     except ERRORS as error:
-        raise ConfigError(problems_of(command, overrides) or first_line(error)) from None
+        raise ConfigError(problems_of(command, overrides) or hydra_says(error)) from None
 
 
 def load(command: str, overrides: Sequence[str] = ()) -> Any:
@@ -118,7 +118,7 @@ def hydra_settings(command: str, overrides: Sequence[str]) -> DictConfig:
             OmegaConf.resolve(settings.launcher)
             return settings
     except ERRORS as error:
-        raise ConfigError(problems_of(command, overrides) or first_line(error)) from None
+        raise ConfigError(problems_of(command, overrides) or hydra_says(error)) from None
 
 
 # -- messages -----------------------------------------------------------------------------------------------------------
@@ -216,10 +216,10 @@ def explain(command: str, override: str, error: Exception, good: Sequence[str]) 
         name = message.split("Environment variable ")[1].split("'")[1]
         return f"{override}: the environment variable {name} is not set; export it, or give a value for then: ${{oc.env:{name},VALUE}}"
     if "Interpolation key" in message or "Recursive interpolation" in message:
-        return f"{override}: {first_line(error)}; ${{...}} stands for another key's value: write \\${{ where the text itself is meant"
+        return f"{override}: {hydra_says(error)}; ${{...}} stands for another key's value: write \\${{ where the text itself is meant"
     if any(words in message for words in ("Could not override", "does not exist", "not in struct")):
         return _unknown(command, override, message, good)
-    return f"{override}: {first_line(error.__cause__ or error)}"
+    return f"{override}: {hydra_says(error.__cause__ or error)}"
 
 
 def _unknown(command: str, override: str, message: str, good: Sequence[str]) -> str:
@@ -262,7 +262,7 @@ def of_hydra(override: str) -> bool:
     return override.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
-def first_line(error: BaseException) -> str:
+def hydra_says(error: BaseException) -> str:
     lines = [line.strip() for line in re.sub(r"^See https://hydra.*$", "", str(error), flags=re.MULTILINE).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(("full_key", "object_type", "reference_type")))
 

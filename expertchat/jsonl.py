@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.config import ConfigError
+from expertchat.text import first_line
 
 _BLOCK = 1 << 16
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # to open a file of a run: a link in its place would lead out of the folder
@@ -33,7 +34,7 @@ def reason(error: BaseException) -> str:
         return error.strerror
     if error.args and isinstance(error.args[0], list) and error.args[0]:  # of shutil.copytree: (source, target, why) of each file
         return str(error.args[0][0][-1])
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from expertchat.backends.folders import is_hub_id
 from expertchat.checks.commands import problems_of as problems_before
-from expertchat.compose import ERRORS, explain, first_line, hydra_settings, key_of, load, of_hydra, problems_of, without_wrong
+from expertchat.compose import ERRORS, explain, hydra_says, hydra_settings, key_of, load, of_hydra, problems_of, without_wrong
 from expertchat.config import (
     BenchConfig,
     ConfigError,
@@ -167,7 +167,7 @@ def _with_hydra(command: str, overrides: Sequence[str], flags: Sequence[str], jo
     try:
         hydra.main(version_base=None, config_path=str(conf_dir()), config_name=command)(one)()
     except ERRORS as error:
-        raise ConfigError(problems_of(command, overrides) or first_line(error)) from None
+        raise ConfigError(problems_of(command, overrides) or hydra_says(error)) from None
     except OSError as error:  # of Hydra itself: a job says what it has to say by its code
         raise ConfigError(f"hydra.sweep.dir: cannot write {error.filename}: {error.strerror}; name another folder with run.dir") from None
     finally:

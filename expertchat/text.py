@@ -15,7 +15,8 @@ from expertchat.cleaning import clean, one_line, writable
 from expertchat.harmless import Safe, in_line, neutralise, quote
 
 __all__ = [
-    "Safe", "as_yaml", "asks", "clean", "in_line", "neutralise", "number", "one_line", "quote", "sentences", "shown_path", "writable",
+    "Safe", "as_yaml", "asks", "clean", "first_line", "in_line", "neutralise", "number", "one_line", "quote", "sentences", "shown_path",
+    "writable",
 ]  # fmt: skip
 
 # What ends a sentence: a stop before white space; a stop of the scripts that put no space after it, at once. Quotes and brackets that
@@ -26,6 +27,12 @@ _BOUNDARY = re.compile(
     rf"(?<=[{_STOPS}{_WIDE}．]){_CLOSE}(?=\s)|(?<=[{_WIDE}])(?![{_STOPS}{_WIDE}．]){_CLOSE}"
     rf"|(?<=．)(?![{_STOPS}{_WIDE}．0-9０-９]){_CLOSE}|(?<=[{_JOINED}])(?![{_STOPS}{_WIDE}]){_CLOSE}(?=\w)"
 )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
 
 
 def shown_path(path: str) -> str:

@@ -11,6 +11,7 @@ from transformers import __version__ as version
 
 from expertchat.backends.folders import settings_of
 from expertchat.config import ConfigError
+from expertchat.text import first_line
 
 # Heads that are not a language model's: transformers would load the body and leave the output layer random, or tie it to the embedding.
 _OTHER_HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice", "MaskedLM", "RewardModel")
@@ -74,7 +75,7 @@ def find_architecture(folder: Path) -> Architecture | str:
 
 def _config_problem(settings: dict[str, Any], error: Exception) -> str:
     """Why a config.json is not understood, and what to do."""
-    kind, lines = settings.get("model_type"), str(error).strip().splitlines() or [type(error).__name__]
+    kind = settings.get("model_type")
     if settings.get("auto_map"):
         return f"its architecture (model_type {kind}) is code in its own folder, and no code of a model is run: name another model"
     if kind is None:
@@ -83,7 +84,8 @@ def _config_problem(settings: dict[str, Any], error: Exception) -> str:
 
     if kind not in CONFIG_MAPPING_NAMES:
         return f"transformers {version} does not know its architecture (model_type {kind}): update transformers, or name another model"
-    return f"its config.json does not fit transformers {version} ({lines[0]}): correct it, update transformers, or download it again"
+    why = f"its config.json does not fit transformers {version} ({first_line(error)})"
+    return f"{why}: correct it, update transformers, or download it again"
 
 
 def _not_a_language_model(config: Any, settings: dict[str, Any]) -> str | None:

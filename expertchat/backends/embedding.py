@@ -11,9 +11,9 @@ from typing import Any
 from expertchat.backends.base import Embedding, EmbedRequest
 from expertchat.backends.claims import position_table
 from expertchat.backends.hardware import choose_device
-from expertchat.backends.unloadable import first_line, out_of_memory
+from expertchat.backends.unloadable import out_of_memory
 from expertchat.config import ConfigError
-from expertchat.text import sentences
+from expertchat.text import first_line, sentences
 
 Count = Callable[[str], int]
 

@@ -14,6 +14,7 @@ from typing import Any
 from expertchat.backends import gguf
 from expertchat.backends.packaged import PREFIX, packaged
 from expertchat.config import ConfigError
+from expertchat.text import first_line
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "models"
 Check = Callable[[Path], str | None]
@@ -82,7 +83,7 @@ def find_folder(path: str | Path, revision: str | None = None, check: Check | No
     try:
         folder = Path(snapshot_download(place, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ConfigError(_missing(place, revision, f"{why}, and the download failed ({_first_line(error)})")) from None
+        raise ConfigError(_missing(place, revision, f"{why}, and the download failed ({first_line(error)})")) from None
     problem = check(folder)
     if problem:
         raise ConfigError(f"model {place}, downloaded to {folder}: {problem}")
@@ -279,8 +280,3 @@ def _has_network(timeout: float = 3.0) -> bool:
 
 def _shown(path: str | Path, folder: Path) -> str:
     return str(folder) if str(path) == str(folder) else f"{path} ({folder})"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -13,6 +13,7 @@ from jinja2.exceptions import TemplateError
 
 from expertchat.config import ConfigError
 from expertchat.records import Message, Role
+from expertchat.text import first_line
 
 # What a template that asks for the date is told, always: with the clock's, a run that goes on after midnight would show and train other
 # prompts than it has shown, and the same seed would give another run tomorrow. It is the day that Llama 3.1's template falls back on.
@@ -87,7 +88,7 @@ class Template:
         try:
             source = tokenizer.get_chat_template()
         except ValueError as error:
-            raise ConfigError(f"{name}: of its chat templates none is called default ({_line(error)}); name one so") from None
+            raise ConfigError(f"{name}: of its chat templates none is called default ({first_line(error)}); name one so") from None
         reads = _variables(source)
         self.switches = switches(source, reads, thinking)
         names = ("bos_token", "eos_token")
@@ -108,7 +109,7 @@ class Template:
         try:
             return self.render(messages, generation)
         except Exception as error:  # a template may raise anything
-            self.error = _line(error)
+            self.error = first_line(error)
             return None
 
     def fault(self, *messages: Message) -> str | None:
@@ -263,7 +264,3 @@ def _variables(source: str) -> set[str]:
 
 def _described(messages: Sequence[Message]) -> str:
     return "a single user message" if len(messages) == 1 else f"a chat of {', '.join(message.role for message in messages)}"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,7 @@ from transformers import __version__ as version
 
 from expertchat.backends.folders import folder_problem
 from expertchat.backends.wholeness import tensors_problem
+from expertchat.text import first_line
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -19,12 +20,6 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
 
 
 def tokenizer_failure(error: Exception) -> str:

@@ -19,6 +19,7 @@ from expertchat.backends.gguf import header, lacks_package
 from expertchat.backends.packaged import cache_dir, kept, sha256
 from expertchat.config import ConfigError
 from expertchat.jsonl import saving
+from expertchat.text import first_line
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 FORM = 1  # of what is kept; another number unpacks anew
@@ -63,8 +64,8 @@ def _unpack(file: Path, number: torch.dtype, name: str, place: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(**where)
             both: Any = AutoModelForCausalLM.from_pretrained(**where, **whole, dtype=number, output_loading_info=True)
     except Exception as error:  # whatever a broken file makes the reader raise, the user gets one message
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"model {name}: {file.name} cannot be unpacked: {lines[0]}; download it again or take another file") from None
+        why = f"{file.name} cannot be unpacked: {first_line(error)}"
+        raise ConfigError(f"model {name}: {why}; download it again or take another file") from None
     model, report = both
     if missing := sorted(report.get("missing_keys", ())):
         raise ConfigError(f"model {name}: {file.name} lacks {len(missing)} tensors of the model ({missing[0]}, ...); download it again")

@@ -13,6 +13,7 @@ from expertchat.backends.architecture import find_architecture
 from expertchat.backends.folders import settings_of, tensor_shapes
 from expertchat.backends.rendering import Renderer
 from expertchat.config import ConfigError
+from expertchat.text import first_line
 
 Shapes = dict[str, tuple[int, ...]]
 _QUANTISED = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4", ".SCB", ".weight_format")
@@ -28,8 +29,7 @@ def tensors_problem(folder: Path) -> str | None:
     try:
         wanted, optional = _wanted(config, there)
     except Exception as error:  # whatever a broken config.json makes transformers raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"its config.json describes no model that transformers can build ({lines[0]}); correct it, or download it again"
+        return f"its config.json describes no model that transformers can build ({first_line(error)}); correct it, or download it again"
     quantised = getattr(config, "quantization_config", None) is not None
     missing = sorted(set(wanted) - set(there) - optional)
     if missing:
@@ -69,8 +69,7 @@ def tokenizer_problem(folder: Path) -> str | None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever a broken tokenizer file raises
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"its tokenizer cannot be loaded ({lines[0]}); download the model again"
+        return f"its tokenizer cannot be loaded ({first_line(error)}); download the model again"
     if not tokenizer.chat_template:
         return "its tokenizer has no chat template: this is a base model; take its instruct version, or add a chat_template.jinja"
     try:

@@ -23,6 +23,7 @@ from expertchat.config import ConfigError
 from expertchat.events import Note
 from expertchat.jsonl import Log, read_lines, saving
 from expertchat.records import Metrics
+from expertchat.text import first_line
 from expertchat.training.config import OnlineDpoConfig
 
 PROJECT = "expertchat"
@@ -96,10 +97,9 @@ class Tracking:
         try:
             yield
         except Exception as error:  # whatever a tracker's package raises
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             if name in self._open:
                 self._open.pop(name)[1].close()
-            self._tell(Note(text=f"{name} is left out from here on: {lines[0]}; metrics.jsonl has everything", level="warning"))
+            self._tell(Note(text=f"{name} is left out from here on: {first_line(error)}; metrics.jsonl has everything", level="warning"))
 
 
 def open_trackers(

@@ -33,6 +33,7 @@ from expertchat.backends.decoding import body
 from expertchat.config import ConfigError
 from expertchat.jsonl import WriteError, saving
 from expertchat.records import Figure, PreferencePair
+from expertchat.text import first_line
 from expertchat.training.config import TrainConfig
 from expertchat.training.fused import exact_replies
 from expertchat.training.gpus import anywhere, on_gpu
@@ -239,8 +240,7 @@ class Updater:
             if "steady" in state:  # older folders have none
                 self.steady.restore(state["steady"])
         except Exception as error:  # of an archive, a pickle, a dictionary: whatever a damaged file makes of itself
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ConfigError(f"{path} is damaged or missing ({lines[0][:200]})") from None
+            raise ConfigError(f"{path} is damaged or missing ({first_line(error)[:200]})") from None
         self.scale, self.scheduler.last_epoch = scale, last
 
 
