@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expertchat import __version__
-from expertchat.usage import COMMANDS, HYDRA, USAGE, help_text
+from expertchat.command.usage import COMMANDS, HYDRA, USAGE, help_text
 
 if TYPE_CHECKING:
-    from expertchat.config import ConverseConfig
-    from expertchat.launch import Job
+    from expertchat.command.launch import Job
+    from expertchat.talk.config import ConverseConfig
 
 # Of several processes of torchrun or srun, the one that draws and speaks; a job's script has a SLURM_PROCID too, but is no step.
 _FIRST = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0") if "SLURM_STEP_ID" in os.environ else "0") == "0"
@@ -74,20 +74,20 @@ def _start(arguments: list[str]) -> int:
     if command == "watch":
         return _watch(rest)
     if command == "arms":
-        from expertchat.arms import run_arms
+        from expertchat.runs.arms import run_arms
 
         return run_arms(rest)
     if command == "runs":
-        from expertchat.runs import run_runs
+        from expertchat.runs.listing import run_runs
 
         return run_runs(rest)
     if command == "merge_runs":
-        from expertchat.merge_runs import run_merge_runs
+        from expertchat.runs.merge_runs import run_merge_runs
 
         return run_merge_runs(rest)
     if command == "submit":
         return _submit(rest)
-    from expertchat.launch import run
+    from expertchat.command.launch import run
 
     if command == "world":
         action = _take_action(rest)
@@ -116,7 +116,7 @@ def _submit(arguments: list[str]) -> int:
 def _prepare(job: Job) -> None:
     """Say which job of a sweep begins; without a model of the hub, nothing asks the network."""
     if job.jobs > 1:
-        from expertchat.redaction import hide_words
+        from expertchat.text.redaction import hide_words
 
         _say(f"[{job.number + 1}/{job.jobs}] {' '.join(hide_words(job.overrides))}")
     if not job.hub:
@@ -136,7 +136,7 @@ def _show_arms(jobs: Sequence[Job]) -> None:
     folders = [Path(job.config.run.dir).expanduser() for job in jobs if job.config.run.dir]
     folders = [folder for folder in folders if (folder / "config.yaml").is_file()]  # a job may have failed before it began
     if len(folders) > 1:
-        from expertchat.arms import run_arms
+        from expertchat.runs.arms import run_arms
 
         run_arms([*map(str, folders), "--out", str(Path(os.path.commonpath(folders)) / "arms.md")])
 
@@ -165,7 +165,7 @@ def _online_dpo(job: Job) -> int:
 
 def _converse(job: Job) -> int:
     _prepare(job)
-    from expertchat.converse import run_converse
+    from expertchat.talk.converse import run_converse
     from expertchat.views.open import open_view
 
     config: ConverseConfig = job.config
@@ -195,7 +195,7 @@ def _plan(job: Job) -> int:
 
 def _models(job: Job) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from expertchat.models import run_models
+    from expertchat.plan.models import run_models
     from expertchat.views.models import print_models
 
     return run_models(job.config, print_models)
@@ -214,7 +214,7 @@ def _verify(rest: list[str]) -> list[str]:
 def _world(action: str | None, job: Job) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if action == "build":
-        from expertchat.jsonl import saving
+        from expertchat.folder.jsonl import saving
         from expertchat.world.recipe import MODELS, build
 
         with saving(job.config.out or MODELS):
@@ -278,7 +278,7 @@ def _positive(text: str) -> float:
 def _guarded(run: Callable[[], Any]) -> int:
     """The exit code of `run`; wrong config or input becomes one message, not a traceback."""
     from expertchat.config import ConfigError
-    from expertchat.jsonl import WriteError
+    from expertchat.folder.jsonl import WriteError
 
     try:
         return int(run())
@@ -311,8 +311,8 @@ def _complain(problems: list[str]) -> None:
 
 def _say(text: object) -> None:
     """Tell the user, beside what a view draws: clean, for an error may quote what a file or a model holds, and without secrets."""
-    from expertchat.redaction import hide
-    from expertchat.text import clean
+    from expertchat.text.redaction import hide
+    from expertchat.text.sentences import clean
 
     print(clean(hide(str(text))), file=sys.stderr, flush=True)
 

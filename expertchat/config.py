@@ -6,18 +6,19 @@ Nothing behind the door sees a DictConfig.
 
 from __future__ import annotations
 
+import re
 import string
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError, field_validator, model_validator
 
-from expertchat.bench.shapes import parse_random
-from expertchat.complaints import complaints
-from expertchat.complaints import near as near
-from expertchat.complaints import near_key as near_key
-from expertchat.experts.prompts import Prompts, WimWording
+from expertchat.records import SEAT
+from expertchat.text.complaints import complaints
+from expertchat.text.complaints import near as near
+from expertchat.text.complaints import near_key as near_key
+from expertchat.text.wordings import Prompts, WimWording
 
 
 class ConfigError(Exception):
@@ -47,7 +48,6 @@ def _number_as_text(value: Any) -> Any:
 
 # Hydra reads `run.dir=2026` as a number; a folder, topic or revision may well look like one.
 Text = Annotated[str, BeforeValidator(_number_as_text)]
-BenchPart = Literal["ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "memory", "gpu", "online_dpo"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 LEAST_TEMPERATURE, LEAST_TOP_P, MOST_MIN_P = 0.1, 0.1, 0.9  # beyond these sampling nearly always takes the likeliest token
 
@@ -133,9 +133,40 @@ class ModelConfig(Group):
     decoding: StagesConfig
 
 
-class ExpertsConfig(Group):
-    a: ModelConfig
-    b: ModelConfig
+# Other parts of a run, or words of its config.
+NOT_SEATS = ("third", "moderator", "embedder", "all", "both", "one", "none", "partner", "self")
+
+
+class ExpertsConfig(RootModel[dict[str, ModelConfig]]):
+    """Who talks, two or more, by name; the order of the names is that of their turns, and each name a seat of the dialogue."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    @field_validator("root")
+    @classmethod
+    def _seats(cls, experts: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+        problems = [] if len(experts) > 1 else [f"experts: there are {len(experts)}; a dialogue has two or more"]
+        bad = [name for name in experts if not re.fullmatch(SEAT, name) or name in NOT_SEATS]
+        remedy = f"take small letters, digits and _, and none of {', '.join(NOT_SEATS)}"
+        problems += [f"experts.{name}: cannot be an expert's name; {remedy}" for name in bad]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return experts
+
+    def __getitem__(self, seat: str) -> ModelConfig:
+        return self.root[seat]
+
+    def items(self) -> ItemsView[str, ModelConfig]:
+        return self.root.items()
+
+    @property
+    def seats(self) -> tuple[str, ...]:
+        """Their names, in the order of their turns."""
+        return tuple(self.root)
+
+    def having(self, **models: ModelConfig) -> ExpertsConfig:
+        """The same experts, some of them with other models."""
+        return ExpertsConfig.model_construct(root=self.root | models)
 
 
 class ConversationConfig(Group):
@@ -147,22 +178,6 @@ class ConversationConfig(Group):
     max_tokens: int | None = Field(default=None, ge=1)  # new tokens of a whole dialogue
     loop_similarity: float = Field(default=0.9, gt=0, le=1)  # two turns at least this alike (word overlap) count as a loop
     stop_when_nothing_new: bool = True
-
-
-class PartConversationConfig(ConversationConfig):
-    """`part` [i, n]: only the dialogues whose index % n == i, one of n tasks of an array; ids, topics, seeds are those of the whole run."""
-
-    part: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
-
-    @model_validator(mode="after")
-    def _is_a_part(self) -> PartConversationConfig:
-        if self.part is not None:
-            i, n = self.part
-            if not 0 <= i < n:
-                raise ValueError(f"part={self.part} is [i, n], the i-th of n parts counted from 0: take 0 <= i < n")
-            if n > self.count:
-                raise ValueError(f"part={self.part} has more parts than there are dialogues (count={self.count}): take fewer parts")
-        return self
 
 
 class TopicsConfig(Group):
@@ -262,121 +277,6 @@ class RunConfig(Group):
 
     dir: Text | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
-
-
-class ConverseConfig(Group):
-    """`expertchat converse`. `models_dir`: the folder that holds one folder for each model."""
-
-    models_dir: Text | None = None
-    run: RunConfig
-    view: Literal["live", "plain", "none"]
-    show_thinking: bool = False
-    experts: ExpertsConfig
-    third: ModelConfig | None = None
-    conversation: PartConversationConfig
-    topics: TopicsConfig
-    judging: JudgingConfig
-    embedder: EmbedderConfig
-    engine: EngineConfig
-
-    @model_validator(mode="after")
-    def _third(self) -> ConverseConfig:
-        if self.judging.judge == "third" and self.third is None:
-            raise ValueError("judging.judge=third needs a third model: add +model@third=NAME")
-        return self
-
-    @model_validator(mode="after")
-    def _part(self) -> ConverseConfig:
-        if self.conversation.part is not None and self.topics.source == "models":
-            raise ValueError(
-                "conversation.part with topics=models: a proposed topic depends on those before it, so the parts would not agree on them; "
-                "use topics=list or topics=file (the topics.jsonl of a run is such a file), or give each task a seed of its own"
-            )
-        return self
-
-
-class WorldConfig(Group):
-    """`expertchat world build | check`."""
-
-    seed: int = Field(ge=0, lt=2**63)
-    out: Text | None = None  # build: the folder of the new models; unset, those in the package are replaced
-    experts: Annotated[list[Literal["a", "b", "embedder"]], Field(min_length=1)]
-    million_tokens: float = Field(gt=0, le=10_000)  # build: training text of each expert
-    dialogues: int = Field(ge=1, le=1_000_000)  # check: unseen dialogues
-    threads: int = Field(ge=1, le=1024)
-    prompts: Prompts
-
-
-class PlanTraining(Group):
-    """DPO with LoRA on a frozen base; `expert` none: the models only talk. `head_chunk` 0: the logits of all tokens at once."""
-
-    expert: Literal["none", "a", "b"] = "none"
-    targets: Literal["all-linear", "attention"] = "all-linear"
-    rank: int = Field(default=16, ge=1, le=1024)
-    pairs: int = Field(default=1, ge=1, le=4096)
-    tokens: int = Field(default=1024, ge=2, le=1_000_000)
-    checkpointing: bool = True
-    head_chunk: int = Field(default=256, ge=0)
-
-
-class PlanConfig(Group):
-    """`expertchat plan`. `conversations` that run at once, each up to `tokens` long."""
-
-    models_dir: Text | None = None
-    experts: ExpertsConfig
-    embedder: EmbedderConfig
-    gpus: Text = "auto"
-    conversations: int = Field(ge=1, le=1_000_000)
-    tokens: int = Field(ge=64, le=10_000_000)
-    train: PlanTraining
-    measure: bool = False
-    out: Text | None = None
-
-
-class ModelsConfig(Group):
-    """`expertchat models`."""
-
-    models_dir: Text | None = None
-    names: Annotated[list[Text], Field(default_factory=list)]
-    verify: bool = False
-    out: Text | None = None
-
-
-class BenchSettings(Group):
-    """What `expertchat bench` measures, and on which model (any path of ModelConfig, or a random one of a given shape)."""
-
-    model: Text = Field(min_length=1)
-    models_dir: Text | None = Field(default=None, exclude=True)
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: Device = "auto"
-    rows: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)]
-    turns: int = Field(ge=1, le=1000)
-    tokens: int = Field(ge=2, le=100_000)
-    repeats: int = Field(ge=1, le=1000)
-    parts: Annotated[list[BenchPart], Field(min_length=1)]
-    singles: int = Field(ge=1, le=1000)
-    job_rows: int = Field(ge=1, le=4096)
-    job_dialogues: int = Field(ge=1, le=1000)
-    conversations: int = Field(ge=3, le=1_000_000)
-    quick: bool = False
-    out: Text | None = None
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    threads: int | None = Field(default=None, ge=1, le=1024)
-
-    @field_validator("model")
-    @classmethod
-    def _random(cls, model: str) -> str:
-        parse_random(model)
-        return model
-
-
-class BenchConfig(Group):
-    """`expertchat bench`."""
-
-    bench: BenchSettings
-    judging: JudgingConfig
-    prompts: Prompts
-    persona: PersonaConfig
 
 
 G = TypeVar("G", bound=BaseModel)

@@ -5,6 +5,7 @@ Nothing below views/ and cli.py prints. A sink that fails is dropped and the run
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -193,6 +194,9 @@ AnyEvent = Annotated[
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
+
+Announce = Callable[[AnyEvent], None]
+"""Whom to tell what happens."""
 
 TRANSIENT = ("text_streamed", "progress", "step_finished")
 """Kinds that are not kept in events.jsonl; the latest text of each running turn stands in live.json instead."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 from pydantic_core import PydanticSerializationError, to_json
 
-from expertchat.text import writable
+from expertchat.text.sentences import writable
 
-Speaker = Literal["a", "b"]
-SEATS: tuple[Speaker, ...] = get_args(Speaker)
+SEAT = r"[a-z][a-z0-9_]{0,23}"
+Speaker = Annotated[str, StringConstraints(pattern=f"^{SEAT}$")]
+"""The name of an expert, which is its seat in a dialogue: a and b, or what the config calls them."""
+SEATS: tuple[Speaker, ...] = ("a", "b")
 Role = Literal["system", "user", "assistant"]
 
 StopReason = Literal["turns", "nothing_new", "loop", "blank", "context_full", "token_limit"]

@@ -21,15 +21,15 @@ from rich.text import Text
 from expertchat.backends.embedding import chunk
 from expertchat.config import ConfigError
 from expertchat.events import ConversationFinished, ConversationJudged, ConversationStarted, Event, RatingGiven, TurnFinished
-from expertchat.experts.prompts import Prompts
-from expertchat.jsonl import Log, read_lines
+from expertchat.folder.jsonl import Log, read_lines
+from expertchat.folder.store import Store
 from expertchat.judging.rating import judge_prompt, parse_rating
 from expertchat.judging.view import Judgement
 from expertchat.records import Answer, ExpertRef, Rating, Topic, Transcript, Turn, as_line
-from expertchat.store import Store
-from expertchat.text import clean, neutralise, number, one_line, quote, sentences, writable
-from expertchat.thinking import split
-from expertchat.topics import read_topics
+from expertchat.talk.topics import read_topics
+from expertchat.text.sentences import clean, neutralise, number, one_line, quote, sentences, writable
+from expertchat.text.thinking import split
+from expertchat.text.wordings import Prompts
 from expertchat.views.console import console_on
 
 WHOLE = (  # texts that nothing may change

@@ -19,10 +19,10 @@ from expertchat.backends.base import (
     ScoreRequest,
     Scores,
 )
-from expertchat.compose import load
-from expertchat.config import ConverseConfig
+from expertchat.command.compose import load
 from expertchat.events import AnyEvent
 from expertchat.records import Message
+from expertchat.talk.config import ConverseConfig
 
 WORDS = (
     "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "juniper",
@@ -147,7 +147,7 @@ def config_of(*overrides: str) -> ConverseConfig:
 
 def run(folder: Path | str, *overrides: str, double: Double | None = None, sink: Collect | None = None, b: Double | None = None) -> int:
     """`run_converse` with doubles in place of models."""
-    from expertchat.converse import run_converse
+    from expertchat.talk.converse import run_converse
 
     double = double or Double()
     config = config_of(f"run.dir={folder}", *overrides)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.backends.base import GenerateRequest, ScoreRequest
-from expertchat.compose import compose
+from expertchat.command.compose import compose
 from expertchat.config import validate
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.events import AnyEvent
 from expertchat.experts.registry import make_expert
 from expertchat.records import Metrics, Topic
-from expertchat.scheduler import Scheduler
+from expertchat.talk.scheduler import Scheduler
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.ranks import Ranks
 from expertchat.world.facts import load
@@ -77,7 +77,7 @@ class Stage:
         if config.evaluation.judge == "pointwise" and config.evaluation.by == "partner_reference":
             self.backends[f"base_{partner}"] = Switch(self.base, self.judge)
         info = self.base.info.__class__("double", context)
-        models = {"a": config.experts.a, "b": config.experts.b} | ({"third": config.third} if config.third else {})
+        models = dict(config.experts.items()) | ({"third": config.third} if config.third else {})
         experts = {seat: make_expert(seat, model, info) for seat, model in models.items()}
         tokens = dict.fromkeys(experts, self.base.count_tokens)
         given_topics = [Topic(id=f"topic {i}", text=text, source="list") for i, text in enumerate(topics)]

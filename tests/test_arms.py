@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from expertchat.arms import NO_ARM, arms, run_arms
 from expertchat.config import ConfigError
 from expertchat.evaluation.statistics import wilson
 from expertchat.records import Figure, Metrics
+from expertchat.runs.arms import NO_ARM, arms, run_arms
 from expertchat.views.arms import markdown, print_arms
 
 EVALUATED: dict[str, Figure] = {

@@ -17,7 +17,7 @@ from expertchat.bench import peer
 from expertchat.bench.kit import Kit
 from expertchat.bench.peer import OURS, PEER, measure_online_dpo, requests, reward
 from expertchat.bench.results import Column, Part, Timing
-from expertchat.compose import load
+from expertchat.command.compose import load
 from expertchat.views.bench import BenchView
 
 SMALL = ['bench.model="random:llama:hidden=32,layers=2,heads=4,kv_heads=2,ffn=48"', "bench.rows=[1,4]", "bench.tokens=4", "bench.turns=3",
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def kit() -> Kit:
-    from expertchat.bench.models import load_subject
+    from expertchat.plan.random_models import load_subject
 
     config = load("bench", SMALL)
     return Kit(config, config.bench, load_subject(config.bench))

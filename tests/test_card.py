@@ -17,7 +17,7 @@ from torch import Tensor
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.folders import find_folder
 from expertchat.backends.weights import load_weights
-from expertchat.compose import compose
+from expertchat.command.compose import compose
 from expertchat.config import validate
 from expertchat.records import Figure, Metrics, Speaker
 from expertchat.training.card import merged_card, model_card
@@ -110,7 +110,7 @@ def test_the_front_matter(config: OnlineDpoConfig, tmp_path: Path) -> None:
 
 
 def named(config: OnlineDpoConfig, path: str) -> Any:
-    return config.experts.a.model_copy(update={"path": path, "revision": "abc"})
+    return config.experts["a"].model_copy(update={"path": path, "revision": "abc"})
 
 
 def test_how_to_use_it(config: OnlineDpoConfig, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from expertchat import __version__, cli
+from expertchat.command.launch import Job, run
 from expertchat.config import ConfigError
-from expertchat.launch import Job, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +31,8 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_composing_imports_no_torch() -> None:
-    answer = python("import sys; import expertchat.compose as c; c.load('converse'); print({'torch', 'transformers'} & set(sys.modules))")
+    loaded = "{'torch', 'transformers'} & set(sys.modules)"
+    answer = python(f"import sys; import expertchat.command.compose as c; c.load('converse'); print({loaded})")
     assert answer.stdout == "set()\n", answer.stderr
 
 
@@ -142,7 +143,7 @@ def test_no_job_of_a_sweep_runs_if_one_is_wrong(tmp_path: Path, monkeypatch: pyt
 def test_one_hub_model_in_a_sweep_lets_all_its_jobs_use_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EXPERTCHAT_MODELS", raising=False)
-    monkeypatch.setattr("expertchat.launch.problems_before", lambda *_: [])  # that they are not here is for the other tests
+    monkeypatch.setattr("expertchat.command.launch.problems_before", lambda *_: [])  # that they are not here is for the other tests
     _, jobs = sweep(["-m", "model@experts.b=embedded_mixtral,mixtral_8x7b"])
     assert [j.hub for j in jobs] == [True, True]
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertchat import cli
-from expertchat.compose import COMMANDS, compose, load
+from expertchat.command.compose import COMMANDS, compose, load
+from expertchat.command.frozen import freeze, load_frozen
+from expertchat.command.launch import Job, run
 from expertchat.config import ConfigError, conf_dir, may_name, validate
-from expertchat.frozen import freeze, load_frozen
-from expertchat.launch import Job, run
 
 MORE = {"merge": ["adapter=runs/one", "out=merged"]}  # what a command asks for
 
@@ -95,7 +95,7 @@ def test_a_run_is_done_again_from_the_config_in_its_folder(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     jobs: list[Job] = []
     (tmp_path / "c.yaml").write_text(plain("converse", "run.dir=there", "conversation.turns=3"), "utf-8")
-    monkeypatch.setattr("expertchat.compose.conf_dir", lambda: tmp_path / "nowhere")  # conf/ is not looked at
+    monkeypatch.setattr("expertchat.command.compose.conf_dir", lambda: tmp_path / "nowhere")  # conf/ is not looked at
     assert run("converse", ["--config", "c.yaml", "run.seed=7"], lambda job: jobs.append(job) or 0) == 0  # type: ignore[func-returns-value]
     [job] = jobs
     assert (job.config.run.dir, job.config.run.seed, job.config.conversation.turns) == ("there", 7, 3)
@@ -104,7 +104,7 @@ def test_a_run_is_done_again_from_the_config_in_its_folder(tmp_path: Path, monke
 
 
 def test_a_model_of_the_hub_is_noticed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expertchat.launch.problems_before", lambda *_: [])  # that it is not here is for the other tests
+    monkeypatch.setattr("expertchat.command.launch.problems_before", lambda *_: [])  # that it is not here is for the other tests
     jobs: list[Job] = []
     run("converse", ["--config", str(file), "experts.b.path=someone/model"], lambda job: jobs.append(job) or 0)  # type: ignore[func-returns-value]
     assert jobs[0].hub
@@ -138,9 +138,9 @@ def test_models_are_looked_for_on_this_machine(
     values: dict[str, Any] = yaml.safe_load(file.read_text("utf-8")) | {"models_dir": in_file}
     file.write_text(yaml.safe_dump(values), "utf-8")
     config = load_frozen("converse", file, [f"models_dir={override}"] if override else [])
-    assert {config.experts.a.models_dir, config.experts.b.models_dir, config.embedder.models_dir} == {found}
+    assert {config.experts["a"].models_dir, config.experts["b"].models_dir, config.embedder.models_dir} == {found}
     one = load_frozen("converse", file, ["experts.a.models_dir=/own"])
-    assert one.experts.a.models_dir == "/own" and one.experts.b.models_dir == (environment or in_file)
+    assert one.experts["a"].models_dir == "/own" and one.experts["b"].models_dir == (environment or in_file)
 
 
 @pytest.mark.parametrize(

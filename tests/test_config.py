@@ -10,9 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from expertchat.backends.folders import resolve_path
-from expertchat.compose import COMMANDS, compose, load
-from expertchat.config import ConfigError, ConverseConfig, DecodingConfig, PersonaConfig, conf_dir, validate
-from expertchat.launch import names_hub
+from expertchat.command.compose import COMMANDS, compose, load
+from expertchat.command.launch import names_hub
+from expertchat.config import ConfigError, DecodingConfig, ExpertsConfig, ModelConfig, PersonaConfig, conf_dir, validate
+from expertchat.talk.config import ConverseConfig
 
 CONF = conf_dir()
 SLOTS = {
@@ -67,7 +68,7 @@ def test_every_file_composes_and_validates(option: str) -> None:
 
 def test_the_default_is_the_embedded_world() -> None:
     config = load("converse")
-    assert (config.experts.a.path, config.experts.b.path) == ("embedded:llama", "embedded:mixtral")
+    assert (config.experts["a"].path, config.experts["b"].path) == ("embedded:llama", "embedded:mixtral")
     assert len(config.topics.list) == len(set(config.topics.list)) == 24
     assert set(config.judging.weights) == set(config.judging.categories)
     assert config.judging.wim.wording == "missing"
@@ -78,17 +79,17 @@ def test_nested_groups_are_chosen_from_the_command_line() -> None:
         "converse",
         ["prompts@experts.a.prompts=standard", "decoding@experts.b.decoding=sampling", "persona@experts.b.persona=skeptic"],
     )
-    assert config.experts.a.prompts != config.experts.b.prompts
-    assert config.experts.a.decoding.reply.max_new_tokens == 120  # still decoding=embedded
-    assert config.experts.b.decoding.reply.temperature == 0.9
-    assert (config.experts.a.persona.name, config.experts.b.persona.name) == ("expert", "skeptic")
+    assert config.experts["a"].prompts != config.experts["b"].prompts
+    assert config.experts["a"].decoding.reply.max_new_tokens == 120  # still decoding=embedded
+    assert config.experts["b"].decoding.reply.temperature == 0.9
+    assert (config.experts["a"].persona.name, config.experts["b"].persona.name) == ("expert", "skeptic")
 
 
 def test_a_choice_goes_over_an_experiment() -> None:
     config = load("converse", ["+experiment=llama3_vs_mixtral", "decoding@experts.b.decoding=greedy", "conversation.count=3"])
-    assert (config.experts.a.family, config.experts.b.family) == ("llama3", "mixtral")
-    assert config.experts.a.decoding.reply.method == "contrastive"
-    assert config.experts.b.decoding.reply.method == "greedy"
+    assert (config.experts["a"].family, config.experts["b"].family) == ("llama3", "mixtral")
+    assert config.experts["a"].decoding.reply.method == "contrastive"
+    assert config.experts["b"].decoding.reply.method == "greedy"
     assert (config.conversation.count, config.conversation.turns, config.topics.source) == (3, 8, "models")
 
 
@@ -96,8 +97,8 @@ def test_a_choice_goes_over_an_experiment() -> None:
 def test_one_variable_names_the_folder_of_all_models(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     def folders(*overrides: str) -> set[str | None]:
         config = load(command, ["model@experts.a=llama3_8b", "model@experts.b=mixtral_8x7b", "embedder=mpnet", *overrides])
-        assert config.experts.a.path == "meta-llama/Meta-Llama-3-8B-Instruct"  # whatever the folder is
-        return {config.models_dir, config.experts.a.models_dir, config.experts.b.models_dir, config.embedder.models_dir}
+        assert config.experts["a"].path == "meta-llama/Meta-Llama-3-8B-Instruct"  # whatever the folder is
+        return {config.models_dir, config.experts["a"].models_dir, config.experts["b"].models_dir, config.embedder.models_dir}
 
     monkeypatch.delenv("EXPERTCHAT_MODELS", raising=False)
     assert folders() == {None}
@@ -135,6 +136,10 @@ def keys(model: type[BaseModel], place: str = "") -> set[str]:
     found = set()
     for name, field in model.model_fields.items():
         kind: Any = field.annotation
+        if kind is ExpertsConfig:  # names of the user's own: a and b are there
+            for seat in ("a", "b"):
+                found |= keys(ModelConfig, f"{place}{name}.{seat}.")
+            continue
         inner = isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not DecodingConfig
         found |= keys(kind, f"{place}{name}.") if inner else {place + name}
     return found
@@ -213,7 +218,7 @@ def test_one_message_a_problem(override: str, words: str) -> None:
 
 def test_a_folder_topic_or_revision_may_look_like_a_number() -> None:
     config = load("converse", ["run.dir=2026", "topics.list=[1984, DNA]", "experts.a.revision=1234567"])
-    assert (config.run.dir, config.topics.list, config.experts.a.revision) == ("2026", ["1984", "DNA"], "1234567")
+    assert (config.run.dir, config.topics.list, config.experts["a"].revision) == ("2026", ["1984", "DNA"], "1234567")
 
 
 def test_validate_names_missing_keys() -> None:

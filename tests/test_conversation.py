@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from expertchat.backends.asking import Flow
 from expertchat.backends.base import GenerateRequest, ModelInfo
 from expertchat.config import ConfigError, ConversationConfig
-from expertchat.conversation import Dialogue, check_first_prompts, opener_of
 from expertchat.events import AnyEvent, ConversationStarted, Note, TurnFinished
 from expertchat.experts.base import ExpertChat
 from expertchat.experts.registry import make_expert
-from expertchat.likeness import overlap
 from expertchat.records import Speaker, Topic, Transcript, Turn
-from expertchat.scheduler import Flow, Scheduler
+from expertchat.talk.conversation import Dialogue, check_first_prompts, opener_of
+from expertchat.talk.scheduler import Scheduler
+from expertchat.text.likeness import overlap
 from tests.scripted import Double, config_of
 
 
@@ -21,7 +22,7 @@ def experts(context_length: int = 100_000, max_new_tokens: int = 10) -> dict[Spe
         f"experts.a.decoding.reply.max_new_tokens={max_new_tokens}", f"experts.b.decoding.reply.max_new_tokens={max_new_tokens}"
     )
     info = ModelInfo("double", context_length)
-    return {"a": make_expert("a", config.experts.a, info), "b": make_expert("b", config.experts.b, info)}
+    return {"a": make_expert("a", config.experts["a"], info), "b": make_expert("b", config.experts["b"], info)}
 
 
 def dialogue(events: list[AnyEvent], double: Double, opener: Speaker = "a", context: int = 100_000, **settings: object) -> Dialogue:

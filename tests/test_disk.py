@@ -16,18 +16,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expertchat import lock
+from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import Completion, EmbedRequest, GenerateRequest, ScoreRequest, Scores
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationFinished, TurnFinished
-from expertchat.journal import Journal
-from expertchat.jsonl import Log, WriteError, read_lines, saving
-from expertchat.lock import HEARTBEAT, LOCK, FolderLock, read_heartbeat
+from expertchat.folder import lock
+from expertchat.folder.jsonl import Log, WriteError, read_lines, saving
+from expertchat.folder.lock import HEARTBEAT, LOCK, FolderLock, read_heartbeat
+from expertchat.preferences.candidates import Bundle
 from expertchat.records import Answer, ExpertRef, Topic, Transcript, Turn
-from expertchat.scheduler import Ask, Flow, Scheduler
+from expertchat.talk.journal import Journal
+from expertchat.talk.scheduler import Scheduler
 from expertchat.training.book import Book
 from expertchat.training.checkpoints import DONE, checkpoints, damage, write_checkpoint
-from expertchat.training.rollout import Bundle
 from tests.scripted import BagOfWords, Collect, Double, run
 from tests.test_resume import PROPOSED, SMALL, contents
 from tests.test_store import opened

@@ -11,10 +11,10 @@ from expertchat.backends.base import Decoding, GenerateRequest
 from expertchat.backends.engine import Engine
 from expertchat.backends.likelihood import likelihoods
 from expertchat.config import ConfigError
+from expertchat.preferences.candidates import Sampled
 from expertchat.records import Candidate, Message
 from expertchat.training.drift import Moved, drift, moved
 from expertchat.training.learner import Learner, WeightLearner
-from expertchat.training.rollout import Sampled
 from tests.test_update import backend, config, lora, pairs, shake, updater
 
 torch.set_num_threads(1)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertchat.ending import only_courtesy, repeats, silent, stuck
 from expertchat.events import AnyEvent
-from expertchat.likeness import alike, blank, has_question_mark, overlap, units, weight, words
 from expertchat.records import Turn
+from expertchat.talk.ending import only_courtesy, repeats, silent, stuck
+from expertchat.text.likeness import alike, blank, has_question_mark, overlap, units, weight, words
 from tests.small_talk import EMPTY, OPENING, TALKS
 from tests.test_conversation import by_turn, dialogue, hold
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertchat.experts.prompts import Prompts
 from expertchat.judging import faults, rating, wim
 from expertchat.judging.view import Judgement
 from expertchat.records import Turn
+from expertchat.text.wordings import Prompts
 from expertchat.world.facts import load as load_world
 from expertchat.world.simulator import CATEGORIES, Simulator
 from tests.scripted import config_of
@@ -145,7 +145,7 @@ def test_any_text_has_one_fault_or_none(text: str, subject: str) -> None:
 
 
 def test_the_embedded_experts_answers_have_no_fault() -> None:
-    prompts = config_of().experts.a.prompts
+    prompts = config_of().experts["a"].prompts
     simulator, rng = Simulator(load_world(), prompts), random.Random(0)
     found = []
     for wording in ("missing", "covers_then_missing"):

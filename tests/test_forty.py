@@ -163,8 +163,8 @@ def test_devices_that_are_not_there_are_all_named(capsys: Err, tmp_path: Path) -
     ("topics.list=[what is life?, a: b]", ["what is life?", "a: b"]),
 ])  # fmt: skip
 def test_topics_of_any_script_are_taken_as_they_are_typed(typed: str, topics: list[str], tmp_path: Path) -> None:
-    from expertchat.frozen import freeze
-    from expertchat.launch import Job, run
+    from expertchat.command.frozen import freeze
+    from expertchat.command.launch import Job, run
 
     jobs: list[Job] = []
 
@@ -187,7 +187,7 @@ def test_topics_of_any_script_are_taken_as_they_are_typed(typed: str, topics: li
 def test_what_hydra_cannot_read_is_shown_as_it_must_be_written(
     typed: str, corrected: str, topics: list[str], capsys: Err, tmp_path: Path
 ) -> None:
-    from expertchat.compose import load
+    from expertchat.command.compose import load
 
     said = refused(["converse", "topics=list", typed], capsys, tmp_path)
     assert said.splitlines() == [said.strip()]  # one message, and no second one that the list is empty

@@ -15,8 +15,8 @@ from expertchat.backends import gguf, packaged
 from expertchat.backends.folders import embedder_problem, find_folder, folder_problem, is_hub_id, resolve_path, settings_of, tensor_shapes
 from expertchat.cli import main
 from expertchat.config import ConfigError
-from expertchat.memory import shape_of
-from expertchat.text import shown_path
+from expertchat.plan.memory import shape_of
+from expertchat.text.sentences import shown_path
 from tests.gguf_files import CONTEXT, FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, write_gguf
 from tests.tiny import tokenizer
 

@@ -3,90 +3,84 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "expertchat"
-
-# The floors of the house, lowest first; the longest name that fits a module counts. A module imports its own floor and those below.
-FLOORS: list[set[str]] = [
-    {"complaints", "records", "redaction", "text", "cleaning", "harmless", "likeness", "thinking", "experts.prompts", "bench.shapes"},
-    {"events", "config", "jsonl", "textfile", "backends.base", "judging.view"},
-    {"backends", "judging.faults", "judging.nothing", "judging.rating", "judging.reading", "judging.wim", "memory"},
-    {"experts"},
-    {
-        "conversation", "ending", "scheduler", "journal", "judging", "preferences", "topics", "folder", "store", "lock", "provenance",
-        "run", "summary", "needed", "slurm.here",
-    },
-    {"plan", "models"},
-    {"cast", "world"},
-    {
-        "converse", "arms", "bench", "plan.measure", "plan.run", "training", "evaluation", "views", "runs", "merge_runs", "merged",
-        "slurm.config", "slurm.queue",
-    },
-    {"checks", "compose", "frozen", "launch", "overrides"},
-    {"slurm"},
-    {"cli", "usage"},
-]
-# Views know what is kept and what happens, and nothing of how it came about.
-VIEWS_MAY = {"records", "events", "text", "config", "views"}
-HEAVY = {"torch", "transformers", "sentence_transformers", "accelerate", "peft", "trl", "datasets", "bitsandbytes", "tokenizers"}
-HEAVY_FLOORS = {"backends", "training", "world"}
-MAY_PRINT = {"cli", "views", "world"}
+from tests.house import HEAVY, LONGEST, MAY_BE_HEAVY, MAY_DRAW, MAY_PRINT, ROOMS, VIEWS_MAY, House, house, imported, room
 
 
-def modules() -> list[str]:
-    return sorted(
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".") for path in PACKAGE.rglob("*.py")
-    )
+@pytest.fixture(scope="module")
+def built() -> House:
+    return house()
 
 
-def tree(module: str) -> ast.Module:
-    path = PACKAGE / Path(*module.split("."))
-    return ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8"))
+def made(**sources: str) -> House:
+    """A house of the given modules; __ stands for the dot."""
+    trees = {name.replace("__", "."): ast.parse(source) for name, source in sources.items()}
+    return House(trees, dict.fromkeys(trees, 1))
 
 
-def walk(node: ast.AST, top: bool) -> Iterator[ast.Import | ast.ImportFrom]:
-    """All imports, or with `top` those that run when the module is imported; imports for type checkers alone are left out."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import | ast.ImportFrom):
-            yield child
-        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        elif not (top and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)):
-            yield from walk(child, top)
+def test_imports_go_down_only(built: House) -> None:
+    assert not set(built.rooms()) - set(ROOMS), "a new room needs its place in tests/house.py"
+    assert built.upward() == []
 
 
-def imported(source: ast.Module, top: bool = False) -> set[str]:
-    """Dotted names of what a module imports; `from x import y` gives x.y."""
-    names = set()
-    for node in walk(source, top):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        else:
-            assert node.level == 0, "relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+def test_nothing_imports_in_a_circle(built: House) -> None:
+    assert built.circles() == [] and built.module_circles() == []
 
 
-def floor(module: str) -> int:
-    fits = [(len(name), i) for i, names in enumerate(FLOORS) for name in names if module == name or module.startswith(name + ".")]
-    assert fits, f"expertchat.{module} stands on no floor: give it one in FLOORS"
-    return max(fits)[1]
+def test_views_know_records_and_events_only(built: House) -> None:
+    views = [module for module in built.trees if room(module) == "views"]
+    found = {(module, other) for module in views for other in built.imports(module) if room(other) not in VIEWS_MAY | {"views"}}
+    assert found == set()
+    drawn = {(m, other) for m in built.trees if room(m) not in MAY_DRAW for other in built.imports(m) if room(other) == "views"}
+    assert drawn == set(), "whoever works announces; doors draw"
 
 
-def inside(names: set[str]) -> set[str]:
-    """The package's own modules among dotted names, without the package."""
-    known = set(modules())
-    found = set()
-    for name in names:
-        if name.startswith("expertchat."):
-            inner = name.removeprefix("expertchat.")
-            found.add(inner if inner in known else inner.rpartition(".")[0])
-    return found - {""}
+def test_heavy_libraries_are_imported_where_they_are_used(built: House) -> None:
+    light = [module for module in built.trees if room(module) not in MAY_BE_HEAVY or module == "backends.base"]
+    found = {module: heavy for module in light if (heavy := {n.split(".")[0] for n in imported(built.trees[module], top=True)} & HEAVY)}
+    assert found == {}
+
+
+def test_nothing_below_the_views_prints(built: House) -> None:
+    found = []
+    for module in (module for module in built.trees if room(module) not in MAY_PRINT | {"world"}):
+        calls = (node for node in ast.walk(built.trees[module]) if isinstance(node, ast.Call))
+        found += [f"{module}:{call.lineno}" for call in calls if ast.unparse(call.func) == "print"]
+        found += [module for name in imported(built.trees[module]) if name.split(".")[0] == "rich"]
+    assert found == []
+
+
+def test_no_file_is_long(built: House) -> None:
+    assert {module: lines for module, lines in built.lines.items() if lines > LONGEST} == {}
+
+
+# -- the checks themselves: each of these faults stood in the house before it had rooms -----------------------------------------------
+
+
+def test_an_import_that_goes_up_is_found() -> None:
+    faulty = made(experts__base="from expertchat.judging import rating", judging__rating="x = 1", text__words="")
+    assert faulty.upward() == [("experts.base", "judging.rating")]
+
+
+def test_an_import_inside_a_function_counts() -> None:
+    faulty = made(folder__lock="def f():\n    from expertchat.slurm.here import job_id", slurm__here="")
+    assert faulty.upward() == [("folder.lock", "slurm.here")]
+
+
+def test_circles_are_found_over_any_number_of_corners() -> None:
+    faulty = made(
+        views__frame="from expertchat.views.screen import a", views__screen="from expertchat.views.frame import b",
+        talk__x="from expertchat.judging.y import c", judging__y="from expertchat.plan.z import d",
+        plan__z="from expertchat.talk.x import e",
+    )  # fmt: skip
+    assert faulty.module_circles() == [["judging.y", "plan.z", "talk.x"], ["views.frame", "views.screen"]]
+    assert faulty.circles() == [["judging", "plan", "talk"]]
+
+
+def test_imports_for_type_checkers_alone_do_not_count() -> None:
+    assert made(folder__a="if TYPE_CHECKING:\n    from expertchat.runs.b import c", runs__b="c = 1").upward() == []
 
 
 def test_walk_sees_what_it_should() -> None:
@@ -96,32 +90,3 @@ def test_walk_sees_what_it_should() -> None:
     )
     assert imported(source) == {"a", "c", "d", "e", "i.j"}
     assert imported(source, top=True) == {"a", "c", "e"}
-
-
-@pytest.mark.parametrize("module", [m for m in modules() if m and not m.endswith("__init__")])
-def test_imports_go_down_only(module: str) -> None:
-    if module in ("backends", "experts", "judging", "views", "world", "preferences", "training", "evaluation", "bench", "checks", "slurm"):
-        assert not imported(tree(module)), "a package's __init__ imports nothing, so that its modules can be imported one by one"
-        return
-    up = sorted(name for name in inside(imported(tree(module))) if floor(name) > floor(module))
-    assert not up, f"expertchat.{module} imports {up}, which stand above it"
-
-
-@pytest.mark.parametrize("module", [m for m in modules() if m.startswith("views")])
-def test_views_know_records_and_events_only(module: str) -> None:
-    assert {name.split(".")[0] for name in inside(imported(tree(module)))} <= VIEWS_MAY
-
-
-@pytest.mark.parametrize("module", modules())
-def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
-    if module.split(".")[0] not in HEAVY_FLOORS or module == "backends.base":
-        heavy = {name.split(".")[0] for name in imported(tree(module), top=True)} & HEAVY
-        assert not heavy, f"expertchat.{module} imports {heavy} at its top"
-
-
-@pytest.mark.parametrize("module", [m for m in modules() if m.split(".")[0] not in MAY_PRINT])
-def test_nothing_below_the_views_prints(module: str) -> None:
-    source = tree(module)
-    calls = [node.lineno for node in ast.walk(source) if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"]
-    assert not calls, f"expertchat.{module} prints in lines {calls}"
-    assert not any(name.split(".")[0] == "rich" for name in imported(source))

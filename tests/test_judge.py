@@ -12,12 +12,12 @@ from expertchat.backends.base import GenerateRequest, ModelInfo, ScoreRequest
 from expertchat.config import JudgingConfig
 from expertchat.events import AnyEvent, RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.registry import make_expert
-from expertchat.journal import Journal
 from expertchat.judging.judge import Case, Judged, JudgeWork, Judging, Seat, copies, record_counts, seats
 from expertchat.judging.rating import answer, label, opened, options, prefix
 from expertchat.judging.view import Judgement
 from expertchat.records import Answer, ExpertRef, Rating, Reward, Transcript, Turn, Wim
-from expertchat.scheduler import Scheduler
+from expertchat.talk.journal import Journal
+from expertchat.talk.scheduler import Scheduler
 from tests import tiny
 from tests.scripted import BagOfWords, Double, babble, config_of
 
@@ -391,13 +391,13 @@ def test_real_wordings_begin_the_line_up_to_the_brackets() -> None:
     assert prefix(prompts, "Good.", "depth") == "Good.\nDepth: [[" and options(prompts) == tuple(str(n) for n in range(1, 11))
     assert answer(prompts, "Good.", {"depth": 7, "clarity": None}) == "Good.\nDepth: [[7]]\nClarity: [[none]]"
     assert label(prompts, "depth") == "\nDepth:" and opened(prompts) == "[["
-    ours = config_of().experts.a.prompts  # the embedded experts were trained on another form
+    ours = config_of().experts["a"].prompts  # the embedded experts were trained on another form
     assert prefix(ours, "", "depth") == "Depth:" and options(ours)[0] == " 1" and opened(ours) == "" and label(ours, "depth") == "\nDepth:"
 
 
 def test_a_wim_response_can_be_begun_for_the_judge() -> None:
     prompts = tiny.prompts().model_copy(update={"wim_prefix": "The answers of expert {subject} do not mention"})
-    expert = make_expert("a", config_of().experts.a.model_copy(update={"prompts": prompts}), ModelInfo("double", 100_000))
+    expert = make_expert("a", config_of().experts["a"].model_copy(update={"prompts": prompts}), ModelInfo("double", 100_000))
     double, found = Double(answers(wim=" how honey is made.")), list[Any]()
     judgement = Judgement("bees", tuple(transcript().turns), "b", None, {"depth": "how deep"})
     work = JudgeWork(Case("k", "c0003", judgement, "a", "a"), judging_config(), expert)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from expertchat.arms import arms
 from expertchat.config import ConfigError
 from expertchat.evaluation.statistics import mean_by_cluster
 from expertchat.events import AnyEvent, Measured, Note, RoundFinished, RunFinished
-from expertchat.merge_runs import merge_runs
-from expertchat.runs import runs
+from expertchat.runs.arms import arms
+from expertchat.runs.listing import runs
+from expertchat.runs.merge_runs import merge_runs
 from expertchat.training.update import Updater
 from tests.scripted import Collect, Double, run
 from tests.test_online_dpo import config_of, records, train
@@ -200,7 +200,7 @@ def test_one_rating_is_enough_to_be_done(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_without_an_outcome_chooses_nothing_and_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from expertchat.training.programs import PROGRAMS, Program
+    from expertchat.text.measures import PROGRAMS, Program
 
     source = "expertchat.evaluation.evaluator.PROGRAMS"
     monkeypatch.setattr(source, {**PROGRAMS, "length": Program(lambda text: None, float, "nothing")})

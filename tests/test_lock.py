@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expertchat import folder as run_folder
-from expertchat import lock
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, Note, RunFinished, RunStarted
-from expertchat.jsonl import WriteError
-from expertchat.lock import CLAIM, HEARTBEAT, LOCK, FolderLock, read_heartbeat
-from expertchat.slurm.here import Place
+from expertchat.folder import lock
+from expertchat.folder import run_folder as run_folder
+from expertchat.folder.here import Place
+from expertchat.folder.jsonl import WriteError
+from expertchat.folder.lock import CLAIM, HEARTBEAT, LOCK, FolderLock, read_heartbeat
 from tests.scripted import Collect, Double, run
 from tests.test_resume import SMALL, contents
 
@@ -36,9 +36,9 @@ FORK = multiprocessing.get_context("fork")
 WRITER = """
 import os, sys
 from pathlib import Path
-from expertchat import lock
-from expertchat.jsonl import Log, WriteError
-from expertchat.slurm.here import Place
+from expertchat.folder import lock
+from expertchat.folder.jsonl import Log, WriteError
+from expertchat.folder.here import Place
 folder, job, restarts, host = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 if host:
     lock.socket.gethostname = lambda: host

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expertchat.memory import (
+from expertchat.plan.memory import (
     GIB,
     Lora,
     Matrix,

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.folders import find_folder
 from expertchat.backends.weights import load_weights
-from expertchat.compose import compose
+from expertchat.command.compose import compose
 from expertchat.config import ConfigError, validate
 from expertchat.training import merge
 from expertchat.training.learner import WEIGHTS

@@ -15,19 +15,19 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from expertchat import arms as table
-from expertchat import merged as files
 from expertchat.cli import main
-from expertchat.compose import load
+from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.evaluation.figures import Comparison
 from expertchat.evaluation.histories import Held
 from expertchat.events import RunStarted
-from expertchat.jsonl import read_lines
-from expertchat.merge_runs import merge_runs
+from expertchat.folder.jsonl import read_lines
+from expertchat.folder.store import EVENTS, IDS, KEYED, prefixed
+from expertchat.folder.summary import summarise
 from expertchat.records import Record
-from expertchat.store import EVENTS, IDS, KEYED, prefixed
-from expertchat.summary import summarise
+from expertchat.runs import arms as table
+from expertchat.runs import merged as files
+from expertchat.runs.merge_runs import merge_runs
 from expertchat.training.online_dpo import run_online_dpo
 from expertchat.views.merge_runs import print_merged_runs
 from tests.scripted import Collect, Double, run

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from expertchat import cli
-from expertchat.config import ConfigError, ModelsConfig
-from expertchat.models import Known, known_models, look, run_models
+from expertchat.config import ConfigError
+from expertchat.plan.config import ModelsConfig
+from expertchat.plan.models import Known, known_models, look, run_models
 from expertchat.views.models import print_models
 from tests import checkpoints
 

@@ -12,8 +12,8 @@ from expertchat.backends.base import Embedding
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, Note
 from expertchat.experts.naming import PROBLEMS, named
-from expertchat.scheduler import Scheduler
-from expertchat.topics import Proposals
+from expertchat.talk.scheduler import Scheduler
+from expertchat.talk.topics import Proposals
 from expertchat.world.facts import load as load_world
 from tests.scripted import BagOfWords, Double, config_of
 from tests.test_conversation import experts
@@ -113,7 +113,7 @@ def test_a_proposal_that_the_limit_cut_counts_by_its_first_line_alone() -> None:
 
 
 def test_the_topics_of_the_embedded_world_are_names() -> None:
-    request = config_of().experts.a.prompts.topic.format(avoid="")
+    request = config_of().experts["a"].prompts.topic.format(avoid="")
     for topic in load_world().topics:
         assert named(topic, request) == (topic, None) == named(f" {topic}.", request)
 
@@ -173,4 +173,4 @@ def test_a_vector_that_points_nowhere_hides_no_duplicate(vector: tuple[float, fl
 
 def test_small_models_are_begun_the_proposal() -> None:
     config = config_of("experts.a.path=x", "model@experts.a=smollm2_135m")
-    assert config.experts.a.prompts.topic_prefix == "Topic:" and config_of().experts.a.prompts.topic_prefix == ""
+    assert config.experts["a"].prompts.topic_prefix == "Topic:" and config_of().experts["a"].prompts.topic_prefix == ""

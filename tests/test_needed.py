@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from expertchat.compose import load
-from expertchat.memory import Lora, layer_adapter, layer_weights
-from expertchat.needed import seats_of, wants_embedder
+from expertchat.command.compose import load
+from expertchat.judging.roles import seats_of, wants_embedder
 from expertchat.plan.job import STATES, Job, Model, Training, units
+from expertchat.plan.memory import Lora, layer_adapter, layer_weights
 from expertchat.plan.placement import Load, Unit
 from expertchat.plan.planner import check, parse_gpus
 from expertchat.training.learners import PROMPT, room_for
@@ -58,9 +58,9 @@ def test_the_embedder_is_loaded_and_planned_where_anything_is_embedded(overrides
 def test_room_for_each_learner_and_for_the_longest_row() -> None:
     config: Any = load("online_dpo", [*REAL, "learner=both", "decoding@experts.b.decoding=sampling", "train.max_tokens=null"])
     config = config.model_copy(update={"conversation": config.conversation.model_copy(update={"turns": 4})})
-    longer = config.experts.b.decoding.reply.model_copy(update={"max_new_tokens": 300})
-    b = config.experts.b.model_copy(update={"decoding": config.experts.b.decoding.model_copy(update={"reply": longer})})
-    config = config.model_copy(update={"experts": config.experts.model_copy(update={"b": b})})
+    longer = config.experts["b"].decoding.reply.model_copy(update={"max_new_tokens": 300})
+    b = config.experts["b"].model_copy(update={"decoding": config.experts["b"].decoding.model_copy(update={"reply": longer})})
+    config = config.model_copy(update={"experts": config.experts.having(b=b)})
     found = room_for(config)
     longest = 4 * 300 + PROMPT  # the partner's replies count too
     assert [(one.seat, one.tokens) for one in found] == [("a", longest), ("b", longest)]

@@ -14,13 +14,13 @@ from expertchat.backends.scoring import exclude_extensions
 from expertchat.evaluation.figures import outcome
 from expertchat.evaluation.statistics import scaled_margin
 from expertchat.events import StepFinished, WimGiven
-from expertchat.jsonl import read_lines
+from expertchat.folder.jsonl import read_lines
+from expertchat.folder.summary import read_summary
 from expertchat.judging import rating, wim
 from expertchat.judging.pairwise import read
 from expertchat.preferences.pairs import Choice, make_pairs
+from expertchat.preferences.score import repeats, scored
 from expertchat.records import Candidate, Message, Metrics, Reward, Score, finite
-from expertchat.summary import read_summary
-from expertchat.training.reward import repeats, scored
 from tests.scripted import BagOfWords, Collect, Double, config_of
 from tests.test_rollout import dpo_config, talk
 
@@ -51,7 +51,7 @@ class Broken(BagOfWords):
 
 @pytest.mark.parametrize("vector", [(NAN, 0.0), (INF, 0.0), (0.0, 0.0)])
 def test_an_embedding_without_a_direction_gives_no_wim_score(tmp_path: Path, vector: tuple[float, float]) -> None:
-    from expertchat.converse import run_converse
+    from expertchat.talk.converse import run_converse
 
     double, sink = Double(), Collect()
     config = config_of(f"run.dir={tmp_path / 'r'}", "conversation.count=1", "conversation.turns=2")
@@ -135,7 +135,7 @@ def test_no_record_holds_what_is_no_number(bad: float) -> None:
 
 
 def test_a_summary_and_the_live_file_are_json(tmp_path: Path) -> None:
-    from expertchat.store import Store
+    from expertchat.folder.store import Store
 
     store = Store(tmp_path / "r", {}, ["x"])
     store.begin(lambda speakers: (0, 0, 0))

@@ -10,7 +10,7 @@ from expertchat.judging import faults, wim
 from expertchat.judging.nothing import doubts, says_nothing
 from tests.scripted import config_of
 
-PROMPTS = config_of().experts.a.prompts
+PROMPTS = config_of().experts["a"].prompts
 SAYS = [
     "There is nothing missing.", "There's nothing missing.", "There is nothing missing in the answers of expert A.",
     "Nothing's missing.", "Nothing is missing", "Nothing is missing here.", "Nothing at all is missing.", "I see nothing missing.",

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from expertchat.compose import load
+from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.events import (
     AnyEvent,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expertchat.preferences.config import PairsConfig
 from expertchat.preferences.pairs import Choice, Pairing, make_pairs
 from expertchat.records import Candidate, Message
-from expertchat.training.config import PairsConfig
 
 PROMPT = (Message("system", "You are a human expert on bees."), Message("user", "What do you know about wax?"))
 

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from expertchat.backends.folders import find_folder
+from expertchat.preferences.config import PairsConfig
 from expertchat.preferences.pairs import Choice, make_pairs
 from expertchat.records import Candidate, Message
-from expertchat.training.config import PairsConfig
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
 

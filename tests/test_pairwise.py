@@ -17,7 +17,7 @@ from expertchat.experts.llama3 import Llama3
 from expertchat.experts.mixtral import Mixtral
 from expertchat.judging.pairwise import ANSWER_TOKENS, OPTIONS, Duel, duel_flow, read, request, winner
 from expertchat.records import Turn, Verdict
-from expertchat.scheduler import Scheduler
+from expertchat.talk.scheduler import Scheduler
 from tests import tiny
 from tests.scripted import Double
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertchat import cli
-from expertchat.compose import load
+from expertchat.command.compose import load
 from expertchat.config import ConfigError
-from expertchat.memory import GIB, PREFILL_TOKENS, Lora, Shape, Step, adapter, shape_of, train_ends, train_logits, train_pass, weights
 from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, parse_gpus
+from expertchat.plan.memory import GIB, PREFILL_TOKENS, Lora, Shape, Step, adapter, shape_of, train_ends, train_logits, train_pass, weights
 from expertchat.plan.placement import Load
 from expertchat.plan.planner import Plan, as_dict, check, does_fit, embedder_device, make_plan, placed, plan_of
 from expertchat.plan.shapes import PUBLISHED
@@ -196,10 +196,10 @@ def test_the_check_before_a_run() -> None:
     config = load("converse", ["+experiment=llama3_vs_mixtral", "experts.a.quantization=auto"])
     plan = check(config, FOUR)
     assert plan is not None and plan.fits
-    model, found = placed(config.experts.a, "a", plan)
+    model, found = placed(config.experts["a"], "a", plan)
     assert found is not None and set(found.values()) == {0, 1} and model.quantization == "none"  # 15 GiB and two GPUs for Mixtral
     small = check(config, parse_gpus("1x12+1x32"))
-    model, found = placed(config.experts.a, "a", small)
+    model, found = placed(config.experts["a"], "a", small)
     assert found == {"": 0} and model.quantization == "nf4"  # too small for 15 GiB
     assert embedder_device(plan, "auto") == f"cuda:{gpus_of(plan, 'embedder')[0]}"
     assert embedder_device(plan, "cpu") == "cpu"
@@ -296,7 +296,7 @@ def one_thread() -> Any:
 @pytest.mark.parametrize(("dtype", "bits"), [("fp32", "none"), ("bf16", "none"), ("bf16", "nf4"), ("bf16", "int8")])
 def test_weights_are_planned_to_the_byte(shape: Shape, dtype: Any, bits: Any) -> None:
     from expertchat.backends.measuring import model_bytes
-    from expertchat.backends.rehearsal import random_model
+    from expertchat.plan.rehearsal import random_model
 
     model = random_model(shape, dtype, bits, {"": "cpu"})
     assert model_bytes(model) == weights(shape, dtype, bits).total
@@ -304,7 +304,7 @@ def test_weights_are_planned_to_the_byte(shape: Shape, dtype: Any, bits: Any) ->
 
 @pytest.mark.parametrize("bits", ["nf4", "int8"])
 def test_a_random_model_that_stayed_in_full_precision_is_not_measured(bits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from expertchat.backends import rehearsal
+    from expertchat.plan import rehearsal
 
     monkeypatch.setattr(rehearsal, "_quantise", lambda *_: None)  # as bitsandbytes leaves int8 weights that are on a GPU already
     with pytest.raises(ConfigError, match=f"quantization={bits} left 14 weights as they were"):  # 2 layers of 7 matrices
@@ -318,7 +318,7 @@ def test_a_random_model_that_stayed_in_full_precision_is_not_measured(bits: Any,
     ("fp32", Lora(4), False, 64),
 ])  # fmt: skip
 def test_a_training_step_is_planned_within_a_tenth(shape: Shape, dtype: Any, lora: Lora, checkpointing: bool, chunk: int) -> None:
-    from expertchat.backends.rehearsal import random_model, train
+    from expertchat.plan.rehearsal import random_model, train
 
     step = Step(2, 192, checkpointing, chunk)
     found = train(random_model(shape, dtype, "none", {"": "cpu"}), shape, lora, step)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertchat.training import programs
-from expertchat.training.programs import MIDDLE, PROGRAMS, length, questions
+from expertchat.text import measures as programs
+from expertchat.text.measures import MIDDLE, PROGRAMS, length, questions
 
 
 def test_the_examples_hold() -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from expertchat.provenance import _git
+from expertchat.folder.provenance import _git
 
 
 def test_looking_at_a_checkout_writes_nothing_into_it(tmp_path: Path) -> None:

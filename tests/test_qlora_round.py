@@ -14,9 +14,10 @@ from torch import Tensor
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.base import Decoding, GenerateRequest
 from expertchat.backends.local import LocalBackend
+from expertchat.preferences.config import PairsConfig
 from expertchat.preferences.pairs import Choice, make_pairs
 from expertchat.records import Candidate, Message
-from expertchat.training.config import PairsConfig, TrainConfig
+from expertchat.training.config import TrainConfig
 from expertchat.training.learner import LoraLearner
 from expertchat.training.merge import run_merge
 from expertchat.training.merge_config import MergeConfig

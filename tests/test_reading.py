@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from expertchat.experts.prompts import Prompts
 from expertchat.judging import wim
 from expertchat.judging.rating import parse_rating
-from expertchat.thinking import split
+from expertchat.text.thinking import split
+from expertchat.text.wordings import Prompts
 from tests.scripted import config_of
 
 DOCS = Path(__file__).parents[1] / "docs" / "ratings.md"
@@ -52,7 +52,7 @@ def test_the_table_is_there() -> None:
 
 
 def prompts() -> Prompts:
-    return config_of().experts.a.prompts
+    return config_of().experts["a"].prompts
 
 
 @pytest.mark.parametrize(("text", "said"), [(text, said) for cell, said in rows("Answer") for text in examples(cell)])

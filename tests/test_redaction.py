@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expertchat import cli, provenance
+from expertchat import cli
 from expertchat.events import Note, RunFinished
-from expertchat.lock import replace
-from expertchat.redaction import HIDDEN, given_secrets, hide, hide_in, hide_words, is_secret_name
-from expertchat.run import Hub
+from expertchat.folder import provenance
+from expertchat.folder.lock import replace
+from expertchat.folder.run import Hub
+from expertchat.text.redaction import HIDDEN, given_secrets, hide, hide_in, hide_words, is_secret_name
 from tests.scripted import Collect
 
 ALNUM = string.ascii_letters + string.digits
@@ -209,8 +210,8 @@ def test_a_secret_on_the_command_line_is_refused_and_nothing_is_written(
 
 
 def test_a_secret_in_a_config_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from expertchat.compose import load
-    from expertchat.frozen import freeze
+    from expertchat.command.compose import load
+    from expertchat.command.frozen import freeze
 
     path = tmp_path / "c.yaml"
     path.write_text(freeze(load("converse")).replace("name: expert", f"name: {TOKEN}", 1), "utf-8")

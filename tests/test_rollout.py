@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from expertchat.backends.base import ModelInfo
-from expertchat.compose import load
+from expertchat.command.compose import load
 from expertchat.events import AnyEvent, CandidatesJudged, TurnFinished
 from expertchat.experts.registry import make_expert
 from expertchat.judging import wim
+from expertchat.preferences.candidates import Bundle, Cast, Rollout, choices, judge_of
 from expertchat.preferences.pairs import make_pairs
+from expertchat.preferences.score import repeats, scored, scores
 from expertchat.records import Topic
-from expertchat.scheduler import Scheduler
+from expertchat.talk.scheduler import Scheduler
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.figures import remarks, round_figures, why_no_pair
 from expertchat.training.guards import alarms, to_lower
-from expertchat.training.reward import repeats, scored, scores
-from expertchat.training.rollout import Bundle, Cast, Rollout, choices, judge_of
 from tests.scripted import BagOfWords, Double, babble
 
 
@@ -43,7 +43,7 @@ def talk(
     """One dialogue by doubles: its bundle, the backend that was asked, the events."""
     config, double, events = dpo_config(*overrides), double or Double(), list[AnyEvent]()
     info = ModelInfo("double", 100_000)
-    experts = {"a": make_expert("a", config.experts.a, info), "b": make_expert("b", config.experts.b, info)}
+    experts = {"a": make_expert("a", config.experts["a"], info), "b": make_expert("b", config.experts["b"], info)}
     counts = {seat: double.count_tokens for seat in experts}
     rollout = Rollout(
         Topic(id=name, text="bees", source="list"), opener, experts, config.conversation, events.append, counts, 5,

@@ -13,10 +13,10 @@ from expertchat.backends.base import Completion, Decoding
 from expertchat.backends.folders import find_folder
 from expertchat.backends.lanes import BatchLane
 from expertchat.backends.loading import Wanted, find_models, load_models
-from expertchat.cast import load_cast
 from expertchat.config import ConfigError, EngineConfig
 from expertchat.events import Loading, Note
-from expertchat.run import Hub
+from expertchat.folder.run import Hub
+from expertchat.talk.cast import load_cast
 from tests import tiny
 from tests.scripted import Collect, Double, config_of, run
 
@@ -123,7 +123,7 @@ def tiny_request(key: str) -> Any:
 
 
 def test_every_model_that_is_not_there_is_named_before_any_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expertchat.cast.load_models", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("expertchat.talk.cast.load_models", lambda *_: pytest.fail("loaded"))
     config = config_of(f"experts.a.path={tmp_path}/one", f"experts.b.path={tmp_path}/two", f"embedder.path={tmp_path}/three")
     with pytest.raises(ConfigError) as caught:
         load_cast(config, Hub(Collect()), None, None)
@@ -150,7 +150,7 @@ def test_seats_share_weights_unless_they_are_loaded_differently(
         asked.extend(wanted)
         return {key: Double() for key in wanted}
 
-    monkeypatch.setattr("expertchat.cast.load_models", load)
+    monkeypatch.setattr("expertchat.talk.cast.load_models", load)
     config = config_of("model@experts.b=embedded_llama", "judging.wim.enabled=false", "judging.z=0", *change)
     cast = load_cast(config, Hub(Collect()), None, None)
     assert len(asked) == copies and (cast.backends["a"] is cast.backends["b"]) is (copies == 1)
@@ -162,7 +162,7 @@ def test_threads(monkeypatch: pytest.MonkeyPatch, threads: str, wanted: int) -> 
     """The embedded models take one thread, since they are too small for more; engine.threads decides for all."""
     heard: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", heard.append)
-    monkeypatch.setattr("expertchat.cast.load_models", lambda models, *_: {key: Double() for key in models})
+    monkeypatch.setattr("expertchat.talk.cast.load_models", lambda models, *_: {key: Double() for key in models})
     load_cast(config_of(f"engine.threads={threads}"), Hub(Collect()), None, None)
     assert heard == [wanted]
 
@@ -171,7 +171,7 @@ def test_other_models_take_the_cores_that_the_job_may_use(tmp_path: Path, monkey
     folder, heard = tiny.build(tmp_path / "model", "llama3"), list[int]()
     monkeypatch.setattr(torch, "set_num_threads", heard.append)
     monkeypatch.setattr("expertchat.backends.hardware.usable_cores", lambda: 7)
-    monkeypatch.setattr("expertchat.cast.load_models", lambda models, *_: {key: Double() for key in models})
+    monkeypatch.setattr("expertchat.talk.cast.load_models", lambda models, *_: {key: Double() for key in models})
     load_cast(config_of(f"experts.a.path={folder}", "judging.wim.enabled=false", "judging.z=0"), Hub(Collect()), None, None)
     assert heard == [7]
 

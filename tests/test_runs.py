@@ -19,7 +19,7 @@ import pytest
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationJudged, PhaseStarted, RoundFinished, RunFinished, TurnFinished
 from expertchat.records import Turn
-from expertchat.runs import Row, run_runs, runs
+from expertchat.runs.listing import Row, run_runs, runs
 from expertchat.slurm.queue import Said
 from expertchat.views.runs import print_runs
 from expertchat.views.words import event_in_words

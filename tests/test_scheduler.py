@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from expertchat.backends.asking import Ask, Flow, Place, together
 from expertchat.backends.base import Completion, Decoding, EmbedRequest, GenerateRequest, Result
 from expertchat.events import AnyEvent, Progress, TextStreamed
 from expertchat.records import Message
-from expertchat.scheduler import Ask, Flow, Place, Scheduler, together
+from expertchat.talk.scheduler import Scheduler
 from tests.scripted import BagOfWords, Double
 
 LONG, SHORT = Decoding(max_new_tokens=100), Decoding(max_new_tokens=10)
@@ -318,7 +319,7 @@ def test_the_fullest_lane_runs_while_flows_are_left_to_begin() -> None:
 
 def test_a_request_does_not_wait_for_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """A WIM response is embedded, and written, while the other dialogues are still judged, not after all of them."""
-    monkeypatch.setattr("expertchat.scheduler.PATIENCE", 3)
+    monkeypatch.setattr("expertchat.talk.scheduler.PATIENCE", 3)
     order: list[str] = []
     a, b = LaneDouble(16, work=lambda: order.append("a")), LaneDouble(16, work=lambda: order.append("b"))
     # p is done at a after 1 step and waits for b; each advance of a ends when one more of the seven others is done.
@@ -328,7 +329,7 @@ def test_a_request_does_not_wait_for_all_others(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_progress_counts_what_waits_and_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expertchat.scheduler.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("expertchat.talk.scheduler.PROGRESS_SECONDS", 0.0)
     events: list[AnyEvent] = []
     double = LaneDouble(max_batch=1)
     Scheduler({"a": double}, announce=events.append, total=2).run([steps("p", [1]), steps("q", [1, 1])])

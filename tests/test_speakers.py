@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from expertchat.backends.base import GenerateRequest
 from expertchat.experts.speakers import Speakers
+from expertchat.folder.summary import read_summary
 from expertchat.records import Turn
-from expertchat.summary import read_summary
 from expertchat.views.model import RunState
 from expertchat.views.words import remarks, summary_lines
 from expertchat.world.facts import load as load_world
@@ -139,7 +139,7 @@ def test_names_are_those_of_the_dialogue() -> None:
 
 
 def test_what_the_embedded_experts_say_is_theirs() -> None:
-    simulator, rng = Simulator(load_world(), config_of().experts.a.prompts), random.Random(0)
+    simulator, rng = Simulator(load_world(), config_of().experts["a"].prompts), random.Random(0)
     for _ in range(40):
         for turn in simulator.dialogue(rng).turns:
             assert A.apart(turn.text) == (turn.text, "")

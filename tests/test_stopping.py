@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from expertchat import folder as run_folder
 from expertchat.backends.base import Embedding
 from expertchat.config import ConfigError
 from expertchat.events import (
@@ -28,8 +27,9 @@ from expertchat.events import (
     StepFinished,
     TurnFinished,
 )
-from expertchat.lock import CLAIM, HEARTBEAT
-from expertchat.scheduler import Scheduler
+from expertchat.folder import run_folder as run_folder
+from expertchat.folder.lock import CLAIM, HEARTBEAT
+from expertchat.talk.scheduler import Scheduler
 from expertchat.training.update import Updater
 from tests.scripted import Collect
 from tests.test_online_dpo import Interrupter, adapters, content, difference, train

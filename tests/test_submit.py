@@ -15,18 +15,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertchat.compose import load
+from expertchat.command.compose import load
+from expertchat.command.frozen import load_frozen
 from expertchat.config import ConfigError
-from expertchat.converse import run_converse
 from expertchat.events import Note
-from expertchat.frozen import load_frozen
+from expertchat.folder.here import place
 from expertchat.slurm import checks
 from expertchat.slurm.array import Array, overrides, parse
 from expertchat.slurm.config import ClusterConfig, seconds
-from expertchat.slurm.here import place
 from expertchat.slurm.queue import JobState
 from expertchat.slurm.script import Script, _ranges
 from expertchat.slurm.submit import run_submit
+from expertchat.talk.converse import run_converse
 from expertchat.views.submission import read_submission
 from tests.scripted import Collect
 

@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from expertchat import cli
-from expertchat.compose import load
+from expertchat.command.compose import load
+from expertchat.command.frozen import load_frozen
+from expertchat.command.launch import Job, run
 from expertchat.config import ConfigError
-from expertchat.frozen import load_frozen
-from expertchat.launch import Job, run
-from expertchat.run import DONE, STOPPED, Interrupts
+from expertchat.folder.run import DONE, STOPPED, Interrupts
 from expertchat.slurm.sweep import REQUEUES, Call, _keep, launch, slurm_settings
 from tests.cluster import ROOT, Cluster, until
 from tests.test_several_processes import records, same

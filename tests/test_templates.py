@@ -18,15 +18,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
-from expertchat.conversation import Dialogue
 from expertchat.experts.registry import make_expert
+from expertchat.preferences.candidates import Bundle, Cast, Rollout, choices
+from expertchat.preferences.config import PairsConfig
 from expertchat.preferences.pairs import make_pairs
 from expertchat.records import Message, PreferencePair, Topic, Transcript, Turn
-from expertchat.scheduler import Scheduler
+from expertchat.talk.conversation import Dialogue
+from expertchat.talk.scheduler import Scheduler
 from expertchat.training import update
-from expertchat.training.config import OnlineDpoConfig, PairsConfig
+from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.learner import LoraLearner
-from expertchat.training.rollout import Bundle, Cast, Rollout, choices
 from expertchat.training.rows import Row, alike
 from tests import tiny
 from tests.forms import FORMS, Form, ordinary

@@ -16,13 +16,13 @@ from expertchat.backends.base import Decoding
 from expertchat.experts.base import ExpertChat, History, Settings
 from expertchat.experts.llama3 import Llama3
 from expertchat.experts.mixtral import Mixtral
-from expertchat.experts.prompts import Prompts
-from expertchat.harmless import _BEGINS, _VISIBLE, _folded
 from expertchat.judging.pairwise import Duel
 from expertchat.judging.pairwise import request as compare
 from expertchat.judging.view import Judgement
 from expertchat.records import Turn
-from expertchat.text import clean, neutralise, number, quote, sentences
+from expertchat.text.harmless import _BEGINS, _VISIBLE, _folded
+from expertchat.text.sentences import clean, neutralise, number, quote, sentences
+from expertchat.text.wordings import Prompts
 from tests import tiny
 from tests.properties import ROLES, WHOLE
 from tests.scripted import config_of
@@ -172,7 +172,7 @@ PLAIN = "harmless"
 
 def experts() -> list[ExpertChat]:
     settings = Settings(tiny.prompts(), "", Decoding(), Decoding(), Decoding())
-    world = Settings(config_of().experts.a.prompts, "", Decoding(), Decoding(), Decoding())
+    world = Settings(config_of().experts["a"].prompts, "", Decoding(), Decoding(), Decoding())
     tokens = ("<|eot_id|>", "User:")
     return [Llama3("a", settings, special_tokens=tokens), Mixtral("a", world, special_tokens=tokens)]
 

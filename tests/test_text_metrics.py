@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertchat.evaluation.text_metrics import distinct_n, repeated_sentences, words
+from expertchat.text.measures import distinct_n, repeated_sentences, words
 
 
 def test_words() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from expertchat.backends.scripted import read_script
-from expertchat.compose import load
+from expertchat.command.compose import load
 from expertchat.config import ConfigError, PersonaConfig
 from expertchat.experts.registry import persona_brief
-from expertchat.topics import read_topics
+from expertchat.talk.topics import read_topics
 
 SCRIPTS = [
     "寿司の歴史", "کتاب‌خانه‌ها", "क्‍ष और ज्ञ", "🏳️‍🌈 و 👨‍👩‍👧", "Ünïcödé e\u0301", "vol de nuit\u00a0?", "漢字\u3000語", "ภาษา", 'say "hi", all'

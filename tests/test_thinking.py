@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from expertchat.thinking import first_stop, so_far, split
+from expertchat.text.thinking import first_stop, so_far, split
 
 FORMS = [
     ("<think>", "</think>"),

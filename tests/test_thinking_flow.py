@@ -16,16 +16,16 @@ from expertchat.backends.base import Completion, Decoding, GenerateRequest, Mode
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.scripted import ScriptedBackend
 from expertchat.backends.streaming import Pieces, Row
-from expertchat.compose import load
+from expertchat.command.compose import load
 from expertchat.events import Note, TextStreamed, TurnFinished
 from expertchat.experts.registry import make_expert
-from expertchat.folder import differences
-from expertchat.models import thinks
+from expertchat.folder.run_folder import differences
+from expertchat.plan.models import thinks
+from expertchat.preferences.candidates import choices
 from expertchat.preferences.pairs import make_pairs
+from expertchat.preferences.score import scored
 from expertchat.records import Message, Rating, Turn
 from expertchat.training.figures import remarks, round_figures, why_no_pair
-from expertchat.training.reward import scored
-from expertchat.training.rollout import choices
 from expertchat.views.models import print_models
 from tests.scripted import BagOfWords, Collect, Double, babble, config_of
 from tests.staged import Stage
@@ -61,7 +61,7 @@ class Embedder(BagOfWords):
 
 
 def converse(folder: Path, double: Double, *overrides: str) -> tuple[int, Collect, Embedder]:
-    from expertchat.converse import run_converse
+    from expertchat.talk.converse import run_converse
 
     sink, embedder = Collect(), Embedder()
     config = config_of(f"run.dir={folder}", "conversation.count=2", "conversation.turns=4", "judging.form=both", *overrides)
@@ -97,7 +97,7 @@ def test_topics_are_proposed_without_thoughts(tmp_path: Path) -> None:
     double = Double(lambda request: f"<think>{SECRET}</think>Bees {request.key[:5]}" if "/topic/" in request.key else babble(request))
     double.info = ModelInfo("double", 100_000)
     config = config_of("topics=models", "conversation.count=1", f"run.dir={tmp_path / 'run'}", "conversation.turns=2")
-    from expertchat.converse import run_converse
+    from expertchat.talk.converse import run_converse
 
     assert run_converse(config, ["expertchat"], Collect(), backends={"a": double, "b": double}, embedder=BagOfWords()) == 0
     assert [topic["text"] for topic in lines(tmp_path / "run", "topics")] == ["Bees c0000"]
@@ -244,7 +244,7 @@ def test_programs_and_words_know_nothing_of_thoughts() -> None:
 
 
 def test_a_training_that_cannot_learn_from_thoughts_says_so_after_its_first_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expertchat.training.rollout.altered", lambda reply, answer: "thinking")
+    monkeypatch.setattr("expertchat.preferences.candidates.altered", lambda reply, answer: "thinking")
     code, sink = train(tmp_path / "run", "rounds=1", "evaluation.every=0", "evaluation.histories=1", "evaluation.final=1")
     kinds = [(event.kind, getattr(event, "text", "")) for event in sink.events if event.kind in ("note", "round_finished")]
     first = kinds.index(("round_finished", ""))
@@ -330,7 +330,7 @@ def test_an_expert_knows_what_its_prompts_end_with() -> None:
     assert (read.text, read.thinking, read.thought, read.unended) == ("Bees.", "Hm.", True, False)
     assert expert.read_reply("Hm.").unended and expert.read_reply("Hm.").text == ""
     assert expert.read_answer(" 7", prefix="Depth:").text == "Depth: 7"  # the prefix stands after the block's end
-    third = make_expert("third", config_of().experts.a, ModelInfo("m", 100))
+    third = make_expert("third", config_of().experts["a"], ModelInfo("m", 100))
     assert third.thoughts.silent().startswith("all thinking: raise third.decoding")
 
 

@@ -24,10 +24,10 @@ from expertchat.experts.base import ExpertChat, History, Settings
 from expertchat.experts.llama3 import Llama3
 from expertchat.experts.mixtral import Mixtral
 from expertchat.experts.qwen import Qwen
+from expertchat.preferences.config import PairsConfig
 from expertchat.preferences.pairs import Choice, make_pairs
 from expertchat.records import Candidate, Message, PreferencePair, Turn
 from expertchat.training import update
-from expertchat.training.config import PairsConfig
 from expertchat.training.learner import LoraLearner
 from expertchat.training.rows import row_of
 from tests import tiny

@@ -13,8 +13,8 @@ from expertchat.backends.base import GenerateRequest
 from expertchat.config import ConfigError, TopicsConfig
 from expertchat.events import AnyEvent, Note
 from expertchat.records import Topic
-from expertchat.scheduler import Scheduler
-from expertchat.topics import Proposals, given_topics, read_topics
+from expertchat.talk.scheduler import Scheduler
+from expertchat.talk.topics import Proposals, given_topics, read_topics
 from tests.scripted import WORDS, BagOfWords, Double, hashed
 from tests.test_conversation import experts
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from expertchat.compose import compose
+from expertchat.command.compose import compose
 from expertchat.config import ConfigError, validate
 from expertchat.events import Note
 from expertchat.records import Figure, Metrics, Speaker

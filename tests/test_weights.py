@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache, MixtralConfig, MixtralForCausalLM
 
-from expertchat import memory
 from expertchat.backends import hardware
 from expertchat.backends.base import Decoding, GenerateRequest
 from expertchat.backends.folders import find_folder, tensor_shapes
@@ -23,6 +22,7 @@ from expertchat.backends.mixtral_linear import Expert, LinearExperts, LinearMixt
 from expertchat.backends.quantization import footprint
 from expertchat.backends.weights import Loaded, lean_hooks, load_weights
 from expertchat.config import ConfigError
+from expertchat.plan import memory
 from expertchat.records import Message
 from tests import checkpoints, tiny
 

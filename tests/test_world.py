@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from expertchat.experts.prompts import Prompts
-from expertchat.text import sentences
+from expertchat.text.sentences import sentences
+from expertchat.text.wordings import Prompts
 from expertchat.world.check import auc, spearman
 from expertchat.world.facts import KNOWN, Label, World, load, ratings
 from expertchat.world.recipe import MODELS, source_hash

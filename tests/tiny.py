@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from expertchat.config import ModelConfig
-from expertchat.experts.prompts import Prompts
+from expertchat.text.wordings import Prompts
 
 TEMPLATES = Path(__file__).parent / "templates"
 STANDARD = Path(__file__).parents[1] / "conf" / "prompts" / "standard.yaml"

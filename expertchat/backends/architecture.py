@@ -11,7 +11,7 @@ from transformers import __version__ as version
 
 from expertchat.backends.folders import settings_of
 from expertchat.config import ConfigError
-from expertchat.text import first_line
+from expertchat.text.sentences import first_line
 
 # Heads that are not a language model's: transformers would load the body and leave the output layer random, or tie it to the embedding.
 _OTHER_HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice", "MaskedLM", "RewardModel")

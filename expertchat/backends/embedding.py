@@ -13,7 +13,7 @@ from expertchat.backends.claims import position_table
 from expertchat.backends.hardware import choose_device
 from expertchat.backends.unloadable import out_of_memory
 from expertchat.config import ConfigError
-from expertchat.text import first_line, sentences
+from expertchat.text.sentences import first_line, sentences
 
 Count = Callable[[str], int]
 

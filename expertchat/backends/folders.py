@@ -14,7 +14,7 @@ from typing import Any
 from expertchat.backends import gguf
 from expertchat.backends.packaged import PREFIX, packaged
 from expertchat.config import ConfigError
-from expertchat.text import first_line
+from expertchat.text.sentences import first_line
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "models"
 Check = Callable[[Path], str | None]

@@ -13,7 +13,7 @@ from expertchat.backends.gguf import is_gguf
 from expertchat.backends.packaged import install_line
 from expertchat.config import ConfigError, EmbedderConfig, EngineConfig, ModelConfig
 from expertchat.events import Loading
-from expertchat.text import shown_path
+from expertchat.text.sentences import shown_path
 
 __all__ = ["find_models", "load_backend", "load_embedder", "load_models", "resolve_path"]
 

@@ -9,7 +9,7 @@ from expertchat.backends.template import Template, probe
 from expertchat.backends.vocabulary import Vocabulary
 from expertchat.config import ConfigError
 from expertchat.records import Message
-from expertchat.text import one_line
+from expertchat.text.sentences import one_line
 
 REMEMBERED = 512  # encoded chats
 

@@ -24,10 +24,10 @@ from pathlib import Path
 
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.config import ConfigError
+from expertchat.folder.textfile import json_lines, read_text
 from expertchat.records import Message
-from expertchat.text import writable
-from expertchat.textfile import json_lines, read_text
-from expertchat.thinking import first_stop
+from expertchat.text.sentences import writable
+from expertchat.text.thinking import first_stop
 
 Reply = Callable[[GenerateRequest], str]
 Score = Callable[[ScoreRequest], Sequence[float]]

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from expertchat.backends.base import Completion, OnText
-from expertchat.thinking import first_stop
+from expertchat.text.thinking import first_stop
 
 TAIL = 5  # prompt tokens decoded together with the first new ones: some tokenizers drop a space at the start of a text
 

@@ -13,7 +13,7 @@ from jinja2.exceptions import TemplateError
 
 from expertchat.config import ConfigError
 from expertchat.records import Message, Role
-from expertchat.text import first_line
+from expertchat.text.sentences import first_line
 
 # What a template that asks for the date is told, always: with the clock's, a run that goes on after midnight would show and train other
 # prompts than it has shown, and the same seed would give another run tomorrow. It is the day that Llama 3.1's template falls back on.

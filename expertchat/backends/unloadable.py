@@ -12,7 +12,7 @@ from transformers import __version__ as version
 
 from expertchat.backends.folders import folder_problem
 from expertchat.backends.wholeness import tensors_problem
-from expertchat.text import first_line
+from expertchat.text.sentences import first_line
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -18,8 +18,8 @@ from expertchat.backends.folders import folder_problem
 from expertchat.backends.gguf import header, lacks_package
 from expertchat.backends.packaged import cache_dir, kept, sha256
 from expertchat.config import ConfigError
-from expertchat.jsonl import saving
-from expertchat.text import first_line
+from expertchat.folder.jsonl import saving
+from expertchat.text.sentences import first_line
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 FORM = 1  # of what is kept; another number unpacks anew

@@ -13,7 +13,7 @@ from expertchat.backends.architecture import find_architecture
 from expertchat.backends.folders import settings_of, tensor_shapes
 from expertchat.backends.rendering import Renderer
 from expertchat.config import ConfigError
-from expertchat.text import first_line
+from expertchat.text.sentences import first_line
 
 Shapes = dict[str, tuple[int, ...]]
 _QUANTISED = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4", ".SCB", ".weight_format")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from expertchat.backends.asking import Flow
 from expertchat.backends.base import EmbedRequest, GenerateRequest, ScoreRequest
 from expertchat.bench.kit import Kit, Way, Work, counting, fresh
 from expertchat.bench.limit import bare, new_cache
 from expertchat.bench.results import Column
 from expertchat.config import EmbedderConfig, JudgingConfig
-from expertchat.conversation import Dialogue
 from expertchat.experts.base import ExpertChat
 from expertchat.judging.judge import Judging
 from expertchat.judging.view import Judgement
-from expertchat.scheduler import Flow
+from expertchat.talk.conversation import Dialogue
 
 PREFILL, SCORED, WRITTEN, SINGLE = "one prefill", "scored", "written", "one by one"
 ORIGINAL, ENGINE = "original's way", "engine"

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
+from expertchat.backends.asking import Flow
 from expertchat.backends.base import GenerateRequest
-from expertchat.bench.models import Subject
+from expertchat.bench.config import BenchConfig, BenchSettings
 from expertchat.bench.results import Part, Timing
-from expertchat.config import BenchConfig, BenchSettings, ConversationConfig, ModelConfig
-from expertchat.conversation import Dialogue, opener_of
+from expertchat.config import ConversationConfig, ModelConfig
 from expertchat.experts.base import ExpertChat, History
 from expertchat.experts.registry import make_expert
+from expertchat.plan.random_models import Subject
 from expertchat.records import Speaker, Topic, Transcript
-from expertchat.scheduler import Flow, Scheduler
+from expertchat.talk.conversation import Dialogue, opener_of
+from expertchat.talk.scheduler import Scheduler
 
 TOPICS = ("volcanoes", "honey bees", "tides", "coral reefs", "bread baking", "black holes", "chess", "earthquakes", "sleep", "jazz")
 MIDDLE = 16  # rows of the parts that are measured at one size only

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from expertchat.bench.models import Subject
+from expertchat.plan.random_models import Subject
 
 PROBE = 6  # steps after which it is known which attention is the faster
 

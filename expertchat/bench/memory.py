@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from expertchat.backends.asking import Flow
 from expertchat.bench.kit import Kit
-from expertchat.conversation import Dialogue
-from expertchat.scheduler import Flow, Scheduler
+from expertchat.talk.conversation import Dialogue
+from expertchat.talk.scheduler import Scheduler
 
 TURNS, TOKENS = 2, 16
 MIB = 2**20

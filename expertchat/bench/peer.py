@@ -86,8 +86,9 @@ def reward(text: str) -> float:
 def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
     """The pieces of the loop: a learner's policy speaks, rewards become pairs, the updater trains on them."""
     from expertchat.backends.adapters import Adapters
+    from expertchat.preferences.config import PairsConfig
     from expertchat.preferences.pairs import Choice, make_pairs
-    from expertchat.training.config import PairsConfig, TrainConfig
+    from expertchat.training.config import TrainConfig
     from expertchat.training.learner import LoraLearner
     from expertchat.training.update import Updater
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from expertchat.bench.config import BenchConfig, BenchSettings
 from expertchat.bench.decoded import measure_candidates, measure_contrastive
 from expertchat.bench.gpu import measure_gpu
 from expertchat.bench.judged import measure_job, measure_ratings
@@ -18,14 +19,14 @@ from expertchat.bench.kit import Kit, Watcher
 from expertchat.bench.limit import set_limit
 from expertchat.bench.machine import load, machine
 from expertchat.bench.memory import measure_memory
-from expertchat.bench.models import Subject, load_subject
 from expertchat.bench.peer import measure_online_dpo
 from expertchat.bench.results import Part
 from expertchat.bench.ways import measure_precision, measure_prefill, measure_ways
-from expertchat.config import BenchConfig, BenchSettings, ConfigError
-from expertchat.jsonl import saving
-from expertchat.lock import replace
-from expertchat.provenance import provenance
+from expertchat.config import ConfigError
+from expertchat.folder.jsonl import saving
+from expertchat.folder.lock import replace
+from expertchat.folder.provenance import provenance
+from expertchat.plan.random_models import Subject, load_subject
 
 DONE, STOPPED = 0, 3
 PARTS: dict[str, Callable[[Kit], None]] = {

@@ -14,22 +14,22 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from expertchat.backends.asking import Ask, Flow
 from expertchat.config import ConfigError, JudgingConfig
 from expertchat.evaluation import truth
 from expertchat.evaluation.figures import RATINGS_APART, Comparison, figures, outcome
 from expertchat.evaluation.histories import Held, InOrder, Making, Plan, plans, read_histories
-from expertchat.events import Note
+from expertchat.events import Announce, Note
 from expertchat.experts.base import CountTokens, ExpertChat, History
-from expertchat.jsonl import Log, read_lines, saving
+from expertchat.folder.jsonl import Log, read_lines, saving
+from expertchat.folder.lock import replace as write_whole
 from expertchat.judging.judge import Case, JudgeWork
 from expertchat.judging.pairwise import Duel, duel_flow, winner
 from expertchat.judging.view import Judgement
-from expertchat.lock import replace as write_whole
+from expertchat.preferences.candidates import judge_of
 from expertchat.records import Metrics, Speaker, Topic, Turn
-from expertchat.scheduler import Announce, Ask, Flow
+from expertchat.text.measures import PROGRAMS
 from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.programs import PROGRAMS
-from expertchat.training.rollout import judge_of
 
 T = TypeVar("T")
 Run = Callable[[Iterable[Flow[Any]]], bool]
@@ -59,7 +59,7 @@ def check(config: OnlineDpoConfig) -> None:
     """Raises ConfigError with everything that keeps the evaluation of a config from being made, before anything is loaded."""
     evaluation, problems = config.evaluation, []
     for learner in learners(config):
-        model = {"a": config.experts.a, "b": config.experts.b, "third": config.third}
+        model = {**dict(config.experts.items()), "third": config.third}
         if evaluation.judge == "truth" and model[learner].family != "world":  # type: ignore[union-attr]
             problems.append(
                 f"evaluation.judge=truth knows the embedded world alone, but expert {learner} is of the family "
@@ -102,7 +102,7 @@ class Evaluator:
         self.config, self.learner, self.experts, self.tokens = config, learner, experts, tokens
         self.ranks, self.announce, self.writing = ranks, announce, writing
         self.folder = folder / "evaluations"
-        self.world = getattr(config.experts, learner).family == "world" and all(t.text in truth.load().topics for t in topics)
+        self.world = config.experts[learner].family == "world" and all(t.text in truth.load().topics for t in topics)
         if config.evaluation.judge == "truth":
             truth.check_topics(t.text for t in topics)
         self.program = PROGRAMS[config.program] if config.program is not None else None
@@ -137,7 +137,7 @@ class Evaluator:
 
     def _make(self, wave: Sequence[Plan], log: Log | None, run: Run) -> bool:
         """One process writes each history as soon as those before it are there; several gather a wave's first."""
-        speakers: dict[Speaker, ExpertChat] = {"a": self.experts["a"], "b": self.experts["b"]}
+        speakers = {seat: self.experts[seat] for seat in self.config.experts.seats}
         counts: dict[Speaker, CountTokens] = {s: self.tokens[s] for s in speakers if s in self.tokens}
         making = Making(self.config.conversation, speakers, counts)
         alone, mine = self.ranks.world == 1, self.ranks.mine(wave)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import GenerateRequest
 from expertchat.config import ConfigError, ConversationConfig
-from expertchat.conversation import Dialogue
 from expertchat.experts.base import ContextTooSmallError, CountTokens, ExpertChat
-from expertchat.jsonl import Log, read_lines
+from expertchat.folder.jsonl import Log, read_lines
 from expertchat.records import Record, Speaker, Topic, Turn, other
-from expertchat.scheduler import Ask, Flow
+from expertchat.talk.conversation import Dialogue
 
 
 class Held(Record):

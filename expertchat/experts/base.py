@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.experts.naming import named
-from expertchat.experts.prompts import Prompts, WimWording, fill
 from expertchat.experts.reply import Reply
 from expertchat.experts.speakers import Speakers
 from expertchat.experts.thoughts import Thoughts
@@ -19,7 +18,8 @@ from expertchat.judging import rating, wim
 from expertchat.judging.faults import refuses
 from expertchat.judging.view import Judgement
 from expertchat.records import SEATS, ExpertRef, Message, Role, Turn
-from expertchat.text import Safe, in_line, neutralise
+from expertchat.text.sentences import Safe, in_line, neutralise
+from expertchat.text.wordings import Prompts, WimWording, fill
 
 CountTokens = Callable[[Sequence[Message]], int]
 

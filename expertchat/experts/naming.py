@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from unicodedata import category
 
-from expertchat.likeness import has_question_mark, longest_run, units, weight, words
-from expertchat.text import one_line
+from expertchat.text.likeness import has_question_mark, longest_run, units, weight, words
+from expertchat.text.sentences import one_line
 
 RUN, COPIED = 3, 2 / 3  # words in a row of the request, or a share of the longer words, that make a topic a copy of it
 WORDS, CHARACTERS = 6, 20  # of a topic at most: words, and characters in scripts without spaces

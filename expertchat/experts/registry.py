@@ -15,9 +15,9 @@ from expertchat.experts.llama3 import Llama3
 from expertchat.experts.mixtral import Mistral, Mixtral
 from expertchat.experts.qwen import Qwen
 from expertchat.experts.world import WorldExpert
+from expertchat.folder.textfile import read_text
 from expertchat.records import ExpertRef
-from expertchat.text import shown_path
-from expertchat.textfile import read_text
+from expertchat.text.sentences import shown_path
 
 FAMILIES: dict[str, type[ExpertChat]] = {
     "auto": Auto,

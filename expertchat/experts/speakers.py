@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 
-from expertchat.likeness import weight, words
+from expertchat.text.likeness import weight, words
 
 _PARTNER = (
     "user|human|partner|friend|interviewer|usuario|usuário|utente|utilisateur|benutzer|nutzer|mensch|пользователь|человек"

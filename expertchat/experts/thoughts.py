@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from expertchat.thinking import Split, split
+from expertchat.text.thinking import Split, split
 
 
 class Thoughts:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from expertchat.judging.nothing import doubts, says_nothing
-from expertchat.likeness import longest_run, weight, words
-from expertchat.text import one_line, sentences
+from expertchat.text.likeness import longest_run, weight, words
+from expertchat.text.sentences import one_line, sentences
 
 PARROT_COSINE = 0.98
 PARROT_WORDS, PARROT_SHARE = 8, 0.6  # a verbatim run of at least so many words that makes up so much of the text

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from expertchat.backends.asking import Ask, Flow, together
 from expertchat.backends.base import Completion, Embedding, EmbedRequest, GenerateRequest, Request, Result, ScoreRequest, Scores
 from expertchat.config import JudgingConfig
-from expertchat.events import RatingGiven, RewardGiven, WimGiven
+from expertchat.events import Announce, RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging import faults, rating, wim
 from expertchat.judging.faults import PARROT_COSINE, Fault, copies
 from expertchat.judging.view import Judgement
-from expertchat.likeness import blank
 from expertchat.records import Message, Rating, Reward, Speaker, Transcript, Wim, other
-from expertchat.scheduler import Announce, Ask, Flow, together
+from expertchat.text.likeness import blank
 
 Judged = Rating | Wim | Reward
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from unicodedata import category
 
-from expertchat.likeness import weight, words
-from expertchat.text import one_line
+from expertchat.text.likeness import weight, words
+from expertchat.text.sentences import one_line
 
 _HEAD = r"(?:(?:what is missing|missing(?: content)?|answer|es fehlt|réponse|respuesta|antwort): ?)?"
 _VIEW = r"(?:(?:i (?:think|believe|would say|feel)(?: that)?|in my (?:opinion|view),?|as far as i can (?:see|tell),?|overall,?|so,?) )?"

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import Result, ScoreRequest, Scores
 from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.experts.prompts import fill
 from expertchat.judging import rating
-from expertchat.likeness import blank
 from expertchat.records import Message, Speaker, Turn, Verdict
-from expertchat.scheduler import Ask, Flow
-from expertchat.text import Safe, one_line, quote
+from expertchat.text.likeness import blank
+from expertchat.text.sentences import Safe, one_line, quote
+from expertchat.text.wordings import fill
 
 OPTIONS = (" A", " B")
 ANSWER_TOKENS = 4  # room for an option

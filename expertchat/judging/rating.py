@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from expertchat.experts.prompts import fill
 from expertchat.judging.reading import Parsed, parse_rating
 from expertchat.judging.view import Judgement
-from expertchat.text import Safe, in_line
+from expertchat.text.sentences import Safe, in_line
+from expertchat.text.wordings import fill
 
 if TYPE_CHECKING:
-    from expertchat.experts.prompts import Prompts
+    from expertchat.text.wordings import Prompts
 
 NUMBERS = tuple(str(n) for n in range(1, 11))
 __all__ = [

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 
 from expertchat.judging.faults import refuses
-from expertchat.thinking import split
+from expertchat.text.thinking import split
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from expertchat.records import Speaker, Turn
-from expertchat.text import number, quote, sentences
+from expertchat.text.sentences import number, quote, sentences
 
 
 @dataclass(frozen=True)

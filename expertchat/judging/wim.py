@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from expertchat.experts.prompts import fill
 from expertchat.judging.nothing import plain, says_nothing
 from expertchat.judging.view import Judgement
-from expertchat.text import one_line, sentences
+from expertchat.text.sentences import one_line, sentences
+from expertchat.text.wordings import fill
 
 if TYPE_CHECKING:
-    from expertchat.experts.prompts import Prompts, WimWording
+    from expertchat.text.wordings import Prompts, WimWording
 
 _LACKS = re.compile(
     r"\b(?:missing|absent|lack\w*|omit\w*|without|except|apart|besides|however|but|not|never|cannot|no|fehl\w*|nicht|keine?\w?)\b|n['’]t\b",

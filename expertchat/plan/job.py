@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from expertchat.backends.folders import embedder_problem, resolve_path, settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf
-from expertchat.bench.shapes import parse_random
 from expertchat.config import ConfigError, EmbedderConfig, ModelConfig
-from expertchat.memory import (
+from expertchat.plan.memory import (
     GIB,
     PREFILL_TOKENS,
     ROWS,
@@ -38,8 +37,9 @@ from expertchat.memory import (
     weights,
 )
 from expertchat.plan.placement import Unit
+from expertchat.plan.random_shapes import parse_random
 from expertchat.plan.shapes import MPNET, PUBLISHED
-from expertchat.text import shown_path
+from expertchat.text.sentences import shown_path
 
 CONTEXT = int(0.5 * GIB)  # CUDA's own context, cuBLAS and its workspace
 STATES = 3 * 4  # bytes of a weight that is trained itself, beside its frozen copy: its gradient and Adam's two moments, in fp32 at most

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from expertchat.config import ConfigError, PlanConfig
-from expertchat.memory import GIB, Adapter, Lora, adapter, weights
+from expertchat.config import ConfigError
+from expertchat.plan.config import PlanConfig
 from expertchat.plan.job import Job, Model, Training, machine_gpus, units
+from expertchat.plan.memory import GIB, Adapter, Lora, adapter, weights
 from expertchat.plan.placement import Load
 from expertchat.plan.planner import choose_bits, make_plan, plan_job
 
@@ -48,7 +49,7 @@ def measure(config: PlanConfig) -> tuple[list[Row], list[str]]:
 
     from expertchat.backends.folders import find_folder
     from expertchat.backends.measuring import model_bytes
-    from expertchat.backends.rehearsal import random_model
+    from expertchat.plan.rehearsal import random_model
 
     logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(find_folder(TOKENIZER), trust_remote_code=False, local_files_only=True)
@@ -75,7 +76,7 @@ def measure(config: PlanConfig) -> tuple[list[Row], list[str]]:
 def _where(config: PlanConfig) -> tuple[Job, dict[str, Places], list[str]]:
     """The job on this machine, where its models go, and what is to be said of that."""
     gpus, job = machine_gpus(), plan_job(config)
-    automatic = [seat for seat, m in (("a", config.experts.a), ("b", config.experts.b)) if m.quantization == "auto"]
+    automatic = [seat for seat, m in config.experts.items() if m.quantization == "auto"]
     if gpus:
         plan = make_plan(choose_bits(job, gpus, automatic), gpus)
         if not plan.fits:
@@ -113,13 +114,13 @@ def _loads(rehearsal: Rehearsal, job: Job) -> list[Load]:
 
 def _words(tokenizer: Any) -> list[str]:
     """Words that are one token each."""
-    from expertchat.bench.models import word_ids
+    from expertchat.plan.random_models import word_ids
 
     return [str(tokenizer.decode([i])) for i in word_ids(tokenizer)[1]]
 
 
 def _talk(rehearsal: Rehearsal, tokenizer: Any, words: Sequence[str]) -> None:
-    from expertchat.backends.rehearsal import talk
+    from expertchat.plan.rehearsal import talk
 
     job, model = rehearsal.job, rehearsal.model
     tokens = min(job.tokens, model.shape.context or job.tokens)
@@ -140,7 +141,7 @@ def _talk(rehearsal: Rehearsal, tokenizer: Any, words: Sequence[str]) -> None:
 
 def _train(rehearsal: Rehearsal, config: PlanConfig) -> None:
     """A step of the model that trains; of each model where the config names none."""
-    from expertchat.backends.rehearsal import train
+    from expertchat.plan.rehearsal import train
 
     model, wanted = rehearsal.model, config.train
     training = rehearsal.job.training

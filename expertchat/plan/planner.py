@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from expertchat.config import ConfigError, ModelConfig, PlanConfig
-from expertchat.memory import GIB, Lora, adapter, cache, hidden_states, parameters, weights
-from expertchat.needed import seats_of, wants_embedder
+from expertchat.config import ConfigError, ModelConfig
+from expertchat.judging.roles import seats_of, wants_embedder
+from expertchat.plan.config import PlanConfig
 from expertchat.plan.job import Embedder, Gpu, Job, Method, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus
+from expertchat.plan.memory import GIB, Lora, adapter, cache, hidden_states, parameters, weights
 from expertchat.plan.placement import Load, device_map, fits, place
 
 MOST = 65_536  # conversations that anybody asks for
@@ -200,7 +201,7 @@ def plan_job(config: PlanConfig) -> Job:
     if train.expert != "none":
         lora = Lora(train.rank, train.targets)
         training = Training(train.expert, lora, train.pairs, train.tokens, train.checkpointing, train.head_chunk)
-    seats = {"a": config.experts.a, "b": config.experts.b}
+    seats = dict(config.experts.items())
     models, embedder, owners = _cast(seats, config.embedder)
     if training is not None:
         training = replace(training, owner=owners.get(training.owner, training.owner))
@@ -262,7 +263,7 @@ def choose_bits(job: Job, gpus: Sequence[Gpu], automatic: Iterable[str]) -> Job:
 
 def plan_of(config: PlanConfig, gpus: Sequence[Gpu]) -> Plan:
     """The plan of `expertchat plan` on these GPUs. Raises ConfigError for what is not known, not for what does not fit."""
-    seats = {"a": config.experts.a, "b": config.experts.b}
+    seats = dict(config.experts.items())
     automatic = [seat for seat, model in seats.items() if model.quantization == "auto"]
     return make_plan(choose_bits(plan_job(config), gpus, automatic), gpus)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from expertchat.config import ConfigError, PlanConfig
+from expertchat.config import ConfigError
+from expertchat.plan.config import PlanConfig
 from expertchat.plan.planner import Plan, as_dict, plan_of, planned_gpus
 
 Show = Callable[[dict[str, Any]], None]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from expertchat.records import Candidate, Message, PairIds, PreferencePair
 
 if TYPE_CHECKING:
-    from expertchat.training.config import PairsConfig
+    from expertchat.preferences.config import PairsConfig
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from expertchat.config import ConfigError
-from expertchat.jsonl import read_lines
-from expertchat.memory import GIB
-from expertchat.needed import seats_of
+from expertchat.folder.jsonl import read_lines
+from expertchat.folder.summary import seconds_of
+from expertchat.judging.roles import seats_of
+from expertchat.plan.memory import GIB
 from expertchat.slurm.config import ClusterConfig
-from expertchat.summary import seconds_of
 
 OWN_GIB = {"converse": 0.7, "online_dpo": 0.9}  # main memory of one process with the embedded models, as measured on a CPU
 

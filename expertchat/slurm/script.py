@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expertchat.config import ConfigError
-from expertchat.redaction import hide_words
 from expertchat.slurm.config import ClusterConfig
+from expertchat.text.redaction import hide_words
 
 SUBMISSION = "submission"  # the folder in a run folder that holds all this
 # Of jobs/; copied, so that a waiting job does not change with the checkout.

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from expertchat.command.frozen import freeze
 from expertchat.config import ConfigError
-from expertchat.frozen import freeze
-from expertchat.lock import replace
-from expertchat.provenance import changes, provenance
-from expertchat.redaction import hide_words
+from expertchat.folder.lock import replace
+from expertchat.folder.provenance import changes, provenance
 from expertchat.slurm.array import Array, task_folder
 from expertchat.slurm.checks import Checked
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.script import PARTS, SUBMISSION, Script, jobs_dir
+from expertchat.text.redaction import hide_words
 from expertchat.views.submission import PLACE, read_submission
 
 PRIVATE = 0o600  # command lines, changes of the code, paths

@@ -12,21 +12,21 @@ from typing import Any, TypeVar
 
 import yaml
 
-from expertchat.checks.models import device_problems, key_of
-from expertchat.compose import load
+from expertchat.command.check_models import device_problems, key_of
+from expertchat.command.compose import load
+from expertchat.command.frozen import freeze
+from expertchat.command.launch import load_whole, without_secrets
+from expertchat.command.overrides import mended
 from expertchat.config import ConfigError, near
-from expertchat.folder import differences
-from expertchat.frozen import freeze
-from expertchat.launch import load_whole, without_secrets
-from expertchat.needed import seats_of
-from expertchat.overrides import mended
-from expertchat.run import run_folder
+from expertchat.folder.run import run_folder
+from expertchat.folder.run_folder import differences
+from expertchat.folder.summary import is_failed, read_summary
+from expertchat.judging.roles import seats_of
 from expertchat.slurm.array import Array, overrides, parse, task_folder
 from expertchat.slurm.checks import check_all, duration
 from expertchat.slurm.queue import states
 from expertchat.slurm.sbatch import submit
 from expertchat.slurm.submission import Wanted, book, write_submission
-from expertchat.summary import is_failed, read_summary
 from expertchat.views.submission import read_submission
 
 COMMANDS = ("converse", "online_dpo")

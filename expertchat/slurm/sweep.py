@@ -18,16 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expertchat.compose import load
+from expertchat.command.compose import load
+from expertchat.command.frozen import freeze
+from expertchat.command.launch import Job, sweep_jobs
 from expertchat.config import ConfigError
-from expertchat.frozen import freeze
-from expertchat.launch import Job, sweep_jobs
-from expertchat.lock import replace
-from expertchat.redaction import hide_words
-from expertchat.run import FAILED, STOPPED
+from expertchat.folder.lock import replace
+from expertchat.folder.run import FAILED, STOPPED
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.queue import JobState, states
-from expertchat.text import clean
+from expertchat.text.redaction import hide_words
+from expertchat.text.sentences import clean
 
 LAUNCHERS = ("submitit_slurm", "submitit_local")
 REQUEUES = 20  # after a time limit, where nothing says how many

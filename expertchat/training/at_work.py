@@ -14,10 +14,10 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from expertchat.config import ConfigError
-from expertchat.folder import RunFolder
-from expertchat.jsonl import Log, cut_torn_end, read_lines, saving
+from expertchat.folder.jsonl import Log, cut_torn_end, read_lines, saving
+from expertchat.folder.run_folder import RunFolder
+from expertchat.preferences.candidates import Bundle
 from expertchat.records import Answer, Record
-from expertchat.training.rollout import Bundle
 
 R = TypeVar("R", bound=Record)
 Name = Literal["answers", "bundles"]

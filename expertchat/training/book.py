@@ -23,12 +23,12 @@ from expertchat.events import (
     RoundFinished,
     TurnFinished,
 )
-from expertchat.folder import RunFolder
-from expertchat.jsonl import read_lines
+from expertchat.folder.jsonl import read_lines
+from expertchat.folder.run_folder import RunFolder
+from expertchat.preferences.candidates import Bundle
 from expertchat.records import Metrics, PreferencePair, Rating, Record, Reward, Score, Topic, Wim
 from expertchat.training.at_work import remove, round_folder, rounds_of
 from expertchat.training.checkpoints import last_round, read_state, write_checkpoint
-from expertchat.training.rollout import Bundle
 
 OF_RUN = "run/"  # the beginning of the keys of events of the whole run
 KEYED = {

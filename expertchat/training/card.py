@@ -13,9 +13,9 @@ from expertchat.backends.folders import is_hub_id, resolve_path
 from expertchat.backends.gguf import is_gguf
 from expertchat.backends.packaged import PREFIX
 from expertchat.config import ConfigError, ModelConfig
-from expertchat.jsonl import read_lines
+from expertchat.folder.jsonl import read_lines
 from expertchat.records import Metrics, Speaker, other
-from expertchat.text import shown_path
+from expertchat.text.sentences import shown_path
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.tracking import FINAL
 
@@ -27,7 +27,7 @@ PAPERS = {"DPO": "2305.18290", "online DPO": "2402.04792", "WIM": "2603.04429"}
 def model_card(config: OnlineDpoConfig, run_folder: Path, learner: Speaker | None = None) -> str:
     """The card of the adapter of `learner` (None: of the one that learns, or of expert a). Raises ConfigError for broken metrics.jsonl."""
     seat: Speaker = learner or ("b" if config.learner == "b" else "a")
-    model = config.experts.a if seat == "a" else config.experts.b
+    model = config.experts[seat]
     known = [Metrics.model_validate(line) for _, line in read_lines(run_folder / "metrics.jsonl")]
     mine = [m for m in known if m.learner == seat]
     lora = config.train.method == "lora"
@@ -162,7 +162,7 @@ def _shown(figures: Mapping[str, Any], name: str, form: str) -> str:
 
 
 def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> list[list[str]]:
-    train, judging, reward, partner = config.train, config.judging, config.reward, config.experts.b if seat == "a" else config.experts.a
+    train, judging, reward, partner = config.train, config.judging, config.reward, config.experts[other(seat)]
     revision = f" at `{model.revision}`" if model.revision else ""
     settings = {
         "base": f"`{shown_path(model.path)}`{revision} ({model.dtype}, quantization {model.quantization})",

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from expertchat.events import PhaseStarted
+from expertchat.folder.run import Hub
+from expertchat.preferences.candidates import Bundle
 from expertchat.records import Figure
-from expertchat.run import Hub
-from expertchat.training.rollout import Bundle
 
 
 class Clock:

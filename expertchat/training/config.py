@@ -16,68 +16,21 @@ from expertchat.config import (
     EngineConfig,
     ExpertsConfig,
     Group,
-    JudgingConfig,
     ModelConfig,
     RunConfig,
     Text,
     TopicsConfig,
 )
-from expertchat.conversation import opener_of
+from expertchat.evaluation.config import EvaluationConfig
+from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig
 from expertchat.records import Speaker, other
-
-JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third"]
-"""Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
-are the same), or without its adapter (reference); or a third model's."""
+from expertchat.talk.conversation import opener_of
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
     "sigmoid_norm",
 ]  # fmt: skip
-ProgramName = Literal["length", "questions", "variety"]
-"""The measures of expertchat.training.programs."""
 Tracker = Literal["wandb", "trackio", "tensorboard"]
-
-
-class CandidateJudging(JudgingConfig):
-    """How candidates are judged: as in a conversation, by a judge whose weights are named exactly."""
-
-    judge: JudgeName  # type: ignore[assignment]
-
-
-class CandidatesConfig(Group):
-    """At every turn of a learner the actor samples `count` replies; the dialogue continues with one of them."""
-
-    count: int = Field(ge=2, le=64)
-    continue_with: Literal["best", "first", "random"]
-    opening: bool  # whether the opening turn of a dialogue is trained too
-
-
-class RewardConfig(Group):
-    """What becomes of the judgements, or what stands in their place. `source` random and `wim` shuffled are controls, `sign` -1 is one too.
-
-    The other sources are measured by a program (expertchat.training.programs): then no judge is asked.
-    """
-
-    source: Literal["judge", "random", ProgramName]
-    wim: Literal["own", "shuffled"]  # shuffled: each reply is scored with the WIM response to another reply of the round
-    sign: Literal[1, -1]
-    dialogue_weight: float = Field(ge=0)  # of the whole dialogue's reward (less the round's mean), for the replies that it went on with
-    length_penalty: float = Field(ge=0)  # taken off for every 100 new tokens of a reply
-    repeat_penalty: float = Field(ge=0)  # taken off for every sentence of a reply that says again what was said before
-    repeat_cosine: float = Field(gt=0, le=1)  # how close the embeddings of two sentences are that say the same
-
-
-class PairsConfig(Group):
-    """best_worst: one pair a history; all: every two candidates; length_matched: the largest margin among those of like length.
-
-    A pair whose margin is below `min_margin` is a tie and dropped. `max_lag`: pairs of a policy more versions back are refused.
-    """
-
-    mode: Literal["best_worst", "all", "length_matched"]
-    min_margin: float = Field(ge=0)
-    length_ratio: float = Field(ge=1)  # length_matched: the longer reply has at most this many times the tokens of the shorter
-    max_lag: int = Field(ge=0)
-    cut: Literal["no_end", "drop"]  # replies cut by the token limit: trained as far as they go, without an end; or in no pair
 
 
 class TrainConfig(Group):
@@ -134,30 +87,6 @@ class GuardsConfig(Group):
     action: Literal["note", "lower", "stop"]  # lower: see expertchat.training.guards
     worse: float = Field(default=1.25, gt=1)  # lower: again where a figure is this many times as bad as when the rate was lowered last
     lowest: float = Field(default=0.0625, gt=0, le=1)  # lower: the least share of the learning rate
-
-
-class EvaluationConfig(Group):
-    """Policy against its base on held-out topics, every `every` rounds (0: only before and after) and at the end.
-
-    `histories` dialogues before a reply of the learner, `final` of them at the end; `topics`: how many are held out. `judge` truth needs
-    the embedded world; pointwise and pairwise ask the judge `by`, which is never the one that learns; reward holds the replies against each
-    other by the program `measure` (None: that of reward.source), in the direction of reward.sign.
-    """
-
-    every: int = Field(ge=0)
-    histories: int = Field(ge=1)
-    final: int = Field(ge=1)
-    topics: int = Field(ge=0)
-    turns: int = Field(ge=1)  # of a history at most
-    judge: Literal["truth", "pointwise", "pairwise", "reward"]
-    by: JudgeName
-    measure: ProgramName | None = None
-    keep_best: bool  # the run's adapter is that of the best evaluation, else that of the last round
-
-    @property
-    def asks(self) -> bool:
-        """Whether a model judges."""
-        return self.judge in ("pointwise", "pairwise")
 
 
 class OnlineDpoConfig(Group):
@@ -221,9 +150,9 @@ class OnlineDpoConfig(Group):
         """A learner's candidates must differ: equal texts make no pair."""
         found = []
         for seat in self.seats:
-            reply = getattr(self.experts, seat).decoding.reply
+            reply = self.experts[seat].decoding.reply
             if not reply.varies:
-                said, remedy = reply.method, ""
+                said, remedy = str(reply.method), ""
                 if said == "sampling":
                     shown = reply.model_dump(include={"temperature", "top_k", "top_p", "min_p"})
                     said = f"sampling ({', '.join(f'{key}={value}' for key, value in shown.items())})"

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from expertchat.backends.likelihood import likelihoods
+from expertchat.preferences.candidates import Sampled
 from expertchat.records import Figure
 from expertchat.training.learner import Learner
-from expertchat.training.rollout import Sampled
 
 
 class Moved(NamedTuple):

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from expertchat.evaluation.statistics import scaled_margin
-from expertchat.evaluation.text_metrics import distinct_n, repeated_sentences
-from expertchat.likeness import blank
+from expertchat.preferences.candidates import Bundle, Sampled
 from expertchat.preferences.pairs import Pairing
 from expertchat.records import Figure, Score
-from expertchat.training.rollout import Bundle, Sampled
+from expertchat.text.likeness import blank
+from expertchat.text.measures import distinct_n, repeated_sentences
 
 OFTEN = 0.25  # share of replies that are cut
 LOST = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from expertchat.config import ConfigError
 from expertchat.evaluation.truth import check_topics
 from expertchat.records import Topic
-from expertchat.topics import given_topics
+from expertchat.talk.topics import given_topics
 from expertchat.training.config import OnlineDpoConfig
 
 MOST_TOPICS = 10_000

@@ -9,12 +9,12 @@ from typing import Any
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.hardware import DTYPES, choose_device, choose_dtype
 from expertchat.backends.local import LocalBackend
-from expertchat.cast import Cast
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.experts.registry import family_class
-from expertchat.memory import ATTENTION, Lora, Targets
+from expertchat.plan.memory import ATTENTION, Lora, Targets
 from expertchat.plan.planner import Trained
 from expertchat.records import Speaker
+from expertchat.talk.cast import Cast
 from expertchat.training.config import OnlineDpoConfig, learner_problems
 from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.ranks import Ranks
@@ -56,10 +56,10 @@ class Learners:
 def room_for(config: OnlineDpoConfig) -> list[Trained]:
     """What the memory plan is to leave room for: each learner's update, of the longest row that a dialogue can give."""
     train, found = config.train, []
-    longest = max(model.decoding.reply.max_new_tokens for model in (config.experts.a, config.experts.b))
+    longest = max(model.decoding.reply.max_new_tokens for _, model in config.experts.items())
     tokens = train.max_tokens or config.conversation.turns * longest + PROMPT
     for seat in config.seats[:1] if config.learner == "one" else config.seats:
-        model = config.experts.a if seat == "a" else config.experts.b
+        model = config.experts[seat]
         wanted = train.targets or family_class(model.family).family.lora_targets
         targets: Targets = "attention" if train.method == "lora" and set(wanted) <= set(ATTENTION) else "all-linear"
         most = min(tokens, model.context_length or tokens)
@@ -76,9 +76,9 @@ def on_cpu(config: OnlineDpoConfig) -> OnlineDpoConfig:
         dtype = model.dtype if where == "cpu" else names[choose_dtype(model.dtype, where)[0]]
         return model.model_copy(update={"device": "cpu", "dtype": dtype})
 
-    seats = {"a": moved(config.experts.a), "b": moved(config.experts.b)}
+    seats = {seat: moved(model) for seat, model in config.experts.items()}
     third = None if config.third is None else moved(config.third)
-    return config.model_copy(update={"experts": config.experts.model_copy(update=seats), "third": third})
+    return config.model_copy(update={"experts": config.experts.having(**seats), "third": third})
 
 
 def make_learners(config: OnlineDpoConfig, cast: Cast, ranks: Ranks) -> Learners:
@@ -113,7 +113,7 @@ def _learner(config: OnlineDpoConfig, cast: Cast, seat: Speaker, adapters: dict[
     backend = cast.backends[seat]
     if config.train.method != "lora":
         return WeightLearner(seat, backend, config.train)
-    model = config.experts.a if seat == "a" else config.experts.b
+    model = config.experts[seat]
     shared = adapters.setdefault(id(backend), Adapters(backend.model))
     targets = cast.experts[seat].family.lora_targets
     return LoraLearner(seat, backend, config.train, targets, shared, model.path, config.run.seed)

@@ -26,8 +26,8 @@ from expertchat.backends.quantization import saved_kind
 from expertchat.backends.unpacking import unpacked
 from expertchat.backends.weights import Loaded, load_weights
 from expertchat.config import ConfigError
-from expertchat.jsonl import saving
-from expertchat.text import shown_path
+from expertchat.folder.jsonl import saving
+from expertchat.text.sentences import shown_path
 from expertchat.training.card import merged_card
 from expertchat.training.learner import WEIGHTS
 from expertchat.training.merge_config import MergeConfig

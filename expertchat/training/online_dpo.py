@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.backends.base import Backend, Embedder
-from expertchat.cast import load_cast
 from expertchat.config import ConfigError
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.evaluator import check as check_evaluation
 from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished
-from expertchat.lock import replace
+from expertchat.folder.lock import replace
+from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
+from expertchat.folder.summary import seconds_of
+from expertchat.preferences.candidates import Cast, choices
 from expertchat.preferences.pairs import make_pairs
+from expertchat.preferences.score import scored
 from expertchat.records import Metrics, Speaker
-from expertchat.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
-from expertchat.summary import seconds_of
+from expertchat.talk.cast import load_cast
 from expertchat.training.book import Book, put
 from expertchat.training.card import model_card
 from expertchat.training.checkpoints import checkpoints, damage
@@ -31,8 +33,6 @@ from expertchat.training.guards import alarms, to_lower
 from expertchat.training.held_out import check_given
 from expertchat.training.learners import make_learners, on_cpu, room_for
 from expertchat.training.ranks import Ranks
-from expertchat.training.reward import scored
-from expertchat.training.rollout import Cast, choices
 from expertchat.training.talk import Talk
 from expertchat.training.tracking import check_trackers, open_trackers
 from expertchat.training.update import Stopped, Updater

@@ -6,12 +6,14 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from expertchat.conversation import check_first_prompts, opener_of
-from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.journal import Journal
+from expertchat.backends.asking import Flow
+from expertchat.events import Announce
+from expertchat.preferences.candidates import Bundle, Cast, Rollout
 from expertchat.records import Figure, Speaker, Topic
-from expertchat.scheduler import Announce, Flow, Scheduler
-from expertchat.topics import Proposals, conversation_id, given_topics
+from expertchat.talk.conversation import check_first_prompts, opener_of
+from expertchat.talk.journal import Journal
+from expertchat.talk.scheduler import Scheduler
+from expertchat.talk.topics import Proposals, conversation_id, given_topics
 from expertchat.training.at_work import AtWork
 from expertchat.training.book import Book, round_name
 from expertchat.training.config import OnlineDpoConfig
@@ -21,7 +23,6 @@ from expertchat.training.learner import Learner
 from expertchat.training.learners import Learners
 from expertchat.training.lockstep import Lockstep
 from expertchat.training.ranks import Ranks
-from expertchat.training.rollout import Bundle, Cast, Rollout
 
 POOL = 4  # topics=models: for how many rounds topics are proposed
 
@@ -42,8 +43,8 @@ class Talk:
         self.config, self.learners, self.cast, self.book = config, learners, cast, book
         self.announce, self.stopped, self.ranks = announce, stopped, ranks
         self.at_work = AtWork(book, ranks.rank)
-        self.speakers: dict[Speaker, ExpertChat] = {"a": cast.experts["a"], "b": cast.experts["b"]}
-        self.counts: dict[Speaker, CountTokens] = {"a": cast.tokens["a"], "b": cast.tokens["b"]}
+        self.speakers = {seat: cast.experts[seat] for seat in config.experts.seats}
+        self.counts = {seat: cast.tokens[seat] for seat in self.speakers}
         self.training: list[Topic] = []
 
     # -- topics -----------------------------------------------------------------------------------------------------

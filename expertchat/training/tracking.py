@@ -21,9 +21,9 @@ from typing import Any, Protocol
 
 from expertchat.config import ConfigError
 from expertchat.events import Note
-from expertchat.jsonl import Log, read_lines, saving
+from expertchat.folder.jsonl import Log, read_lines, saving
 from expertchat.records import Metrics
-from expertchat.text import first_line
+from expertchat.text.sentences import first_line
 from expertchat.training.config import OnlineDpoConfig
 
 PROJECT = "expertchat"

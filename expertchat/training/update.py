@@ -31,9 +31,9 @@ from trl import DPOConfig, DPOTrainer
 
 from expertchat.backends.decoding import body
 from expertchat.config import ConfigError
-from expertchat.jsonl import WriteError, saving
+from expertchat.folder.jsonl import WriteError, saving
 from expertchat.records import Figure, PreferencePair
-from expertchat.text import first_line
+from expertchat.text.sentences import first_line
 from expertchat.training.config import TrainConfig
 from expertchat.training.fused import exact_replies
 from expertchat.training.gpus import anywhere, on_gpu

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from expertchat.text import clean, one_line
+from expertchat.text.sentences import clean, one_line
 from expertchat.views.plan import open_console
 
 Row = Mapping[str, Any]

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.status import Status
 from rich.table import Table
 
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 from expertchat.views.console import WIDTH, console_on
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 
 WIDTH = 100  # where nobody says how wide the screen is
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from expertchat.records import Metrics, Speaker
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 from expertchat.views.model import RunState
 from expertchat.views.sides import letter, line
 from expertchat.views.training import FAULT, PHASES, Round, Told, Training, is_final, number

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.text import Text
 
-from expertchat.text import clean, shown_path
+from expertchat.text.sentences import clean, shown_path
 from expertchat.views.plan import open_console, size
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.text import Text
 
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 from expertchat.views.plan import open_console
 from expertchat.views.words import counted
 
 if TYPE_CHECKING:
-    from expertchat.merge_runs import Merged
+    from expertchat.runs.merge_runs import Merged
 
 
 def print_merged_runs(merged: Merged, stream: TextIO | None = None) -> None:

@@ -10,14 +10,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 from expertchat.views.plan import open_console, size
 
 STATES = {"complete": ("complete", "green"), "broken": ("broken", "bold red"), "missing": ("not here", "dim")}
 
 
 def print_models(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
-    """The table, then what is broken, then how to get what is not here (expertchat.models.run_models)."""
+    """The table, then what is broken, then how to get what is not here (expertchat.plan.models.run_models)."""
     console = open_console(stream)
     models = values["models"]
     out = Table(box=SIMPLE_HEAD, pad_edge=False)

@@ -19,7 +19,7 @@ from expertchat.events import (
     TurnFinished,
 )
 from expertchat.records import Turn
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 from expertchat.views.figures import before_and_after, closing_lines, last_evaluations, shown, told_words, where_words
 from expertchat.views.model import Conversation, RunState
 from expertchat.views.sides import Table, letter, line, model_name

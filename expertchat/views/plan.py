@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 from expertchat.views.console import WIDTH, console_on
 
 GIB = 2**30

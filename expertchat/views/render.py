@@ -21,7 +21,7 @@ from rich.text import Text
 
 from expertchat.events import CandidatesJudged, Note, RunStarted
 from expertchat.records import Speaker, Turn
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 from expertchat.views.figures import shown
 from expertchat.views.model import Conversation, RunState
 from expertchat.views.sides import Cell, Side, Table, letter, line, model_name

@@ -28,7 +28,7 @@ LOOKS = {"running": "bold green", "queued": "yellow", "stopped": "cyan", "failed
 
 
 def print_runs(values: Mapping[str, Any], stream: TextIO | None = None, everything: bool = False, now: float | None = None) -> None:
-    """The list (expertchat.runs.runs), how many there are in each state, and how to go on with those that stopped."""
+    """The list (expertchat.runs.listing.runs), how many there are in each state, and how to go on with those that stopped."""
     console = open_console(stream)
     rows: Sequence[Row] = values["runs"]
     if not rows:

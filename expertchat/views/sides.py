@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from expertchat.records import ExpertRef, Rating, Speaker
-from expertchat.text import clean, one_line, shown_path
+from expertchat.text.sentences import clean, one_line, shown_path
 
 
 def line(text: str) -> str:

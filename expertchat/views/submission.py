@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 
 PLACE = Path("submission") / "submission.json"
 LOG_END = 1 << 14  # bytes of a log that are looked at

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from rich.text import Text
 
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 from expertchat.views.console import console_on
 
 

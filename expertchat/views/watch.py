@@ -27,7 +27,7 @@ from expertchat.events import (
     StepFinished,
     WimGiven,
 )
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 from expertchat.views.desk import Desk, Queue, tasks_in_words
 from expertchat.views.live import LiveView
 from expertchat.views.open import open_view

@@ -8,7 +8,7 @@ from typing import Any
 
 from expertchat.events import RunFinished, RunStarted
 from expertchat.records import Reward, Turn
-from expertchat.text import clean
+from expertchat.text.sentences import clean
 from expertchat.views.model import RunState
 from expertchat.views.sides import line
 

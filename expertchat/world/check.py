@@ -11,14 +11,15 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 from expertchat.backends.base import Backend, Decoding, Embedder, EmbedRequest
-from expertchat.config import ConfigError, WorldConfig
+from expertchat.config import ConfigError
 from expertchat.experts.base import History
 from expertchat.experts.world import WorldExpert
 from expertchat.judging.rating import expected_value
 from expertchat.judging.view import Judgement
 from expertchat.judging.wim import cosine, is_empty
 from expertchat.records import Speaker, Turn, other
-from expertchat.text import sentences
+from expertchat.text.sentences import sentences
+from expertchat.world.config import WorldConfig
 from expertchat.world.embedder import held_out
 from expertchat.world.facts import Truth, World
 from expertchat.world.simulator import CATEGORIES, Simulator

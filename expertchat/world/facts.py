@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Literal
 
 from expertchat.records import Speaker
-from expertchat.text import asks, sentences
+from expertchat.text.sentences import asks, sentences
 
 KNOWN = 9
 Kind = Literal["fact", "wrong", "off topic", "question", "remark", "unsure"]

@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
-from expertchat.config import WorldConfig
-from expertchat.experts.prompts import Prompts
+from expertchat.text.wordings import Prompts
+from expertchat.world.config import WorldConfig
 from expertchat.world.facts import load
 from expertchat.world.simulator import Simulator
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from expertchat.backends.base import Decoding
 from expertchat.experts.base import History, Settings
-from expertchat.experts.prompts import Prompts, WimWording
 from expertchat.experts.world import WorldExpert
 from expertchat.judging import rating
 from expertchat.judging.view import Judgement
 from expertchat.records import Message, Speaker, Turn, other
+from expertchat.text.wordings import Prompts, WimWording
 from expertchat.world.facts import LEADS, NOTHING_NEW, OPENING, REMARKS, UNSURE, Label, Truth, World
 
 CATEGORIES = ("depth", "accuracy", "relevance", "clarity", "engagement", "humanness")

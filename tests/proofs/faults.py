@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expertchat import folder as run_folder
 from expertchat.events import AnyEvent, RoundFinished, TurnFinished
+from expertchat.folder import run_folder as run_folder
 from tests.proofs import faulty
 from tests.proofs.damage import Damage, ahead, all_of, at, cut, emptied, folder_there, foreign, garbage, linked, missing
 from tests.proofs.faulty import BROKEN, DENIED, FULL, QUOTA, READ_ONLY, Fault, Stage, at_call, at_event, judge_gone, signals, start

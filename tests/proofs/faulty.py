@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.backends.base import Completion, GenerateRequest, Scores
-from expertchat.cast import load_cast
 from expertchat.cli import _guarded
-from expertchat.compose import load
-from expertchat.converse import run_converse
+from expertchat.command.compose import load
 from expertchat.events import AnyEvent, RunFinished
-from expertchat.run import Hub
-from expertchat.scheduler import Scheduler
+from expertchat.folder.run import Hub
+from expertchat.talk.cast import load_cast
+from expertchat.talk.converse import run_converse
+from expertchat.talk.scheduler import Scheduler
 from tests.scripted import BagOfWords, Collect, Double, babble
 
 CONVERSE = (

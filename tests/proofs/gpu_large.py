@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
+from expertchat.bench.config import BenchConfig
 from expertchat.bench.gpu import measure_rows
 from expertchat.bench.kit import Kit
-from expertchat.bench.models import Subject, load_subject, speak_in_words
 from expertchat.bench.results import Spread
-from expertchat.bench.shapes import parse_random
-from expertchat.compose import load
-from expertchat.config import BenchConfig, PlanConfig
+from expertchat.command.compose import load
+from expertchat.plan.config import PlanConfig
+from expertchat.plan.random_models import Subject, load_subject, speak_in_words
+from expertchat.plan.random_shapes import parse_random
 from tests.proofs.gpu_rows import Proof
 
 GIB = 2**30
@@ -83,8 +84,8 @@ def random_subject(name: str, dtype: str, kind: str, device: str) -> Subject:
     from transformers import AutoTokenizer
 
     from expertchat.backends.folders import find_folder
-    from expertchat.backends.rehearsal import random_model
     from expertchat.plan.job import random_shape
+    from expertchat.plan.rehearsal import random_model
 
     torch.manual_seed(0)
     shape = random_shape(parse_random(name))

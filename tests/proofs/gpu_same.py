@@ -212,8 +212,8 @@ def memory_runs_out(proof: Proof) -> None:
     """Less memory than the rows need: fewer rows, no reply lost, the same texts."""
     from transformers import AutoTokenizer
 
-    from expertchat.backends.rehearsal import random_model
-    from expertchat.memory import Shape
+    from expertchat.plan.memory import Shape
+    from expertchat.plan.rehearsal import random_model
 
     if not proof.cuda:
         raise LeftOut("needs a GPU")

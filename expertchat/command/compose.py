@@ -1,0 +1,287 @@
+"""Hydra composes conf/ for a command, pydantic checks it, and every problem of the overrides comes in one list."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from expertchat.bench.config import BenchConfig
+from expertchat.command.overrides import corrected, parsed
+from expertchat.config import ConfigError, Group, conf_dir, may_name, near, near_key, validate
+from expertchat.plan.config import ModelsConfig, PlanConfig
+from expertchat.slurm.config import SubmitConfig
+from expertchat.talk.config import ConverseConfig
+from expertchat.text.redaction import secret_values
+from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.merge_config import MergeConfig
+from expertchat.world.config import WorldConfig
+
+COMMANDS: dict[str, type[Group]] = {
+    "converse": ConverseConfig,
+    "online_dpo": OnlineDpoConfig,
+    "merge": MergeConfig,
+    "bench": BenchConfig,
+    "plan": PlanConfig,
+    "models": ModelsConfig,
+    "world": WorldConfig,
+    "submit": SubmitConfig,
+}
+
+OPEN = ("judging.categories", "judging.weights")  # groups whose keys are the user's own
+ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # ValueError: Hydra's own checks of its flags and of odd overrides
+
+
+def compose(command: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain values of a command's config. Raises ConfigError with every problem."""
+    try:
+        return values(compose_dict(command, overrides))
+    except ERRORS as error:
+        raise ConfigError(problems_of(command, overrides) or hydra_says(error)) from None
+
+
+def load(command: str, overrides: Sequence[str] = ()) -> Any:
+    """The checked config of a command (ConverseConfig, WorldConfig). Raises ConfigError with every problem."""
+    return checked(command, compose(command, overrides))
+
+
+def values(config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain values; what has no value yet is "???"."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def checked(command: str, plain: dict[str, Any]) -> Any:
+    """Plain values as the command's config. Raises ConfigError with every problem, missing values among them."""
+    missing = sorted(_missing(plain))
+    problems = [f"{key}: has no value; give it one: {key}=VALUE" for key in missing]
+    problems += secret_values(plain)
+    try:
+        config = validate(COMMANDS[command], plain)
+    except ConfigError as error:
+        problems += [problem for problem in error.problems if problem.split(": ")[0] not in missing]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _missing(plain: Any, place: str = "") -> Iterator[str]:
+    """The keys that have no value yet. OmegaConf would say it too, but not of texts that look like its own ${...}."""
+    for name, inner in plain.items() if isinstance(plain, dict) else ():
+        key = f"{place}.{name}".lstrip(".")
+        if inner == "???":
+            yield key
+        yield from _missing(inner, key)
+
+
+def compose_dict(command: str, overrides: Sequence[str]) -> DictConfig:
+    """What Hydra composes, to be read only. Raises what Hydra raises."""
+    found = _composed(str(conf_dir()), command, tuple(overrides), tuple(sorted(os.environ.items())))
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+@lru_cache(maxsize=64)  # to say all that is wrong, the same words are composed several times, each 0.1 s
+def _composed(conf: str, command: str, overrides: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> DictConfig | Exception:
+    try:
+        with hydra.initialize_config_dir(conf, version_base=None):
+            return hydra.compose(command, overrides=list(overrides))
+    except ERRORS as error:
+        return error
+
+
+def hydra_settings(command: str, overrides: Sequence[str]) -> DictConfig:
+    """Hydra's own settings. Raises ConfigError with every problem of the overrides, which are all Hydra's."""
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base=None, job_name=f"expertchat-{command}"):
+            settings = hydra.compose(command, overrides=list(overrides), return_hydra_config=True).hydra
+            OmegaConf.resolve(settings.sweep)
+            OmegaConf.resolve(settings.launcher)
+            return settings
+    except ERRORS as error:
+        raise ConfigError(problems_of(command, overrides) or hydra_says(error)) from None
+
+
+# -- messages -----------------------------------------------------------------------------------------------------------
+
+
+def problems_of(command: str, overrides: Sequence[str]) -> list[str]:
+    """What is wrong with each override alone, and with what the good ones make together; Hydra stops at the first."""
+    good, failed = sorted_out(command, overrides)
+    problems = [problem for override, error in failed.items() for problem in explain(command, override, error, good).split("\n")]
+    without = [key_of(override) for override in failed]  # what is said of a group that lacks them may well be wrong
+    try:
+        checked(command, values(compose_dict(command, good)))
+    except ConfigError as error:
+        problems += [problem for problem in error.problems if not any(_touches(problem.split(": ")[0], key) for key in without)]
+    return problems
+
+
+def sorted_out(command: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, Exception]]:
+    """The overrides that Hydra takes together, and its error about each of the others."""
+    good: list[str] = []
+    failed: dict[str, Exception] = {}
+    waiting = list(overrides)
+    with contextlib.suppress(*ERRORS):  # the usual case, and many times as fast as one after the other
+        OmegaConf.to_container(compose_dict(command, waiting), resolve=True)
+        return waiting, {}
+    while waiting:
+        failed = {}
+        for override in waiting:
+            try:
+                OmegaConf.to_container(compose_dict(command, [*good, override]), resolve=True)
+                good.append(override)
+            except ERRORS as error:
+                failed[override] = error
+        if len(failed) == len(waiting):  # an override may need another one that stands after it
+            break
+        waiting = list(failed)
+    return good, failed
+
+
+def without_wrong(command: str, overrides: Sequence[str]) -> tuple[Any, list[str], list[str]]:
+    """The config of those overrides that are right: (it, or None; these overrides; problems that show only without the wrong ones)."""
+    good, more = sorted_out(command, overrides)[0], list[str]()
+    while True:
+        try:
+            return checked(command, values(compose_dict(command, good))), good, more
+        except ConfigError as error:
+            more += error.problems
+            wrong = [problem.split(": ")[0].split("=")[0] for problem in error.problems]
+        except ERRORS:
+            return None, good, more
+        kept = [override for override in good if not any(_touches(key_of(override), key) for key in wrong)]
+        if len(kept) == len(good):
+            return None, good, more
+        good = kept
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets: experts.a of model@experts.a=auto."""
+    return override.lstrip("+~").split("=")[0].rpartition("@")[2]
+
+
+def _touches(one: str, two: str) -> bool:
+    return one == two or one.startswith(f"{two}.") or two.startswith(f"{one}.")
+
+
+def explain(command: str, override: str, error: Exception, good: Sequence[str]) -> str:
+    """Hydra's error about one override with a remedy, a problem a line."""
+    message = f"{error}\n{error.__cause__ or ''}"
+    key, _, value = override.lstrip("+~").partition("=")
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        return f"{override}: there is no {group} '{name}'{near(name, error.options) or ';'} there are {', '.join(error.options)}"
+    if not key or parsed(override) is None:
+        shown = corrected(override)
+        remedy = f"quote the text for Hydra, and the whole word for the shell: {shown}" if shown else (
+            "write KEY=VALUE, and quote what holds spaces, commas, brackets or =: 'KEY=\"a, b\"'"
+        )  # fmt: skip
+        return f"{override}: is no override; {remedy}"
+    if isinstance(error, MissingConfigException) or "Config group override must be" in message:
+        return f"{override}: {key} is a group of files; choose one of {', '.join(_options(key.partition('@')[0]))}"
+    if "Ambiguous value" in message or "--multirun" in message:
+        return f"{override}: is a sweep or a list; add -m to run each value, or write {key}=[...] for a list, {key}='\"...\"' for a text"
+    if "Could not append" in message and "already" in message:
+        return f"{override}: is there already; write it without the +"
+    if "Did you mean to override one of" in message:
+        places = message.split("one of ")[1].split("\n")[0].rstrip("?").strip()
+        return f"{override}: say whose: {places}"
+    if override.startswith(("experiment=", "control=", "model@third=")) and value and f"+{key}=" in message:
+        known = _options(key.partition("@")[0])
+        wrong = "" if value in known else f" with one that there is{near(value, known) or ':'} {', '.join(known)}"
+        return f"{override}: is not in the config yet; write +{key}={value if value in known else 'NAME'}{wrong}"
+    if key.startswith("third."):
+        return f"{key}: there is no third model yet; add one with +model@third=NAME (or auto, with third.path=FOLDER)"
+    if "Environment variable" in message:
+        name = message.split("Environment variable ")[1].split("'")[1]
+        return f"{override}: the environment variable {name} is not set; export it, or give a value for then: ${{oc.env:{name},VALUE}}"
+    if "Interpolation key" in message or "Recursive interpolation" in message:
+        return f"{override}: {hydra_says(error)}; ${{...}} stands for another key's value: write \\${{ where the text itself is meant"
+    if any(words in message for words in ("Could not override", "does not exist", "not in struct")):
+        return _unknown(command, override, message, good)
+    return f"{override}: {hydra_says(error.__cause__ or error)}"
+
+
+def _unknown(command: str, override: str, message: str, good: Sequence[str]) -> str:
+    """What to say of an override of keys that are not there."""
+    plain, key = _plain(compose_dict(command, good)), override.lstrip("+~").split("=")[0]
+    if of_hydra(override):
+        known = [f"hydra.{name}" for name in keys_of(_plain(hydra_settings(command, [text for text in good if of_hydra(text)])))]
+        return f"{key}: unknown key{near_key(key, known) or '; `--hydra-help` tells of Hydra'}"
+    one = parsed(override)
+    value = one.value() if one is not None else None
+    if isinstance(value, dict) and isinstance(there := _at(plain, key), dict):
+        new = [str(name) for name in value if name not in there]
+        if key not in OPEN:
+            return "\n".join(f"{key}.{name}: unknown key{near(name, there) or ';'} there are {', '.join(there)}" for name in new)
+        reserved = [f"{key}: '{name}' cannot be a category's name; rename it" for name in new if not may_name(name)]
+        add = " ".join(f"+{place}.{name}=..." for name in new for place in OPEN)
+        said = f"{key} has no {', '.join(new)}: it has {', '.join(there)}"
+        return "\n".join([*reserved, f"{said}; add to it with {add}, or begin anew with '~{key}' '+{key}={{...}}'"])
+    known = [*keys_of(plain), *_choices(command)]
+    return f"{key}: unknown key{near_key(key, known) or _inside(plain, key, command)}"
+
+
+def _inside(plain: Any, key: str, command: str) -> str:
+    """What the innermost group of a key that is there holds."""
+    group = key.rpartition(".")[0]
+    while group and not isinstance(_at(plain, group), dict):
+        group = group.rpartition(".")[0]
+    if not group:
+        return f"; `expertchat {command} --cfg job` shows the keys there are"
+    return f"; {group} has {', '.join(map(str, _at(plain, group)))}"
+
+
+def _at(plain: Any, key: str) -> Any:
+    for part in key.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return plain
+
+
+def of_hydra(override: str) -> bool:
+    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def hydra_says(error: BaseException) -> str:
+    lines = [line.strip() for line in re.sub(r"^See https://hydra.*$", "", str(error), flags=re.MULTILINE).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("full_key", "object_type", "reference_type")))
+
+
+def keys_of(plain: Any, place: str = "") -> list[str]:
+    """Every dotted key of plain values, groups and leaves."""
+    own = [place] if place else []
+    if not isinstance(plain, dict):
+        return own
+    return own + [key for name, inner in plain.items() for key in keys_of(inner, f"{place}.{name}".lstrip("."))]
+
+
+def _plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=False)
+
+
+def _choices(command: str) -> list[str]:
+    """The groups that an override can choose in, as they are written: model@experts.a, topics, ..."""
+    return _choices_in(str(conf_dir()), command)
+
+
+@lru_cache(maxsize=8)
+def _choices_in(conf: str, command: str) -> list[str]:
+    with hydra.initialize_config_dir(conf, version_base=None):
+        config = hydra.compose(command, return_hydra_config=True)
+        return [key for key in config.hydra.runtime.choices if not str(key).startswith("hydra/")]
+
+
+def _options(group: str) -> list[str]:
+    """The files of a group of conf/."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))

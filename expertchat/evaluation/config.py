@@ -1,0 +1,34 @@
+"""How a policy is evaluated."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from expertchat.config import Group
+from expertchat.preferences.config import JudgeName, ProgramName
+
+
+class EvaluationConfig(Group):
+    """Policy against its base on held-out topics, every `every` rounds (0: only before and after) and at the end.
+
+    `histories` dialogues before a reply of the learner, `final` of them at the end; `topics`: how many are held out. `judge` truth needs
+    the embedded world; pointwise and pairwise ask the judge `by`, which is never the one that learns; reward holds the replies against each
+    other by the program `measure` (None: that of reward.source), in the direction of reward.sign.
+    """
+
+    every: int = Field(ge=0)
+    histories: int = Field(ge=1)
+    final: int = Field(ge=1)
+    topics: int = Field(ge=0)
+    turns: int = Field(ge=1)  # of a history at most
+    judge: Literal["truth", "pointwise", "pairwise", "reward"]
+    by: JudgeName
+    measure: ProgramName | None = None
+    keep_best: bool  # the run's adapter is that of the best evaluation, else that of the last round
+
+    @property
+    def asks(self) -> bool:
+        """Whether a model judges."""
+        return self.judge in ("pointwise", "pairwise")

@@ -1,0 +1,180 @@
+"""Append-only files of one JSON object a line: whole lines only, a torn end is cut off, a full disk tears nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from expertchat.config import ConfigError
+from expertchat.text.sentences import first_line
+
+_BLOCK = 1 << 16
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # to open a file of a run: a link in its place would lead out of the folder
+
+
+class WriteError(Exception):
+    """The run folder cannot be written any more; what was written stays readable."""
+
+
+def cannot_write(path: Path | str, error: BaseException) -> WriteError:
+    """What a failed write is told as: which file, and why."""
+    place = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
+    return WriteError(f"cannot write {place}: {reason(error)}; what was written before stays readable")
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not be written, in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if error.args and isinstance(error.args[0], list) and error.args[0]:  # of shutil.copytree: (source, target, why) of each file
+        return str(error.args[0][0][-1])
+    return first_line(error)
+
+
+@contextlib.contextmanager
+def saving(path: Path | str) -> Iterator[None]:
+    """Whatever a disk does to a write in here becomes WriteError, also what safetensors and torch make of it."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError" or (isinstance(error, RuntimeError) and _OF_TORCH.search(str(error))):
+            raise cannot_write(path, error) from None
+        raise
+
+
+# What torch.save says of a disk.
+_OF_TORCH = re.compile("inline_container|PytorchStreamWriter|iostream|cannot be opened|Parent directory", re.IGNORECASE)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file that another library wrote survive a power cut. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | NO_LINK)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Log:
+    """One file that lines are appended to. Its torn end, if it has one, is cut off when it is opened. Opening raises OSError.
+
+    Each line is written inside `writing`, which may raise where the file is no longer this process's to write.
+    """
+
+    def __init__(self, path: Path, writing: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext) -> None:
+        self.path, self._writing = path, writing
+        cut_torn_end(path)
+        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK, 0o644)
+        self._size = os.fstat(self._fd).st_size
+        self._synced = True
+
+    def append(self, line: str) -> None:
+        """Write one line whole, or raise WriteError and leave the file as it was."""
+        if self._fd is None:
+            raise WriteError(f"{self.path} is closed")
+        rest = memoryview((line + "\n").encode())
+        size = len(rest)
+        try:
+            with self._writing():
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
+            removed = not os.fstat(self._fd).st_nlink
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._size)
+            raise cannot_write(self.path, error) from None
+        if removed:
+            raise WriteError(f"{self.path} was removed while the run was writing it; this process stops")
+        self._size += size
+        self._synced = False
+
+    def sync(self) -> None:
+        """Make what was appended survive a power cut."""
+        if self._fd is not None and not self._synced:
+            try:
+                os.fsync(self._fd)
+            except OSError as error:
+                raise cannot_write(self.path, error) from None
+            self._synced = True
+
+    def close(self) -> None:
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            with contextlib.suppress(OSError):  # a network disk may report here what it could not write
+                if not self._synced:
+                    os.fsync(fd)
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def cut_torn_end(path: Path) -> int:
+    """Cut a file back to its last whole line of JSON; returns how many bytes were cut."""
+    try:
+        fd = os.open(path, os.O_RDWR | NO_LINK)
+    except FileNotFoundError:
+        return 0
+    with open(fd, "r+b") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end:
+            start = _line_start(file, end)
+            file.seek(start)
+            if _object(file.read(end - start)) is not None:
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+    return size - end
+
+
+def _line_start(file: Any, end: int) -> int:
+    """Where the last line that ends at `end` begins; its own newline does not count."""
+    position = end - 1
+    while position > 0:
+        begin = max(0, position - _BLOCK)
+        file.seek(begin)
+        found = file.read(position - begin).rfind(b"\n")
+        if found >= 0:
+            return int(begin + found + 1)
+        position = begin
+    return 0
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None where it is not whole."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number (from 1) and object of every line; a torn last line is left out, no file is an empty one.
+
+    Raises ConfigError for a broken line in the middle, which is damage and no torn end, and for a file that cannot be read.
+    """
+    try:
+        opened = open(path, "rb")  # noqa: SIM115 (closed below; what goes wrong inside is no matter of opening)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; restore it or name another run.dir") from None
+    with opened as file:
+        broken: int | None = None
+        for n, line in enumerate(file, 1):
+            if broken is not None:
+                raise ConfigError(f"{path}, line {broken} is not a JSON object: the file is damaged; restore it or name another run.dir")
+            if (found := _object(line)) is not None:
+                yield n, found
+            else:
+                broken = n

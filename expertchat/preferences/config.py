@@ -1,0 +1,58 @@
+"""What candidates, rewards and pairs are set to be. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from expertchat.config import Group, JudgingConfig
+
+JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third"]
+"""Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
+are the same), or without its adapter (reference); or a third model's."""
+
+ProgramName = Literal["length", "questions", "variety"]
+"""The measures of expertchat.text.measures."""
+
+
+class CandidateJudging(JudgingConfig):
+    """How candidates are judged: as in a conversation, by a judge whose weights are named exactly."""
+
+    judge: JudgeName  # type: ignore[assignment]
+
+
+class CandidatesConfig(Group):
+    """At every turn of a learner the actor samples `count` replies; the dialogue continues with one of them."""
+
+    count: int = Field(ge=2, le=64)
+    continue_with: Literal["best", "first", "random"]
+    opening: bool  # whether the opening turn of a dialogue is trained too
+
+
+class RewardConfig(Group):
+    """What becomes of the judgements, or what stands in their place. `source` random and `wim` shuffled are controls, `sign` -1 is one too.
+
+    The other sources are measured by a program (expertchat.text.measures): then no judge is asked.
+    """
+
+    source: Literal["judge", "random", ProgramName]
+    wim: Literal["own", "shuffled"]  # shuffled: each reply is scored with the WIM response to another reply of the round
+    sign: Literal[1, -1]
+    dialogue_weight: float = Field(ge=0)  # of the whole dialogue's reward (less the round's mean), for the replies that it went on with
+    length_penalty: float = Field(ge=0)  # taken off for every 100 new tokens of a reply
+    repeat_penalty: float = Field(ge=0)  # taken off for every sentence of a reply that says again what was said before
+    repeat_cosine: float = Field(gt=0, le=1)  # how close the embeddings of two sentences are that say the same
+
+
+class PairsConfig(Group):
+    """best_worst: one pair a history; all: every two candidates; length_matched: the largest margin among those of like length.
+
+    A pair whose margin is below `min_margin` is a tie and dropped. `max_lag`: pairs of a policy more versions back are refused.
+    """
+
+    mode: Literal["best_worst", "all", "length_matched"]
+    min_margin: float = Field(ge=0)
+    length_ratio: float = Field(ge=1)  # length_matched: the longer reply has at most this many times the tokens of the shorter
+    max_lag: int = Field(ge=0)
+    cut: Literal["no_end", "drop"]  # replies cut by the token limit: trained as far as they go, without an end; or in no pair

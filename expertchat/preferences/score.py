@@ -1,0 +1,150 @@
+"""From judgements to the scores that pairs are made of: controls, the whole dialogue's part, what is taken off for length and repeats."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from statistics import fmean
+
+from expertchat.backends.base import Embedder, EmbedRequest
+from expertchat.judging import wim
+from expertchat.preferences.candidates import Bundle
+from expertchat.records import Candidate, Reward, Score, Wim
+from expertchat.text.likeness import blank, weight, words
+from expertchat.text.measures import PROGRAMS
+from expertchat.text.sentences import asks, sentences
+from expertchat.training.config import OnlineDpoConfig
+
+LEAST_WORDS = 5  # of a sentence that can be a repeat; shorter ones are courtesies
+
+
+def scored(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder | None) -> list[Score]:
+    """The score of every candidate of a round with what it comes from; its value is None where there is no number.
+
+    The same bundles give the same scores, whoever computes them. `embedder` is needed for reward.wim=shuffled and for
+    reward.repeat_penalty.
+    """
+    settings = config.reward
+    shuffled = _shuffled(bundles, config, embedder) if settings.wim == "shuffled" and embedder is not None else {}
+    extra = _dialogue_parts(bundles) if settings.dialogue_weight else {}
+    again = repeats(bundles, embedder, settings.repeat_cosine) if settings.repeat_penalty and embedder is not None else {}
+    found = []
+    for candidate, judged in (pair for b in bundles for one in b.sampled for pair in _judged(one.candidates, one.rewards)):
+        about = {"id": candidate.id, "transcript": candidate.transcript, "turn": candidate.turn, "speaker": candidate.speaker}
+        score = Score(**about, source=settings.source, sign=settings.sign)  # type: ignore[arg-type]
+        if settings.source == "random" and blank(candidate.text):
+            found.append(score.model_copy(update={"problem": "the reply is blank"}))
+            continue
+        if settings.source == "random":
+            drawn = random.Random(f"{config.run.seed} {candidate.id}").uniform(-1, 1)
+            found.append(score.model_copy(update={"reward": drawn, "value": drawn, "sign": 1}))
+            continue
+        if settings.source != "judge":
+            score = measured(score, candidate.text)
+        elif settings.wim == "shuffled":
+            reward = shuffled.get(candidate.id)
+            problem = None if reward is not None else "no WIM score of another history, or no rating"
+            score = score.model_copy(update={"reward": reward, "problem": problem})
+        else:
+            problem = judged.problem if judged is not None else "was not judged"
+            score = score.model_copy(update={"reward": judged.value if judged is not None else None, "problem": problem})
+        part = settings.dialogue_weight * extra.get((candidate.transcript, candidate.speaker), 0.0) if candidate.continued else 0.0
+        long, repeated = settings.length_penalty * candidate.tokens / 100, settings.repeat_penalty * again.get(candidate.id, 0)
+        if score.reward is not None and not math.isfinite(score.reward):
+            score = score.model_copy(update={"reward": None, "measured": None, "problem": "the reward is not a number"})
+        value = None if score.reward is None else settings.sign * (score.reward + part - (long + repeated))
+        found.append(score.model_copy(update={"value": value, "dialogue": part, "length_penalty": long, "repeat_penalty": repeated}))
+    return found
+
+
+def scores(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder | None) -> dict[str, float | None]:
+    """The values of `scored` by the candidates' ids."""
+    return {score.id: score.value for score in scored(bundles, config, embedder)}
+
+
+def measured(score: Score, text: str) -> Score:
+    """A score with what the program that it names measures in a reply."""
+    program = PROGRAMS[score.source]
+    number = program.measure(text)
+    if number is None:
+        return score.model_copy(update={"problem": "the reply has no words"})
+    return score.model_copy(update={"measured": number, "reward": program.reward(number)})
+
+
+def repeats(bundles: Sequence[Bundle], embedder: Embedder, cosine: float) -> dict[str, int]:
+    """How many sentences of each candidate say again what was said before, in its dialogue or in itself.
+
+    Two sentences say the same from `cosine` on, whatever their words. Questions and sentences of fewer than LEAST_WORDS words do not count.
+    """
+    found: dict[str, int] = {}
+    for bundle in bundles:
+        for one in bundle.sampled:
+            before = [s for turn in bundle.transcript.turns[: one.candidates[0].turn] for s in _claims(turn.text)]
+            replies = [_claims(candidate.text) for candidate in one.candidates]
+            texts = [*before, *(sentence for reply in replies for sentence in reply)]
+            vectors = {text: e.vector for text, e in zip(texts, embedder.embed([EmbedRequest("", t) for t in texts]), strict=True)}
+            for candidate, reply in zip(one.candidates, replies, strict=True):
+                said = [vectors[text] for text in before]
+                found[candidate.id] = 0
+                for sentence in reply:
+                    found[candidate.id] += any(_same(vectors[sentence], other, cosine) for other in said)
+                    said.append(vectors[sentence])
+    return found
+
+
+def _same(one: Sequence[float], other: Sequence[float], cosine: float) -> bool:
+    """Whether two sentences say the same; nobody knows of one without a direction."""
+    found = wim.cosine(one, other)
+    return found is not None and found >= cosine
+
+
+def _claims(text: str) -> list[str]:
+    return [s for s in sentences(text) if not asks(s) and weight(words(s)) >= LEAST_WORDS]
+
+
+def _judged(candidates: Sequence[Candidate], rewards: Sequence[Reward]) -> list[tuple[Candidate, Reward | None]]:
+    by_id = {reward.candidate: reward for reward in rewards}
+    return [(c, by_id.get(c.id)) for c in candidates]
+
+
+def _shuffled(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder) -> dict[str, float | None]:
+    """Each reply scored with the WIM response to a reply of another history: whatever it says, it does not speak of this one.
+
+    The responses move on by at least one whole history, by a number of places that the round and the seed draw. A reply has no score where
+    there is no other history.
+    """
+    groups = [one for bundle in bundles for one in bundle.sampled]
+    texts = [(g, c, w) for g, one in enumerate(groups) for c, w in zip(one.candidates, one.wims, strict=True)]
+    most = max((len(one.candidates) for one in groups), default=1)
+    first = texts[0][1].transcript if texts else ""
+    step = random.Random(f"{config.run.seed} shuffle {first.partition('/')[0]}").randint(most, max(most, len(texts) - most))
+    moved = [_another(texts, i, step) for i in range(len(texts))]
+    pairs = [(c.text or " ", w.text or " ") for (_, c, _), w in zip(texts, moved, strict=True) if w is not None]
+    embedded = iter(embedder.embed([EmbedRequest("", text) for pair in pairs for text in pair]))
+    ratings = {r.candidate: r.rating for one in groups for r in one.rewards}
+    found: dict[str, float | None] = {}
+    for (_, candidate, own), other in zip(texts, moved, strict=True):
+        cosine = None if other is None else _cosine(own, other, next(embedded).vector, next(embedded).vector, config)
+        found[candidate.id] = None if cosine is None else wim.reward(ratings.get(candidate.id), cosine, config.judging.z)
+    return found
+
+
+def _another(texts: Sequence[tuple[int, Candidate, Wim]], at: int, step: int) -> Wim | None:
+    """The WIM response `step` places on, or the next one after it that is of another history; None where there is no other history."""
+    places = (texts[(at + step + more) % len(texts)] for more in range(len(texts)))
+    return next((response for group, _, response in places if group != texts[at][0]), None)
+
+
+def _cosine(own: Wim, other: Wim, reply: Sequence[float], text: Sequence[float], config: OnlineDpoConfig) -> float | None:
+    """The WIM score of a reply with another one's response; None where either has no score of its own."""
+    if own.cosine is None or other.cosine is None:
+        return None
+    return config.judging.wim.empty_score if other.empty else wim.cosine(reply, text)
+
+
+def _dialogue_parts(bundles: Sequence[Bundle]) -> dict[tuple[str, str], float]:
+    """(dialogue, speaker) -> its whole reward less the mean of that speaker's in this round."""
+    values = {(b.id, r.subject): r.value for b in bundles for r in b.whole if r.value is not None and math.isfinite(r.value)}
+    means = {speaker: fmean(v for (_, s), v in values.items() if s == speaker) for speaker in {s for _, s in values}}
+    return {key: value - means[key[1]] for key, value in values.items()}

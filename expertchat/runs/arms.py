@@ -1,0 +1,328 @@
+"""`expertchat arms RUN [RUN ...]`: the runs of several arms as one table with intervals, the seeds of an arm pooled."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from expertchat.config import ConfigError
+from expertchat.evaluation.statistics import quantile, wilson
+from expertchat.folder.jsonl import read_lines
+from expertchat.folder.run_folder import differences
+from expertchat.folder.summary import is_failed, read_summary
+from expertchat.records import Figure, Metrics, Speaker
+
+SUFFIXES = (".md", ".csv", ".json")
+NO_ARM = "(no arm)"
+Row = dict[str, Any]
+MEANS = (
+    "tokens_policy", "tokens_base", "distinct_policy", "distinct_base", "repeats_policy", "repeats_base", "wrong_policy", "wrong_base",
+    "accuracy_policy", "accuracy_base", "rating_policy", "rating_base", "measure_policy", "measure_base",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a table needs of one run and one of its learners."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    learner: Speaker
+    rounds: Sequence[Metrics]
+    evaluation: Metrics | None  # the last one
+    finished: bool
+    failed: str = ""  # why its end is no result
+
+    @property
+    def rounds_wanted(self) -> int:
+        """Experts that learn by turns share the rounds; a begins."""
+        rounds = int(self.config["rounds"])
+        return (rounds + (self.learner == "a")) // 2 if self.config["learner"] == "both" else rounds
+
+    @property
+    def arm(self) -> str:
+        return str(self.config.get("arm") or NO_ARM)
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["run"]["seed"])
+
+    def figure(self, name: str) -> Figure:
+        """A figure of the last evaluation; None where there is none."""
+        return self.evaluation.figures.get(name) if self.evaluation else None
+
+    def number(self, name: str) -> float | None:
+        value = self.figure(name)
+        return value if isinstance(value, int | float) else None
+
+
+@dataclass
+class Table:
+    """The rows, one for each arm and learner, and what must be said beside them."""
+
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def values(self) -> dict[str, Any]:
+        return {"schema": 1, "arms": self.rows, "notes": self.notes}
+
+
+def run_arms(arguments: Sequence[str]) -> int:
+    """Show the table, and write it where --out says. Raises ConfigError."""
+    import argparse
+
+    from expertchat.views.arms import markdown, print_arms
+
+    parser = argparse.ArgumentParser("expertchat arms", description="Several training runs as one table, the seeds of an arm pooled.")
+    parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="a run folder, or a folder of runs")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"write the table as {', '.join(SUFFIXES)} too")
+    options = parser.parse_args(list(arguments))
+    out: Path | None = options.out
+    wrong = [f"--out {out}: must end in {', '.join(SUFFIXES)}"] if out is not None and out.suffix not in SUFFIXES else []
+    try:
+        table = arms(options.run)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *wrong]) from None
+    if wrong:
+        raise ConfigError(wrong)
+    if out is not None:
+        text = {".md": lambda: markdown(table.values()), ".csv": lambda: as_csv(table.rows), ".json": lambda: as_json(table)}[out.suffix]()
+        try:
+            out.expanduser().write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--out {out}: cannot be written ({error.strerror or error}); name another file") from None
+    print_arms(table.values())
+    return 0
+
+
+def arms(folders: Sequence[Path]) -> Table:
+    """The table of all runs in `folders`. Raises ConfigError with every folder that is no run and holds none."""
+    table = Table()
+    runs = [run for folder in _run_folders(folders, table.notes) for run in read_run(folder)]
+    groups: dict[tuple[str, Speaker], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.arm, run.learner), []).append(run)
+    for group in groups.values():
+        for name, same in _alike(group):
+            table.rows.append(row(name, _one_a_seed(name, same, table.notes)))
+    judges = sorted({str(one["judge"]) for one in table.rows if one["judge"]})
+    if len(judges) > 1:
+        table.notes.append(f"the arms are not judged alike ({', '.join(judges)}): their win rates cannot be compared")
+    return table
+
+
+# -- finding and reading runs -------------------------------------------------------------------------------------------
+
+
+def _run_folders(folders: Sequence[Path], notes: list[str]) -> list[Path]:
+    found: list[Path] = []
+    problems = []
+    for folder in folders:
+        place = folder.expanduser()
+        if not place.is_dir():
+            problems.append(f"{folder}: no such folder; name a run of online_dpo, or a folder of such runs")
+        elif (place / "config.yaml").is_file():
+            found.append(place)
+            if not _is_training(place):
+                problems.append(f"{folder}: is a run, but none of online_dpo; leave it out")
+        else:
+            inside = sorted(path.parent for path in place.rglob("config.yaml") if path.parent.name != "submission")
+            training = [one for one in inside if _is_training(one)]
+            found += training
+            if not training:
+                problems.append(f"{folder}: holds no run of online_dpo; name a run folder, or the folder of a sweep")
+            elif len(training) < len(inside):
+                notes.append(f"{folder}: runs of other commands, left out: {len(inside) - len(training)}")
+    if problems:
+        raise ConfigError(problems)
+    return list({place.resolve(): place for place in found}.values())
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read ({str(error).splitlines()[0]}); leave this run out") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _is_training(folder: Path) -> bool:
+    config = _config(folder)
+    return {"learner", "rounds", "train", "run"} <= config.keys() and isinstance(config["run"], dict) and "seed" in config["run"]
+
+
+def read_run(folder: Path) -> list[Run]:
+    """A run as one `Run` for each of its learners. Raises ConfigError for a file that is damaged."""
+    config, path = _config(folder), folder / "metrics.jsonl"
+    metrics: dict[str, Metrics] = {}
+    for n, line in read_lines(path):
+        try:
+            one = Metrics.model_validate(line)
+        except ValidationError as error:
+            why = str(error).splitlines()[0]
+            raise ConfigError(f"{path}, line {n} is no record of this version ({why}); leave this run out") from None
+        metrics[one.id] = one
+    learner: str = config["learner"]
+    learners: list[Speaker] = ["a", "b"] if learner == "both" else ["b"] if learner == "b" else ["a"]
+    summary = read_summary(folder)
+    failed = str(summary.get("reason")) if is_failed(summary) else ""
+    finished = (folder / "summary.json").is_file() and not failed
+    found = []
+    for who in learners:
+        own = [one for one in metrics.values() if one.learner == who]
+        evaluations = [one for one in own if one.kind == "evaluation" and one.round > 0]
+        rounds = [one for one in own if one.kind == "round"]
+        found.append(Run(folder, config, who, rounds, evaluations[-1] if evaluations else None, finished, failed))
+    return found
+
+
+# -- grouping -----------------------------------------------------------------------------------------------------------
+
+
+def _alike(group: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    """Runs of one arm that differ in nothing but their seed, each such bundle with its name: what differs is named."""
+    bundles: list[list[Run]] = []
+    for run in group:
+        same = next((one for one in bundles if not _differing(one[0], run)), None)
+        if same is None:
+            bundles.append([run])
+        else:
+            same.append(run)
+    keys = list(dict.fromkeys(key for one in bundles[1:] for key in _differing(bundles[0][0], one[0])))
+    named = []
+    for one in bundles:
+        shown = [f"{key}={_value(one[0].config, key)}" for key in keys[:2]] + (["..."] if len(keys) > 2 else [])
+        named.append((one[0].arm + (f" ({', '.join(shown)})" if shown else ""), one))
+    return named
+
+
+def _differing(one: Run, two: Run) -> list[str]:
+    return [key for line in differences(one.config, two.config) if (key := line.split(": was ")[0]) != "run.seed"]
+
+
+def _value(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
+
+
+def _one_a_seed(name: str, runs: Sequence[Run], notes: list[str]) -> list[Run]:
+    """Each seed once, a finished run before an unfinished one: the same run counted twice would look like more evidence."""
+    by_seed: dict[int, Run] = {}
+    for run in sorted(runs, key=lambda run: not run.finished):
+        if run.seed in by_seed:
+            notes.append(f"{name}: {run.folder} has the seed {run.seed} of {by_seed[run.seed].folder} and is left out")
+        else:
+            by_seed[run.seed] = run
+    for run in by_seed.values():
+        if run.failed:
+            notes.append(f"{name}: {run.folder} failed: {run.failed}")
+        elif not run.finished:
+            said = f"{len(run.rounds)} of {run.rounds_wanted} rounds" + ("" if run.evaluation else ", not evaluated yet")
+            notes.append(f"{name}: {run.folder} is not finished ({said})")
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+# -- pooling ------------------------------------------------------------------------------------------------------------
+
+
+def row(name: str, runs: Sequence[Run]) -> Row:
+    """One arm: sums and means over its seeds. Every reply counts alike for the interval of the win rate; `win_rate_min` and
+    `win_rate_max` show how far the seeds lie apart, which that interval does not know."""
+    judged = [run for run in runs if run.evaluation is not None]
+    wins, ties, losses, n = (int(sum(run.number(key) or 0 for run in judged)) for key in ("wins", "ties", "losses", "n"))
+    low, high = wilson(wins + ties / 2, n) if n else (None, None)
+    rates = [rate for run in judged if (rate := run.number("win_rate")) is not None]
+    done = [len(run.rounds) for run in runs]
+    return {
+        "arm": name,
+        "learner": runs[0].learner,
+        "seeds": [run.seed for run in runs],
+        "finished": all(run.finished for run in runs),
+        "rounds": min(done),
+        "rounds_max": max(done),
+        "rounds_wanted": runs[0].rounds_wanted,
+        "judge": next((run.figure("judge") for run in judged), None),
+        "n": n,
+        "win_rate": (wins + ties / 2) / n if n else None,
+        "win_rate_low": low,
+        "win_rate_high": high,
+        "win_rate_min": min(rates, default=None),
+        "win_rate_max": max(rates, default=None),
+        "wins": wins,
+        "ties": ties,
+        "losses": losses,
+        "win_rate_length_matched": _mean(judged, "win_rate_length_matched", "n_length_matched"),
+        "n_length_matched": int(sum(run.number("n_length_matched") or 0 for run in judged)),
+        **{key: _mean(judged, key) for key in MEANS},
+        **_ratio(judged),
+        "tie_rate": _share(runs, "ties", ("ties", "pairs")),
+        "null_rate": _share(runs, "nulls", ("candidates",)),
+        "margin_scaled": _over([value for run in runs for one in run.rounds if (value := one.figures.get("margin_scaled")) is not None]),
+        "kl": _over([value for run in runs if run.rounds and (value := run.rounds[-1].figures.get("kl")) is not None]),
+    }
+
+
+def _mean(runs: Sequence[Run], name: str, weight: str = "n") -> float | None:
+    """The mean over the seeds, each weighted by its replies."""
+    found = [(run.number(name), run.number(weight) or 0) for run in runs]
+    total = sum(w for value, w in found if value is not None)
+    return sum(value * w for value, w in found if value is not None) / total if total else None
+
+
+def _ratio(runs: Sequence[Run]) -> Row:
+    """The ratio of the pooled means. Each seed's ratio has its share of the base's facts as weight and its bootstrap interval as error;
+    seeds draw their replies independently, so the squares of the errors add up."""
+    policy, base = _mean(runs, "distinct_policy"), _mean(runs, "distinct_base")
+    if not policy or not base:
+        return {"distinct_ratio": None, "distinct_ratio_low": None, "distinct_ratio_high": None}
+    z, ratio, square = quantile(0.95), policy / base, 0.0
+    total = sum((run.number("n") or 0) * (run.number("distinct_base") or 0) for run in runs)
+    for run in runs:
+        low, high = run.number("distinct_ratio_low"), run.number("distinct_ratio_high")
+        if low is None or high is None:
+            return {"distinct_ratio": ratio, "distinct_ratio_low": None, "distinct_ratio_high": None}
+        square += ((run.number("n") or 0) * (run.number("distinct_base") or 0) / total * (high - low) / (2 * z)) ** 2
+    reach = z * square**0.5
+    return {"distinct_ratio": ratio, "distinct_ratio_low": ratio - reach, "distinct_ratio_high": ratio + reach}
+
+
+def _share(runs: Sequence[Run], part: str, whole: Sequence[str]) -> float | None:
+    """A part of a whole over all rounds of all seeds."""
+
+    def add(names: Iterable[str]) -> float:
+        return sum(v for run in runs for one in run.rounds for name in names if isinstance(v := one.figures.get(name), int | float))
+
+    total = add(whole)
+    return add([part]) / total if total else None
+
+
+def _over(values: Sequence[Figure]) -> float | None:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return fmean(numbers) if numbers else None
+
+
+# -- files --------------------------------------------------------------------------------------------------------------
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Every figure of every arm; what there is not is empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**one, "seeds": " ".join(map(str, one["seeds"]))} for one in rows)
+    return out.getvalue()
+
+
+def as_json(table: Table) -> str:
+    return json.dumps(table.values(), indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,128 @@
+"""Who takes part in a run: the models that its config names, each loaded once, and the experts over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expertchat.backends.base import Backend, Embedder
+from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models
+from expertchat.config import ConfigError, ModelConfig
+from expertchat.events import Loading, Note
+from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.folder.run import Hub
+from expertchat.judging.roles import model_paths, seats_of, wants_embedder
+from expertchat.plan.planner import Trained, check, embedder_device, placed
+from expertchat.records import Speaker
+from expertchat.talk.config import ConverseConfig
+
+if TYPE_CHECKING:
+    from expertchat.training.config import OnlineDpoConfig
+
+    CastConfig = ConverseConfig | OnlineDpoConfig
+
+
+@dataclass
+class Cast:
+    """The loaded models: backends by seat ("a", "b", "third") plus "embedder", and the experts."""
+
+    backends: dict[str, Any] = field(default_factory=dict)
+    experts: dict[str, ExpertChat] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seats: tuple[Speaker, ...] = ()  # of those who talk
+
+    @property
+    def tokens(self) -> dict[str, CountTokens]:
+        return {seat: self.backends[seat].count_tokens for seat in self.experts}
+
+    @property
+    def speakers(self) -> dict[Speaker, ExpertChat]:
+        return {seat: expert for seat, expert in self.experts.items() if seat in self.seats}
+
+
+def load_cast(
+    config: CastConfig, hub: Hub, given: Mapping[str, Backend] | None, embedder: Embedder | None, trained: Sequence[Trained] = ()
+) -> Cast:
+    """Load what the config names, each model once. Raises ConfigError, before anything is loaded if it can be known then.
+
+    `trained`: what the memory plan is to leave room for.
+    """
+    from expertchat.experts.registry import expert_notes, family_class, make_expert
+
+    cast, seats = Cast(seats=config.experts.seats), seats_of(config)
+    wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
+    lacking = embedder is None and wants_embedder(config)
+    backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained)
+    backends |= given or {}
+    for seat, model in seats.items():
+        backend: Any = backends[seat]
+        cast.backends[seat] = backend
+        cast.experts[seat] = make_expert(seat, model, backend.info)
+        cast.experts[seat].thoughts.say = lambda text: hub.send(Note(text=text, level="warning"))
+        notes = expert_notes(model, cast.experts[seat], backend.info)
+        cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
+        if hasattr(backend, "say"):
+            backend.say = lambda text: hub.send(Note(text=text, level="warning"))
+    embedder = embedder or found
+    if embedder is not None:
+        cast.backends["embedder"] = embedder
+        if found is not None and found.note:
+            cast.notes.append(found.note)
+    return cast
+
+
+def _load(
+    config: CastConfig, wanted: Mapping[str, Wanted], embeds: bool, hub: Hub, trained: Sequence[Trained]
+) -> tuple[dict[str, Backend], LaterEmbedder | None]:
+    """The backends by seat, and the embedder if it is wanted: found, and loaded later."""
+    keys = {seat: what_is_loaded(one) for seat, one in wanted.items()}
+    models = {key: next(wanted[seat] for seat in wanted if keys[seat] == key) for key in dict.fromkeys(keys.values())}
+    problems: list[str] = []
+    folders, embedder = dict[str, Path](), None
+    try:
+        folders = find_models(models, hub.send)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        embedder = _find_embedder(config, hub) if embeds else None
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    _set_threads(config.engine.threads, [one.config for one in models.values() if one.config.backend == "local"])
+    plan = check(config, trained=trained) if models else None
+    for key, one in models.items():
+        placed_config, device_map = placed(one.config, next(seat for seat in wanted if keys[seat] == key), plan)
+        models[key] = one._replace(config=placed_config, device_map=device_map)
+    if embedder is not None:
+        embedder.config = embedder.config.model_copy(update={"device": embedder_device(plan, embedder.config.device)})
+    loaded = load_models(models, folders, config.run.seed, config.engine, hub.send)
+    return {seat: loaded[key] for seat, key in keys.items()}, embedder
+
+
+def what_is_loaded(wanted: Wanted) -> str:
+    """Two seats with the same value share a backend: persona, wordings and decoding differ by request."""
+    return wanted.config.model_dump_json(exclude={"family", "prompts", "persona", "decoding"}) + repr(wanted.stop_tokens)
+
+
+def _set_threads(threads: int | None, models: Sequence[ModelConfig]) -> None:
+    if not models:
+        return
+    import torch
+
+    from expertchat.backends.hardware import usable_cores
+
+    torch.set_num_threads(threads or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
+
+
+def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:
+    def announce(done: bool, seconds: float) -> None:
+        hub.send(Loading(what="embedder", done=done, seconds=seconds, gib=embedder.gib))
+
+    embedder = load_embedder(config.embedder, model_paths(config), announce)
+    embedder.say = lambda text: hub.send(Note(text=text, level="warning"))
+    return embedder
+
+

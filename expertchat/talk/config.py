@@ -1,0 +1,67 @@
+"""The config of `expertchat converse`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from expertchat.config import (
+    ConversationConfig,
+    EmbedderConfig,
+    EngineConfig,
+    ExpertsConfig,
+    Group,
+    JudgingConfig,
+    ModelConfig,
+    RunConfig,
+    Text,
+    TopicsConfig,
+)
+
+
+class PartConversationConfig(ConversationConfig):
+    """`part` [i, n]: only the dialogues whose index % n == i, one of n tasks of an array; ids, topics, seeds are those of the whole run."""
+
+    part: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _is_a_part(self) -> PartConversationConfig:
+        if self.part is not None:
+            i, n = self.part
+            if not 0 <= i < n:
+                raise ValueError(f"part={self.part} is [i, n], the i-th of n parts counted from 0: take 0 <= i < n")
+            if n > self.count:
+                raise ValueError(f"part={self.part} has more parts than there are dialogues (count={self.count}): take fewer parts")
+        return self
+
+
+class ConverseConfig(Group):
+    """`expertchat converse`. `models_dir`: the folder that holds one folder for each model."""
+
+    models_dir: Text | None = None
+    run: RunConfig
+    view: Literal["live", "plain", "none"]
+    show_thinking: bool = False
+    experts: ExpertsConfig
+    third: ModelConfig | None = None
+    conversation: PartConversationConfig
+    topics: TopicsConfig
+    judging: JudgingConfig
+    embedder: EmbedderConfig
+    engine: EngineConfig
+
+    @model_validator(mode="after")
+    def _third(self) -> ConverseConfig:
+        if self.judging.judge == "third" and self.third is None:
+            raise ValueError("judging.judge=third needs a third model: add +model@third=NAME")
+        return self
+
+    @model_validator(mode="after")
+    def _part(self) -> ConverseConfig:
+        if self.conversation.part is not None and self.topics.source == "models":
+            raise ValueError(
+                "conversation.part with topics=models: a proposed topic depends on those before it, so the parts would not agree on them; "
+                "use topics=list or topics=file (the topics.jsonl of a run is such a file), or give each task a seed of its own"
+            )
+        return self

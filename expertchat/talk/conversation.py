@@ -1,0 +1,153 @@
+"""One dialogue, turn by turn, as a flow: it decides what happens next and when the dialogue ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from expertchat.backends.asking import Ask, Flow, Place
+from expertchat.backends.base import Completion, GenerateRequest, Result
+from expertchat.config import ConfigError, ConversationConfig
+from expertchat.events import Announce, ConversationStarted, Note, TurnFinished
+from expertchat.experts.base import ContextTooSmallError, CountTokens, ExpertChat, History
+from expertchat.records import ExpertRef, Speaker, StopReason, Topic, Transcript, Turn, other
+from expertchat.talk.ending import only_courtesy, repeats, silent, stuck
+
+
+def opener_of(index: int, opener: Literal["alternate", "a", "b"]) -> Speaker:
+    """Who opens the conversation at `index`."""
+    if opener == "alternate":
+        return "a" if index % 2 == 0 else "b"
+    return opener
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """The flow of one dialogue: who talks, about what, how long, and whom to tell.
+
+    `tokens` counts the tokens of a rendered chat for each speaker. `seed` is only recorded.
+    """
+
+    topic: Topic
+    opener: Speaker
+    experts: Mapping[Speaker, ExpertChat]
+    config: ConversationConfig
+    announce: Announce
+    tokens: Mapping[Speaker, CountTokens]
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.topic.id
+
+    def speaker(self, index: int) -> Speaker:
+        """Who has the turn at `index`."""
+        return self.opener if index % 2 == 0 else other(self.opener)
+
+    def flow(self, done: Sequence[Turn] = ()) -> Flow[Transcript]:
+        """Go on after the turns that are `done`. Raises ConfigError if not even the opening prompt fits the context."""
+        turns = self.replay(done)
+        reason = self.stop_reason(turns)
+        while reason is None:
+            try:
+                turn = yield from self.next_turn(turns)
+            except ContextTooSmallError as error:
+                if not turns:
+                    raise ConfigError(f"{error}; shorten the prompt or persona, or lower decoding.reply.max_new_tokens") from None
+                reason = "context_full"
+                break
+            self._add(turns, turn)
+            reason = self.stop_reason(turns)
+        return Transcript(id=self.id, topic=self.topic.text, experts=self.refs, turns=turns, seed=self.seed, stop_reason=reason)
+
+    @property
+    def refs(self) -> dict[Speaker, ExpertRef]:
+        return {seat: expert.ref for seat, expert in self.experts.items()}
+
+    def replay(self, done: Sequence[Turn]) -> list[Turn]:
+        """Announce the beginning and the turns that are there already; returns them."""
+        topic = self.topic
+        self.announce(
+            ConversationStarted(conversation=self.id, topic=topic.text, source=topic.source, opener=self.opener, experts=self.refs)
+        )
+        turns: list[Turn] = []
+        for turn in done:
+            self._add(turns, turn)
+        return turns
+
+    def _add(self, turns: list[Turn], turn: Turn) -> None:
+        if turn.note and not any(t.note and _kind(t.note) == _kind(turn.note) for t in turns):
+            self.announce(Note(text=f"{self.id}, turn {len(turns) + 1}: {turn.note}", level="warning"))
+        turns.append(turn)
+        self.announce(TurnFinished(conversation=self.id, index=len(turns) - 1, turn=turn))
+
+    def next_turn(self, turns: Sequence[Turn]) -> Flow[Turn]:
+        """The turn after `turns`. Raises ContextTooSmallError."""
+        index, speaker = len(turns), self.speaker(len(turns))
+        request, note = self.request(turns)
+        (answer,) = yield [Ask(speaker, request, label=speaker, place=Place(self.id, index, speaker))]
+        return self.read(speaker, answer, note)
+
+    def request(self, turns: Sequence[Turn]) -> tuple[GenerateRequest, str | None]:
+        """What is asked for the turn after `turns`, and a note on what had to be left out."""
+        speaker = self.speaker(len(turns))
+        history = History(self.topic.text, tuple(turns))
+        return self.experts[speaker].reply_request(f"{self.id}/t{len(turns):02d}", history, self.tokens.get(speaker))
+
+    def read(self, speaker: Speaker, answer: Result, note: str | None = None) -> Turn:
+        """A turn from what the speaker's model wrote."""
+        assert isinstance(answer, Completion)
+        expert = self.experts[speaker]
+        reply = expert.read_reply(answer.text)
+        if reply.thought and not reply.text:
+            note = "; ".join(part for part in (note, expert.thoughts.silent()) if part)
+        return Turn(
+            speaker=speaker,
+            text=reply.text,
+            thinking=reply.thinking if reply.thought else None,
+            beyond=reply.beyond or None,
+            tokens=answer.tokens,
+            seconds=round(answer.seconds, 4),
+            cut=answer.finish == "length" and not reply.beyond,  # what the limit cut was no longer this turn
+            note=note,
+        )
+
+    # -- when it ends -----------------------------------------------------------------------------------------------
+
+    def stop_reason(self, turns: Sequence[Turn]) -> StopReason | None:
+        """Why the dialogue ends after `turns`, or None if it goes on."""
+        if not turns:
+            return None
+        if self.config.stop_when_nothing_new and self._nothing_new(turns):
+            return "nothing_new"
+        if silent(turns):
+            return "blank"
+        like = self.config.loop_similarity
+        if repeats(turns, like) or stuck(turns, like) or only_courtesy(self.topic.text, turns):
+            return "loop"
+        if self.config.max_tokens is not None and sum(turn.tokens for turn in turns) >= self.config.max_tokens:
+            return "token_limit"
+        return "turns" if len(turns) >= self.config.turns else None
+
+    def _nothing_new(self, turns: Sequence[Turn]) -> bool:
+        """Both said so, one right after the other."""
+        last = turns[-2:]
+        return len(last) == 2 and all(self.experts[turn.speaker].has_nothing_new(turn.text, self.topic.text) for turn in last)
+
+
+def _kind(note: str) -> str:
+    """A note without its numbers: it is told once in a dialogue."""
+    return "".join(letter for letter in note if not letter.isdigit())
+
+
+def check_first_prompts(dialogue: Dialogue) -> None:
+    """Raises ConfigError where an expert's prompt for the opening turn of this dialogue does not fit its context."""
+    problems = []
+    for letter, expert in dialogue.experts.items():
+        try:
+            expert.reply_request("check", History(dialogue.topic.text), dialogue.tokens.get(letter))
+        except ContextTooSmallError as error:
+            problems.append(f"{error}; shorten the prompt or persona, or lower experts.{letter}.decoding.reply.max_new_tokens")
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,95 @@
+"""The wordings of all requests, as data: they come from conf/prompts/ and are checked here, and `fill` is how text gets into them."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from expertchat.text.sentences import Safe, quote
+
+WimWording = Literal["missing", "covers_then_missing"]
+
+_ALLOWED: dict[str, set[str]] = {
+    "system": {"persona", "topic", "name"},
+    "opening": {"topic", "name"},
+    "topic": {"avoid"},
+    "avoid": {"topics"},
+    "topic_prefix": set(),
+    "judge_system": {"topic"},
+    "judge": {"subject", "topic", "transcript", "categories", "explain"},
+    "explain": set(),
+    "rating": {"category"},
+    "rating_end": set(),
+    "category": {"category", "description"},
+    "wim_empty": set(),
+    "wim_prefix": {"subject", "topic"},
+    "analysis_prefix": set(),
+    "compare": {"topic", "transcript", "categories"},
+    "better": set(),
+}
+_NEEDED = {"judge": {"transcript", "subject"}, "rating": {"category"}, "topic": {"avoid"}, "avoid": {"topics"}}
+
+
+def fill(wording: str, special_tokens: Iterable[str] = (), **texts: str) -> Safe:
+    """A wording with texts in its {names}: the one door through which text of models and users gets into a prompt.
+
+    A text is quoted (one line, no role tokens, fences, numbers of sentences) unless it is Safe. Braces in it are braces.
+    """
+    return Safe(wording.format(**{name: text if isinstance(text, Safe) else quote(text, special_tokens) for name, text in texts.items()}))
+
+
+class Prompts(BaseModel):
+    """One set of wordings. Fields hold `str.format` templates; the names that each may use are checked.
+
+    Wordings without `compare` cannot ask which of two replies is the better one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    system: str
+    opening: str
+    topic: str
+    avoid: str
+    judge_system: str
+    judge: str
+    explain: str
+    rating: str
+    rating_end: str = ""
+    category: str
+    wim: dict[WimWording, str]
+    wim_empty: str
+    topic_prefix: str = ""
+    wim_prefix: str = ""
+    analysis_prefix: str = ""
+    compare: str = ""
+    better: str = ""
+    nothing_new: list[str]
+
+    @model_validator(mode="after")
+    def _check(self) -> Prompts:
+        problems = []
+        templates = {name: getattr(self, name) for name in _ALLOWED}
+        templates |= {f"wim.{name}": text for name, text in self.wim.items()}
+        templates |= {f"nothing_new[{i}]": text for i, text in enumerate(self.nothing_new)}
+        for name, text in templates.items():
+            allowed = _ALLOWED.get(name, {"subject", "topic"})
+            try:
+                used = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
+            except ValueError as error:
+                problems.append(f"{name}: {error} (double a brace that is meant as text)")
+                continue
+            if used - allowed:
+                problems.append(f"{name}: unknown {sorted(used - allowed)}, may use {sorted(allowed)}")
+            if _NEEDED.get(name, set()) - used:
+                problems.append(f"{name}: must use {sorted(_NEEDED[name] - used)}")
+        missing = {"missing", "covers_then_missing"} - set(self.wim)
+        if missing:
+            problems.append(f"wim: lacks {sorted(missing)}")
+        if self.compare and "{transcript}" not in self.compare:
+            problems.append("compare: must use ['transcript']")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
