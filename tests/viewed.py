@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from expertchat.events import (
     AnyEvent,
@@ -33,8 +33,10 @@ from expertchat.events import (
     WimGiven,
 )
 from expertchat.records import ExpertRef, Figure, Metrics, Rating, Reward, Speaker, Turn, Wim
+from expertchat.views import screen
 from expertchat.views.frame import Painter
 from expertchat.views.model import RunState
+from expertchat.views.plain import PlainView
 
 EXPERTS: dict[Speaker, ExpertRef] = {
     "a": ExpertRef(family="llama3", model="embedded:llama"),
@@ -244,11 +246,24 @@ def training_run(
 # -- looking at it --------------------------------------------------------------------------------------------------------
 
 
-def console(width: int, height: int) -> Console:
+def console(width: int, height: int = 30, colour: bool = True) -> Console:
     return Console(
-        file=io.StringIO(), width=width, height=height, force_terminal=True, color_system="standard", markup=False, emoji=False,
-        highlight=False, _environ={},
+        file=io.StringIO(), width=width, height=height, force_terminal=colour, color_system="standard" if colour else None, markup=False,
+        emoji=False, highlight=False, _environ={},
     )  # fmt: skip
+
+
+def written(screen: Console) -> str:
+    assert isinstance(screen.file, io.StringIO)
+    return screen.file.getvalue()
+
+
+def drawn(width: int, *parts: RenderableType) -> str:
+    """What is drawn of some parts, without colours."""
+    blank = console(width, colour=False)
+    for part in parts:
+        blank.print(part)
+    return written(blank)
 
 
 def plainly(text: str) -> str:
@@ -278,6 +293,17 @@ def until(events: Iterable[AnyEvent], at: int, phase: str, more: int = 0) -> lis
 
 
 def frame(state: RunState, width: int, height: int, focus: str | None = None) -> list[str]:
-    painter = Painter(console(width, height))
-    shown = painter.frame(state, state.conversations[focus] if focus else None, {}, 0)
+    """The lines of the screen's moving part."""
+    painter = Painter(console(width, height, colour=False))
+    shown = screen.frame(painter, state, state.conversations[focus] if focus else None, {}, 0)
     return ["".join(segment.text for segment in line) for line in shown.lines]
+
+
+def plain(events: Iterable[AnyEvent]) -> list[str]:
+    """The lines of the plain view."""
+    out = io.StringIO()
+    view = PlainView(out)
+    for event in events:
+        view.send(event)
+    view.close()
+    return out.getvalue().rstrip("\n").split("\n")

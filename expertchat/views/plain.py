@@ -22,7 +22,7 @@ from expertchat.records import Turn
 from expertchat.text.sentences import clean
 from expertchat.views.figures import before_and_after, closing_lines, last_evaluations, shown, told_words, where_words
 from expertchat.views.model import Conversation, RunState
-from expertchat.views.sides import Table, letter, line, model_name
+from expertchat.views.sides import Table, called, line, model_name
 from expertchat.views.training import Training, number
 from expertchat.views.words import (
     clock,
@@ -91,10 +91,10 @@ class PlainView:
         label = f"[{conversation.name} {_cut(conversation.topic)}]"
         match event:
             case ConversationStarted():
-                names = ", ".join(f"{seat.upper()} is {model_name(ref)}" for seat, ref in sorted(event.experts.items()))
+                names = ", ".join(f"{called(seat)} is {model_name(ref)}" for seat, ref in event.experts.items())
                 self._write(f"{label} begins{': ' + names if names else ''}")
             case TurnFinished():
-                speaker = event.turn.speaker.upper()
+                speaker = called(event.turn.speaker)
                 if event.turn.thinking and conversation.unfold:
                     self._write(f"{label} {speaker} thinks: {line(event.turn.thinking)}")
                 self._write(f"{label} {speaker}: {line(event.turn.text)}{_remarked(event.turn)}")
@@ -150,7 +150,7 @@ def candidate_lines(judged: CandidatesJudged) -> list[str]:
     for i, (text, *values) in enumerate(zip(judged.texts, judged.rewards, judged.ratings, judged.wims, strict=False)):
         given = ", ".join(f"{name} {shown(number(v), form, 6)}" for (name, form), v in zip(GIVEN, values, strict=True))
         went_on = ", and the dialogue went on with it" if i == judged.continued else ""
-        which = f"turn {judged.turn + 1}, candidate {i + 1} of {len(judged.texts)} by {judged.speaker.upper()}"
+        which = f"turn {judged.turn + 1}, candidate {i + 1} of {len(judged.texts)} by {called(judged.speaker)}"
         lines.append(f"{which} ({given}{went_on}): {line(text)}")
     return lines
 
@@ -158,7 +158,7 @@ def candidate_lines(judged: CandidatesJudged) -> list[str]:
 def judgement_lines(conversation: Conversation) -> list[str]:
     """Ratings as an aligned table, per-turn rewards, WIM texts with scores, problems."""
     lines = [
-        f"turn {i + 1}, {conversation.by_index[i].speaker.upper()}: {judged_in_words(reward)}"
+        f"turn {i + 1}, {called(conversation.by_index[i].speaker)}: {judged_in_words(reward)}"
         for i in sorted(conversation.by_index)
         if (reward := conversation.turn_reward(i)) is not None
     ]
@@ -168,7 +168,7 @@ def judgement_lines(conversation: Conversation) -> list[str]:
     for side, wim in conversation.whole_wims().items():
         score = f"{wim.cosine:.2f}" if wim.cosine is not None else "none"
         text = "nothing is missing" if wim.empty else line(wim.text) or "no answer"
-        lines.append(f"{letter(side.judge)} misses in {side.subject.upper()} (WIM score {score}): {text}")
+        lines.append(f"{called(side.judge)} misses in {called(side.subject)} (WIM score {score}): {text}")
     return lines + [f"no answer: {problem}" for problem in conversation.problems()]
 
 

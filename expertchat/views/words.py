@@ -142,7 +142,7 @@ def mass_in_words(masses: object) -> str:
     """ "; the options hold 97 % of the probability", the least sure judge's where they differ; "" where nothing is known."""
     if not isinstance(masses, Mapping):
         return ""
-    means = [one["mean"] for one in masses.values() if isinstance(one, Mapping) and isinstance(one.get("mean"), int | float)]
+    means = [mass["mean"] for mass in masses.values() if isinstance(mass, Mapping) and isinstance(mass.get("mean"), int | float)]
     return f"; the options hold {100 * min(means):.0f} % of the probability" if means else ""
 
 
@@ -203,7 +203,12 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
     reasons = summary.get("stop_reasons")
     if isinstance(reasons, dict):
         lines.append(("endings", ", ".join(f"{line(str(reason)).replace('_', ' ')} {count}" for reason, count in reasons.items())))
-    if state.run is not None:
-        folder = clean(state.run.folder)
-        lines += [("run folder", folder), ("look again", f"expertchat watch {shlex.quote(folder)}")]
-    return lines
+    return lines + look_again(state)
+
+
+def look_again(state: RunState) -> list[tuple[str, str]]:
+    """The last lines of every end: where the run lies, and how to look at it again."""
+    if state.run is None:
+        return []
+    folder = clean(state.run.folder)
+    return [("run folder", folder), ("look again", f"expertchat watch {shlex.quote(folder)}")]
