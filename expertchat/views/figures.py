@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -59,8 +59,8 @@ class Column:
 
 LOST = (("nulls", "null"), ("equal", "equal pair"), ("stale", "stale pair"))  # figures of what made no pair, named where there is any
 ROUND = Column("round", 5, 0)
-LEARNER = Column("by", 2, 0)  # as wide as the longest name, up to LONGEST
-LONGEST = 8
+LEARNER = Column("by", 2, 0)
+LONGEST = 8  # characters of a name in a column
 COLUMNS = (
     Column("pairs", 5, 8, ",.0f", "pairs"),
     Column("ties", 4, 10, ",.0f", "ties"),
@@ -76,10 +76,16 @@ WIN = Column("win %", 10, 5)
 FACTS = Column("facts/base", 10, 6)
 
 
+def name_width(names: Sequence[str]) -> int:
+    """The width of a column of names."""
+    return min(LONGEST, max((len(called(name)) for name in names), default=0))
+
+
 def columns(training: Training, width: int, gap: int) -> list[Column]:
     """The columns that fit into `width`, the round's number first. Those of evaluations only where there are such figures."""
-    names = [len(called(who)) for who in training.learners()]
-    chosen = [ROUND, *([replace(LEARNER, width=max(LEARNER.width, min(LONGEST, *names)))] if len(names) > 1 else []), *COLUMNS]
+    learners = training.learners()
+    by = replace(LEARNER, width=max(LEARNER.width, name_width(learners)))
+    chosen = [ROUND, *([by] if len(learners) > 1 else []), *COLUMNS]
     chosen += [WIN] if training.has("win_rate") else []
     chosen += [FACTS] if training.has("distinct_policy") else []
     while len(chosen) > 1 and sum(c.width + gap for c in chosen) - gap > width:

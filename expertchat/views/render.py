@@ -61,7 +61,9 @@ from expertchat.views.words import (
 
 SHOWN_CANDIDATES = 6
 SHOWN_PROBLEMS = 6
-LONG_TITLE = 12  # characters of "A on B" from which on it stands in two lines
+RATING, CATEGORY = "rating 1–10", 20  # the corner of the table of ratings, and the widest that the name of a row gets
+GAP = 3  # cells between two columns
+LONG_TITLE = 12  # characters of the longest "A on B" that stands in one line
 _BLANK_LINES = re.compile(r"\n\s*\n\s*(?:\n\s*)*")
 
 
@@ -214,37 +216,42 @@ def ratings_table(table: Table, width: int) -> RenderableType:
 
 def _parts(table: Table, width: int) -> list[list[Side]]:
     """The columns of each part of a table, as many as there is room for beside the names of the rows."""
-    names = max(min(20, len(title)) for title in ("rating 1–10", *(title for title, _ in table.rows))) + 2
-    titles = [part for side in table.sides for part in _title(side, table.seats).plain.split("\n")]
-    column = max(len(text) for text in (*titles, *(cell.text for _, cells in table.rows for cell in cells), " " * 5)) + 2
-    most = max(1, (width - names) // column)
-    parts: list[list[Side]] = [[]]
-    for _, own in groupby(table.sides, key=lambda side: side.judge):
-        group = list(own)
-        if parts[-1] and len(parts[-1]) + len(group) > most:
-            parts.append([])
-        for side in group:
-            if len(parts[-1]) == most:
-                parts.append([])
+    room = width - max(min(CATEGORY, len(title)) for title in (RATING, *(title for title, _ in table.rows)))
+    parts: list[list[Side]] = []
+    left = 0
+    for _, sides in groupby(table.sides, key=lambda side: side.judge):
+        own = {side: GAP + _column_width(table, side) for side in sides}
+        left = left if sum(own.values()) <= left else 0  # a judge whose columns do not fit begins below
+        for side, needed in own.items():
+            if not parts or needed > left:
+                parts, left = [*parts, []], room
             parts[-1].append(side)
+            left -= needed
     return parts
 
 
-def _title(side: Side, seats: Seats) -> Text:
-    return side_title(side, seats, " on " if len(side.title) <= LONG_TITLE or len(seats) < 3 else " on\n")
+def _column_width(table: Table, side: Side) -> int:
+    at = table.sides.index(side)
+    cells = (len(cells[at].text) for _, cells in table.rows)
+    return max(5, *cells, *(len(part) for part in _title(table, side).plain.split("\n")))
+
+
+def _title(table: Table, side: Side) -> Text:
+    """ "A on B"; of more than two experts with long names, the judge stands above the subject."""
+    long = len(table.seats) > 2 and any(len(side.title) > LONG_TITLE for side in table.sides)
+    return side_title(side, table.seats, "\non " if long else " on ")
 
 
 def _part(table: Table, sides: Sequence[Side], bars: bool) -> RenderableType:
     drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="", border_style="dim")
-    drawn.add_column(Text("rating 1–10", style="dim"), no_wrap=True, overflow="ellipsis", max_width=20, vertical="bottom")
+    drawn.add_column(Text(RATING, style="dim"), no_wrap=True, overflow="ellipsis", max_width=CATEGORY, vertical="bottom")
     for side in sides:
-        drawn.add_column(_title(side, table.seats), no_wrap=True, overflow="ellipsis")
+        drawn.add_column(_title(table, side), no_wrap=True, overflow="ellipsis")
     for row, (category, cells) in enumerate(table.rows):
         strong = row >= table.bars
         if row == table.bars and row:
             drawn.add_section()
-        of = dict(zip(table.sides, cells, strict=True))
-        texts = [_cell(of[side], colour(side.judge, table.seats), bars and not strong) for side in sides]
+        texts = [_cell(cells[table.sides.index(side)], colour(side.judge, table.seats), bars and not strong) for side in sides]
         drawn.add_row(Text(category), *texts, style="bold" if strong else "")
     return drawn
 

@@ -101,25 +101,26 @@ def _style(column: words.Column, row: Round, learner: Speaker | None, seats: Sea
 def curves(training: Training, width: int, room: int) -> list[Text]:
     """The main figures over the rounds, at most `room` lines.
 
-    Two figures in a line; of several learners one figure, beside one another or, where that is too narrow, below one another.
+    Two figures in a line; of several learners each figure for all of them, in as many lines as they need.
     """
-    learners, seats = training.learners(), training.seats
-    found = []
+    learners = training.learners()
+    found: list[list[_Curve]] = []
     for title, name, form, evaluated in CURVES:
         values = {who: training.curve(name, who, evaluated) for who in learners}
         if any(v is not None for curve in values.values() for v in curve):
             found.append([_Curve(title, form, who, values[who]) for who in learners])
-    several = len(learners) > 1
-    items = [curve for figure in found[: len(found) if several else SHOWN_CURVES] for curve in figure]
-    if several:
-        across = len(learners) if len(learners) == 2 or width >= len(learners) * (LEAST // 2 + 3) else 1
+    names = words.name_width(learners) if len(learners) > 1 else 0
+    if names:
+        rows = 1 if len(learners) == 2 else -(-len(learners) // max(1, (width + 3) // (LEAST // 2 + 3)))
+        across = -(-len(learners) // rows)
     else:
-        across = 2 if width >= LEAST else 1
+        rows, across, shown = 1, 2 if width >= LEAST else 1, [curve for figure in found[:SHOWN_CURVES] for curve in figure]
+        found = [shown[at : at + across] for at in range(0, len(shown), across)]
     each, lines = (width - 3 * (across - 1)) // across, []
-    for at in range(0, len(items), across):
-        lines.append(Text("   ").join(_curve(curve, each, seats if several else None) for curve in items[at : at + across]))
-    figure = len(learners) if several and across == 1 else 1  # lines that belong together
-    return lines[: max(0, room) // figure * figure]
+    for figure in found:
+        for at in range(0, len(figure), across):
+            lines.append(Text("   ").join(_curve(curve, each, training.seats, names) for curve in figure[at : at + across]))
+    return lines[: max(0, room) // rows * rows]
 
 
 class _Curve(NamedTuple):
@@ -129,22 +130,21 @@ class _Curve(NamedTuple):
     values: list[float | None]
 
 
-def _curve(curve: _Curve, width: int, seats: Seats | None) -> Text:
+def _curve(curve: _Curve, width: int, seats: Seats, names: int) -> Text:
     """ "reward   -0.12 ▁▂▄▆█   +0.45": a title, the first value where there is room, the curve, the last value; `width` cells.
 
-    With `seats` the learner's name stands before it, in its colour.
+    `names`: cells of the learner's name before it; 0 where there is but one.
     """
     known = [value for value in curve.values if value is not None]
     first, last = (words.shown(value, curve.form, 6) for value in ((known[0], known[-1]) if known else (None, None)))
     text = Text(no_wrap=True)
-    if seats is not None:
-        name, style = person(curve.learner, seats)
-        text.append(f"{name[: words.LONGEST]} ", style)
+    name, style = person(curve.learner, seats)
+    text.append(f"{name[:names]:<{names}} " if names else "", style)
     text.append(f"{curve.title:<6}", style="dim")
     roomy = width >= 40
     text.append(f" {first:>6}" if roomy else "", style="dim")
     cells = max(1, width - text.cell_len - 8)
-    text.append(f" {sparkline(curve.values, cells):<{cells}}", style="green" if seats is None else colour(curve.learner, seats))
+    text.append(f" {sparkline(curve.values, cells):<{cells}}", style=colour(curve.learner, seats) if names else "green")
     return text.append(f" {last:>6}", style="bold")
 
 

@@ -10,7 +10,7 @@ from expertchat.events import RunFinished, RunStarted
 from expertchat.records import Reward, Turn
 from expertchat.text.sentences import clean
 from expertchat.views.model import RunState
-from expertchat.views.sides import line
+from expertchat.views.sides import called, line
 
 STOPPED = {
     "turns": "all turns are spoken",
@@ -162,6 +162,11 @@ def fault_words(faults: object, most: int = 4) -> str:
     return "; ".join(parts)
 
 
+def _by_speaker(turns: object) -> str:
+    """ ": A 12, B 9, C 10" of three or more experts."""
+    return f": {', '.join(f'{called(str(seat))} {count:,}' for seat, count in turns.items())}" if isinstance(turns, Mapping) else ""
+
+
 def summary_lines(state: RunState) -> list[tuple[str, str]]:
     """The end of a run as (label, value) lines: counts, throughput, failures, the folder, how to look again.
 
@@ -177,7 +182,7 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
     ratings, wims = known("rating_count", counts.ratings), known("wim_count", counts.wims)
     lines = [
         ("conversations", f"{state.done:,} of {state.total:,}"),
-        ("turns", f"{known('turns', counts.turns):,}"),
+        ("turns", f"{known('turns', counts.turns):,}{_by_speaker(summary.get('turns_by'))}"),
         ("tokens", f"{known('tokens', counts.tokens):,} in {clock(state.seconds)}{speed}"),
     ]
     if ratings:
@@ -189,7 +194,8 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
     if kinds := fault_words(summary.get("faults")):
         lines.append(("no answer", kinds))
     if known("rated_pairs", 0):
-        lines.append(("ties", f"{known('ties', 0):,} of {known('rated_pairs', 0):,} conversations rate both experts alike"))
+        alike = "pairs of experts are rated alike" if "turns_by" in summary else "conversations rate both experts alike"
+        lines.append(("ties", f"{known('ties', 0):,} of {known('rated_pairs', 0):,} {alike}"))
     if known("turns_thought", 0):
         said = f"{counted(known('turns_thought', 0), 'turn')} thought {counted(known('words_thought', 0), 'word')}"
         silent = known("turns_all_thinking", 0)
