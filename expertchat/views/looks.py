@@ -124,5 +124,5 @@ def labelled(lines: Iterable[tuple[str, str]]) -> RenderableType:
 
 
 def verdict(low: float | None, high: float | None) -> str:
-    """The colour of a win rate: its whole interval lies above one half, or below."""
-    return "bold green" if low is not None and low > 0.5 else "bold red" if high is not None and high < 0.5 else "bold"
+    """The colour of a win rate whose whole interval lies above one half, or below; "" where it does not."""
+    return "bold green" if low is not None and low > 0.5 else "bold red" if high is not None and high < 0.5 else ""

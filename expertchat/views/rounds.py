@@ -54,7 +54,7 @@ SHOWN_CURVES = 6
 
 
 def _verdict(row: Round, learner: Speaker | None) -> str:
-    return verdict(row.evaluated("win_rate_low", learner), row.evaluated("win_rate_high", learner))
+    return verdict(row.evaluated("win_rate_low", learner), row.evaluated("win_rate_high", learner)) or "bold"
 
 
 def table(training: Training, width: int, room: int) -> list[Text]:

@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from expertchat.views.plan import open_console
-from expertchat.views.render import bar
+from expertchat.views.console import open_console
+from expertchat.views.looks import bar
 from expertchat.views.sides import line
 from expertchat.views.words import age, counted
 
