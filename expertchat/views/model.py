@@ -5,28 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from expertchat.events import (
-    AnyEvent,
-    CandidatesJudged,
-    ConversationFinished,
-    ConversationJudged,
-    ConversationStarted,
-    Loading,
-    Measured,
-    Note,
-    PhaseStarted,
-    Progress,
-    RatingGiven,
-    RewardGiven,
-    RoundFinished,
-    RoundStarted,
-    RunFinished,
-    RunStarted,
-    StepFinished,
-    TextStreamed,
-    TurnFinished,
-    WimGiven,
-)
+from expertchat import events
 from expertchat.records import ExpertRef, Rating, Reward, Speaker, Turn, Wim
 from expertchat.views.sides import (
     FORMS,
@@ -48,6 +27,20 @@ from expertchat.views.sides import (
 from expertchat.views.training import Told, Training, is_training
 
 Stage = Literal["talking", "judging", "judged"]
+OfDialogue = (
+    events.ConversationStarted | events.TextStreamed | events.TurnFinished | events.CandidatesJudged | events.ConversationFinished
+    | events.ConversationJudged
+)  # fmt: skip
+OfJudge = events.RatingGiven | events.WimGiven | events.RewardGiven
+
+
+def record_of(event: OfJudge) -> Judged:
+    match event:
+        case events.RatingGiven():
+            return event.rating
+        case events.WimGiven():
+            return event.wim
+    return event.reward
 
 
 @dataclass
@@ -74,7 +67,7 @@ class Conversation:
     stop_reason: str | None = None
     judged: bool = False
     judgements: dict[tuple[str, str], Judged] = field(default_factory=dict)  # by kind and id
-    candidates: dict[int, CandidatesJudged] = field(default_factory=dict)  # of the trained turns, by turn
+    candidates: dict[int, events.CandidatesJudged] = field(default_factory=dict)  # of the trained turns, by turn
     asked: Speaker | None = None  # whose turn the models are at, where that is known
     unfold: bool = False  # show what was thought, not only how much
 
@@ -192,10 +185,10 @@ class Counts:
 class RunState:
     """Everything a view shows of a run. `apply` takes one event, in constant time."""
 
-    run: RunStarted | None = None
-    finished: RunFinished | None = None
-    loading: dict[str, Loading] = field(default_factory=dict)
-    progress: Progress | None = None
+    run: events.RunStarted | None = None
+    finished: events.RunFinished | None = None
+    loading: dict[str, events.Loading] = field(default_factory=dict)
+    progress: events.Progress | None = None
     seats: Seats = TWO
     conversations: dict[str, Conversation] = field(default_factory=dict)
     judged: set[str] = field(default_factory=set)
@@ -263,31 +256,31 @@ class RunState:
 
     # -- events -----------------------------------------------------------------------------------------------------
 
-    def apply(self, event: AnyEvent) -> None:
+    def apply(self, event: events.AnyEvent) -> None:
         """Take one event in. An event for a released conversation changes nothing."""
         self.time = max(self.time, event.time)
         if self.training is None and is_training(event):
             self.training = Training()
         self.told = self.training.apply(event) if self.training is not None else []
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 self._start(event)
-            case RoundStarted():
+            case events.RoundStarted():
                 self._begin_round(event.round)
-            case PhaseStarted():
+            case events.PhaseStarted():
                 if event.phase != "talking":  # no dialogue of an earlier phase goes on
                     for name in list(self.conversations):
                         self.release(name)
-            case Note() | StepFinished() | Measured() | RoundFinished():
+            case events.Note() | events.StepFinished() | events.Measured() | events.RoundFinished():
                 pass
-            case Loading():
+            case events.Loading():
                 self.loading[event.what] = event
-            case Progress():
+            case events.Progress():
                 self.progress = event
                 self._ask(event)
-            case RunFinished():
+            case events.RunFinished():
                 self.finished = event
-            case RatingGiven() | WimGiven() | RewardGiven():
+            case events.RatingGiven() | events.WimGiven() | events.RewardGiven():
                 self._judgement(event)
             case _:
                 self._dialogue(event)
@@ -297,7 +290,7 @@ class RunState:
         if self.conversations.pop(conversation, None) is not None:
             self.released.add(conversation)
 
-    def _start(self, event: RunStarted) -> None:
+    def _start(self, event: events.RunStarted) -> None:
         self.run, self.finished, self.progress = event, None, None
         self._unseen = max(0, event.resumed - len(self.judged))
         self._tokens_before, self._turns_before = self.counts.tokens, self.counts.turns
@@ -321,29 +314,27 @@ class RunState:
             self.conversations[name] = Conversation(name, unfold=self.unfold)
         return self.conversations[name]
 
-    def _ask(self, event: Progress) -> None:
+    def _ask(self, event: events.Progress) -> None:
         """A dialogue that is alone: its word has the one for whom the models work. Of several, nobody knows whose the requests are."""
         if len(self.conversations) == 1:
             (conversation,) = self.conversations.values()
             asked = [seat for seat in conversation.seats if event.waiting.get(seat)]
             conversation.asked = asked[0] if len(asked) == 1 else None
 
-    def _dialogue(
-        self, event: ConversationStarted | TextStreamed | TurnFinished | ConversationFinished | ConversationJudged | CandidatesJudged
-    ) -> None:
+    def _dialogue(self, event: OfDialogue) -> None:
         conversation = self._conversation(event.conversation)
         if conversation is None:
             return
         match event:
-            case ConversationStarted():
+            case events.ConversationStarted():
                 conversation.topic, conversation.source = line(event.topic), line(event.source)
                 conversation.opener, conversation.experts = event.opener, event.experts
                 conversation.streaming = None
                 self._seat(conversation.seats)
-            case TextStreamed():
+            case events.TextStreamed():
                 if event.turn not in conversation.by_index and conversation.stop_reason is None:
                     conversation.streaming = Streaming(event.turn, event.speaker, event.text, event.thinking)
-            case TurnFinished():
+            case events.TurnFinished():
                 if event.index not in conversation.by_index:
                     self.counts.turns += 1
                     self.counts.tokens += event.turn.tokens
@@ -351,11 +342,11 @@ class RunState:
                 conversation.asked = None
                 if conversation.streaming is not None and conversation.streaming.turn <= event.index:
                     conversation.streaming = None
-            case CandidatesJudged():
+            case events.CandidatesJudged():
                 conversation.candidates[event.turn] = event
-            case ConversationFinished():
+            case events.ConversationFinished():
                 conversation.stop_reason, conversation.streaming = event.stop_reason, None
-            case ConversationJudged():
+            case events.ConversationJudged():
                 conversation.judged = True
                 self.judged.add(event.conversation)
                 if self.training is not None:
@@ -366,8 +357,8 @@ class RunState:
         if self.training is not None:
             self.training.seats = seats
 
-    def _judgement(self, event: RatingGiven | WimGiven | RewardGiven) -> None:
-        record = event.rating if isinstance(event, RatingGiven) else event.wim if isinstance(event, WimGiven) else event.reward
+    def _judgement(self, event: OfJudge) -> None:
+        record = record_of(event)
         conversation = self._conversation(record.transcript)
         if conversation is None:
             return

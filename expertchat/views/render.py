@@ -23,41 +23,11 @@ from rich.text import Text
 from expertchat.events import CandidatesJudged, Note, RunStarted
 from expertchat.records import Reward, Speaker, Turn
 from expertchat.text.sentences import clean
+from expertchat.views import looks, words
 from expertchat.views.figures import shown
-from expertchat.views.looks import (
-    BAR,
-    NARROW,
-    SPINNER,
-    WIDEST,
-    bar,
-    bubble_width,
-    colour,
-    edge,
-    end_rule,
-    fitted,
-    indent,
-    indented,
-    labelled,
-    person,
-    placed,
-    run_bar,
-    side_title,
-    with_parts,
-)
 from expertchat.views.model import Conversation, RunState
 from expertchat.views.sides import Cell, Seats, Side, Table, called, in_order, line, model_name
 from expertchat.views.training import number
-from expertchat.views.words import (
-    clock,
-    counted,
-    judged_in_words,
-    remarks,
-    size,
-    stop_in_words,
-    summary_lines,
-    thought_in_words,
-    whole_in_words,
-)
 
 SHOWN_CANDIDATES = 6
 SHOWN_PROBLEMS = 6
@@ -73,8 +43,8 @@ _BLANK_LINES = re.compile(r"\n\s*\n\s*(?:\n\s*)*")
 def name(speaker: Speaker, conversation: Conversation) -> Text:
     """ "A · llama" in the speaker's colour."""
     model, seats = model_name(conversation.experts.get(speaker)), conversation.seats
-    text = Text(*person(speaker, seats))
-    return text.append(f" · {model}", style=f"not bold {colour(speaker, seats)}") if model else text
+    text = Text(*looks.person(speaker, seats))
+    return text.append(f" · {model}", style=f"not bold {looks.colour(speaker, seats)}") if model else text
 
 
 def bubble(
@@ -85,12 +55,12 @@ def bubble(
     What was thought is one dim line, or with `unfold` stands above what was said.
     """
     said = _tidy(text)
-    body = Text(thought_in_words(thinking, now=writing and not said), style="dim")
+    body = Text(words.thought_in_words(thinking, now=writing and not said), style="dim")
     if body and conversation.unfold:
         body = Text(_tidy(thinking or ""), style="dim italic")
     body = Text.assemble(body, "\n" if body and said else "", said)
-    title, widest = name(speaker, conversation), bubble_width(width)
-    style, side = colour(speaker, conversation.seats), edge(speaker, conversation.seats)
+    title, widest = name(speaker, conversation), looks.bubble_width(width)
+    style, side = looks.colour(speaker, conversation.seats), looks.edge(speaker, conversation.seats)
     if writing:
         body.append("▌", style=style)
     needed = max([cell_len(part) for part in body.plain.split("\n")] + [title.cell_len + 2, cell_len(foot) + 2]) + 4
@@ -105,7 +75,7 @@ def bubble(
         width=widest if writing else min(widest, needed),
         padding=(0, 1),
     )
-    return placed(panel, speaker, conversation.seats, width)
+    return looks.placed(panel, speaker, conversation.seats, width)
 
 
 def _tidy(text: str) -> str:
@@ -114,9 +84,9 @@ def _tidy(text: str) -> str:
 
 def turn_bubble(turn: Turn, index: int, conversation: Conversation, width: int) -> RenderableType:
     """A finished turn, with what must be known of it underneath: cut, note, its own reward."""
-    known, reward = remarks(turn), conversation.turn_reward(index)
+    known, reward = words.remarks(turn), conversation.turn_reward(index)
     if reward is not None:
-        known.append(judged_in_words(reward))
+        known.append(words.judged_in_words(reward))
     return bubble(turn.text, turn.speaker, conversation, width, " · ".join(known), thinking=turn.thinking)
 
 
@@ -135,14 +105,14 @@ def waiting_bubble(conversation: Conversation, width: int) -> RenderableType:
     speaker, seats = conversation.next_speaker, conversation.seats
     if speaker is None:
         return Text("  ● ● ●", "dim")
-    text = Text.assemble(("  ● ● ●  ", f"dim {colour(speaker, seats)}"), (f"{called(speaker)} is next", "dim"))
-    return placed(text, speaker, seats, width)
+    text = Text.assemble(("  ● ● ●  ", f"dim {looks.colour(speaker, seats)}"), (f"{called(speaker)} is next", "dim"))
+    return looks.placed(text, speaker, seats, width)
 
 
 def ended(conversation: Conversation, width: int) -> RenderableType:
     """Why and when a dialogue ended."""
-    said = stop_in_words(conversation.stop_reason, len(conversation.by_index))
-    return Align(Text(said, style="dim"), "center", width=min(width, WIDEST))
+    said = words.stop_in_words(conversation.stop_reason, len(conversation.by_index))
+    return Align(Text(said, style="dim"), "center", width=min(width, looks.WIDEST))
 
 
 # -- candidates -----------------------------------------------------------------------------------------------------
@@ -162,10 +132,10 @@ def candidates(judged: CandidatesJudged, seats: Seats, width: int) -> Renderable
     for i in kept:
         if i < count:
             style = {best: "bold green", worst: "red"}.get(i, "") if i in rewards else "dim"
-            lines.append(_candidate(judged, i, style, colour(judged.speaker, seats), bubble_width(width) - 2))
+            lines.append(_candidate(judged, i, style, looks.colour(judged.speaker, seats), looks.bubble_width(width) - 2))
     if count > len(lines):
         lines.append(Text(f"  and {count - len(lines)} more", style="dim"))
-    return Padding(Group(*lines), (0, 0, 0, indent(judged.speaker, seats, width) + 2))
+    return Padding(Group(*lines), (0, 0, 0, looks.indent(judged.speaker, seats, width) + 2))
 
 
 def _candidate(judged: CandidatesJudged, i: int, style: str, own: str, width: int) -> Text:
@@ -179,7 +149,7 @@ def _candidate(judged: CandidatesJudged, i: int, style: str, own: str, width: in
     if width >= 64:
         text.append("".join(f"  {name} {shown(v, form, 4):>4}" for name, v, form in parts if v is not None), style="dim")
     text.append("  ").append(line(judged.texts[i]), style="" if went_on else "dim")
-    return fitted(text, width)
+    return looks.fitted(text, width)
 
 
 def turn_parts(index: int, conversation: Conversation, width: int) -> list[RenderableType]:
@@ -197,7 +167,7 @@ def _cell(cell: Cell, style: str, bars: bool) -> Text:
         return Text(f"{cell.text:>5}", style="red" if cell.text == "none" else "")
     text = Text(f"{cell.text:>5}")
     if bars:
-        text.append(" ").append_text(bar(cell.number / 10, BAR, style))
+        text.append(" ").append_text(looks.bar(cell.number / 10, looks.BAR, style))
     return text
 
 
@@ -206,7 +176,7 @@ def ratings_table(table: Table, width: int) -> RenderableType:
 
     Of more than two experts, the columns that do not fit stand below the others; those of a judge stay together.
     """
-    bars = width >= 18 + len(table.sides) * (BAR + 12)
+    bars = width >= 18 + len(table.sides) * (looks.BAR + 12)
     parts = [table.sides] if len(table.seats) < 3 else _parts(table, width)
     drawn: list[RenderableType] = []
     for sides in parts:
@@ -239,7 +209,7 @@ def _column_width(table: Table, side: Side) -> int:
 def _title(table: Table, side: Side) -> Text:
     """ "A on B"; of more than two experts with long names, the judge stands above the subject."""
     long = len(table.seats) > 2 and any(len(side.title) > LONG_TITLE for side in table.sides)
-    return side_title(side, table.seats, "\non " if long else " on ")
+    return looks.side_title(side, table.seats, "\non " if long else " on ")
 
 
 def _part(table: Table, sides: Sequence[Side], bars: bool) -> RenderableType:
@@ -251,7 +221,7 @@ def _part(table: Table, sides: Sequence[Side], bars: bool) -> RenderableType:
         strong = row >= table.bars
         if row == table.bars and row:
             drawn.add_section()
-        texts = [_cell(cells[table.sides.index(side)], colour(side.judge, table.seats), bars and not strong) for side in sides]
+        texts = [_cell(cells[table.sides.index(side)], looks.colour(side.judge, table.seats), bars and not strong) for side in sides]
         drawn.add_row(Text(category), *texts, style="bold" if strong else "")
     return drawn
 
@@ -262,10 +232,10 @@ def wim_texts(conversation: Conversation) -> list[RenderableType]:
     wims, seats = conversation.whole_wims(), conversation.seats
     for side in in_order(wims, seats):
         wim = wims[side]
-        head = Text.assemble(person(side.judge, seats), " misses in ", person(side.subject, seats))
+        head = Text.assemble(looks.person(side.judge, seats), " misses in ", looks.person(side.subject, seats))
         head.append(f"   WIM score {wim.cosine:.2f}" if wim.cosine is not None else "   no WIM score", style="dim")
         body = Text("Nothing is missing.", style="dim") if wim.empty else Text(line(wim.text) or "no answer")
-        drawn.append(indented(Group(head, indented(body))))
+        drawn.append(looks.indented(Group(head, looks.indented(body))))
     return drawn
 
 
@@ -274,11 +244,11 @@ def judgement(conversation: Conversation, width: int) -> list[RenderableType]:
     table = conversation.table()
     if table is None:
         return []
-    width = min(width, WIDEST)
-    parts: list[RenderableType] = [indented(ratings_table(table, width - 2))]
+    width = min(width, looks.WIDEST)
+    parts: list[RenderableType] = [looks.indented(ratings_table(table, width - 2))]
     for drawn in wim_texts(conversation):
         parts += [Text(""), drawn]
-    problems = [indented(Text(f"no answer: {problem}", style="red")) for problem in conversation.problems()[:SHOWN_PROBLEMS]]
+    problems = [looks.indented(Text(f"no answer: {problem}", style="red")) for problem in conversation.problems()[:SHOWN_PROBLEMS]]
     parts += [Text(""), *problems] if problems else []
     return parts
 
@@ -300,13 +270,13 @@ def in_one_line(conversation: Conversation) -> RenderableType:
     """A finished conversation where there are too many to print them whole."""
     text = Text("✓ ", style="green", overflow="ellipsis", no_wrap=True)
     text.append(f"{conversation.name}  ", style="dim").append(conversation.topic)
-    text.append(f"  {counted(len(conversation.by_index), 'turn')}", style="dim")
+    text.append(f"  {words.counted(len(conversation.by_index), 'turn')}", style="dim")
     if len(conversation.seats) > 2:  # who judged whom would not fit
         for seat, value in conversation.mean_rewards().items():
-            text.append("   ").append(*person(seat, conversation.seats)).append(f" {shown(value, '+.2f', 6)}", style="dim")
+            text.append("   ").append(*looks.person(seat, conversation.seats)).append(f" {shown(value, '+.2f', 6)}", style="dim")
         return text
     for side, reward in conversation.whole_rewards().items():
-        text.append("   ").append_text(side_title(side, conversation.seats)).append(f" {judged_in_words(reward)}", style="dim")
+        text.append("   ").append_text(looks.side_title(side, conversation.seats)).append(f" {words.judged_in_words(reward)}", style="dim")
     return text
 
 
@@ -315,7 +285,7 @@ def in_one_line(conversation: Conversation) -> RenderableType:
 
 def run_heading(run: RunStarted) -> RenderableType:
     """The first lines of a view."""
-    text = Text.assemble(("ExpertChat ", "bold"), line(run.command), "  ", whole_in_words(run))
+    text = Text.assemble(("ExpertChat ", "bold"), line(run.command), "  ", words.whole_in_words(run))
     if run.resumed:
         text.append(f", {run.resumed} finished before", style="dim")
     return Group(text, Text(line(run.folder), style="dim", overflow="fold"), Text(""))
@@ -332,35 +302,36 @@ def loaded_line(what: str, seconds: float, gib: float = 0.0) -> RenderableType:
 
 
 def loading_line(what: str, seconds: float, tick: int, gib: float = 0.0) -> RenderableType:
-    spinner = (f"{SPINNER[tick % len(SPINNER)]} ", "cyan")
+    spinner = (f"{looks.SPINNER[tick % len(looks.SPINNER)]} ", "cyan")
     return Text.assemble(spinner, "loading ", line(what), *_large(gib), (f"  {seconds:.0f} s", "dim"))
 
 
 def _large(gib: float) -> list[tuple[str, str]]:
-    return [(f"  {size(gib)}", "dim")] if gib > 0 else []
+    return [(f"  {words.size(gib)}", "dim")] if gib > 0 else []
 
 
 def starting_line(tick: int, text: str = "starting") -> RenderableType:
-    return Text.assemble((f"{SPINNER[tick % len(SPINNER)]} ", "cyan"), (line(text), "dim"))
+    return Text.assemble((f"{looks.SPINNER[tick % len(looks.SPINNER)]} ", "cyan"), (line(text), "dim"))
 
 
 def other_line(conversation: Conversation, turns: int, width: int) -> RenderableType:
     """Another conversation: id, topic, how far, and the tail of what is being written."""
-    topic_width = 12 if width < NARROW else 22
+    topic_width = 12 if width < looks.NARROW else 22
     topic = Text(conversation.topic, no_wrap=True)
     topic.truncate(topic_width, overflow="ellipsis", pad=True)
     done = len(conversation.by_index)
     text = Text.assemble(("  " + conversation.name[-12:], "dim"), "  ", topic, " ", no_wrap=True)
-    text.append_text(bar(done / turns if turns else 0, 6 if width < NARROW else BAR, "green")).append(f" {done}/{turns}  ")
+    cells = 6 if width < looks.NARROW else looks.BAR
+    text.append_text(looks.bar(done / turns if turns else 0, cells, "green")).append(f" {done}/{turns}  ")
     writing, room = conversation.streaming, width - text.cell_len - 1
     if writing is not None:
-        text.append(*person(writing.speaker, conversation.seats)).append(" ")
-        tail = line(writing.text[-4 * max(room, 0) :]) or thought_in_words(writing.thinking, now=True)
+        text.append(*looks.person(writing.speaker, conversation.seats)).append(" ")
+        tail = line(writing.text[-4 * max(room, 0) :]) or words.thought_in_words(writing.thinking, now=True)
         text.append_text(_tail(tail, room - 2))
     elif conversation.stage == "judging":
         given = sum(not isinstance(record, Reward) for record in conversation.judgements.values())
-        text.append(f"being judged, {counted(given, 'answer')}" if given else "to be judged", style="dim")
-    return fitted(text, width)
+        text.append(f"being judged, {words.counted(given, 'answer')}" if given else "to be judged", style="dim")
+    return looks.fitted(text, width)
 
 
 def _tail(text: str, width: int) -> Text:
@@ -378,21 +349,21 @@ def status_line(state: RunState, width: int) -> Text:
     speed = f"{state.tokens_per_second:,.0f} tokens/s" if state.tokens_per_second is not None else ""
     waiting = ", ".join(f"{called(kind)} {count}" for kind, count in (state.progress.waiting if state.progress else {}).items() if count)
     parts = {
-        "turns": counted(state.turns, "turn"),
-        "tokens": counted(state.tokens, "token"),
+        "turns": words.counted(state.turns, "turn"),
+        "tokens": words.counted(state.tokens, "token"),
         "speed": speed,
-        "clock": clock(state.seconds),
+        "clock": words.clock(state.seconds),
         "waiting": f"waiting: {waiting}" if waiting else "",
     }
-    return with_parts(run_bar(state.done, state.total, "done", width), parts, ("waiting", "tokens", "turns", "speed"), width)
+    return looks.with_parts(looks.run_bar(state.done, state.total, "done", width), parts, ("waiting", "tokens", "turns", "speed"), width)
 
 
 def run_end(state: RunState, width: int) -> RenderableType:
     """The end of a run: mean ratings all ways, counts, throughput, where it lies and how to look at it again."""
     assert state.finished is not None
-    parts: list[RenderableType] = [Text(""), end_rule(state.finished), Text("")]
+    parts: list[RenderableType] = [Text(""), looks.end_rule(state.finished), Text("")]
     means = state.means()
     if means is not None:
-        count = counted(len(state.judged), "conversation")
-        parts += [Text(f"  means over {count}", style="dim"), indented(ratings_table(means, min(width, WIDEST) - 2)), Text("")]
-    return Group(*parts, labelled(summary_lines(state)))
+        count = words.counted(len(state.judged), "conversation")
+        parts += [Text(f"  means over {count}", style="dim"), looks.indented(ratings_table(means, min(width, looks.WIDEST) - 2)), Text("")]
+    return Group(*parts, looks.labelled(words.summary_lines(state)))

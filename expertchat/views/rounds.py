@@ -14,23 +14,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from expertchat.records import Metrics, Speaker
-from expertchat.views import figures as words
+from expertchat.views import figures, looks
 from expertchat.views.figures import FACTS, LEARNER, ROUND, WIN, cell, columns
-from expertchat.views.looks import (
-    NARROW,
-    SPINNER,
-    WIDEST,
-    bar,
-    colour,
-    end_rule,
-    fitted,
-    indented,
-    labelled,
-    person,
-    run_bar,
-    verdict,
-    with_parts,
-)
 from expertchat.views.model import RunState
 from expertchat.views.sides import Seats, called, seat_number
 from expertchat.views.sparkline import sparkline
@@ -54,12 +39,12 @@ SHOWN_CURVES = 6
 
 
 def _verdict(row: Round, learner: Speaker | None) -> str:
-    return verdict(row.evaluated("win_rate_low", learner), row.evaluated("win_rate_high", learner)) or "bold"
+    return looks.verdict(row.evaluated("win_rate_low", learner), row.evaluated("win_rate_high", learner)) or "bold"
 
 
 def table(training: Training, width: int, room: int) -> list[Text]:
     """The newest rounds as at most `room` lines that end with the running one; figures stand under their titles whatever they are."""
-    gap = 1 if width < NARROW else 2
+    gap = 1 if width < looks.NARROW else 2
     chosen = columns(training, width, gap)
     head = Text((" " * gap).join(f"{c.title:>{c.width}}" for c in chosen), style="dim", no_wrap=True)
     lines: list[Text] = []
@@ -73,7 +58,7 @@ def table(training: Training, width: int, room: int) -> list[Text]:
     return [head, *lines[-(room - 1) :]] if room > 1 and lines else []
 
 
-def _rows(row: Round, chosen: list[words.Column], gap: int, seats: Seats) -> list[Text]:
+def _rows(row: Round, chosen: list[figures.Column], gap: int, seats: Seats) -> list[Text]:
     """A round, and a line for each other expert that was evaluated after it."""
     first = row.learner or next(iter(row.evaluations), None)
     texts = []
@@ -87,11 +72,11 @@ def _rows(row: Round, chosen: list[words.Column], gap: int, seats: Seats) -> lis
     return texts
 
 
-def _style(column: words.Column, row: Round, learner: Speaker | None, seats: Seats) -> str:
+def _style(column: figures.Column, row: Round, learner: Speaker | None, seats: Seats) -> str:
     if column is WIN:
         return _verdict(row, learner)
     if column.title == LEARNER.title and learner:
-        return colour(learner, seats)
+        return looks.colour(learner, seats)
     return "dim" if column is ROUND or row.number == 0 else "bold" if column is FACTS else ""
 
 
@@ -109,7 +94,7 @@ def curves(training: Training, width: int, room: int) -> list[Text]:
         values = {who: training.curve(name, who, evaluated) for who in learners}
         if any(v is not None for curve in values.values() for v in curve):
             found.append([_Curve(title, form, who, values[who]) for who in learners])
-    names = words.name_width(learners) if len(learners) > 1 else 0
+    names = figures.name_width(learners) if len(learners) > 1 else 0
     if names:
         rows = 1 if len(learners) == 2 else -(-len(learners) // max(1, (width + 3) // (LEAST // 2 + 3)))
         across = -(-len(learners) // rows)
@@ -136,15 +121,15 @@ def _curve(curve: _Curve, width: int, seats: Seats, names: int) -> Text:
     `names`: cells of the learner's name before it; 0 where there is but one.
     """
     known = [value for value in curve.values if value is not None]
-    first, last = (words.shown(value, curve.form, 6) for value in ((known[0], known[-1]) if known else (None, None)))
+    first, last = (figures.shown(value, curve.form, 6) for value in ((known[0], known[-1]) if known else (None, None)))
     text = Text(no_wrap=True)
-    name, style = person(curve.learner, seats)
+    name, style = looks.person(curve.learner, seats)
     text.append(f"{name[:names]:<{names}} " if names else "", style)
     text.append(f"{curve.title:<6}", style="dim")
     roomy = width >= 40
     text.append(f" {first:>6}" if roomy else "", style="dim")
     cells = max(1, width - text.cell_len - 8)
-    text.append(f" {sparkline(curve.values, cells):<{cells}}", style=colour(curve.learner, seats) if names else "green")
+    text.append(f" {sparkline(curve.values, cells):<{cells}}", style=looks.colour(curve.learner, seats) if names else "green")
     return text.append(f" {last:>6}", style="bold")
 
 
@@ -155,11 +140,11 @@ def phase_line(state: RunState, width: int, tick: int) -> Text:
     """The running round, and how far it is with what it is at."""
     training = state.training
     assert training is not None
-    text = Text(f"{SPINNER[tick % len(SPINNER)]} ", style="cyan", no_wrap=True)
+    text = Text(f"{looks.SPINNER[tick % len(looks.SPINNER)]} ", style="cyan", no_wrap=True)
     if training.current is not None and training.running:
         now = training.current
         text.append(f"round {now.round}/{training.total}", style="bold not cyan")
-        name, style = person(now.learner, training.seats)
+        name, style = looks.person(now.learner, training.seats)
         text.append(f"  {name} v{now.policy_version}", style).append(" learns  ", style="dim")
     phase = training.phase
     if phase is None:
@@ -168,9 +153,9 @@ def phase_line(state: RunState, width: int, tick: int) -> Text:
     else:
         text.append(phase.phase, style="bold not cyan")
         since = f"  {clock(max(0.0, state.time - phase.time))}" if phase.time else ""
-        _progress(text, state, 8 if width < NARROW else 20, width - len(since))
+        _progress(text, state, 8 if width < looks.NARROW else 20, width - len(since))
         text.append(since, style="dim")
-    return fitted(text, width)
+    return looks.fitted(text, width)
 
 
 def _progress(text: Text, state: RunState, cells: int, width: int) -> None:
@@ -183,7 +168,7 @@ def _progress(text: Text, state: RunState, cells: int, width: int) -> None:
     share = done / total
     if training.phase.phase == "talking" and state.run is not None and state.run.turns:  # dialogues in step with one another end together
         share += sum(len(c.by_index) for c in state.conversations.values()) / (total * state.run.turns)
-    text.append("  ").append_text(bar(share, cells, "green")).append(f" {done}/{total}", style="not cyan")
+    text.append("  ").append_text(looks.bar(share, cells, "green")).append(f" {done}/{total}", style="not cyan")
     loss = f", loss {training.step.loss:.3f}" if training.step is not None else ""
     for said in (f" {what}" if what else "", loss):
         if text.cell_len + len(said) <= width:
@@ -201,7 +186,7 @@ def status_line(state: RunState, width: int) -> Text:
         "clock": clock(max(0.0, state.time - state.run.time)) if state.run is not None else "",
         "left": f"about {clock(left)} left" if left else "",
     }
-    return with_parts(run_bar(done, total, "rounds", width), parts, ("speed", "clock"), width)
+    return looks.with_parts(looks.run_bar(done, total, "rounds", width), parts, ("speed", "clock"), width)
 
 
 # -- lines that stay, and the end -----------------------------------------------------------------------------------------
@@ -214,51 +199,51 @@ def told_line(told: Told, training: Training, width: int) -> Text:
 
 def round_line(row: Round, training: Training, width: int) -> Text:
     """A finished round as one line; what does not fit is left out, the least important figure first."""
-    head = Text.assemble(("✓ ", "green"), words.round_label(row, training))
+    head = Text.assemble(("✓ ", "green"), figures.round_label(row, training))
     if row.learner:
-        head.append("  ").append(*person(row.learner, training.seats))
-    chosen = [c for c in words.COLUMNS if row.figures or not c.figure]
+        head.append("  ").append(*looks.person(row.learner, training.seats))
+    chosen = [c for c in figures.COLUMNS if row.figures or not c.figure]
     while chosen and head.cell_len + sum(len(c.title) + c.width + 3 for c in chosen) > width:
         chosen.remove(max(chosen, key=lambda c: c.rank))
     for column in chosen:
         head.append(f"  {column.title} ", style="dim").append(f"{cell(column, row, row.learner):>{column.width}}")
-    return fitted(head, width)
+    return looks.fitted(head, width)
 
 
 def evaluation_line(metrics: Metrics, seats: Seats, width: int) -> Text:
     """An evaluation as one line: the win rate, then policy and base; what does not fit is left out."""
-    text = Text(f"  {words.when(metrics)} ", style="dim")
-    text.append(*person(metrics.learner, seats, "bold not dim"))
+    text = Text(f"  {figures.when(metrics)} ", style="dim")
+    text.append(*looks.person(metrics.learner, seats, "bold not dim"))
     row = Round(metrics.round, metrics.learner, evaluations={metrics.learner: metrics.figures})
     if (rate := row.evaluated("win_rate", metrics.learner)) is not None:
-        interval = words.span(metrics.figures, "win_rate", words.percent, "–")
-        said = f"{words.percent(rate)} %" + (f" ({interval})" if interval else "")
+        interval = figures.span(metrics.figures, "win_rate", figures.percent, "–")
+        said = f"{figures.percent(rate)} %" + (f" ({interval})" if interval else "")
         text.append("  win ").append(said, style=f"not dim {_verdict(row, metrics.learner)}")
-    for figure in words.compared(metrics.figures):
+    for figure in figures.compared(metrics.figures):
         said = f"{figure.policy} (base {figure.base})"
         if text.cell_len + len(figure.label) + len(said) + 3 > width:
             break
         text.append(f"  {figure.label} ").append(said, style="not dim")
-    return fitted(text, width)
+    return looks.fitted(text, width)
 
 
 def closing(state: RunState, width: int) -> RenderableType:
     """The end of a training run: each learner before and after, the curves, the counts, where the adapter lies."""
     assert state.finished is not None and state.training is not None
-    parts: list[RenderableType] = [Text(""), end_rule(state.finished), Text("")]
-    for learner, figures in words.last_evaluations(state).items():
-        parts += [before_and_after(learner, figures, state.seats, min(width, WIDEST)), Text("")]
-    drawn = curves(state.training, min(width, WIDEST) - 4, 2 * SHOWN_CURVES)
-    parts += [indented(Group(*drawn)), Text("")] if drawn else []
-    return Group(*parts, labelled(words.closing_lines(state)))
+    parts: list[RenderableType] = [Text(""), looks.end_rule(state.finished), Text("")]
+    for learner, last in figures.last_evaluations(state).items():
+        parts += [before_and_after(learner, last, state.seats, min(width, looks.WIDEST)), Text("")]
+    drawn = curves(state.training, min(width, looks.WIDEST) - 4, 2 * SHOWN_CURVES)
+    parts += [looks.indented(Group(*drawn)), Text("")] if drawn else []
+    return Group(*parts, looks.labelled(figures.closing_lines(state)))
 
 
-def before_and_after(learner: str, figures: words.Figures, seats: Seats, width: int) -> RenderableType:
+def before_and_after(learner: str, last: figures.Figures, seats: Seats, width: int) -> RenderableType:
     """A small panel: the win rate with its interval, and base, policy and change of the other figures."""
     rows: list[RenderableType] = []
-    if said := words.win_words(figures, "–"):
+    if said := figures.win_words(last, "–"):
         rows.append(Text(said, style="bold"))
-    if compared := words.compared(figures, "–"):
+    if compared := figures.compared(last, "–"):
         grid = RichTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
         grid.add_column("")
         for title in ("base", "policy"):
@@ -267,8 +252,8 @@ def before_and_after(learner: str, figures: words.Figures, seats: Seats, width: 
         for figure in compared:
             grid.add_row(Text(figure.label), Text(figure.base), Text(figure.policy, style="bold"), Text(figure.change, style="dim"))
         rows += [Text(""), grid] if rows else [grid]
-    style = colour(learner, seats)
+    style = looks.colour(learner, seats)
     heading = Text(f"{called(learner)} against its base", style=f"bold {style}")
     body = Group(*rows) if rows else Text("no evaluation figures", style="dim")
     panel = Panel(body, title=heading, title_align="left", box=ROUNDED, border_style=style, width=min(width - 2, 72))
-    return indented(panel)
+    return looks.indented(panel)
