@@ -18,6 +18,8 @@ def seats_of(config: CastConfig) -> dict[str, ModelConfig]:
     seats = dict(config.experts.items())
     if config.third is not None and "third" in judges_of(config):
         seats["third"] = config.third
+    if config.moderator is not None:
+        seats["moderator"] = config.moderator
     return seats
 
 

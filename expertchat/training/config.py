@@ -20,11 +20,12 @@ from expertchat.config import (
     RunConfig,
     Text,
     TopicsConfig,
+    talk_problems,
 )
 from expertchat.evaluation.config import EvaluationConfig
 from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig
 from expertchat.records import Speaker, other
-from expertchat.talk.conversation import opener_of
+from expertchat.talk.order import opener_of
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
@@ -100,6 +101,7 @@ class OnlineDpoConfig(Group):
     arm: Text | None = None  # what this run is called in a table of several
     experts: ExpertsConfig
     third: ModelConfig | None = None
+    moderator: ModelConfig | None = None
     learner: Literal["a", "b", "both", "one"]
     rounds: int = Field(ge=1, le=9999)
     conversation: ConversationConfig  # count: dialogues of a round
@@ -117,7 +119,7 @@ class OnlineDpoConfig(Group):
 
     @model_validator(mode="after")
     def _fits(self) -> OnlineDpoConfig:
-        problems = []
+        problems = talk_problems(self.experts, self.conversation, self.moderator)
         if self.third is None:
             problems += [
                 f"{key}=third needs a third model: add +model@third=NAME"
@@ -192,7 +194,7 @@ class OnlineDpoConfig(Group):
         talk = self.conversation
 
         def of(seat: Speaker) -> int:
-            openers = [opener_of(i, talk.opener) for i in range(min(talk.count, 2))]
+            openers = [opener_of(i, talk.opener, self.experts.seats) for i in range(min(talk.count, 2))]
             counts = [sum((turn % 2 == 0) == (opener == seat) for turn in range(first, talk.turns)) for opener in openers]
             return sum(counts[i % len(counts)] for i in range(min(talk.count, 4)))
 
