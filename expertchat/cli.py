@@ -214,7 +214,7 @@ def _verify(rest: list[str]) -> list[str]:
 def _world(action: str | None, job: Job) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if action == "build":
-        from expertchat.folder.jsonl import saving
+        from expertchat.folder.writing import saving
         from expertchat.world.recipe import MODELS, build
 
         with saving(job.config.out or MODELS):
@@ -278,7 +278,7 @@ def _positive(text: str) -> float:
 def _guarded(run: Callable[[], Any]) -> int:
     """The exit code of `run`; wrong config or input becomes one message, not a traceback."""
     from expertchat.config import ConfigError
-    from expertchat.folder.jsonl import WriteError
+    from expertchat.folder.writing import WriteError
 
     try:
         return int(run())

@@ -21,8 +21,9 @@ from expertchat.evaluation.figures import RATINGS_APART, Comparison, figures, ou
 from expertchat.evaluation.histories import Held, InOrder, Making, Plan, plans, read_histories
 from expertchat.events import Announce, Note
 from expertchat.experts.base import CountTokens, ExpertChat, History
-from expertchat.folder.jsonl import Log, read_lines, saving
-from expertchat.folder.lock import replace as write_whole
+from expertchat.folder.jsonl import Log, read_lines
+from expertchat.folder.writing import replace as write_whole
+from expertchat.folder.writing import saving
 from expertchat.judging.judge import Case, JudgeWork
 from expertchat.judging.pairwise import Duel, duel_flow, winner
 from expertchat.judging.view import Judgement

@@ -5,62 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from expertchat.config import ConfigError
-from expertchat.text.sentences import first_line
+from expertchat.folder.writing import NO_LINK, WriteError, cannot_write
 
 _BLOCK = 1 << 16
-NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # to open a file of a run: a link in its place would lead out of the folder
-
-
-class WriteError(Exception):
-    """The run folder cannot be written any more; what was written stays readable."""
-
-
-def cannot_write(path: Path | str, error: BaseException) -> WriteError:
-    """What a failed write is told as: which file, and why."""
-    place = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
-    return WriteError(f"cannot write {place}: {reason(error)}; what was written before stays readable")
-
-
-def reason(error: BaseException) -> str:
-    """Why something could not be written, in a few words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if error.args and isinstance(error.args[0], list) and error.args[0]:  # of shutil.copytree: (source, target, why) of each file
-        return str(error.args[0][0][-1])
-    return first_line(error)
-
-
-@contextlib.contextmanager
-def saving(path: Path | str) -> Iterator[None]:
-    """Whatever a disk does to a write in here becomes WriteError, also what safetensors and torch make of it."""
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError" or (isinstance(error, RuntimeError) and _OF_TORCH.search(str(error))):
-            raise cannot_write(path, error) from None
-        raise
-
-
-# What torch.save says of a disk.
-_OF_TORCH = re.compile("inline_container|PytorchStreamWriter|iostream|cannot be opened|Parent directory", re.IGNORECASE)
-
-
-def sync_file(path: Path) -> None:
-    """Make a file that another library wrote survive a power cut. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | NO_LINK)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Log:

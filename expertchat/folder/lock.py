@@ -36,7 +36,7 @@ from typing import Any
 
 from expertchat.config import ConfigError
 from expertchat.folder.here import Place, place
-from expertchat.folder.jsonl import NO_LINK, WriteError
+from expertchat.folder.writing import NO_LINK, WriteError, replace
 
 try:
     import fcntl
@@ -340,48 +340,6 @@ def _gone(path: Path) -> bool:
     except OSError:  # the disk does not answer
         return False
     return False
-
-
-def replace(path: Path, text: str, sync: bool = False, mode: int | None = None) -> None:
-    """Write a whole file so that readers see either the old or the new one. With `sync` it also survives a power cut.
-
-    `mode`: its permissions, from before its first byte on and whatever the umask is (0o600: nobody else reads it).
-    """
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        with open(new, "w", encoding="utf-8", opener=_no_link if mode is None else private) as file:
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            file.write(text)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(new, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-    if sync:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut, where the file system knows how."""
-    with contextlib.suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def private(path: str, flags: int) -> int:
-    """An opener for `open`: what is made is its owner's alone, whatever the umask is."""
-    return os.open(path, flags | NO_LINK, 0o600)
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | NO_LINK, 0o666)
 
 
 def _writer(beat: Beat) -> str:

@@ -17,9 +17,10 @@ from pydantic import BaseModel
 
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationFinished, PhaseStarted, Progress, StepFinished, TextStreamed, TurnFinished
-from expertchat.folder.jsonl import Log, WriteError, cannot_write, reason, saving
-from expertchat.folder.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat, replace
+from expertchat.folder.jsonl import Log
+from expertchat.folder.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat
 from expertchat.folder.provenance import moved_on, provenance
+from expertchat.folder.writing import WriteError, cannot_write, reason, replace, saving
 from expertchat.records import as_line, finite
 from expertchat.text.sentences import as_yaml
 

@@ -21,10 +21,10 @@ import yaml
 from expertchat.config import ConfigError
 from expertchat.events import Note, RunFinished
 from expertchat.folder.jsonl import read_lines
-from expertchat.folder.lock import replace
 from expertchat.folder.provenance import provenance
 from expertchat.folder.run_folder import differences
 from expertchat.folder.summary import is_failed, read_summary, seconds_of, summarise
+from expertchat.folder.writing import replace
 from expertchat.records import finite
 from expertchat.runs.arms import arms
 from expertchat.runs.merged import Origin, as_json, events, in_order, names, one_after_another

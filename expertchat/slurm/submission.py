@@ -10,8 +10,8 @@ from typing import Any
 
 from expertchat.command.frozen import freeze
 from expertchat.config import ConfigError
-from expertchat.folder.lock import replace
 from expertchat.folder.provenance import changes, provenance
+from expertchat.folder.writing import replace
 from expertchat.slurm.array import Array, task_folder
 from expertchat.slurm.checks import Checked
 from expertchat.slurm.config import ClusterConfig

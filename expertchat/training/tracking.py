@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from expertchat.config import ConfigError
 from expertchat.events import Note
-from expertchat.folder.jsonl import Log, read_lines, saving
+from expertchat.folder.jsonl import Log, read_lines
+from expertchat.folder.writing import saving
 from expertchat.records import Metrics
 from expertchat.text.sentences import first_line
 from expertchat.training.config import OnlineDpoConfig
