@@ -1,4 +1,5 @@
-"""Append-only files of one JSON object a line: whole lines only, a torn end is cut off, a full disk tears nothing."""
+"""Files of JSON: append-only ones of an object a line (whole lines only, a torn end is cut off, a full disk tears nothing), small ones read
+whole."""
 
 from __future__ import annotations
 
@@ -8,10 +9,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from expertchat.config import ConfigError
 from expertchat.folder.writing import NO_LINK, WriteError, cannot_write
+from expertchat.text.sentences import first_line
+
+M = TypeVar("M", bound=BaseModel)
 
 _BLOCK = 1 << 16
 
@@ -79,7 +85,7 @@ def cut_torn_end(path: Path) -> int:
         while end:
             start = _line_start(file, end)
             file.seek(start)
-            if _object(file.read(end - start)) is not None:
+            if _line(file.read(end - start)) is not None:
                 break
             end = start
         if end < size:
@@ -100,15 +106,40 @@ def _line_start(file: Any, end: int) -> int:
     return 0
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
-    """What a line says; None where it is not whole."""
-    if not line.endswith(b"\n"):
-        return None
+def _object(text: bytes) -> dict[str, Any] | None:
+    """What a text says; None where it is no whole object."""
     try:
-        found = json.loads(line)
+        found = json.loads(text)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _line(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None where it is not whole."""
+    return _object(line) if line.endswith(b"\n") else None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object that a small file holds; None where the file is not there, cannot be read, or holds none."""
+    try:
+        return _object(path.read_bytes())
+    except OSError:
+        return None
+
+
+def as_number(value: object) -> float:
+    """What stands in a file where a number belongs: a time, a count; 0 for whatever cannot be one."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15 else 0.0
+
+
+def read_records(path: Path, model: type[M], remedy: str) -> Iterator[M]:
+    """The lines of a file as records. Raises ConfigError as read_lines does, and for a line that is none, with what to do."""
+    for n, line in read_lines(path):
+        try:
+            yield model.model_validate(line)
+        except ValidationError as error:
+            raise ConfigError(f"{path}, line {n} is no record of this version ({first_line(error)}); {remedy}") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -127,7 +158,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for n, line in enumerate(file, 1):
             if broken is not None:
                 raise ConfigError(f"{path}, line {broken} is not a JSON object: the file is damaged; restore it or name another run.dir")
-            if (found := _object(line)) is not None:
+            if (found := _line(line)) is not None:
                 yield n, found
             else:
                 broken = n
