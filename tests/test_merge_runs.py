@@ -235,7 +235,7 @@ def test_partial_merges_what_there_is_and_says_so(parts: Path, capsys: pytest.Ca
     ]
     assert summary(parts / "merged")["partial"] == merged.lacking == lacking
     stream = io.StringIO()
-    print_merged_runs(merged, stream)
+    print_merged_runs(merged.values(), stream)
     assert "3 parts, 7 dialogues" in stream.getvalue() and all(text in stream.getvalue() for text in lacking)
     # When the rest is there, the merge of all replaces it.
     assert run(parts / "task-2", *SMALL, "conversation.part=[2,4]") == 0
@@ -427,7 +427,7 @@ def test_training_runs_of_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"pairs: {len(pairs)}" in capsys.readouterr().out
     assert [row["seeds"] for row in table.arms([tmp_path / "array"]).rows] == [[0, 1]]  # the merged one is not counted again
     stream = io.StringIO()
-    print_merged_runs(merged, stream)
+    print_merged_runs(merged.values(), stream)
     assert "2 seeds, 1 round each" in stream.getvalue()
 
 

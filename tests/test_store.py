@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from expertchat.config import ConfigError
 from expertchat.events import ConversationStarted, Note, Progress, RatingGiven, TextStreamed, TurnFinished
 from expertchat.folder import lock
-from expertchat.folder.jsonl import Log, WriteError, cut_torn_end, read_lines
+from expertchat.folder.following import EventTail, LiveFile
+from expertchat.folder.jsonl import Log, cut_torn_end, read_lines
 from expertchat.folder.lock import FolderLock, read_heartbeat
 from expertchat.folder.run_folder import RunFolder, differences
 from expertchat.folder.store import Store
+from expertchat.folder.writing import WriteError
 from expertchat.records import ExpertRef, Rating, Topic, Transcript, Turn
-from expertchat.views.tail import EventTail, LiveFile
 
 CONFIG = {"run": {"dir": "x", "seed": 0}, "view": "live", "engine": {"max_batch": 4}, "conversation": {"count": 2, "turns": 2}}
 REF = ExpertRef(family="world", model="double")

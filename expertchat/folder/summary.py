@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from expertchat.folder.jsonl import read_lines
+from expertchat.folder.reader import RunReader
 from expertchat.text.likeness import blank
 from expertchat.text.thinking import count_words
 
@@ -20,22 +19,19 @@ TIE = 1e-9  # two mean ratings closer than this are equal
 Line = Mapping[str, Any]
 
 
-def _lines(folder: Path, name: str) -> Iterator[Line]:
-    return (line for _, line in read_lines(folder / f"{name}.jsonl"))
-
-
 def summarise(folder: Path) -> dict[str, Any]:
     """What summary.json holds. Reads each file once; ratings by direction are of whole dialogues, failures are counted of all.
 
     `seconds` is time at work: from when the models are loaded to the last event, summed over the starts. `tokens` are those of the turns,
     with what was thought. A direction is "b-by-a": what a gives to b. `turns_by` is there where more than two experts talk.
     """
-    transcripts = _Transcripts(_lines(folder, "transcripts"))
+    run = RunReader(folder)
+    transcripts = _Transcripts(run.lines("transcripts"))
     seconds = seconds_of(folder)
     tokens, turns = transcripts.tokens, transcripts.turns
     problems: Counter[str] = Counter()
     faults: dict[str, Counter[str]] = {"rating": Counter(), "wim": Counter()}
-    ratings = _ratings(_lines(folder, "ratings"), problems, faults["rating"])
+    ratings = _ratings(run.lines("ratings"), problems, faults["rating"])
     directions = {way for ways in ratings["ratings"].values() for way in ways}
     summary = {
         "schema": 1,
@@ -53,8 +49,8 @@ def summarise(folder: Path) -> dict[str, Any]:
         "turns_blank": transcripts.blank,
         **({"turns_by": dict(transcripts.speakers)} if len(transcripts.speakers) > 2 else {}),
         **ratings,
-        **_wim(_lines(folder, "wim"), problems, faults["wim"]),
-        **_rewards(_lines(folder, "rewards"), len(directions)),
+        **_wim(run.lines("wim"), problems, faults["wim"]),
+        **_rewards(run.lines("rewards"), len(directions)),
         "stop_reasons": dict(sorted(transcripts.reasons.items())),
         "problems": dict(problems.most_common(20)),
         "faults": {what: dict(kinds.most_common()) for what, kinds in faults.items()},
@@ -72,20 +68,6 @@ def _failure(summary: Mapping[str, Any]) -> dict[str, str]:
         commonest = next(iter(summary["problems"]), "")
         reason = f"no rating could be read: all {asked} are null" + (f" ({commonest})" if commonest else "")
     return {"status": "failed", "reason": reason}
-
-
-def is_failed(summary: Mapping[str, Any]) -> bool:
-    """Whether a summary is that of a run that did all its work but could not do what it is for; then it has a `reason` too."""
-    return summary.get("status") == "failed"
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run at its end; empty where it has none or it cannot be read."""
-    try:
-        summary = json.loads((folder / "summary.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
 
 
 class _Transcripts:
@@ -215,7 +197,7 @@ def _alike(ratings: Mapping[str, _Mean]) -> Iterator[bool]:
 def seconds_of(folder: Path) -> float:
     """Time at work: from when the models are loaded to the last event, summed over the starts."""
     total = begun = last = 0.0
-    for event in _lines(folder, "events"):
+    for event in RunReader(folder).lines("events"):
         kind, time = event.get("kind"), float(event.get("time", 0.0))
         if kind == "run_started":
             total += max(0.0, last - begun)

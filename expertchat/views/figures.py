@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from expertchat.records import Metrics, Speaker
+from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 from expertchat.views.model import RunState
-from expertchat.views.sides import called, line
+from expertchat.views.sides import called
 from expertchat.views.training import FAULT, PHASES, Round, Told, Training, is_final, number
 from expertchat.views.words import clock, counted, fault_words, look_again
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from expertchat import events
 from expertchat.records import ExpertRef, Rating, Reward, Speaker, Turn, Wim
+from expertchat.text.in_words import line
 from expertchat.views.sides import (
     FORMS,
     MEAN_FORM,
@@ -19,7 +20,6 @@ from expertchat.views.sides import (
     cell_of,
     figure_of,
     is_whole,
-    line,
     number_cell,
     side_of,
     table_of,

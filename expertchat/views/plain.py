@@ -7,11 +7,12 @@ from typing import TextIO
 
 from expertchat import events
 from expertchat.records import Turn
+from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 from expertchat.views import words
 from expertchat.views.figures import before_and_after, closing_lines, last_evaluations, shown, told_words, where_words
 from expertchat.views.model import Conversation, RunState
-from expertchat.views.sides import Table, called, line, model_name
+from expertchat.views.sides import Table, called, model_name
 from expertchat.views.training import Training, number
 
 GIVEN = (("reward", "+.2f"), ("rating", ".1f"), ("WIM", ".2f"))

@@ -22,11 +22,12 @@ from rich.text import Text
 
 from expertchat.events import CandidatesJudged, Note, RunStarted
 from expertchat.records import Reward, Speaker, Turn
+from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 from expertchat.views import looks, words
 from expertchat.views.figures import shown
 from expertchat.views.model import Conversation, RunState
-from expertchat.views.sides import Cell, Seats, Side, Table, called, in_order, line, model_name
+from expertchat.views.sides import Cell, Seats, Side, Table, called, in_order, model_name
 from expertchat.views.training import number
 
 SHOWN_CANDIDATES = 6

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from expertchat.records import ExpertRef, Rating, Reward, Speaker, Wim
-from expertchat.text.sentences import clean, one_line, shown_path
+from expertchat.text.in_words import line
+from expertchat.text.sentences import shown_path
 
 Seats = tuple[Speaker, ...]
 TWO: Seats = ("a", "b")  # who sits there while no event has said it
 Judged = Rating | Wim | Reward
-
-
-def line(text: str) -> str:
-    """Foreign text as one harmless line."""
-    return one_line(clean(text))
 
 
 def model_name(ref: ExpertRef | None) -> str:
