@@ -76,6 +76,11 @@ def placed(drawn: RenderableType, speaker: str, seats: Seats, width: int) -> Ren
 # -- shapes -------------------------------------------------------------------------------------------------------------
 
 
+def spinner(tick: int) -> Part:
+    """What turns while something goes on."""
+    return f"{SPINNER[tick % len(SPINNER)]} ", "cyan"
+
+
 def bar(share: float, cells: int, style: str) -> Text:
     """A bar of fixed length, `share` in 0..1 of it filled."""
     filled = round(max(0.0, min(1.0, share)) * cells)

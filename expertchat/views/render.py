@@ -303,8 +303,7 @@ def loaded_line(what: str, seconds: float, gib: float = 0.0) -> RenderableType:
 
 
 def loading_line(what: str, seconds: float, tick: int, gib: float = 0.0) -> RenderableType:
-    spinner = (f"{looks.SPINNER[tick % len(looks.SPINNER)]} ", "cyan")
-    return Text.assemble(spinner, "loading ", line(what), *_large(gib), (f"  {seconds:.0f} s", "dim"))
+    return Text.assemble(looks.spinner(tick), "loading ", line(what), *_large(gib), (f"  {seconds:.0f} s", "dim"))
 
 
 def _large(gib: float) -> list[tuple[str, str]]:
@@ -312,7 +311,7 @@ def _large(gib: float) -> list[tuple[str, str]]:
 
 
 def starting_line(tick: int, text: str = "starting") -> RenderableType:
-    return Text.assemble((f"{looks.SPINNER[tick % len(looks.SPINNER)]} ", "cyan"), (line(text), "dim"))
+    return Text.assemble(looks.spinner(tick), (line(text), "dim"))
 
 
 def other_line(conversation: Conversation, turns: int, width: int) -> RenderableType:

@@ -140,10 +140,10 @@ def phase_line(state: RunState, width: int, tick: int) -> Text:
     """The running round, and how far it is with what it is at."""
     training = state.training
     assert training is not None
-    text = Text(f"{looks.SPINNER[tick % len(looks.SPINNER)]} ", style="cyan", no_wrap=True)
+    text = Text.assemble(looks.spinner(tick))
     if training.current is not None and training.running:
         now = training.current
-        text.append(f"round {now.round}/{training.total}", style="bold not cyan")
+        text.append(f"round {now.round}/{training.total}", style="bold")
         name, style = looks.person(now.learner, training.seats)
         text.append(f"  {name} v{now.policy_version}", style).append(" learns  ", style="dim")
     phase = training.phase
@@ -151,7 +151,7 @@ def phase_line(state: RunState, width: int, tick: int) -> Text:
         over = "finishing" if training.finished >= training.total else "between two rounds"
         text.append("begins" if training.running else "starting" if training.current is None else over, style="dim")
     else:
-        text.append(phase.phase, style="bold not cyan")
+        text.append(phase.phase, style="bold")
         since = f"  {clock(max(0.0, state.time - phase.time))}" if phase.time else ""
         _progress(text, state, 8 if width < looks.NARROW else 20, width - len(since))
         text.append(since, style="dim")
@@ -168,7 +168,7 @@ def _progress(text: Text, state: RunState, cells: int, width: int) -> None:
     share = done / total
     if training.phase.phase == "talking" and state.run is not None and state.run.turns:  # dialogues in step with one another end together
         share += sum(len(c.by_index) for c in state.conversations.values()) / (total * state.run.turns)
-    text.append("  ").append_text(looks.bar(share, cells, "green")).append(f" {done}/{total}", style="not cyan")
+    text.append("  ").append_text(looks.bar(share, cells, "green")).append(f" {done}/{total}")
     loss = f", loss {training.step.loss:.3f}" if training.step is not None else ""
     for said in (f" {what}" if what else "", loss):
         if text.cell_len + len(said) <= width:
