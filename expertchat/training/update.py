@@ -31,7 +31,7 @@ from trl import DPOConfig, DPOTrainer
 
 from expertchat.backends.decoding import body
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import WriteError, saving
+from expertchat.folder.writing import WriteError, saving
 from expertchat.records import Figure, PreferencePair
 from expertchat.text.sentences import first_line
 from expertchat.training.config import TrainConfig
