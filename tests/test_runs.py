@@ -357,12 +357,12 @@ def test_the_command_writes_json_and_csv(tmp_path: Path, monkeypatch: pytest.Mon
     every_state(tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert run_runs(["--out", "list.json"]) == 0
+    assert run_runs(["--out", "list.json"], print_runs) == 0
     assert "Slurm is not installed here" in capsys.readouterr().out
     found = json.loads((tmp_path / "list.json").read_text())
     assert found["schema"] == 1 and len(found["runs"]) == 9 and found["notes"] == ["Slurm is not installed here"]
     monkeypatch.setenv("EXPERTCHAT_RUNS", str(tmp_path / "runs" / "2026-11-19-080000-sweep"))
-    assert run_runs(["--out", str(tmp_path / "list.csv")]) == 0
+    assert run_runs(["--out", str(tmp_path / "list.csv")], print_runs) == 0
     rows = list(csv.DictReader((tmp_path / "list.csv").open()))
     assert [(row["name"], row["state"], row["done"]) for row in rows] == [("0", "done", "3"), ("1", "done", "3")]
 
@@ -373,9 +373,9 @@ def test_wrong_arguments_are_one_message(tmp_path: Path, monkeypatch: pytest.Mon
     wrong = {"nope nada": "nada: no such folder", "--out x.txt": "must end in .json or .csv", ". --out a/b.csv": "cannot be written"}
     for arguments, said in wrong.items():
         with pytest.raises(ConfigError) as error:
-            run_runs(arguments.split())
+            run_runs(arguments.split(), print_runs)
         assert said in str(error.value)
-    assert run_runs([]) == 0  # no runs/ yet
+    assert run_runs([], print_runs) == 0  # no runs/ yet
     assert "no runs here" in capsys.readouterr().out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -76,11 +76,11 @@ class Table:
         return {"schema": 1, "arms": self.rows, "notes": self.notes}
 
 
-def run_arms(arguments: Sequence[str]) -> int:
+def run_arms(arguments: Sequence[str], show: Callable[..., None]) -> int:
     """Show the table, and write it where --out says. Raises ConfigError."""
     import argparse
 
-    from expertchat.views.arms import markdown, print_arms
+    from expertchat.views.arms import markdown
 
     parser = argparse.ArgumentParser("expertchat arms", description="Several training runs as one table, the seeds of an arm pooled.")
     parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="a run folder, or a folder of runs")
@@ -100,7 +100,7 @@ def run_arms(arguments: Sequence[str]) -> int:
             out.expanduser().write_text(text, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"--out {out}: cannot be written ({error.strerror or error}); name another file") from None
-    print_arms(table.values())
+    show(table.values())
     return 0
 
 

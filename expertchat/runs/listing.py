@@ -14,7 +14,7 @@ import shlex
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,9 @@ class Seen:
         return last_lines(self.submission.log(self.task), 20) if self.submission else []
 
 
-def run_runs(arguments: Sequence[str]) -> int:
+def run_runs(arguments: Sequence[str], show: Callable[..., None]) -> int:
     """Show the list, and write it where --out says. Raises ConfigError."""
     import argparse
-
-    from expertchat.views.runs import print_runs
 
     parser = argparse.ArgumentParser("expertchat runs", description="The runs of a folder with their states, newest first.")
     where = "a folder of runs, or a run (default: $EXPERTCHAT_RUNS, else runs/)"
@@ -97,7 +95,7 @@ def run_runs(arguments: Sequence[str]) -> int:
             out.expanduser().write_text(text, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"--out {out}: cannot be written ({error.strerror or error}); name another file") from None
-    print_runs(found, everything=options.all)
+    show(found, everything=options.all)
     return 0
 
 

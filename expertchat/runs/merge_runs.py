@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -98,11 +98,9 @@ class Merged:
     lacking: list[str] = field(default_factory=list)
 
 
-def run_merge_runs(arguments: Sequence[str]) -> int:
+def run_merge_runs(arguments: Sequence[str], show: Callable[..., None]) -> int:
     """Merge and say what came of it. Raises ConfigError."""
     import argparse
-
-    from expertchat.views.merge_runs import print_merged_runs
 
     about = "The tasks of an array, or runs that differ in their seeds, as one run."
     parser = argparse.ArgumentParser("expertchat merge_runs", description=about)
@@ -111,7 +109,7 @@ def run_merge_runs(arguments: Sequence[str]) -> int:
     parser.add_argument("--partial", action="store_true", help="merge what there is, though tasks are lacking or not finished")
     options = parser.parse_args(list(arguments))
     merged = merge_runs(options.run, options.out, options.partial, ["expertchat", "merge_runs", *arguments])
-    print_merged_runs(merged)
+    show(merged)
     return 0
 
 

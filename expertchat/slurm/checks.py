@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 
+from expertchat.command.compose import config_class
+from expertchat.command.table import COMMANDS, find
+from expertchat.command.work import Work
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import read_lines
 from expertchat.folder.summary import seconds_of
 from expertchat.judging.roles import seats_of
 from expertchat.plan.memory import GIB
 from expertchat.slurm.config import ClusterConfig
-
-OWN_GIB = {"converse": 0.7, "online_dpo": 0.9}  # main memory of one process with the embedded models, as measured on a CPU
 
 
 @dataclass
@@ -160,7 +160,7 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
 
 def _main_memory(command: str, config: Any, cluster: ClusterConfig, ranks: int, checked: Checked) -> None:
     """The program itself, and on a node without GPUs the weights."""
-    each = OWN_GIB.get(command, 0.7) * GIB
+    each = COMMANDS[command].gib * GIB
     if not cluster.gpus:
         each += sum(_weights(config))
     need = each * max(1, ranks // cluster.nodes)
@@ -199,10 +199,10 @@ def _time(command: str, config: Any, cluster: ClusterConfig, runs: Path, share: 
     if pace is None:
         checked.notes.append(f"how long it takes is not known: there is no earlier run of these models in {runs}")
         return
-    need = pace.seconds * _units(command, config) * share
+    need = pace.seconds * pace.work.wanted(config) * share
     starts = cluster.requeues + 1
     usable = cluster.seconds - cluster.signal_seconds
-    told = f"about {duration(need)} of work by the speed of {pace.run.name} ({pace.seconds:.2g} s {pace.unit}, on {pace.host})"
+    told = f"about {duration(need)} of work by the speed of {pace.run.name} ({pace.seconds:.2g} s {pace.work.unit}, on {pace.host})"
     if cluster.scheduler == "local" or need <= usable:
         checked.notes.append(told)
     elif need <= usable * starts:
@@ -217,48 +217,43 @@ def _time(command: str, config: Any, cluster: ClusterConfig, runs: Path, share: 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a run was: seconds of work for each `unit`."""
+    """How fast a run was: seconds for each unit of its work."""
 
     run: Path
     seconds: float
-    unit: str
+    work: Work
     host: str
 
 
 def last_pace(runs: Path, command: str, config: Any) -> Pace | None:
     """That of the newest run of the same command and models which got anywhere; None where there is none."""
+    place = COMMANDS[command].work
+    if place is None:
+        return None
+    work: Work = find(place)
     wanted = _paths(config.model_dump(mode="json"))
     folders = [*runs.glob("*/provenance.json"), *runs.glob("*/task-*/provenance.json")]
-    for place in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
-        folder = place.parent
+    for folder in (place.parent for place in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError, yaml.YAMLError):
             before, origin = (yaml.safe_load((folder / name).read_text("utf-8")) for name in ("config.yaml", "provenance.json"))
-            if "merged" in origin or ("rounds" in before) != (command == "online_dpo") or _paths(before) != wanted:
+            if "merged" in origin or not _is_of(command, before) or _paths(before) != wanted:
                 continue
-            done = _done(folder, command, before)
+            done = work.done(folder, before)
             if done and (seconds := seconds_of(folder)) > 0:
-                unit = "a turn" if command == "converse" else "a turn of a round"
-                return Pace(folder, seconds / done, unit, str(origin.get("host", "an unknown machine")))
+                return Pace(folder, seconds / done, work, str(origin.get("host", "an unknown machine")))
     return None
+
+
+def _is_of(command: str, config: dict[str, Any]) -> bool:
+    """Whether a run's config is one of this command."""
+    fields = config_class(command).model_fields
+    return {name for name, field in fields.items() if field.is_required()} <= config.keys() <= fields.keys()
 
 
 def _paths(config: dict[str, Any]) -> list[Any]:
     """What makes two runs alike fast: the models and how they are loaded."""
-    models = [config["experts"]["a"], config["experts"]["b"], config.get("third") or {}]
+    models = [*config["experts"].values(), config.get("third") or {}]
     return [[model.get(key) for key in ("path", "quantization", "dtype")] for model in models]
-
-
-def _units(command: str, config: Any) -> int:
-    talk = config.conversation
-    return talk.count * talk.turns * (config.rounds if command == "online_dpo" else 1)
-
-
-def _done(folder: Path, command: str, config: dict[str, Any]) -> int:
-    """Turns that a run has behind it; of a round, as many as it may have."""
-    if command == "converse":
-        return sum(len(line["turns"]) for _, line in read_lines(folder / "transcripts.jsonl"))
-    rounds = sum(line.get("kind") == "round" for _, line in read_lines(folder / "metrics.jsonl"))
-    return rounds * int(config["conversation"]["count"]) * int(config["conversation"]["turns"])
 
 
 def duration(seconds: float) -> str:
