@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from expertchat.command.check_models import key_of
 from expertchat.command.compose import config_class
 from expertchat.command.table import COMMANDS, find
 from expertchat.command.work import Work
@@ -87,7 +88,7 @@ def _named(config: Any) -> Iterator[tuple[str, str, str | None, str | None, bool
         embedded = False
         if model.path not in seen:
             seen.add(model.path)
-            yield f"{'third' if seat == 'third' else f'experts.{seat}'}.path", model.path, model.revision, model.models_dir, False
+            yield f"{key_of(seat)}.path", model.path, model.revision, model.models_dir, False
     path = config.embedder.path
     if path != "auto" or not embedded:
         from expertchat.backends.loading import embedder_path
