@@ -171,7 +171,7 @@ def test_files_hold_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixtu
     make(tmp_path / "runs" / "1", seed=1)
     make(tmp_path / "runs" / "2", arm="wim | [red]", evaluated=None)
     for suffix in ("md", "csv", "json"):
-        assert run_arms([str(tmp_path / "runs"), "--out", str(tmp_path / f"table.{suffix}")], print_arms) == 0
+        assert run_arms([str(tmp_path / "runs"), "--out", str(tmp_path / f"table.{suffix}")], print_arms, markdown) == 0
     shown = capsys.readouterr().out
     assert "70.0 (63.3-75.9)" in shown and "wim | [red]" in shown  # wilson(140, 200); markup in a name stays text
     values = json.loads((tmp_path / "table.json").read_text())
@@ -198,9 +198,9 @@ def test_a_table_fits_a_narrow_screen(tmp_path: Path) -> None:
 def test_wrong_arguments(tmp_path: Path) -> None:
     folder = make(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"must end in \.md, \.csv, \.json"):
-        run_arms([str(folder), "--out", "table.txt"], print_arms)
+        run_arms([str(folder), "--out", "table.txt"], print_arms, markdown)
     with pytest.raises(ConfigError, match="cannot be written"):
-        run_arms([str(folder), "--out", str(tmp_path / "nowhere" / "table.md")], print_arms)
+        run_arms([str(folder), "--out", str(tmp_path / "nowhere" / "table.md")], print_arms, markdown)
     with pytest.raises(SystemExit) as code:
-        run_arms([], print_arms)
+        run_arms([], print_arms, markdown)
     assert code.value.code == 2

@@ -8,6 +8,6 @@ from collections.abc import Sequence
 def run(arguments: Sequence[str]) -> int:
     """The table, drawn."""
     from expertchat.runs.arms import run_arms
-    from expertchat.views.arms import print_arms
+    from expertchat.views.arms import markdown, print_arms
 
-    return run_arms(arguments, print_arms)
+    return run_arms(arguments, print_arms, markdown)

@@ -76,11 +76,9 @@ class Table:
         return {"schema": 1, "arms": self.rows, "notes": self.notes}
 
 
-def run_arms(arguments: Sequence[str], show: Callable[..., None]) -> int:
-    """Show the table, and write it where --out says. Raises ConfigError."""
+def run_arms(arguments: Sequence[str], show: Callable[[Mapping[str, Any]], None], markdown: Callable[[Mapping[str, Any]], str]) -> int:
+    """Show the table, and write it where --out says, as Markdown by `markdown`. Raises ConfigError."""
     import argparse
-
-    from expertchat.views.arms import markdown
 
     parser = argparse.ArgumentParser("expertchat arms", description="Several training runs as one table, the seeds of an arm pooled.")
     parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="a run folder, or a folder of runs")
