@@ -33,6 +33,8 @@ def test_what_a_line_names_is_there(command: Command) -> None:
     assert command.work is None or isinstance(find(command.work), Work)
     if command.resumes:
         assert "run" in config_class(command.name).model_fields
+    if command.jobs:
+        assert command.resumes and {"experts", "embedder", "models_dir", "view"} <= config_class(command.name).model_fields.keys()
     assert all((conf_dir() / group.partition("@")[0]).is_dir() for group in command.added)
 
 
