@@ -41,10 +41,14 @@ def check(config: ConverseConfig, here: bool) -> Problems:
     yield from runs.cast(config, "converse", here)
 
 
+def _wanted(config: ConverseConfig) -> int:
+    return config.conversation.count * config.conversation.turns
+
+
 def _done(folder: Path, config: Mapping[str, Any]) -> int:
     from expertchat.folder.jsonl import read_lines
 
     return sum(len(line["turns"]) for _, line in read_lines(folder / "transcripts.jsonl"))
 
 
-WORK = Work("a turn", lambda config: int(config.conversation.count * config.conversation.turns), _done)
+WORK = Work("a turn", _wanted, _done)
