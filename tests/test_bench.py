@@ -275,16 +275,16 @@ def test_what_is_wrong_is_one_message(override: str, words: str, capsys: pytest.
 
 
 def test_only_a_hub_id_asks_for_the_network() -> None:
-    assert not names_hub(load("bench"))
-    assert not names_hub(load("bench", ["bench.model=embedded:llama"]))
-    assert names_hub(load("bench", ["bench.model=mistralai/Mistral-7B-Instruct-v0.2"]))
+    assert not names_hub("bench", [load("bench")])
+    assert not names_hub("bench", [load("bench", ["bench.model=embedded:llama"])])
+    assert names_hub("bench", [load("bench", ["bench.model=mistralai/Mistral-7B-Instruct-v0.2"])])
 
 
 def test_a_model_is_looked_for_in_the_folder_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.build(tmp_path / "Tiny-Instruct", "llama3")
     monkeypatch.setenv("EXPERTCHAT_MODELS", str(tmp_path))
     config = load("bench", ["bench.model=somebody/Tiny-Instruct", "bench.device=cpu"])
-    assert not names_hub(config) and load_subject(config.bench).name == "somebody/Tiny-Instruct"
+    assert not names_hub("bench", [config]) and load_subject(config.bench).name == "somebody/Tiny-Instruct"
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from expertchat.backends.folders import embedder_problem, find_here, settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf, lacks_package
 from expertchat.backends.loading import embedder_path, other_embedder
-from expertchat.config import ConfigError, EmbedderConfig, ModelConfig
+from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig
 
 Found = Mapping[str, Path]
 """By seat: the folder of each model that is here."""
@@ -38,7 +38,7 @@ def find_seats(seats: Mapping[str, ModelConfig], problems: list[str]) -> dict[st
 
 def key_of(seat: str) -> str:
     """The place of a seat's model in the config."""
-    return "third" if seat == "third" else f"experts.{seat}"
+    return seat if seat in NOT_SEATS else f"experts.{seat}"
 
 
 def short(problem: str, path: str) -> str:
