@@ -25,9 +25,9 @@ from expertchat.preferences.pairs import make_pairs
 from expertchat.records import Message, PreferencePair, Topic, Transcript, Turn
 from expertchat.talk.conversation import Dialogue
 from expertchat.talk.scheduler import Scheduler
-from expertchat.training import update
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.learner import LoraLearner
+from expertchat.training.method import Rows
 from expertchat.training.rows import Row, alike
 from tests import tiny
 from tests.forms import FORMS, Form, ordinary
@@ -188,7 +188,7 @@ def check_prompts(backend: LocalBackend, form: Form, messages: list[Message], te
 def check_update(learner: LoraLearner, pair: PreferencePair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of an update are what was shown and drawn; at version 0 policy and reference are one, so the loss is ln 2."""
     rows: list[Row] = []
-    monkeypatch.setattr(update, "alike", lambda fitting, *more: rows.extend(fitting) or alike(fitting, *more))
-    done = updater(learner).update([pair], 1)
+    monkeypatch.setattr(shared, "alike", lambda fitting, *more: rows.extend(fitting) or alike(fitting, *more))
+    done = updater(learner).update(Rows([pair]), 1)
     assert done.steps == 1 and done.figures["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert rows == [{"prompt_ids": pair.ids.prompt, "chosen_ids": pair.ids.chosen, "rejected_ids": pair.ids.rejected}]

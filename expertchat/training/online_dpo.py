@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from expertchat.training.figures import remarks, round_figures, why_no_pair
 from expertchat.training.guards import alarms, to_lower
 from expertchat.training.held_out import check_given
 from expertchat.training.learners import make_learners, on_cpu, room_for
+from expertchat.training.method import Rows, Stopped, Updated, method_of
 from expertchat.training.ranks import Ranks
 from expertchat.training.talk import Talk
 from expertchat.training.tracking import check_trackers, open_trackers
-from expertchat.training.update import Stopped, Updater
 
 
 def run_online_dpo(
@@ -89,7 +89,7 @@ class OnlineDpo:
             self.book.keep_round(bundles, scores, pairing.pairs)
         with clock("updating"):
             drift = self.talk.drift(learner, bundles)  # of the policy that has talked, from the base
-            updated = self.update(number, pairing.pairs)
+            updated = self.update(number, Rows(pairing.pairs, made))
         if updated is None:
             return False
         figures = round_figures(bundles, scores, pairing) | drift | updated.all_figures() | clock.figures(bundles)
@@ -147,8 +147,9 @@ class OnlineDpo:
         self.cast = Cast(loaded.experts, loaded.tokens)
         self.talk = Talk(config, self.learners, self.cast, book, hub.send, self.interrupts.stop, self.ranks)
         self.trackers = open_trackers(config.report_to, book.folder, config, config.arm, hub.send) if self.ranks.rank == 0 else None
+        method = method_of(config.train.update)
         self.updaters = {
-            learner.seat: Updater(
+            learner.seat: method(
                 learner, config.train, rounds=self._rounds_of(learner.seat), seed=config.run.seed, folder=book.folder,
                 on_step=self._step, stop=self.talk.stop, ranks=self.ranks,
             )
@@ -218,11 +219,11 @@ class OnlineDpo:
 
     # -- updating ---------------------------------------------------------------------------------------------------
 
-    def update(self, number: int, pairs: Sequence[Any]) -> Any:
-        """The DPO update of the round's learner; None: stopped by a signal, and nothing of it counts."""
+    def update(self, number: int, rows: Rows) -> Updated | None:
+        """The update of the round's learner; None: stopped by a signal, and nothing of it counts."""
         self.learners.free()
         try:
-            return self.updaters[self.learners.of_round(number)[0].seat].update(pairs, number)
+            return self.updaters[self.learners.of_round(number)[0].seat].update(rows, number)
         except Stopped:
             return None
 
