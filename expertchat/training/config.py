@@ -16,6 +16,7 @@ from expertchat.config import (
     EngineConfig,
     ExpertsConfig,
     Group,
+    JudgeName,
     ModelConfig,
     RunConfig,
     Text,
@@ -139,6 +140,19 @@ class OnlineDpoConfig(Group):
     def seats(self) -> tuple[Speaker, ...]:
         """Who is trained; of one policy that plays both: at whose turns."""
         return ("a", "b") if self.learner in ("both", "one") else ("b",) if self.learner == "b" else ("a",)
+
+    @property
+    def judge_names(self) -> set[JudgeName]:
+        """Who judges: for the rewards, unless they ask nobody, and in the evaluations."""
+        judging = {self.judging.judge} if self.reward.source == "judge" else set()
+        return judging | ({self.evaluation.by} if self.evaluation.asks else set())
+
+    @property
+    def embeds(self) -> bool:
+        """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
+        reward = self.reward
+        asked = reward.source == "judge" and self.judging.wim.enabled
+        return self.topics.source == "models" or asked or (reward.source != "random" and reward.repeat_penalty > 0)
 
     @property
     def program(self) -> ProgramName | None:
