@@ -218,6 +218,11 @@ class WimConfig(Group):
     empty_score: float = Field(default=1.0, ge=-1, le=1)
 
 
+JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third"]
+"""Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
+are the same), or without its adapter (reference); or a third model's."""
+
+
 class JudgingConfig(Group):
     """`judge`: who judges each expert. `form`: sampled text, the expected value over the options, or both.
 

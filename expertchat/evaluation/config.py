@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from expertchat.config import Group
-from expertchat.preferences.config import JudgeName, ProgramName
+from expertchat.config import Group, JudgeName
+from expertchat.preferences.config import ProgramName
 
 
 class EvaluationConfig(Group):

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from expertchat.config import ConfigError, ModelConfig
-from expertchat.judging.roles import seats_of, wants_embedder
+from expertchat.judging.roles import seats_of
 from expertchat.plan.config import PlanConfig
 from expertchat.plan.job import Embedder, Gpu, Job, Method, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus
 from expertchat.plan.memory import GIB, Lora, adapter, cache, hidden_states, parameters, weights
@@ -304,7 +304,7 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
         if one.seat in owners
     ]
     update, others = (updates[0], tuple(updates[1:])) if updates else (None, ())
-    job = Job(models, embedder if wants_embedder(config) else None, rows, longest, update, seats=owners, others=others)
+    job = Job(models, embedder if config.embeds else None, rows, longest, update, seats=owners, others=others)
     automatic = {owners[seat] for seat, model in seats.items() if model.quantization == "auto" and seat in owners}
     plan = make_plan(choose_bits(job, gpus, automatic), gpus, CONVERSE)
     if not plan.fits:

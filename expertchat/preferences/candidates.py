@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field
 
 from expertchat.backends.asking import Ask, Flow, Place, together
 from expertchat.backends.base import Completion
+from expertchat.config import JudgeName
 from expertchat.events import CandidatesJudged, ConversationFinished, ConversationJudged
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging.judge import Case, JudgeWork
 from expertchat.judging.view import Judgement
-from expertchat.preferences.config import JudgeName
 from expertchat.preferences.pairs import Choice
 from expertchat.records import Candidate, Message, Rating, Record, Reward, Speaker, Transcript, Turn, Wim, other
 from expertchat.talk.conversation import Dialogue

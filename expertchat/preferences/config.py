@@ -7,11 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from expertchat.config import Group, JudgingConfig
-
-JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third"]
-"""Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
-are the same), or without its adapter (reference); or a third model's."""
+from expertchat.config import Group, JudgeName, JudgingConfig
 
 ProgramName = Literal["length", "questions", "variety"]
 """The measures of expertchat.text.measures."""

@@ -12,6 +12,7 @@ from expertchat.config import (
     EngineConfig,
     ExpertsConfig,
     Group,
+    JudgeName,
     JudgingConfig,
     ModelConfig,
     RunConfig,
@@ -50,6 +51,16 @@ class ConverseConfig(Group):
     judging: JudgingConfig
     embedder: EmbedderConfig
     engine: EngineConfig
+
+    @property
+    def judge_names(self) -> set[JudgeName]:
+        """Who judges."""
+        return {self.judging.judge}
+
+    @property
+    def embeds(self) -> bool:
+        """Whether anything is embedded."""
+        return self.topics.source == "models" or self.judging.wim.enabled
 
     @model_validator(mode="after")
     def _third(self) -> ConverseConfig:

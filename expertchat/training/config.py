@@ -16,6 +16,7 @@ from expertchat.config import (
     EngineConfig,
     ExpertsConfig,
     Group,
+    JudgeName,
     ModelConfig,
     RunConfig,
     Text,
@@ -157,6 +158,19 @@ class OnlineDpoConfig(Group):
     def rules(self) -> Rules:
         """What the dialogues of a round need to know."""
         return Rules(self.candidates, self.judging, self.reward, self.run.seed)
+
+    @property
+    def judge_names(self) -> set[JudgeName]:
+        """Who judges: for the rewards, unless they ask nobody, and in the evaluations."""
+        judging = {self.judging.judge} if self.reward.source == "judge" else set()
+        return judging | ({self.evaluation.by} if self.evaluation.asks else set())
+
+    @property
+    def embeds(self) -> bool:
+        """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
+        reward = self.reward
+        asked = reward.source == "judge" and self.judging.wim.enabled
+        return self.topics.source == "models" or asked or (reward.source != "random" and reward.repeat_penalty > 0)
 
     @property
     def program(self) -> ProgramName | None:
