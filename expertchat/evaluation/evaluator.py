@@ -25,8 +25,8 @@ from expertchat.folder.jsonl import Log, read_lines, saving
 from expertchat.folder.lock import replace as write_whole
 from expertchat.judging.judge import Case, JudgeWork
 from expertchat.judging.pairwise import Duel, duel_flow, winner
+from expertchat.judging.roles import judges_of
 from expertchat.judging.view import Judgement
-from expertchat.preferences.candidates import judge_of
 from expertchat.records import Metrics, Speaker, Topic, Turn
 from expertchat.text.measures import PROGRAMS
 from expertchat.training.config import OnlineDpoConfig
@@ -50,28 +50,23 @@ class Ranks(Protocol):
     def same(self, value: T) -> T: ...
 
 
-def learners(config: OnlineDpoConfig) -> list[Speaker]:
-    """The experts that are trained; one policy that plays both is trained as a."""
-    return ["a", "b"] if config.learner == "both" else ["a" if config.learner == "one" else config.learner]
-
-
 def check(config: OnlineDpoConfig) -> None:
     """Raises ConfigError with everything that keeps the evaluation of a config from being made, before anything is loaded."""
     evaluation, problems = config.evaluation, []
-    for learner in learners(config):
+    for learner in config.learners:
         model = {**dict(config.experts.items()), "third": config.third}
         if evaluation.judge == "truth" and model[learner].family != "world":  # type: ignore[union-attr]
             problems.append(
                 f"evaluation.judge=truth knows the embedded world alone, but expert {learner} is of the family "
                 f"{model[learner].family}; use evaluation=pointwise or evaluation=pairwise"  # type: ignore[union-attr]
             )
-        judge = model[judge_of(evaluation.by, learner)[1]]
+        judge = model[judges_of(evaluation.by, learner, config.experts.seats)[0].seat]
         if evaluation.judge == "pairwise" and judge is not None and not judge.prompts.compare:
             problems.append(
                 f"evaluation.judge=pairwise: the wordings of evaluation.by={evaluation.by} (family {judge.family}) have no `compare`; "
                 "the embedded models were not trained to compare: use evaluation=truth, evaluation=pointwise, or a third model as judge"
             )
-    if evaluation.asks and evaluation.by == "partner" and config.learner in ("both", "one"):
+    if evaluation.asks and evaluation.by == "partner" and config.learner in ("both", "one", "all"):
         problems.append(f"evaluation.by=partner learns too (learner={config.learner}): use evaluation.by=partner_reference or third")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -167,7 +162,8 @@ class Evaluator:
             self.announce(Note(text=text, level="warning"))
         config = self.config
         if config.evaluation.asks and config.reward.source == "judge":
-            by, trained = (judge_of(name, self.learner)[1] for name in (config.evaluation.by, config.judging.judge))
+            names = (config.evaluation.by, config.judging.judge)
+            by, trained = (judges_of(name, self.learner, config.experts.seats)[0].seat for name in names)
             if by == trained:
                 text = (
                     f"evaluation.by={config.evaluation.by} is the model whose ratings are trained on: its win rate will be too good; "
@@ -282,7 +278,8 @@ class Evaluator:
         return one.model_copy(update={"outcome": outcome(policy, base, RATINGS_APART)})
 
     def _rate(self, held: Held, reply: Turn, key: str) -> Flow[tuple[float | None, str | None]]:
-        who, seat = judge_of(self.config.evaluation.by, self.learner)
+        role = judges_of(self.config.evaluation.by, self.learner, self.config.experts.seats)[0]
+        who, seat = role.backend, role.seat
         config = ratings_alone(self.config.judging)
         judgement = Judgement(held.topic, (*held.turns, reply), self.learner, len(held.turns), config.categories)
         case = Case(f"{key}/{self.learner}-by-{who}", held.id, judgement, who, who)
@@ -292,7 +289,8 @@ class Evaluator:
     def _pairwise(self, held: Held, one: Comparison) -> Flow[Comparison]:
         """Who wins in both orders."""
         assert held.reply is not None
-        who, seat = judge_of(self.config.evaluation.by, self.learner)
+        role = judges_of(self.config.evaluation.by, self.learner, self.config.experts.seats)[0]
+        who, seat = role.backend, role.seat
         categories = self.config.judging.categories
         duel = Duel(f"{one.id}/by-{who}", held.id, held.topic, tuple(held.turns), self.learner, held.reply.text, one.reply.text, categories)
         least = self.config.judging.min_mass

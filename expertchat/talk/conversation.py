@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,10 @@ def opener_of(index: int, opener: Literal["alternate", "a", "b"]) -> Speaker:
     if opener == "alternate":
         return "a" if index % 2 == 0 else "b"
     return opener
+
+
+NextTurn = Callable[[Sequence[Turn]], Flow[Turn]]
+"""The turn after those that are there. Raises ContextTooSmallError."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,16 @@ class Dialogue:
         """Who has the turn at `index`."""
         return self.opener if index % 2 == 0 else other(self.opener)
 
-    def flow(self, done: Sequence[Turn] = ()) -> Flow[Transcript]:
-        """Go on after the turns that are `done`. Raises ConfigError if not even the opening prompt fits the context."""
+    def flow(self, done: Sequence[Turn] = (), next_turn: NextTurn | None = None) -> Flow[Transcript]:
+        """Go on after the turns that are `done`; `next_turn` makes a turn in another way than this class's own.
+
+        Raises ConfigError if not even the opening prompt fits the context.
+        """
         turns = self.replay(done)
         reason = self.stop_reason(turns)
         while reason is None:
             try:
-                turn = yield from self.next_turn(turns)
+                turn = yield from (next_turn or self.next_turn)(turns)
             except ContextTooSmallError as error:
                 if not turns:
                     raise ConfigError(f"{error}; shorten the prompt or persona, or lower decoding.reply.max_new_tokens") from None

@@ -98,7 +98,8 @@ class GuardsConfig(Group):
 
 
 class OnlineDpoConfig(Group):
-    """`expertchat online_dpo`. `learner`: who is trained; all (of two: both too): every expert by turns, a round each; one: one policy plays all."""
+    """`expertchat online_dpo`. `learner`: who is trained. all (of two also both): every expert by turns, a round each; one: one policy that
+    plays them all."""
 
     models_dir: Text | None = None
     run: RunConfig
@@ -231,9 +232,7 @@ class OnlineDpoConfig(Group):
         talk, seats, first = self.conversation, self.experts.seats, 0 if self.candidates.opening else 1
 
         def of(seat: Speaker) -> int:
-            if talk.order != "round_robin":
-                return talk.count * (talk.turns - first) // len(seats)
-            openers = [seats.index(opener_of(i, talk.opener, seats)) for i in range(min(talk.count, 2 * len(seats)))]
+            openers = [seats.index(opener_of(i, talk.opener)) for i in range(min(talk.count, 2 * len(seats)))]
             return sum(seats[(opener + turn) % len(seats)] == seat for opener in openers for turn in range(first, talk.turns))
 
         return sum(map(of, seats)) if self.learner == "one" else min(map(of, self.trained))
@@ -249,7 +248,9 @@ def learner_problems(config: OnlineDpoConfig, scripted: Sequence[Speaker], loade
         places = " and ".join(f"experts.{seat}" for seat in config.trained)
         problems.append(f"learner=one needs one model in {_all(config)} seats: give {places} the same path, dtype and quantization")
     if config.learner != "one" and models < len(config.trained) and config.train.method != "lora":
-        problems.append(f"learner={config.learner} with one model needs an adapter for each seat: train.method=lora, not {config.train.method}")
+        problems.append(
+            f"learner={config.learner} with one model needs an adapter for each seat: train.method=lora, not {config.train.method}"
+        )
     return problems
 
 
