@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from expertchat.config import ConfigError, ModelConfig
+from expertchat.config import NOT_SEATS, ConfigError, ModelConfig
 from expertchat.judging.roles import seats_of
 from expertchat.plan.config import PlanConfig
 from expertchat.plan.job import Embedder, Gpu, Job, Method, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus
@@ -218,7 +218,7 @@ def _cast(seats: Mapping[str, ModelConfig], embedder: Any) -> tuple[tuple[Model,
     found = None
     for seat, config in seats.items():
         try:
-            model = model_of(config, seat, seat if seat == "third" else f"experts.{seat}")
+            model = model_of(config, seat, seat if seat in NOT_SEATS else f"experts.{seat}")
         except ConfigError as error:
             problems += error.problems
             continue

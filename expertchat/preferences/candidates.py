@@ -111,7 +111,7 @@ class Rollout:
 
     def next_turn(self, turns: Sequence[Turn]) -> Flow[Turn]:
         """A learner's turn is one of its candidates."""
-        speaker, index, config = self.dialogue.speaker(len(turns)), len(turns), self.rules.candidates
+        speaker, index, config = self.dialogue.speaker(turns), len(turns), self.rules.candidates
         if speaker not in self.learners or (index == 0 and not config.opening):
             return (yield from self.dialogue.next_turn(turns))
         request, note = self.dialogue.request(turns)
@@ -198,7 +198,7 @@ class Rollout:
         config, cast, place = self.rules.judging, self.cast, self.id if candidate is None else candidate.id
         judgement = Judgement(self.dialogue.topic.text, turns, subject, None if candidate is None else len(turns) - 1, config.categories)
         found = []
-        for role in judges_of(config.judge, subject, tuple(self.dialogue.experts)):
+        for role in judges_of(config.judge, subject, self.dialogue.seats, config.partners):
             key, about = f"{place}/{subject}-by-{role.judge}", None if candidate is None else candidate.id
             case = Case(key, self.id, judgement, role.judge, role.backend, about)
             found.append(JudgeWork(case, config, cast.experts[role.seat], cast.tokens.get(role.seat)))

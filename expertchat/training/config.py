@@ -21,11 +21,12 @@ from expertchat.config import (
     RunConfig,
     Text,
     TopicsConfig,
+    talk_problems,
 )
 from expertchat.evaluation.config import EvaluationConfig
 from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig, Rules
 from expertchat.records import Speaker
-from expertchat.talk.conversation import opener_of
+from expertchat.talk.order import by_turns, opener_of
 from expertchat.training.method import METHODS
 
 LossName = Literal[
@@ -109,6 +110,7 @@ class OnlineDpoConfig(Group):
     arm: Text | None = None  # what this run is called in a table of several
     experts: ExpertsConfig
     third: ModelConfig | None = None
+    moderator: ModelConfig | None = None
     learner: Text
     rounds: int = Field(ge=1, le=9999)
     conversation: ConversationConfig  # count: dialogues of a round
@@ -126,7 +128,7 @@ class OnlineDpoConfig(Group):
 
     @model_validator(mode="after")
     def _fits(self) -> OnlineDpoConfig:
-        if problems := self._learner():
+        if problems := [*talk_problems(self.experts, self.conversation, self.moderator), *self._learner()]:
             raise ValueError("\n".join(problems))
         if self.third is None:
             problems += [
@@ -232,8 +234,10 @@ class OnlineDpoConfig(Group):
         talk, seats, first = self.conversation, self.experts.seats, 0 if self.candidates.opening else 1
 
         def of(seat: Speaker) -> int:
-            openers = [seats.index(opener_of(i, talk.opener)) for i in range(min(talk.count, 2 * len(seats)))]
-            return sum(seats[(opener + turn) % len(seats)] == seat for opener in openers for turn in range(first, talk.turns))
+            if talk.order != "round_robin":
+                return talk.count * (talk.turns - first) // len(seats)
+            openers = [opener_of(i, talk.opener, seats) for i in range(min(talk.count, 2 * len(seats)))]
+            return sum(by_turns(seats, opener, turn) == seat for opener in openers for turn in range(first, talk.turns))
 
         return sum(map(of, seats)) if self.learner == "one" else min(map(of, self.trained))
 

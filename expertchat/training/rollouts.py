@@ -11,8 +11,9 @@ from expertchat.events import Announce
 from expertchat.preferences.candidates import Bundle, Rollout
 from expertchat.records import Figure, Speaker, Topic
 from expertchat.talk.cast import Cast
-from expertchat.talk.conversation import Dialogue, check_first_prompts, opener_of
+from expertchat.talk.conversation import Dialogue, check_first_prompts
 from expertchat.talk.journal import Journal
+from expertchat.talk.order import opener_of
 from expertchat.talk.scheduler import Scheduler
 from expertchat.talk.topics import Proposals, conversation_id, given_topics
 from expertchat.training.at_work import AtWork
@@ -114,12 +115,13 @@ class Rollouts:
         topic = random.Random(f"{config.run.seed} topics {again}").sample(self.training, len(self.training))[nth]
         return Dialogue(
             Topic(id=name, text=text or topic.text, source=topic.source),
-            opener_of(index, config.conversation.opener),
+            opener_of(index, config.conversation.opener, config.experts.seats),
             self.speakers,
             config.conversation,
             self.announce,
             self.counts,
             config.run.seed,
+            self.cast.moderator,
         )
 
     def drift(self, learner: Learner, bundles: Sequence[Bundle]) -> dict[str, Figure]:
