@@ -10,7 +10,7 @@ from expertchat.config import EmbedderConfig, ExpertsConfig, Group, Text
 
 
 class PlanTraining(Group):
-    """DPO with LoRA on a frozen base of the expert of that name; `expert` none: the models only talk. `head_chunk` 0: the logits of all tokens at once."""
+    """DPO with LoRA on the frozen base of `expert`; none: the models only talk. `head_chunk` 0: the logits of all tokens at once."""
 
     expert: Text = "none"
     targets: Literal["all-linear", "attention"] = "all-linear"

@@ -31,16 +31,16 @@ def model_card(config: OnlineDpoConfig, run_folder: Path, learner: Speaker | Non
     model = config.experts[seat]
     known = [Metrics.model_validate(line) for _, line in read_lines(run_folder / "metrics.jsonl")]
     mine = [m for m in known if m.learner == seat]
-    lora = config.train.method == "lora"
+    lora, dpo = config.train.method == "lora", config.train.update == "dpo"
     front = {
         **_base_model(model.path),
         "library_name": "peft" if lora else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["dpo", "expertchat", *(["lora"] if lora else []), "online-dpo", "trl"],
+        "tags": [*(["dpo"] if dpo else []), "expertchat", *(["lora"] if lora else []), *(["online-dpo", "trl"] if dpo else [])],
     }
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {shown_path(model.path)}, trained by online DPO\n\n{_about(config, lora)}",
+        f"# {shown_path(model.path)}, trained by {'online DPO' if dpo else config.train.update}\n\n{_about(config, lora)}",
         "## Against its base\n\n" + _evaluations([m for m in mine if m.kind == "evaluation"]),
         "## The run\n\n" + _rounds([m for m in mine if m.kind == "round"]),
         "## Config\n\n" + _table(["", ""], _settings(config, model, seat)),
@@ -76,12 +76,15 @@ def _about(config: OnlineDpoConfig, lora: bool) -> str:
         "moving": "the speaker itself", "reference": "the speaker as it was before training", "third": "a third model",
     }[config.judging.judge]  # fmt: skip
     made = "LoRA adapter" if lora else "set of weights"
+    dpo = config.train.update == "dpo"
+    trainer = "[TRL](https://github.com/huggingface/trl)'s DPO trainer" if dpo else f"the training method {config.train.update}"
+    papers = {name: number for name, number in PAPERS.items() if dpo or "DPO" not in name}
     lines = [
-        f"A {made} from [TRL](https://github.com/huggingface/trl)'s DPO trainer in ExpertChat: {experts} experts talk about a topic,",
+        f"A {made} from {trainer} in ExpertChat: {experts} experts talk about a topic,",
         f"{judge} rates several replies to the same history and says what is missing in them (WIM), and the better reply is preferred",
         "to the worse.",
         *([f"This is the arm `{config.arm}`."] if config.arm else []),
-        f"Methods: {', '.join(f'[{name}](https://arxiv.org/abs/{number})' for name, number in PAPERS.items())}.",
+        f"Methods: {', '.join(f'[{name}](https://arxiv.org/abs/{number})' for name, number in papers.items())}.",
     ]
     return "\n".join(lines) + "\n\nEvery figure on this page was written by the run itself."
 
