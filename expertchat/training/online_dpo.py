@@ -85,8 +85,9 @@ class OnlineDpo:
             return False
         with clock("pairing"):
             scores = scored(bundles, self.config.rules, self.backends.get("embedder"))
-            made = choices(bundles, {score.id: score.value for score in scores}, self._judge)
-            pairing = self.ranks.same(make_pairs(made, self.config.pairs, learner.version))  # no rounding of another machine's in it
+            values = {score.id: score.value for score in scores}
+            made = self.ranks.same(choices(bundles, values, self._judge))  # no rounding of another machine's in it
+            pairing = make_pairs(made, self.config.pairs, learner.version)
             self.store.keep_round(bundles, scores, pairing.pairs)
         with clock("updating"):
             drift = self.rollouts.drift(learner, bundles)  # of the policy that has talked, from the base

@@ -87,7 +87,7 @@ def main(kills: int, overrides: Sequence[str]) -> int:
         print(f"unbroken run: {time.monotonic() - began:.1f} s, {len(content(whole))} records", flush=True)
         for kill in range(kills):
             run, wanted, number = start(broken, overrides), PHASES[kill % len(PHASES)], 1 + kill * rounds // kills
-            wait_for(run, broken, wanted, number + (wanted == "evaluating" and number % 2))
+            wait_for(run, broken, wanted, max(2, number - number % 2) if wanted == "evaluating" else number)
             time.sleep(rng.uniform(0, {"talking": 3.0, "updating": 1.0, "evaluating": 0.2}.get(wanted, 0.02)))
             if run.poll() is not None:
                 print(f"it ended by itself with {run.returncode} before kill {kill + 1}", flush=True)
