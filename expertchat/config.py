@@ -224,12 +224,14 @@ are the same), or without its adapter (reference); or a third model's."""
 
 
 class JudgingConfig(Group):
-    """`judge`: who judges each expert. `form`: sampled text, the expected value over the options, or both.
+    """`judge`: who judges each expert; of more than two, `partners` each (all others) or ring (the next one in the order of the seats).
+    `form`: sampled text, the expected value over the options, or both.
 
     `min_mass`: where the options hold less of the probability than this, they say nothing, and there is no expected rating and no verdict.
     """
 
     judge: Literal["partner", "self", "third"]
+    partners: Literal["each", "ring"] = "each"
     form: Literal["sampled", "expected", "both"]
     min_mass: float = Field(default=0.5, ge=0, le=1)
     analysis: bool

@@ -27,7 +27,7 @@ DIALOGUE = " ".join(turn.text for turn in TURNS)
 
 
 def standard() -> Prompts:
-    return config_of("experts.a.path=x", "model@experts.a=auto").experts.a.prompts
+    return config_of("experts.a.path=x", "model@experts.a=auto").experts["a"].prompts
 
 
 def kind(text: str, of: str = "wim", dialogue: str = DIALOGUE) -> str | None:
@@ -160,7 +160,7 @@ def test_the_embedded_experts_answers_have_no_fault() -> None:
 
 def test_every_kind_is_in_the_docs() -> None:
     root = Path(__file__).parents[1]
-    code = "".join((root / "expertchat/judging" / name).read_text() for name in ("judge.py", "faults.py", "reading.py"))
+    code = "".join((root / "expertchat/judging" / name).read_text() for name in ("judge.py", "answers.py", "faults.py", "reading.py"))
     kinds = set(re.findall(r'Fault\(\s*"(\w+)"', code))
     kinds |= set(re.findall(r'(?:return |Parsed\(None, ).*", "(\w+)"\)?(?: if .*)?$', code, re.M))
     kinds |= set(re.findall(r'^    \(?"?(\w+)", "an? ', code, re.M))

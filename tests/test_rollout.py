@@ -12,7 +12,7 @@ from expertchat.command.compose import load
 from expertchat.events import AnyEvent, CandidatesJudged, TurnFinished
 from expertchat.experts.registry import make_expert
 from expertchat.judging import wim
-from expertchat.preferences.candidates import Bundle, Cast, Rollout, choices, judge_of
+from expertchat.preferences.candidates import Bundle, Cast, Rollout, choices
 from expertchat.preferences.pairs import make_pairs
 from expertchat.preferences.score import repeats, scored, scores
 from expertchat.records import Topic
@@ -115,8 +115,6 @@ def test_best_goes_on_with_the_highest_reward_and_is_judged_before_the_next_turn
 def test_who_judges(judge: str, who: str) -> None:
     bundle, _, _ = talk(f"judging.judge={judge}")
     assert {r.judge for one in bundle.sampled for r in one.rewards} == {who}
-    assert judge_of("third", "a") == ("third", "third")
-    assert judge_of("partner_reference", "b") == ("base_a", "a")
 
 
 def test_a_bundle_comes_back_from_its_line_as_it_was() -> None:

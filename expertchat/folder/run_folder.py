@@ -31,7 +31,7 @@ OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log,
 # Config keys that do not change what a run writes.
 NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")
 
-ADDED = {"thinking": False, "topic_prefix": ""}  # keys that came later, with what they mean where a config has none
+ADDED = {"thinking": False, "topic_prefix": "", "partners": "each"}  # keys that came later, with what they mean where a config has none
 OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
 OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}
 

@@ -24,6 +24,9 @@ class Role:
     seat: str
 
 
+NOBODY = Role("", "", "")
+
+
 def judges_of(how: JudgeName, subject: Speaker, seats: Sequence[Speaker], partners: Partners = "each") -> tuple[Role, ...]:
     """The judges of `subject` in a dialogue of `seats`; several where it has several partners.
 
@@ -64,6 +67,9 @@ class Casting(Protocol):
     def third(self) -> ModelConfig | None: ...
 
     @property
+    def moderator(self) -> ModelConfig | None: ...
+
+    @property
     def judge_names(self) -> Collection[JudgeName]:
         """Who judges in it: for its rewards, unless they ask nobody, and in its evaluations."""
         ...
@@ -79,6 +85,8 @@ def seats_of(config: Casting) -> dict[str, ModelConfig]:
     seats = dict(config.experts.items())
     if config.third is not None and "third" in config.judge_names:
         seats["third"] = config.third
+    if config.moderator is not None:
+        seats["moderator"] = config.moderator
     return seats
 
 

@@ -11,13 +11,13 @@ from pydantic import BaseModel, Field
 
 from expertchat.backends.asking import Ask, Flow, Place, together
 from expertchat.backends.base import Completion
-from expertchat.config import JudgeName
 from expertchat.events import CandidatesJudged, ConversationFinished, ConversationJudged
 from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.judging.judge import Case, JudgeWork
+from expertchat.judging.judge import Judge, Judged
+from expertchat.judging.roles import judges_of
 from expertchat.judging.view import Judgement
 from expertchat.preferences.pairs import Choice
-from expertchat.records import Candidate, Message, Rating, Record, Reward, Speaker, Transcript, Turn, Wim, other
+from expertchat.records import Candidate, Message, Rating, Record, Reward, Speaker, Transcript, Turn, Wim
 from expertchat.talk.conversation import Dialogue
 from expertchat.text.likeness import blank
 from expertchat.text.measures import PROGRAMS
@@ -43,18 +43,6 @@ class Bundle(Record):
     whole: list[Reward] = Field(default_factory=list)  # rewards of the whole dialogue, of the learners
     ratings: list[Rating] = Field(default_factory=list)  # and what they come from
     wims: list[Wim] = Field(default_factory=list)
-
-
-def judge_of(judge: JudgeName, actor: Speaker) -> tuple[str, str]:
-    """(backend, seat of the expert) of the judge of `actor`."""
-    return {
-        "partner": (other(actor), other(actor)),
-        "partner_reference": (f"base_{other(actor)}", other(actor)),
-        "self": (actor, actor),
-        "moving": (actor, actor),
-        "reference": (f"base_{actor}", actor),
-        "third": ("third", "third"),
-    }[judge]
 
 
 def altered(reply: Turn, answer: Completion) -> Literal["markup", "special", "stop", "thinking", "beyond"] | None:
@@ -101,7 +89,8 @@ class Rollout(Dialogue):
         made = Bundle(id=self.id, transcript=transcript, sampled=list(self.sampled))
         if self.settings.reward.dialogue_weight and self.settings.reward.source == "judge":
             speakers = [learner for learner in self.learners if any(t.speaker == learner for t in turns)]
-            for ratings, wim, reward in (yield from together([self._work(s, turns).flow() for s in speakers])):
+            flows = [flow for speaker in speakers for flow in self._judgements(speaker, turns)]
+            for ratings, wim, reward in (yield from together(flows)):
                 made.ratings.extend(ratings.values())
                 made.wims.extend([wim] if wim is not None else [])
                 made.whole.append(reward)
@@ -170,8 +159,9 @@ class Rollout(Dialogue):
     def _judge(self, one: Sampled, history: tuple[Turn, ...]) -> Flow[None]:
         """Judge every candidate as the last turn of its dialogue."""
         if self.settings.reward.source == "judge":
-            works = [self._work(c.speaker, (*history, Turn(speaker=c.speaker, text=c.text)), c) for c in one.candidates]
-            for ratings, wim, reward in (yield from together([work.flow() for work in works])):
+            turns = [(*history, Turn(speaker=c.speaker, text=c.text)) for c in one.candidates]
+            flows = [flow for c, said in zip(one.candidates, turns, strict=True) for flow in self._judgements(c.speaker, said, c)]
+            for ratings, wim, reward in (yield from together(flows)):
                 one.ratings.extend(ratings.values())
                 one.wims.extend([wim] if wim is not None else [])
                 one.rewards.append(reward)
@@ -192,14 +182,17 @@ class Rollout(Dialogue):
             )
         )
 
-    def _work(self, subject: Speaker, turns: tuple[Turn, ...], candidate: Candidate | None = None) -> JudgeWork:
-        """The judgement of a candidate, the last of `turns`, or of the whole dialogue."""
-        config, judge = self.settings.judging, self.settings.judging.judge
-        who, seat = judge_of(judge, subject)
-        place = self.id if candidate is None else candidate.id
-        judgement = Judgement(self.topic.text, turns, subject, None if candidate is None else len(turns) - 1, config.categories)
-        case = Case(f"{place}/{subject}-by-{who}", self.id, judgement, who, who, None if candidate is None else candidate.id)
-        return JudgeWork(case, config, self.cast.experts[seat], self.cast.tokens.get(seat))
+    def _judgements(self, subject: Speaker, turns: tuple[Turn, ...], candidate: Candidate | None = None) -> list[Flow[Judged]]:
+        """The judgements of a candidate, the last of `turns`, or of the whole dialogue; one of each judge."""
+        config, seats, cast = self.settings.judging, tuple(self.experts), self.cast
+        whole = Judgement(self.topic.text, turns, subject, None if candidate is None else len(turns) - 1, config.categories, seats)
+        name, place = (None, self.id) if candidate is None else (candidate.id, candidate.id)
+        return [
+            Judge(cast.experts[role.seat], config, cast.tokens.get(role.seat)).flow(
+                replace(whole, role=role, place=place, transcript=self.id, candidate=name)
+            )
+            for role in judges_of(config.judge, subject, seats, config.partners)
+        ]
 
 
 def choices(bundles: Sequence[Bundle], scores: Mapping[str, float | None], judge: str) -> list[Choice]:

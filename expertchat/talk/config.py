@@ -46,6 +46,7 @@ class ConverseConfig(Group):
     show_thinking: bool = False
     experts: ExpertsConfig
     third: ModelConfig | None = None
+    moderator: ModelConfig | None = None
     conversation: PartConversationConfig
     topics: TopicsConfig
     judging: JudgingConfig

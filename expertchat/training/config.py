@@ -26,6 +26,7 @@ from expertchat.evaluation.config import EvaluationConfig
 from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig
 from expertchat.records import Speaker, other
 from expertchat.talk.conversation import opener_of
+from expertchat.text.measures import PROGRAMS
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
@@ -101,6 +102,7 @@ class OnlineDpoConfig(Group):
     arm: Text | None = None  # what this run is called in a table of several
     experts: ExpertsConfig
     third: ModelConfig | None = None
+    moderator: ModelConfig | None = None
     learner: Literal["a", "b", "both", "one"]
     rounds: int = Field(ge=1, le=9999)
     conversation: ConversationConfig  # count: dialogues of a round
@@ -158,7 +160,7 @@ class OnlineDpoConfig(Group):
     def program(self) -> ProgramName | None:
         """What a program measures in the replies, for the reward or for the evaluation."""
         source = self.reward.source
-        return self.evaluation.measure or (None if source in ("judge", "random") else source)  # type: ignore[return-value]
+        return self.evaluation.measure or (None if source in ("judge", "random") else source)
 
     def _decodings(self) -> list[str]:
         """A learner's candidates must differ: equal texts make no pair."""
@@ -179,7 +181,7 @@ class OnlineDpoConfig(Group):
 
     def _rewards(self) -> list[str]:
         """Settings of the reward that would do nothing, or could not be done."""
-        reward, evaluation, found = self.reward, self.evaluation, []
+        reward, evaluation, known, found = self.reward, self.evaluation, list(PROGRAMS), list[str]()
         if reward.source != "judge":
             if reward.wim == "shuffled":
                 found.append(f"reward.wim=shuffled has no effect with reward.source={reward.source}: no judge is asked")
@@ -192,8 +194,8 @@ class OnlineDpoConfig(Group):
             )
         if evaluation.judge == "reward" and self.program is None:
             found.append(
-                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.source}: set evaluation.measure=length (or "
-                "questions, variety), or another reward"
+                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.source}: set "
+                f"evaluation.measure={known[0]} (or {', '.join(known[1:])}), or another reward"
             )
         if evaluation.measure is not None and evaluation.judge != "reward":
             found.append(f"evaluation.measure={evaluation.measure} needs evaluation=reward, not evaluation.judge={evaluation.judge}")
