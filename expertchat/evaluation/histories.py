@@ -63,7 +63,7 @@ class BaseDialogue(Dialogue):
 
     def ask(self, turns: Sequence[Turn], request: GenerateRequest, note: str | None) -> Flow[Turn]:
         """The base's turn after `turns`, without its seconds: the same seed writes the same file."""
-        speaker = self.speaker(len(turns))
+        speaker = self.speaker(turns)
         (answer,) = yield [Ask(f"base_{speaker}", request, label=speaker)]
         return self.read(speaker, answer, note).model_copy(update={"seconds": 0.0})
 

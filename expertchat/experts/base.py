@@ -14,9 +14,9 @@ from expertchat.experts.naming import named
 from expertchat.experts.reply import Reply
 from expertchat.experts.speakers import Speakers
 from expertchat.experts.thoughts import Thoughts
-from expertchat.records import SEATS, ExpertRef, Message, Role, Turn
+from expertchat.records import SEATS, ExpertRef, Message, Role, Speaker, Turn
 from expertchat.text.refusals import refuses
-from expertchat.text.sentences import Safe, in_line, neutralise
+from expertchat.text.sentences import Safe, in_line, listed, neutralise
 from expertchat.text.wordings import Prompts, fill
 
 CountTokens = Callable[[Sequence[Message]], int]
@@ -34,6 +34,7 @@ class Family:
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     decoding: Decoding = Decoding(method="contrastive", penalty_alpha=0.6, top_k=4)
     max_sentences: int | None = None  # how many sentence markers a judge of this family can read
+    names_others: bool = True  # where more than two talk, the turns of the others begin with their names
 
 
 class ContextTooSmallError(ValueError):
@@ -63,7 +64,8 @@ class History:
 class ExpertChat:
     """One expert of a dialogue: a family's facts, a persona, and the wordings of its requests.
 
-    `letter` is the seat in the dialogue ("a", "b") or "third" for a judge that does not talk.
+    `letter` is its name, which is its seat in the dialogue ("a", "b"), or "third" or "moderator" for one that does not talk. `seats` are
+    the names of all who talk.
     """
 
     family = Family("auto")
@@ -75,13 +77,14 @@ class ExpertChat:
         ref: ExpertRef | None = None,
         context_length: int | None = None,
         special_tokens: Sequence[str] = (),
+        seats: Sequence[Speaker] = SEATS,
     ) -> None:
-        self.letter = letter
+        self.letter, self.seats = letter, tuple(seats)
         self.settings = settings
         self.ref = ref or ExpertRef(family=self.family.name, model="")
         self.context_length = context_length or self.family.context_length
         self.special_tokens = tuple(special_tokens)
-        self.speakers = Speakers(letter.upper(), [name.upper() for name in SEATS if name != letter])
+        self.speakers = Speakers(letter.upper(), [name.upper() for name in self.seats if name != letter])
         self.thoughts = Thoughts(letter, self.ref.model or self.family.name, settings.thinking)
 
     # -- views ------------------------------------------------------------------------------------------------------
@@ -102,20 +105,26 @@ class ExpertChat:
         return (first, *merged[1:])
 
     def view(self, history: History) -> tuple[Message, ...]:
-        """The dialogue as this expert sees it: its own turns are "assistant", the partner's are "user".
+        """The dialogue as this expert sees it: its own turns are "assistant", all others' are "user".
 
-        The expert that opens has no partner's turn to answer: its first user message asks it to open.
+        Where more than two talk, the others' turns begin with their names ("B: ..."), as far as the family can read that, and the system
+        text says who is there. The expert that opens has no turn to answer: its first user message asks it to open.
         """
         prompts = self.settings.prompts
         names = {"topic": self._safe(history.topic), "name": self.letter.upper()}
         persona = self._safe(fill(self.settings.persona, **names), lines=True)
         system = fill(prompts.system, persona=persona, **names)
+        several = len(self.seats) > 2 and self.family.names_others
+        if several and prompts.company:
+            others = listed([seat.upper() for seat in self.seats if seat != self.letter])
+            system = Safe(f"{system}\n{fill(prompts.company, name=self.letter.upper(), others=others)}".strip())
         exchange: list[Message] = []
         if not history.turns or history.turns[0].speaker == self.letter:
             exchange.append(Message("user", fill(prompts.opening, **names)))
         for turn in history.turns:
             role: Role = "assistant" if turn.speaker == self.letter else "user"
-            exchange.append(Message(role, self._safe(turn.text, lines=True)))
+            label = f"{turn.speaker.upper()}: " if several and role == "user" else ""
+            exchange.append(Message(role, f"{label}{self._safe(turn.text, lines=True)}"))
         return self.chat(system, exchange)
 
     # -- requests ---------------------------------------------------------------------------------------------------

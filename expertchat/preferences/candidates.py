@@ -99,7 +99,7 @@ class Rollout(Dialogue):
 
     def next_turn(self, turns: Sequence[Turn]) -> Flow[Turn]:
         """A learner's turn is one of its candidates."""
-        speaker, index, config = self.speaker(len(turns)), len(turns), self.settings.candidates
+        speaker, index, config = self.speaker(turns), len(turns), self.settings.candidates
         if speaker not in self.learners or (index == 0 and not config.opening):
             return (yield from super().next_turn(turns))
         request, note = self.request(turns)

@@ -18,6 +18,7 @@ from expertchat.config import (
     RunConfig,
     Text,
     TopicsConfig,
+    talk_problems,
 )
 
 
@@ -62,6 +63,12 @@ class ConverseConfig(Group):
     def embeds(self) -> bool:
         """Whether anything is embedded."""
         return self.topics.source == "models" or self.judging.wim.enabled
+
+    @model_validator(mode="after")
+    def _turns(self) -> ConverseConfig:
+        if problems := talk_problems(self.experts, self.conversation, self.moderator):
+            raise ValueError("\n".join(problems))
+        return self
 
     @model_validator(mode="after")
     def _third(self) -> ConverseConfig:

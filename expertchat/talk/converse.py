@@ -15,8 +15,9 @@ from expertchat.judging.judge import judge_dialogue, record_counts
 from expertchat.records import Topic
 from expertchat.talk.cast import load_cast
 from expertchat.talk.config import ConverseConfig
-from expertchat.talk.conversation import Dialogue, check_first_prompts, opener_of
+from expertchat.talk.conversation import Dialogue, check_first_prompts
 from expertchat.talk.journal import Journal
+from expertchat.talk.order import opener_of
 from expertchat.talk.scheduler import Scheduler
 from expertchat.talk.topics import Proposals, conversation_id, given_topics
 
@@ -31,7 +32,8 @@ def run_converse(
 ) -> int:
     """Run, or go on with a run. Returns 0 when it is done, 3 when it was stopped and can go on, 1 when its folder cannot be written.
 
-    `sink` is closed at the end. `backends` ("a", "b", and "third" where there is one) and `embedder` replace those of the config.
+    `sink` is closed at the end. `backends` (by the experts' names, and "third" and "moderator" where there are such) and `embedder` replace
+    those of the config.
     Raises ConfigError for what is wrong with the config or the input.
     """
     with Hub(sink) as hub, Interrupts() as interrupts:
@@ -122,5 +124,5 @@ class _Converse:
     def _dialogue(self, topic: Topic, index: int) -> Dialogue:
         config, tokens = self.config.conversation, self.cast.tokens
         counts = {seat: tokens[seat] for seat in self.cast.seats}
-        opener = opener_of(index, config.opener)
-        return Dialogue(topic, opener, self.cast.speakers, config, self.hub.send, counts, self.config.run.seed)
+        opener = opener_of(index, config.opener, self.cast.seats)
+        return Dialogue(topic, opener, self.cast.speakers, config, self.hub.send, counts, self.config.run.seed, self.cast.moderator)

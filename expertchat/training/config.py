@@ -21,11 +21,12 @@ from expertchat.config import (
     RunConfig,
     Text,
     TopicsConfig,
+    talk_problems,
 )
 from expertchat.evaluation.config import EvaluationConfig
 from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig
 from expertchat.records import Speaker, other
-from expertchat.talk.conversation import opener_of
+from expertchat.talk.order import opener_of
 from expertchat.text.measures import PROGRAMS
 
 LossName = Literal[
@@ -120,7 +121,7 @@ class OnlineDpoConfig(Group):
 
     @model_validator(mode="after")
     def _fits(self) -> OnlineDpoConfig:
-        problems = []
+        problems = talk_problems(self.experts, self.conversation, self.moderator)
         if self.third is None:
             problems += [
                 f"{key}=third needs a third model: add +model@third=NAME"
@@ -208,7 +209,7 @@ class OnlineDpoConfig(Group):
         talk = self.conversation
 
         def of(seat: Speaker) -> int:
-            openers = [opener_of(i, talk.opener) for i in range(min(talk.count, 2))]
+            openers = [opener_of(i, talk.opener, self.experts.seats) for i in range(min(talk.count, 2))]
             counts = [sum((turn % 2 == 0) == (opener == seat) for turn in range(first, talk.turns)) for opener in openers]
             return sum(counts[i % len(counts)] for i in range(min(talk.count, 4)))
 

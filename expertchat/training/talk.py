@@ -10,8 +10,9 @@ from expertchat.backends.asking import Flow
 from expertchat.events import Announce
 from expertchat.preferences.candidates import Bundle, Cast, Rollout
 from expertchat.records import Figure, Speaker, Topic
-from expertchat.talk.conversation import check_first_prompts, opener_of
+from expertchat.talk.conversation import check_first_prompts
 from expertchat.talk.journal import Journal
+from expertchat.talk.order import moderator_of, opener_of
 from expertchat.talk.scheduler import Scheduler
 from expertchat.talk.topics import Proposals, conversation_id, given_topics
 from expertchat.training.at_work import AtWork
@@ -109,12 +110,13 @@ class Talk:
         topic = random.Random(f"{config.run.seed} topics {again}").sample(self.training, len(self.training))[nth]
         return Rollout(
             Topic(id=name, text=text or topic.text, source=topic.source),
-            opener_of(index, config.conversation.opener),
+            opener_of(index, config.conversation.opener, config.experts.seats),
             self.speakers,
             config.conversation,
             self.announce,
             self.counts,
             config.run.seed,
+            moderator_of(self.cast.experts, self.cast.tokens),
             round=number,
             learners=seats,
             versions=self.learners.versions(),
