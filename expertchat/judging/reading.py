@@ -241,7 +241,8 @@ def _explains(after: str, value: int, finish: str, category: str | None, subject
     of = re.match(r" for (?:the |its )?(\w+)\W*$", after)
     if of and whose is None and of.group(1).lower() != (category or "").replace("_", " ").lower():
         return False  # "8 for accuracy" where depth was asked
-    return not _other_values(rest)
+    numbered = "|".join(seat for seat in seats if re.search(r"\d", seat))  # the number of a name is no value
+    return not _other_values(re.sub(rf"\b(?:{numbered})\b", "", rest, flags=re.IGNORECASE) if numbered else rest)
 
 
 def _other_values(rest: str) -> bool:
