@@ -6,9 +6,10 @@ import math
 
 import pytest
 
+from expertchat.judging.answers import parrot_rate
 from expertchat.judging.faults import copies
 from expertchat.judging.judge import record_counts
-from expertchat.records import Reward
+from expertchat.records import Reward, Wim
 from tests.judged import TEXTS, answers, judge, judging_config, transcript
 
 # -- answers that are none ----------------------------------------------------------------------------------------------
@@ -199,3 +200,14 @@ def test_an_expected_rating_over_little_probability_is_null() -> None:
     records, _ = judge(judging_config(form="expected", min_mass=0.25), answers(), lambda request: [math.log(0.03)] * 10)
     rating = records["c0003/a-by-b/depth"]
     assert rating.expected == pytest.approx(5.5) and rating.mass == pytest.approx(0.3) and rating.problem is None
+
+
+def test_parrots_are_counted_by_their_kind() -> None:
+    def response(**values: str) -> Wim:
+        return Wim(id="k", transcript="c", judge="b", subject="a", text="x", **values)  # type: ignore[arg-type]
+
+    parrot, fine = response(fault="parrot", problem="parrots the reply (cosine 0.991)"), response()
+    other = response(fault="loop", problem="parrots, in words of its own: repeats itself")
+    assert parrot_rate([parrot, fine, other, fine]) == 0.25
+    assert parrot_rate([]) is None
+    assert parrot_rate([parrot, response(problem="parrots the reply (cosine 0.991)")]) is None  # of a version that named no kinds

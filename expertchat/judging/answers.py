@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expertchat.backends.base import Completion, Result, Scores
 from expertchat.config import JudgingConfig
 from expertchat.judging import rating, wim
-from expertchat.judging.faults import Fault
+from expertchat.judging.faults import PARROT, Fault
 from expertchat.judging.view import Judgement
 from expertchat.records import Rating, Reward, Wim
 
@@ -87,6 +87,15 @@ def scored_wim(judgement: Judgement, text: str, analysis: str, cosine: float, em
 def no_wim(judgement: Judgement, text: str, analysis: str, fault: Fault) -> Wim:
     """A WIM response at fault, or one that was not asked for: it has no score."""
     return Wim(**_about(judgement, "wim"), text=text, analysis=analysis, problem=fault.problem, fault=fault.kind)
+
+
+def parrot_rate(responses: Sequence[Wim]) -> float | None:
+    """The share of WIM responses that parrot the reply. None without any, and where one failed and its record, of an older version, does
+    not name the kind: what it may have been is not guessed from its message.
+    """
+    if not responses or any(response.problem and response.fault is None for response in responses):
+        return None
+    return sum(response.fault == PARROT for response in responses) / len(responses)
 
 
 def reward(judgement: Judgement, config: JudgingConfig, ratings: Mapping[str, Rating], response: Wim | None) -> Reward:

@@ -17,6 +17,7 @@ from expertchat.text.likeness import longest_run, weight, words
 from expertchat.text.refusals import refuses
 from expertchat.text.sentences import one_line, sentences
 
+PARROT = "parrot"  # the kind of a text that repeats the judged one
 PARROT_COSINE = 0.98
 PARROT_WORDS, PARROT_SHARE = 8, 0.6  # a verbatim run of at least so many words that makes up so much of the text
 ECHO_RUN, ECHO_SHARE = 5, 0.6  # so much of a text stands in the prompt, in runs of at least so many words
@@ -207,7 +208,7 @@ def of_analysis(
     """The fault of an analysis in prose. No analysis at all is none: the judge went to the ratings at once."""
     if not text.strip():
         return None
-    parrot = Fault("parrot", "parrots the reply") if copies(reply, text) else None
+    parrot = Fault(PARROT, "parrots the reply") if copies(reply, text) else None
     fault = parrot or of_prose(text, subject=subject, prompt=prompt, reference=reference, seats=seats)
     return fault and Fault(fault.kind, f"the analysis {fault.problem}")
 

@@ -12,7 +12,7 @@ from expertchat.config import JudgingConfig
 from expertchat.events import Announce, RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging import answers, faults, rating, requests, wim
-from expertchat.judging.faults import PARROT_COSINE, Fault, copies
+from expertchat.judging.faults import PARROT, PARROT_COSINE, Fault, copies
 from expertchat.judging.roles import judges_of
 from expertchat.judging.view import Judgement
 from expertchat.records import Message, Rating, Reward, Speaker, Transcript, Wim
@@ -197,7 +197,7 @@ class Judge:
         if cosine is None:
             return answers.no_wim(judgement, text, analysis, Fault("not_finite", "the cosine is not a number"))
         if cosine > PARROT_COSINE or copies(reply, text):
-            return answers.no_wim(judgement, text, analysis, Fault("parrot", f"parrots the reply (cosine {cosine:.3f})"))
+            return answers.no_wim(judgement, text, analysis, Fault(PARROT, f"parrots the reply (cosine {cosine:.3f})"))
         return answers.scored_wim(judgement, text, analysis, cosine)
 
     def _wim_fault(self, judgement: Judgement, text: str, question: str) -> Fault | None:
