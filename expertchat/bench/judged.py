@@ -67,7 +67,7 @@ def answers(kit: Kit, backend: Any, requests: Sequence[Any]) -> Way:
         ask = backend.score if isinstance(requests[0], ScoreRequest) else backend.generate
         with kit.clock() as watch, counting(backend) as counts:
             done = ask(requests)
-        return Work(watch.seconds, 1, sum(getattr(one, "tokens", 0) for one in done), counts)
+        return Work(watch.seconds, 1, sum(getattr(answer, "tokens", 0) for answer in done), counts)
 
     return way
 

@@ -88,9 +88,9 @@ def win_figures(outcomes: Sequence[float | None]) -> dict[str, Figure]:
     }
 
 
-def like_length(one: int, two: int) -> bool:
+def like_length(tokens: int, base_tokens: int) -> bool:
     """Whether the longer of two replies has at most LENGTH_RATIO times the tokens of the shorter."""
-    return max(one, two) <= LENGTH_RATIO * min(one, two)
+    return max(tokens, base_tokens) <= LENGTH_RATIO * min(tokens, base_tokens)
 
 
 def _mean(values: Iterable[float]) -> float | None:

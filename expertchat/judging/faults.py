@@ -82,11 +82,11 @@ def echoes(text: str, prompt: str, seats: Sequence[str] = SEATS) -> bool:
 
 def copies(reply: str, text: str) -> bool:
     """Whether most of `text` is one long verbatim run of words of `reply`."""
-    one, two = words(reply), words(text)
-    if weight(two) < PARROT_WORDS:
+    written = words(text)
+    if weight(written) < PARROT_WORDS:
         return False
-    run = weight(longest_run(one, two))
-    return run >= PARROT_WORDS and run >= PARROT_SHARE * weight(two)
+    run = weight(longest_run(words(reply), written))
+    return run >= PARROT_WORDS and run >= PARROT_SHARE * weight(written)
 
 
 _SPEAKS = (

@@ -18,12 +18,12 @@ from expertchat.judging.rating import expected_value
 from expertchat.judging.requests import analysis_request, score_request, wim_request
 from expertchat.judging.view import Judgement
 from expertchat.judging.wim import cosine, is_empty
-from expertchat.records import Speaker, Turn, other
+from expertchat.records import Speaker, Turn
 from expertchat.text.sentences import sentences
 from expertchat.world.config import WorldConfig
 from expertchat.world.embedder import held_out
 from expertchat.world.facts import Truth, World
-from expertchat.world.simulator import CATEGORIES, Simulator
+from expertchat.world.simulator import CATEGORIES, Simulator, other
 from expertchat.world.train import SEATS
 
 HOT = Decoding(method="sampling", temperature=1.0, top_p=0.95, max_new_tokens=120)
@@ -243,8 +243,8 @@ class Checker:
         return {"other topic": auc(true, far), "same topic": auc(true, near)}
 
 
-def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
-    found = cosine(one, other)
+def _cosine(first: Sequence[float], second: Sequence[float]) -> float:
+    found = cosine(first, second)
     assert found is not None  # the embedded embedder gives a direction to every text
     return found
 

@@ -16,7 +16,7 @@ from expertchat.experts.world import WorldExpert
 from expertchat.judging import rating
 from expertchat.judging.requests import analysis_request, wim_request
 from expertchat.judging.view import Judgement
-from expertchat.records import Message, Speaker, Turn, other
+from expertchat.records import Message, Speaker, Turn
 from expertchat.text.wordings import Prompts, WimWording
 from expertchat.world.facts import LEADS, NOTHING_NEW, OPENING, REMARKS, UNSURE, Label, Truth, World
 
@@ -58,6 +58,11 @@ class Dialogue:
     topic: str
     turns: tuple[Turn, ...]
     truths: tuple[Truth, ...]
+
+
+def other(speaker: Speaker) -> Speaker:
+    """The partner: this world has two experts, a and b."""
+    return "b" if speaker == "a" else "a"
 
 
 def capital(clause: str) -> str:
