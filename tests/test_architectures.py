@@ -26,8 +26,9 @@ from expertchat.experts.registry import make_expert
 from expertchat.judging.requests import rating_request, score_request, wim_request
 from expertchat.judging.view import Judgement
 from expertchat.records import Message, PairIds, PreferencePair, Turn
+from expertchat.training.dpo import Dpo
 from expertchat.training.learner import LoraLearner
-from expertchat.training.update import Updater
+from expertchat.training.method import Rows
 from tests import architectures, tiny
 from tests.test_decoding import reference
 from tests.test_update import config, shake
@@ -174,7 +175,7 @@ def test_update_and_resume(name: str, made: Any, tmp_path: Path) -> None:
     ids = PairIds(prompt=prompt, chosen=replies[0], rejected=replies[1])
     numbers: dict[str, Any] = {"score_chosen": 1.0, "score_rejected": 0.0, "margin": 1.0, "round": 1, "policy_version": 0}
     pair = PreferencePair(id="p", prompt=[], chosen=[], rejected=[], provenance={}, ids=ids, **numbers)
-    done = Updater(mine, mine.config, rounds=4, seed=3, folder=tmp_path).update([pair], 1)
+    done = Dpo(mine, mine.config, rounds=4, seed=3, folder=tmp_path).update(Rows([pair]), 1)
     # -log sigmoid(0.5 * (gain of the chosen reply - gain of the rejected one))
     assert done.figures["loss"] == pytest.approx(math.log1p(math.exp(-0.5 * (gains[0] - gains[1]))), abs=1e-3)
     assert abs(gains[0] - gains[1]) > 1e-3 and done.steps == 1

@@ -13,7 +13,7 @@ import pytest
 
 from expertchat.backends.base import GenerateRequest, ScoreRequest
 from expertchat.config import ConfigError
-from expertchat.evaluation.evaluator import check, learners
+from expertchat.evaluation.evaluator import check
 from expertchat.evaluation.figures import win_figures
 from expertchat.evaluation.histories import Plan, plans, reply_place
 from expertchat.records import Topic
@@ -122,7 +122,7 @@ def test_every_judge_must_be_able_to_compare() -> None:
     check(config_of("evaluation=pairwise", *SMALL, *THREE, "model@experts.b=auto", "experts.b.path=x", "judging.partners=ring"))
 
 
-def test_who_is_evaluated() -> None:
-    config = config_of(*THREE)
-    for learner, seats in (("all", SEATS), ("both", SEATS), ("one", ("a",)), ("c", ("c",))):
-        assert learners(config.model_copy(update={"learner": learner})) == seats
+def test_a_judge_that_learns_is_refused_where_one_of_several_does_not() -> None:
+    check(config_of("evaluation=pointwise", *SMALL, *THREE, "evaluation.by=partner", "learner=c"))
+    with pytest.raises(ConfigError, match=r"evaluation\.by=partner learns too \(learner=all\)"):
+        check(config_of("evaluation=pointwise", *SMALL, *THREE, "evaluation.by=partner", "learner=all"))

@@ -13,7 +13,7 @@ from expertchat.plan.job import STATES, Job, Model, Training, units
 from expertchat.plan.memory import Lora, layer_adapter, layer_weights
 from expertchat.plan.placement import Load, Unit
 from expertchat.plan.planner import check, parse_gpus
-from expertchat.training.learners import PROMPT, room_for
+from expertchat.training.room import PROMPT, room_for
 
 REAL = ("+experiment=llama3_mixtral_4x16", "topics=embedded")
 BIG = parse_gpus("1x400")  # one: placing is not what these tests are about

@@ -90,8 +90,9 @@ def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
     from expertchat.preferences.config import PairsConfig
     from expertchat.preferences.pairs import Choice, make_pairs
     from expertchat.training.config import TrainConfig
+    from expertchat.training.dpo import Dpo
     from expertchat.training.learner import LoraLearner
-    from expertchat.training.update import Updater
+    from expertchat.training.method import Rows
 
     subject = replace(kit.subject, model=deepcopy(kit.subject.model))
     backend = subject.engine(CANDIDATES * len(histories))
@@ -100,7 +101,7 @@ def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
     train = TrainConfig.model_validate(TRAIN | {"batch": batch, "micro_batch": micro})
     targets = Llama3.family.lora_targets
     learner = LoraLearner("a", backend, train, targets, Adapters(subject.model), kit.subject.name, kit.settings.seed)
-    updater = Updater(learner, train, rounds=1000, seed=kit.settings.seed, folder=folder)
+    updater = Dpo(learner, train, rounds=1000, seed=kit.settings.seed, folder=folder)
     pairing = PairsConfig(mode="best_worst", min_margin=0.0, length_ratio=1.0, max_lag=0, cut="no_end")
 
     def way(repeat: int) -> Work:
@@ -121,11 +122,11 @@ def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
                 )  # fmt: skip
                 choices.append(Choice(request.messages, candidates, tuple(reward(c.text) for c in candidates), "hash", replies[0].prompt))
             made = make_pairs(choices, pairing, learner.version)
-            updated = updater.update(made.pairs, number)
+            updated = updater.update(Rows(made.pairs), number)
         if updated.steps != STEPS:
-            raise RuntimeError(f"{updated.steps} steps of {updated.pairs} pairs where {STEPS} were wanted")
+            raise RuntimeError(f"{updated.steps} steps of {updated.rows} pairs where {STEPS} were wanted")
         tokens = sum(reply.tokens for reply in done)
-        return Work(watch.seconds, 1, tokens, {"sampling": sampling, "pairs": float(updated.pairs)})
+        return Work(watch.seconds, 1, tokens, {"sampling": sampling, "pairs": float(updated.rows)})
 
     return way
 

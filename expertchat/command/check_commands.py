@@ -125,9 +125,9 @@ def _learners(config: Any, found: models.Found, here: bool) -> Problems:
 
     train, experts = config.train, dict(config.experts.items())
     loaded = {seat: what_is_loaded(Wanted(model)) for seat, model in experts.items()}
-    scripted = [seat for seat in config.seats if experts[seat].backend == "scripted"]
-    yield from learner_problems(config, scripted, loaded["a"] == loaded["b"])
-    for seat in config.seats:
+    scripted = [seat for seat in config.trained if experts[seat].backend == "scripted"]
+    yield from learner_problems(config, scripted, loaded)
+    for seat in config.trained:
         model = experts[seat]
         if seat in scripted:
             continue

@@ -8,8 +8,7 @@ from pydantic import Field
 
 from expertchat.config import ConversationConfig, ExpertsConfig, Group, JudgeName, JudgingConfig, ModelConfig, RunConfig
 from expertchat.preferences.config import ProgramName, RewardConfig
-
-EACH = ("all", "both")  # learners that are all experts, each with a policy of its own
+from expertchat.records import Speaker
 
 
 class EvaluationConfig(Group):
@@ -49,8 +48,16 @@ class Evaluated(Protocol):
     def third(self) -> ModelConfig | None: ...
 
     @property
-    def learner(self) -> str:
-        """The name of who learns; all (both, of two): each expert; one: one policy that plays all."""
+    def learner(self) -> str: ...
+
+    @property
+    def trained(self) -> tuple[Speaker, ...]:
+        """At whose turns a policy learns."""
+        ...
+
+    @property
+    def learners(self) -> tuple[Speaker, ...]:
+        """Whose policy is evaluated: each set of trained weights once."""
         ...
 
     @property

@@ -18,7 +18,7 @@ from expertchat.backends.asking import Flow
 from expertchat.config import ConfigError, JudgeName
 from expertchat.evaluation import truth
 from expertchat.evaluation.comparing import Comparer, comparison_id
-from expertchat.evaluation.config import EACH, Evaluated
+from expertchat.evaluation.config import Evaluated
 from expertchat.evaluation.figures import Comparison, figures
 from expertchat.evaluation.histories import Held, InOrder, Making, Plan, plans, read_histories
 from expertchat.events import Announce, Note
@@ -47,17 +47,11 @@ class Ranks(Protocol):
     def same(self, value: T) -> T: ...
 
 
-def learners(config: Evaluated) -> tuple[Speaker, ...]:
-    """The experts whose policy is evaluated; one policy that plays all is evaluated in the first seat."""
-    seats = config.experts.seats
-    return seats if config.learner in EACH else seats[:1] if config.learner == "one" else (config.learner,)
-
-
 def check(config: Evaluated) -> None:
     """Raises ConfigError with everything that keeps the evaluation of a config from being made, before anything is loaded."""
     evaluation, problems = config.evaluation, []
     models = dict(config.experts.items()) | ({"third": config.third} if config.third is not None else {})
-    for learner in learners(config):
+    for learner in config.learners:
         family = models[learner].family
         if evaluation.judge == "truth" and family != "world":
             problems.append(
@@ -71,7 +65,7 @@ def check(config: Evaluated) -> None:
                     f"evaluation.judge=pairwise: the wordings of evaluation.by={evaluation.by} (family {judge.family}) have no `compare`; "
                     "the embedded models were not trained to compare: use evaluation=truth, evaluation=pointwise, or a third model as judge"
                 )
-    if evaluation.asks and evaluation.by == "partner" and config.learner in (*EACH, "one"):
+    if evaluation.asks and evaluation.by == "partner" and len(config.trained) > 1:
         problems.append(f"evaluation.by=partner learns too (learner={config.learner}): use evaluation.by=partner_reference or third")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))

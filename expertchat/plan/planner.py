@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from expertchat.config import ConfigError, ModelConfig
+from expertchat.config import NOT_SEATS, ConfigError, ModelConfig
 from expertchat.judging.roles import seats_of
 from expertchat.plan.config import PlanConfig
 from expertchat.plan.job import Embedder, Gpu, Job, Method, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus
@@ -218,7 +218,7 @@ def _cast(seats: Mapping[str, ModelConfig], embedder: Any) -> tuple[tuple[Model,
     found = None
     for seat, config in seats.items():
         try:
-            model = model_of(config, seat, seat if seat == "third" else f"experts.{seat}")
+            model = model_of(config, seat, seat if seat in NOT_SEATS else f"experts.{seat}")
         except ConfigError as error:
             problems += error.problems
             continue
@@ -270,7 +270,7 @@ def plan_of(config: PlanConfig, gpus: Sequence[Gpu]) -> Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run trains, for the plan: `seat`, LoRA layers and rank, pairs and tokens of a micro-batch, what the method trains."""
+    """What a run trains, for the plan: `seat`, LoRA layers and rank, pairs and tokens of a micro-batch, which weights; texts of a pair."""
 
     seat: str
     lora: Lora
@@ -278,6 +278,7 @@ class Trained:
     tokens: int
     checkpointing: bool
     method: Method = "lora"
+    texts: int = 2
 
 
 def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trained] = ()) -> Plan | None:
@@ -299,7 +300,7 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
     )
     rows = min(config.engine.max_batch or 1, config.conversation.count)
     updates = [
-        Training(owners[one.seat], one.lora, one.pairs, one.tokens, one.checkpointing, HEAD_CHUNK, one.method)
+        Training(owners[one.seat], one.lora, one.pairs, one.tokens, one.checkpointing, HEAD_CHUNK, one.method, one.texts)
         for one in trained
         if one.seat in owners
     ]

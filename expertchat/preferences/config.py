@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -57,3 +58,13 @@ class PairsConfig(Group):
     length_ratio: float = Field(ge=1)  # length_matched: the longer reply has at most this many times the tokens of the shorter
     max_lag: int = Field(ge=0)
     cut: Literal["no_end", "drop"]  # replies cut by the token limit: trained as far as they go, without an end; or in no pair
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is needed to know of a run's config to sample candidates, to have them judged and to score them; `seed` is that of the run."""
+
+    candidates: CandidatesConfig
+    judging: CandidateJudging
+    reward: RewardConfig
+    seed: int
