@@ -18,6 +18,7 @@ from expertchat.records import SEAT
 from expertchat.text.complaints import complaints
 from expertchat.text.complaints import near as near
 from expertchat.text.complaints import near_key as near_key
+from expertchat.text.sentences import listed
 from expertchat.text.wordings import Prompts, WimWording
 
 
@@ -147,7 +148,8 @@ class ExpertsConfig(RootModel[dict[str, ModelConfig]]):
     @field_validator("root")
     @classmethod
     def _seats(cls, experts: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
-        problems = [] if len(experts) > 1 else [f"experts: there are {len(experts)}; a dialogue has two or more"]
+        there = f"there is only {listed(list(experts))}" if experts else "there are none"
+        problems = [] if len(experts) > 1 else [f"{there}; a dialogue has two or more: add one with +model@experts.NAME=MODEL"]
         bad = [name for name in experts if not re.fullmatch(SEAT, name) or name in NOT_SEATS or name.startswith("base_")]
         remedy = f"take at most 24 small letters, digits and _, a letter first, no base_..., and none of {', '.join(NOT_SEATS)}"
         problems += [f"experts.{name}: cannot be an expert's name; {remedy}" for name in bad]

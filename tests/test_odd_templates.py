@@ -21,6 +21,7 @@ from expertchat.backends.scoring import plan
 from expertchat.backends.vocabulary import Vocabulary
 from expertchat.config import ConfigError
 from expertchat.experts.registry import make_expert
+from expertchat.judging.requests import score_request
 from expertchat.judging.view import Judgement
 from expertchat.records import Message, Turn
 from expertchat.training.learner import LoraLearner
@@ -288,7 +289,7 @@ def test_a_judge_that_thinks_is_scored_outside_of_its_thoughts() -> None:
     assert backend.info.opens_thinking
     expert = make_expert("b", tiny.config("m", family="auto"), backend.info)
     judgement = Judgement("herons", (Turn(speaker="a", text="They fish."), Turn(speaker="b", text="")), "a", categories={"depth": "how"})
-    request = expert.score_request("k", judgement, "Good.", "depth")
+    request = score_request(expert, "k", judgement, "Good.", "depth")
     assert isinstance(request, ScoreRequest)
     (scores,) = backend.score([request])
     assert sum(map(torch.tensor(scores.logprobs).exp().__getitem__, range(10))) > 0

@@ -325,7 +325,7 @@ def test_a_config_of_an_earlier_version_is_no_other_config(command: str, words: 
 
 
 def test_an_expert_knows_what_its_prompts_end_with() -> None:
-    expert = make_expert("a", config_of("experts.a.thinking=true").experts.a, ModelInfo("m", 100, opens_thinking=True))
+    expert = make_expert("a", config_of("experts.a.thinking=true").experts["a"], ModelInfo("m", 100, opens_thinking=True))
     read = expert.read_reply("Hm.</think>Bees.")
     assert (read.text, read.thinking, read.thought, read.unended) == ("Bees.", "Hm.", True, False)
     assert expert.read_reply("Hm.").unended and expert.read_reply("Hm.").text == ""

@@ -19,7 +19,8 @@ from expertchat.bench.kit import Kit, Way, Work, fresh
 from expertchat.bench.results import Column, Part
 from expertchat.experts.base import History
 from expertchat.experts.llama3 import Llama3
-from expertchat.records import Candidate, other
+from expertchat.records import Candidate
+from expertchat.talk.order import by_turns
 
 HISTORIES, CANDIDATES, STEPS = 32, 2, 2  # the trainer knows two candidates and no other number
 RANK, ALPHA, RATE = 16, 32, 1e-4
@@ -70,7 +71,7 @@ def requests(kit: Kit, count: int) -> list[GenerateRequest]:
         nth, turn = divmod(i, kit.settings.turns)
         transcript = kit.transcripts[nth % len(kit.transcripts)]
         turns = transcript.turns[: turn + 1]
-        expert = experts[other(turns[-1].speaker)]
+        expert = experts[by_turns(tuple(experts), turns[0].speaker, len(turns))]
         found.append(expert.reply_request(f"h{i:04d}", History(transcript.topic, tuple(turns)), backend.count_tokens)[0])
     return found
 

@@ -24,6 +24,9 @@ class Role:
     seat: str
 
 
+NOBODY = Role("", "", "")
+
+
 def judges_of(how: JudgeName, subject: Speaker, seats: Sequence[Speaker], partners: Partners = "each") -> tuple[Role, ...]:
     """The judges of `subject` in a dialogue of `seats`; several where it has several partners.
 

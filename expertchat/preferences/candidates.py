@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from expertchat.backends.asking import Ask, Flow, Place, together
 from expertchat.backends.base import Completion
 from expertchat.events import CandidatesJudged, ConversationFinished, ConversationJudged
-from expertchat.judging.judge import Case, JudgeWork
+from expertchat.judging.judge import Judge, Judged
 from expertchat.judging.roles import judges_of
 from expertchat.judging.view import Judgement
 from expertchat.preferences.config import Rules
@@ -101,8 +101,9 @@ class Rollout:
                 self._announce(one)
         made = Bundle(id=self.id, transcript=transcript, sampled=list(self.sampled))
         if rules.reward.dialogue_weight and rules.reward.source == "judge":
-            works = [work for s in self.learners if any(t.speaker == s for t in turns) for work in self._works(s, turns)]
-            for ratings, wim, reward in (yield from together([work.flow() for work in works])):
+            spoken = [learner for learner in self.learners if any(turn.speaker == learner for turn in turns)]
+            flows = [flow for speaker in spoken for flow in self._judgements(speaker, turns)]
+            for ratings, wim, reward in (yield from together(flows)):
                 made.ratings.extend(ratings.values())
                 made.wims.extend([wim] if wim is not None else [])
                 made.whole.append(reward)
@@ -172,8 +173,8 @@ class Rollout:
         """Let every judge judge every candidate as the last turn of its dialogue."""
         if self.rules.reward.source == "judge":
             said = [(c, (*history, Turn(speaker=c.speaker, text=c.text))) for c in one.candidates]
-            works = [work for c, turns in said for work in self._works(c.speaker, turns, c)]
-            for ratings, wim, reward in (yield from together([work.flow() for work in works])):
+            flows = [flow for c, turns in said for flow in self._judgements(c.speaker, turns, c)]
+            for ratings, wim, reward in (yield from together(flows)):
                 one.ratings.extend(ratings.values())
                 one.wims.extend([wim] if wim is not None else [])
                 one.rewards.append(reward)
@@ -193,16 +194,16 @@ class Rollout:
             )
         )
 
-    def _works(self, subject: Speaker, turns: tuple[Turn, ...], candidate: Candidate | None = None) -> list[JudgeWork]:
+    def _judgements(self, subject: Speaker, turns: tuple[Turn, ...], candidate: Candidate | None = None) -> list[Flow[Judged]]:
         """The judgements, one of each judge, of a candidate, the last of `turns`, or of the whole dialogue."""
-        config, cast, place = self.rules.judging, self.cast, self.id if candidate is None else candidate.id
-        judgement = Judgement(self.dialogue.topic.text, turns, subject, None if candidate is None else len(turns) - 1, config.categories)
-        found = []
-        for role in judges_of(config.judge, subject, self.dialogue.seats, config.partners):
-            key, about = f"{place}/{subject}-by-{role.judge}", None if candidate is None else candidate.id
-            case = Case(key, self.id, judgement, role.judge, role.backend, about)
-            found.append(JudgeWork(case, config, cast.experts[role.seat], cast.tokens.get(role.seat)))
-        return found
+        config, cast, seats = self.rules.judging, self.cast, self.dialogue.seats
+        turn, name = (None, None) if candidate is None else (len(turns) - 1, candidate.id)
+        whole = Judgement(self.dialogue.topic.text, turns, subject, turn, config.categories, seats)
+        whole = replace(whole, place=name or self.id, transcript=self.id, candidate=name)
+        return [
+            Judge(cast.experts[role.seat], config, cast.tokens.get(role.seat)).flow(replace(whole, role=role))
+            for role in judges_of(config.judge, subject, seats, config.partners)
+        ]
 
 
 def choices(bundles: Sequence[Bundle], scores: Mapping[str, float | None], judge: str) -> list[Choice]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from expertchat.config import Group, JudgeName, JudgingConfig
+from expertchat.text.measures import PROGRAMS
 
-ProgramName = Literal["length", "questions", "variety"]
-"""The measures of expertchat.text.measures."""
+if TYPE_CHECKING:
+    ProgramName = str
+    SourceName = str
+else:  # whatever is registered can be named
+    ProgramName = Literal[tuple(PROGRAMS)]
+    SourceName = Literal["judge", "random", ProgramName]
 
 
 class CandidateJudging(JudgingConfig):
@@ -33,7 +38,7 @@ class RewardConfig(Group):
     The other sources are measured by a program (expertchat.text.measures): then no judge is asked.
     """
 
-    source: Literal["judge", "random", ProgramName]
+    source: SourceName
     wim: Literal["own", "shuffled"]  # shuffled: each reply is scored with the WIM response to another reply of the round
     sign: Literal[1, -1]
     dialogue_weight: float = Field(ge=0)  # of the whole dialogue's reward (less the round's mean), for the replies that it went on with

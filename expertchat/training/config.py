@@ -27,6 +27,7 @@ from expertchat.evaluation.config import EvaluationConfig
 from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig, Rules
 from expertchat.records import Speaker
 from expertchat.talk.order import by_turns, opener_of
+from expertchat.text.measures import PROGRAMS
 from expertchat.training.method import METHODS
 
 LossName = Literal[
@@ -179,7 +180,7 @@ class OnlineDpoConfig(Group):
     def program(self) -> ProgramName | None:
         """What a program measures in the replies, for the reward or for the evaluation."""
         source = self.reward.source
-        return self.evaluation.measure or (None if source in ("judge", "random") else source)  # type: ignore[return-value]
+        return self.evaluation.measure or (None if source in ("judge", "random") else source)
 
     def _learner(self) -> list[str]:
         names = self.experts.seats
@@ -208,7 +209,7 @@ class OnlineDpoConfig(Group):
 
     def _rewards(self) -> list[str]:
         """Settings of the reward that would do nothing, or could not be done."""
-        reward, evaluation, found = self.reward, self.evaluation, []
+        reward, evaluation, known, found = self.reward, self.evaluation, list(PROGRAMS), list[str]()
         if reward.source != "judge":
             if reward.wim == "shuffled":
                 found.append(f"reward.wim=shuffled has no effect with reward.source={reward.source}: no judge is asked")
@@ -221,8 +222,8 @@ class OnlineDpoConfig(Group):
             )
         if evaluation.judge == "reward" and self.program is None:
             found.append(
-                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.source}: set evaluation.measure=length (or "
-                "questions, variety), or another reward"
+                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.source}: set "
+                f"evaluation.measure={known[0]} (or {', '.join(known[1:])}), or another reward"
             )
         if evaluation.measure is not None and evaluation.judge != "reward":
             found.append(f"evaluation.measure={evaluation.measure} needs evaluation=reward, not evaluation.judge={evaluation.judge}")
