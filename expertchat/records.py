@@ -285,7 +285,7 @@ class PairIds(BaseModel):
 
 
 class PreferencePair(Record):
-    """A chosen and a rejected reply to one prompt, in TRL's conversational preference form, with their scores (see Score) and `margin`, the difference.
+    """A chosen and a rejected reply to one prompt, in TRL's conversational preference form, with their scores (see Score) and the margin.
 
     `provenance` says where it comes from: transcript, turn, learner, judge, the two candidates, their tokens, and whether the token limit
     cut them (1 or 0). `ids` is what the update trains on; TRL reads the texts and leaves it alone. None: the texts are all there is.
