@@ -32,7 +32,9 @@ OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log,
 # Config keys that do not change what a run writes.
 NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")
 
-ADDED = {"thinking": False, "topic_prefix": ""}  # keys that came later, with what they mean where a config has none
+# Keys that came later, with what they mean where a config has none; UNUSED are wordings of which such a run needed none.
+ADDED = {"thinking": False, "topic_prefix": "", "order": "round_robin", "partners": "each", "update": "dpo"}
+UNUSED = ("company", "moderate", "next_speaker", "judge_several")
 OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
 OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}
 
@@ -270,11 +272,14 @@ def _unusable(folder: Path, error: OSError) -> Exception:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each key in which two configs differ, those aside that do not change what a run writes.
 
-    A key that the older config does not know (ADDED) is as it was before there was one.
+    A key that the older config does not know is as it was before there was one (ADDED), or does not count (UNUSED).
     """
     one, two = dict(_flat(before)), dict(_flat(now))
     for mine, other in ((one, two), (two, one)):  # runs of two versions are compared both ways
-        mine.update({key: ADDED[name] for key in other if key not in mine and (name := key.rpartition(".")[2]) in ADDED})
+        for key in [key for key in other if key not in mine]:
+            name = key.rpartition(".")[2]
+            if name in ADDED or name in UNUSED:
+                mine[key] = other[key] if name in UNUSED else ADDED[name]
     keys = [key for key in {**one, **two} if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_COMPARED)]
     return [f"{key}: was {one.get(key)!r}, is {two.get(key)!r}" for key in keys if one.get(key) != two.get(key)]
 
