@@ -121,10 +121,10 @@ class Kit:
         """`count` dialogues through the scheduler, all at once; every turn has exactly the tokens asked for."""
         found: dict[str, Transcript] = {}
 
-        def one(dialogue: Dialogue) -> Flow[None]:
+        def kept(dialogue: Dialogue) -> Flow[None]:
             found[dialogue.id] = yield from dialogue.flow()
 
-        self.run(backend, [one(self.dialogue(backend, name, i)) for i in range(count)], count)
+        self.run(backend, [kept(self.dialogue(backend, name, i)) for i in range(count)], count)
         transcripts = [found[key] for key in sorted(found)]
         lengths = {turn.tokens for transcript in transcripts for turn in transcript.turns}
         if lengths != {self.settings.tokens}:

@@ -15,7 +15,7 @@ from expertchat.command import check_places as places
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.experts.registry import family_class, persona_brief
 from expertchat.folder.run import run_folder
-from expertchat.judging.roles import model_paths, seats_of, wants_embedder
+from expertchat.judging.roles import model_paths, seats_of
 from expertchat.talk.cast import what_is_loaded
 from expertchat.talk.topics import given_topics
 
@@ -102,7 +102,7 @@ def _cast(config: Any, command: str, here: bool) -> Problems:
     yield from problems if here else ()
     lost = list[str]()
     if here:
-        if wants_embedder(config):
+        if config.embeds:
             yield from models.embedder_problems(config.embedder, model_paths(config))
         devices = {f"{models.key_of(seat)}.device": model.device for seat, model in seats.items() if model.backend == "local"}
         lost = list(models.device_problems(devices | {"embedder.device": config.embedder.device}))
@@ -125,9 +125,9 @@ def _learners(config: Any, found: models.Found, here: bool) -> Problems:
 
     train, experts = config.train, dict(config.experts.items())
     loaded = {seat: what_is_loaded(Wanted(model)) for seat, model in experts.items()}
-    scripted = [seat for seat in config.seats if experts[seat].backend == "scripted"]
-    yield from learner_problems(config, scripted, loaded["a"] == loaded["b"])
-    for seat in config.seats:
+    scripted = [seat for seat in config.trained if experts[seat].backend == "scripted"]
+    yield from learner_problems(config, scripted, loaded)
+    for seat in config.trained:
         model = experts[seat]
         if seat in scripted:
             continue

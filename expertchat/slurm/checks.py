@@ -139,7 +139,7 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
         return
     trained: Sequence[Trained] = ()
     if train is not None:
-        from expertchat.training.learners import room_for
+        from expertchat.training.room import room_for
 
         trained = room_for(config)
     count = 1 if ranks > 1 else cluster.gpus

@@ -13,7 +13,7 @@ from expertchat.config import ConfigError, ModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.folder.run import Hub
-from expertchat.judging.roles import model_paths, seats_of, wants_embedder
+from expertchat.judging.roles import model_paths, seats_of
 from expertchat.plan.planner import Trained, check, embedder_device, placed
 from expertchat.records import Speaker
 from expertchat.talk.config import ConverseConfig
@@ -59,7 +59,7 @@ def load_cast(
 
     cast, seats = Cast(seats=config.experts.seats), seats_of(config)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
-    lacking = embedder is None and wants_embedder(config)
+    lacking = embedder is None and config.embeds
     backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained)
     backends |= given or {}
     for seat, model in seats.items():

@@ -60,9 +60,9 @@ def _expert_of(folder: Path, base: str | None) -> dict[str, Any]:
         if file.is_file():
             try:
                 run = yaml.safe_load(file.read_text("utf-8"))
-                seats = ["b"] if folder.name.endswith("_b") or run["learner"] == "b" else ["a"]
-                experts = [run["experts"][seat] for seat in seats]
-                return next((expert for expert in experts if base in (None, expert["path"])), {})
-            except (OSError, yaml.YAMLError, KeyError, TypeError):
+                experts, named = run["experts"], folder.name.removeprefix("adapter").removeprefix("_") or run["learner"]
+                expert = experts.get(named) or next(iter(experts.values()))  # learner=one: all have the first one's model
+                return expert if base in (None, expert["path"]) else {}
+            except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, StopIteration):
                 return {}
     return {}
