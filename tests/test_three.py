@@ -258,6 +258,20 @@ def records(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
+@pytest.mark.parametrize(("partners", "judges"), [("each", {"a": "b+dr_jones", "b": "a+dr_jones", "dr_jones": "a+b"}),
+                                                  ("ring", {"a": "b", "b": "dr_jones", "dr_jones": "a"})])  # fmt: skip
+def test_each_rates_each_or_the_next(tmp_path: Path, partners: str, judges: dict[str, str]) -> None:
+    words = (*THREE, "conversation.count=2", "conversation.turns=3", f"judging.partners={partners}")
+    assert run(tmp_path, *words) == 0
+    wanted = {f"c000{i}/{subject}-by-{judge}" for i in range(2) for subject, names in judges.items() for judge in names.split("+")}
+    assert {one["id"] for one in records(tmp_path, "rewards")} == {f"{key}/reward" for key in wanted}
+    assert {one["id"] for one in records(tmp_path, "wim")} == {f"{key}/wim" for key in wanted}
+    categories = config_of(*words).judging.categories
+    assert {one["id"] for one in records(tmp_path, "ratings")} == {f"{key}/{category}" for key in wanted for category in categories}
+    assert run(tmp_path, *words, sink=(again := Collect())) == 0  # by count, all of them are done
+    assert not again.of(ConversationStarted)
+
+
 def test_a_run_of_three_resumed_at_any_event_is_the_unbroken_run(tmp_path: Path) -> None:
     words = (*THREE, "conversation.count=3", "conversation.turns=4", "conversation.order=random", "topics.source=models")
     whole, sink = tmp_path / "whole", Collect()
