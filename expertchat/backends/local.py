@@ -11,7 +11,18 @@ from typing import Any, NoReturn, TypeVar, cast
 from transformers import GenerationConfig
 
 from expertchat.backends import architecture, claims, plain
-from expertchat.backends.base import Completion, Decoding, GenerateRequest, Lane, ModelInfo, OnText, ScoreRequest, Scores
+from expertchat.backends.base import (
+    Backend,
+    Capabilities,
+    Completion,
+    Decoding,
+    GenerateRequest,
+    Lane,
+    ModelInfo,
+    OnText,
+    ScoreRequest,
+    Scores,
+)
 from expertchat.backends.contrastive import ContrastiveLane
 from expertchat.backends.decoding import NotFinite, uniforms
 from expertchat.backends.engine import Engine, make_engine
@@ -52,7 +63,7 @@ class Voice:
         setattr(self._model, name, value)
 
 
-class LocalBackend:
+class LocalBackend(Backend):
     """Runs one causal language model. `seed` and a request's key fix the noise of its reply.
 
     `stop_tokens` (token strings) end a message besides the end tokens of the tokenizer, of the generation config and of the chat template;
@@ -60,6 +71,8 @@ class LocalBackend:
     `cache_gib` GiB of keys and values are kept between requests (None: from the free memory; 0: nothing is kept). `engine` False runs
     everything through transformers' `generate`. Raises ConfigError without a chat template.
     """
+
+    capabilities = Capabilities(lanes=True, keeps=True, tokens=True)
 
     def __init__(
         self,
@@ -100,7 +113,6 @@ class LocalBackend:
             notes.append("one row at a time: rows of different lengths that run together differ from single ones")
             max_batch = 1
         self._max_batch = max_batch
-        self.say: Callable[[str], None] = lambda text: None  # told what changes during a run
         self.info = ModelInfo(
             name=name,
             context_length=context_length or holds,
@@ -143,7 +155,6 @@ class LocalBackend:
 
     @property
     def device(self) -> str:
-        """Where it runs: lanes of different devices can run at the same time."""
         return str(self.model.device)
 
     @property
@@ -163,7 +174,6 @@ class LocalBackend:
         return self.engine.counts if self.engine else None
 
     def forget(self, key: str) -> None:
-        """Free what is kept for requests whose key begins with `key`."""
         if self.engine is not None:
             self.engine.kept.forget(key)
 

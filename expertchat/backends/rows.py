@@ -44,6 +44,7 @@ class BranchLane:
     and lowers it, or raises. `broken` is the message where the model's logits are not finite.
     """
 
+    continuous = True
     hidden = False  # whether the last hidden states of the context are needed
     alone = False  # whether each branch has a line to itself
 
@@ -337,4 +338,3 @@ class BranchLane:
                 self.next[row, t], self.positions[row, t] = branch.ids[branch.fed], branch.fed
             if branch.places:
                 self.mask[row, 0, t, branch.places] = 0.0
-
