@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 from transformers import GenerationConfig
 
@@ -23,7 +23,6 @@ from expertchat.backends.base import (
     ScoreRequest,
     Scores,
 )
-from expertchat.backends.contrastive import ContrastiveLane
 from expertchat.backends.decoding import NotFinite, uniforms
 from expertchat.backends.engine import Engine, make_engine
 from expertchat.backends.kept import Context
@@ -219,9 +218,8 @@ class LocalBackend(Backend):
     def lane(self, decoding: Decoding) -> Lane:
         """A lane for requests with this decoding."""
         if self.engine is None or decoding.method == "beam":
-            return cast(Lane, BatchLane(self._generate, lambda: self.max_batch))
-        kind = ContrastiveLane if decoding.method == "contrastive" else BranchLane
-        return kind(self.engine, decoding, self.end_ids, self._begin, lambda: self.max_batch, self._shrink, self._broken())
+            return BatchLane(self._generate, lambda: self.max_batch)
+        return BranchLane(self.engine, decoding, self.end_ids, self._begin, lambda: self.max_batch, self._shrink, self._broken())
 
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
         """Complete every request, those of one decoding together."""
