@@ -59,7 +59,7 @@ def test_it_talks(folder: Path, tmp_path: Path) -> None:
     config = config_of("model@experts.a=auto", "model@experts.b=auto", "decoding@experts.a.decoding=greedy", f"run.dir={tmp_path / 'run'}",
                        "conversation.count=1", "conversation.turns=2", "experts.a.decoding.reply.max_new_tokens=8",
                        "experts.b.decoding.reply.max_new_tokens=8", "experts.a.decoding.judge.max_new_tokens=8",
-                       "experts.b.decoding.judge.max_new_tokens=8", "engine.threads=1", *seats)  # fmt: skip
+                       "experts.b.decoding.judge.max_new_tokens=8", "engine.threads=1", "judging.min_mass=0", *seats)  # fmt: skip
     sink = Collect()
     assert run_converse(config, ["expertchat", "converse"], sink, embedder=BagOfWords()) == 0
     (line,) = (tmp_path / "run" / "transcripts.jsonl").read_text().splitlines()

@@ -68,7 +68,8 @@ class LocalBackend(Backend):
     `stop_tokens` (token strings) end a message besides the end tokens of the tokenizer, of the generation config and of the chat template;
     those that the vocabulary lacks are ignored. At most `max_batch` rows run at once (None: as many as the free memory holds), and at most
     `cache_gib` GiB of keys and values are kept between requests (None: from the free memory; 0: nothing is kept). `engine` False runs
-    everything through transformers' `generate`. Raises ConfigError without a chat template.
+    everything through transformers' `generate`. `renderer`: of the same tokenizer, where there is one already. Raises ConfigError without a
+    chat template.
     """
 
     capabilities = Capabilities(lanes=True, keeps=True, tokens=True)
@@ -87,9 +88,10 @@ class LocalBackend(Backend):
         cache_gib: float | None = None,
         engine: bool = True,
         thinking: bool = False,
+        renderer: Renderer | None = None,
     ) -> None:
         self.model, self.tokenizer, self.seed = model.eval(), tokenizer, seed
-        self.renderer = Renderer(tokenizer, name, thinking)
+        self.renderer = renderer or Renderer(tokenizer, name, thinking)
         self.pieces = Pieces(tokenizer, self.renderer.vocabulary.hidden)
         rows = claims.embedding_rows(model)
         found, ends = _end_ids(model, tokenizer, self.renderer, stop_tokens)
@@ -137,7 +139,7 @@ class LocalBackend(Backend):
         **more: Any,
     ) -> LocalBackend:
         """Load a checked model folder; `more` goes to the constructor. Raises ConfigError with one message."""
-        thinking = more.get("thinking", False)
+        renderers: list[Renderer] = []  # made before the weights are read: a template that is of no use is said at once
         loaded = load_weights(
             folder,
             name,
@@ -146,9 +148,10 @@ class LocalBackend(Backend):
             attention=attention,
             quantization=quantization,
             device_map=device_map,
-            accept=lambda tokenizer: Renderer(tokenizer, name, thinking),
+            accept=lambda tokenizer: renderers.append(Renderer(tokenizer, name, more.get("thinking", False))),
         )
-        made = cls(loaded.model, loaded.tokenizer, name, seed, notes=[*loaded.notes, *more.pop("notes", ())], **more)
+        notes = [*loaded.notes, *more.pop("notes", ())]
+        made = cls(loaded.model, loaded.tokenizer, name, seed, notes=notes, renderer=renderers[0], **more)
         claims.check(made.model, made.tokenizer, made.renderer, name, made.info.context_length, made._broken())
         return made
 
