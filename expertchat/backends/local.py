@@ -293,7 +293,7 @@ class LocalBackend(Backend):
         plans = [plan(self.renderer, request, self.info.name, self.info.context_length) for request in requests]
         found: list[dict[tuple[int, ...], float]] = [{} for _ in plans]
         if self.engine is None:
-            rows = [(i, path) for i, one in enumerate(plans) for path in one.paths]
+            rows = [(i, path) for i, planned in enumerate(plans) for path in planned.paths]
             rows.sort(key=lambda row: len(plans[row[0]].context) + len(row[1]))
             for batch in _chunks(rows, self.max_batch):
                 logps = plain.continuations(self.model, [(plans[i].context, path) for i, path in batch], self.pad_id)
@@ -303,7 +303,8 @@ class LocalBackend(Backend):
             waiting = share(plans, [request.key for request in requests])
             while waiting:
                 waiting = self._score(self.engine, waiting, plans, found)
-        results = [exclude_extensions(one.options, [have[o] for o in one.options]) for one, have in zip(plans, found, strict=True)]
+        pairs = zip(plans, found, strict=True)
+        results = [exclude_extensions(planned.options, [have[o] for o in planned.options]) for planned, have in pairs]
         seconds = time.perf_counter() - started
         return [Scores(tuple(result), seconds) for result in results]
 

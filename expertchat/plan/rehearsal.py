@@ -136,12 +136,12 @@ def talk(model: Any, tokenizer: Any, words: Sequence[str], conversations: int, t
     decoding = Decoding("contrastive", new, top_k=candidates) if candidates > 1 else Decoding("greedy", new)
     with Memory(model) as memory:
         began = time.perf_counter()
-        done = backend.generate([GenerateRequest(f"r{i}", one, decoding) for i, one in enumerate(messages)])
+        done = backend.generate([GenerateRequest(f"r{i}", chat, decoding) for i, chat in enumerate(messages)])
         middle = time.perf_counter()
-        backend.score([ScoreRequest(f"s{i}", one, OPTIONS) for i, one in enumerate(messages)])
+        backend.score([ScoreRequest(f"s{i}", chat, OPTIONS) for i, chat in enumerate(messages)])
         ended = time.perf_counter()
     cache = backend.counts.peak_bytes if backend.counts is not None else 0
-    return Talked(cache, max(0, memory.peak - cache), sum(one.tokens for one in done), middle - began, ended - middle)
+    return Talked(cache, max(0, memory.peak - cache), sum(reply.tokens for reply in done), middle - began, ended - middle)
 
 
 # -- training -----------------------------------------------------------------------------------------------------------
