@@ -62,6 +62,11 @@ class Voice:
         setattr(self._model, name, value)
 
 
+def bare(model: Any) -> Any:
+    """The model itself, whichever voice it speaks with."""
+    return model._model if isinstance(model, Voice) else model
+
+
 class LocalBackend(Backend):
     """Runs one causal language model. `seed` and a request's key fix the noise of its reply.
 
