@@ -17,11 +17,11 @@ from expertchat import cli
 from expertchat.bench import limit, memory
 from expertchat.bench.kit import Kit
 from expertchat.bench.results import Column, Part, Spread, Timing
+from expertchat.bench.subject import load_subject
 from expertchat.command.compose import load
 from expertchat.command.launch import names_hub
 from expertchat.config import ConfigError
 from expertchat.plan import random_shapes as shapes
-from expertchat.plan.random_models import load_subject
 from expertchat.plan.random_shapes import KEYS, NAMED, Shape, parse_random
 from expertchat.views.bench import BenchView
 from tests import tiny
@@ -68,7 +68,7 @@ def test_named_shapes_have_the_sizes_of_their_names() -> None:
 def test_a_random_model_has_its_shape_and_type(spec: str) -> None:
     import torch
 
-    from expertchat.plan.random_models import random_subject
+    from expertchat.bench.subject import random_subject
 
     shape = parse_random(spec)
     assert shape is not None
@@ -220,8 +220,8 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_half_precision_is_measured_against_fp32(kit: Kit) -> None:
+    from expertchat.bench.subject import load_subject
     from expertchat.bench.ways import measure_precision
-    from expertchat.plan.random_models import load_subject
 
     settings = kit.settings.model_copy(update={"dtype": "bf16", "repeats": 1, "turns": 2})
     half = Kit(kit.config, settings, load_subject(settings))
@@ -275,16 +275,16 @@ def test_what_is_wrong_is_one_message(override: str, words: str, capsys: pytest.
 
 
 def test_only_a_hub_id_asks_for_the_network() -> None:
-    assert not names_hub(load("bench"))
-    assert not names_hub(load("bench", ["bench.model=embedded:llama"]))
-    assert names_hub(load("bench", ["bench.model=mistralai/Mistral-7B-Instruct-v0.2"]))
+    assert not names_hub("bench", [load("bench")])
+    assert not names_hub("bench", [load("bench", ["bench.model=embedded:llama"])])
+    assert names_hub("bench", [load("bench", ["bench.model=mistralai/Mistral-7B-Instruct-v0.2"])])
 
 
 def test_a_model_is_looked_for_in_the_folder_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.build(tmp_path / "Tiny-Instruct", "llama3")
     monkeypatch.setenv("EXPERTCHAT_MODELS", str(tmp_path))
     config = load("bench", ["bench.model=somebody/Tiny-Instruct", "bench.device=cpu"])
-    assert not names_hub(config) and load_subject(config.bench).name == "somebody/Tiny-Instruct"
+    assert not names_hub("bench", [config]) and load_subject(config.bench).name == "somebody/Tiny-Instruct"
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertchat import cli
-from expertchat.command.compose import COMMANDS, compose, load
+from expertchat.command.compose import compose, config_class, load
 from expertchat.command.frozen import freeze, load_frozen
 from expertchat.command.launch import Job, run
+from expertchat.command.table import COMMANDS
 from expertchat.config import ConfigError, conf_dir, may_name, validate
 
 MORE = {"merge": ["adapter=runs/one", "out=merged"]}  # what a command asks for
@@ -27,7 +29,7 @@ def experiments() -> list[tuple[str, str]]:
     return [(file.read_text("utf-8").splitlines()[1].removeprefix("# ").partition(":")[0], f"+experiment={file.stem}") for file in files]
 
 
-COMPOSED = [*((command, *MORE.get(command, [])) for command in COMMANDS), *experiments()]
+COMPOSED = [*((command, *MORE.get(command, [])) for command, entry in COMMANDS.items() if entry.root), *experiments()]
 
 
 @cache
@@ -85,7 +87,7 @@ def test_any_values_come_back(
     values["run"] = {"dir": folder, "seed": seed}
     values["topics"] |= {"source": "list", "list": topics}
     values["judging"] |= {"categories": categories, "weights": dict.fromkeys(categories, weight + 1e-9)}
-    config = validate(COMMANDS[words[0]], values)
+    config = validate(config_class(words[0]), values)
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(freeze(config), "utf-8")
     assert load_frozen(words[0], path) == config
@@ -99,15 +101,17 @@ def test_a_run_is_done_again_from_the_config_in_its_folder(tmp_path: Path, monke
     assert run("converse", ["--config", "c.yaml", "run.seed=7"], lambda job: jobs.append(job) or 0) == 0  # type: ignore[func-returns-value]
     [job] = jobs
     assert (job.config.run.dir, job.config.run.seed, job.config.conversation.turns) == ("there", 7, 3)
-    assert (job.overrides, job.jobs, job.hub) == (["--config", "c.yaml", "run.seed=7"], 1, False)
+    assert (job.overrides, job.jobs) == (["--config", "c.yaml", "run.seed=7"], 1)
     assert run("converse", ["--config=c.yaml"], lambda job: 3) == 3
 
 
 def test_a_model_of_the_hub_is_noticed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expertchat.command.launch.problems_before", lambda *_: [])  # that it is not here is for the other tests
-    jobs: list[Job] = []
-    run("converse", ["--config", str(file), "experts.b.path=someone/model"], lambda job: jobs.append(job) or 0)  # type: ignore[func-returns-value]
-    assert jobs[0].hub
+    for word, noticed in (("run.seed=1", False), ("experts.b.path=someone/model", True)):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "")
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        assert run("converse", ["--config", str(file), word], lambda job: 0) == 0
+        assert ("HF_HUB_OFFLINE" not in os.environ) is noticed
 
 
 # -- changes --------------------------------------------------------------------------------------------------------------
@@ -222,4 +226,4 @@ def test_help_names_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_compose_is_what_conf_says_and_frozen_is_what_it_was(file: Path) -> None:
-    assert load_frozen("converse", file) == validate(COMMANDS["converse"], compose("converse"))
+    assert load_frozen("converse", file) == validate(config_class("converse"), compose("converse"))

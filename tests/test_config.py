@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from expertchat.backends.folders import resolve_path
-from expertchat.command.compose import COMMANDS, compose, load
+from expertchat.command.compose import compose, config_class, load
 from expertchat.command.launch import names_hub
 from expertchat.config import ConfigError, DecodingConfig, ExpertsConfig, ModelConfig, PersonaConfig, conf_dir, validate
 from expertchat.talk.config import ConverseConfig
@@ -63,7 +63,7 @@ def test_every_file_composes_and_validates(option: str) -> None:
         command = (CONF / f"{option}.yaml").read_text("utf-8").splitlines()[1].removeprefix("# ").partition(":")[0]
     for slot in SLOTS[group]:
         needed = [text.format(at=slot.partition("@")[2]) for text in NEEDED.get(option, [])]
-        assert isinstance(load(command, [f"{slot}={name}", *needed]), COMMANDS[command])
+        assert isinstance(load(command, [f"{slot}={name}", *needed]), config_class(command))
 
 
 def test_the_default_is_the_embedded_world() -> None:
@@ -115,13 +115,13 @@ def test_a_model_in_that_folder_is_taken_before_the_hub(tmp_path: Path) -> None:
     assert resolve_path("Qwen/Qwen2.5-14B-Instruct", str(tmp_path)) == "Qwen/Qwen2.5-14B-Instruct"
     assert resolve_path("Qwen/Qwen2.5-7B-Instruct") == "Qwen/Qwen2.5-7B-Instruct"
     overrides = ["model@experts.a=qwen2_5_7b", "model@experts.b=qwen2_5_7b", "embedder.path=embedded:embedder"]
-    assert names_hub(load("converse", overrides))
-    assert not names_hub(load("converse", [*overrides, f"models_dir={tmp_path}"]))
+    assert names_hub("converse", [load("converse", overrides)])
+    assert not names_hub("converse", [load("converse", [*overrides, f"models_dir={tmp_path}"])])
 
 
 def test_only_a_hub_id_asks_for_the_network(tmp_path: Path) -> None:
     def hub(*overrides: str) -> bool:
-        return names_hub(load("converse", overrides))
+        return names_hub("converse", [load("converse", overrides)])
 
     local = ["model@experts.a=auto", f"experts.a.path={tmp_path}"]
     assert not hub()

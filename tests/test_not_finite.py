@@ -67,7 +67,7 @@ def test_an_embedding_without_a_direction_gives_no_wim_score(tmp_path: Path, vec
 
 def test_a_broken_embedder_makes_neither_shuffled_scores_nor_repeats() -> None:
     one, two = talk(name="r0001/c0000")[0], talk(name="r0001/c0001")[0]
-    found = scored([one, two], dpo_config("reward.wim=shuffled"), Broken(NAN, 0.0))
+    found = scored([one, two], dpo_config("reward.wim=shuffled").rules, Broken(NAN, 0.0))
     assert found and {score.value for score in found} == {None}
     assert set(repeats([one, two], Broken(NAN, 0.0), 0.9).values()) == {0}
     # No repeat is known, so none is charged; with directions that are all the same every later sentence is one.

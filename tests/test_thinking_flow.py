@@ -210,7 +210,7 @@ def candidates_of(reply: Any) -> tuple[Any, Any, dict[str, Any]]:
     """A dialogue whose candidates are what `reply` says, its pairs and its figures."""
     double = Double(lambda r: reply(r) if "-by-" not in r.key and "/k" in r.key[5:] else babble(r))
     bundle, _, _ = talk("judging.form=sampled", double=double)
-    scores = scored([bundle], dpo_config(), None)
+    scores = scored([bundle], dpo_config().rules, None)
     pairing = make_pairs(choices([bundle], {s.id: s.value for s in scores}, "b"), dpo_config("pairs.min_margin=0.0").pairs, 2)
     return bundle, pairing, round_figures([bundle], scores, pairing)
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from expertchat import cli
 from expertchat.config import ConfigError
+from expertchat.doors.guard import guarded
 from expertchat.events import AnyEvent, Loading, Note, RunFinished
 from expertchat.views import render
 from expertchat.views.console import CleanConsole
@@ -130,7 +131,7 @@ def test_errors_and_tracebacks_are_clean_and_not_endless(capsys: pytest.CaptureF
     def broken() -> int:
         raise RuntimeError(HOSTILE)
 
-    assert cli._guarded(wrong) == 2 and cli._guarded(broken) == 1
+    assert guarded(wrong) == 2 and guarded(broken) == 1
     said = capsys.readouterr().err
     assert not steers(said) and said.encode() and len(said) < 12_000 and "... (100,000 characters)" in said and "RuntimeError" in said
 

@@ -14,10 +14,10 @@ from expertchat.backends.asking import Flow
 from expertchat.backends.base import GenerateRequest
 from expertchat.bench.config import BenchConfig, BenchSettings
 from expertchat.bench.results import Part, Timing
+from expertchat.bench.subject import Subject
 from expertchat.config import ConversationConfig, ModelConfig
 from expertchat.experts.base import ExpertChat, History
 from expertchat.experts.registry import make_expert
-from expertchat.plan.random_models import Subject
 from expertchat.records import Speaker, Topic, Transcript
 from expertchat.talk.conversation import Dialogue
 from expertchat.talk.order import opener_of
@@ -121,10 +121,10 @@ class Kit:
         """`count` dialogues through the scheduler, all at once; every turn has exactly the tokens asked for."""
         found: dict[str, Transcript] = {}
 
-        def one(dialogue: Dialogue) -> Flow[None]:
+        def kept(dialogue: Dialogue) -> Flow[None]:
             found[dialogue.id] = yield from dialogue.flow()
 
-        self.run(backend, [one(self.dialogue(backend, name, i)) for i in range(count)], count)
+        self.run(backend, [kept(self.dialogue(backend, name, i)) for i in range(count)], count)
         transcripts = [found[key] for key in sorted(found)]
         lengths = {turn.tokens for transcript in transcripts for turn in transcript.turns}
         if lengths != {self.settings.tokens}:

@@ -14,30 +14,21 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from expertchat.bench.config import BenchConfig
 from expertchat.command.overrides import corrected, parsed
+from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError, Group, conf_dir, may_name, near, near_key, validate
-from expertchat.plan.config import ModelsConfig, PlanConfig
-from expertchat.slurm.config import SubmitConfig
-from expertchat.talk.config import ConverseConfig
 from expertchat.text.redaction import secret_values
-from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.merge_config import MergeConfig
-from expertchat.world.config import WorldConfig
-
-COMMANDS: dict[str, type[Group]] = {
-    "converse": ConverseConfig,
-    "online_dpo": OnlineDpoConfig,
-    "merge": MergeConfig,
-    "bench": BenchConfig,
-    "plan": PlanConfig,
-    "models": ModelsConfig,
-    "world": WorldConfig,
-    "submit": SubmitConfig,
-}
 
 OPEN = ("judging.categories", "judging.weights")  # groups whose keys are the user's own
 ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # ValueError: Hydra's own checks of its flags and of odd overrides
+
+
+def config_class(command: str) -> type[Group]:
+    """What a command's config is."""
+    place = COMMANDS[command].config
+    assert place is not None, f"{command} has no config"
+    found: type[Group] = find(place)
+    return found
 
 
 def compose(command: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -66,7 +57,7 @@ def checked(command: str, plain: dict[str, Any]) -> Any:
     problems = [f"{key}: has no value; give it one: {key}=VALUE" for key in missing]
     problems += secret_values(plain)
     try:
-        config = validate(COMMANDS[command], plain)
+        config = validate(config_class(command), plain)
     except ConfigError as error:
         problems += [problem for problem in error.problems if problem.split(": ")[0] not in missing]
     if problems:
@@ -85,17 +76,17 @@ def _missing(plain: Any, place: str = "") -> Iterator[str]:
 
 def compose_dict(command: str, overrides: Sequence[str]) -> DictConfig:
     """What Hydra composes, to be read only. Raises what Hydra raises."""
-    found = _composed(str(conf_dir()), command, tuple(overrides), tuple(sorted(os.environ.items())))
+    found = _composed(str(conf_dir()), COMMANDS[command].root, tuple(overrides), tuple(sorted(os.environ.items())))
     if isinstance(found, Exception):
         raise found
     return found
 
 
 @lru_cache(maxsize=64)  # to say all that is wrong, the same words are composed several times, each 0.1 s
-def _composed(conf: str, command: str, overrides: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> DictConfig | Exception:
+def _composed(conf: str, root: str | None, overrides: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> DictConfig | Exception:
     try:
         with hydra.initialize_config_dir(conf, version_base=None):
-            return hydra.compose(command, overrides=list(overrides))
+            return hydra.compose(root, overrides=list(overrides))
     except ERRORS as error:
         return error
 
@@ -104,7 +95,7 @@ def hydra_settings(command: str, overrides: Sequence[str]) -> DictConfig:
     """Hydra's own settings. Raises ConfigError with every problem of the overrides, which are all Hydra's."""
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base=None, job_name=f"expertchat-{command}"):
-            settings = hydra.compose(command, overrides=list(overrides), return_hydra_config=True).hydra
+            settings = hydra.compose(COMMANDS[command].root, overrides=list(overrides), return_hydra_config=True).hydra
             OmegaConf.resolve(settings.sweep)
             OmegaConf.resolve(settings.launcher)
             return settings
@@ -194,17 +185,19 @@ def explain(command: str, override: str, error: Exception, good: Sequence[str]) 
         return f"{override}: is a sweep or a list; add -m to run each value, or write {key}=[...] for a list, {key}='\"...\"' for a text"
     if "Could not append" in message and "already" in message:
         return f"{override}: is there already; write it without the +"
-    if added := _no_model_yet(override, _plain(compose_dict(command, good))):
-        return added
+    if lacking := _no_model_yet(override, _plain(compose_dict(command, good))):
+        return lacking
     if "Did you mean to override one of" in message:
         places = message.split("one of ")[1].split("\n")[0].rstrip("?").strip()
         return f"{override}: say whose: {places}"
-    if override.startswith(("experiment=", "control=", "model@third=")) and value and f"+{key}=" in message:
+    added = COMMANDS[command].added
+    if key in added and override[0] not in "+~" and value and f"+{key}=" in message:
         known = _options(key.partition("@")[0])
         wrong = "" if value in known else f" with one that there is{near(value, known) or ':'} {', '.join(known)}"
         return f"{override}: is not in the config yet; write +{key}={value if value in known else 'NAME'}{wrong}"
-    if key.startswith("third."):
-        return f"{key}: there is no third model yet; add one with +model@third=NAME (or auto, with third.path=FOLDER)"
+    for group in added:
+        if "@" in group and key.startswith(f"{(place := key_of(group))}."):
+            return f"{key}: there is no {place} model yet; add one with +{group}=NAME (or auto, with {place}.path=FOLDER)"
     if "Environment variable" in message:
         name = message.split("Environment variable ")[1].split("'")[1]
         return f"{override}: the environment variable {name} is not set; export it, or give a value for then: ${{oc.env:{name},VALUE}}"
@@ -287,13 +280,13 @@ def _plain(config: DictConfig) -> Any:
 
 def _choices(command: str) -> list[str]:
     """The groups that an override can choose in, as they are written: model@experts.a, topics, ..."""
-    return _choices_in(str(conf_dir()), command)
+    return _choices_in(str(conf_dir()), COMMANDS[command].root)
 
 
 @lru_cache(maxsize=8)
-def _choices_in(conf: str, command: str) -> list[str]:
+def _choices_in(conf: str, root: str | None) -> list[str]:
     with hydra.initialize_config_dir(conf, version_base=None):
-        config = hydra.compose(command, return_hydra_config=True)
+        config = hydra.compose(root, return_hydra_config=True)
         return [key for key in config.hydra.runtime.choices if not str(key).startswith("hydra/")]
 
 

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import OverrideType
 from omegaconf import OmegaConf
 from pydantic import BaseModel, RootModel
 
-from expertchat.command.compose import COMMANDS, ERRORS, explain, keys_of
+from expertchat.command.compose import ERRORS, config_class, explain, keys_of
 from expertchat.config import ConfigError, near, validate
 from expertchat.text.redaction import secret_values
 from expertchat.text.sentences import as_yaml
@@ -31,7 +31,7 @@ def load_frozen(command: str, path: str | Path, overrides: Sequence[str] = ()) -
     Models are looked for in models_dir of the overrides, EXPERTCHAT_MODELS or models_dir of the file, the first that there is. Raises
     ConfigError with every problem: no such file, one of another version (keys too many, too few), wrong overrides.
     """
-    plain, model = _read(Path(path).expanduser()), COMMANDS[command]
+    plain, model = _read(Path(path).expanduser()), config_class(command)
     groups = list(_groups(model, plain))
     lacking = [_dotted(place, name) for place, group, inner in groups for name, field in group.model_fields.items()
                if name not in inner and not field.exclude]  # fmt: skip

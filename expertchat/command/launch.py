@@ -20,15 +20,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from expertchat.backends.folders import is_hub_id
-from expertchat.bench.config import BenchConfig
-from expertchat.command.check_commands import problems_of as problems_before
+from expertchat.command.checks import problems_of as problems_before
 from expertchat.command.compose import ERRORS, explain, hydra_says, hydra_settings, key_of, load, of_hydra, problems_of, without_wrong
 from expertchat.command.frozen import load_frozen
 from expertchat.command.overrides import mended
+from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError, conf_dir
-from expertchat.talk.config import ConverseConfig
 from expertchat.text.redaction import given_secrets
-from expertchat.training.config import OnlineDpoConfig
 
 # A run writes its own folder: Hydra makes none, logs nothing and stays in the current folder.
 _SETTINGS = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.sweep.subdir=.")
@@ -43,7 +41,6 @@ class Job:
     overrides: list[str]
     number: int = 0
     jobs: int = 1
-    hub: bool = False  # whether any job of the command names a model of the hub
 
 
 Launch = Callable[[str, Sequence[str], str], tuple[list[Job], list[int]]]
@@ -68,7 +65,7 @@ def run(
     if file is not None:
         config = load_frozen(command, file, arguments)
         check(command, [config])
-        return task(Job(config, ["--config", file, *arguments], hub=_any_hub([config])))
+        return task(Job(config, ["--config", file, *arguments]))
     parser = get_args_parser()
     parser.prog = f"expertchat {command}"
     parser.usage = f"expertchat {command} [KEY=VALUE ...] [flags]   (--help shows them)"
@@ -79,7 +76,7 @@ def run(
         return _with_hydra(command, overrides, flags, [], task)
     if not parsed.multirun:
         config = load_whole(command, overrides)
-        job = Job(config, [text for text in overrides if not of_hydra(text)], hub=_any_hub([config]))
+        job = Job(config, [text for text in overrides if not of_hydra(text)])
         return _with_hydra(command, overrides, flags, [job], task)
     launcher = next((text.removeprefix(_LAUNCHER) for text in reversed(overrides) if text.startswith(_LAUNCHER)), "basic")
     if launcher == "basic":
@@ -104,7 +101,7 @@ def without_secrets(words: Sequence[str]) -> list[str]:
 
 def check(command: str, configs: Sequence[Any], here: bool = True) -> None:
     """Raise ConfigError with everything that keeps the configs from being run, before any model is loaded or anything written."""
-    if not _any_hub(configs):
+    if not names_hub(command, configs):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the hub's client is imported, which reads it once
     if problems := [problem for config in configs for problem in problems_before(command, config, here)]:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -135,7 +132,7 @@ def sweep_jobs(command: str, overrides: Sequence[str], here: bool = True) -> tup
     on when nor on where it runs. Raises ConfigError.
     """
     lists, configs = _configs(command, overrides)
-    runs = [config for config in configs if isinstance(config, ConverseConfig | OnlineDpoConfig)]
+    runs = configs if COMMANDS[command].resumes else []
     folders = [config.run.dir for config in runs]
     shared = None in folders or len(folders) > len(set(folders))
     folder = Path(folders[0]).expanduser() if shared and folders[0] else time.strftime("runs/%Y-%m-%d-%H%M%S-sweep")
@@ -144,8 +141,7 @@ def sweep_jobs(command: str, overrides: Sequence[str], here: bool = True) -> tup
         places = [f"{config.run.dir or settings.sweep.dir}/{number}" for number, config in enumerate(runs)]
         configs = [c.model_copy(update={"run": c.run.model_copy(update={"dir": place})}) for c, place in zip(runs, places, strict=True)]
     check(command, configs, here)
-    hub = _any_hub(configs)
-    return [Job(config, words, i, len(lists), hub) for i, (config, words) in enumerate(zip(configs, lists, strict=True))], settings
+    return [Job(config, words, i, len(lists)) for i, (config, words) in enumerate(zip(configs, lists, strict=True))], settings
 
 
 def _with_hydra(command: str, overrides: Sequence[str], flags: Sequence[str], jobs: Sequence[Job], task: Callable[[Job], int]) -> int:
@@ -162,7 +158,7 @@ def _with_hydra(command: str, overrides: Sequence[str], flags: Sequence[str], jo
     before = sys.argv
     sys.argv = [f"expertchat {command}", *_SETTINGS, *overrides, *flags]
     try:
-        hydra.main(version_base=None, config_path=str(conf_dir()), config_name=command)(one)()
+        hydra.main(version_base=None, config_path=str(conf_dir()), config_name=COMMANDS[command].root)(one)()
     except ERRORS as error:
         raise ConfigError(problems_of(command, overrides) or hydra_says(error)) from None
     except OSError as error:  # of Hydra itself: a job says what it has to say by its code
@@ -172,24 +168,10 @@ def _with_hydra(command: str, overrides: Sequence[str], flags: Sequence[str], jo
     return max(codes, default=0)
 
 
-def names_hub(config: ConverseConfig | OnlineDpoConfig | BenchConfig) -> bool:
+def names_hub(command: str, configs: Sequence[Any]) -> bool:
     """Whether a model or the embedder is named by a hub id: only then may the network be used."""
-    if isinstance(config, BenchConfig):
-        return not config.bench.model.startswith("random:") and is_hub_id(config.bench.model, config.bench.models_dir)
-    models = [m for m in (*(model for _, model in config.experts.items()), config.third) if m is not None and m.backend == "local"]
-    places = [(m.path, m.models_dir) for m in models]
-    embedder = config.embedder
-    if embedder.path == "mpnet_or_minilm":
-        pass  # takes what is here
-    elif embedder.path != "auto":
-        places.append((embedder.path, embedder.models_dir))
-    elif any(not path.startswith("embedded:") for path, _ in places):
-        places.append(("sentence-transformers/all-mpnet-base-v2", embedder.models_dir))  # what auto means then
-    return any(is_hub_id(*place) for place in places)
-
-
-def _any_hub(configs: Sequence[Any]) -> bool:
-    return any(isinstance(config, ConverseConfig | OnlineDpoConfig | BenchConfig) and names_hub(config) for config in configs)
+    place = COMMANDS[command].models
+    return place is not None and any(is_hub_id(*model) for config in configs for model in find(place)(config))
 
 
 def _take_file(arguments: Sequence[str]) -> tuple[list[str], str | None]:

@@ -5,38 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from expertchat import __version__
+from expertchat.command.table import COMMANDS, Command
 
-COMMANDS = {
-    "converse": "two experts talk, rate each other and say what is missing",
-    "online_dpo": "rounds of conversation, judgement and DPO: the experts learn from each other",
-    "arms": "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]",
-    "merge": "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER",
-    "submit": "a command as a Slurm job that goes on by itself: expertchat submit online_dpo +experiment=embedded cluster=narval",
-    "runs": "the runs of a folder with their states: expertchat runs [FOLDER ...]",
-    "merge_runs": "the tasks of an array, or runs that differ in their seeds, as one run: expertchat merge_runs RUN [RUN ...]",
-    "bench": "how fast a model runs here: one by one, batched, through the engine, and the limit",
-    "models": "which models are here and whole: expertchat models, expertchat models verify [NAME ...]",
-    "plan": "will it fit, and what goes on which GPU: expertchat plan gpus=4x16",
-    "watch": "follow or replay a run: expertchat watch RUN [--speed X] [--conversation ID]",
-    "world": "the embedded models: expertchat world build (train them again), check (measure them)",
-}
-HYDRA = ("converse", "online_dpo", "merge", "bench", "models", "plan", "world")
-
-USAGE = f"""ExpertChat {__version__}: language models talk as experts, rate each other and learn from it.
-
-usage: expertchat COMMAND [KEY=VALUE ...]
-
-commands:
-{chr(10).join(f"  {name:<12}{text}" for name, text in COMMANDS.items())}
-
-  expertchat converse                                     a few conversations of the embedded models, live
+EXAMPLES = """  expertchat converse                                     a few conversations of the embedded models, live
   expertchat converse conversation.turns=4 view=plain     any key of the config as KEY=VALUE
   expertchat converse model@experts.b=mixtral_8x7b        another option of a group
   expertchat converse +experiment=llama3_vs_mixtral       an experiment of conf/experiment
   expertchat converse --config RUN/config.yaml            a whole config as it was, without conf/
-  expertchat COMMAND --help                               the keys, groups and options of a command
-
-exit codes: 0 done, 2 the config or input is wrong, 3 stopped early and resumable, 1 anything else"""
+  expertchat COMMAND --help                               the keys, groups and options of a command"""
 
 FLAGS = """flags:
   --cfg job        show the composed config instead of running (--resolve fills in ${...}, -p KEY shows a part)
@@ -55,35 +31,57 @@ SWEEPS = """sweeps on Slurm (-m hydra/launcher=submitit_slurm; pip install "expe
   on in its folder. hydra/launcher=submitit_local runs all combinations at once on this machine (hydra.launcher.gpus_per_node: of each)."""
 
 
-SUBMIT_FLAGS = """COMMAND: converse or online_dpo, with any of its keys, groups and options (expertchat COMMAND --help)
-
-flags:
+# Of a command that runs another one.
+SUBMIT_FLAGS = """flags:
   --dry-run        only write the script and the config into the run folder
   --array N[%M]    spread the run over N tasks, at most M at once; then: expertchat merge_runs RUN
-  --spread WHAT    what the tasks share out: topics (converse) or seeds (also online_dpo)
+  --spread WHAT    what the tasks share out: topics ({parts}) or seeds (also {others})
   --after JOB      begin when that job has ended well
   --force          submit in spite of doubts about memory and time"""
 
 
-def help_text(command: str) -> str:
+def usage() -> str:
+    """What `expertchat --help` says."""
+    return f"""ExpertChat {__version__}: language models talk as experts, rate each other and learn from it.
+
+usage: expertchat COMMAND [KEY=VALUE ...]
+
+commands:
+{chr(10).join(f"  {command.name:<12}{command.help}" for command in COMMANDS.values())}
+
+{EXAMPLES}
+
+exit codes: 0 done, 2 the config or input is wrong, 3 stopped early and resumable, 1 anything else"""
+
+
+def help_text(name: str) -> str:
     """Usage, groups with their options, and the command's own documented YAML file."""
     from expertchat.config import conf_dir
 
-    conf = conf_dir()
-    words = {"world": " build|check", "submit": " COMMAND"}.get(command, "")
-    usage = f"usage: expertchat {command}{words} [KEY=VALUE ...] [flags]"
+    conf, command = conf_dir(), COMMANDS[name]
+    words = f" {command.words}" if command.words else ""
     groups = _slots(conf, command)
-    parts = [f"{COMMANDS[command]}\n\n{usage}", *(["groups (choose with GROUP=OPTION):"] if groups else [])]
+    parts = [f"{command.help}\n\nusage: expertchat {name}{words} [KEY=VALUE ...] [flags]"]
+    parts += ["groups (choose with GROUP=OPTION):"] if groups else []
     for slots, group in groups:
         comments = {path.stem: _first_comment(path) for path in sorted((conf / group).glob("*.yaml"))}
         if group == "experiment":  # each says for which command it is
-            comments = {name: text.removeprefix(f"{command}: ") for name, text in comments.items() if text.startswith(f"{command}:")}
-        options = [f"      {name:<20}{text}" for name, text in comments.items()]
+            comments = {option: text.removeprefix(f"{name}: ") for option, text in comments.items() if text.startswith(f"{name}:")}
+        options = [f"      {option:<20}{text}" for option, text in comments.items()]
         parts.append("\n".join([f"  {', '.join(slots)}", *options]))
-    if command == "submit":
-        return "\n\n".join([*parts, f"keys (as cluster.KEY=VALUE):\n{_keys(conf / 'cluster' / 'generic.yaml')}", SUBMIT_FLAGS])
-    parts.append(f"keys (those of the groups: --cfg job):\n{_keys(conf / f'{command}.yaml', after_defaults=True)}")
-    return "\n\n".join([*parts, FLAGS, *([SWEEPS] if command in ("converse", "online_dpo") else [])])
+    if not command.composed:
+        return "\n\n".join([*parts, f"keys (as cluster.KEY=VALUE):\n{_keys(conf / 'cluster' / 'generic.yaml')}", *_of_jobs()])
+    parts.append(f"keys (those of the groups: --cfg job):\n{_keys(conf / f'{command.root}.yaml', after_defaults=True)}")
+    return "\n\n".join([*parts, FLAGS, *([SWEEPS] if command.jobs else [])])
+
+
+def _of_jobs() -> list[str]:
+    """Which commands may run as jobs, and submit's flags."""
+    jobs = [command for command in COMMANDS.values() if command.jobs]
+    names = " or ".join(command.name for command in jobs)
+    parts, others = (", ".join(command.name for command in jobs if command.parts is wanted) for wanted in (True, False))
+    about = f"COMMAND: {names}, with any of its keys, groups and options (expertchat COMMAND --help)"
+    return [about, SUBMIT_FLAGS.format(parts=parts, others=others)]
 
 
 def _keys(path: Path, after_defaults: bool = False) -> str:
@@ -93,7 +91,7 @@ def _keys(path: Path, after_defaults: bool = False) -> str:
     return "\n".join(f"  {line}" if line else "" for line in keys.rstrip().splitlines())
 
 
-def _slots(conf: Path, command: str) -> list[tuple[list[str], str]]:
+def _slots(conf: Path, command: Command) -> list[tuple[list[str], str]]:
     """Each group with the names under which an override chooses in it."""
     import yaml
 
@@ -102,18 +100,15 @@ def _slots(conf: Path, command: str) -> list[tuple[list[str], str]]:
         return [next(iter(entry)) for entry in entries if isinstance(entry, dict)]
 
     found: dict[str, list[str]] = {}
-    for name in defaults(conf / f"{command}.yaml"):
+    for name in defaults(conf / f"{command.root}.yaml"):
         group, _, place = name.partition("@")
         found.setdefault(group, []).append(name)
         if group == "model":
             for inner in defaults(conf / "model" / "auto.yaml"):
                 group, _, inside = inner.lstrip("/").partition("@")
                 found.setdefault(group, []).append(f"{group}@{place}.{inside}")
-    if command in ("converse", "online_dpo"):
-        found["model"].append("+model@third")
-        found["experiment"] = ["+experiment"]
-    if command == "online_dpo":
-        found["control"] = ["+control"]
+    for name in command.added:
+        found.setdefault(name.partition("@")[0], []).append(f"+{name}")
     return [(slots, group) for group, slots in found.items()]
 
 

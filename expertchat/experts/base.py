@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
+from expertchat.backends.base import Decoding, GenerateRequest
 from expertchat.experts.naming import named
 from expertchat.experts.reply import Reply
 from expertchat.experts.speakers import Speakers
 from expertchat.experts.thoughts import Thoughts
-from expertchat.judging import rating, wim
-from expertchat.judging.faults import refuses
-from expertchat.judging.view import Judgement
 from expertchat.records import SEATS, ExpertRef, Message, Role, Speaker, Turn
+from expertchat.text.refusals import refuses
 from expertchat.text.sentences import Safe, in_line, listed, neutralise
-from expertchat.text.wordings import Prompts, WimWording, fill
+from expertchat.text.wordings import Prompts, fill
 
 CountTokens = Callable[[Sequence[Message]], int]
 
@@ -156,42 +154,6 @@ class ExpertChat:
             shown, dropped = replace(shown, turns=shown.turns[1:]), dropped + 1
         note = f"{dropped} oldest turn{'s' if dropped > 1 else ''} not shown: context full" if dropped else None
         return GenerateRequest(key, self.view(shown), decoding), note
-
-    def analysis_request(self, key: str, judgement: Judgement) -> GenerateRequest:
-        """Ask the judge to explain (or, for the embedded experts, to label every numbered sentence) before it rates."""
-        prompts = self.settings.prompts
-        ratings_begin = tuple(rating.label(prompts, category) for category in judgement.categories)
-        return GenerateRequest(
-            f"{key}/analysis", self._judge_chat(judgement), self.settings.judge, prefix=prompts.analysis_prefix, stop=ratings_begin
-        )
-
-    def rating_request(self, key: str, judgement: Judgement, analysis: str, category: str) -> GenerateRequest:
-        """Ask for one category as text."""
-        decoding = replace(self.settings.judge, max_new_tokens=rating.SAMPLED_TOKENS)
-        prefix = rating.prefix(self.settings.prompts, analysis, category)
-        return GenerateRequest(f"{key}/{category}", self._judge_chat(judgement), decoding, prefix=prefix, stop=("\n",))
-
-    def score_request(self, key: str, judgement: Judgement, analysis: str, category: str) -> ScoreRequest:
-        """Ask for the probabilities of the ten option strings of one category."""
-        prefix = rating.prefix(self.settings.prompts, analysis, category)
-        return ScoreRequest(f"{key}/{category}", self._judge_chat(judgement), rating.options(self.settings.prompts), prefix=prefix)
-
-    def wim_request(
-        self, key: str, judgement: Judgement, analysis: str, ratings: dict[str, int | None], wording: WimWording
-    ) -> GenerateRequest:
-        """Ask what is missing, as a second turn after the judge's analysis and ratings."""
-        prompts = self.settings.prompts
-        asked = wim.question(prompts, wording, judgement, self.special_tokens)
-        answered = Message("assistant", rating.answer(prompts, analysis, ratings))
-        messages = self._judge_chat(judgement, answered, Message("user", asked))
-        prefix = fill(prompts.wim_prefix, self.special_tokens, subject=judgement.subject.upper(), topic=judgement.topic)
-        return GenerateRequest(f"{key}/wim", messages, self.settings.judge, prefix=prefix)
-
-    def _judge_chat(self, judgement: Judgement, *more: Message) -> tuple[Message, ...]:
-        prompts = self.settings.prompts
-        system = fill(prompts.judge_system, self.special_tokens, topic=judgement.topic)
-        text = rating.judge_prompt(prompts, judgement, self.special_tokens, self.family.max_sentences)
-        return self.chat(system, [Message("user", text), *more])
 
     # -- answers ----------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log,
 NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")
 
 # Keys that came later, with what they mean where a config has none; UNUSED are wordings of which such a run needed none.
-ADDED = {"thinking": False, "topic_prefix": "", "order": "round_robin", "partners": "each"}
+ADDED = {"thinking": False, "topic_prefix": "", "order": "round_robin", "partners": "each", "update": "dpo"}
 UNUSED = ("company", "moderate", "next_speaker", "judge_several")
 OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
 OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}

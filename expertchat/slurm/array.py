@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from expertchat.command.table import COMMANDS
 from expertchat.config import ConfigError
 
 Spread = Literal["topics", "seeds"]
@@ -20,13 +21,15 @@ class Array(NamedTuple):
 
 
 def parse(text: str, spread: str | None, command: str) -> Array:
-    """ "4", "4%2"; spread None: topics for converse, seeds for the others. Raises ConfigError."""
+    """ "4", "4%2"; spread None: topics where these can be shared out, else seeds. Raises ConfigError."""
     match = re.fullmatch(r"(\d{1,5})(?:%(\d{1,5}))?", text)
     if match is None or not 2 <= int(match[1]) <= 10_000 or match[2] == "0":
         raise ConfigError(f"--array {text}: write the number of tasks (2 to 10000), and how many run at once at most: 4 or 4%2")
-    wanted = spread or ("topics" if command == "converse" else "seeds")
-    if wanted == "topics" and command != "converse":
-        raise ConfigError(f"--spread topics is for converse; the tasks of {command} can have a seed each: --spread seeds")
+    can_part = COMMANDS[command].parts
+    wanted = spread or ("topics" if can_part else "seeds")
+    if wanted == "topics" and not can_part:
+        others = ", ".join(name for name, entry in COMMANDS.items() if entry.parts)
+        raise ConfigError(f"--spread topics is for {others}; the tasks of {command} can have a seed each: --spread seeds")
     return Array(int(match[1]), int(match[2]) if match[2] else None, "topics" if wanted == "topics" else "seeds")
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from expertchat.command.check_models import key_of
+from expertchat.command.table import COMMANDS, find
+from expertchat.command.work import Work
 from expertchat.config import ConfigError
 from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
 from expertchat.judging.roles import seats_of
 from expertchat.plan.memory import GIB
 from expertchat.slurm.config import ClusterConfig
-
-OWN_GIB = {"converse": 0.7, "online_dpo": 0.9}  # main memory of one process with the embedded models, as measured on a CPU
 
 
 @dataclass
@@ -85,7 +86,7 @@ def _named(config: Any) -> Iterator[tuple[str, str, str | None, str | None, bool
         embedded = False
         if model.path not in seen:
             seen.add(model.path)
-            yield f"{'third' if seat == 'third' else f'experts.{seat}'}.path", model.path, model.revision, model.models_dir, False
+            yield f"{key_of(seat)}.path", model.path, model.revision, model.models_dir, False
     path = config.embedder.path
     if path != "auto" or not embedded:
         from expertchat.backends.loading import embedder_path
@@ -137,7 +138,7 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
         return
     trained: Sequence[Trained] = ()
     if train is not None:
-        from expertchat.training.learners import room_for
+        from expertchat.training.room import room_for
 
         trained = room_for(config)
     count = 1 if ranks > 1 else cluster.gpus
@@ -158,7 +159,7 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
 
 def _main_memory(command: str, config: Any, cluster: ClusterConfig, ranks: int, checked: Checked) -> None:
     """The program itself, and on a node without GPUs the weights."""
-    each = OWN_GIB.get(command, 0.7) * GIB
+    each = COMMANDS[command].gib * GIB
     if not cluster.gpus:
         each += sum(_weights(config))
     need = each * max(1, ranks // cluster.nodes)
@@ -197,10 +198,10 @@ def _time(command: str, config: Any, cluster: ClusterConfig, runs: Path, share: 
     if pace is None:
         checked.notes.append(f"how long it takes is not known: there is no earlier run of these models in {runs}")
         return
-    need = pace.seconds * _units(command, config) * share
+    need = pace.seconds * pace.work.wanted(config) * share
     starts = cluster.requeues + 1
     usable = cluster.seconds - cluster.signal_seconds
-    told = f"about {duration(need)} of work by the speed of {pace.run.name} ({pace.seconds:.2g} s {pace.unit}, on {pace.host})"
+    told = f"about {duration(need)} of work by the speed of {pace.run.name} ({pace.seconds:.2g} s {pace.work.unit}, on {pace.host})"
     if cluster.scheduler == "local" or need <= usable:
         checked.notes.append(told)
     elif need <= usable * starts:
@@ -215,47 +216,37 @@ def _time(command: str, config: Any, cluster: ClusterConfig, runs: Path, share: 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a run was: seconds of work for each `unit`."""
+    """How fast a run was: seconds for each unit of its work."""
 
     run: Path
     seconds: float
-    unit: str
+    work: Work
     host: str
 
 
 def last_pace(runs: Path, command: str, config: Any) -> Pace | None:
     """That of the newest run of the same command and models which got anywhere; None where there is none."""
+    place = COMMANDS[command].work
+    if place is None:
+        return None
+    work: Work = find(place)
     wanted = _paths(config.model_dump(mode="json"))
     folders = [*runs.glob("*/provenance.json"), *runs.glob("*/task-*/provenance.json")]
-    for place in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
-        run = RunReader(place.parent)
+    for provenance in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        run = RunReader(provenance.parent)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
             if "merged" in run.provenance or run.kind != command or _paths(run.config) != wanted:
                 continue
-            done = _done(run)
+            done = work.done(run)
             if done and (seconds := seconds_of(run.folder)) > 0:
-                unit = "a turn of a round" if run.trains else "a turn"
-                return Pace(run.folder, seconds / done, unit, str(run.provenance.get("host", "an unknown machine")))
+                return Pace(run.folder, seconds / done, work, str(run.provenance.get("host", "an unknown machine")))
     return None
 
 
 def _paths(config: dict[str, Any]) -> list[Any]:
     """What makes two runs alike fast: the models and how they are loaded."""
-    models = [config["experts"]["a"], config["experts"]["b"], config.get("third") or {}]
+    models = [*config["experts"].values(), config.get("third") or {}]
     return [[model.get(key) for key in ("path", "quantization", "dtype")] for model in models]
-
-
-def _units(command: str, config: Any) -> int:
-    talk = config.conversation
-    return talk.count * talk.turns * (config.rounds if command == "online_dpo" else 1)
-
-
-def _done(run: RunReader) -> int:
-    """Turns that a run has behind it; of a round, as many as it may have."""
-    if not run.trains:
-        return sum(len(line["turns"]) for line in run.lines("transcripts"))
-    rounds = sum(line.get("kind") == "round" for line in run.lines("metrics"))
-    return rounds * int(run.config["conversation"]["count"]) * int(run.config["conversation"]["turns"])
 
 
 def duration(seconds: float) -> str:

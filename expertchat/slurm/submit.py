@@ -17,6 +17,7 @@ from expertchat.command.compose import load
 from expertchat.command.frozen import freeze
 from expertchat.command.launch import load_whole, without_secrets
 from expertchat.command.overrides import mended
+from expertchat.command.table import COMMANDS
 from expertchat.config import ConfigError, near
 from expertchat.folder.reader import RunReader, read_config
 from expertchat.folder.run import run_folder
@@ -29,7 +30,6 @@ from expertchat.slurm.queue import states
 from expertchat.slurm.sbatch import submit
 from expertchat.slurm.submission import Wanted, book, write_submission
 
-COMMANDS = ("converse", "online_dpo")
 T = TypeVar("T")
 Show = Callable[[dict[str, Any]], None]
 
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     about = "Submit a run as a job that goes on by itself; prints its id and returns."
     usage = "expertchat submit COMMAND [KEY=VALUE ...] [--array N[%%M]] [--spread topics|seeds] [--after JOB] [--dry-run] [--force]"
     found = argparse.ArgumentParser("expertchat submit", usage=usage, description=about)
-    found.add_argument("command", metavar="COMMAND", help=" or ".join(COMMANDS))
+    found.add_argument("command", metavar="COMMAND", help=" or ".join(_jobs()))
     found.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the command's config, and cluster=NAME or cluster.KEY=VALUE")
     found.add_argument("--dry-run", action="store_true", help="only write the script and the config into the run folder")
     found.add_argument("--array", metavar="N[%M]", help="spread the run over N tasks, at most M at once".replace("%", "%%"))
@@ -67,14 +67,19 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+def _jobs() -> list[str]:
+    """The commands that may be submitted."""
+    return [name for name, entry in COMMANDS.items() if entry.jobs]
+
+
 # -- what is wanted -----------------------------------------------------------------------------------------------------
 
 
 def _wanted(options: argparse.Namespace, command_line: list[str]) -> Wanted:
     """Everything typed and checked. Raises ConfigError with the problems of the command's config and of the cluster's."""
     command = options.command
-    if command not in COMMANDS:
-        raise ConfigError(f"submit {command}: cannot be submitted{near(command, COMMANDS) or ';'} there are {', '.join(COMMANDS)}")
+    if command not in _jobs():
+        raise ConfigError(f"submit {command}: cannot be submitted{near(command, _jobs()) or ';'} there are {', '.join(_jobs())}")
     ours = [word for word in options.overrides if word.lstrip("+~").startswith(("cluster=", "cluster."))]
     theirs = [word for word in options.overrides if word not in ours]
     problems: list[str] = []

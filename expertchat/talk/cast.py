@@ -13,7 +13,7 @@ from expertchat.config import ConfigError, ModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.folder.run import Hub
-from expertchat.judging.roles import model_paths, seats_of, wants_embedder
+from expertchat.judging.roles import model_paths, seats_of
 from expertchat.plan.planner import Trained, check, embedder_device, placed
 from expertchat.records import Speaker
 from expertchat.talk.config import ConverseConfig
@@ -59,7 +59,7 @@ def load_cast(
 
     cast, seats = Cast(seats=config.experts.seats), seats_of(config)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
-    lacking = embedder is None and wants_embedder(config)
+    lacking = embedder is None and config.embeds
     backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained)
     backends |= given or {}
     for seat, model in seats.items():
@@ -69,8 +69,7 @@ def load_cast(
         cast.experts[seat].thoughts.say = lambda text: hub.send(Note(text=text, level="warning"))
         notes = expert_notes(model, cast.experts[seat], backend.info)
         cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
-        if hasattr(backend, "say"):
-            backend.say = lambda text: hub.send(Note(text=text, level="warning"))
+        backend.say = lambda text: hub.send(Note(text=text, level="warning"))
     embedder = embedder or found
     if embedder is not None:
         cast.backends["embedder"] = embedder
@@ -130,5 +129,3 @@ def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:
     embedder = load_embedder(config.embedder, model_paths(config), announce)
     embedder.say = lambda text: hub.send(Note(text=text, level="warning"))
     return embedder
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from expertchat.backends.asking import Ask, Flow, Place
@@ -13,6 +13,9 @@ from expertchat.experts.base import ContextTooSmallError, CountTokens, ExpertCha
 from expertchat.records import ExpertRef, Speaker, StopReason, Topic, Transcript, Turn
 from expertchat.talk.ending import only_courtesy, repeats, silent, stuck
 from expertchat.talk.order import Moderator, by_lot, by_turns
+
+NextTurn = Callable[[Sequence[Turn]], Flow[Turn]]
+"""The turn after those that are there. Raises ContextTooSmallError."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,17 @@ class Dialogue:
             key = f"{self.id}/t{len(turns):02d}"
             self.picked[len(turns)] = yield from self.moderator.picks(key, self.topic.text, self.seats, turns)
 
-    def flow(self, done: Sequence[Turn] = ()) -> Flow[Transcript]:
-        """Go on after the turns that are `done`. Raises ConfigError if not even the opening prompt fits the context."""
+    def flow(self, done: Sequence[Turn] = (), next_turn: NextTurn | None = None) -> Flow[Transcript]:
+        """Go on after the turns that are `done`; `next_turn` makes a turn in another way than this class's own.
+
+        Raises ConfigError if not even the opening prompt fits the context.
+        """
         turns = self.replay(done)
         reason = self.stop_reason(turns)
         while reason is None:
             yield from self.pick(turns)
             try:
-                turn = yield from self.next_turn(turns)
+                turn = yield from (next_turn or self.next_turn)(turns)
             except ContextTooSmallError as error:
                 if not turns:
                     raise ConfigError(f"{error}; shorten the prompt or persona, or lower decoding.reply.max_new_tokens") from None

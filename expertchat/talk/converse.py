@@ -11,7 +11,7 @@ from expertchat.events import ConversationFinished, ConversationJudged, Sink
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.store import Store
 from expertchat.folder.summary import summarise
-from expertchat.judging.judge import Judging, record_counts
+from expertchat.judging.judge import judge_dialogue, record_counts
 from expertchat.records import Topic
 from expertchat.talk.cast import load_cast
 from expertchat.talk.config import ConverseConfig
@@ -66,7 +66,7 @@ class _Converse:
             cast = self.cast = load_cast(config, hub, backends, embedder)
         longest = max((topic.text for topic in self.given), key=len, default="a topic")
         check_first_prompts(self._dialogue(Topic(id="check", text=longest, source="list"), 0))
-        store.begin(lambda speakers: record_counts(config.judging, speakers))
+        store.begin(lambda speakers: record_counts(config.judging, config.experts.seats, speakers))
         done = len(store.done)
         hub.send(started("converse", store, conversations=len(mine), turns=config.conversation.turns, resumed=done))
         hub.notes(store.notes, "warning")
@@ -116,8 +116,8 @@ class _Converse:
             dialogue.replay(transcript.turns)
         self.hub.send(ConversationFinished(conversation=topic.id, turns=len(transcript.turns), stop_reason=transcript.stop_reason))
         cast = self.cast
-        judging = Judging(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records))
-        yield from Journal(dict(saved.answers), self.store.keep).over(judging.flow())
+        judging = judge_dialogue(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records))
+        yield from Journal(dict(saved.answers), self.store.keep).over(judging)
         self.forget(f"{topic.id}/")
         self.hub.send(ConversationJudged(conversation=topic.id))
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.backends.base import Completion, GenerateRequest, Scores
-from expertchat.cli import _guarded
 from expertchat.command.compose import load
+from expertchat.doors.guard import guarded
 from expertchat.events import AnyEvent, RunFinished
 from expertchat.folder.run import Hub
 from expertchat.talk.cast import load_cast
@@ -130,7 +130,7 @@ def start(command: str, folder: Path, fault: Fault = lambda stage: None) -> Outc
             stage = Stage(folder)
             _count(os.open(notes.with_suffix(".asked"), os.O_WRONLY | os.O_CREAT | os.O_APPEND))
             fault(stage)
-            code = _guarded(lambda: run(stage))
+            code = guarded(lambda: run(stage))
             sys.stderr.flush()
         finally:
             os._exit(code)

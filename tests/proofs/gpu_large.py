@@ -13,10 +13,11 @@ from expertchat.bench.config import BenchConfig
 from expertchat.bench.gpu import measure_rows
 from expertchat.bench.kit import Kit
 from expertchat.bench.results import Spread
+from expertchat.bench.subject import Subject, load_subject
 from expertchat.command.compose import load
 from expertchat.plan.config import PlanConfig
-from expertchat.plan.random_models import Subject, load_subject, speak_in_words
 from expertchat.plan.random_shapes import parse_random
+from expertchat.plan.random_words import speak_in_words
 from tests.proofs.gpu_rows import Proof
 
 GIB = 2**30
@@ -136,7 +137,7 @@ def _round(proof: Proof, name: str, dtype: str, kind: str) -> None:
     proof.row(f"{title}: ten ratings of each of 4 judged, all finite", finite, "True", finite)
     losses: list[float] = []
     updated = one_round(learner, Path(proof.out), losses, histories=4, tokens=8 if proof.tiny else 64)
-    proof.row(f"{title}: pairs trained", updated.pairs, "4", updated.pairs == 4)
+    proof.row(f"{title}: pairs trained", updated.rows, "4", updated.rows == 4)
     proof.at_most(f"{title}: first loss from ln 2", abs(losses[0] - math.log(2)), 5e-3)
     proof.row(f"{title}: the loss of the second step", losses[-1], f"< {losses[0]:.4f}", losses[-1] < losses[0])
     weights = learner.parameters().values()

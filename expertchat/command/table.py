@@ -1,0 +1,85 @@
+"""The commands, each with all that others must know of it. A line here and a file in doors/ make a new one.
+
+What a line names is imported when it is wanted: `expertchat --help` reads this table and nothing else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """One command. Places are "module:name" inside of this package, as "doors.converse:run". (A dataclass would cost --help 5 ms more.)"""
+
+    name: str
+    help: str  # its line of `expertchat --help`
+    door: str  # run(arguments) -> exit code
+    words: str = ""  # what stands between its name and KEY=VALUE
+    # -- its config; None: it reads its arguments itself
+    root: str | None = None  # its file conf/ROOT.yaml
+    config: str | None = None  # the class that its values are checked by
+    composed: bool = True  # whether Hydra composes its overrides; those of submit are another command's
+    added: tuple[str, ...] = ()  # groups that it has no choice of yet: +experiment=NAME, +model@third=NAME
+    # -- before it starts
+    check: str | None = None  # check(config, here) -> what keeps it from being run
+    models: str | None = None  # models(config) -> (path, models_dir) of each model that it may fetch; None: it never asks the network
+    # -- how it runs
+    resumes: bool = False  # whether it is a run: with a folder, run.dir, in which it goes on
+    jobs: bool = False  # whether it may run as jobs: by submit, or its sweep on Slurm. Its config has experts, embedder, models_dir, view
+    parts: bool = False  # whether the tasks of an array may share its dialogues out (conversation.part)
+    work: str | None = None  # a command.work.Work: how long a job will take, by earlier runs
+    gib: float = 0.7  # main memory of one process with the embedded models, as measured on a CPU
+
+
+def find(place: str) -> Any:
+    """What stands at "module:name" of this package."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"expertchat.{module}"), name)
+
+
+# In the order of `expertchat --help`.
+_ALL = (
+    Command(
+        "converse", "two experts talk, rate each other and say what is missing", "doors.converse:run",
+        root="converse", config="talk.config:ConverseConfig", added=("model@third", "experiment"), check="doors.converse:check",
+        models="command.check_runs:named", resumes=True, jobs=True, parts=True, work="doors.converse:WORK",
+    ),
+    Command(
+        "online_dpo", "rounds of conversation, judgement and DPO: the experts learn from each other", "doors.online_dpo:run",
+        root="online_dpo", config="training.config:OnlineDpoConfig", added=("model@third", "experiment", "control"),
+        check="doors.online_dpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.online_dpo:WORK", gib=0.9,
+    ),
+    Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
+    Command(
+        "merge", "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER", "doors.merge:run",
+        root="merge", config="training.merge_config:MergeConfig", check="doors.merge:check",
+    ),
+    Command(
+        "submit", "a command as a Slurm job that goes on by itself: expertchat submit online_dpo +experiment=embedded cluster=narval",
+        "doors.submit:run", words="COMMAND", root="submit", config="slurm.config:SubmitConfig", composed=False,
+    ),
+    Command("runs", "the runs of a folder with their states: expertchat runs [FOLDER ...]", "doors.runs:run"),
+    Command(
+        "merge_runs", "the tasks of an array, or runs that differ in their seeds, as one run: expertchat merge_runs RUN [RUN ...]",
+        "doors.merge_runs:run",
+    ),
+    Command(
+        "bench", "how fast a model runs here: one by one, batched, through the engine, and the limit", "doors.bench:run",
+        root="bench", config="bench.config:BenchConfig", check="doors.bench:check", models="doors.bench:named",
+    ),
+    Command(
+        "models", "which models are here and whole: expertchat models, expertchat models verify [NAME ...]", "doors.models:run",
+        root="models", config="plan.config:ModelsConfig", check="doors.models:check",
+    ),
+    Command(
+        "plan", "will it fit, and what goes on which GPU: expertchat plan gpus=4x16", "doors.plan:run",
+        root="plan", config="plan.config:PlanConfig", check="doors.plan:check",
+    ),
+    Command("watch", "follow or replay a run: expertchat watch RUN [--speed X] [--conversation ID]", "doors.watch:run"),
+    Command(
+        "world", "the embedded models: expertchat world build (train them again), check (measure them)", "doors.world:run",
+        words="build|check", root="world", config="world.config:WorldConfig", check="doors.world:check",
+    ),
+)  # fmt: skip
+COMMANDS = {command.name: command for command in _ALL}

@@ -1,0 +1,52 @@
+"""`expertchat converse`: a run of rated conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from expertchat.command.work import Work
+from expertchat.doors.entry import announce, composed
+
+if TYPE_CHECKING:
+    from expertchat.command.checks import Problems
+    from expertchat.command.launch import Job
+    from expertchat.folder.reader import RunReader
+    from expertchat.talk.config import ConverseConfig
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One run, or a sweep."""
+    return composed("converse", arguments, _one)
+
+
+def _one(job: Job) -> int:
+    announce(job)
+    from expertchat.talk.converse import run_converse
+    from expertchat.views.open import open_view
+
+    config: ConverseConfig = job.config
+    return run_converse(config, ["expertchat", "converse", *job.overrides], open_view(config.view, show_thinking=config.show_thinking))
+
+
+def check(config: ConverseConfig, here: bool) -> Problems:
+    """What keeps it from being run."""
+    from expertchat.command import check_runs as runs
+    from expertchat.command.checks import told
+    from expertchat.talk.topics import given_topics
+
+    yield from runs.texts(config)
+    if runs.has_topics(config):
+        yield from told(given_topics, config.topics, config.conversation.count, config.run.seed)
+    yield from runs.cast(config, "converse", here)
+
+
+def _wanted(config: ConverseConfig) -> int:
+    return config.conversation.count * config.conversation.turns
+
+
+def _done(run: RunReader) -> int:
+    return sum(len(line["turns"]) for line in run.lines("transcripts"))
+
+
+WORK = Work("a turn", _wanted, _done)

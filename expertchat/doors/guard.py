@@ -1,0 +1,55 @@
+"""What goes wrong, told on stderr: wrong config or input as one message, a bug with its traceback. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# Of several processes of torchrun or srun, the one that draws and speaks; a job's script has a SLURM_PROCID too, but is no step.
+FIRST = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0") if "SLURM_STEP_ID" in os.environ else "0") == "0"
+LONGEST = 4000  # characters of a problem that are shown
+
+
+def guarded(run: Callable[[], Any]) -> int:
+    """The exit code of `run`; wrong config or input becomes one message, not a traceback."""
+    from expertchat.config import ConfigError
+    from expertchat.folder.writing import WriteError
+
+    try:
+        return int(run())
+    except ConfigError as error:
+        complain(error.problems)
+        return 2
+    except WriteError as error:
+        complain([str(error)])
+        return 1
+    except KeyboardInterrupt:
+        return 3
+    except SystemExit as error:  # argparse, and a stopped sweep
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    except BrokenPipeError:
+        raise
+    except Exception:
+        import traceback
+
+        say(traceback.format_exc().rstrip("\n"))
+        return 1
+
+
+def complain(problems: Sequence[str]) -> None:
+    """Tell everything that is wrong."""
+    if not FIRST:  # of several processes, one speaks
+        return
+    lines = [problem if len(problem) <= LONGEST else f"{problem[:LONGEST]}... ({len(problem):,} characters)" for problem in problems]
+    text = lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems", *(f"  - {line}" for line in lines)])
+    say(f"expertchat: {text}")
+
+
+def say(text: object) -> None:
+    """Tell the user, beside what a view draws: clean, for an error may quote what a file or a model holds, and without secrets."""
+    from expertchat.text.redaction import hide
+    from expertchat.text.sentences import clean
+
+    print(clean(hide(str(text))), file=sys.stderr, flush=True)
