@@ -75,16 +75,19 @@ def _start(arguments: list[str]) -> int:
         return _watch(rest)
     if command == "arms":
         from expertchat.runs.arms import run_arms
+        from expertchat.views.arms import markdown, print_arms
 
-        return run_arms(rest)
+        return run_arms(rest, print_arms, markdown)
     if command == "runs":
         from expertchat.runs.listing import run_runs
+        from expertchat.views.runs import print_runs
 
-        return run_runs(rest)
+        return run_runs(rest, print_runs)
     if command == "merge_runs":
         from expertchat.runs.merge_runs import run_merge_runs
+        from expertchat.views.merge_runs import print_merged_runs
 
-        return run_merge_runs(rest)
+        return run_merge_runs(rest, print_merged_runs)
     if command == "submit":
         return _submit(rest)
     from expertchat.command.launch import run
@@ -137,8 +140,9 @@ def _show_arms(jobs: Sequence[Job]) -> None:
     folders = [folder for folder in folders if (folder / "config.yaml").is_file()]  # a job may have failed before it began
     if len(folders) > 1:
         from expertchat.runs.arms import run_arms
+        from expertchat.views.arms import markdown, print_arms
 
-        run_arms([*map(str, folders), "--out", str(Path(os.path.commonpath(folders)) / "arms.md")])
+        run_arms([*map(str, folders), "--out", str(Path(os.path.commonpath(folders)) / "arms.md")], print_arms, markdown)
 
 
 def _merge(job: Job) -> int:
@@ -214,7 +218,7 @@ def _verify(rest: list[str]) -> list[str]:
 def _world(action: str | None, job: Job) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if action == "build":
-        from expertchat.folder.jsonl import saving
+        from expertchat.folder.writing import saving
         from expertchat.world.recipe import MODELS, build
 
         with saving(job.config.out or MODELS):
@@ -278,7 +282,7 @@ def _positive(text: str) -> float:
 def _guarded(run: Callable[[], Any]) -> int:
     """The exit code of `run`; wrong config or input becomes one message, not a traceback."""
     from expertchat.config import ConfigError
-    from expertchat.folder.jsonl import WriteError
+    from expertchat.folder.writing import WriteError
 
     try:
         return int(run())

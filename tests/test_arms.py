@@ -104,6 +104,23 @@ def test_experts_that_learn_by_turns_have_a_row_each(tmp_path: Path) -> None:
     assert f"| {NO_ARM}, expert a |" in text and f"| {NO_ARM}, expert b |" in text
 
 
+def test_any_number_of_experts_learn_by_turns(tmp_path: Path) -> None:
+    experts = {name: {"path": name} for name in ("ann", "ben", "cay")}
+    folder = make(tmp_path / "run", learner="all", rounds=[], evaluated=None, experts=experts)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "rounds": 7}, sort_keys=False))
+    lines = [metrics("round", i, ROUND, learner=name) for i, name in enumerate(("ann", "ben", "cay", "ann"), 1)]
+    lines.append(metrics("evaluation", 4, {**EVALUATED, "wins": 80, "ties": 0, "losses": 20}, learner="ben"))
+    (folder / "metrics.jsonl").write_text("".join(f"{one.to_json()}\n" for one in lines))
+    rows = arms([folder]).rows
+    # 7 rounds by turns: rounds 1, 4, 7 are Ann's, 2 and 5 Ben's, 3 and 6 Cay's
+    assert [(row["learner"], row["rounds"], row["rounds_wanted"]) for row in rows] == [("ann", 2, 3), ("ben", 1, 2), ("cay", 1, 2)]
+    assert [row["win_rate"] for row in rows] == [None, 0.8, None]
+    assert ", expert cay |" in markdown(arms([folder]).values())
+    one = make(tmp_path / "one", learner="cay", experts=experts)
+    assert [(row["learner"], row["rounds_wanted"]) for row in arms([one]).rows] == [("cay", 2)]
+
+
 # -- what must not be pooled --------------------------------------------------------------------------------------------
 
 
@@ -153,6 +170,9 @@ def test_folders_that_are_no_runs_are_all_named(tmp_path: Path) -> None:
     assert "no such folder" in said[0] and "holds no run" in said[1] and "none of online_dpo" in said[2]
     table = arms([tmp_path])  # in a folder of runs those of other commands are only counted
     assert len(table.rows) == 1 and table.notes == [f"{tmp_path}: runs of other commands, left out: 1"]
+    (tmp_path / "good" / "trackers" / "wandb").mkdir(parents=True)
+    (tmp_path / "good" / "trackers" / "wandb" / "config.yaml").write_text("learner: {value: a}\n")
+    assert arms([tmp_path]).notes == table.notes  # what lies in a run is none of its own
 
 
 @pytest.mark.parametrize("line", ['{"id": 1}\n', '{"id": "x"\n{"id": "y"}\n'])
@@ -171,7 +191,7 @@ def test_files_hold_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixtu
     make(tmp_path / "runs" / "1", seed=1)
     make(tmp_path / "runs" / "2", arm="wim | [red]", evaluated=None)
     for suffix in ("md", "csv", "json"):
-        assert run_arms([str(tmp_path / "runs"), "--out", str(tmp_path / f"table.{suffix}")]) == 0
+        assert run_arms([str(tmp_path / "runs"), "--out", str(tmp_path / f"table.{suffix}")], print_arms, markdown) == 0
     shown = capsys.readouterr().out
     assert "70.0 (63.3-75.9)" in shown and "wim | [red]" in shown  # wilson(140, 200); markup in a name stays text
     values = json.loads((tmp_path / "table.json").read_text())
@@ -198,9 +218,9 @@ def test_a_table_fits_a_narrow_screen(tmp_path: Path) -> None:
 def test_wrong_arguments(tmp_path: Path) -> None:
     folder = make(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"must end in \.md, \.csv, \.json"):
-        run_arms([str(folder), "--out", "table.txt"])
+        run_arms([str(folder), "--out", "table.txt"], print_arms, markdown)
     with pytest.raises(ConfigError, match="cannot be written"):
-        run_arms([str(folder), "--out", str(tmp_path / "nowhere" / "table.md")])
+        run_arms([str(folder), "--out", str(tmp_path / "nowhere" / "table.md")], print_arms, markdown)
     with pytest.raises(SystemExit) as code:
-        run_arms([])
+        run_arms([], print_arms, markdown)
     assert code.value.code == 2

@@ -20,9 +20,9 @@ from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import Completion, EmbedRequest, GenerateRequest, ScoreRequest, Scores
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationFinished, TurnFinished
-from expertchat.folder import lock
-from expertchat.folder.jsonl import Log, WriteError, read_lines, saving
+from expertchat.folder.jsonl import Log, read_lines
 from expertchat.folder.lock import HEARTBEAT, LOCK, FolderLock, read_heartbeat
+from expertchat.folder.writing import WriteError, replace, saving
 from expertchat.preferences.candidates import Bundle
 from expertchat.records import Answer, ExpertRef, Topic, Transcript, Turn
 from expertchat.talk.journal import Journal
@@ -177,7 +177,7 @@ def _made(folder: Path) -> Path:
 
 def _ahead(folder: Path, **values: object) -> None:
     beat = {"host": "node7", "pid": 7, "time": time.time() + 90_000, "token": "theirs", "job": None, "restarts": None, **values}
-    lock.replace(folder / HEARTBEAT, json.dumps(beat))
+    replace(folder / HEARTBEAT, json.dumps(beat))
 
 
 def test_a_heartbeat_in_the_future_holds_a_folder_as_long_as_it_beats_alone(tmp_path: Path) -> None:

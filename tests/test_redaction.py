@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from expertchat import cli
 from expertchat.events import Note, RunFinished
 from expertchat.folder import provenance
-from expertchat.folder.lock import replace
 from expertchat.folder.run import Hub
+from expertchat.folder.writing import replace
 from expertchat.text.redaction import HIDDEN, given_secrets, hide, hide_in, hide_words, is_secret_name
 from tests.scripted import Collect
 
@@ -165,7 +165,7 @@ def test_code_diff_has_no_secrets_and_no_files_of_them(tmp_path: Path, monkeypat
     for name in names:
         (tmp_path / name).write_text("old = 1\nwitness = 2\n")
     (tmp_path / "code.py").write_text(f"old = 1\nkey = 'hf_{'b2' * 12}'\npassword = 'hunter2'\nurl = 'https://u:pw@h'\nkept = 3\n")
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(package / "folder" / "provenance.py"))
     diff = provenance.changes()
     assert diff is not None and "+kept = 3" in diff and "b2b2" not in diff and "hunter2" not in diff and "pw@" not in diff
     assert "witness" not in diff and diff.startswith("# 7 changed files that may hold secrets are left out\n")

@@ -12,8 +12,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pydantic import ValidationError
-
 from expertchat.backends.asking import Flow
 from expertchat.config import ConfigError, JudgeName
 from expertchat.evaluation import truth
@@ -23,8 +21,9 @@ from expertchat.evaluation.figures import Comparison, figures
 from expertchat.evaluation.histories import Held, InOrder, Making, Plan, plans, read_histories
 from expertchat.events import Announce, Note
 from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.folder.jsonl import Log, read_lines, saving
-from expertchat.folder.lock import replace as write_whole
+from expertchat.folder.jsonl import Log, read_records
+from expertchat.folder.writing import replace as write_whole
+from expertchat.folder.writing import saving
 from expertchat.judging.roles import judges_of
 from expertchat.records import Metrics, Speaker, Topic
 
@@ -220,8 +219,8 @@ class Evaluator:
 def _read(path: Path, ids: Sequence[str]) -> list[Comparison] | None:
     """The comparisons of an evaluation that was made before; None where it was not, or was another one."""
     try:
-        found = [Comparison.model_validate(line) for _, line in read_lines(path)]
-    except (ConfigError, ValidationError):
+        found = list(read_records(path, Comparison, "remove the file"))
+    except ConfigError:
         return None
     return found if found and [kept.id for kept in found] == list(ids) else None
 

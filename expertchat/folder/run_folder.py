@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationFinished, PhaseStarted, Progress, StepFinished, TextStreamed, TurnFinished
-from expertchat.folder.jsonl import Log, WriteError, cannot_write, reason, saving
-from expertchat.folder.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat, replace
+from expertchat.folder.jsonl import Log, read_json
+from expertchat.folder.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat
 from expertchat.folder.provenance import moved_on, provenance
+from expertchat.folder.reader import read_config
+from expertchat.folder.writing import WriteError, cannot_write, reason, replace, saving
 from expertchat.records import as_line, finite
 from expertchat.text.sentences import as_yaml
 
@@ -110,13 +111,15 @@ class RunFolder:
                 shown = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
                 raise ConfigError(f"run.dir: {self.folder} is not a run folder (it holds {shown}); name a new or empty folder")
             return
-        before = _read_config(self.folder / "config.yaml")
+        before = read_config(self.folder / "config.yaml", "name another run.dir")
         if differing := differences(before, self.config):
             remedy = "give its values again or name another folder; these differ:"
             raise ConfigError([f"run.dir: {self.folder} is a run of another config; {remedy}", *differing])
         self.notes += moved_on(self.folder / "provenance.json", "the run began")
         if (self.folder / "summary.json").exists():
-            self.summary = _read_summary(self.folder / "summary.json")
+            self.summary = read_json(path := self.folder / "summary.json")
+            if self.summary is None:
+                raise ConfigError(f"run.dir: cannot read {path}; remove it and the run goes on")
 
     def open(self) -> None:
         """Make the folder a run's, or find what there is of it. From here on everything that is sent is written.
@@ -287,21 +290,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"run.dir: cannot read {path}: {str(error).splitlines()[0]}; name another folder") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"run.dir: {path} is not the config of a run; name another folder")
-    return config
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"run.dir: cannot read {path}: {error}; remove it and the run goes on") from None
-    return summary if isinstance(summary, dict) else {}

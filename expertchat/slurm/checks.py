@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import read_lines
+from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
 from expertchat.judging.roles import seats_of
 from expertchat.plan.memory import GIB
@@ -230,15 +228,14 @@ def last_pace(runs: Path, command: str, config: Any) -> Pace | None:
     wanted = _paths(config.model_dump(mode="json"))
     folders = [*runs.glob("*/provenance.json"), *runs.glob("*/task-*/provenance.json")]
     for place in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
-        folder = place.parent
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError, yaml.YAMLError):
-            before, origin = (yaml.safe_load((folder / name).read_text("utf-8")) for name in ("config.yaml", "provenance.json"))
-            if "merged" in origin or ("rounds" in before) != (command == "online_dpo") or _paths(before) != wanted:
+        run = RunReader(place.parent)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
+            if "merged" in run.provenance or run.kind != command or _paths(run.config) != wanted:
                 continue
-            done = _done(folder, command, before)
-            if done and (seconds := seconds_of(folder)) > 0:
-                unit = "a turn" if command == "converse" else "a turn of a round"
-                return Pace(folder, seconds / done, unit, str(origin.get("host", "an unknown machine")))
+            done = _done(run)
+            if done and (seconds := seconds_of(run.folder)) > 0:
+                unit = "a turn of a round" if run.trains else "a turn"
+                return Pace(run.folder, seconds / done, unit, str(run.provenance.get("host", "an unknown machine")))
     return None
 
 
@@ -253,12 +250,12 @@ def _units(command: str, config: Any) -> int:
     return talk.count * talk.turns * (config.rounds if command == "online_dpo" else 1)
 
 
-def _done(folder: Path, command: str, config: dict[str, Any]) -> int:
+def _done(run: RunReader) -> int:
     """Turns that a run has behind it; of a round, as many as it may have."""
-    if command == "converse":
-        return sum(len(line["turns"]) for _, line in read_lines(folder / "transcripts.jsonl"))
-    rounds = sum(line.get("kind") == "round" for _, line in read_lines(folder / "metrics.jsonl"))
-    return rounds * int(config["conversation"]["count"]) * int(config["conversation"]["turns"])
+    if not run.trains:
+        return sum(len(line["turns"]) for line in run.lines("transcripts"))
+    rounds = sum(line.get("kind") == "round" for line in run.lines("metrics"))
+    return rounds * int(run.config["conversation"]["count"]) * int(run.config["conversation"]["turns"])
 
 
 def duration(seconds: float) -> str:

@@ -14,8 +14,9 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import Log, cut_torn_end, read_lines, saving
+from expertchat.folder.jsonl import Log, cut_torn_end, read_lines
 from expertchat.folder.run_folder import RunFolder
+from expertchat.folder.writing import saving
 from expertchat.preferences.candidates import Bundle
 from expertchat.records import Answer, Record
 

@@ -13,7 +13,7 @@ from expertchat.backends.folders import is_hub_id, resolve_path
 from expertchat.backends.gguf import is_gguf
 from expertchat.backends.packaged import PREFIX
 from expertchat.config import ConfigError, ModelConfig
-from expertchat.folder.jsonl import read_lines
+from expertchat.folder.reader import RunReader
 from expertchat.records import Metrics, Speaker
 from expertchat.text.sentences import shown_path
 from expertchat.training.config import OnlineDpoConfig
@@ -29,8 +29,7 @@ def model_card(config: OnlineDpoConfig, run_folder: Path, learner: Speaker | Non
     """The card of the adapter of `learner` (None: of the one that learns, or of the first). Raises ConfigError for broken metrics.jsonl."""
     seat = learner or config.learners[0]
     model = config.experts[seat]
-    known = [Metrics.model_validate(line) for _, line in read_lines(run_folder / "metrics.jsonl")]
-    mine = [m for m in known if m.learner == seat]
+    mine = [m for m in RunReader(run_folder).metrics() if m.learner == seat]
     lora, dpo = config.train.method == "lora", config.train.update == "dpo"
     front = {
         **_base_model(model.path),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from expertchat.backends.adapters import Adapters, usual_targets
 from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import WriteError, saving
+from expertchat.folder.writing import WriteError, saving
 from expertchat.records import Speaker
 from expertchat.talk.cast import Cast
 from expertchat.training.config import OnlineDpoConfig, TrainConfig, learner_problems

@@ -15,9 +15,9 @@ from expertchat.config import ConfigError
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.evaluator import check as check_evaluation
 from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished
-from expertchat.folder.lock import replace
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.summary import seconds_of
+from expertchat.folder.writing import replace
 from expertchat.preferences.candidates import choices
 from expertchat.preferences.pairs import make_pairs
 from expertchat.preferences.score import scored

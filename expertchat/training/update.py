@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import WriteError, saving
+from expertchat.folder.writing import WriteError, saving
 from expertchat.text.sentences import first_line
 from expertchat.training.config import TrainConfig
 from expertchat.training.learner import Learner
