@@ -18,6 +18,7 @@ from expertchat.records import SEAT
 from expertchat.text.complaints import complaints
 from expertchat.text.complaints import near as near
 from expertchat.text.complaints import near_key as near_key
+from expertchat.text.sentences import listed
 from expertchat.text.wordings import Prompts, WimWording
 
 
@@ -133,8 +134,10 @@ class ModelConfig(Group):
     decoding: StagesConfig
 
 
-# Other parts of a run, or words of its config.
-NOT_SEATS = ("third", "moderator", "embedder", "all", "both", "one", "none", "partner", "self")
+# Other parts of a run, and words of its config, of its records and of its progress.
+NOT_SEATS = (
+    "third", "moderator", "embedder", "judge", "topics", "all", "both", "one", "none", "partner", "self", "alternate", "list", "file",
+)  # fmt: skip
 
 
 class ExpertsConfig(RootModel[dict[str, ModelConfig]]):
@@ -145,9 +148,10 @@ class ExpertsConfig(RootModel[dict[str, ModelConfig]]):
     @field_validator("root")
     @classmethod
     def _seats(cls, experts: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
-        problems = [] if len(experts) > 1 else [f"experts: there are {len(experts)}; a dialogue has two or more"]
-        bad = [name for name in experts if not re.fullmatch(SEAT, name) or name in NOT_SEATS]
-        remedy = f"take small letters, digits and _, and none of {', '.join(NOT_SEATS)}"
+        there = f"there is only {listed(list(experts))}" if experts else "there are none"
+        problems = [] if len(experts) > 1 else [f"{there}; a dialogue has two or more: add one with +model@experts.NAME=MODEL"]
+        bad = [name for name in experts if not re.fullmatch(SEAT, name) or name in NOT_SEATS or name.startswith("base_")]
+        remedy = f"take at most 24 small letters, digits and _, a letter first, no base_..., and none of {', '.join(NOT_SEATS)}"
         problems += [f"experts.{name}: cannot be an expert's name; {remedy}" for name in bad]
         if problems:
             raise ValueError("\n".join(problems))
@@ -169,15 +173,36 @@ class ExpertsConfig(RootModel[dict[str, ModelConfig]]):
         return ExpertsConfig.model_construct(root=self.root | models)
 
 
+ALTERNATE = "alternate"  # the experts open by turns, a dialogue each
+
+
 class ConversationConfig(Group):
-    """`count` dialogues of at most `turns` turns; `opener` says who begins."""
+    """`count` dialogues of at most `turns` turns. `order` says who has the next turn, `opener` (alternate, or a name) who begins."""
 
     count: int = Field(ge=1, le=1_000_000)
     turns: int = Field(ge=1, le=1000)
-    opener: Literal["alternate", "a", "b"] = "alternate"
+    order: Literal["round_robin", "random", "moderator"] = "round_robin"
+    opener: Text = ALTERNATE
     max_tokens: int | None = Field(default=None, ge=1)  # new tokens of a whole dialogue
     loop_similarity: float = Field(default=0.9, gt=0, le=1)  # two turns at least this alike (word overlap) count as a loop
     stop_when_nothing_new: bool = True
+
+
+def talk_problems(experts: ExpertsConfig, conversation: ConversationConfig, moderator: ModelConfig | None) -> list[str]:
+    """What is wrong with who talks when."""
+    found, opener, order = list[str](), conversation.opener, conversation.order
+    if opener != ALTERNATE and opener not in experts.seats:
+        found.append(f"conversation.opener={opener}: is no expert; take {ALTERNATE}, or one of {', '.join(experts.seats)}")
+    if order == "moderator" and moderator is None:
+        found.append("conversation.order=moderator needs a model that picks who is next: add +model@moderator=NAME")
+    elif order == "moderator" and moderator is not None and not moderator.prompts.moderate:
+        found.append(
+            f"conversation.order=moderator: the wordings of the moderator (family {moderator.family}) have no `moderate`; the embedded "
+            "models were not trained to moderate: take another model, or conversation.order=round_robin or random"
+        )
+    elif moderator is not None and order != "moderator":
+        found.append(f"moderator: nobody asks it with conversation.order={order}; add conversation.order=moderator, or take it away")
+    return found
 
 
 class TopicsConfig(Group):
@@ -218,13 +243,20 @@ class WimConfig(Group):
     empty_score: float = Field(default=1.0, ge=-1, le=1)
 
 
+JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third"]
+"""Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
+are the same), or without its adapter (reference); or a third model's."""
+
+
 class JudgingConfig(Group):
-    """`judge`: who judges each expert. `form`: sampled text, the expected value over the options, or both.
+    """`judge`: who judges each expert; of more than two, `partners` each (all others) or ring (the next one in the order of the seats).
+    `form`: sampled text, the expected value over the options, or both.
 
     `min_mass`: where the options hold less of the probability than this, they say nothing, and there is no expected rating and no verdict.
     """
 
     judge: Literal["partner", "self", "third"]
+    partners: Literal["each", "ring"] = "each"
     form: Literal["sampled", "expected", "both"]
     min_mass: float = Field(default=0.5, ge=0, le=1)
     analysis: bool

@@ -219,7 +219,7 @@ class Wim(Record):
 
 
 class Reward(Record):
-    """(1 - z) R + z WIM of one subject, or None with the problem."""
+    """(1 - z) R + z WIM: what one judge's ratings and WIM response come to for one subject, or None with the problem."""
 
     transcript: str
     turn: int | None = None
@@ -243,7 +243,7 @@ class Score(Record):
     speaker: Speaker
     source: str  # judge, random, or the program's name
     value: float | None = None
-    reward: float | None = None  # the judge's, the control's in its place, or the program's, between -1 and 1
+    reward: float | None = None  # the mean of its judges', the control's in its place, or the program's, between -1 and 1
     measured: float | None = None  # what a program has measured, in its own unit
     dialogue: float = 0.0  # the whole dialogue's part
     length_penalty: float = 0.0
@@ -285,7 +285,7 @@ class PairIds(BaseModel):
 
 
 class PreferencePair(Record):
-    """A chosen and a rejected reply to one prompt, in TRL's conversational preference form; scores are rewards, `margin` their difference.
+    """A chosen and a rejected reply to one prompt, in TRL's conversational preference form, with their scores (see Score) and the margin.
 
     `provenance` says where it comes from: transcript, turn, learner, judge, the two candidates, their tokens, and whether the token limit
     cut them (1 or 0). `ids` is what the update trains on; TRL reads the texts and leaves it alone. None: the texts are all there is.

@@ -60,9 +60,10 @@ class House:
         return found
 
     def upward(self, order: tuple[str, ...] = ROOMS) -> list[tuple[str, str]]:
-        """Imports of modules that go up. Raises KeyError for a room that has no place in the order."""
+        """Imports of modules that go up, between rooms that have a place in the order."""
         place = {name: i for i, name in enumerate(order)}
-        return [one for (low, high), imports in self.arrows().items() if place[high] > place[low] for one in imports]
+        known = {rooms: imports for rooms, imports in self.arrows().items() if place.keys() >= set(rooms)}
+        return [pair for (low, high), imports in known.items() if place[high] > place[low] for pair in imports]
 
     def circles(self) -> list[list[str]]:
         """Rooms that import each other."""
@@ -154,10 +155,12 @@ def show(found: House) -> Iterator[str]:
             below = ", ".join(sorted(high for low, high in arrows if low == name))
             yield f"{name:<14}{len(inside):>6}{sum(found.lines[module] for module in inside):>8,}  {below}"
     loose = [module for module in found.trees if "." not in module and not (PACKAGE / module).is_dir()]
-    up = found.upward((*ROOMS, *unknown))
+    up = found.upward()
     yield ""
     yield f"{len(found.trees)} modules, {sum(found.lines.values()):,} lines; {len(loose)} modules at the top ({', '.join(loose)})"
     yield f"{len(found.rooms())} rooms, {len(arrows)} arrows between them"
+    if unknown:
+        yield f"{len(unknown)} rooms have no place in the order: {', '.join(unknown)}"
     yield from [f"{len(up)} imports go up", *(f"  {low} -> {high}" for low, high in up)]
     rooms, modules = found.circles(), found.module_circles()
     yield from [f"{len(rooms)} circles of rooms", *(f"  {' <-> '.join(names)}" for names in rooms)]

@@ -55,7 +55,7 @@ class Thread:
 
 
 class Stage:
-    """An evaluator over doubles: `policy`, `base` (of both experts) and `judge` answer."""
+    """An evaluator over doubles: `policy`, `base` (of all experts) and `judge` answer."""
 
     def __init__(
         self,
@@ -72,13 +72,13 @@ class Stage:
         self.base, self.policy, self.judge = base or Double(), policy or Double(), judge or Double()
         self.events: list[AnyEvent] = []
         self.folder, self.rows = folder, 4
-        partner = "b" if learner == "a" else "a"
-        self.backends = {learner: self.policy, partner: self.judge, "base_a": self.base, "base_b": self.base, "third": self.judge}
-        if config.evaluation.judge == "pointwise" and config.evaluation.by == "partner_reference":
-            self.backends[f"base_{partner}"] = Switch(self.base, self.judge)
+        seats = config.experts.seats
+        judges = config.evaluation.judge == "pointwise" and config.evaluation.by == "partner_reference"
+        self.backends: dict[str, Any] = {**dict.fromkeys((*seats, "third"), self.judge), learner: self.policy}
+        self.backends |= {f"base_{s}": Switch(self.base, self.judge) if judges and s != learner else self.base for s in seats}
         info = self.base.info.__class__("double", context)
         models = dict(config.experts.items()) | ({"third": config.third} if config.third else {})
-        experts = {seat: make_expert(seat, model, info) for seat, model in models.items()}
+        experts = {seat: make_expert(seat, model, info, seats) for seat, model in models.items()}
         tokens = dict.fromkeys(experts, self.base.count_tokens)
         given_topics = [Topic(id=f"topic {i}", text=text, source="list") for i, text in enumerate(topics)]
         self.evaluator = Evaluator(config, learner, given_topics, experts, tokens, folder, ranks or Ranks.alone(), self.events.append)

@@ -23,10 +23,12 @@ from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
 from expertchat.experts.auto import Auto
 from expertchat.experts.registry import make_expert
+from expertchat.judging.requests import rating_request, score_request, wim_request
 from expertchat.judging.view import Judgement
 from expertchat.records import Message, PairIds, PreferencePair, Turn
+from expertchat.training.dpo import Dpo
 from expertchat.training.learner import LoraLearner
-from expertchat.training.update import Updater
+from expertchat.training.method import Rows
 from tests import architectures, tiny
 from tests.test_decoding import reference
 from tests.test_update import config, shake
@@ -132,14 +134,14 @@ def test_judgement(name: str, made: Any) -> None:
     backend, model = made(name)
     judge = make_expert("a", tiny.config("unused", family="auto"), backend.info)
     asked = judgement()
-    for request in (judge.score_request("s", asked, "Fine.", "depth"), ScoreRequest("n", LONG, OPTIONS, "Depth:")):
+    for request in (score_request(judge, "s", asked, "Fine.", "depth"), ScoreRequest("n", LONG, OPTIONS, "Depth:")):
         request = ScoreRequest(request.key, request.messages, OPTIONS, request.prefix)
         text = backend.renderer.text(request.messages, request.prefix)
         prompt, *whole = (backend.renderer.ids(text + option) for option in ("", *OPTIONS))
         for ids, found in zip(whole, backend.score([request])[0].logprobs, strict=True):
             assert ids[: len(prompt)] == prompt
             assert found == pytest.approx(logp_of(model, prompt, ids[len(prompt) :]), abs=1e-3)
-    written = [judge.rating_request("r", asked, "Fine.", "depth"), judge.wim_request("w", asked, "Fine.", {"depth": 7}, "missing")]
+    written = [rating_request(judge, "r", asked, "Fine.", "depth"), wim_request(judge, "w", asked, "Fine.", {"depth": 7}, "missing")]
     for one in backend.generate([GenerateRequest(r.key, r.messages, GREEDY, r.prefix) for r in written]):
         assert list(one.ids) == greedy(model, backend, one)
 
@@ -173,7 +175,7 @@ def test_update_and_resume(name: str, made: Any, tmp_path: Path) -> None:
     ids = PairIds(prompt=prompt, chosen=replies[0], rejected=replies[1])
     numbers: dict[str, Any] = {"score_chosen": 1.0, "score_rejected": 0.0, "margin": 1.0, "round": 1, "policy_version": 0}
     pair = PreferencePair(id="p", prompt=[], chosen=[], rejected=[], provenance={}, ids=ids, **numbers)
-    done = Updater(mine, mine.config, rounds=4, seed=3, folder=tmp_path).update([pair], 1)
+    done = Dpo(mine, mine.config, rounds=4, seed=3, folder=tmp_path).update(Rows([pair]), 1)
     # -log sigmoid(0.5 * (gain of the chosen reply - gain of the rejected one))
     assert done.figures["loss"] == pytest.approx(math.log1p(math.exp(-0.5 * (gains[0] - gains[1]))), abs=1e-3)
     assert abs(gains[0] - gains[1]) > 1e-3 and done.steps == 1

@@ -104,6 +104,23 @@ def test_experts_that_learn_by_turns_have_a_row_each(tmp_path: Path) -> None:
     assert f"| {NO_ARM}, expert a |" in text and f"| {NO_ARM}, expert b |" in text
 
 
+def test_any_number_of_experts_learn_by_turns(tmp_path: Path) -> None:
+    experts = {name: {"path": name} for name in ("ann", "ben", "cay")}
+    folder = make(tmp_path / "run", learner="all", rounds=[], evaluated=None, experts=experts)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "rounds": 7}, sort_keys=False))
+    lines = [metrics("round", i, ROUND, learner=name) for i, name in enumerate(("ann", "ben", "cay", "ann"), 1)]
+    lines.append(metrics("evaluation", 4, {**EVALUATED, "wins": 80, "ties": 0, "losses": 20}, learner="ben"))
+    (folder / "metrics.jsonl").write_text("".join(f"{one.to_json()}\n" for one in lines))
+    rows = arms([folder]).rows
+    # 7 rounds by turns: rounds 1, 4, 7 are Ann's, 2 and 5 Ben's, 3 and 6 Cay's
+    assert [(row["learner"], row["rounds"], row["rounds_wanted"]) for row in rows] == [("ann", 2, 3), ("ben", 1, 2), ("cay", 1, 2)]
+    assert [row["win_rate"] for row in rows] == [None, 0.8, None]
+    assert ", expert cay |" in markdown(arms([folder]).values())
+    one = make(tmp_path / "one", learner="cay", experts=experts)
+    assert [(row["learner"], row["rounds_wanted"]) for row in arms([one]).rows] == [("cay", 2)]
+
+
 # -- what must not be pooled --------------------------------------------------------------------------------------------
 
 
@@ -153,6 +170,9 @@ def test_folders_that_are_no_runs_are_all_named(tmp_path: Path) -> None:
     assert "no such folder" in said[0] and "holds no run" in said[1] and "none of online_dpo" in said[2]
     table = arms([tmp_path])  # in a folder of runs those of other commands are only counted
     assert len(table.rows) == 1 and table.notes == [f"{tmp_path}: runs of other commands, left out: 1"]
+    (tmp_path / "good" / "trackers" / "wandb").mkdir(parents=True)
+    (tmp_path / "good" / "trackers" / "wandb" / "config.yaml").write_text("learner: {value: a}\n")
+    assert arms([tmp_path]).notes == table.notes  # what lies in a run is none of its own
 
 
 @pytest.mark.parametrize("line", ['{"id": 1}\n', '{"id": "x"\n{"id": "y"}\n'])

@@ -98,9 +98,7 @@ def test_the_front_matter(config: OnlineDpoConfig, tmp_path: Path) -> None:
         "pipeline_tag": "text-generation",
         "tags": ["dpo", "expertchat", "lora", "online-dpo", "trl"],
     }
-    hub = config.model_copy(
-        update={"experts": config.experts.model_copy(update={"a": named(config, "meta-llama/Meta-Llama-3-8B-Instruct")})}
-    )
+    hub = config.model_copy(update={"experts": config.experts.having(a=named(config, "meta-llama/Meta-Llama-3-8B-Instruct"))})
     assert front_of(model_card(hub, tmp_path))["base_model"] == "meta-llama/Meta-Llama-3-8B-Instruct"
     full = config.model_copy(update={"train": config.train.model_copy(update={"method": "full"})})
     assert front_of(model_card(full, tmp_path))["library_name"] == "transformers"
@@ -114,7 +112,7 @@ def named(config: OnlineDpoConfig, path: str) -> Any:
 
 
 def test_how_to_use_it(config: OnlineDpoConfig, tmp_path: Path) -> None:
-    hub = config.model_copy(update={"experts": config.experts.model_copy(update={"a": named(config, "OWNER/NAME")})})
+    hub = config.model_copy(update={"experts": config.experts.having(a=named(config, "OWNER/NAME"))})
     card = model_card(hub.model_copy(update={"train": config.train.model_copy(update={"rank": 24})}), tmp_path)
     assert "vllm serve OWNER/NAME --enable-lora --max-lora-rank 32 --lora-modules expert=THIS_FOLDER" in card  # the next that vLLM has
     assert 'from_pretrained(base, revision="abc", dtype="auto"' in card and "expertchat merge adapter=THIS_FOLDER out=MERGED" in card

@@ -11,7 +11,8 @@ from expertchat.events import AnyEvent, ConversationStarted, Note, TurnFinished
 from expertchat.experts.base import ExpertChat
 from expertchat.experts.registry import make_expert
 from expertchat.records import Speaker, Topic, Transcript, Turn
-from expertchat.talk.conversation import Dialogue, check_first_prompts, opener_of
+from expertchat.talk.conversation import Dialogue, check_first_prompts
+from expertchat.talk.order import opener_of
 from expertchat.talk.scheduler import Scheduler
 from expertchat.text.likeness import overlap
 from tests.scripted import Double, config_of
@@ -59,8 +60,8 @@ def test_turns_alternate_and_end_at_the_limit() -> None:
 
 
 def test_opener_alternates_over_conversations() -> None:
-    assert [opener_of(i, "alternate") for i in range(4)] == ["a", "b", "a", "b"]
-    assert opener_of(1, "a") == "a" and opener_of(0, "b") == "b"
+    assert [opener_of(i, "alternate", ("a", "b")) for i in range(4)] == ["a", "b", "a", "b"]
+    assert opener_of(1, "a", ("a", "b")) == "a" and opener_of(0, "b", ("a", "b")) == "b"
 
 
 def test_goes_on_after_the_turns_that_are_there() -> None:

@@ -20,15 +20,15 @@ from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import Completion, EmbedRequest, GenerateRequest, ScoreRequest, Scores
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationFinished, TurnFinished
-from expertchat.folder import lock
-from expertchat.folder.jsonl import Log, WriteError, read_lines, saving
+from expertchat.folder.jsonl import Log, read_lines
 from expertchat.folder.lock import HEARTBEAT, LOCK, FolderLock, read_heartbeat
+from expertchat.folder.writing import WriteError, replace, saving
 from expertchat.preferences.candidates import Bundle
 from expertchat.records import Answer, ExpertRef, Topic, Transcript, Turn
 from expertchat.talk.journal import Journal
 from expertchat.talk.scheduler import Scheduler
-from expertchat.training.book import Book
 from expertchat.training.checkpoints import DONE, checkpoints, damage, write_checkpoint
+from expertchat.training.folder import TrainingFolder
 from tests.scripted import BagOfWords, Collect, Double, run
 from tests.test_resume import PROPOSED, SMALL, contents
 from tests.test_store import opened
@@ -177,7 +177,7 @@ def _made(folder: Path) -> Path:
 
 def _ahead(folder: Path, **values: object) -> None:
     beat = {"host": "node7", "pid": 7, "time": time.time() + 90_000, "token": "theirs", "job": None, "restarts": None, **values}
-    lock.replace(folder / HEARTBEAT, json.dumps(beat))
+    replace(folder / HEARTBEAT, json.dumps(beat))
 
 
 def test_a_heartbeat_in_the_future_holds_a_folder_as_long_as_it_beats_alone(tmp_path: Path) -> None:
@@ -261,13 +261,13 @@ def test_a_checkpoint_keeps_the_one_before_and_its_dialogues_alone(tmp_path: Pat
 def test_records_of_a_round_that_is_done_are_missed(tmp_path: Path, left: int | None) -> None:
     """Nobody would write them again: a resumed run would end as done without them."""
     folder, path = tmp_path / "run", tmp_path / "run/topics.jsonl"
-    book = Book(folder, {"a": 1}, [])
+    book = TrainingFolder(folder, {"a": 1}, [])
     book.open()
     for n in range(3):
         book.keep(Topic(id=f"c000{n}", text="tides", source="list"))
     book.checkpoint(1, {"versions": {"a": 1}, "best": {}, "ended": None}, lambda place: None, [])
     book.close()
-    again = Book(folder, {"a": 1}, [])
+    again = TrainingFolder(folder, {"a": 1}, [])
     again.open()
     again.close()
     size, lines = path.stat().st_size, path.read_text("utf-8").splitlines(keepends=True)
@@ -276,12 +276,12 @@ def test_records_of_a_round_that_is_done_are_missed(tmp_path: Path, left: int | 
     else:
         path.write_text("".join(lines[:left]))
     with pytest.raises(ConfigError, match=rf"topics.jsonl has \d+ bytes, but {size} were written by the end of round 1: .*restore"):
-        Book(folder, {"a": 1}, []).open()
+        TrainingFolder(folder, {"a": 1}, []).open()
 
 
 def test_records_of_two_rounds_whose_checkpoints_are_lost_are_not_written_twice(tmp_path: Path) -> None:
     def rounds(numbers: range) -> None:
-        book = Book(tmp_path / "run", {"a": 1}, [])
+        book = TrainingFolder(tmp_path / "run", {"a": 1}, [])
         book.open()
         for number in numbers:
             ref, name = ExpertRef(family="f", model="m"), f"r000{number}/c0000"

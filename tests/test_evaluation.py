@@ -14,7 +14,8 @@ import torch
 
 from expertchat.backends.base import GenerateRequest, ScoreRequest
 from expertchat.config import ConfigError, conf_dir
-from expertchat.evaluation.evaluator import check, ratings_alone
+from expertchat.evaluation.comparing import ratings_alone
+from expertchat.evaluation.evaluator import check
 from expertchat.evaluation.figures import RATINGS_APART, Comparison, figures, like_length, outcome, win_figures
 from expertchat.evaluation.statistics import wilson
 from expertchat.events import Note
@@ -305,8 +306,9 @@ def embedded() -> dict[str, Any]:
 
 def embedded_stage(folder: Path, models: dict[str, Any], rows: int, *overrides: str) -> Stage:
     stage = Stage(folder, config_of(*overrides))
-    experts = {s: make_expert(s, getattr(stage.evaluator.config.experts, s), models[s].info) for s in ("a", "b")}
-    stage.evaluator.experts, stage.evaluator.tokens = experts, {s: models[s].count_tokens for s in models}
+    experts = {s: make_expert(s, stage.evaluator.config.experts[s], models[s].info) for s in ("a", "b")}
+    comparer, tokens = stage.evaluator.comparer, {s: models[s].count_tokens for s in models}
+    stage.evaluator.experts, stage.evaluator.tokens = comparer.experts, comparer.tokens = experts, tokens
     stage.backends = {**models, "base_a": models["a"], "base_b": models["b"]}
     stage.rows = rows
     return stage

@@ -13,6 +13,7 @@ from expertchat.experts.llama3 import Llama3
 from expertchat.experts.mixtral import Mistral, Mixtral
 from expertchat.experts.qwen import Qwen
 from expertchat.experts.registry import FAMILIES, expert_notes, make_expert
+from expertchat.judging.requests import analysis_request, rating_request, score_request, wim_request
 from expertchat.judging.view import Judgement
 from expertchat.records import Message, Turn
 from tests import tiny
@@ -80,10 +81,10 @@ def test_every_request_of_every_seat_renders(kind: str, cls: type[ExpertChat], l
     judgement = Judgement("herons", TURNS, "a", categories={"depth": "how deep"})
     requests = [
         expert.topic_request("k", ["owls"]),
-        expert.analysis_request("k", judgement),
-        expert.rating_request("k", judgement, "Good.", "depth"),
-        expert.score_request("k", judgement, "Good.", "depth"),
-        expert.wim_request("k", judgement, "Good.", {"depth": 7}, "missing"),
+        analysis_request(expert, "k", judgement),
+        rating_request(expert, "k", judgement, "Good.", "depth"),
+        score_request(expert, "k", judgement, "Good.", "depth"),
+        wim_request(expert, "k", judgement, "Good.", {"depth": 7}, "missing"),
         *(expert.reply_request("k", History("herons", TURNS[:n]))[0] for n in range(4)),
         expert.reply_request("k", History("herons", TURNS[1:]))[0],  # the oldest turn dropped
         expert.reply_request("k", History("herons", TURNS[2:]))[0],

@@ -27,7 +27,7 @@ DIALOGUE = " ".join(turn.text for turn in TURNS)
 
 
 def standard() -> Prompts:
-    return config_of("experts.a.path=x", "model@experts.a=auto").experts.a.prompts
+    return config_of("experts.a.path=x", "model@experts.a=auto").experts["a"].prompts
 
 
 def kind(text: str, of: str = "wim", dialogue: str = DIALOGUE) -> str | None:
@@ -160,10 +160,11 @@ def test_the_embedded_experts_answers_have_no_fault() -> None:
 
 def test_every_kind_is_in_the_docs() -> None:
     root = Path(__file__).parents[1]
-    code = "".join((root / "expertchat/judging" / name).read_text() for name in ("judge.py", "faults.py", "reading.py"))
+    code = "".join((root / "expertchat/judging" / name).read_text() for name in ("judge.py", "answers.py", "faults.py", "reading.py"))
     kinds = set(re.findall(r'Fault\(\s*"(\w+)"', code))
     kinds |= set(re.findall(r'(?:return |Parsed\(None, ).*", "(\w+)"\)?(?: if .*)?$', code, re.M))
     kinds |= set(re.findall(r'^    \(?"?(\w+)", "an? ', code, re.M))
+    kinds.add(faults.PARROT)
     docs = (root / "docs/ratings.md").read_text()
     assert {"loop", "cut", "low_mass", "not_finite"} <= kinds
     assert [kind for kind in sorted(kinds) if f"`{kind}`" not in docs and f"null: {kind} " not in docs] == []

@@ -200,9 +200,10 @@ def test_one_rating_is_enough_to_be_done(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_without_an_outcome_chooses_nothing_and_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from expertchat.text.measures import PROGRAMS, Program
+    from expertchat.text.measures import PROGRAMS
+    from expertchat.text.program import Program
 
-    source = "expertchat.evaluation.evaluator.PROGRAMS"
+    source = "expertchat.evaluation.comparing.PROGRAMS"
     monkeypatch.setattr(source, {**PROGRAMS, "length": Program(lambda text: None, float, "nothing")})
     settings = (*ONE, "reward=length", "evaluation=reward", "evaluation.every=1", "evaluation.histories=1", "evaluation.final=2")
     code, sink = train(tmp_path / "run", *settings)

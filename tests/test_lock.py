@@ -24,8 +24,9 @@ from expertchat.events import AnyEvent, Note, RunFinished, RunStarted
 from expertchat.folder import lock
 from expertchat.folder import run_folder as run_folder
 from expertchat.folder.here import Place
-from expertchat.folder.jsonl import WriteError
+from expertchat.folder.jsonl import read_json
 from expertchat.folder.lock import CLAIM, HEARTBEAT, LOCK, FolderLock, read_heartbeat
+from expertchat.folder.writing import WriteError, replace
 from tests.scripted import Collect, Double, run
 from tests.test_resume import SMALL, contents
 
@@ -37,7 +38,8 @@ WRITER = """
 import os, sys
 from pathlib import Path
 from expertchat.folder import lock
-from expertchat.folder.jsonl import Log, WriteError
+from expertchat.folder.jsonl import Log
+from expertchat.folder.writing import WriteError
 from expertchat.folder.here import Place
 folder, job, restarts, host = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 if host:
@@ -73,7 +75,7 @@ def soon(true: Callable[[], object]) -> None:
 
 def beat(folder: Path, name: str = HEARTBEAT, **values: object) -> None:
     content = {"host": "node7", "pid": 4711, "time": time.time(), "token": "theirs", "job": None, "restarts": None, **values}
-    lock.replace(folder / name, json.dumps(content))
+    replace(folder / name, json.dumps(content))
 
 
 # -- two processes ------------------------------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ def test_who_waits_gives_way(tmp_path: Path, name: str, values: dict[str, Any]) 
     beat(tmp_path, job="123", restarts=0)
     with pytest.raises(ConfigError, match="is being written by another process"):
         FolderLock(tmp_path, LONG, 0.02, here=Place("123", 1), say=lambda text: beat(tmp_path, name, **values))
-    assert (lock._read(tmp_path / CLAIM) or {}).get("restarts") == (2 if name == CLAIM else None)
+    assert (read_json(tmp_path / CLAIM) or {}).get("restarts") == (2 if name == CLAIM else None)
 
 
 def test_an_interrupt_ends_the_waiting_and_takes_the_claim_back(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.scripted import BagOfWords, Double, config_of
 from tests.test_conversation import experts
 from tests.test_topics import propose, topics_config
 
-STANDARD = config_of("experts.a.path=x", "model@experts.a=auto").experts.a.prompts.topic.format(avoid="")
+STANDARD = config_of("experts.a.path=x", "model@experts.a=auto").experts["a"].prompts.topic.format(avoid="")
 
 NAMES = {
     "The history of zero": "The history of zero",

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from expertchat.command.compose import load
-from expertchat.judging.roles import seats_of, wants_embedder
+from expertchat.judging.roles import seats_of
 from expertchat.plan.job import STATES, Job, Model, Training, units
 from expertchat.plan.memory import Lora, layer_adapter, layer_weights
 from expertchat.plan.placement import Load, Unit
 from expertchat.plan.planner import check, parse_gpus
-from expertchat.training.learners import PROMPT, room_for
+from expertchat.training.room import PROMPT, room_for
 
 REAL = ("+experiment=llama3_mixtral_4x16", "topics=embedded")
 BIG = parse_gpus("1x400")  # one: placing is not what these tests are about
@@ -50,7 +50,7 @@ def test_a_third_model_is_loaded_and_planned_where_anybody_asks_it(overrides: li
 )
 def test_the_embedder_is_loaded_and_planned_where_anything_is_embedded(overrides: list[str], wanted: bool) -> None:
     config: Any = load("online_dpo", [*REAL, *overrides])
-    assert wants_embedder(config) == wanted
+    assert config.embeds == wanted
     plan = check(config, BIG, room_for(config))
     assert plan is not None and (plan.job.embedder is not None) == wanted
 

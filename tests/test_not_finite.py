@@ -15,7 +15,7 @@ from expertchat.evaluation.figures import outcome
 from expertchat.evaluation.statistics import scaled_margin
 from expertchat.events import StepFinished, WimGiven
 from expertchat.folder.jsonl import read_lines
-from expertchat.folder.summary import read_summary
+from expertchat.folder.reader import RunReader
 from expertchat.judging import rating, wim
 from expertchat.judging.pairwise import read
 from expertchat.preferences.pairs import Choice, make_pairs
@@ -61,13 +61,13 @@ def test_an_embedding_without_a_direction_gives_no_wim_score(tmp_path: Path, vec
     for name in ("wim", "rewards", "ratings", "events"):
         for line in (tmp_path / "r" / f"{name}.jsonl").read_text().splitlines():
             json.loads(line, parse_constant=pytest.fail)
-    summary = read_summary(tmp_path / "r")
+    summary = RunReader(tmp_path / "r").summary
     assert summary["wim_null"] == 2 and summary["faults"]["wim"] == {"not_finite": 2} and summary["rewards_null"] == 2
 
 
 def test_a_broken_embedder_makes_neither_shuffled_scores_nor_repeats() -> None:
     one, two = talk(name="r0001/c0000")[0], talk(name="r0001/c0001")[0]
-    found = scored([one, two], dpo_config("reward.wim=shuffled"), Broken(NAN, 0.0))
+    found = scored([one, two], dpo_config("reward.wim=shuffled").rules, Broken(NAN, 0.0))
     assert found and {score.value for score in found} == {None}
     assert set(repeats([one, two], Broken(NAN, 0.0), 0.9).values()) == {0}
     # No repeat is known, so none is charged; with directions that are all the same every later sentence is one.

@@ -21,9 +21,11 @@ from expertchat.backends.scoring import plan
 from expertchat.backends.vocabulary import Vocabulary
 from expertchat.config import ConfigError
 from expertchat.experts.registry import make_expert
+from expertchat.judging.requests import score_request
 from expertchat.judging.view import Judgement
 from expertchat.records import Message, Turn
 from expertchat.training.learner import LoraLearner
+from expertchat.training.method import Rows
 from expertchat.training.rows import row_of
 from tests import tiny
 from tests.forms import BEGIN, FORMS, IM, LOOP, Form
@@ -245,7 +247,7 @@ def test_a_tokenizer_without_pad_and_end_token_can_be_trained() -> None:
     backend = backend_of(FORMS["no_pad_no_end"], eos_token_id=None)
     assert backend.end_ids == () and any("no end token is known" in note for note in backend.info.notes)
     learner = LoraLearner("a", backend, config(), ("q_proj", "v_proj"), Adapters(backend.model), "m", 0)
-    assert updater(learner).update([pair(0, "The Moon pulls the sea.", "No.")], 1).steps == 1
+    assert updater(learner).update(Rows([pair(0, "The Moon pulls the sea.", "No.")]), 1).steps == 1
 
 
 def test_the_end_is_taken_from_the_template_and_the_config() -> None:
@@ -287,7 +289,7 @@ def test_a_judge_that_thinks_is_scored_outside_of_its_thoughts() -> None:
     assert backend.info.opens_thinking
     expert = make_expert("b", tiny.config("m", family="auto"), backend.info)
     judgement = Judgement("herons", (Turn(speaker="a", text="They fish."), Turn(speaker="b", text="")), "a", categories={"depth": "how"})
-    request = expert.score_request("k", judgement, "Good.", "depth")
+    request = score_request(expert, "k", judgement, "Good.", "depth")
     assert isinstance(request, ScoreRequest)
     (scores,) = backend.score([request])
     assert sum(map(torch.tensor(scores.logprobs).exp().__getitem__, range(10))) > 0

@@ -35,7 +35,7 @@ SMALL = (
     "view=none", "rounds=2", "conversation.count=2", "conversation.turns=3", "candidates.count=2", "evaluation.every=1",
     "evaluation.histories=2", "evaluation.final=3", "train.rank=2", "pairs.min_margin=0.0", "keep_rounds=1",
 )  # fmt: skip
-RECORDS = ("transcripts", "candidates", "ratings", "wim", "rewards", "pairs", "metrics")
+RECORDS = ("transcripts", "candidates", "ratings", "wim", "rewards", "scores", "pairs", "metrics")
 
 
 def config_of(*overrides: str) -> OnlineDpoConfig:

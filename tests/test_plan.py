@@ -19,8 +19,9 @@ from expertchat.config import ConfigError
 from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, parse_gpus
 from expertchat.plan.memory import GIB, PREFILL_TOKENS, Lora, Shape, Step, adapter, shape_of, train_ends, train_logits, train_pass, weights
 from expertchat.plan.placement import Load
-from expertchat.plan.planner import Plan, as_dict, check, does_fit, embedder_device, make_plan, placed, plan_of
+from expertchat.plan.planner import Plan, check, does_fit, embedder_device, make_plan, placed, plan_of
 from expertchat.plan.shapes import PUBLISHED
+from expertchat.plan.values import as_dict
 from expertchat.views.plan import bar, print_plan
 
 LLAMA = Model("a", "llama", shape_of(PUBLISHED["meta-llama/Meta-Llama-3-8B-Instruct"]), "fp16", "nf4", key="experts.a")

@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertchat.text import measures as programs
-from expertchat.text.measures import MIDDLE, PROGRAMS, length, questions
+from expertchat.text import measures, program
+from expertchat.text.measures import PROGRAMS, length, questions
+from expertchat.text.program import MIDDLE
 
 
 def test_the_examples_hold() -> None:
-    assert doctest.testmod(programs).failed == 0 and doctest.testmod(programs).attempted == 3
+    for module, examples in ((measures, 3), (program, 2)):
+        found = doctest.testmod(module)
+        assert (found.failed, found.attempted) == (0, examples)
 
 
 @given(st.sampled_from(sorted(PROGRAMS)), st.text(max_size=200))

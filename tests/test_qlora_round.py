@@ -18,10 +18,11 @@ from expertchat.preferences.config import PairsConfig
 from expertchat.preferences.pairs import Choice, make_pairs
 from expertchat.records import Candidate, Message
 from expertchat.training.config import TrainConfig
+from expertchat.training.dpo import Dpo
 from expertchat.training.learner import LoraLearner
 from expertchat.training.merge import run_merge
 from expertchat.training.merge_config import MergeConfig
-from expertchat.training.update import Updated, Updater
+from expertchat.training.method import Rows, Updated
 from tests import checkpoints
 
 torch.set_num_threads(1)
@@ -62,10 +63,10 @@ def one_round(learner: LoraLearner, folder: Path, losses: list[float], histories
         choices.append(Choice(prompt, candidates, rewards, "letters"))
     pairs = make_pairs(choices, PairsConfig(mode="best_worst", min_margin=0.0, length_ratio=1.0, max_lag=0, cut="no_end"), 0).pairs
     assert len(pairs) == histories
-    updater = Updater(
+    updater = Dpo(
         learner, learner.config, rounds=1, seed=0, folder=folder, on_step=lambda round, step, steps, loss: losses.append(loss)
     )
-    return updater.update(pairs, 1)
+    return updater.update(Rows(pairs), 1)
 
 
 def check_round(learner: LoraLearner, folder: Path) -> dict[str, Tensor]:
@@ -75,7 +76,7 @@ def check_round(learner: LoraLearner, folder: Path) -> dict[str, Tensor]:
     frozen = {name: p.detach().clone() for name, p in model.named_parameters() if ".lora_" not in name}
     losses: list[float] = []
     updated = one_round(learner, folder, losses)
-    assert (updated.steps, updated.pairs, learner.version) == (2, 4, 1)  # four pairs a step, twice
+    assert (updated.steps, updated.rows, learner.version) == (2, 4, 1)  # four pairs a step, twice
     # The first step's policy is its reference, -log sigmoid(0) = 0.6931; the second step sees the same pairs again.
     assert losses[0] == pytest.approx(0.6931, abs=1e-3) and losses[1] < losses[0]
     for name, parameter in model.named_parameters():

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from expertchat import cli
 from expertchat.events import Note, RunFinished
 from expertchat.folder import provenance
-from expertchat.folder.lock import replace
 from expertchat.folder.run import Hub
+from expertchat.folder.writing import replace
 from expertchat.text.redaction import HIDDEN, given_secrets, hide, hide_in, hide_words, is_secret_name
 from tests.scripted import Collect
 

@@ -12,10 +12,12 @@ from expertchat.command.compose import load
 from expertchat.events import AnyEvent, CandidatesJudged, TurnFinished
 from expertchat.experts.registry import make_expert
 from expertchat.judging import wim
-from expertchat.preferences.candidates import Bundle, Cast, Rollout, choices, judge_of
+from expertchat.preferences.candidates import Bundle, Rollout, choices
 from expertchat.preferences.pairs import make_pairs
-from expertchat.preferences.score import repeats, scored, scores
+from expertchat.preferences.score import repeats, scored
 from expertchat.records import Topic
+from expertchat.talk.cast import Cast
+from expertchat.talk.conversation import Dialogue
 from expertchat.talk.scheduler import Scheduler
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.figures import remarks, round_figures, why_no_pair
@@ -44,11 +46,10 @@ def talk(
     config, double, events = dpo_config(*overrides), double or Double(), list[AnyEvent]()
     info = ModelInfo("double", 100_000)
     experts = {"a": make_expert("a", config.experts["a"], info), "b": make_expert("b", config.experts["b"], info)}
-    counts = {seat: double.count_tokens for seat in experts}
-    rollout = Rollout(
-        Topic(id=name, text="bees", source="list"), opener, experts, config.conversation, events.append, counts, 5,
-        round=1, learners=learners, versions={"a": 2, "b": 7}, settings=config, cast=Cast(experts, counts),
-    )  # fmt: skip
+    cast = Cast(dict.fromkeys(experts, double), experts, seats=("a", "b"))
+    topic = Topic(id=name, text="bees", source="list")
+    dialogue = Dialogue(topic, opener, experts, config.conversation, events.append, cast.tokens, 5)
+    rollout = Rollout(dialogue, cast, config.rules, 1, learners, {"a": 2, "b": 7})
     found: list[Bundle] = []
 
     def flow() -> Any:
@@ -57,6 +58,10 @@ def talk(
     names = ("a", "b", "base_a", "base_b", "third")
     assert Scheduler({**dict.fromkeys(names, double), "embedder": BagOfWords()}).run([flow()])
     return found[0], double, events
+
+
+def scores(bundles: list[Bundle], config: OnlineDpoConfig, embedder: Any) -> dict[str, float | None]:
+    return {score.id: score.value for score in scored(bundles, config.rules, embedder)}
 
 
 def test_only_the_learners_turns_have_candidates_all_from_one_history() -> None:
@@ -115,8 +120,6 @@ def test_best_goes_on_with_the_highest_reward_and_is_judged_before_the_next_turn
 def test_who_judges(judge: str, who: str) -> None:
     bundle, _, _ = talk(f"judging.judge={judge}")
     assert {r.judge for one in bundle.sampled for r in one.rewards} == {who}
-    assert judge_of("third", "a") == ("third", "third")
-    assert judge_of("partner_reference", "b") == ("base_a", "a")
 
 
 def test_a_bundle_comes_back_from_its_line_as_it_was() -> None:
@@ -219,7 +222,7 @@ def test_what_is_said_again_costs_a_penalty_whatever_the_words() -> None:
 def test_figures_of_a_round() -> None:
     bundle, _, _ = talk(double=Double(tokens=20))
     config = dpo_config()
-    found = scored([bundle], config, None)
+    found = scored([bundle], config.rules, None)
     pairing = make_pairs(choices([bundle], {score.id: score.value for score in found}, "partner"), config.pairs, 2)
     figures = round_figures([bundle], found, pairing)
     assert (figures["histories"], figures["candidates"], figures["length"]) == (2, 6, 20)
@@ -236,7 +239,7 @@ def test_nulls_of_a_round_are_counted_by_their_kind() -> None:
         return " 7-8" if "-by-" in request.key and request.key.endswith("/depth") else " 7" if "-by-" in request.key else babble(request)
 
     bundle, _, _ = talk("judging.form=sampled", double=Double(reply))
-    figures = round_figures([bundle], scored([bundle], dpo_config(), None), make_pairs([], dpo_config().pairs, 2))
+    figures = round_figures([bundle], scored([bundle], dpo_config().rules, None), make_pairs([], dpo_config().pairs, 2))
     # Two histories of three candidates: six ratings of depth are ranges; k0's WIM is a refusal, those of k1 and k2 name no content.
     assert {name: n for name, n in figures.items() if name.startswith("fault_")} == {
         "fault_rating_range": 6, "fault_wim_no_content": 4, "fault_wim_refusal": 2,
@@ -329,14 +332,14 @@ def test_the_rate_is_not_lowered_for_what_it_has_nothing_to_do_with() -> None:
 def test_one_history_alone_has_no_other_whose_wim_could_be_shuffled_in() -> None:
     bundle, _, _ = talk("reward.wim=shuffled", "judging.z=1.0")
     bundle = bundle.model_copy(update={"sampled": bundle.sampled[:1]})
-    found = scored([bundle], dpo_config("reward.wim=shuffled", "judging.z=1.0"), BagOfWords())
+    found = scored([bundle], dpo_config("reward.wim=shuffled", "judging.z=1.0").rules, BagOfWords())
     assert [score.value for score in found] == [None] * 3
     assert all(score.problem and "another history" in score.problem for score in found)
 
 
 def test_every_score_says_what_it_comes_from() -> None:
     bundle, _, _ = talk(double=Double(tokens=50))
-    found = scored([bundle], dpo_config("reward.length_penalty=0.2", "reward.sign=-1"), None)
+    found = scored([bundle], dpo_config("reward.length_penalty=0.2", "reward.sign=-1").rules, None)
     rewards = {r.candidate: r.value for one in bundle.sampled for r in one.rewards}
     for score in found:
         assert (score.source, score.sign, score.length_penalty, score.repeat_penalty) == ("judge", -1, pytest.approx(0.1), 0.0)
@@ -356,7 +359,7 @@ def test_a_program_rewards_without_asking_a_judge(sign: int, best: str) -> None:
     changes = ("conversation.turns=2", "reward=questions", f"reward.sign={sign}", "candidates.continue_with=best", "evaluation=reward")
     bundle, double, events = talk(*changes, double=Double(asking))
     assert not [key for key in double.asked() if "-by-" in key]
-    found = scored([bundle], dpo_config(*changes), None)
+    found = scored([bundle], dpo_config(*changes).rules, None)
     # 2 of 2, 1 of 2 and 0 of 1 sentences ask: 1, 0 and -1 in the range of a reward
     assert [score.measured for score in found] == [1.0, 0.5, 0.0]
     assert [score.value for score in found] == [sign * value for value in (1.0, 0.0, -1.0)]
@@ -370,7 +373,7 @@ def test_a_program_rewards_without_asking_a_judge(sign: int, best: str) -> None:
 
 def test_an_empty_reply_has_no_measure() -> None:
     bundle, _, _ = talk("reward=length", "evaluation=reward", double=Double(lambda request: "..." if "/k" in request.key else "Go on."))
-    found = scored([bundle], dpo_config("reward=length", "evaluation=reward"), None)
+    found = scored([bundle], dpo_config("reward=length", "evaluation=reward").rules, None)
     assert {(score.value, score.measured, score.problem) for score in found} == {(None, None, "the reply has no words")}
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from expertchat.backends.base import GenerateRequest
 from expertchat.experts.speakers import Speakers
-from expertchat.folder.summary import read_summary
+from expertchat.folder.reader import RunReader
 from expertchat.records import Turn
 from expertchat.views.model import RunState
 from expertchat.views.words import remarks, summary_lines
@@ -183,7 +183,7 @@ def test_the_summary_and_the_views_say_how_many(tmp_path: Path) -> None:
     # Three dialogues of four turns: a goes on for the partner in both of its turns, and b says nothing in both of its own.
     sink = Collect()
     run(tmp_path / "r", "conversation.count=3", "conversation.turns=4", "conversation.opener=a", double=Double(reply), sink=sink)
-    summary = read_summary(tmp_path / "r")
+    summary = RunReader(tmp_path / "r").summary
     assert (summary["turns"], summary["turns_beyond"], summary["turns_blank"]) == (12, 6, 6)
     state = RunState()
     for event in sink.events:

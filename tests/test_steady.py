@@ -17,6 +17,7 @@ from expertchat.config import ConfigError
 from expertchat.records import Message
 from expertchat.training import steady
 from expertchat.training.learner import Learner, LoraLearner, WeightLearner
+from expertchat.training.method import Rows
 from expertchat.training.steady import GROW_AFTER, START, Steady
 from tests import tiny
 from tests.test_update import backend, config, lora, pairs, shake, updater, weights
@@ -48,7 +49,7 @@ def test_a_step_on_a_nan_is_not_made_and_counted(monkeypatch: pytest.MonkeyPatch
     learner = lora(config(epochs=2))
     poisoned(learner, monkeypatch, 1, 2)
     told: list[int] = []
-    done = updater(learner, on_step=lambda round, step, steps, loss: told.append(step)).update(pairs(), 1)
+    done = updater(learner, on_step=lambda round, step, steps, loss: told.append(step)).update(Rows(pairs()), 1)
     assert (done.steps, done.skipped, told) == (2, 2, [1, 2, 3, 4]) and learner.version == 1
     assert all(torch.isfinite(torch.tensor(value)) for value in done.figures.values())
     assert all(bool(p.isfinite().all()) for p in learner.parameters().values())
@@ -59,7 +60,7 @@ def test_an_update_without_a_single_step_changes_nothing(monkeypatch: pytest.Mon
     before = weights(learner)
     poisoned(learner, monkeypatch, 0, 1)
     one = updater(learner)
-    done = one.update(pairs(), 1)
+    done = one.update(Rows(pairs()), 1)
     assert (done.steps, done.skipped, done.figures, learner.version) == (0, 2, {}, 0) and same(learner, before)
     assert not one.optimizer.state  # Adam has seen nothing
 
@@ -68,7 +69,7 @@ def test_a_loss_that_is_not_finite_makes_no_step_either(monkeypatch: pytest.Monk
     learner = lora()
     shake(learner, 1e30)  # finite weights, but their product is not
     before = weights(learner)
-    done = updater(learner).update(pairs(), 1)
+    done = updater(learner).update(Rows(pairs()), 1)
     assert (done.steps, done.skipped) == (0, 2) and same(learner, before)
 
 
@@ -76,7 +77,7 @@ def test_many_such_steps_in_a_row_end_the_run(monkeypatch: pytest.MonkeyPatch) -
     learner = lora(config(batch=1, micro_batch=1))
     poisoned(learner, monkeypatch, *range(1, 99))
     with pytest.raises(ConfigError, match=r"expert a \(float32\) had 4 steps in a row .* not finite.*lower train\.learning_rate"):
-        updater(learner).update(pairs() + pairs(), 1)
+        updater(learner).update(Rows(pairs() + pairs()), 1)
     assert not learner.backend.model.training and learner.adapters.names == ("expert_a",)
 
 
@@ -133,7 +134,7 @@ def gradients(folder: Path, dtype: str, scaled: bool, monkeypatch: pytest.Monkey
         mine = updater(learner)
         assert mine.steady.scaled == (dtype == "fp16")
         mine.steady = Steady(scaled, "")
-        mine.update(pairs()[:2], 1)
+        mine.update(Rows(pairs()[:2]), 1)
     return found[0]
 
 
@@ -162,7 +163,7 @@ def first_loss(dropout: float, reference: str, round: int = 1) -> float:
     told: list[float] = []
     learner = lora(config(dropout=dropout, reference=reference))
     shake(learner)
-    updater(learner, on_step=lambda round, step, steps, loss: told.append(loss)).update(pairs(), round)
+    updater(learner, on_step=lambda round, step, steps, loss: told.append(loss)).update(Rows(pairs()), round)
     return told[0]
 
 
@@ -186,13 +187,13 @@ def test_dropout_leaves_the_reference_and_the_talking_alone() -> None:
 
     model.add_adapter = add
     one = updater(learner)
-    one.update(pairs()[:2], 1)
+    one.update(Rows(pairs()[:2]), 1)
     assert seen == ["ref"]
     layers = [module.lora_dropout for module in model.modules() if hasattr(module, "lora_dropout")]
     assert {layer["expert_a"].p for layer in layers} == {0.5} and not any(layer.training for layer in layers)
     asked = GenerateRequest("k", (Message("user", "Hello."),), Decoding("greedy", max_new_tokens=8))
     assert len({learner.policy.generate([asked])[0].ids for _ in range(3)}) == 1
-    one.update(pairs()[:2], 2)
+    one.update(Rows(pairs()[:2]), 2)
     assert {layer["expert_a"].p for layer in layers} == {0.5}  # TRL has switched it off again meanwhile
 
 

@@ -1,26 +1,20 @@
-"""The run folder: whole lines, one writer, one config; what is torn is cut, what is damaged or foreign is refused."""
+"""The run folder: one config, records and events once; what is damaged or foreign is refused."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
-import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from expertchat.config import ConfigError
 from expertchat.events import ConversationStarted, Note, Progress, RatingGiven, TextStreamed, TurnFinished
-from expertchat.folder import lock
-from expertchat.folder.jsonl import Log, WriteError, cut_torn_end, read_lines
-from expertchat.folder.lock import FolderLock, read_heartbeat
+from expertchat.folder.following import EventTail, LiveFile
 from expertchat.folder.run_folder import RunFolder, differences
 from expertchat.folder.store import Store
+from expertchat.folder.writing import WriteError
 from expertchat.records import ExpertRef, Rating, Topic, Transcript, Turn
-from expertchat.views.tail import EventTail, LiveFile
 
 CONFIG = {"run": {"dir": "x", "seed": 0}, "view": "live", "engine": {"max_batch": 4}, "conversation": {"count": 2, "turns": 2}}
 REF = ExpertRef(family="world", model="double")
@@ -36,78 +30,6 @@ def opened(folder: Path, config: dict[str, object] | None = None) -> Store:
 
 def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-# -- one file -----------------------------------------------------------------------------------------------------------
-
-
-RECORDS = st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=6)
-
-
-@settings(deadline=None)
-@given(RECORDS, st.integers(0, 300), st.binary(max_size=8))
-def test_a_torn_end_is_cut_to_whole_lines(
-    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, str]], at: int, junk: bytes
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "torn.jsonl"
-    whole = [(json.dumps(record) + "\n").encode() for record in records]
-    content = b"".join(whole)[:at] + junk.replace(b"\n", b"?").replace(b"}", b"?")
-    path.write_bytes(content)
-    # What survives are the whole lines before the cut; junk without a newline or a closing brace makes no line whole.
-    kept, size = [], 0
-    for record, line in zip(records, whole, strict=True):
-        size += len(line)
-        if size <= at:
-            kept.append(record)
-    assert [line for _, line in read_lines(path)] == kept
-    cut = cut_torn_end(path)
-    assert path.read_bytes() == b"".join(whole[: len(kept)]) and cut == len(content) - path.stat().st_size
-    log = Log(path)
-    log.append('{"more": 1}')
-    log.close()
-    assert [line for _, line in read_lines(path)] == [*kept, {"more": 1}]
-
-
-def test_a_long_torn_line_is_cut(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(b'{"a": 1}\n' + b'{"b": "' + b"x" * 200_000)  # longer than the blocks in which the end is looked for
-    assert cut_torn_end(path) == 200_007 and path.read_bytes() == b'{"a": 1}\n'
-
-
-def test_zeros_at_the_end_are_cut(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(b'{"a": 1}\n' + b"\0" * 100 + b"\n")  # what a power cut can leave
-    assert cut_torn_end(path) == 101
-
-
-def test_damage_in_the_middle_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"b": \n{"c": 3}\n')
-    with pytest.raises(ConfigError, match=r"line 2 is not a JSON object: the file is damaged"):
-        list(read_lines(path))
-
-
-def test_a_failing_write_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = Log(tmp_path / "x.jsonl")
-    log.append('{"a": 1}')
-    real = os.write
-
-    def full(fd: int, content: bytes) -> int:
-        if len(content) > 5:
-            return real(fd, content[:5])  # the disk takes five bytes ...
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(WriteError, match="No space left on device; what was written before stays readable"):
-        log.append('{"b": 22}')  # ... and 10 bytes need two writes
-    monkeypatch.undo()
-    assert lines(tmp_path / "x.jsonl") == [{"a": 1}]
-    log.close()
-    with pytest.raises(WriteError, match="is closed"):
-        log.append("{}")
-
-
-# -- the folder ---------------------------------------------------------------------------------------------------------
 
 
 def test_records_and_events_are_written_once(tmp_path: Path) -> None:
@@ -325,94 +247,3 @@ def test_events_before_the_beginning_are_kept(tmp_path: Path) -> None:
     store.begin(lambda speakers: (0, 0, 0))
     store.close()
     assert [e["text"] for e in lines(tmp_path / "run/events.jsonl")] == ["early"]
-
-
-# -- one writer ---------------------------------------------------------------------------------------------------------
-
-
-def beat(folder: Path, **values: object) -> None:
-    content = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "token": "x", **values}
-    (folder / lock.HEARTBEAT).write_text(json.dumps(content))
-
-
-def dead_pid() -> int:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return pid
-
-
-def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
-    first = opened(tmp_path / "run")
-    with pytest.raises(ConfigError, match=rf"is being written by another process \(process {os.getpid()} on .*expertchat watch"):
-        Store(tmp_path / "run", CONFIG, [])
-    first.close()
-    assert read_heartbeat(tmp_path / "run") is None
-    opened(tmp_path / "run").close()
-
-
-@pytest.mark.parametrize("locks", [True, False])
-def test_a_fresh_heartbeat_of_another_host_is_respected_and_an_old_one_is_not(
-    tmp_path: Path, locks: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not locks:
-        monkeypatch.setattr(lock, "fcntl", None)
-    beat(tmp_path, host="elsewhere", time=time.time() - 60)
-    with pytest.raises(ConfigError, match="on elsewhere, last seen 60 s ago"):
-        FolderLock(tmp_path)
-    beat(tmp_path, host="elsewhere", time=time.time() - 200)
-    taken = FolderLock(tmp_path)
-    assert taken.note is not None and "on elsewhere, last seen 200 s ago is gone" in taken.note
-    taken.release()
-
-
-def test_without_file_locks_a_live_process_is_respected_and_a_dead_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "fcntl", None)
-    beat(tmp_path, pid=os.getppid())
-    with pytest.raises(ConfigError, match="another process"):
-        FolderLock(tmp_path)
-    beat(tmp_path, pid=dead_pid())
-    taken = FolderLock(tmp_path)
-    assert taken.note is not None
-    taken.release()
-
-
-def test_with_file_locks_a_reused_process_id_does_not_block(tmp_path: Path) -> None:
-    beat(tmp_path, pid=os.getppid())  # this process lives, but it does not hold the lock
-    taken = FolderLock(tmp_path)
-    assert taken.note is not None
-    taken.release()
-
-
-def test_a_writer_that_was_taken_over_notices_and_stops(tmp_path: Path) -> None:
-    store = opened(tmp_path / "run")
-    store._lock.release()
-    store._lock = FolderLock(tmp_path / "run", beat_seconds=0.01)
-    beat(tmp_path / "run", host="elsewhere", token="theirs")
-    deadline = time.monotonic() + 5
-    while not store._lock.lost and time.monotonic() < deadline:
-        time.sleep(0.01)
-    with pytest.raises(WriteError, match="another process has taken"):
-        store.send(Note(text="x"))
-    store.close()
-    assert (read_heartbeat(tmp_path / "run") or {})["token"] == "theirs"
-
-
-def test_the_heartbeat_beats(tmp_path: Path) -> None:
-    taken = FolderLock(tmp_path, beat_seconds=0.01)
-    first = (read_heartbeat(tmp_path) or {})["time"]
-    deadline = time.monotonic() + 5
-    while (read_heartbeat(tmp_path) or {}).get("time") == first and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert (read_heartbeat(tmp_path) or {})["time"] > first
-    taken.release()
-
-
-@settings(max_examples=50)
-@given(st.binary(max_size=60))
-def test_any_heartbeat_file_is_read_or_ignored(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    folder = tmp_path_factory.getbasetemp() / "beats"
-    folder.mkdir(exist_ok=True)
-    (folder / lock.HEARTBEAT).write_bytes(content)
-    FolderLock(folder).release()

@@ -20,6 +20,7 @@ from expertchat.command.frozen import load_frozen
 from expertchat.config import ConfigError
 from expertchat.events import Note
 from expertchat.folder.here import place
+from expertchat.folder.submission import read_submission
 from expertchat.slurm import checks
 from expertchat.slurm.array import Array, overrides, parse
 from expertchat.slurm.config import ClusterConfig, seconds
@@ -27,7 +28,6 @@ from expertchat.slurm.queue import JobState
 from expertchat.slurm.script import Script, _ranges
 from expertchat.slurm.submit import run_submit
 from expertchat.talk.converse import run_converse
-from expertchat.views.submission import read_submission
 from tests.scripted import Collect
 
 SMALL = ["conversation.count=2", "conversation.turns=2"]

@@ -7,6 +7,7 @@ import gc
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,15 +20,17 @@ from expertchat.backends.adapters import Adapters
 from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
 from expertchat.experts.registry import make_expert
-from expertchat.preferences.candidates import Bundle, Cast, Rollout, choices
+from expertchat.preferences.candidates import Bundle, Rollout, choices
 from expertchat.preferences.config import PairsConfig
 from expertchat.preferences.pairs import make_pairs
 from expertchat.records import Message, PreferencePair, Topic, Transcript, Turn
+from expertchat.talk.cast import Cast
 from expertchat.talk.conversation import Dialogue
 from expertchat.talk.scheduler import Scheduler
-from expertchat.training import update
+from expertchat.training import update as shared
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.learner import LoraLearner
+from expertchat.training.method import Rows
 from expertchat.training.rows import Row, alike
 from tests import tiny
 from tests.forms import FORMS, Form, ordinary
@@ -95,12 +98,10 @@ def rollout_of(learner: LoraLearner) -> Rollout:
     decoding = {"topic": judged, "reply": drawn, "judge": judged}
     info = learner.backend.info
     experts: Any = {seat: make_expert(seat, tiny.config("m", family="auto", decoding=decoding), info) for seat in "ab"}
-    counts: Any = dict.fromkeys("ab", learner.backend.count_tokens)
+    cast = Cast(dict.fromkeys("ab", learner.backend), experts, seats=("a", "b"))
     topic = Topic(id="r0001/c0000", text="herons", source="list")
-    return Rollout(
-        topic, "a", experts, settings().conversation, lambda event: None, counts, 5,
-        round=1, learners=("b",), versions={"b": 0}, settings=settings(), cast=Cast(experts, counts),
-    )  # fmt: skip
+    dialogue = Dialogue(topic, "a", experts, settings().conversation, lambda event: None, cast.tokens, 5)
+    return Rollout(dialogue, cast, settings().rules, 1, ("b",), {"b": 0})
 
 
 def run(learner: LoraLearner, flow: Any) -> Any:
@@ -142,12 +143,12 @@ def test_a_form_does_everything(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     rollout = rollout_of(learner)
     # Talk: with a blank turn in the history, on from there, and the same again.
     longer = settings().conversation.model_copy(update={"turns": 4})
-    dialogue = Dialogue(rollout.topic, "a", rollout.experts, longer, rollout.announce, rollout.tokens, 5)
+    dialogue = replace(rollout.dialogue, config=longer)
     told: Transcript = run(learner, dialogue.flow([SAID, BLANK]))
     assert len(told.turns) == 4 or (len(told.turns) == 3 and told.stop_reason == "blank")  # two in a row say nothing
     again: Transcript = run(learner, dialogue.flow(told.turns[:3]))
     assert [turn.text for turn in again.turns] == [turn.text for turn in told.turns]
-    check_prompts(backend, form, list(rollout.request(told.turns[:2])[0].messages), [SAID.text])
+    check_prompts(backend, form, list(rollout.dialogue.request(told.turns[:2])[0].messages), [SAID.text])
 
     # Candidates, their judgements, an update.
     bundle: Bundle = run(learner, rollout.bundle())
@@ -188,7 +189,7 @@ def check_prompts(backend: LocalBackend, form: Form, messages: list[Message], te
 def check_update(learner: LoraLearner, pair: PreferencePair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of an update are what was shown and drawn; at version 0 policy and reference are one, so the loss is ln 2."""
     rows: list[Row] = []
-    monkeypatch.setattr(update, "alike", lambda fitting, *more: rows.extend(fitting) or alike(fitting, *more))
-    done = updater(learner).update([pair], 1)
+    monkeypatch.setattr(shared, "alike", lambda fitting, *more: rows.extend(fitting) or alike(fitting, *more))
+    done = updater(learner).update(Rows([pair]), 1)
     assert done.steps == 1 and done.figures["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert rows == [{"prompt_ids": pair.ids.prompt, "chosen_ids": pair.ids.chosen, "rejected_ids": pair.ids.rejected}]

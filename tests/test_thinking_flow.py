@@ -210,7 +210,7 @@ def candidates_of(reply: Any) -> tuple[Any, Any, dict[str, Any]]:
     """A dialogue whose candidates are what `reply` says, its pairs and its figures."""
     double = Double(lambda r: reply(r) if "-by-" not in r.key and "/k" in r.key[5:] else babble(r))
     bundle, _, _ = talk("judging.form=sampled", double=double)
-    scores = scored([bundle], dpo_config(), None)
+    scores = scored([bundle], dpo_config().rules, None)
     pairing = make_pairs(choices([bundle], {s.id: s.value for s in scores}, "b"), dpo_config("pairs.min_margin=0.0").pairs, 2)
     return bundle, pairing, round_figures([bundle], scores, pairing)
 
@@ -325,7 +325,7 @@ def test_a_config_of_an_earlier_version_is_no_other_config(command: str, words: 
 
 
 def test_an_expert_knows_what_its_prompts_end_with() -> None:
-    expert = make_expert("a", config_of("experts.a.thinking=true").experts.a, ModelInfo("m", 100, opens_thinking=True))
+    expert = make_expert("a", config_of("experts.a.thinking=true").experts["a"], ModelInfo("m", 100, opens_thinking=True))
     read = expert.read_reply("Hm.</think>Bees.")
     assert (read.text, read.thinking, read.thought, read.unended) == ("Bees.", "Hm.", True, False)
     assert expert.read_reply("Hm.").unended and expert.read_reply("Hm.").text == ""

@@ -27,8 +27,9 @@ from expertchat.experts.qwen import Qwen
 from expertchat.preferences.config import PairsConfig
 from expertchat.preferences.pairs import Choice, make_pairs
 from expertchat.records import Candidate, Message, PreferencePair, Turn
-from expertchat.training import update
+from expertchat.training import dpo
 from expertchat.training.learner import LoraLearner
+from expertchat.training.method import Rows
 from expertchat.training.rows import row_of
 from tests import tiny
 from tests.test_update import config, updater
@@ -98,9 +99,9 @@ def test_sampling_scoring_and_update_see_the_same_probabilities(kind: str, tmp_p
         ((one, two),) = likelihoods(voice, [(answers[0].prompt, [answer.ids for answer in answers])])
         assert (one.logp, two.logp) == pytest.approx(sampled, abs=2e-3)
     # The update: at version 0 policy and reference are one, so the loss is ln 2, and TRL's own sums are those of sampling.
-    monkeypatch.setitem(update.MEANS, "logp_chosen", "logps/chosen")
-    monkeypatch.setitem(update.MEANS, "logp_rejected", "logps/rejected")
-    done = updater(learner).update([pair_of(asked, answers)], 1)
+    monkeypatch.setitem(dpo.Dpo.means, "logp_chosen", "logps/chosen")
+    monkeypatch.setitem(dpo.Dpo.means, "logp_rejected", "logps/rejected")
+    done = updater(learner).update(Rows([pair_of(asked, answers)]), 1)
     assert done.figures["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert [done.figures["logp_chosen"], done.figures["logp_rejected"]] == pytest.approx(sampled, abs=2e-3)
 
@@ -114,9 +115,9 @@ def test_an_update_in_half_precision_has_no_steps_in_its_probabilities(tmp_path:
     asked = request("llama3")
     answers = [learner.policy.generate([GenerateRequest(key, asked.messages, SAMPLING)])[0] for key in ("k0", "k1")]
     ((one, two),) = likelihoods(learner.policy, [(answers[0].prompt, [answer.ids for answer in answers])])
-    monkeypatch.setitem(update.MEANS, "logp_chosen", "logps/chosen")
-    monkeypatch.setitem(update.MEANS, "logp_rejected", "logps/rejected")
-    done = updater(learner).update([pair_of(asked, answers)], 1)
+    monkeypatch.setitem(dpo.Dpo.means, "logp_chosen", "logps/chosen")
+    monkeypatch.setitem(dpo.Dpo.means, "logp_rejected", "logps/rejected")
+    done = updater(learner).update(Rows([pair_of(asked, answers)]), 1)
     # What is left (.08 nats of 20) is the rounding of the layers below, whose passes have other shapes; with a head in bf16 it was .21.
     found = [done.figures["logp_chosen"], done.figures["logp_rejected"]]
     assert found == pytest.approx([one.logp, two.logp], abs=0.12)

@@ -18,12 +18,13 @@ from expertchat.backends.folders import find_folder
 from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
 from expertchat.records import PreferencePair
-from expertchat.training import update
+from expertchat.training import dpo
 from expertchat.training.config import TrainConfig
-from expertchat.training.gpus import on_gpu
+from expertchat.training.dpo import Dpo, on_gpu
 from expertchat.training.learner import Learner, LoraLearner, WeightLearner
+from expertchat.training.method import Rows, Stopped
 from expertchat.training.rows import row_of
-from expertchat.training.update import Stopped, Updater, rate
+from expertchat.training.update import rate
 
 UNUSED = Path(tempfile.gettempdir()) / "expertchat-unused"  # nothing is saved there, but Trainer makes the folder
 PROMPT = [
@@ -52,8 +53,8 @@ def lora(settings: TrainConfig | None = None) -> LoraLearner:
     return LoraLearner("a", one, settings or config(), ("q_proj", "v_proj"), Adapters(one.model), "embedded:llama", 0)
 
 
-def updater(learner: Learner, **more: Any) -> Updater:
-    return Updater(learner, learner.config, rounds=4, seed=3, folder=UNUSED, **more)
+def updater(learner: Learner, **more: Any) -> Dpo:
+    return Dpo(learner, learner.config, rounds=4, seed=3, folder=UNUSED, **more)
 
 
 def pair(i: int, chosen: str, rejected: str) -> PreferencePair:
@@ -93,10 +94,10 @@ def shake(learner: Learner, scale: float = 0.3) -> None:
 
 
 def test_before_the_first_step_policy_and_base_agree_so_the_loss_is_ln_2() -> None:
-    done = updater(lora()).update(pairs()[:2], 1)
+    done = updater(lora()).update(Rows(pairs()[:2]), 1)
     assert done.figures["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert done.figures["log_ratio"] == pytest.approx(0.0, abs=1e-5)
-    assert (done.steps, done.pairs, done.too_long) == (1, 2, 0)
+    assert (done.steps, done.rows, done.too_long) == (1, 2, 0)
 
 
 def test_the_loss_by_hand() -> None:
@@ -106,7 +107,7 @@ def test_the_loss_by_hand() -> None:
     # -log sigmoid(beta * ((log pi(y+) - log ref(y+)) - (log pi(y-) - log ref(y-)))), beta = 0.5
     gains = [logp(learner, text, "expert_a") - logp(learner, text, None) for text in TEXTS[:2]]
     wanted = -math.log(1 / (1 + math.exp(-0.5 * (gains[0] - gains[1]))))
-    done = updater(learner).update([one], 1)
+    done = updater(learner).update(Rows([one]), 1)
     assert abs(gains[0] - gains[1]) > 0.05
     assert done.figures["loss"] == pytest.approx(wanted, abs=1e-4)
     assert done.figures["log_ratio"] == pytest.approx((gains[0] + gains[1]) / 2, abs=1e-3)  # nats a reply
@@ -117,14 +118,14 @@ def test_with_the_start_of_the_round_as_reference_every_round_begins_at_ln_2() -
     shake(learner)
     one = updater(learner)
     for number in (1, 2):
-        assert one.update(pairs()[:2], number).figures["loss"] == pytest.approx(math.log(2), abs=1e-5)
+        assert one.update(Rows(pairs()[:2]), number).figures["loss"] == pytest.approx(math.log(2), abs=1e-5)
         assert learner.adapters.names == ("expert_a",)  # the copy that TRL trains against is gone
 
 
 def test_an_update_prefers_the_chosen_replies_and_leaves_the_model_as_it_found_it() -> None:
     learner = lora(config(epochs=6))
     before = [logp(learner, text, None) for text in TEXTS]
-    updater(learner).update(pairs()[:2], 1)
+    updater(learner).update(Rows(pairs()[:2]), 1)
     after = [logp(learner, text, "expert_a") for text in TEXTS]
     assert after[0] - before[0] > after[1] - before[1]  # chosen against rejected
     assert after[2] - before[2] > after[3] - before[3]
@@ -138,15 +139,15 @@ def test_an_update_prefers_the_chosen_replies_and_leaves_the_model_as_it_found_i
 def test_no_pairs_change_nothing() -> None:
     learner = lora()
     before = weights(learner)
-    done = updater(learner).update([], 1)
-    assert (done.steps, done.pairs, learner.version) == (0, 0, 0)
+    done = updater(learner).update(Rows([]), 1)
+    assert (done.steps, done.rows, learner.version) == (0, 0, 0)
     assert all(torch.equal(before[name], p) for name, p in learner.parameters().items())
 
 
 def test_pairs_that_are_too_long_are_left_out_and_counted() -> None:
     long = pair(9, "The Moon pulls the sea. " * 20, "No.")
-    done = updater(lora(config(max_tokens=64))).update([*pairs()[:2], long], 1)
-    assert (done.pairs, done.too_long) == (2, 1)
+    done = updater(lora(config(max_tokens=64))).update(Rows([*pairs()[:2], long]), 1)
+    assert (done.rows, done.too_long) == (2, 1)
 
 
 def test_token_ids_are_those_of_trl_itself() -> None:
@@ -171,13 +172,13 @@ def test_token_ids_are_those_of_trl_itself() -> None:
 def test_two_rounds_in_two_starts_are_two_rounds_in_one(tmp_path: Path) -> None:
     whole = lora(config(schedule="linear", warmup_rounds=1.0))
     one = updater(whole)
-    one.update(pairs(), 1)
+    one.update(Rows(pairs()), 1)
     one.lower(0.1)
-    one.update(pairs()[::-1], 2)
+    one.update(Rows(pairs()[::-1]), 2)
 
     first = lora(config(schedule="linear", warmup_rounds=1.0))
     two = updater(first)
-    two.update(pairs(), 1)
+    two.update(Rows(pairs()), 1)
     two.lower(0.1)
     first.save(tmp_path / "adapter")
     two.save(tmp_path / "optimizer.pt")
@@ -187,7 +188,7 @@ def test_two_rounds_in_two_starts_are_two_rounds_in_one(tmp_path: Path) -> None:
     second.load(tmp_path / "adapter")
     second.version = 1
     three.load(tmp_path / "optimizer.pt")
-    three.update(pairs()[::-1], 2)
+    three.update(Rows(pairs()[::-1]), 2)
     assert all(torch.equal(p, second.parameters()[name]) for name, p in whole.parameters().items())
 
 
@@ -195,14 +196,14 @@ def test_a_signal_between_two_steps_ends_the_update() -> None:
     asked: list[int] = []
     learner = lora()
     with pytest.raises(Stopped):
-        updater(learner, stop=lambda: asked.append(1) is None and len(asked) == 2).update(pairs() + pairs(), 1)
+        updater(learner, stop=lambda: asked.append(1) is None and len(asked) == 2).update(Rows(pairs() + pairs()), 1)
     assert len(asked) == 2
     assert learner.version == 0 and not learner.backend.model.training and learner.adapters.names == ("expert_a",)
 
 
 def test_steps_are_told_with_their_loss() -> None:
     told: list[tuple[int, int, int, float]] = []
-    updater(lora(), on_step=lambda *step: told.append(step)).update(pairs(), 7)
+    updater(lora(), on_step=lambda *step: told.append(step)).update(Rows(pairs()), 7)
     assert [step[:3] for step in told] == [(7, 1, 2), (7, 2, 2)]
     assert told[0][3] == pytest.approx(math.log(2), abs=1e-5)
 
@@ -212,7 +213,7 @@ def test_other_methods_change_what_they_should_and_keep_their_base(method: str) 
     one = backend()
     before = {name: p.detach().clone() for name, p in one.model.named_parameters()}
     learner = WeightLearner("a", one, config(method=method, learning_rate=1e-3))
-    done = updater(learner).update(pairs(), 1)
+    done = updater(learner).update(Rows(pairs()), 1)
     assert done.steps == 2
     changed = {name for name, p in one.model.named_parameters() if not torch.equal(p, before[name])}
     last = {name for name in before if ".layers.3." in name}
@@ -224,7 +225,7 @@ def test_other_methods_change_what_they_should_and_keep_their_base(method: str) 
 
 def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
     learner = WeightLearner("a", backend(), config(method="last_layer"))
-    updater(learner).update(pairs(), 1)
+    updater(learner).update(Rows(pairs()), 1)
     learner.save(tmp_path)
     other = WeightLearner("a", backend(), config(method="last_layer"))
     other.load(tmp_path)
@@ -265,7 +266,7 @@ def test_the_update_moves_no_model_to_another_device(monkeypatch: pytest.MonkeyP
     learner = lora()
     # accelerate's device is the first GPU, and this model's is another one: here "meta", where nothing can be computed.
     monkeypatch.setattr(Accelerator, "device", property(lambda self: torch.device("meta")))
-    assert math.isfinite(updater(learner).update(pairs(), 1).figures["loss"])
+    assert math.isfinite(updater(learner).update(Rows(pairs()), 1).figures["loss"])
     assert {p.device.type for p in learner.backend.model.parameters()} == {"cpu"}
 
 
@@ -275,7 +276,7 @@ def test_a_quantised_model_is_trained_on_the_second_gpu_too(monkeypatch: pytest.
     model.is_loaded_in_4bit, model.hf_device_map = True, {"": 1}  # all of it on cuda:1
     # Where this is False, accelerate looks at the index of a CPU as at a GPU's.
     monkeypatch.setattr("accelerate.accelerator.is_bitsandbytes_multi_backend_available", lambda: False)
-    assert updater(learner).update(pairs(), 1).steps == 2
+    assert updater(learner).update(Rows(pairs()), 1).steps == 2
     assert model.hf_device_map == {"": 1}
 
 
@@ -290,8 +291,8 @@ def test_the_output_layers_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch.cuda, "device", device)
     asked: list[torch.device] = []
-    monkeypatch.setattr(update, "on_gpu", lambda head, forward: asked.append(head) or on_gpu(torch.device("cuda:3"), forward))
-    updater(lora(config(epochs=2))).update(pairs()[:2], 1)
+    monkeypatch.setattr(dpo, "on_gpu", lambda head, forward: asked.append(head) or on_gpu(torch.device("cuda:3"), forward))
+    updater(lora(config(epochs=2))).update(Rows(pairs()[:2]), 1)
     # Two steps, each with a pass of the reference and one of the policy.
     assert current == ["cuda:3", "left"] * 4 and asked == [torch.device("cpu")]
     assert on_gpu(torch.device("cpu"), pairs) is pairs

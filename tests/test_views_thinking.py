@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from expertchat.events import AnyEvent, ConversationFinished, ConversationJudged, RunFinished, TextStreamed, TurnFinished
+from expertchat.folder.following import LiveFile
 from expertchat.records import Turn
 from expertchat.views import render
 from expertchat.views.live import LiveView
 from expertchat.views.model import RunState
 from expertchat.views.plain import PlainView
 from expertchat.views.replay import timeline
-from expertchat.views.tail import LiveFile
 from expertchat.views.watch import watch
 from expertchat.views.words import summary_lines, thought_in_words
 from tests.test_store import opened

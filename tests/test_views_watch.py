@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from expertchat.config import ConfigError
 from expertchat.events import TRANSIENT, AnyEvent, Note, RoundFinished, RoundStarted, RunFinished, StepFinished, TextStreamed
+from expertchat.folder.following import EventTail, Heartbeat, LiveFile
+from expertchat.folder.reader import RunReader
 from expertchat.views import watch as watching
 from expertchat.views.plain import PlainView
 from expertchat.views.replay import timeline
-from expertchat.views.tail import EventTail, Heartbeat, LiveFile, has_ended
 from expertchat.views.watch import Watcher, watch
 from tests.viewed import SAYS, began, said, start, training_run, whole_run
 
@@ -102,7 +103,7 @@ def test_lines_that_are_no_events_are_counted_and_left_out(tmp_path: Path) -> No
 
 
 def test_a_file_of_many_blocks_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expertchat.views.tail.CHUNK", 3000)
+    monkeypatch.setattr("expertchat.folder.following.CHUNK", 3000)
     events = whole_run(tuple(f"c{i}" for i in range(20)))
     tail = EventTail(run_folder(tmp_path, events) / "events.jsonl")
     assert list(tail.poll()) == events
@@ -121,7 +122,7 @@ def test_live_json_gives_changed_texts_and_progress_and_bears_anything(tmp_path:
     assert live.poll() == []
     assert [e.kind for e in write(one)] == ["text_streamed", "progress"]
     assert live.poll() == []  # nothing was written since
-    assert write(one, {"conversation": 3}, "x", one | {"turn": 1, "speaker": "q"}) == []
+    assert write(one, {"conversation": 3}, "x", one | {"turn": 1, "speaker": "Q"}) == []
     progress["finished"] = 2
     assert [getattr(e, "text", "") for e in write(one | {"text": "Hello"})] == ["Hello", ""]
     for broken in ('{"turns": [', "[]", "\xff", '{"turns": 3, "progress": 4, "time": "x"}'):
@@ -131,8 +132,8 @@ def test_live_json_gives_changed_texts_and_progress_and_bears_anything(tmp_path:
 
 def test_silence_is_measured_from_the_last_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("expertchat.views.tail.time.monotonic", lambda: now)
-    monkeypatch.setattr("expertchat.views.tail.time.time", lambda: 5_000_000.0)
+    monkeypatch.setattr("expertchat.folder.following.time.monotonic", lambda: now)
+    monkeypatch.setattr("expertchat.folder.following.time.time", lambda: 5_000_000.0)
     path = tmp_path / "heartbeat.json"
     path.write_text('{"host": "h", "pid": 7, "time": 4999970.0}')
     heart = Heartbeat(path, tmp_path / "events.jsonl")
@@ -189,7 +190,7 @@ def test_a_killed_run_says_that_its_writer_is_silent(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, whole_run()[:8])
     (folder / "heartbeat.json").write_text(json.dumps({"host": "node7", "pid": 4711, "time": time.time() - 100}))
     out = io.StringIO()
-    watcher = Watcher(PlainView(out), folder, EventTail(folder / "events.jsonl"))
+    watcher = Watcher(PlainView(out), RunReader(folder))
     waits = []
 
     def wait(seconds: float) -> None:
@@ -348,7 +349,7 @@ def test_what_is_kept_of_a_long_run_is_small(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, kept(training_run(rounds=500, conversations=4, every=0)))
     out = io.StringIO()
     view = PlainView(out)
-    watcher = Watcher(view, folder, EventTail(folder / "events.jsonl"))
+    watcher = Watcher(view, RunReader(folder))
     assert watcher.show(watcher.tail.poll())
     assert watcher.over and out.getvalue().count("\nround ") == 500
     assert view.state.conversations == {} and len(view.state.judged) <= 4
@@ -360,8 +361,8 @@ def test_what_is_kept_of_a_long_run_is_small(tmp_path: Path) -> None:
     [([], False), ([RunFinished(status="stopped")], True), ([RunFinished(status="stopped"), start()], False)],
 )
 def test_whether_a_run_has_ended(tmp_path: Path, last: list[AnyEvent], ended: bool) -> None:
-    assert has_ended(tmp_path / "nothing") is False
+    assert not RunReader(tmp_path / "nothing").ends().end
     path = run_folder(tmp_path, [*whole_run()[:-1], *last, Note(text='"run_finished"')]) / "events.jsonl"
     with path.open("ab") as file:
         file.write(b'{"kind":"run_fini')
-    assert has_ended(path) is ended
+    assert bool(RunReader(path.parent).ends().end) is ended

@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from expertchat.backends.folders import weights_problem
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import saving
+from expertchat.folder.writing import saving
 
 _PREFIX = "base_model.model."
 _EXPERTS, _PUBLISHED = ".mlp.experts.", ".block_sparse_moe.experts."  # what transformers calls Mixtral's experts, and its checkpoints

@@ -18,7 +18,7 @@ from expertchat.backends.folders import folder_problem
 from expertchat.backends.gguf import header, lacks_package
 from expertchat.backends.packaged import cache_dir, kept, sha256
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import saving
+from expertchat.folder.writing import saving
 from expertchat.text.sentences import first_line
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}

@@ -11,7 +11,7 @@ from expertchat.bench.kit import Kit, Way, Work, counting, fresh
 from expertchat.bench.limit import bare, new_cache, set_limit
 from expertchat.bench.results import Column, Part
 from expertchat.experts.base import History
-from expertchat.records import other
+from expertchat.talk.order import by_turns
 
 CANDIDATES = (1, 4, 8)
 WARM, ROWS, COLD, BARE = "candidates", "own histories", "history not kept", "bare forward"
@@ -47,7 +47,7 @@ def next_turns(kit: Kit, backend: Any, which: Sequence[int]) -> list[GenerateReq
     found, experts = [], kit.experts(backend)
     for i, number in enumerate(which):
         transcript = kit.transcripts[number]
-        expert = experts[other(transcript.turns[-1].speaker)]
+        expert = experts[by_turns(tuple(experts), transcript.turns[0].speaker, len(transcript.turns))]
         history = History(transcript.topic, tuple(transcript.turns))
         found.append(expert.reply_request(f"k{number}/t{len(transcript.turns):02d}/{i}", history, backend.count_tokens)[0])
     return found

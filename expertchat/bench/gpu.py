@@ -96,7 +96,7 @@ def continuous(kit: Kit, prompts: list[list[int]]) -> Way:
             )
         if len(done) < len(prompts):
             raise RuntimeError(f"{len(done)} of {len(prompts)} replies came")
-        return Work(watch.seconds, len(prompts), sum(len(one.generated_tokens) for one in done.values()))
+        return Work(watch.seconds, len(prompts), sum(len(result.generated_tokens) for result in done.values()))
 
     return way
 

@@ -12,7 +12,8 @@ from expertchat.bench.limit import bare, new_cache
 from expertchat.bench.results import Column
 from expertchat.config import EmbedderConfig, JudgingConfig
 from expertchat.experts.base import ExpertChat
-from expertchat.judging.judge import Judging
+from expertchat.judging.judge import judge_dialogue
+from expertchat.judging.requests import analysis_request, rating_request, score_request
 from expertchat.judging.view import Judgement
 from expertchat.talk.conversation import Dialogue
 
@@ -49,11 +50,11 @@ def rating_requests(kit: Kit, backend: Any) -> tuple[list[ScoreRequest], list[Ge
     categories = kit.config.judging.categories
     judgement = Judgement(transcript.topic, tuple(transcript.turns), "a", None, categories)
     kit.subject.attend(backend)
-    (answer,) = backend.generate([expert.analysis_request("j/a-by-b", judgement)])
+    (answer,) = backend.generate([analysis_request(expert, "j/a-by-b", judgement)])
     analysis = expert.read_answer(answer.text).text
     return (
-        [expert.score_request("j/a-by-b", judgement, analysis, category) for category in categories],
-        [expert.rating_request("j/a-by-b", judgement, analysis, category) for category in categories],
+        [score_request(expert, "j/a-by-b", judgement, analysis, category) for category in categories],
+        [rating_request(expert, "j/a-by-b", judgement, analysis, category) for category in categories],
     )
 
 
@@ -66,7 +67,7 @@ def answers(kit: Kit, backend: Any, requests: Sequence[Any]) -> Way:
         ask = backend.score if isinstance(requests[0], ScoreRequest) else backend.generate
         with kit.clock() as watch, counting(backend) as counts:
             done = ask(requests)
-        return Work(watch.seconds, 1, sum(getattr(one, "tokens", 0) for one in done), counts)
+        return Work(watch.seconds, 1, sum(getattr(answer, "tokens", 0) for answer in done), counts)
 
     return way
 
@@ -126,4 +127,4 @@ def rated(dialogue: Dialogue, judging: JudgingConfig, backend: Any) -> Flow[None
     transcript = yield from dialogue.flow()
     tokens = {"a": backend.count_tokens, "b": backend.count_tokens}
     judges: dict[str, ExpertChat] = {name: expert for name, expert in dialogue.experts.items()}
-    yield from Judging(transcript, judging, judges, lambda event: None, tokens).flow()
+    yield from judge_dialogue(transcript, judging, judges, lambda event: None, tokens)

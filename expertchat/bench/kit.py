@@ -19,7 +19,8 @@ from expertchat.experts.base import ExpertChat, History
 from expertchat.experts.registry import make_expert
 from expertchat.plan.random_models import Subject
 from expertchat.records import Speaker, Topic, Transcript
-from expertchat.talk.conversation import Dialogue, opener_of
+from expertchat.talk.conversation import Dialogue
+from expertchat.talk.order import opener_of
 from expertchat.talk.scheduler import Scheduler
 
 TOPICS = ("volcanoes", "honey bees", "tides", "coral reefs", "bread baking", "black holes", "chess", "earthquakes", "sleep", "jazz")
@@ -113,16 +114,17 @@ class Kit:
         config = ConversationConfig(count=1, turns=turns or self.settings.turns, loop_similarity=1.0, stop_when_nothing_new=False)
         count = backend.count_tokens
         speakers = self.experts(backend, tokens)
-        return Dialogue(topic, opener_of(index, "alternate"), speakers, config, lambda event: None, {"a": count, "b": count})
+        opener = opener_of(index, "alternate", tuple(speakers))
+        return Dialogue(topic, opener, speakers, config, lambda event: None, {"a": count, "b": count})
 
     def talk(self, backend: Any, count: int, name: str) -> list[Transcript]:
         """`count` dialogues through the scheduler, all at once; every turn has exactly the tokens asked for."""
         found: dict[str, Transcript] = {}
 
-        def one(dialogue: Dialogue) -> Flow[None]:
+        def kept(dialogue: Dialogue) -> Flow[None]:
             found[dialogue.id] = yield from dialogue.flow()
 
-        self.run(backend, [one(self.dialogue(backend, name, i)) for i in range(count)], count)
+        self.run(backend, [kept(self.dialogue(backend, name, i)) for i in range(count)], count)
         transcripts = [found[key] for key in sorted(found)]
         lengths = {turn.tokens for transcript in transcripts for turn in transcript.turns}
         if lengths != {self.settings.tokens}:

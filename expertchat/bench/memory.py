@@ -47,7 +47,7 @@ def measure_memory(kit: Kit) -> None:
     backend = kit.subject.engine(rows)
     scheduler = Scheduler({"a": backend, "b": backend}, None)
 
-    def one(dialogue: Dialogue) -> Flow[None]:
+    def ended(dialogue: Dialogue) -> Flow[None]:
         yield from dialogue.flow()
         scheduler.forget(dialogue.id)
         samples.append(me.memory_info().rss)
@@ -58,7 +58,7 @@ def measure_memory(kit: Kit) -> None:
     kit.tell(f"memory: {count} conversations")
     kit.subject.attend(backend)
     try:
-        scheduler.run((one(kit.dialogue(backend, "m", i, TURNS, tokens)) for i in range(count)), width=rows)
+        scheduler.run((ended(kit.dialogue(backend, "m", i, TURNS, tokens)) for i in range(count)), width=rows)
     finally:
         if len(samples) >= 3:
             found = growth(samples)

@@ -19,7 +19,8 @@ from expertchat.bench.kit import Kit, Way, Work, fresh
 from expertchat.bench.results import Column, Part
 from expertchat.experts.base import History
 from expertchat.experts.llama3 import Llama3
-from expertchat.records import Candidate, other
+from expertchat.records import Candidate
+from expertchat.talk.order import by_turns
 
 HISTORIES, CANDIDATES, STEPS = 32, 2, 2  # the trainer knows two candidates and no other number
 RANK, ALPHA, RATE = 16, 32, 1e-4
@@ -70,7 +71,7 @@ def requests(kit: Kit, count: int) -> list[GenerateRequest]:
         nth, turn = divmod(i, kit.settings.turns)
         transcript = kit.transcripts[nth % len(kit.transcripts)]
         turns = transcript.turns[: turn + 1]
-        expert = experts[other(turns[-1].speaker)]
+        expert = experts[by_turns(tuple(experts), turns[0].speaker, len(turns))]
         found.append(expert.reply_request(f"h{i:04d}", History(transcript.topic, tuple(turns)), backend.count_tokens)[0])
     return found
 
@@ -89,8 +90,9 @@ def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
     from expertchat.preferences.config import PairsConfig
     from expertchat.preferences.pairs import Choice, make_pairs
     from expertchat.training.config import TrainConfig
+    from expertchat.training.dpo import Dpo
     from expertchat.training.learner import LoraLearner
-    from expertchat.training.update import Updater
+    from expertchat.training.method import Rows
 
     subject = replace(kit.subject, model=deepcopy(kit.subject.model))
     backend = subject.engine(CANDIDATES * len(histories))
@@ -99,7 +101,7 @@ def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
     train = TrainConfig.model_validate(TRAIN | {"batch": batch, "micro_batch": micro})
     targets = Llama3.family.lora_targets
     learner = LoraLearner("a", backend, train, targets, Adapters(subject.model), kit.subject.name, kit.settings.seed)
-    updater = Updater(learner, train, rounds=1000, seed=kit.settings.seed, folder=folder)
+    updater = Dpo(learner, train, rounds=1000, seed=kit.settings.seed, folder=folder)
     pairing = PairsConfig(mode="best_worst", min_margin=0.0, length_ratio=1.0, max_lag=0, cut="no_end")
 
     def way(repeat: int) -> Work:
@@ -120,11 +122,11 @@ def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
                 )  # fmt: skip
                 choices.append(Choice(request.messages, candidates, tuple(reward(c.text) for c in candidates), "hash", replies[0].prompt))
             made = make_pairs(choices, pairing, learner.version)
-            updated = updater.update(made.pairs, number)
+            updated = updater.update(Rows(made.pairs), number)
         if updated.steps != STEPS:
-            raise RuntimeError(f"{updated.steps} steps of {updated.pairs} pairs where {STEPS} were wanted")
+            raise RuntimeError(f"{updated.steps} steps of {updated.rows} pairs where {STEPS} were wanted")
         tokens = sum(reply.tokens for reply in done)
-        return Work(watch.seconds, 1, tokens, {"sampling": sampling, "pairs": float(updated.pairs)})
+        return Work(watch.seconds, 1, tokens, {"sampling": sampling, "pairs": float(updated.rows)})
 
     return way
 

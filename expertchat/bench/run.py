@@ -23,9 +23,8 @@ from expertchat.bench.peer import measure_online_dpo
 from expertchat.bench.results import Part
 from expertchat.bench.ways import measure_precision, measure_prefill, measure_ways
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import saving
-from expertchat.folder.lock import replace
 from expertchat.folder.provenance import provenance
+from expertchat.folder.writing import replace, saving
 from expertchat.plan.random_models import Subject, load_subject
 
 DONE, STOPPED = 0, 3

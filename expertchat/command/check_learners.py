@@ -17,10 +17,10 @@ from expertchat.training.config import learner_problems
 def learners(config: Any, found: models.Found) -> Problems:
     """The problems of every expert that shall learn. `found`: the folders of the models that are here."""
     train, experts = config.train, dict(config.experts.items())
-    loaded = [what_is_loaded(Wanted(model)) for model in experts.values()]
-    scripted = [seat for seat in config.seats if experts[seat].backend == "scripted"]
-    yield from learner_problems(config, scripted, all(one == loaded[0] for one in loaded))
-    for seat in config.seats:
+    loaded = {seat: what_is_loaded(Wanted(model)) for seat, model in experts.items()}
+    scripted = [seat for seat in config.trained if experts[seat].backend == "scripted"]
+    yield from learner_problems(config, scripted, loaded)
+    for seat in config.trained:
         model = experts[seat]
         if seat in scripted:
             continue

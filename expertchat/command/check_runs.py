@@ -12,7 +12,7 @@ from expertchat.command.checks import Problems, told
 from expertchat.config import ModelConfig
 from expertchat.experts.registry import family_class, persona_brief
 from expertchat.folder.run import run_folder
-from expertchat.judging.roles import model_paths, seats_of, wants_embedder
+from expertchat.judging.roles import model_paths, seats_of
 
 
 def has_topics(config: Any) -> bool:
@@ -49,7 +49,7 @@ def cast(config: Any, command: str, here: bool) -> Generator[str, None, models.F
     found = models.find_seats(seats, problems)
     if here:
         yield from problems
-        if wants_embedder(config):
+        if config.embeds:
             yield from models.embedder_problems(config.embedder, model_paths(config))
         devices = {f"{models.key_of(seat)}.device": model.device for seat, model in seats.items() if model.backend == "local"}
         lost = list(models.device_problems(devices | {"embedder.device": config.embedder.device}))

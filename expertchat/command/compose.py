@@ -185,6 +185,8 @@ def explain(command: str, override: str, error: Exception, good: Sequence[str]) 
         return f"{override}: is a sweep or a list; add -m to run each value, or write {key}=[...] for a list, {key}='\"...\"' for a text"
     if "Could not append" in message and "already" in message:
         return f"{override}: is there already; write it without the +"
+    if said := _no_model_yet(override, _plain(compose_dict(command, good))):
+        return said
     if "Did you mean to override one of" in message:
         places = message.split("one of ")[1].split("\n")[0].rstrip("?").strip()
         return f"{override}: say whose: {places}"
@@ -204,6 +206,19 @@ def explain(command: str, override: str, error: Exception, good: Sequence[str]) 
     if any(words in message for words in ("Could not override", "does not exist", "not in struct")):
         return _unknown(command, override, message, good)
     return f"{override}: {hydra_says(error.__cause__ or error)}"
+
+
+def _no_model_yet(override: str, plain: Any) -> str | None:
+    """What to say of an override of another expert or of a moderator, where there is none of that name."""
+    found = re.fullmatch(r"\+?(?:(\w+)@)?(experts\.[^.=]+|moderator)(?:\.[^=]*)?(?:=(.*))?", override)
+    if found is None or _at(plain, found[2]) is not None:
+        return None
+    group, place, value = found.groups()
+    known, remedy = _options("model"), f"add it with +model@{place}="
+    if group != "model" or value in known:
+        return f"{override}: there is no {place} yet; {remedy}{value if group == 'model' else 'NAME'}"
+    models = f"{near(value or '', known) or ';'} there are {', '.join(known)}"
+    return f"{override}: there is no {place} yet, and no model '{value}'{models}; {remedy}NAME"
 
 
 def _unknown(command: str, override: str, message: str, good: Sequence[str]) -> str:

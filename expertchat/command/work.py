@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from expertchat.folder.reader import RunReader
 
 
 @dataclass(frozen=True)
 class Work:
-    """`unit`: what is counted, "a turn"; `wanted`: how many a config asks for; `done`: how many a run with this config has behind it."""
+    """`unit`: what is counted, "a turn"; `wanted`: how many a config asks for; `done`: how many a run has behind it."""
 
     unit: str
     wanted: Callable[[Any], int]
-    done: Callable[[Path, Mapping[str, Any]], int]
+    done: Callable[[RunReader], int]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from expertchat.command.work import Work
 from expertchat.doors.entry import announce, composed
@@ -45,10 +44,4 @@ def _wanted(config: ConverseConfig) -> int:
     return config.conversation.count * config.conversation.turns
 
 
-def _done(folder: Path, config: Mapping[str, Any]) -> int:
-    from expertchat.folder.jsonl import read_lines
-
-    return sum(len(line["turns"]) for _, line in read_lines(folder / "transcripts.jsonl"))
-
-
-WORK = Work("a turn", _wanted, _done)
+WORK = Work("a turn", _wanted, lambda run: sum(len(line["turns"]) for line in run.lines("transcripts")))

@@ -15,7 +15,7 @@ LONGEST = 4000  # characters of a problem that are shown
 def guarded(run: Callable[[], Any]) -> int:
     """The exit code of `run`; wrong config or input becomes one message, not a traceback."""
     from expertchat.config import ConfigError
-    from expertchat.folder.jsonl import WriteError
+    from expertchat.folder.writing import WriteError
 
     try:
         return int(run())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from expertchat.command.work import Work
 from expertchat.doors.entry import announce, composed
@@ -14,6 +14,7 @@ from expertchat.doors.guard import FIRST
 if TYPE_CHECKING:
     from expertchat.command.checks import Problems
     from expertchat.command.launch import Job
+    from expertchat.folder.reader import RunReader
     from expertchat.training.config import OnlineDpoConfig
 
 
@@ -70,12 +71,10 @@ def _wanted(config: OnlineDpoConfig) -> int:
     return config.conversation.count * config.conversation.turns * config.rounds
 
 
-def _done(folder: Path, config: Mapping[str, Any]) -> int:
+def _done(run: RunReader) -> int:
     """Of a round, as many turns as it may have."""
-    from expertchat.folder.jsonl import read_lines
-
-    rounds = sum(line.get("kind") == "round" for _, line in read_lines(folder / "metrics.jsonl"))
-    return rounds * int(config["conversation"]["count"]) * int(config["conversation"]["turns"])
+    rounds = sum(line.get("kind") == "round" for line in run.lines("metrics"))
+    return rounds * int(run.config["conversation"]["count"]) * int(run.config["conversation"]["turns"])
 
 
 WORK = Work("a turn of a round", _wanted, _done)

@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _build(job: Job) -> int:
-    from expertchat.folder.jsonl import saving
+    from expertchat.folder.writing import saving
     from expertchat.world.recipe import MODELS, build
 
     with saving(job.config.out or MODELS):

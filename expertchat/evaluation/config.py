@@ -1,13 +1,14 @@
-"""How a policy is evaluated."""
+"""How a policy is evaluated, and what an evaluation asks of the run that it belongs to."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field
 
-from expertchat.config import Group
-from expertchat.preferences.config import JudgeName, ProgramName
+from expertchat.config import ConversationConfig, ExpertsConfig, Group, JudgeName, JudgingConfig, ModelConfig, RunConfig
+from expertchat.preferences.config import ProgramName, RewardConfig
+from expertchat.records import Speaker
 
 
 class EvaluationConfig(Group):
@@ -32,3 +33,46 @@ class EvaluationConfig(Group):
     def asks(self) -> bool:
         """Whether a model judges."""
         return self.judge in ("pointwise", "pairwise")
+
+
+class Evaluated(Protocol):
+    """A run whose policies are evaluated: what an evaluation needs to know of its config."""
+
+    @property
+    def evaluation(self) -> EvaluationConfig: ...
+
+    @property
+    def experts(self) -> ExpertsConfig: ...
+
+    @property
+    def third(self) -> ModelConfig | None: ...
+
+    @property
+    def learner(self) -> str: ...
+
+    @property
+    def trained(self) -> tuple[Speaker, ...]:
+        """At whose turns a policy learns."""
+        ...
+
+    @property
+    def learners(self) -> tuple[Speaker, ...]:
+        """Whose policy is evaluated: each set of trained weights once."""
+        ...
+
+    @property
+    def conversation(self) -> ConversationConfig: ...
+
+    @property
+    def judging(self) -> JudgingConfig: ...
+
+    @property
+    def reward(self) -> RewardConfig: ...
+
+    @property
+    def program(self) -> ProgramName | None:
+        """What a program measures in the replies, for the reward or for the evaluation."""
+        ...
+
+    @property
+    def run(self) -> RunConfig: ...

@@ -12,24 +12,20 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pydantic import ValidationError
-
-from expertchat.backends.asking import Ask, Flow
-from expertchat.config import ConfigError, JudgingConfig
+from expertchat.backends.asking import Flow
+from expertchat.config import ConfigError, JudgeName
 from expertchat.evaluation import truth
-from expertchat.evaluation.figures import RATINGS_APART, Comparison, figures, outcome
+from expertchat.evaluation.comparing import Comparer, comparison_id
+from expertchat.evaluation.config import Evaluated
+from expertchat.evaluation.figures import Comparison, figures
 from expertchat.evaluation.histories import Held, InOrder, Making, Plan, plans, read_histories
 from expertchat.events import Announce, Note
-from expertchat.experts.base import CountTokens, ExpertChat, History
-from expertchat.folder.jsonl import Log, read_lines, saving
-from expertchat.folder.lock import replace as write_whole
-from expertchat.judging.judge import Case, JudgeWork
-from expertchat.judging.pairwise import Duel, duel_flow, winner
-from expertchat.judging.view import Judgement
-from expertchat.preferences.candidates import judge_of
-from expertchat.records import Metrics, Speaker, Topic, Turn
-from expertchat.text.measures import PROGRAMS
-from expertchat.training.config import OnlineDpoConfig
+from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.folder.jsonl import Log, read_records
+from expertchat.folder.writing import replace as write_whole
+from expertchat.folder.writing import saving
+from expertchat.judging.roles import judges_of
+from expertchat.records import Metrics, Speaker, Topic
 
 T = TypeVar("T")
 Run = Callable[[Iterable[Flow[Any]]], bool]
@@ -50,43 +46,40 @@ class Ranks(Protocol):
     def same(self, value: T) -> T: ...
 
 
-def learners(config: OnlineDpoConfig) -> list[Speaker]:
-    """The experts that are trained; one policy that plays both is trained as a."""
-    return ["a", "b"] if config.learner == "both" else ["a" if config.learner == "one" else config.learner]
-
-
-def check(config: OnlineDpoConfig) -> None:
+def check(config: Evaluated) -> None:
     """Raises ConfigError with everything that keeps the evaluation of a config from being made, before anything is loaded."""
     evaluation, problems = config.evaluation, []
-    for learner in learners(config):
-        model = {**dict(config.experts.items()), "third": config.third}
-        if evaluation.judge == "truth" and model[learner].family != "world":  # type: ignore[union-attr]
+    models = dict(config.experts.items()) | ({"third": config.third} if config.third is not None else {})
+    for learner in config.learners:
+        family = models[learner].family
+        if evaluation.judge == "truth" and family != "world":
             problems.append(
-                f"evaluation.judge=truth knows the embedded world alone, but expert {learner} is of the family "
-                f"{model[learner].family}; use evaluation=pointwise or evaluation=pairwise"  # type: ignore[union-attr]
+                f"evaluation.judge=truth knows the embedded world alone, but expert {learner} is of the family {family}; "
+                "use evaluation=pointwise or evaluation=pairwise"
             )
-        judge = model[judge_of(evaluation.by, learner)[1]]
-        if evaluation.judge == "pairwise" and judge is not None and not judge.prompts.compare:
-            problems.append(
-                f"evaluation.judge=pairwise: the wordings of evaluation.by={evaluation.by} (family {judge.family}) have no `compare`; "
-                "the embedded models were not trained to compare: use evaluation=truth, evaluation=pointwise, or a third model as judge"
-            )
-    if evaluation.asks and evaluation.by == "partner" and config.learner in ("both", "one"):
+        roles = judges_of(evaluation.by, learner, config.experts.seats, config.judging.partners) if evaluation.judge == "pairwise" else ()
+        for judge in (models[role.seat] for role in roles if role.seat in models):
+            if not judge.prompts.compare:
+                problems.append(
+                    f"evaluation.judge=pairwise: the wordings of evaluation.by={evaluation.by} (family {judge.family}) have no `compare`; "
+                    "the embedded models were not trained to compare: use evaluation=truth, evaluation=pointwise, or a third model as judge"
+                )
+    if evaluation.asks and evaluation.by == "partner" and len(config.trained) > 1:
         problems.append(f"evaluation.by=partner learns too (learner={config.learner}): use evaluation.by=partner_reference or third")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
 class Evaluator:
-    """Evaluates one learner. `experts` and `tokens` are by seat: "a", "b", and "third" where there is one.
+    """Evaluates one learner. `experts` and `tokens` are by seat: those who talk, and "third" where there is one.
 
-    The backends that are asked: base_a and base_b for the histories, the learner's letter for the policy, the judge's own.
+    The backends that are asked: base_NAME of each expert for the histories, the learner's name for the policy, the judge's own.
     Raises ConfigError for what cannot be evaluated.
     """
 
     def __init__(
         self,
-        config: OnlineDpoConfig,
+        config: Evaluated,
         learner: Speaker,
         topics: Sequence[Topic],
         experts: Mapping[str, ExpertChat],
@@ -102,15 +95,13 @@ class Evaluator:
         self.config, self.learner, self.experts, self.tokens = config, learner, experts, tokens
         self.ranks, self.announce, self.writing = ranks, announce, writing
         self.folder = folder / "evaluations"
-        self.world = config.experts[learner].family == "world" and all(t.text in truth.load().topics for t in topics)
         if config.evaluation.judge == "truth":
             truth.check_topics(t.text for t in topics)
-        self.program = PROGRAMS[config.program] if config.program is not None else None
-        self.direction = config.reward.sign if config.program == config.reward.source else 1
+        known = config.experts[learner].family == "world" and all(t.text in truth.load().topics for t in topics)
+        self.comparer = Comparer(config, learner, experts, tokens, known)
         count = config.evaluation.histories + config.evaluation.final
-        self.plans = plans(learner, topics, config.evaluation.turns, count)
+        self.plans = plans(learner, topics, config.evaluation.turns, count, config.experts.seats)
         self.held: list[Held] = []
-        self._ratings: dict[str, float | None] = {}  # of the base's replies by history, where the judge stays as it is
 
     # -- histories and the base's replies ---------------------------------------------------------------------------
 
@@ -144,10 +135,10 @@ class Evaluator:
         out = InOrder(log, iter([plan.id for plan in wave]))
         own = out if alone else InOrder(None, iter([plan.id for plan in mine]))
 
-        def one(plan: Plan) -> Flow[None]:
+        def made(plan: Plan) -> Flow[None]:
             own.put((yield from making.flow(plan)))
 
-        whole = self._all_ran(run(one(plan) for plan in mine))
+        whole = self._all_ran(run(made(plan) for plan in mine))
         if whole and not alone:
             for held in self.ranks.gather(own.written):
                 out.put(held)
@@ -167,13 +158,17 @@ class Evaluator:
             self.announce(Note(text=text, level="warning"))
         config = self.config
         if config.evaluation.asks and config.reward.source == "judge":
-            by, trained = (judge_of(name, self.learner)[1] for name in (config.evaluation.by, config.judging.judge))
-            if by == trained:
+            by, trained = (self._judges(name) for name in (config.evaluation.by, config.judging.judge))
+            if by & trained:
                 text = (
                     f"evaluation.by={config.evaluation.by} is the model whose ratings are trained on: its win rate will be too good; "
                     "a third model or the truth is not taken in"
                 )
                 self.announce(Note(text=text, level="warning"))
+
+    def _judges(self, how: JudgeName) -> set[str]:
+        """The seats of the judges of the learner."""
+        return {role.seat for role in judges_of(how, self.learner, self.config.experts.seats, self.config.judging.partners)}
 
     # -- an evaluation ----------------------------------------------------------------------------------------------
 
@@ -190,24 +185,14 @@ class Evaluator:
         on_the_way = self.config.evaluation.histories
         chosen = self.held[on_the_way:] if final else self.held[: max(n, on_the_way)]
         usable = [held for held in chosen if held.reply is not None][:n]
-        compared = self.ranks.same(_read(path, [self._id(held, version) for held in usable]) if self.ranks.rank == 0 else None)
+        compared = self.ranks.same(_read(path, [comparison_id(held, version) for held in usable]) if self.ranks.rank == 0 else None)
         if compared is None:
-            made: dict[str, Comparison] = {}
-            mine = self.ranks.mine(usable)
-
-            def one(held: Held) -> Flow[None]:
-                made[held.id] = yield from self._compare(held, version)
-
-            if not self._all_ran(run(one(held) for held in mine)):
+            compared = self._compared(run, usable, version)
+            if compared is None:
                 return None
-            compared = self.ranks.gather([made[held.id] for held in mine])
             if self.ranks.rank == 0:
                 with self.writing():
                     _write(path, compared)
-        settings = self.config.evaluation
-        judge = f"{settings.judge} by {settings.by}" if settings.asks else settings.judge
-        if settings.judge == "reward":
-            judge = f"program ({'more' if self.direction > 0 else 'less'} {self.config.program})"
         return Metrics(
             id=f"evaluation-{self.learner}-{rounds:04d}{'-final' if final else ''}",
             kind="evaluation",
@@ -215,115 +200,31 @@ class Evaluator:
             learner=self.learner,
             policy_version=version,
             weights_of=weights_of,
-            figures=figures(compared, judge, self.config.run.seed),
+            figures=figures(compared, self.comparer.title, self.config.run.seed),
         )
 
-    def _id(self, held: Held, version: int) -> str:
-        return f"{held.id}/v{version:04d}"
+    def _compared(self, run: Run, usable: Sequence[Held], version: int) -> list[Comparison] | None:
+        """The policy's replies beside the base's; each process has its share. None: stopped by a signal."""
+        made: dict[str, Comparison] = {}
+        mine = self.ranks.mine(usable)
 
-    def _compare(self, held: Held, version: int) -> Flow[Comparison]:
-        """The policy's reply, judged beside the base's."""
-        expert, base = self.experts[self.learner], held.reply
-        assert base is not None
-        key = self._id(held, version)
-        request, note = expert.reply_request(key, History(held.topic, tuple(held.turns)), self.tokens.get(self.learner))
-        (answer,) = yield [Ask(self.learner, request, label=self.learner)]
-        read = expert.read_reply(answer.text)  # type: ignore[union-attr]
-        reply = Turn(
-            speaker=self.learner,
-            text=read.text,
-            thinking=read.thinking if read.thought else None,
-            beyond=read.beyond or None,
-            tokens=answer.tokens,  # type: ignore[union-attr]
-            cut=answer.finish == "length" and not read.beyond,  # type: ignore[union-attr]
-            note=note,
-        )
-        plain = Comparison(id=key, history=held.id, learner=self.learner, policy_version=version, reply=reply, base_tokens=base.tokens)
-        if self.world:
-            tallies = {
-                "policy": truth.tally(held.topic, held.turns, reply.text),
-                "base": truth.tally(held.topic, held.turns, base.text),
-            }
-            plain = plain.model_copy(update=tallies)
-        plain = plain.model_copy(update={"topic": held.topic})
-        if (problem := _silent(reply, base)) is not None:
-            return plain.model_copy(update={"problem": problem})
-        if self.program is not None:
-            measured = {"measure_policy": self.program.measure(reply.text), "measure_base": self.program.measure(base.text)}
-            plain = plain.model_copy(update=measured)
-        match self.config.evaluation.judge:
-            case "reward":
-                if plain.measure_policy is None or plain.measure_base is None:
-                    return plain.model_copy(update={"problem": "a reply has no words"})
-                return plain.model_copy(
-                    update={"outcome": outcome(self.direction * plain.measure_policy, self.direction * plain.measure_base)}
-                )
-            case "truth":
-                assert plain.policy is not None and plain.base is not None
-                return plain.model_copy(update={"outcome": outcome(plain.policy.score, plain.base.score)})
-            case "pointwise":
-                return (yield from self._pointwise(held, plain))
-            case "pairwise":
-                return (yield from self._pairwise(held, plain))
+        def compared(held: Held) -> Flow[None]:
+            made[held.id] = yield from self.comparer.flow(held, version)
 
-    # -- by a judge -------------------------------------------------------------------------------------------------
-
-    def _pointwise(self, held: Held, one: Comparison) -> Flow[Comparison]:
-        """Whose mean rating is higher. Not the reward: it changes with judging.z, and arms are compared by one same measure."""
-        assert held.reply is not None
-        policy, problem = yield from self._rate(held, one.reply, one.id)
-        if held.id not in self._ratings or self.config.evaluation.by == "partner":
-            self._ratings[held.id], problem_base = yield from self._rate(held, held.reply, f"{held.id}/base")
-            problem = problem or problem_base
-        base = self._ratings[held.id]
-        one = one.model_copy(update={"rating_policy": policy, "rating_base": base})
-        if policy is None or base is None:
-            return one.model_copy(update={"problem": problem or "no rating of the base's reply"})
-        return one.model_copy(update={"outcome": outcome(policy, base, RATINGS_APART)})
-
-    def _rate(self, held: Held, reply: Turn, key: str) -> Flow[tuple[float | None, str | None]]:
-        who, seat = judge_of(self.config.evaluation.by, self.learner)
-        config = ratings_alone(self.config.judging)
-        judgement = Judgement(held.topic, (*held.turns, reply), self.learner, len(held.turns), config.categories)
-        case = Case(f"{key}/{self.learner}-by-{who}", held.id, judgement, who, who)
-        _, _, reward = yield from JudgeWork(case, config, self.experts[seat], self.tokens.get(seat)).flow()
-        return reward.rating, reward.problem
-
-    def _pairwise(self, held: Held, one: Comparison) -> Flow[Comparison]:
-        """Who wins in both orders."""
-        assert held.reply is not None
-        who, seat = judge_of(self.config.evaluation.by, self.learner)
-        categories = self.config.judging.categories
-        duel = Duel(f"{one.id}/by-{who}", held.id, held.topic, tuple(held.turns), self.learner, held.reply.text, one.reply.text, categories)
-        least = self.config.judging.min_mass
-        verdicts = yield from duel_flow(who, self.experts[seat], duel, self.tokens.get(seat), least)
-        result = winner(verdicts)
-        said = {"policy": 1.0, "tie": 0.5, "base": 0.0, None: None}[result]
-        problem = None if result else next((v.problem for v in verdicts if v.problem), None)
-        return one.model_copy(update={"verdicts": verdicts, "outcome": said, "problem": problem})
-
-
-def _silent(policy: Turn, base: Turn) -> str | None:
-    """Why there is nothing to compare where a reply was all thinking."""
-    silent = [who for who, turn in (("policy", policy), ("base", base)) if turn.thinking and not turn.text.strip()]
-    return f"{' and '.join(silent)} said nothing, the reply is all thinking: raise decoding.reply.max_new_tokens" if silent else None
-
-
-def ratings_alone(config: JudgingConfig) -> JudgingConfig:
-    """The same judging without WIM; where only WIM counted, all categories weigh the same."""
-    weights = config.weights if any(weight > 0 for weight in config.weights.values()) else dict.fromkeys(config.categories, 1.0)
-    return config.model_copy(update={"z": 0.0, "weights": weights, "wim": config.wim.model_copy(update={"enabled": False})})
+        if not self._all_ran(run(compared(held) for held in mine)):
+            return None
+        return self.ranks.gather([made[held.id] for held in mine])
 
 
 def _read(path: Path, ids: Sequence[str]) -> list[Comparison] | None:
     """The comparisons of an evaluation that was made before; None where it was not, or was another one."""
     try:
-        found = [Comparison.model_validate(line) for _, line in read_lines(path)]
-    except (ConfigError, ValidationError):
+        found = list(read_records(path, Comparison, "remove the file"))
+    except ConfigError:
         return None
-    return found if found and [one.id for one in found] == list(ids) else None
+    return found if found and [kept.id for kept in found] == list(ids) else None
 
 
 def _write(path: Path, compared: Sequence[Comparison]) -> None:
     with saving(path):
-        write_whole(path, "".join(f"{one.to_json()}\n" for one in compared), sync=True)
+        write_whole(path, "".join(f"{record.to_json()}\n" for record in compared), sync=True)

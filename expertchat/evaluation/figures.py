@@ -19,7 +19,8 @@ LENGTH_RATIO = 1.25  # replies whose token counts differ by no more are of like 
 class Comparison(Record):
     """The policy's reply to a held-out history beside the base's.
 
-    `outcome`: 1 the policy's is better, 0 the base's, 0.5 neither; None, with the problem, where nobody says.
+    `outcome`: 1 the policy's is better, 0 the base's, 0.5 neither, of several judges the mean of what they say; None, with the problem,
+    where nobody says. A rating is the mean of the judges'.
     """
 
     history: str
@@ -68,26 +69,28 @@ def figures(compared: Sequence[Comparison], judge: str, seed: int) -> dict[str, 
 
 
 def win_figures(outcomes: Sequence[float | None]) -> dict[str, Figure]:
-    """Wins, ties, losses and Wilson's interval; ties count half, a comparison without an answer does not count and is named in `nulls`."""
-    wins, ties, losses = (sum(o == value for o in outcomes) for value in (1.0, 0.5, 0.0))
-    n = wins + ties + losses
-    low, high = wilson(wins + ties / 2, n)
-    rate = (wins + ties / 2) / n if n else None
+    """Wins, ties, losses and Wilson's interval; ties count half, a comparison without an answer does not count and is named in `nulls`.
+
+    Where several judges were asked, a win is one of most of them, and it counts by their share.
+    """
+    known = [value for value in outcomes if value is not None]
+    n, won = len(known), sum(known)
+    low, high = wilson(won, n)
     return {
         "n": n,
-        "win_rate": rate,
+        "win_rate": won / n if n else None,
         "win_rate_low": low if n else None,
         "win_rate_high": high if n else None,
-        "wins": wins,
-        "ties": ties,
-        "losses": losses,
+        "wins": sum(value > 0.5 for value in known),
+        "ties": sum(value == 0.5 for value in known),
+        "losses": sum(value < 0.5 for value in known),
         "nulls": len(outcomes) - n,
     }
 
 
-def like_length(one: int, two: int) -> bool:
+def like_length(tokens: int, base_tokens: int) -> bool:
     """Whether the longer of two replies has at most LENGTH_RATIO times the tokens of the shorter."""
-    return max(one, two) <= LENGTH_RATIO * min(one, two)
+    return max(tokens, base_tokens) <= LENGTH_RATIO * min(tokens, base_tokens)
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -102,11 +105,12 @@ def _rated(compared: Sequence[Comparison]) -> dict[str, Figure]:
 
 
 def _verdicts(verdicts: Sequence[Verdict], compared: Sequence[Comparison]) -> dict[str, Figure]:
-    """The judge's bias: `flips`, comparisons decided otherwise in the other order; `first_share`, how often A among verdicts A and B."""
+    """The judges' bias: `flips`, comparisons decided otherwise in the other order; `first_share`, how often A among verdicts A and B."""
     if not compared:
         return {}
     decided = [v for v in verdicts if v.verdict in ("A", "B")]
-    flips = sum(None not in (said := [v.winner for v in c.verdicts]) and len(set(said)) > 1 for c in compared)
+    orders = [[v.winner for v in c.verdicts if v.judge == judge] for c in compared for judge in {v.judge for v in c.verdicts}]
+    flips = sum(None not in said and len(set(said)) > 1 for said in orders)
     return {"flips": flips, "first_share": _mean(v.verdict == "A" for v in decided)}
 
 

@@ -1,4 +1,4 @@
-"""Held-out histories: dialogues of the two base experts that end just before a turn of the learner, and the base's reply to each."""
+"""Held-out histories: dialogues of the base experts that end just before a turn of the learner, and the base's reply to each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from expertchat.backends.base import GenerateRequest
 from expertchat.config import ConfigError, ConversationConfig
 from expertchat.experts.base import ContextTooSmallError, CountTokens, ExpertChat
 from expertchat.folder.jsonl import Log, read_lines
-from expertchat.records import Record, Speaker, Topic, Turn, other
+from expertchat.records import SEATS, Record, Speaker, Topic, Turn
 from expertchat.talk.conversation import Dialogue
 
 
@@ -35,26 +35,27 @@ class Plan:
     topic: Topic
     learner: Speaker
     turns: int
+    seats: tuple[Speaker, ...] = SEATS
 
     @property
     def opener(self) -> Speaker:
-        """Who opens, so that the turn after the history is the learner's."""
-        return self.learner if self.turns % 2 == 0 else other(self.learner)
+        """Who opens, so that the turn after the history is the learner's: everybody speaks in turn."""
+        return self.seats[(self.seats.index(self.learner) - self.turns) % len(self.seats)]
 
 
-def plans(learner: Speaker, topics: Sequence[Topic], most_turns: int, count: int) -> list[Plan]:
+def plans(learner: Speaker, topics: Sequence[Topic], most_turns: int, count: int, seats: Sequence[Speaker] = SEATS) -> list[Plan]:
     """`count` histories: topics by turns, and each topic in all lengths from 1 to `most_turns` by turns, so any beginning is balanced."""
     found = []
     for i in range(count):
         name = f"evaluation-{learner}/h{i:04d}"
         topic = topics[i % len(topics)].model_copy(update={"id": name})
-        found.append(Plan(name, topic, learner, 1 + i // len(topics) % most_turns))
+        found.append(Plan(name, topic, learner, 1 + i // len(topics) % most_turns, tuple(seats)))
     return found
 
 
 @dataclass(frozen=True)
 class BaseDialogue(Dialogue):
-    """A dialogue of the two experts as they were before any training; nobody watches it."""
+    """A dialogue of the experts as they were before any training; nobody watches it."""
 
     def next_turn(self, turns: Sequence[Turn]) -> Flow[Turn]:
         request, note = self.request(turns)
@@ -62,7 +63,7 @@ class BaseDialogue(Dialogue):
 
     def ask(self, turns: Sequence[Turn], request: GenerateRequest, note: str | None) -> Flow[Turn]:
         """The base's turn after `turns`, without its seconds: the same seed writes the same file."""
-        speaker = self.speaker(len(turns))
+        speaker = self.speaker(turns)
         (answer,) = yield [Ask(f"base_{speaker}", request, label=speaker)]
         return self.read(speaker, answer, note).model_copy(update={"seconds": 0.0})
 
@@ -76,7 +77,8 @@ class Making:
     tokens: Mapping[Speaker, CountTokens]
 
     def dialogue(self, plan: Plan) -> BaseDialogue:
-        settings = self.config.model_copy(update={"turns": plan.turns, "max_tokens": None})
+        # The lengths are planned so that the learner's turn comes next, so the experts speak in turn whatever the run's order is.
+        settings = self.config.model_copy(update={"turns": plan.turns, "max_tokens": None, "order": "round_robin"})
         return BaseDialogue(plan.topic, plan.opener, self.experts, settings, lambda event: None, self.tokens)
 
     def flow(self, plan: Plan) -> Flow[Held]:
@@ -87,7 +89,7 @@ class Making:
         """
         dialogue = self.dialogue(plan)
         transcript = yield from dialogue.flow()
-        number = reply_place(len(transcript.turns), plan.turns)
+        number = reply_place(len(transcript.turns), plan.turns, len(plan.seats))
         if number is None:
             problem = f"the dialogue ended after {len(transcript.turns)} turns ({transcript.stop_reason})"
             return Held(id=plan.id, topic=plan.topic.text, learner=plan.learner, turns=transcript.turns, problem=problem)
@@ -101,18 +103,20 @@ class Making:
         return held.model_copy(update={"reply": reply})
 
 
-def reply_place(turns: int, planned: int) -> int | None:
+def reply_place(turns: int, planned: int, seats: int = 2) -> int | None:
     """How many of a dialogue's turns stand before the reply, or None: all that were planned; if it ended early, those before the
     learner's last turn in it, since nobody answers after an end.
 
-    The learner's turns are those whose index has the parity of `planned`; the opening is never one to be answered.
+    The learner's turns are those whose index is that of `planned`, or a round of the `seats` before; the opening is never one to be
+    answered.
 
     >>> reply_place(4, 4), reply_place(3, 4), reply_place(2, 4), reply_place(1, 4)
     (4, 2, 2, None)
     """
     if turns >= planned:
         return planned
-    places = [i for i in range(1, turns) if i % 2 == planned % 2] or [turns] * (turns >= 1 and turns % 2 == planned % 2)
+    mine = planned % seats
+    places = [i for i in range(1, turns) if i % seats == mine] or [turns] * (turns >= 1 and turns % seats == mine)
     return places[-1] if places else None
 
 
@@ -142,11 +146,12 @@ class InOrder:
         self._early: dict[str, Held] = {}
         self.written: list[Held] = []
 
-    def put(self, held: Held) -> None:
-        self._early[held.id] = held
+    def put(self, made: Held) -> None:
+        """Take one; it is written when its turn comes."""
+        self._early[made.id] = made
         while self._next in self._early:
-            one = self._early.pop(self._next or "")
+            held = self._early.pop(self._next or "")
             if self.log is not None:
-                self.log.append(one.to_json())
-            self.written.append(one)
+                self.log.append(held.to_json())
+            self.written.append(held)
             self._next = next(self._ids, None)

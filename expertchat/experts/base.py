@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
+from expertchat.backends.base import Decoding, GenerateRequest
 from expertchat.experts.naming import named
 from expertchat.experts.reply import Reply
 from expertchat.experts.speakers import Speakers
 from expertchat.experts.thoughts import Thoughts
-from expertchat.judging import rating, wim
-from expertchat.judging.faults import refuses
-from expertchat.judging.view import Judgement
-from expertchat.records import SEATS, ExpertRef, Message, Role, Turn
-from expertchat.text.sentences import Safe, in_line, neutralise
-from expertchat.text.wordings import Prompts, WimWording, fill
+from expertchat.records import SEATS, ExpertRef, Message, Role, Speaker, Turn
+from expertchat.text.refusals import refuses
+from expertchat.text.sentences import Safe, in_line, listed, neutralise
+from expertchat.text.wordings import Prompts, fill
 
 CountTokens = Callable[[Sequence[Message]], int]
 
@@ -36,6 +34,7 @@ class Family:
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     decoding: Decoding = Decoding(method="contrastive", penalty_alpha=0.6, top_k=4)
     max_sentences: int | None = None  # how many sentence markers a judge of this family can read
+    names_others: bool = True  # where more than two talk, the turns of the others begin with their names
 
 
 class ContextTooSmallError(ValueError):
@@ -65,7 +64,8 @@ class History:
 class ExpertChat:
     """One expert of a dialogue: a family's facts, a persona, and the wordings of its requests.
 
-    `letter` is the seat in the dialogue ("a", "b") or "third" for a judge that does not talk.
+    `letter` is its name, which is its seat in the dialogue ("a", "b"), or "third" or "moderator" for one that does not talk. `seats` are
+    the names of all who talk.
     """
 
     family = Family("auto")
@@ -77,13 +77,14 @@ class ExpertChat:
         ref: ExpertRef | None = None,
         context_length: int | None = None,
         special_tokens: Sequence[str] = (),
+        seats: Sequence[Speaker] = SEATS,
     ) -> None:
-        self.letter = letter
+        self.letter, self.seats = letter, tuple(seats)
         self.settings = settings
         self.ref = ref or ExpertRef(family=self.family.name, model="")
         self.context_length = context_length or self.family.context_length
         self.special_tokens = tuple(special_tokens)
-        self.speakers = Speakers(letter.upper(), [name.upper() for name in SEATS if name != letter])
+        self.speakers = Speakers(letter.upper(), [name.upper() for name in self.seats if name != letter])
         self.thoughts = Thoughts(letter, self.ref.model or self.family.name, settings.thinking)
 
     # -- views ------------------------------------------------------------------------------------------------------
@@ -104,20 +105,26 @@ class ExpertChat:
         return (first, *merged[1:])
 
     def view(self, history: History) -> tuple[Message, ...]:
-        """The dialogue as this expert sees it: its own turns are "assistant", the partner's are "user".
+        """The dialogue as this expert sees it: its own turns are "assistant", all others' are "user".
 
-        The expert that opens has no partner's turn to answer: its first user message asks it to open.
+        Where more than two talk, the others' turns begin with their names ("B: ..."), as far as the family can read that, and the system
+        text says who is there. The expert that opens has no turn to answer: its first user message asks it to open.
         """
         prompts = self.settings.prompts
         names = {"topic": self._safe(history.topic), "name": self.letter.upper()}
         persona = self._safe(fill(self.settings.persona, **names), lines=True)
         system = fill(prompts.system, persona=persona, **names)
+        several = len(self.seats) > 2 and self.family.names_others
+        if several and prompts.company:
+            others = listed([seat.upper() for seat in self.seats if seat != self.letter])
+            system = Safe(f"{system}\n{fill(prompts.company, name=self.letter.upper(), others=others)}".strip())
         exchange: list[Message] = []
         if not history.turns or history.turns[0].speaker == self.letter:
             exchange.append(Message("user", fill(prompts.opening, **names)))
         for turn in history.turns:
             role: Role = "assistant" if turn.speaker == self.letter else "user"
-            exchange.append(Message(role, self._safe(turn.text, lines=True)))
+            label = f"{turn.speaker.upper()}: " if several and role == "user" else ""
+            exchange.append(Message(role, f"{label}{self._safe(turn.text, lines=True)}"))
         return self.chat(system, exchange)
 
     # -- requests ---------------------------------------------------------------------------------------------------
@@ -147,42 +154,6 @@ class ExpertChat:
             shown, dropped = replace(shown, turns=shown.turns[1:]), dropped + 1
         note = f"{dropped} oldest turn{'s' if dropped > 1 else ''} not shown: context full" if dropped else None
         return GenerateRequest(key, self.view(shown), decoding), note
-
-    def analysis_request(self, key: str, judgement: Judgement) -> GenerateRequest:
-        """Ask the judge to explain (or, for the embedded experts, to label every numbered sentence) before it rates."""
-        prompts = self.settings.prompts
-        ratings_begin = tuple(rating.label(prompts, category) for category in judgement.categories)
-        return GenerateRequest(
-            f"{key}/analysis", self._judge_chat(judgement), self.settings.judge, prefix=prompts.analysis_prefix, stop=ratings_begin
-        )
-
-    def rating_request(self, key: str, judgement: Judgement, analysis: str, category: str) -> GenerateRequest:
-        """Ask for one category as text."""
-        decoding = replace(self.settings.judge, max_new_tokens=rating.SAMPLED_TOKENS)
-        prefix = rating.prefix(self.settings.prompts, analysis, category)
-        return GenerateRequest(f"{key}/{category}", self._judge_chat(judgement), decoding, prefix=prefix, stop=("\n",))
-
-    def score_request(self, key: str, judgement: Judgement, analysis: str, category: str) -> ScoreRequest:
-        """Ask for the probabilities of the ten option strings of one category."""
-        prefix = rating.prefix(self.settings.prompts, analysis, category)
-        return ScoreRequest(f"{key}/{category}", self._judge_chat(judgement), rating.options(self.settings.prompts), prefix=prefix)
-
-    def wim_request(
-        self, key: str, judgement: Judgement, analysis: str, ratings: dict[str, int | None], wording: WimWording
-    ) -> GenerateRequest:
-        """Ask what is missing, as a second turn after the judge's analysis and ratings."""
-        prompts = self.settings.prompts
-        asked = wim.question(prompts, wording, judgement, self.special_tokens)
-        answered = Message("assistant", rating.answer(prompts, analysis, ratings))
-        messages = self._judge_chat(judgement, answered, Message("user", asked))
-        prefix = fill(prompts.wim_prefix, self.special_tokens, subject=judgement.subject.upper(), topic=judgement.topic)
-        return GenerateRequest(f"{key}/wim", messages, self.settings.judge, prefix=prefix)
-
-    def _judge_chat(self, judgement: Judgement, *more: Message) -> tuple[Message, ...]:
-        prompts = self.settings.prompts
-        system = fill(prompts.judge_system, self.special_tokens, topic=judgement.topic)
-        text = rating.judge_prompt(prompts, judgement, self.special_tokens, self.family.max_sentences)
-        return self.chat(system, [Message("user", text), *more])
 
     # -- answers ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -16,7 +17,7 @@ from expertchat.experts.mixtral import Mistral, Mixtral
 from expertchat.experts.qwen import Qwen
 from expertchat.experts.world import WorldExpert
 from expertchat.folder.textfile import read_text
-from expertchat.records import ExpertRef
+from expertchat.records import SEATS, ExpertRef, Speaker
 from expertchat.text.sentences import shown_path
 
 FAMILIES: dict[str, type[ExpertChat]] = {
@@ -36,8 +37,11 @@ def family_class(name: str) -> type[ExpertChat]:
     return FAMILIES[name]
 
 
-def make_expert(letter: str, config: ModelConfig, info: ModelInfo) -> ExpertChat:
-    """The expert in the seat `letter` for a loaded model. Raises ConfigError for a family, persona or template that does not fit."""
+def make_expert(letter: str, config: ModelConfig, info: ModelInfo, seats: Sequence[Speaker] = SEATS) -> ExpertChat:
+    """The expert in the seat `letter` for a loaded model; `seats` are the names of all who talk.
+
+    Raises ConfigError for a family, persona or template that does not fit.
+    """
     cls = family_class(config.family)
     stages = config.decoding
     settings = Settings(
@@ -49,7 +53,7 @@ def make_expert(letter: str, config: ModelConfig, info: ModelInfo) -> ExpertChat
         thinking=config.thinking,
     )
     ref = ExpertRef(family=config.family, model=shown_path(config.path), revision=config.revision)
-    expert = cls(letter, settings, ref, config.context_length or info.context_length or None, info.special_tokens)
+    expert = cls(letter, settings, ref, config.context_length or info.context_length or None, info.special_tokens, seats)
     expert.thoughts.opens = info.opens_thinking
     if isinstance(expert, Auto):
         expert.adapt(info)

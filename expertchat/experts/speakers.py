@@ -1,4 +1,4 @@
-"""A reply that goes on as both speakers ("A: ... B: ..."): where the other one's turn begins in it.
+"""A reply that goes on as several speakers ("A: ... B: ..."): where another one's turn begins in it.
 
 A label is a name and a colon at the beginning of a line. What is only a letter or a common word ("B:", "User:") may as well be an item of
 a list, an exam question or the head of a letter; it counts where every label of the reply is a speaker's, and what follows is said, not
@@ -32,11 +32,26 @@ _SAID = 4  # words that are surely said; fewer only with the mark that ends a se
 _ENDS = re.compile(r"[.!?。！？…]")
 
 
+def _name(name: str) -> str:
+    """The pattern of an expert's name."""
+    return re.escape(name) if len(name) == 1 else f"(?i:{re.escape(name).replace('_', '[ _]')})"
+
+
+def _without(words: str, *names: str) -> str:
+    """Alternatives of a pattern, those aside that are `names`."""
+    return "|".join(word for word in words.split("|") if word not in {name.lower() for name in names})
+
+
 class Speakers:
-    """The labels of a dialogue as one of its speakers may write them: `own` and `others` are names ("A", "B")."""
+    """The labels of a dialogue as one of its speakers may write them: `own` and `others` are names ("A", "B", "DR_JONES").
+
+    A name of one letter is one only as a capital; longer ones may be written in small letters, and with a space for an underscore.
+    """
 
     def __init__(self, own: str, others: Sequence[str]) -> None:
         self.own, self.others = own, tuple(others)
+        self._partner = _without(_PARTNER, own)  # words for somebody else; an expert's name is a word for that expert alone
+        self._self = _without(_OWN, *others)
 
     def apart(self, text: str) -> tuple[str, str]:
         """(what is the speaker's own, what is not): the own label at the beginning is left out, and the text ends where another's turn
@@ -54,16 +69,16 @@ class Speakers:
 
     @cached_property
     def _own_clear(self) -> str:
-        return f"{_EXPERT}(?:{re.escape(self.own)})"
+        return f"{_EXPERT}(?:{_name(self.own)})"
 
     @cached_property
     def _others(self) -> str:
-        return "|".join(map(re.escape, self.others)) or r"(?!)"
+        return "|".join(map(_name, self.others)) or r"(?!)"
 
     @cached_property
     def _known(self) -> re.Pattern[str]:
         """Labels of speakers, whatever their case."""
-        return re.compile(rf"(?:{_EXPERT})?(?:{re.escape(self.own)}|{self._others})|{_PARTNER}|{_OWN}|you", re.IGNORECASE)
+        return re.compile(rf"(?:{_EXPERT})?(?:{_name(self.own)}|{self._others})|{_PARTNER}|{_OWN}|you", re.IGNORECASE)
 
     @cached_property
     def _clear_label(self) -> re.Pattern[str]:
@@ -77,7 +92,7 @@ class Speakers:
 
     def _own_label(self, text: str) -> int:
         """Where the text begins after a label of its speaker."""
-        match = re.match(rf"{_OPEN}(?:(?i:{self._own_clear}|{_OWN})|{re.escape(self.own)}){_CLOSE}\s*", text)
+        match = re.match(rf"{_OPEN}(?:(?i:{self._own_clear}|{self._self})|{_name(self.own)}){_CLOSE}\s*", text)
         return match.end() if match and self._all_known(text) and self._is_said(text[match.end() :]) else 0
 
     def _clear(self, text: str) -> int | None:
@@ -91,23 +106,26 @@ class Speakers:
         if not self._all_known(text):
             return None
         named = self._own_label(text) > 0
-        label = rf"(?:(?i:{_PARTNER}{'|you' if named else ''})|{self._others})"
-        later = rf"|(?m:^){_OPEN}(?i:{_OWN}){_CLOSE}" if not named else ""
+        label = rf"(?:(?i:{self._partner}{'|you' if named else ''})|{self._others})"
+        later = rf"|(?m:^){_OPEN}(?i:{self._self}){_CLOSE}" if not named else ""
         inside = rf"|{_SENTENCE_END}(?:{self._others}){_CLOSE}" if named else ""
         if all(self._known.fullmatch(label) for label in _INLINE.findall(text)):
             inside += rf"|{_SENTENCE_END}(?:{_ROLES}){_CLOSE}"
         for match in re.finditer(rf"(?m:^){_OPEN}{label}{_CLOSE}{inside}{later}", text):
-            if match.start() == 0 and re.match(rf"{_OPEN}(?i:{_OWN}){_CLOSE}", text):
+            if match.start() == 0 and re.match(rf"{_OPEN}(?i:{self._self}){_CLOSE}", text):
                 continue
             if self._is_said(text[match.end() :]):
                 return match.start()
         return None
 
     def _script(self, text: str) -> int | None:
-        """Where the second of two speakers begins in a text that is a script from its first line on: two labels that take turns, thrice."""
+        """Where the second speaker begins in a text that is a script from its first line on: labels, no more than there are speakers, that
+        take turns, thrice.
+        """
         labels = [(match.start(), match["name"].casefold()) for match in _ANY.finditer(text)]
         names = [name for _, name in labels]
-        if len(labels) < 3 or labels[0][0] != 0 or len(set(names)) != 2 or any(a == b for a, b in pairwise(names)):
+        people = 2 <= len(set(names)) <= len(self.others) + 1
+        if len(labels) < 3 or labels[0][0] != 0 or not people or any(a == b for a, b in pairwise(names)):
             return None
         return labels[1][0]
 

@@ -1,66 +1,25 @@
-"""Append-only files of one JSON object a line: whole lines only, a torn end is cut off, a full disk tears nothing."""
+"""Files of JSON: append-only ones of an object a line (whole lines only, a torn end is cut off, a full disk tears nothing), small ones read
+whole."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from expertchat.config import ConfigError
+from expertchat.folder.writing import NO_LINK, WriteError, cannot_write
 from expertchat.text.sentences import first_line
 
+M = TypeVar("M", bound=BaseModel)
+
 _BLOCK = 1 << 16
-NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # to open a file of a run: a link in its place would lead out of the folder
-
-
-class WriteError(Exception):
-    """The run folder cannot be written any more; what was written stays readable."""
-
-
-def cannot_write(path: Path | str, error: BaseException) -> WriteError:
-    """What a failed write is told as: which file, and why."""
-    place = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
-    return WriteError(f"cannot write {place}: {reason(error)}; what was written before stays readable")
-
-
-def reason(error: BaseException) -> str:
-    """Why something could not be written, in a few words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if error.args and isinstance(error.args[0], list) and error.args[0]:  # of shutil.copytree: (source, target, why) of each file
-        return str(error.args[0][0][-1])
-    return first_line(error)
-
-
-@contextlib.contextmanager
-def saving(path: Path | str) -> Iterator[None]:
-    """Whatever a disk does to a write in here becomes WriteError, also what safetensors and torch make of it."""
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError" or (isinstance(error, RuntimeError) and _OF_TORCH.search(str(error))):
-            raise cannot_write(path, error) from None
-        raise
-
-
-# What torch.save says of a disk.
-_OF_TORCH = re.compile("inline_container|PytorchStreamWriter|iostream|cannot be opened|Parent directory", re.IGNORECASE)
-
-
-def sync_file(path: Path) -> None:
-    """Make a file that another library wrote survive a power cut. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | NO_LINK)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Log:
@@ -126,7 +85,7 @@ def cut_torn_end(path: Path) -> int:
         while end:
             start = _line_start(file, end)
             file.seek(start)
-            if _object(file.read(end - start)) is not None:
+            if _line(file.read(end - start)) is not None:
                 break
             end = start
         if end < size:
@@ -147,15 +106,40 @@ def _line_start(file: Any, end: int) -> int:
     return 0
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
-    """What a line says; None where it is not whole."""
-    if not line.endswith(b"\n"):
-        return None
+def _object(text: bytes) -> dict[str, Any] | None:
+    """What a text says; None where it is no whole object."""
     try:
-        found = json.loads(line)
+        found = json.loads(text)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _line(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None where it is not whole."""
+    return _object(line) if line.endswith(b"\n") else None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object that a small file holds; None where the file is not there, cannot be read, or holds none."""
+    try:
+        return _object(path.read_bytes())
+    except OSError:
+        return None
+
+
+def as_number(value: object) -> float:
+    """What stands in a file where a number belongs: a time, a count; 0 for whatever cannot be one."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15 else 0.0
+
+
+def read_records(path: Path, model: type[M], remedy: str) -> Iterator[M]:
+    """The lines of a file as records. Raises ConfigError as read_lines does, and for a line that is none, with what to do."""
+    for n, line in read_lines(path):
+        try:
+            yield model.model_validate(line)
+        except ValidationError as error:
+            raise ConfigError(f"{path}, line {n} is no record of this version ({first_line(error)}); {remedy}") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -174,7 +158,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for n, line in enumerate(file, 1):
             if broken is not None:
                 raise ConfigError(f"{path}, line {broken} is not a JSON object: the file is damaged; restore it or name another run.dir")
-            if (found := _object(line)) is not None:
+            if (found := _line(line)) is not None:
                 yield n, found
             else:
                 broken = n

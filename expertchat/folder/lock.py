@@ -36,7 +36,8 @@ from typing import Any
 
 from expertchat.config import ConfigError
 from expertchat.folder.here import Place, place
-from expertchat.folder.jsonl import NO_LINK, WriteError
+from expertchat.folder.jsonl import as_number, read_json
+from expertchat.folder.writing import NO_LINK, WriteError, replace
 
 try:
     import fcntl
@@ -76,7 +77,7 @@ class FolderLock:
         try:
             self._acquire()
         except BaseException:
-            if (_read(folder / CLAIM) or {}).get("token") == self.token:
+            if (read_json(folder / CLAIM) or {}).get("token") == self.token:
                 self._unlink(CLAIM)
             os.close(self._fd)
             raise
@@ -102,7 +103,7 @@ class FolderLock:
                 self._outlast(rival)
             else:
                 raise ConfigError(self._refusal(rival))
-        claim = _read(self.folder / CLAIM)
+        claim = read_json(self.folder / CLAIM)
         if claim is not None and not self._later(claim):  # this start's, or left behind
             self._unlink(CLAIM)
 
@@ -146,7 +147,7 @@ class FolderLock:
             return False
         if beat.get("host") == socket.gethostname():
             # On one machine the file lock is certain, and a process id may have been given to somebody else meanwhile.
-            return not locked and _running(int(_number(beat.get("pid"))))
+            return not locked and _running(int(as_number(beat.get("pid"))))
         return _age(beat) < self.stale_seconds if silent is None else not silent
 
     def _wait_for(self, orphan: Beat) -> None:
@@ -159,7 +160,7 @@ class FolderLock:
         whose = f"{_writer(orphan)}, an earlier start of this job"
         self.say(f"{self.folder} is still held by {whose}: it is asked to let go, and taken for dead if it is silent for {left:.0f} s more")
         while (rival := self._try(silent=time.monotonic() - since >= self.stale_seconds)) is not None:
-            claim = _read(self.folder / CLAIM)
+            claim = read_json(self.folder / CLAIM)
             if (rival and not self._earlier(rival)) or (claim is not None and self._later(claim)):
                 raise ConfigError(self._refusal(rival or claim or {}))
             if time.monotonic() > end:
@@ -235,7 +236,7 @@ class FolderLock:
 
     def _taken(self) -> str | None:
         """Who has taken the folder over, or wants to and may; None: nobody."""
-        beat, claim = read_heartbeat(self.folder), _read(self.folder / CLAIM)
+        beat, claim = read_heartbeat(self.folder), read_json(self.folder / CLAIM)
         if claim is not None and self._later(claim):
             return self._taken_by(claim)
         if beat is not None and beat.get("token") != self.token and not self._earlier(beat):
@@ -313,15 +314,7 @@ class FolderLock:
 
 def read_heartbeat(folder: Path) -> Beat | None:
     """Who writes `folder`: {host, pid, time, token, job, restarts}, or None."""
-    return _read(folder / HEARTBEAT)
-
-
-def _read(path: Path) -> Beat | None:
-    try:
-        beat = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return beat if isinstance(beat, dict) else None
+    return read_json(folder / HEARTBEAT)
 
 
 def _same(fd: int, path: Path) -> bool:
@@ -342,48 +335,6 @@ def _gone(path: Path) -> bool:
     return False
 
 
-def replace(path: Path, text: str, sync: bool = False, mode: int | None = None) -> None:
-    """Write a whole file so that readers see either the old or the new one. With `sync` it also survives a power cut.
-
-    `mode`: its permissions, from before its first byte on and whatever the umask is (0o600: nobody else reads it).
-    """
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        with open(new, "w", encoding="utf-8", opener=_no_link if mode is None else private) as file:
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            file.write(text)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(new, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-    if sync:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut, where the file system knows how."""
-    with contextlib.suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def private(path: str, flags: int) -> int:
-    """An opener for `open`: what is made is its owner's alone, whatever the umask is."""
-    return os.open(path, flags | NO_LINK, 0o600)
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | NO_LINK, 0o666)
-
-
 def _writer(beat: Beat) -> str:
     job = f" (job {beat['job']})" if beat.get("job") else ""
     ahead = -_age(beat)
@@ -393,11 +344,7 @@ def _writer(beat: Beat) -> str:
 
 def _age(beat: Beat) -> float:
     """Seconds since a heartbeat by this host's clock; below 0 where the other's clock is ahead."""
-    return time.time() - _number(beat.get("time"))
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e15 else 0.0
+    return time.time() - as_number(beat.get("time"))
 
 
 def _running(pid: int) -> bool:

@@ -17,9 +17,9 @@ from typing import Any, Literal, TypeVar
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, Note, RunFinished, RunStarted, Sink
 from expertchat.folder.here import place
-from expertchat.folder.jsonl import WriteError
+from expertchat.folder.reader import is_failed
 from expertchat.folder.run_folder import RunFolder
-from expertchat.folder.summary import is_failed
+from expertchat.folder.writing import WriteError
 from expertchat.text.redaction import hide
 
 F = TypeVar("F", bound=RunFolder)

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationFinished, PhaseStarted, Progress, StepFinished, TextStreamed, TurnFinished
-from expertchat.folder.jsonl import Log, WriteError, cannot_write, reason, saving
-from expertchat.folder.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat, replace
+from expertchat.folder.jsonl import Log, read_json
+from expertchat.folder.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat
 from expertchat.folder.provenance import moved_on, provenance
+from expertchat.folder.reader import read_config
+from expertchat.folder.writing import WriteError, cannot_write, reason, replace, saving
 from expertchat.records import as_line, finite
 from expertchat.text.sentences import as_yaml
 
@@ -31,7 +32,9 @@ OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log,
 # Config keys that do not change what a run writes.
 NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")
 
-ADDED = {"thinking": False, "topic_prefix": ""}  # keys that came later, with what they mean where a config has none
+# Keys that came later, with what they mean where a config has none; UNUSED are wordings of which such a run needed none.
+ADDED = {"thinking": False, "topic_prefix": "", "order": "round_robin", "partners": "each", "update": "dpo"}
+UNUSED = ("company", "moderate", "next_speaker", "judge_several")
 OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
 OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}
 
@@ -108,13 +111,15 @@ class RunFolder:
                 shown = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
                 raise ConfigError(f"run.dir: {self.folder} is not a run folder (it holds {shown}); name a new or empty folder")
             return
-        before = _read_config(self.folder / "config.yaml")
+        before = read_config(self.folder / "config.yaml", "name another run.dir")
         if differing := differences(before, self.config):
             remedy = "give its values again or name another folder; these differ:"
             raise ConfigError([f"run.dir: {self.folder} is a run of another config; {remedy}", *differing])
         self.notes += moved_on(self.folder / "provenance.json", "the run began")
         if (self.folder / "summary.json").exists():
-            self.summary = _read_summary(self.folder / "summary.json")
+            self.summary = read_json(path := self.folder / "summary.json")
+            if self.summary is None:
+                raise ConfigError(f"run.dir: cannot read {path}; remove it and the run goes on")
 
     def open(self) -> None:
         """Make the folder a run's, or find what there is of it. From here on everything that is sent is written.
@@ -267,11 +272,14 @@ def _unusable(folder: Path, error: OSError) -> Exception:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each key in which two configs differ, those aside that do not change what a run writes.
 
-    A key that the older config does not know (ADDED) is as it was before there was one.
+    A key that the older config does not know is as it was before there was one (ADDED), or does not count (UNUSED).
     """
     one, two = dict(_flat(before)), dict(_flat(now))
     for mine, other in ((one, two), (two, one)):  # runs of two versions are compared both ways
-        mine.update({key: ADDED[name] for key in other if key not in mine and (name := key.rpartition(".")[2]) in ADDED})
+        for key in [key for key in other if key not in mine]:
+            name = key.rpartition(".")[2]
+            if name in ADDED or name in UNUSED:
+                mine[key] = other[key] if name in UNUSED else ADDED[name]
     keys = [key for key in {**one, **two} if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_COMPARED)]
     return [f"{key}: was {one.get(key)!r}, is {two.get(key)!r}" for key in keys if one.get(key) != two.get(key)]
 
@@ -282,21 +290,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"run.dir: cannot read {path}: {str(error).splitlines()[0]}; name another folder") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"run.dir: {path} is not the config of a run; name another folder")
-    return config
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"run.dir: cannot read {path}: {error}; remove it and the run goes on") from None
-    return summary if isinstance(summary, dict) else {}

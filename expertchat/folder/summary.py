@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from expertchat.folder.jsonl import read_lines
+from expertchat.folder.reader import RunReader
 from expertchat.text.likeness import blank
 from expertchat.text.thinking import count_words
 
@@ -22,7 +21,8 @@ def summarise(folder: Path) -> dict[str, Any]:
     `seconds` is time at work: from when the models are loaded to the last event, summed over the starts. `tokens` are those of the turns,
     with what was thought.
     """
-    transcripts = _Transcripts(folder)
+    run = RunReader(folder)
+    transcripts = _Transcripts(run)
     seconds = seconds_of(folder)
     tokens, turns = transcripts.tokens, transcripts.turns
     problems: Counter[str] = Counter()
@@ -41,9 +41,9 @@ def summarise(folder: Path) -> dict[str, Any]:
         "words_thought": transcripts.words_thought,
         "turns_beyond": transcripts.beyond,
         "turns_blank": transcripts.blank,
-        **_ratings(folder, problems, faults["rating"]),
-        **_wim(folder, problems, faults["wim"]),
-        **_rewards(folder),
+        **_ratings(run, problems, faults["rating"]),
+        **_wim(run, problems, faults["wim"]),
+        **_rewards(run),
         "stop_reasons": dict(sorted(transcripts.reasons.items())),
         "problems": dict(problems.most_common(20)),
         "faults": {what: dict(kinds.most_common()) for what, kinds in faults.items()},
@@ -63,26 +63,12 @@ def _failure(summary: Mapping[str, Any]) -> dict[str, str]:
     return {"status": "failed", "reason": reason}
 
 
-def is_failed(summary: Mapping[str, Any]) -> bool:
-    """Whether a summary is that of a run that did all its work but could not do what it is for; then it has a `reason` too."""
-    return summary.get("status") == "failed"
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run at its end; empty where it has none or it cannot be read."""
-    try:
-        summary = json.loads((folder / "summary.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
-
-
 class _Transcripts:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, run: RunReader) -> None:
         self.count = self.turns = self.tokens = self.cut = self.beyond = self.blank = 0
         self.thought = self.silent = self.words_thought = 0  # turns that thought, those that said nothing after it, words of thoughts
         self.reasons: Counter[str] = Counter()
-        for _, line in read_lines(folder / "transcripts.jsonl"):
+        for line in run.lines("transcripts"):
             self.count += 1
             self.turns += len(line["turns"])
             self.tokens += sum(turn["tokens"] for turn in line["turns"])
@@ -116,12 +102,12 @@ def _direction(line: dict[str, Any]) -> str:
     return f"{line['subject']}-by-{line['judge']}"
 
 
-def _ratings(folder: Path, problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
+def _ratings(run: RunReader, problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
     """Mean rating by category and direction. A rating that was asked for in two forms fails where one of them does."""
     means: dict[str, dict[str, _Mean]] = defaultdict(lambda: defaultdict(_Mean))
     masses: dict[str, _Mean] = defaultdict(_Mean)
     count = failures = read = 0
-    for _, line in read_lines(folder / "ratings.jsonl"):
+    for line in run.lines("ratings"):
         count += 1
         read += line["expected"] is not None or line["value"] is not None
         if kind := line.get("fault"):
@@ -140,10 +126,10 @@ def _ratings(folder: Path, problems: Counter[str], faults: Counter[str]) -> dict
     return {**found, "rating_mass": by_judge, "ratings": by_category}
 
 
-def _wim(folder: Path, problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
+def _wim(run: RunReader, problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
     ways: dict[str, _Mean] = defaultdict(_Mean)
     count = empty = lacking = 0
-    for _, line in read_lines(folder / "wim.jsonl"):
+    for line in run.lines("wim"):
         count += 1
         empty += line["empty"]
         lacking += line["cosine"] is None
@@ -157,12 +143,12 @@ def _wim(folder: Path, problems: Counter[str], faults: Counter[str]) -> dict[str
     return {"wim_count": count, "wim_empty": empty, "wim_null": lacking, "wim": by_way}
 
 
-def _rewards(folder: Path) -> dict[str, Any]:
+def _rewards(run: RunReader) -> dict[str, Any]:
     """Mean rewards, and ties: of the conversations in which both experts have a mean rating, those in which the two are equal."""
     ways: dict[str, _Mean] = defaultdict(_Mean)
     waiting: dict[str, dict[str, float | None]] = {}
     lacking = ties = pairs = read = 0
-    for _, line in read_lines(folder / "rewards.jsonl"):
+    for line in run.lines("rewards"):
         lacking += line["value"] is None
         read += line["value"] is not None
         if line["turn"] is not None or line["candidate"] is not None:
@@ -182,7 +168,7 @@ def _rewards(folder: Path) -> dict[str, Any]:
 def seconds_of(folder: Path) -> float:
     """Time at work: from when the models are loaded to the last event, summed over the starts."""
     total = begun = last = 0.0
-    for _, event in read_lines(folder / "events.jsonl"):
+    for event in RunReader(folder).lines("events"):
         kind, time = event.get("kind"), float(event.get("time", 0.0))
         if kind == "run_started":
             total += max(0.0, last - begun)

@@ -9,11 +9,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from expertchat.judging.nothing import doubts, says_nothing
+from expertchat.records import SEATS
 from expertchat.text.likeness import longest_run, weight, words
+from expertchat.text.refusals import refuses
 from expertchat.text.sentences import one_line, sentences
 
+PARROT = "parrot"  # the kind of a text that repeats the judged one
 PARROT_COSINE = 0.98
 PARROT_WORDS, PARROT_SHARE = 8, 0.6  # a verbatim run of at least so many words that makes up so much of the text
 ECHO_RUN, ECHO_SHARE = 5, 0.6  # so much of a text stands in the prompt, in runs of at least so many words
@@ -32,27 +36,6 @@ class Fault:
 
 
 # -- the kinds ----------------------------------------------------------------------------------------------------------
-
-_SORRY = r"(?:(?:i'?m|i am|we are|we're) (?:very |so |truly )?sorry|sorry|i apologi[sz]e|apologies|my apologies|unfortunately)"
-_CANNOT = (
-    r"(?:i|we) (?:can ?not|can'?t|won'?t|will not|must decline|am unable to|am not able to|'?m not able to|'?m unable to"
-    r"|do not feel comfortable|don'?t have)(?: to)?"
-    r"(?: (?:help|assist|judge|rate|provide|evaluate|comply|fulfil+|answer|do|give|continue|engage|participate|access|personal|opinions"
-    r"|any|the ability|with|this|that|an?|your)\b)"
-)
-_REFUSAL = re.compile(
-    rf"(?:{_SORRY}[,.]? (?:but |that )?{_CANNOT}|{_CANNOT} (?:.{{0,30}})?(?:request|this|that|with|opinions|judg|rat|content)"
-    rf"|as (?:an? )?(?:ai|artificial intelligence|large language model|language model)\b[^.!?]{{0,60}}\b(?:not|n't|cannot|unable)"
-    r"|(?:es )?tut mir leid[,.]? (?:aber )?[^.]{0,40}\b(?:nicht|kein\w*)\b|als (?:ki|sprachmodell)\b[^.]{0,60}\b(?:nicht|kein\w*)\b"
-    r"|ich kann (?:dabei|das|diese\w*)[^.]{0,40} nicht\b)",
-    re.IGNORECASE,
-)
-
-
-def refuses(text: str) -> bool:
-    """Whether the text begins as a refusal: "I'm sorry, but I can't ...", "As an AI, I do not ..."."""
-    return bool(_REFUSAL.match(one_line(text).replace("’", "'").lstrip("\"'*_ ")))
-
 
 def loops(text: str) -> bool:
     """Whether the text says one thing over and over: one sentence, a list of like items, numbers counted up."""
@@ -74,14 +57,19 @@ def _plain(text: str) -> list[str]:
     return ["#" if word.isdigit() else word for word in words(text)]
 
 
-_LINE_OF_TRANSCRIPT = re.compile(r"^\s*[AB]: ", re.MULTILINE)
 _MARKED = re.compile(r"[.!?][\"')]* ?(?:\[\d{1,3}\]|\(\d{1,3}\))(?=\s|$)")
 
 
-def echoes(text: str, prompt: str) -> bool:
+@cache
+def _line_of_transcript(seats: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"^\s*(?:{'|'.join(seat.upper() for seat in seats)}): ", re.MULTILINE)
+
+
+def echoes(text: str, prompt: str, seats: Sequence[str] = SEATS) -> bool:
     """Whether the text copies the prompt, or goes on with the transcript in its form (speakers and sentence numbers)."""
-    lines, marked = len(_LINE_OF_TRANSCRIPT.findall(text)), len(_MARKED.findall(text))
-    if lines >= 2 or (marked and _LINE_OF_TRANSCRIPT.match(text)) or re.search(r"[<‹]/?transcript[>›]", text):
+    line = _line_of_transcript(tuple(seats))
+    lines, marked = len(line.findall(text)), len(_MARKED.findall(text))
+    if lines >= 2 or (marked and line.match(text)) or re.search(r"[<‹]/?transcript[>›]", text):
         return True
     plain, source = _plain(text), _plain(prompt)
     if weight(plain) < PARROT_WORDS:
@@ -94,11 +82,11 @@ def echoes(text: str, prompt: str) -> bool:
 
 def copies(reply: str, text: str) -> bool:
     """Whether most of `text` is one long verbatim run of words of `reply`."""
-    one, two = words(reply), words(text)
-    if weight(two) < PARROT_WORDS:
+    written = words(text)
+    if weight(written) < PARROT_WORDS:
         return False
-    run = weight(longest_run(one, two))
-    return run >= PARROT_WORDS and run >= PARROT_SHARE * weight(two)
+    run = weight(longest_run(words(reply), written))
+    return run >= PARROT_WORDS and run >= PARROT_SHARE * weight(written)
 
 
 _SPEAKS = (
@@ -108,9 +96,9 @@ _SPEAKS = (
 _PARTS = r"(?:the )?(?:answers?|repl(?:y|ies)|responses?|turns?|sentences?) (?:of|by|from|given by)"
 
 
-def wrong_expert(text: str, subject: str) -> bool:
-    """Whether the text begins as one about the other expert and never names `subject` ("a", "b")."""
-    other = "B" if subject == "a" else "A"
+def wrong_expert(text: str, subject: str, seats: Sequence[str] = SEATS) -> bool:
+    """Whether the text begins as one about another expert of `seats` and never names `subject`."""
+    other = f"(?:{'|'.join(seat.upper() for seat in seats if seat != subject)})"
     flat = one_line(text).lstrip("\"'*_ ")
     begins = re.match(rf"(?:{_PARTS} expert {other}\b|expert {other} ?{_SPEAKS}|expert {other}:)", flat, re.IGNORECASE)
     named = re.search(rf"\b(?:experts|expert {subject}|both|partner)\b", flat, re.IGNORECASE)
@@ -172,7 +160,7 @@ def other_language(text: str, reference: str) -> bool:
 
 _FRAME = frozenset(
     [
-        "the", "a", "an", "b", "missing", "specific", "important", "content", "contents", "is", "are", "in", "of", "expert", "experts",
+        "the", "a", "an", "missing", "specific", "important", "content", "contents", "is", "are", "in", "of", "expert", "experts",
         "answer", "answers", "what", "which", "and", "sentence", "sentences", "number", "numbers",
         "numbered", "to", "from", "for", "following", "it",
         "this", "that", "there", "here",
@@ -188,16 +176,17 @@ def rates(text: str, categories: Iterable[str]) -> bool:
     return bool(piece.match(text.lstrip("*_[(\"' \n"))) or len(piece.findall(text)) >= 2
 
 
-def no_content(text: str) -> bool:
+def no_content(text: str, seats: Sequence[str] = SEATS) -> bool:
     """Whether the text names no content at all: only the words of the question, and numbers ("The missing content is [7].")."""
-    return all(word == "#" or word in _FRAME for word in _plain(text))
+    frame = _FRAME.union(*(_plain(seat) for seat in seats))
+    return all(word == "#" or word in frame for word in _plain(text))
 
 
 # -- together -----------------------------------------------------------------------------------------------------------
 
 
-def of_prose(text: str, *, subject: str, prompt: str, reference: str) -> Fault | None:
-    """The fault of a judge's prose on expert `subject`. `prompt` is what may not be copied, `reference` the dialogue."""
+def of_prose(text: str, *, subject: str, prompt: str, reference: str, seats: Sequence[str] = SEATS) -> Fault | None:
+    """The fault of a judge's prose on expert `subject` of `seats`. `prompt` is what may not be copied, `reference` the dialogue."""
     if not text.strip():
         return Fault("empty", "empty answer")
     if refuses(text):
@@ -206,30 +195,34 @@ def of_prose(text: str, *, subject: str, prompt: str, reference: str) -> Fault |
         return Fault("language", f"is in another language than the dialogue ({language(text)})")
     if loops(text):
         return Fault("loop", "repeats itself")
-    if echoes(text, prompt):
+    if echoes(text, prompt, seats):
         return Fault("echo", "copies the prompt or goes on with the transcript")
-    if wrong_expert(text, subject):
-        return Fault("wrong_expert", "is about the other expert")
+    if wrong_expert(text, subject, seats):
+        return Fault("wrong_expert", "is about the other expert" if len(seats) == 2 else "is about another expert")
     return None
 
 
-def of_analysis(text: str, *, subject: str, prompt: str, reference: str, reply: str) -> Fault | None:
+def of_analysis(
+    text: str, *, subject: str, prompt: str, reference: str, reply: str, seats: Sequence[str] = SEATS
+) -> Fault | None:
     """The fault of an analysis in prose. No analysis at all is none: the judge went to the ratings at once."""
     if not text.strip():
         return None
-    parrot = Fault("parrot", "parrots the reply") if copies(reply, text) else None
-    fault = parrot or of_prose(text, subject=subject, prompt=prompt, reference=reference)
+    parrot = Fault(PARROT, "parrots the reply") if copies(reply, text) else None
+    fault = parrot or of_prose(text, subject=subject, prompt=prompt, reference=reference, seats=seats)
     return fault and Fault(fault.kind, f"the analysis {fault.problem}")
 
 
-def of_wim(text: str, *, subject: str, prompt: str, reference: str, categories: Sequence[str]) -> Fault | None:
+def of_wim(
+    text: str, *, subject: str, prompt: str, reference: str, categories: Sequence[str], seats: Sequence[str] = SEATS
+) -> Fault | None:
     """The fault of a WIM response that is not in the empty form; parroting is told apart by its cosine, later."""
     if text.strip() and rates(text, categories):
         return Fault("rates", "rates instead of naming what is missing")
-    if text.strip() and no_content(text):
+    if text.strip() and no_content(text, seats):
         return Fault("no_content", "names no content")
-    if len(parts := sentences(text)) > 1 and says_nothing(parts[0]):
+    if len(parts := sentences(text)) > 1 and says_nothing(parts[0], seats):
         return Fault("unclear", "says that nothing is missing, and goes on")
-    if doubts(text):
+    if doubts(text, seats):
         return Fault("unclear", "doubts that nothing is missing, and names nothing")
-    return of_prose(text, subject=subject, prompt=prompt, reference=reference)
+    return of_prose(text, subject=subject, prompt=prompt, reference=reference, seats=seats)

@@ -6,14 +6,18 @@ So "I cannot say that nothing is missing." is none, nor is "Nothing is missing, 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import cache
 from unicodedata import category
 
+from expertchat.records import SEATS
 from expertchat.text.likeness import weight, words
 from expertchat.text.sentences import one_line
 
 _HEAD = r"(?:(?:what is missing|missing(?: content)?|answer|es fehlt|réponse|respuesta|antwort): ?)?"
 _VIEW = r"(?:(?:i (?:think|believe|would say|feel)(?: that)?|in my (?:opinion|view),?|as far as i can (?:see|tell),?|overall,?|so,?) )?"
-_OF = r"(?: here)?(?: (?:in|from) (?:(?:the|their|this|these) )?(?:answers?|repl(?:y|ies)|response|dialogue)?(?: ?(?:of|by) expert [ab])?)?"
+_WHOSE = r"(?: ?(?:of|by) expert (?:SEATS))?"
+_OF = rf"(?: here)?(?: (?:in|from) (?:(?:the|their|this|these) )?(?:answers?|repl(?:y|ies)|response|dialogue)?{_WHOSE})?"
 _KIND = r"(?: else| important| at all| more| specific| of importance)?"
 _GONE = r"(?:missing|lacking|left out|omitted)"
 _THING = r"(?:specific |important |relevant |further )?(?:content|information|details?|facts?|points?)"
@@ -45,7 +49,6 @@ _OTHERS = (
     r"لا شيء(?: (?:ينقص|مفقود|ناقص))?|لا ينقص (?:أي )?شيء|لا يوجد (?:شيء |ما )?(?:مفقود|ناقص|ينقص)",
     r"कुछ (?:भी )?नहीं(?: (?:छूटा|छूट रहा|कम|गायब)(?: है)?)?|कोई कमी नहीं(?: है)?",
 )
-_EMPTY = re.compile(rf"{_HEAD}(?:{_VIEW}(?:{'|'.join(_ENGLISH)}){_OF}|{'|'.join(_OTHERS)})")
 _WITHIN = re.compile(
     rf"\b(?:nothing{_KIND}(?: is|'s| seems| appears)?(?: to be)? {_GONE}|nichts fehlt|fehlt nichts|falta nada|manque rien|manca nulla)\b"
 )
@@ -71,12 +74,19 @@ def _around(c: str) -> bool:
     return c not in "?？؟" and (category(c)[0] in "PSZ" or c in "\u200d\ufe0f")
 
 
-def says_nothing(text: str) -> bool:
-    """Whether the whole text says that nothing is missing."""
-    return _EMPTY.fullmatch(plain(text)) is not None
+@cache
+def _empty(seats: tuple[str, ...]) -> re.Pattern[str]:
+    of = _OF.replace("SEATS", "|".join(seats))
+    return re.compile(rf"{_HEAD}(?:{_VIEW}(?:{'|'.join(_ENGLISH)}){of}|{'|'.join(_OTHERS)})")
 
 
-def doubts(text: str) -> bool:
+def says_nothing(text: str, seats: Sequence[str] = SEATS) -> bool:
+    """Whether the whole text says that nothing is missing (in the answers of one of `seats`)."""
+    return _empty(tuple(seats)).fullmatch(plain(text)) is not None
+
+
+def doubts(text: str, seats: Sequence[str] = SEATS) -> bool:
     """Whether the text denies or doubts that nothing is missing, and names nothing: "I cannot say that nothing is missing." """
     flat = plain(text)
-    return not says_nothing(text) and weight(words(flat)) <= _FEW and _WITHIN.search(flat) is not None and _NAMES.search(flat) is None
+    denied = _WITHIN.search(flat) is not None and _NAMES.search(flat) is None
+    return denied and weight(words(flat)) <= _FEW and not says_nothing(text, seats)

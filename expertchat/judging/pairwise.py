@@ -29,6 +29,7 @@ Winner = Literal["base", "policy", "tie"]
 ORDERS: tuple[Order, Order] = ("base", "policy")
 # What stands before a line of the prompt may not stand in the text of a reply: it would look like another reply.
 _HEAD = re.compile(r"\b(reply\s*[ab]?|expert|partner|the better reply)\s*[:：]|\b(the better reply is)\b", re.IGNORECASE)
+_HEAD_OF_SEVERAL = re.compile(_HEAD.pattern.replace("partner", r"partner(?:\s+\w+)?"), re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,19 @@ class Duel:
     def render(self, first: Order, special_tokens: Sequence[str] = ()) -> str:
         """The dialogue and the two replies, each on one line."""
 
-        def shown(text: str) -> str:
-            return _HEAD.sub(lambda match: f"{{{match[1] or match[2]}}}", quote(text, special_tokens))
+        partners = list(dict.fromkeys(turn.speaker for turn in self.turns if turn.speaker != self.subject))
+        several = len(partners) > 1
+        head = _HEAD_OF_SEVERAL if several else _HEAD
 
-        one, two = (self.base, self.policy) if first == "base" else (self.policy, self.base)
-        lines = [f"{'Expert' if turn.speaker == self.subject else 'Partner'}: {shown(turn.text)}" for turn in self.turns]
-        return "\n".join([*lines, f"Reply A: {shown(one)}", f"Reply B: {shown(two)}"])
+        def shown(text: str) -> str:
+            return head.sub(lambda match: f"{{{match[1] or match[2]}}}", quote(text, special_tokens))
+
+        def named(speaker: Speaker) -> str:
+            return "Expert" if speaker == self.subject else f"Partner {speaker.upper()}" if several else "Partner"
+
+        shown_first, shown_second = (self.base, self.policy) if first == "base" else (self.policy, self.base)
+        lines = [f"{named(turn.speaker)}: {shown(turn.text)}" for turn in self.turns]
+        return "\n".join([*lines, f"Reply A: {shown(shown_first)}", f"Reply B: {shown(shown_second)}"])
 
 
 def request(expert: ExpertChat, duel: Duel, first: Order) -> ScoreRequest:
@@ -101,10 +109,10 @@ def duel_flow(
     So is one whose answers hold less than `min_mass` of the probability, and one over a blank reply.
     """
     requests = [request(expert, duel, first) for first in ORDERS]
-    problems = [_nothing_said(duel) or _too_long(expert, one, count) for one in requests]
+    problems = [_nothing_said(duel) or _too_long(expert, asked, count) for asked in requests]
     if any(problems):
         return [_verdict(who, duel, first, None, problem or "not asked", min_mass) for first, problem in zip(ORDERS, problems, strict=True)]
-    results = yield [Ask(who, one, label="judge") for one in requests]
+    results = yield [Ask(who, asked, label="judge") for asked in requests]
     return [_verdict(who, duel, first, result, None, min_mass) for first, result in zip(ORDERS, results, strict=True)]
 
 

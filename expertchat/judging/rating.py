@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from expertchat.judging.reading import Parsed, parse_rating
 from expertchat.judging.view import Judgement
-from expertchat.text.sentences import Safe, in_line
+from expertchat.text.sentences import Safe, in_line, listed
 from expertchat.text.wordings import fill
 
 if TYPE_CHECKING:
@@ -25,10 +25,12 @@ SAMPLED_TOKENS = 12  # room for " 10/10", "8 out of 10"
 def judge_prompt(
     prompts: Prompts, judgement: Judgement, special_tokens: Sequence[str] = (), max_sentences: int | None = None
 ) -> str:
-    """The judge's first user message."""
+    """The judge's first user message; that on one of several experts names them all, where there is a wording for it."""
+    several = len(judgement.seats) > 2 and prompts.judge_several
     return fill(
-        prompts.judge,
+        several or prompts.judge,
         special_tokens,
+        names=listed([seat.upper() for seat in judgement.seats]),
         subject=judgement.subject.upper(),
         topic=judgement.topic,
         transcript=Safe(judgement.render(special_tokens, max_sentences)),

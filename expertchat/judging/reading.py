@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from expertchat.judging.faults import refuses
+from expertchat.records import SEATS
+from expertchat.text.refusals import refuses
 from expertchat.text.thinking import split
 
 
@@ -102,11 +104,13 @@ _FIRST_HYPOTHETICAL = re.compile(
 )
 
 
-def parse_rating(text: str, category: str | None = None, finish: str = "stop", subject: str | None = None) -> Parsed:
+def parse_rating(
+    text: str, category: str | None = None, finish: str = "stop", subject: str | None = None, seats: Sequence[str] = SEATS
+) -> Parsed:
     """The value of a rating line, strictly: a whole number from 1 to 10 at the place of the answer, alone or "out of 10".
 
     `category` is the one that was asked for (its label may be repeated), `finish` how the answer ended ("length": cut by the token limit,
-    so that its last number may have gone on), `subject` the letter of the judged expert.
+    so that its last number may have gone on), `subject` the name of the judged expert, one of `seats`.
 
     >>> parse_rating(" 8/10 because of 3 facts").value, parse_rating(" 8 (on a scale of 1-10)").value
     (8, 8)
@@ -125,7 +129,7 @@ def parse_rating(text: str, category: str | None = None, finish: str = "stop", s
     if re.match(r"`*(?:json)?\s*\{", said):
         value = _json_value(said, category)
         return Parsed(value) if value is not None else Parsed(None, "JSON that is not one rating", "json")
-    value = _answer(said, category, finish, subject)
+    value = _answer(said, category, finish, subject, seats)
     if value is not None and 1 <= value <= 10:
         return Parsed(value)
     problem, fault = _kind(said, value, finish)
@@ -135,7 +139,7 @@ def parse_rating(text: str, category: str | None = None, finish: str = "stop", s
 # -- the grammar --------------------------------------------------------------------------------------------------------
 
 
-def _answer(text: str, category: str | None, finish: str, subject: str | None) -> int | None:
+def _answer(text: str, category: str | None, finish: str, subject: str | None, seats: Sequence[str]) -> int | None:
     """The value at the place of the answer, any whole number; None where the text has not the form."""
     text = _unwrapped(text)
     polite = re.match(_I_GIVE.format(whom=f"expert {subject or 'a(?!.)'}"), text.replace("’", "'"), re.IGNORECASE)
@@ -148,7 +152,7 @@ def _answer(text: str, category: str | None, finish: str, subject: str | None) -
         return None  # "I would give it an 8, but ..." did not
     if not after.strip():
         return value if finish != "length" else None
-    return value if _explains(after, value, finish, category, subject) else None
+    return value if _explains(after, value, finish, category, subject, seats) else None
 
 
 def _unwrapped(text: str) -> str:
@@ -206,7 +210,7 @@ def _core(text: str) -> tuple[int, str] | None:
     return int(digits), after
 
 
-def _explains(after: str, value: int, finish: str, category: str | None, subject: str | None) -> bool:
+def _explains(after: str, value: int, finish: str, category: str | None, subject: str | None, seats: Sequence[str]) -> bool:
     """Whether what follows the value is the end of a sentence, or an explanation that states no other value."""
     connective = _CONNECTIVE.match(after)
     after = re.sub(rf"^ \((?:{_WORDS[value]})\)", "", after, flags=re.IGNORECASE) if value <= 10 else after  # "8 (eight)"
@@ -231,12 +235,14 @@ def _explains(after: str, value: int, finish: str, category: str | None, subject
         return False  # "7 - 8" and "8 - 2 errors" alike
     if "?" in rest[:2] or _FIRST_HYPOTHETICAL.match(rest) or _TAKEN_BACK.search(rest):
         return False
-    if (whose := re.match(r" for (?:the )?(?:expert )?([AB])\b", after)) and whose.group(1).lower() != (subject or "").lower():
+    names = "|".join(seat.upper() for seat in seats)
+    if (whose := re.match(rf" for (?:the )?(?:expert )?({names})\b", after)) and whose.group(1).lower() != (subject or "").lower():
         return False
     of = re.match(r" for (?:the |its )?(\w+)\W*$", after)
     if of and whose is None and of.group(1).lower() != (category or "").replace("_", " ").lower():
         return False  # "8 for accuracy" where depth was asked
-    return not _other_values(rest)
+    numbered = "|".join(seat for seat in seats if re.search(r"\d", seat))  # the number of a name is no value
+    return not _other_values(re.sub(rf"\b(?:{numbered})\b", "", rest, flags=re.IGNORECASE) if numbered else rest)
 
 
 def _other_values(rest: str) -> bool:

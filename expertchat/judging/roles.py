@@ -1,44 +1,95 @@
-"""What a run needs loaded, from its config alone: said once, for the loading, the memory plan and the checks before a job."""
+"""Who judges whom, said once; and what a run needs loaded for it, from its config alone.
+
+Judging, the candidates' rewards, the evaluations, the loading and the memory plan all ask here.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
-from expertchat.config import ModelConfig
-from expertchat.talk.config import ConverseConfig
+from expertchat.config import ExpertsConfig, JudgeName, ModelConfig
+from expertchat.records import Speaker
 
-if TYPE_CHECKING:
-    from expertchat.training.config import OnlineDpoConfig
-
-    CastConfig = ConverseConfig | OnlineDpoConfig
+Partners = Literal["each", "ring"]
 
 
-def seats_of(config: CastConfig) -> dict[str, ModelConfig]:
+@dataclass(frozen=True)
+class Role:
+    """Who judges a subject. `judge`: what records call it; `backend`: who is asked; `seat`: whose expert builds the requests."""
+
+    judge: str
+    backend: str
+    seat: str
+
+
+NOBODY = Role("", "", "")
+
+
+def judges_of(how: JudgeName, subject: Speaker, seats: Sequence[Speaker], partners: Partners = "each") -> tuple[Role, ...]:
+    """The judges of `subject` in a dialogue of `seats`; several where it has several partners.
+
+    `partners` each: all others, in the order of the seats; ring: the one whose turn is after the subject's alone. A base is the model
+    as it was before any training.
+
+    >>> [role.judge for role in judges_of("partner", "a", ("a", "b", "c"))]
+    ['b', 'c']
+    >>> judges_of("partner_reference", "c", ("a", "b", "c"), "ring")
+    (Role(judge='base_a', backend='base_a', seat='a'),)
+    """
+    match how:
+        case "partner" | "partner_reference":
+            others = [seat for seat in seats if seat != subject]
+            if partners == "ring":
+                others = [seats[(seats.index(subject) + 1) % len(seats)]]
+            return tuple(_role(seat, how == "partner_reference") for seat in others)
+        case "self" | "moving":
+            return (_role(subject),)
+        case "reference":
+            return (_role(subject, base=True),)
+        case "third":
+            return (_role("third"),)
+
+
+def _role(seat: str, base: bool = False) -> Role:
+    name = f"base_{seat}" if base else seat
+    return Role(name, name, seat)
+
+
+class Casting(Protocol):
+    """What a run's config says of who takes part in it."""
+
+    @property
+    def experts(self) -> ExpertsConfig: ...
+
+    @property
+    def third(self) -> ModelConfig | None: ...
+
+    @property
+    def moderator(self) -> ModelConfig | None: ...
+
+    @property
+    def judge_names(self) -> Collection[JudgeName]:
+        """Who judges in it: for its rewards, unless they ask nobody, and in its evaluations."""
+        ...
+
+    @property
+    def embeds(self) -> bool:
+        """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
+        ...
+
+
+def seats_of(config: Casting) -> dict[str, ModelConfig]:
     """The models that a run needs, by seat."""
     seats = dict(config.experts.items())
-    if config.third is not None and "third" in judges_of(config):
+    if config.third is not None and "third" in config.judge_names:
         seats["third"] = config.third
+    if config.moderator is not None:
+        seats["moderator"] = config.moderator
     return seats
 
 
-def judges_of(config: CastConfig) -> set[str]:
-    """Who judges: in the run, unless its rewards ask nobody, and in its evaluations."""
-    if isinstance(config, ConverseConfig):
-        return {config.judging.judge}
-    judging = {config.judging.judge} if config.reward.source == "judge" else set()
-    return judging | ({config.evaluation.by} if config.evaluation.asks else set())
-
-
-def wants_embedder(config: CastConfig) -> bool:
-    """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
-    if config.topics.source == "models":
-        return True
-    if isinstance(config, ConverseConfig):
-        return config.judging.wim.enabled
-    reward = config.reward
-    return (reward.source == "judge" and config.judging.wim.enabled) or (reward.source != "random" and reward.repeat_penalty > 0)
-
-
-def model_paths(config: CastConfig) -> list[str]:
+def model_paths(config: Casting) -> list[str]:
     """The models' paths, by which the embedder is chosen; a merged model of the embedded world counts as embedded."""
     return ["embedded:" if model.family == "world" else model.path for model in seats_of(config).values()]

@@ -1,19 +1,21 @@
-"""What a judge is shown: the transcript in one prompt, fenced, one turn a line, every sentence numbered."""
+"""What is judged, and what a judge is shown of it: the transcript in one prompt, fenced, one turn a line, every sentence numbered."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from expertchat.records import Speaker, Turn
+from expertchat.judging.roles import NOBODY, Role
+from expertchat.records import SEATS, Speaker, Turn
 from expertchat.text.sentences import number, quote, sentences
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One judgement: whose turns are judged in which dialogue. `turn` picks a single turn; else all of the subject's count.
+    """One judgement: whose turns are judged in which dialogue of `seats`. `turn` picks a single turn; else all of the subject's count.
 
-    For a candidate, `turns` ends with the candidate as its last turn and `turn` is that turn's index.
+    For a candidate, `turns` ends with the candidate as its last turn and `turn` is that turn's index. `role` says who judges, and `place`
+    is the id of what is judged, with which those of all records begin; what is only shown needs neither.
     """
 
     topic: str
@@ -21,6 +23,16 @@ class Judgement:
     subject: Speaker
     turn: int | None = None
     categories: Mapping[str, str] = field(default_factory=dict)  # name -> description; those of the config
+    seats: tuple[Speaker, ...] = SEATS
+    role: Role = NOBODY
+    place: str = ""
+    transcript: str = ""  # its id
+    candidate: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The id that all records of this judgement begin with: c0003/b-by-a, c0003/t02/b-by-a."""
+        return f"{self.place}/{self.subject}-by-{self.role.judge}"
 
     def judged(self, index: int) -> bool:
         """Whether the turn at `index` is judged (else it is context)."""
@@ -30,6 +42,11 @@ class Judgement:
     def reply(self) -> str:
         """The judged text alone, as it is embedded for the WIM score."""
         return " ".join(t.text for i, t in enumerate(self.turns) if self.judged(i))
+
+    @property
+    def dialogue(self) -> str:
+        """What was said, as far as the judge sees it: its language is the one to answer in."""
+        return " ".join(turn.text for turn in self.shown())
 
     def shown(self) -> tuple[Turn, ...]:
         """The turns up to the judged one."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from expertchat.judging.nothing import plain, says_nothing
 from expertchat.judging.view import Judgement
+from expertchat.records import SEATS
 from expertchat.text.sentences import one_line, sentences
 from expertchat.text.wordings import fill
 
@@ -26,25 +27,25 @@ def question(prompts: Prompts, wording: WimWording, judgement: Judgement, specia
     return fill(prompts.wim[wording], special_tokens, subject=judgement.subject.upper(), topic=judgement.topic)
 
 
-def is_empty(text: str, prompts: Prompts, wording: WimWording = "missing") -> bool:
+def is_empty(text: str, prompts: Prompts, wording: WimWording = "missing", seats: Sequence[str] = SEATS) -> bool:
     """Whether the text says that nothing is missing: a whole answer in the empty form, and nothing beside it.
 
     Asked first what is covered, the judge may say that before: there the last sentence is the answer, if none before it names a lack.
     """
     flat = _bare(text)
-    if _in_empty_form(flat, prompts):
+    if _in_empty_form(flat, prompts, seats):
         return True
     if wording != "covers_then_missing" or len(parts := sentences(flat)) < 2:
         return False
-    return _in_empty_form(_bare(parts[-1]), prompts) and not any(_LACKS.search(part) for part in parts[:-1])
+    return _in_empty_form(_bare(parts[-1]), prompts, seats) and not any(_LACKS.search(part) for part in parts[:-1])
 
 
 def _bare(text: str) -> str:
     return one_line(text).strip("\"'`*_“”„‘’ ")
 
 
-def _in_empty_form(flat: str, prompts: Prompts) -> bool:
-    return says_nothing(flat) or plain(flat) == plain(prompts.wim_empty)
+def _in_empty_form(flat: str, prompts: Prompts, seats: Sequence[str]) -> bool:
+    return says_nothing(flat, seats) or plain(flat) == plain(prompts.wim_empty)
 
 
 def cosine(reply: Sequence[float], text: Sequence[float]) -> float | None:

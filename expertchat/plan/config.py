@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from expertchat.config import EmbedderConfig, ExpertsConfig, Group, Text
 
 
 class PlanTraining(Group):
-    """DPO with LoRA on a frozen base; `expert` none: the models only talk. `head_chunk` 0: the logits of all tokens at once."""
+    """DPO with LoRA on the frozen base of `expert`; none: the models only talk. `head_chunk` 0: the logits of all tokens at once."""
 
-    expert: Literal["none", "a", "b"] = "none"
+    expert: Text = "none"
     targets: Literal["all-linear", "attention"] = "all-linear"
     rank: int = Field(default=16, ge=1, le=1024)
     pairs: int = Field(default=1, ge=1, le=4096)
@@ -33,6 +33,12 @@ class PlanConfig(Group):
     train: PlanTraining
     measure: bool = False
     out: Text | None = None
+
+    @model_validator(mode="after")
+    def _seated(self) -> PlanConfig:
+        if (expert := self.train.expert) not in ("none", *self.experts.seats):
+            raise ValueError(f"train.expert={expert}: is no expert; take none, or one of {', '.join(self.experts.seats)}")
+        return self
 
 
 class ModelsConfig(Group):

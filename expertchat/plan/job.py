@@ -93,7 +93,7 @@ Method = Literal["lora", "full", "last_layer"]
 
 @dataclass(frozen=True)
 class Training:
-    """DPO of the model in the seat `owner`, `pairs` pairs at a time.
+    """An update of the model in the seat `owner`, `pairs` rows at a time, each of `texts` texts that pass through it together.
 
     `method` full or last_layer: of its own weights; then `lora` counts for what is kept of a pass alone.
     """
@@ -105,10 +105,11 @@ class Training:
     checkpointing: bool
     head_chunk: int
     method: Method = "lora"
+    texts: int = 2  # DPO: the chosen and the rejected reply
 
     @property
     def step(self) -> Step:
-        return Step(2 * self.pairs, self.tokens, self.checkpointing, self.head_chunk)
+        return Step(self.texts * self.pairs, self.tokens, self.checkpointing, self.head_chunk)
 
 
 @dataclass(frozen=True)

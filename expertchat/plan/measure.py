@@ -88,9 +88,10 @@ def _where(config: PlanConfig) -> tuple[Job, dict[str, Places], list[str]]:
     job = replace(job, pass_tokens=CPU_PASS)
     need, free = sum(_sum(units(model, job)).need for model in job.models), free_memory("cpu")
     if need > 0.8 * free:
+        smaller = " ".join(f"experts.{seat}.path=random:llama:28M" for seat in config.experts.seats)
         raise ConfigError(
             f"measure=true: this machine has no GPU, and the shapes take {need / GIB:.1f} GiB of its {free / GIB:.1f} GiB of free memory; "
-            "name smaller ones, e.g. experts.a.path=random:llama:28M experts.b.path=random:mixtral:80M"
+            f"name smaller ones, e.g. {smaller}"
         )
     nowhere: Places = {"": "cpu"}
     return job, {model.owner: nowhere for model in job.models}, ["measured on the CPU by counting the bytes of tensors: no GPU is here"]

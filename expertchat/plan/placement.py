@@ -18,7 +18,7 @@ ROUNDS = 26
 class Unit:
     """A module that is not cut. Bytes; `moment` bytes are needed one after the other, so of a GPU's units only the largest counts."""
 
-    owner: str  # a, b, third or embedder
+    owner: str  # an expert's name, third, moderator or embedder
     module: str
     weights: int = 0
     adapter: int = 0  # with its gradients and optimizer states

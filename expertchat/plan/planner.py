@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from expertchat.config import ConfigError, ModelConfig
-from expertchat.judging.roles import seats_of, wants_embedder
+from expertchat.config import NOT_SEATS, ConfigError, ModelConfig
+from expertchat.judging.roles import seats_of
 from expertchat.plan.config import PlanConfig
 from expertchat.plan.job import Embedder, Gpu, Job, Method, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus
-from expertchat.plan.memory import GIB, Lora, adapter, cache, hidden_states, parameters, weights
+from expertchat.plan.memory import GIB, Lora, parameters
 from expertchat.plan.placement import Load, device_map, fits, place
 
 MOST = 65_536  # conversations that anybody asks for
@@ -218,7 +218,7 @@ def _cast(seats: Mapping[str, ModelConfig], embedder: Any) -> tuple[tuple[Model,
     found = None
     for seat, config in seats.items():
         try:
-            model = model_of(config, seat, seat if seat == "third" else f"experts.{seat}")
+            model = model_of(config, seat, seat if seat in NOT_SEATS else f"experts.{seat}")
         except ConfigError as error:
             problems += error.problems
             continue
@@ -270,7 +270,7 @@ def plan_of(config: PlanConfig, gpus: Sequence[Gpu]) -> Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run trains, for the plan: `seat`, LoRA layers and rank, pairs and tokens of a micro-batch, what the method trains."""
+    """What a run trains, for the plan: `seat`, LoRA layers and rank, pairs and tokens of a micro-batch, which weights; texts of a pair."""
 
     seat: str
     lora: Lora
@@ -278,6 +278,7 @@ class Trained:
     tokens: int
     checkpointing: bool
     method: Method = "lora"
+    texts: int = 2
 
 
 def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trained] = ()) -> Plan | None:
@@ -299,12 +300,12 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
     )
     rows = min(config.engine.max_batch or 1, config.conversation.count)
     updates = [
-        Training(owners[one.seat], one.lora, one.pairs, one.tokens, one.checkpointing, HEAD_CHUNK, one.method)
+        Training(owners[one.seat], one.lora, one.pairs, one.tokens, one.checkpointing, HEAD_CHUNK, one.method, one.texts)
         for one in trained
         if one.seat in owners
     ]
     update, others = (updates[0], tuple(updates[1:])) if updates else (None, ())
-    job = Job(models, embedder if wants_embedder(config) else None, rows, longest, update, seats=owners, others=others)
+    job = Job(models, embedder if config.embeds else None, rows, longest, update, seats=owners, others=others)
     automatic = {owners[seat] for seat, model in seats.items() if model.quantization == "auto" and seat in owners}
     plan = make_plan(choose_bits(job, gpus, automatic), gpus, CONVERSE)
     if not plan.fits:
@@ -326,68 +327,6 @@ def embedder_device(plan: Plan | None, wanted: str) -> str:
     """The embedder's device: the plan's GPU for auto."""
     found = plan.device_map("embedder") if plan is not None and wanted == "auto" else {}
     return f"cuda:{found['']}" if found else wanted
-
-
-# -- as plain values ----------------------------------------------------------------------------------------------------
-
-
-def totals(plan: Plan) -> dict[str, dict[str, int]]:
-    """Bytes of each model by part, and of the embedder."""
-    job, found = plan.job, dict[str, dict[str, int]]()
-    for model in job.models:
-        parts = weights(model.shape, model.dtype, model.quantization)
-        tokens = min(job.tokens, model.shape.context or job.tokens)
-        values = {name: getattr(parts, name) for name in ("embedding", "attention", "feed_forward", "router", "norms", "head")}
-        values |= {"weights": parts.total, "KV cache": cache(model.shape, model.dtype, job.conversations, tokens)}
-        if model.candidates > 1:
-            values["hidden states"] = hidden_states(model.shape, job.conversations, tokens)
-        for training in job.trainings:
-            if training.owner == model.owner and training.method == "lora":
-                lora = adapter(model.shape, training.lora)
-                for name, size in (("LoRA", lora.weights), ("gradients", lora.gradients), ("optimizer", lora.optimizer)):
-                    values[name] = values.get(name, 0) + size
-        found[model.owner] = values
-    if job.embedder is not None:
-        found["embedder"] = {"weights": job.embedder.weights}
-    return found
-
-
-def as_dict(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON has it."""
-    job = plan.job
-    return {
-        "schema": 1,
-        "fits": plan.fits,
-        "problems": plan.problems(),
-        "largest_conversations": plan.largest,
-        "conversations": job.conversations,
-        "tokens": job.tokens,
-        "training": asdict(job.training) if job.training else None,
-        "models": {
-            m.owner: {
-                "name": m.name, "dtype": m.dtype, "quantization": m.quantization, "parameters": parameters(m.shape),
-                "device_map": plan.device_map(m.owner), "unpacking": m.unpacking,
-            }
-            for m in job.models
-        },
-        "bytes": totals(plan),
-        "gpus": [
-            {"size": gpu.size, "name": gpu.name, "need": load.need, "capacity": gpu.capacity, "phase": plan.phase(i),
-             "talking": load.talking, "training": load.training, "holds": _holds(load), "segments": plan.segments(i)}
-            for i, (gpu, load) in enumerate(zip(plan.gpus, plan.loads, strict=True))
-        ],
-    }  # fmt: skip
-
-
-def _holds(load: Load) -> dict[str, str]:
-    """Which layers of which model stand on a GPU: "0-9", "all"; the embedder as "all"."""
-    found: dict[str, str] = {}
-    for owner in dict.fromkeys(unit.owner for unit in load.units):
-        layers = [int(u.module.rpartition(".")[2]) for u in load.units if u.owner == owner and u.module.startswith("model.layers.")]
-        ends = {u.module for u in load.units if u.owner == owner} & {"model.embed_tokens", "model.norm"}
-        whole = len(ends) == 2 or owner == "embedder"
-        found[owner] = "all" if whole else f"{min(layers)}-{max(layers)}" if layers else "ends"
-    return found
 
 
 def _gib(size: float) -> str:

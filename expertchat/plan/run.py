@@ -9,7 +9,8 @@ from typing import Any
 
 from expertchat.config import ConfigError
 from expertchat.plan.config import PlanConfig
-from expertchat.plan.planner import Plan, as_dict, plan_of, planned_gpus
+from expertchat.plan.planner import Plan, plan_of, planned_gpus
+from expertchat.plan.values import as_dict
 
 Show = Callable[[dict[str, Any]], None]
 ShowMeasured = Callable[[list[dict[str, Any]], list[str]], None]

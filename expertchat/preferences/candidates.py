@@ -1,10 +1,11 @@
-"""The dialogues of a round: at a learner's turns the actor samples candidates from the same history, and the judge judges each of them."""
+"""The dialogues of a round: at a learner's turns the actor samples candidates from the same history, and each judge judges each of them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -12,16 +13,16 @@ from pydantic import BaseModel, Field
 from expertchat.backends.asking import Ask, Flow, Place, together
 from expertchat.backends.base import Completion
 from expertchat.events import CandidatesJudged, ConversationFinished, ConversationJudged
-from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.judging.judge import Case, JudgeWork
+from expertchat.judging.judge import Judge, Judged
+from expertchat.judging.roles import judges_of
 from expertchat.judging.view import Judgement
-from expertchat.preferences.config import JudgeName
+from expertchat.preferences.config import Rules
 from expertchat.preferences.pairs import Choice
-from expertchat.records import Candidate, Message, Rating, Record, Reward, Speaker, Transcript, Turn, Wim, other
+from expertchat.records import Candidate, Message, Rating, Record, Reward, Speaker, Transcript, Turn, Wim
+from expertchat.talk.cast import Cast
 from expertchat.talk.conversation import Dialogue
 from expertchat.text.likeness import blank
 from expertchat.text.measures import PROGRAMS
-from expertchat.training.config import OnlineDpoConfig
 
 
 class Sampled(BaseModel):
@@ -34,6 +35,20 @@ class Sampled(BaseModel):
     wims: list[Wim] = Field(default_factory=list)
     rewards: list[Reward] = Field(default_factory=list)
 
+    def judged(self, candidate: Candidate) -> list[Reward]:
+        """Its judges' rewards."""
+        return [reward for reward in self.rewards if reward.candidate == candidate.id]
+
+    def value(self, candidate: Candidate) -> float | None:
+        """The mean of its judges' rewards."""
+        return mean(reward.value for reward in self.judged(candidate))
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of what several judges say, the mean over those that gave a number; None where none did."""
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers else None
+
 
 class Bundle(Record):
     """One finished dialogue of a round: one line, so that it is on disk whole or not at all."""
@@ -45,18 +60,6 @@ class Bundle(Record):
     wims: list[Wim] = Field(default_factory=list)
 
 
-def judge_of(judge: JudgeName, actor: Speaker) -> tuple[str, str]:
-    """(backend, seat of the expert) of the judge of `actor`."""
-    return {
-        "partner": (other(actor), other(actor)),
-        "partner_reference": (f"base_{other(actor)}", other(actor)),
-        "self": (actor, actor),
-        "moving": (actor, actor),
-        "reference": (f"base_{actor}", actor),
-        "third": ("third", "third"),
-    }[judge]
-
-
 def altered(reply: Turn, answer: Completion) -> Literal["markup", "special", "stop", "thinking", "beyond"] | None:
     """What the drawn tokens hold that the reply does not show as it is."""
     if reply.thinking is not None:
@@ -66,59 +69,58 @@ def altered(reply: Turn, answer: Completion) -> Literal["markup", "special", "st
     return answer.unshown or ("markup" if reply.text != answer.text.strip() else None)
 
 
-@dataclass(frozen=True)
-class Cast:
-    """Experts and token counters by seat: "a", "b", and "third" where there is one."""
+@dataclass
+class Rollout:
+    """One dialogue of round `round`, in which the turns of `learners` are sampled `rules.candidates.count` times; it runs once.
 
-    experts: Mapping[str, ExpertChat]
-    tokens: Mapping[str, CountTokens]
-
-
-@dataclass(frozen=True)
-class Rollout(Dialogue):
-    """One dialogue of round `round`, in which the turns of `learners` are sampled `settings.candidates.count` times.
-
-    `versions`: the policy version of each learner. Candidates are judged as they come where the dialogue goes on with the best of them,
-    else all together at its end.
+    `cast` has those who judge, `versions` the policy version of each learner. `sampled` grows as the dialogue goes on. Candidates are
+    judged as they come where the dialogue goes on with the best of them, else all together at its end.
     """
 
-    round: int = 0
-    learners: tuple[Speaker, ...] = ()
-    versions: Mapping[Speaker, int] = field(default_factory=dict)
-    settings: OnlineDpoConfig = None  # type: ignore[assignment]
-    cast: Cast = None  # type: ignore[assignment]
-    sampled: list[Sampled] = field(default_factory=list)
+    dialogue: Dialogue
+    cast: Cast
+    rules: Rules
+    round: int
+    learners: tuple[Speaker, ...]
+    versions: Mapping[Speaker, int]
+    sampled: list[Sampled] = field(default_factory=list, init=False)
+
+    @property
+    def id(self) -> str:
+        return self.dialogue.id
 
     def bundle(self) -> Flow[Bundle]:
         """The whole dialogue with all its judgements."""
-        transcript = yield from self.flow()
-        self.announce(ConversationFinished(conversation=self.id, turns=len(transcript.turns), stop_reason=transcript.stop_reason))
+        rules, announce = self.rules, self.dialogue.announce
+        transcript = yield from self.dialogue.flow(next_turn=self.next_turn)
+        announce(ConversationFinished(conversation=self.id, turns=len(transcript.turns), stop_reason=transcript.stop_reason))
         turns = tuple(transcript.turns)
-        if self.settings.candidates.continue_with != "best":
+        if rules.candidates.continue_with != "best":
             yield from together([self._judge(one, turns[: one.candidates[0].turn]) for one in self.sampled])
             for one in self.sampled:
                 self._announce(one)
         made = Bundle(id=self.id, transcript=transcript, sampled=list(self.sampled))
-        if self.settings.reward.dialogue_weight and self.settings.reward.source == "judge":
-            speakers = [learner for learner in self.learners if any(t.speaker == learner for t in turns)]
-            for ratings, wim, reward in (yield from together([self._work(s, turns).flow() for s in speakers])):
+        if rules.reward.dialogue_weight and rules.reward.source == "judge":
+            spoken = [learner for learner in self.learners if any(turn.speaker == learner for turn in turns)]
+            flows = [flow for speaker in spoken for flow in self._judgements(speaker, turns)]
+            for ratings, wim, reward in (yield from together(flows)):
                 made.ratings.extend(ratings.values())
                 made.wims.extend([wim] if wim is not None else [])
                 made.whole.append(reward)
-        self.announce(ConversationJudged(conversation=self.id))
+        announce(ConversationJudged(conversation=self.id))
         return made
 
     def next_turn(self, turns: Sequence[Turn]) -> Flow[Turn]:
         """A learner's turn is one of its candidates."""
-        speaker, index, config = self.speaker(len(turns)), len(turns), self.settings.candidates
+        speaker, index, config = self.dialogue.speaker(turns), len(turns), self.rules.candidates
         if speaker not in self.learners or (index == 0 and not config.opening):
-            return (yield from super().next_turn(turns))
-        request, note = self.request(turns)
+            return (yield from self.dialogue.next_turn(turns))
+        request, note = self.dialogue.request(turns)
         keys = [f"{request.key}/k{i}" for i in range(config.count)]
         place = Place(self.id, index, speaker)
         answers = yield [Ask(speaker, replace(request, key=key), speaker, None if i else place) for i, key in enumerate(keys)]
         completions = [answer for answer in answers if isinstance(answer, Completion)]
-        replies = [self.read(speaker, answer, note) for answer in completions]
+        replies = [self.dialogue.read(speaker, answer, note) for answer in completions]
         candidates = [
             Candidate(
                 id=key,
@@ -150,56 +152,58 @@ class Rollout(Dialogue):
         return replies[chosen]
 
     def _goes_on_with(self, one: Sampled) -> int:
-        how, number = self.settings.candidates.continue_with, len(one.candidates)
+        how, number = self.rules.candidates.continue_with, len(one.candidates)
         if how == "first":
             return 0
         values = self._values(one)
         if how == "best" and any(value is not None for value in values):
             return max(range(number), key=lambda i: (values[i] is not None, values[i] or 0.0, -i))
         spoken = [i for i, c in enumerate(one.candidates) if not blank(c.text)] or range(number)
-        return random.Random(f"{self.seed} {one.candidates[0].id}").choice(spoken)
+        return random.Random(f"{self.dialogue.seed} {one.candidates[0].id}").choice(spoken)
 
     def _values(self, one: Sampled) -> list[float | None]:
         """What the candidates are worth before controls and penalties: by the judge, or by the program and in the direction of the sign."""
-        settings = self.settings.reward
+        settings = self.rules.reward
         if (program := PROGRAMS.get(settings.source)) is None:
-            return [reward.value for reward in one.rewards]
+            return [one.value(candidate) for candidate in one.candidates]
         numbers = [program.measure(candidate.text) for candidate in one.candidates]
         return [None if number is None else settings.sign * program.reward(number) for number in numbers]
 
     def _judge(self, one: Sampled, history: tuple[Turn, ...]) -> Flow[None]:
-        """Judge every candidate as the last turn of its dialogue."""
-        if self.settings.reward.source == "judge":
-            works = [self._work(c.speaker, (*history, Turn(speaker=c.speaker, text=c.text)), c) for c in one.candidates]
-            for ratings, wim, reward in (yield from together([work.flow() for work in works])):
+        """Let every judge judge every candidate as the last turn of its dialogue."""
+        if self.rules.reward.source == "judge":
+            said = [(c, (*history, Turn(speaker=c.speaker, text=c.text))) for c in one.candidates]
+            flows = [flow for c, turns in said for flow in self._judgements(c.speaker, turns, c)]
+            for ratings, wim, reward in (yield from together(flows)):
                 one.ratings.extend(ratings.values())
                 one.wims.extend([wim] if wim is not None else [])
                 one.rewards.append(reward)
 
     def _announce(self, one: Sampled) -> None:
-        first = one.candidates[0]
-        nothing: list[float | None] = [None] * len(one.candidates)
-        self.announce(
+        first, judged = one.candidates[0], [one.judged(c) for c in one.candidates]
+        self.dialogue.announce(
             CandidatesJudged(
                 conversation=self.id,
                 turn=first.turn,
                 speaker=first.speaker,
                 texts=[c.text for c in one.candidates],
-                rewards=self._values(one) or nothing,
-                ratings=[r.rating for r in one.rewards] or nothing,
-                wims=[r.wim for r in one.rewards] or nothing,
+                rewards=self._values(one),
+                ratings=[mean(r.rating for r in rewards) for rewards in judged],
+                wims=[mean(r.wim for r in rewards) for rewards in judged],
                 continued=next(c.index for c in one.candidates if c.continued),
             )
         )
 
-    def _work(self, subject: Speaker, turns: tuple[Turn, ...], candidate: Candidate | None = None) -> JudgeWork:
-        """The judgement of a candidate, the last of `turns`, or of the whole dialogue."""
-        config, judge = self.settings.judging, self.settings.judging.judge
-        who, seat = judge_of(judge, subject)
-        place = self.id if candidate is None else candidate.id
-        judgement = Judgement(self.topic.text, turns, subject, None if candidate is None else len(turns) - 1, config.categories)
-        case = Case(f"{place}/{subject}-by-{who}", self.id, judgement, who, who, None if candidate is None else candidate.id)
-        return JudgeWork(case, config, self.cast.experts[seat], self.cast.tokens.get(seat))
+    def _judgements(self, subject: Speaker, turns: tuple[Turn, ...], candidate: Candidate | None = None) -> list[Flow[Judged]]:
+        """The judgements, one of each judge, of a candidate, the last of `turns`, or of the whole dialogue."""
+        config, cast, seats = self.rules.judging, self.cast, self.dialogue.seats
+        turn, name = (None, None) if candidate is None else (len(turns) - 1, candidate.id)
+        whole = Judgement(self.dialogue.topic.text, turns, subject, turn, config.categories, seats)
+        whole = replace(whole, place=name or self.id, transcript=self.id, candidate=name)
+        return [
+            Judge(cast.experts[role.seat], config, cast.tokens.get(role.seat)).flow(replace(whole, role=role))
+            for role in judges_of(config.judge, subject, seats, config.partners)
+        ]
 
 
 def choices(bundles: Sequence[Bundle], scores: Mapping[str, float | None], judge: str) -> list[Choice]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from expertchat.config import Group, JudgingConfig
+from expertchat.config import Group, JudgeName, JudgingConfig
+from expertchat.text.measures import PROGRAMS
 
-JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third"]
-"""Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
-are the same), or without its adapter (reference); or a third model's."""
-
-ProgramName = Literal["length", "questions", "variety"]
-"""The measures of expertchat.text.measures."""
+if TYPE_CHECKING:
+    ProgramName = str
+    SourceName = str
+else:  # whatever is registered can be named
+    ProgramName = Literal[tuple(PROGRAMS)]
+    SourceName = Literal["judge", "random", ProgramName]
 
 
 class CandidateJudging(JudgingConfig):
@@ -36,7 +38,7 @@ class RewardConfig(Group):
     The other sources are measured by a program (expertchat.text.measures): then no judge is asked.
     """
 
-    source: Literal["judge", "random", ProgramName]
+    source: SourceName
     wim: Literal["own", "shuffled"]  # shuffled: each reply is scored with the WIM response to another reply of the round
     sign: Literal[1, -1]
     dialogue_weight: float = Field(ge=0)  # of the whole dialogue's reward (less the round's mean), for the replies that it went on with
@@ -56,3 +58,13 @@ class PairsConfig(Group):
     length_ratio: float = Field(ge=1)  # length_matched: the longer reply has at most this many times the tokens of the shorter
     max_lag: int = Field(ge=0)
     cut: Literal["no_end", "drop"]  # replies cut by the token limit: trained as far as they go, without an end; or in no pair
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is needed to know of a run's config to sample candidates, to have them judged and to score them; `seed` is that of the run."""
+
+    candidates: CandidatesConfig
+    judging: CandidateJudging
+    reward: RewardConfig
+    seed: int

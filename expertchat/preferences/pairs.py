@@ -1,4 +1,4 @@
-"""From rewarded candidates to preference pairs: two replies to one same history, a margin, and what was dropped and why."""
+"""From scored candidates to preference pairs: two replies to one same history, a margin, and what was dropped and why."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidates of one history with their rewards (None: not to be had). `prompt` is what the policy was shown, as text and ids."""
+    """The candidates of one history with their scores (None: not to be had). `prompt` is what the policy was shown, as text and ids."""
 
     prompt: tuple[Message, ...]
     candidates: tuple[Candidate, ...]
-    rewards: tuple[float | None, ...]
+    scores: tuple[float | None, ...]
     judge: str
     prompt_ids: Sequence[int] | None = None
 
@@ -32,7 +32,7 @@ class Pairing:
     pairs: list[PreferencePair] = field(default_factory=list)
     ties: int = 0  # pairs of different texts whose margin is too small
     equal: int = 0  # pairs of one same text (with mode=all), or histories that have no other
-    nulls: int = 0  # candidates without a reward
+    nulls: int = 0  # candidates without a score
     altered: int = 0  # candidates whose text is not what the policy wrote
     thinking: int = 0  # of all others: candidates that thought before they spoke
     cut: int = 0  # candidates dropped because the token limit cut them (pairs.cut=drop)
@@ -41,13 +41,13 @@ class Pairing:
 
     @property
     def tie_rate(self) -> float | None:
-        """Ties among all pairs of different texts that had two rewards; None where there were none."""
+        """Ties among all pairs of different texts that had two scores; None where there were none."""
         total = self.ties + len(self.pairs)
         return self.ties / total if total else None
 
 
 def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: int) -> Pairing:
-    """Pairs by `config.mode`. A candidate without a reward, or with one that is no number, is never chosen nor rejected; equal rewards or
+    """Pairs by `config.mode`. A candidate without a score, or with one that is no number, is never chosen nor rejected; equal scores or
     texts never make a pair.
 
     Neither is one whose text had to be altered: what was judged and what would be trained are not the same; nor one that thought before
@@ -58,9 +58,9 @@ def make_pairs(choices: Iterable[Choice], config: PairsConfig, policy_version: i
         if any(policy_version - c.policy_version > config.max_lag for c in choice.candidates):
             made.stale += 1
             continue
-        spoken = [(r, c) for r, c in zip(choice.rewards, choice.candidates, strict=True) if c.altered != "thinking"]
+        spoken = [(value, c) for value, c in zip(choice.scores, choice.candidates, strict=True) if c.altered != "thinking"]
         made.thinking += len(choice.candidates) - len(spoken)
-        scored = [(r, c) for r, c in spoken if r is not None and math.isfinite(r)]
+        scored = [(value, c) for value, c in spoken if value is not None and math.isfinite(value)]
         made.nulls += len(spoken) - len(scored)
         whole = [one for one in scored if one[1].altered is None]
         made.altered += len(scored) - len(whole)

@@ -4,63 +4,72 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from expertchat.backends.base import Embedder, EmbedRequest
 from expertchat.judging import wim
-from expertchat.preferences.candidates import Bundle
+from expertchat.preferences.candidates import Bundle, mean
+from expertchat.preferences.config import RewardConfig, Rules
 from expertchat.records import Candidate, Reward, Score, Wim
 from expertchat.text.likeness import blank, weight, words
 from expertchat.text.measures import PROGRAMS
 from expertchat.text.sentences import asks, sentences
-from expertchat.training.config import OnlineDpoConfig
 
 LEAST_WORDS = 5  # of a sentence that can be a repeat; shorter ones are courtesies
 
 
-def scored(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder | None) -> list[Score]:
+def scored(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder | None) -> list[Score]:
     """The score of every candidate of a round with what it comes from; its value is None where there is no number.
 
     The same bundles give the same scores, whoever computes them. `embedder` is needed for reward.wim=shuffled and for
     reward.repeat_penalty.
     """
-    settings = config.reward
-    shuffled = _shuffled(bundles, config, embedder) if settings.wim == "shuffled" and embedder is not None else {}
+    settings = rules.reward
+    shuffled = _shuffled(bundles, rules, embedder) if settings.wim == "shuffled" and embedder is not None else {}
     extra = _dialogue_parts(bundles) if settings.dialogue_weight else {}
     again = repeats(bundles, embedder, settings.repeat_cosine) if settings.repeat_penalty and embedder is not None else {}
     found = []
-    for candidate, judged in (pair for b in bundles for one in b.sampled for pair in _judged(one.candidates, one.rewards)):
+    for candidate, judged in ((c, one.judged(c)) for b in bundles for one in b.sampled for c in one.candidates):
         about = {"id": candidate.id, "transcript": candidate.transcript, "turn": candidate.turn, "speaker": candidate.speaker}
         score = Score(**about, source=settings.source, sign=settings.sign)  # type: ignore[arg-type]
-        if settings.source == "random" and blank(candidate.text):
-            found.append(score.model_copy(update={"problem": "the reply is blank"}))
-            continue
         if settings.source == "random":
-            drawn = random.Random(f"{config.run.seed} {candidate.id}").uniform(-1, 1)
-            found.append(score.model_copy(update={"reward": drawn, "value": drawn, "sign": 1}))
+            found.append(_drawn(score, candidate, rules.seed))
             continue
-        if settings.source != "judge":
-            score = measured(score, candidate.text)
-        elif settings.wim == "shuffled":
-            reward = shuffled.get(candidate.id)
-            problem = None if reward is not None else "no WIM score of another history, or no rating"
-            score = score.model_copy(update={"reward": reward, "problem": problem})
-        else:
-            problem = judged.problem if judged is not None else "was not judged"
-            score = score.model_copy(update={"reward": judged.value if judged is not None else None, "problem": problem})
+        score = _rewarded(score, candidate, judged, settings, shuffled)
         part = settings.dialogue_weight * extra.get((candidate.transcript, candidate.speaker), 0.0) if candidate.continued else 0.0
         long, repeated = settings.length_penalty * candidate.tokens / 100, settings.repeat_penalty * again.get(candidate.id, 0)
-        if score.reward is not None and not math.isfinite(score.reward):
-            score = score.model_copy(update={"reward": None, "measured": None, "problem": "the reward is not a number"})
         value = None if score.reward is None else settings.sign * (score.reward + part - (long + repeated))
         found.append(score.model_copy(update={"value": value, "dialogue": part, "length_penalty": long, "repeat_penalty": repeated}))
     return found
 
 
-def scores(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder | None) -> dict[str, float | None]:
-    """The values of `scored` by the candidates' ids."""
-    return {score.id: score.value for score in scored(bundles, config, embedder)}
+def _drawn(score: Score, candidate: Candidate, seed: int) -> Score:
+    """The control reward.source=random: the draw alone."""
+    if blank(candidate.text):
+        return score.model_copy(update={"problem": "the reply is blank"})
+    drawn = random.Random(f"{seed} {candidate.id}").uniform(-1, 1)
+    return score.model_copy(update={"reward": drawn, "value": drawn, "sign": 1})
+
+
+def _rewarded(
+    score: Score, candidate: Candidate, judged: Sequence[Reward], settings: RewardConfig, shuffled: Mapping[str, float | None]
+) -> Score:
+    """A score with its reward: by the program, of the control reward.wim=shuffled, or the mean of its judges'; or why there is none."""
+    if settings.source != "judge":
+        score = measured(score, candidate.text)
+    elif settings.wim == "shuffled":
+        reward = shuffled.get(candidate.id)
+        problem = None if reward is not None else "no WIM score of another history, or no rating"
+        score = score.model_copy(update={"reward": reward, "problem": problem})
+    else:
+        reward = mean(one.value for one in judged)
+        problems = dict.fromkeys(one.problem for one in judged if one.problem)
+        problem = None if reward is not None else "; ".join(problems) or (None if judged else "was not judged")
+        score = score.model_copy(update={"reward": reward, "problem": problem})
+    if score.reward is not None and not math.isfinite(score.reward):
+        return score.model_copy(update={"reward": None, "measured": None, "problem": "the reward is not a number"})
+    return score
 
 
 def measured(score: Score, text: str) -> Score:
@@ -103,31 +112,27 @@ def _claims(text: str) -> list[str]:
     return [s for s in sentences(text) if not asks(s) and weight(words(s)) >= LEAST_WORDS]
 
 
-def _judged(candidates: Sequence[Candidate], rewards: Sequence[Reward]) -> list[tuple[Candidate, Reward | None]]:
-    by_id = {reward.candidate: reward for reward in rewards}
-    return [(c, by_id.get(c.id)) for c in candidates]
-
-
-def _shuffled(bundles: Sequence[Bundle], config: OnlineDpoConfig, embedder: Embedder) -> dict[str, float | None]:
+def _shuffled(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder) -> dict[str, float | None]:
     """Each reply scored with the WIM response to a reply of another history: whatever it says, it does not speak of this one.
 
     The responses move on by at least one whole history, by a number of places that the round and the seed draw. A reply has no score where
-    there is no other history.
+    there is no other history; of several judges' scores it has the mean.
     """
     groups = [one for bundle in bundles for one in bundle.sampled]
-    texts = [(g, c, w) for g, one in enumerate(groups) for c, w in zip(one.candidates, one.wims, strict=True)]
-    most = max((len(one.candidates) for one in groups), default=1)
+    texts = [(g, c, w) for g, one in enumerate(groups) for c in one.candidates for w in one.wims if w.candidate == c.id]
+    most = max((len(one.wims) for one in groups), default=1)
     first = texts[0][1].transcript if texts else ""
-    step = random.Random(f"{config.run.seed} shuffle {first.partition('/')[0]}").randint(most, max(most, len(texts) - most))
+    step = random.Random(f"{rules.seed} shuffle {first.partition('/')[0]}").randint(most, max(most, len(texts) - most))
     moved = [_another(texts, i, step) for i in range(len(texts))]
     pairs = [(c.text or " ", w.text or " ") for (_, c, _), w in zip(texts, moved, strict=True) if w is not None]
     embedded = iter(embedder.embed([EmbedRequest("", text) for pair in pairs for text in pair]))
-    ratings = {r.candidate: r.rating for one in groups for r in one.rewards}
-    found: dict[str, float | None] = {}
+    ratings = {(r.candidate, r.judge): r.rating for one in groups for r in one.rewards}
+    found: dict[str, list[float | None]] = {}
     for (_, candidate, own), other in zip(texts, moved, strict=True):
-        cosine = None if other is None else _cosine(own, other, next(embedded).vector, next(embedded).vector, config)
-        found[candidate.id] = None if cosine is None else wim.reward(ratings.get(candidate.id), cosine, config.judging.z)
-    return found
+        cosine = None if other is None else _cosine(own, other, next(embedded).vector, next(embedded).vector, rules)
+        rating = ratings.get((candidate.id, own.judge))
+        found.setdefault(candidate.id, []).append(None if cosine is None else wim.reward(rating, cosine, rules.judging.z))
+    return {name: mean(values) for name, values in found.items()}
 
 
 def _another(texts: Sequence[tuple[int, Candidate, Wim]], at: int, step: int) -> Wim | None:
@@ -136,15 +141,20 @@ def _another(texts: Sequence[tuple[int, Candidate, Wim]], at: int, step: int) ->
     return next((response for group, _, response in places if group != texts[at][0]), None)
 
 
-def _cosine(own: Wim, other: Wim, reply: Sequence[float], text: Sequence[float], config: OnlineDpoConfig) -> float | None:
+def _cosine(own: Wim, other: Wim, reply: Sequence[float], text: Sequence[float], rules: Rules) -> float | None:
     """The WIM score of a reply with another one's response; None where either has no score of its own."""
     if own.cosine is None or other.cosine is None:
         return None
-    return config.judging.wim.empty_score if other.empty else wim.cosine(reply, text)
+    return rules.judging.wim.empty_score if other.empty else wim.cosine(reply, text)
 
 
 def _dialogue_parts(bundles: Sequence[Bundle]) -> dict[tuple[str, str], float]:
-    """(dialogue, speaker) -> its whole reward less the mean of that speaker's in this round."""
-    values = {(b.id, r.subject): r.value for b in bundles for r in b.whole if r.value is not None and math.isfinite(r.value)}
+    """(dialogue, speaker) -> its whole reward, the mean of its judges', less the mean of that speaker's in this round."""
+    every: dict[tuple[str, str], list[float]] = {}
+    for bundle in bundles:
+        for reward in bundle.whole:
+            if reward.value is not None and math.isfinite(reward.value):
+                every.setdefault((bundle.id, reward.subject), []).append(reward.value)
+    values = {key: fmean(given) for key, given in every.items()}
     means = {speaker: fmean(v for (_, s), v in values.items() if s == speaker) for speaker in {s for _, s in values}}
     return {key: value - means[key[1]] for key, value in values.items()}

@@ -11,14 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from expertchat.config import ConfigError
 from expertchat.evaluation.statistics import quantile, wilson
-from expertchat.folder.jsonl import read_lines
+from expertchat.folder.reader import RunReader
 from expertchat.folder.run_folder import differences
-from expertchat.folder.summary import is_failed, read_summary
 from expertchat.records import Figure, Metrics, Speaker
 
 SUFFIXES = (".md", ".csv", ".json")
@@ -34,19 +30,29 @@ MEANS = (
 class Run:
     """What a table needs of one run and one of its learners."""
 
-    folder: Path
-    config: Mapping[str, Any]
+    reader: RunReader
     learner: Speaker
     rounds: Sequence[Metrics]
     evaluation: Metrics | None  # the last one
-    finished: bool
-    failed: str = ""  # why its end is no result
+
+    @property
+    def folder(self) -> Path:
+        return self.reader.folder
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.reader.config
+
+    @property
+    def finished(self) -> bool:
+        """Whether its end is a result."""
+        return self.reader.done and self.reader.failure is None
 
     @property
     def rounds_wanted(self) -> int:
-        """Experts that learn by turns share the rounds; a begins."""
-        rounds = int(self.config["rounds"])
-        return (rounds + (self.learner == "a")) // 2 if self.config["learner"] == "both" else rounds
+        """Experts that learn by turns share the rounds; the first one begins."""
+        learners = self.reader.learners
+        return (self.reader.rounds + len(learners) - 1 - learners.index(self.learner)) // len(learners)
 
     @property
     def arm(self) -> str:
@@ -54,7 +60,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return int(self.config["run"]["seed"])
+        return self.reader.seed or 0
 
     def figure(self, name: str) -> Figure:
         """A figure of the last evaluation; None where there is none."""
@@ -105,7 +111,7 @@ def run_arms(arguments: Sequence[str], show: Callable[[Mapping[str, Any]], None]
 def arms(folders: Sequence[Path]) -> Table:
     """The table of all runs in `folders`. Raises ConfigError with every folder that is no run and holds none."""
     table = Table()
-    runs = [run for folder in _run_folders(folders, table.notes) for run in read_run(folder)]
+    runs = [run for reader in _readers(folders, table.notes) for run in read_run(reader)]
     groups: dict[tuple[str, Speaker], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.arm, run.learner), []).append(run)
@@ -121,19 +127,20 @@ def arms(folders: Sequence[Path]) -> Table:
 # -- finding and reading runs -------------------------------------------------------------------------------------------
 
 
-def _run_folders(folders: Sequence[Path], notes: list[str]) -> list[Path]:
-    found: list[Path] = []
+def _readers(folders: Sequence[Path], notes: list[str]) -> list[RunReader]:
+    """The training runs in the folders, each once."""
+    found: list[RunReader] = []
     problems = []
     for folder in folders:
-        place = folder.expanduser()
-        if not place.is_dir():
+        named = RunReader(folder.expanduser())
+        if not named.folder.is_dir():
             problems.append(f"{folder}: no such folder; name a run of online_dpo, or a folder of such runs")
-        elif (place / "config.yaml").is_file():
-            found.append(place)
-            if not _is_training(place):
+        elif named.begun:
+            found.append(named)
+            if not _is_training(named):
                 problems.append(f"{folder}: is a run, but none of online_dpo; leave it out")
         else:
-            inside = sorted(path.parent for path in place.rglob("config.yaml") if path.parent.name != "submission")
+            inside = [RunReader(place) for place in _places(named.folder)]
             training = [one for one in inside if _is_training(one)]
             found += training
             if not training:
@@ -142,45 +149,28 @@ def _run_folders(folders: Sequence[Path], notes: list[str]) -> list[Path]:
                 notes.append(f"{folder}: runs of other commands, left out: {len(inside) - len(training)}")
     if problems:
         raise ConfigError(problems)
-    return list({place.resolve(): place for place in found}.values())
+    return list({one.folder.resolve(): one for one in found}.values())
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read ({str(error).splitlines()[0]}); leave this run out") from None
-    return config if isinstance(config, dict) else {}
+def _places(folder: Path) -> list[Path]:
+    """The run folders below a folder. What lies in a run (a tracker's files) is no run of its own."""
+    places = sorted(path.parent for path in folder.rglob("config.yaml") if path.parent.name != "submission")
+    return [place for place in places if not any(parent in places for parent in place.parents)]
 
 
-def _is_training(folder: Path) -> bool:
-    config = _config(folder)
-    return {"learner", "rounds", "train", "run"} <= config.keys() and isinstance(config["run"], dict) and "seed" in config["run"]
+def _is_training(run: RunReader) -> bool:
+    """Whether it is a training run, and one alone: those that were merged have no seed. Raises ConfigError where its config is lost."""
+    return run.seed is not None and run.trains and bool(run.learners)
 
 
-def read_run(folder: Path) -> list[Run]:
+def read_run(reader: RunReader) -> list[Run]:
     """A run as one `Run` for each of its learners. Raises ConfigError for a file that is damaged."""
-    config, path = _config(folder), folder / "metrics.jsonl"
-    metrics: dict[str, Metrics] = {}
-    for n, line in read_lines(path):
-        try:
-            one = Metrics.model_validate(line)
-        except ValidationError as error:
-            why = str(error).splitlines()[0]
-            raise ConfigError(f"{path}, line {n} is no record of this version ({why}); leave this run out") from None
-        metrics[one.id] = one
-    learner: str = config["learner"]
-    learners: list[Speaker] = ["a", "b"] if learner == "both" else ["b"] if learner == "b" else ["a"]
-    summary = read_summary(folder)
-    failed = str(summary.get("reason")) if is_failed(summary) else ""
-    finished = (folder / "summary.json").is_file() and not failed
+    metrics = {one.id: one for one in reader.metrics()}
     found = []
-    for who in learners:
+    for who in reader.learners:
         own = [one for one in metrics.values() if one.learner == who]
         evaluations = [one for one in own if one.kind == "evaluation" and one.round > 0]
-        rounds = [one for one in own if one.kind == "round"]
-        found.append(Run(folder, config, who, rounds, evaluations[-1] if evaluations else None, finished, failed))
+        found.append(Run(reader, who, [one for one in own if one.kind == "round"], evaluations[-1] if evaluations else None))
     return found
 
 
@@ -223,8 +213,8 @@ def _one_a_seed(name: str, runs: Sequence[Run], notes: list[str]) -> list[Run]:
         else:
             by_seed[run.seed] = run
     for run in by_seed.values():
-        if run.failed:
-            notes.append(f"{name}: {run.folder} failed: {run.failed}")
+        if run.reader.failure is not None:
+            notes.append(f"{name}: {run.folder} failed: {run.reader.failure}")
         elif not run.finished:
             said = f"{len(run.rounds)} of {run.rounds_wanted} rounds" + ("" if run.evaluation else ", not evaluated yet")
             notes.append(f"{name}: {run.folder} is not finished ({said})")

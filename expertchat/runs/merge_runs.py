@@ -16,34 +16,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from expertchat.config import ConfigError
 from expertchat.events import Note, RunFinished
-from expertchat.folder.jsonl import read_lines
-from expertchat.folder.lock import replace
+from expertchat.folder.jsonl import as_number
 from expertchat.folder.provenance import provenance
+from expertchat.folder.reader import RunReader, is_failed
 from expertchat.folder.run_folder import differences
-from expertchat.folder.summary import is_failed, read_summary, seconds_of, summarise
+from expertchat.folder.submission import read_submission
+from expertchat.folder.summary import seconds_of, summarise
+from expertchat.folder.writing import replace
 from expertchat.records import finite
 from expertchat.runs.arms import arms
 from expertchat.runs.merged import Origin, as_json, events, in_order, names, one_after_another
 from expertchat.text.redaction import hide_in
 from expertchat.text.sentences import as_yaml
-from expertchat.training.checkpoints import last_round
-from expertchat.views.submission import read_submission
 
 Kind = Literal["parts", "seeds"]
 SHOWN = 3  # differing keys
 NOT_BEGUN = "has not begun"
+NO_SOURCE = "is no single run of converse or online_dpo; leave it out"
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(RunReader):
     """A run that is merged."""
-
-    folder: Path
-    config: Mapping[str, Any]
 
     @property
     def part(self) -> tuple[int, int] | None:
@@ -51,39 +46,21 @@ class Source:
         return (int(part[0]), int(part[1])) if part else None
 
     @property
-    def seed(self) -> int:
-        return int(self.config["run"]["seed"])
-
-    @property
-    def training(self) -> bool:
-        return "rounds" in self.config
-
-    @property
-    def done(self) -> bool:
-        return (self.folder / "summary.json").is_file()
+    def own_seed(self) -> int:
+        """Its seed: whatever is merged has one."""
+        return self.seed or 0
 
     def so_far(self) -> str:
         """How much of an unfinished run there is."""
-        if self.training:
-            return f"{last_round(self.folder)} of {self.config['rounds']} rounds"
+        if self.trains:
+            return f"{self.last_round} of {self.rounds} rounds"
         i, n = self.part or (0, 1)
         mine = len(range(i, self.config["conversation"]["count"], n))
-        return f"{sum(1 for _ in read_lines(self.folder / 'transcripts.jsonl'))} of {mine} dialogues"
+        return f"{sum(1 for _ in self.lines('transcripts'))} of {mine} dialogues"
 
     def seconds(self) -> float:
         """Its time at work."""
-        try:
-            return float(json.loads((self.folder / "summary.json").read_bytes())["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return seconds_of(self.folder)
-
-    def told(self) -> dict[str, Any]:
-        """Its provenance, as far as that can be read."""
-        try:
-            told = json.loads((self.folder / "provenance.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return told if isinstance(told, dict) else {}
+        return as_number(self.summary.get("seconds")) or seconds_of(self.folder)
 
 
 @dataclass
@@ -97,9 +74,20 @@ class Merged:
     notes: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
 
+    def values(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "out": str(self.out),
+            "kind": self.kind,
+            "sources": [str(one.folder) for one in self.sources],
+            "summary": self.summary,
+            "notes": self.notes,
+            "lacking": self.lacking,
+        }
 
-def run_merge_runs(arguments: Sequence[str], show: Callable[..., None]) -> int:
-    """Merge and say what came of it. Raises ConfigError."""
+
+def run_merge_runs(arguments: Sequence[str], show: Callable[[Mapping[str, Any]], None]) -> int:
+    """Merge and show what came of it. Raises ConfigError."""
     import argparse
 
     about = "The tasks of an array, or runs that differ in their seeds, as one run."
@@ -109,7 +97,7 @@ def run_merge_runs(arguments: Sequence[str], show: Callable[..., None]) -> int:
     parser.add_argument("--partial", action="store_true", help="merge what there is, though tasks are lacking or not finished")
     options = parser.parse_args(list(arguments))
     merged = merge_runs(options.run, options.out, options.partial, ["expertchat", "merge_runs", *arguments])
-    show(merged)
+    show(merged.values())
     return 0
 
 
@@ -119,8 +107,7 @@ def merge_runs(folders: Sequence[Path], out: Path | None, partial: bool = False,
     lacking: list[str] = []
     sources = _sources(folders, problems, lacking)
     lacking += [f"{one.folder}: is not finished ({one.so_far()})" for one in sources if not one.done]
-    ends = [(one.folder, read_summary(one.folder)) for one in sources if one.training]
-    problems += [f"{folder}: failed ({end.get('reason')}); leave it out" for folder, end in ends if is_failed(end)]
+    problems += [f"{one.folder}: failed ({one.failure}); leave it out" for one in sources if one.trains and one.failure is not None]
     kind = _kind(sources, problems)
     sources = _ordered(sources, kind, problems, lacking)
     out = _out(folders, out, problems)
@@ -149,19 +136,22 @@ def _sources(folders: Sequence[Path], problems: list[str], lacking: list[str]) -
     found: dict[Path, Source] = {}
     for folder in folders:
         place = folder.expanduser()
-        runs = [place] if (place / "config.yaml").is_file() else _tasks(place)
+        runs = [place] if RunReader(place).begun else _tasks(place)
         if not place.is_dir():
             problems.append(f"{folder}: no such folder; name a run, or the folder of an array")
         elif not runs:
             problems.append(f"{folder}: is no run and holds no run of an array (task-0, task-1, ...); name the run folders")
         else:
-            begun = [run for run in runs if (run / "config.yaml").is_file()]
-            lacking += [f"{folder}: task {n} {NOT_BEGUN}" for n in range(_wanted(place)) if place / f"task-{n}" not in begun]
-            for run in begun:
-                if run.resolve() in found:
-                    problems.append(f"{run}: is named twice; name it once")
-                elif (config := _read_config(run, problems)) is not None:
-                    found[run.resolve()] = Source(run, config)
+            begun = [one for run in runs if (one := Source(run)).begun]
+            there = {one.folder for one in begun}
+            lacking += [f"{folder}: task {n} {NOT_BEGUN}" for n in range(_wanted(place)) if place / f"task-{n}" not in there]
+            for one in begun:
+                if one.folder.resolve() in found:
+                    problems.append(f"{one.folder}: is named twice; name it once")
+                elif problem := _no_source(one):
+                    problems.append(problem)
+                else:
+                    found[one.folder.resolve()] = one
     if not found and not problems:
         problems.append("none of the tasks has begun: there is nothing to merge yet")
     return list(found.values())
@@ -178,17 +168,12 @@ def _wanted(folder: Path) -> int:
     return (submission.tasks or 0) if submission is not None else 0
 
 
-def _read_config(folder: Path, problems: list[str]) -> dict[str, Any] | None:
-    path = folder / "config.yaml"
+def _no_source(run: Source) -> str:
+    """Why a run cannot be merged, whatever it were merged with."""
     try:
-        config = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problems.append(f"{path}: cannot be read ({str(error).splitlines()[0]}); leave this run out")
-        return None
-    if not isinstance(config, dict) or "conversation" not in config or "seed" not in config.get("run", {}):
-        problems.append(f"{folder}: is no single run of converse or online_dpo; leave it out")
-        return None
-    return config
+        return "" if "conversation" in run.config and run.seed is not None else f"{run.folder}: {NO_SOURCE}"
+    except ConfigError as error:
+        return str(error)
 
 
 def _kind(sources: Sequence[Source], problems: list[str]) -> Kind:
@@ -211,7 +196,7 @@ def _ordered(sources: Sequence[Source], kind: Kind, problems: list[str], lacking
     """By part or seed. What is there twice is a problem; parts that are not there are noted as lacking."""
     by: dict[int, Source] = {}
     for one in sources:
-        number = one.seed if kind == "seeds" else one.part[0] if one.part else -1
+        number = one.own_seed if kind == "seeds" else one.part[0] if one.part else -1
         if number in by:
             what = f"run.seed={number}" if kind == "seeds" else f"conversation.part={list(one.part or ())}"
             problems.append(f"{by[number].folder} and {one.folder} both have {what}; leave one of them out")
@@ -230,7 +215,7 @@ def _ordered(sources: Sequence[Source], kind: Kind, problems: list[str], lacking
 def _apart(sources: Sequence[Source]) -> list[str]:
     """What else the runs differ in."""
     notes = []
-    told = [one.told() for one in sources]
+    told = [one.provenance for one in sources]
     commits = {json.dumps(one.get("git"), sort_keys=True) for one in told}
     if len(commits) > 1:
         names = sorted({str((one.get("git") or {}).get("commit", "none"))[:7] for one in told})
@@ -247,7 +232,7 @@ def _apart(sources: Sequence[Source]) -> list[str]:
 def _out(folders: Sequence[Path], out: Path | None, problems: list[str]) -> Path | None:
     if out is not None:
         return out.expanduser()
-    if len(folders) == 1 and not (folders[0].expanduser() / "config.yaml").is_file():
+    if len(folders) == 1 and not RunReader(folders[0].expanduser()).begun:
         return folders[0].expanduser() / "merged"
     problems.append("--out FOLDER is lacking: say where the merged run goes")
     return None
@@ -260,19 +245,18 @@ def _config(sources: Sequence[Source], kind: Kind, out: Path) -> dict[str, Any]:
     if kind == "parts":
         return {**config, "run": run, "conversation": {**config["conversation"], "part": None}}
     del run["seed"]
-    return {**config, "run": {**run, "seeds": [one.seed for one in sources]}}
+    return {**config, "run": {**run, "seeds": [one.own_seed for one in sources]}}
 
 
 def _unwelcome(out: Path, config: Mapping[str, Any]) -> list[str]:
     """Why `out` cannot be replaced: it is something else than an earlier merge of the same run (of fewer seeds, it may be)."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return []
-    said = ""
-    if "merged" in Source(out, {}).told():
+    said, earlier = "", RunReader(out)
+    if "merged" in earlier.provenance:
         try:
-            earlier = yaml.safe_load((out / "config.yaml").read_text("utf-8"))
-            lines = [line for line in differences(earlier, config) if line.partition(": was ")[0] != "run.seeds"]
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
+            lines = [line for line in differences(earlier.config, config) if line.partition(": was ")[0] != "run.seeds"]
+        except ConfigError:
             lines = ["its config.yaml cannot be read"]
         if not lines:
             return []
@@ -292,7 +276,7 @@ def _write(merged: Merged, config: Mapping[str, Any], command_line: Sequence[str
     told = {**provenance(list(command_line)), "merged": {"kind": merged.kind, "sources": [_origin(one) for one in merged.sources]}}
     replace(work / "provenance.json", json.dumps(hide_in(told), indent=2) + "\n", mode=0o600)
     replace(work / "config.yaml", as_yaml(config))
-    origins = [Origin(one.folder, f"s{one.seed}/" if merged.kind == "seeds" else "") for one in merged.sources]
+    origins = [Origin(one.folder, f"s{one.own_seed}/" if merged.kind == "seeds" else "") for one in merged.sources]
     for name in names(origins):
         (work / name).parent.mkdir(exist_ok=True)
         with open(work / name, "wb") as file:
@@ -315,7 +299,7 @@ def _work(out: Path) -> Path:
 
 def _write_events(merged: Merged, origins: Sequence[Origin], work: Path) -> None:
     """events.jsonl as of one run, and the summary, which its last event tells."""
-    training, time = merged.sources[0].training, 0.0
+    training, time = merged.sources[0].trains, 0.0
     begin = {"folder": str(merged.out), "conversations": _conversations(merged)}
     with open(work / "events.jsonl", "wb") as file:
         for told in events(origins, begin, training):
@@ -336,12 +320,12 @@ def _write_events(merged: Merged, origins: Sequence[Origin], work: Path) -> None
 def _conversations(merged: Merged) -> int:
     """Dialogues of the whole run; of a training run those of a round."""
     count = int(merged.sources[0].config["conversation"]["count"])
-    return count if merged.kind == "parts" or merged.sources[0].training else count * len(merged.sources)
+    return count if merged.kind == "parts" or merged.sources[0].trains else count * len(merged.sources)
 
 
 def _origin(source: Source) -> dict[str, Any]:
     """What provenance.json says of a run."""
-    told = source.told()
+    told = source.provenance
     kept = {name: told.get(name) for name in ("git", "slurm", "host", "date", "command_line")}
     return {"folder": str(source.folder.resolve()), "part": source.part, "seed": source.seed, "done": source.done, **kept}
 
@@ -356,7 +340,7 @@ def _summary(merged: Merged, work: Path) -> dict[str, Any]:
         "tokens_per_second": round(summary["tokens"] / seconds, 1) if seconds else None,
     }
     if merged.kind == "seeds":
-        summary["seeds"] = [one.seed for one in merged.sources]
+        summary["seeds"] = [one.own_seed for one in merged.sources]
     return summary | ({"partial": merged.lacking} if merged.lacking else {})
 
 
@@ -364,10 +348,10 @@ def _training_summary(merged: Merged, work: Path) -> dict[str, Any]:
     """The seeds pooled as one arm."""
     table = arms([one.folder for one in merged.sources])
     rows = {row["learner"]: row for row in table.rows}
-    pairs = sum(int(line["figures"].get("pairs") or 0) for _, line in read_lines(work / "metrics.jsonl") if line["kind"] == "round")
+    pairs = sum(int(as_number(one.figures.get("pairs"))) for one in RunReader(work).metrics() if one.kind == "round")
     summary = {
         "schema": 1,
-        "seeds": [one.seed for one in merged.sources],
+        "seeds": [one.own_seed for one in merged.sources],
         "rounds": min(row["rounds"] for row in table.rows),
         "learner": merged.sources[0].config["learner"],
         "pairs": pairs,

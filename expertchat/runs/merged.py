@@ -15,20 +15,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-
 from expertchat.config import ConfigError
 from expertchat.evaluation.figures import Comparison
 from expertchat.evaluation.histories import Held
 from expertchat.events import RunStarted
 from expertchat.folder.jsonl import read_lines
+from expertchat.folder.reader import FILES
 from expertchat.folder.store import EVENTS, prefixed
-from expertchat.records import Answer, Candidate, Metrics, PreferencePair, Rating, Reward, Score, Topic, Transcript, Wim
-
-FILES: dict[str, type[BaseModel]] = {
-    "topics": Topic, "transcripts": Transcript, "candidates": Candidate, "answers": Answer, "ratings": Rating, "wim": Wim,
-    "rewards": Reward, "scores": Score, "pairs": PreferencePair, "metrics": Metrics,
-}  # fmt: skip
 
 
 class Origin(NamedTuple):

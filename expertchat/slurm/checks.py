@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from expertchat.command.check_models import key_of
-from expertchat.command.compose import config_class
 from expertchat.command.table import COMMANDS, find
 from expertchat.command.work import Work
 from expertchat.config import ConfigError
+from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
 from expertchat.judging.roles import seats_of
 from expertchat.plan.memory import GIB
@@ -140,7 +138,7 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
         return
     trained: Sequence[Trained] = ()
     if train is not None:
-        from expertchat.training.learners import room_for
+        from expertchat.training.room import room_for
 
         trained = room_for(config)
     count = 1 if ranks > 1 else cluster.gpus
@@ -228,27 +226,20 @@ class Pace:
 
 def last_pace(runs: Path, command: str, config: Any) -> Pace | None:
     """That of the newest run of the same command and models which got anywhere; None where there is none."""
-    place = COMMANDS[command].work
-    if place is None:
+    if (where := COMMANDS[command].work) is None:
         return None
-    work: Work = find(place)
+    work: Work = find(where)
     wanted = _paths(config.model_dump(mode="json"))
     folders = [*runs.glob("*/provenance.json"), *runs.glob("*/task-*/provenance.json")]
-    for folder in (place.parent for place in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError, yaml.YAMLError):
-            before, origin = (yaml.safe_load((folder / name).read_text("utf-8")) for name in ("config.yaml", "provenance.json"))
-            if "merged" in origin or not _is_of(command, before) or _paths(before) != wanted:
+    for place in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        run = RunReader(place.parent)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
+            if "merged" in run.provenance or run.kind != command or _paths(run.config) != wanted:
                 continue
-            done = work.done(folder, before)
-            if done and (seconds := seconds_of(folder)) > 0:
-                return Pace(folder, seconds / done, work, str(origin.get("host", "an unknown machine")))
+            done = work.done(run)
+            if done and (seconds := seconds_of(run.folder)) > 0:
+                return Pace(run.folder, seconds / done, work, str(run.provenance.get("host", "an unknown machine")))
     return None
-
-
-def _is_of(command: str, config: dict[str, Any]) -> bool:
-    """Whether a run's config is one of this command."""
-    fields = config_class(command).model_fields
-    return {name for name, field in fields.items() if field.is_required()} <= config.keys() <= fields.keys()
 
 
 def _paths(config: dict[str, Any]) -> list[Any]:

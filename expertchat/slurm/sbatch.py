@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 from expertchat.config import ConfigError
-from expertchat.folder.lock import private
+from expertchat.folder.writing import private
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.submission import Wanted
 

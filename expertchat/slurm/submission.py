@@ -10,14 +10,14 @@ from typing import Any
 
 from expertchat.command.frozen import freeze
 from expertchat.config import ConfigError
-from expertchat.folder.lock import replace
 from expertchat.folder.provenance import changes, provenance
+from expertchat.folder.submission import PLACE, read_submission
+from expertchat.folder.writing import replace
 from expertchat.slurm.array import Array, task_folder
 from expertchat.slurm.checks import Checked
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.script import PARTS, SUBMISSION, Script, jobs_dir
 from expertchat.text.redaction import hide_words
-from expertchat.views.submission import PLACE, read_submission
 
 PRIVATE = 0o600  # command lines, changes of the code, paths
 

@@ -19,16 +19,16 @@ from expertchat.command.launch import load_whole, without_secrets
 from expertchat.command.overrides import mended
 from expertchat.command.table import COMMANDS
 from expertchat.config import ConfigError, near
+from expertchat.folder.reader import RunReader, read_config
 from expertchat.folder.run import run_folder
 from expertchat.folder.run_folder import differences
-from expertchat.folder.summary import is_failed, read_summary
+from expertchat.folder.submission import read_submission
 from expertchat.judging.roles import seats_of
 from expertchat.slurm.array import Array, overrides, parse, task_folder
 from expertchat.slurm.checks import check_all, duration
 from expertchat.slurm.queue import states
 from expertchat.slurm.sbatch import submit
 from expertchat.slurm.submission import Wanted, book, write_submission
-from expertchat.views.submission import read_submission
 
 T = TypeVar("T")
 Show = Callable[[dict[str, Any]], None]
@@ -172,9 +172,10 @@ def _folder_problems(wanted: Wanted) -> list[str]:
         return [f"run.dir: {str(folder)!r} has a character that a job's script cannot hold (quote, backslash, end of line); name another"]
     if not folder.is_dir():  # new, or nothing that can be a run, which is told already
         return []
-    if is_failed(end := read_summary(folder)):
-        return [f"run.dir: {folder} is at its end, and failed ({end.get('reason')}): name another folder for a new run"]
-    if (folder / "summary.json").exists() or wanted.left() == []:
+    run = RunReader(folder)
+    if run.failure is not None:
+        return [f"run.dir: {folder} is at its end, and failed ({run.failure}): name another folder for a new run"]
+    if run.done or wanted.left() == []:
         return [f"run.dir: {folder} is done already: nothing is left to do"]
     before = read_submission(folder)
     if before is None:  # a run that was begun by hand goes on as a job, if it is the same
@@ -194,10 +195,9 @@ def _folder_problems(wanted: Wanted) -> list[str]:
 def _differing(path: Path, config: Any) -> list[str]:
     """How the config of an earlier submission differs."""
     try:
-        before = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        found = differences(read_config(path, ""), yaml.safe_load(freeze(config)))
+    except ConfigError:
         return []
-    found = differences(before, yaml.safe_load(freeze(config))) if isinstance(before, dict) else []
     if not found:
         return []
     remedy = "give its values again or name another folder; these differ:"

@@ -22,8 +22,8 @@ from expertchat.command.compose import load
 from expertchat.command.frozen import freeze
 from expertchat.command.launch import Job, sweep_jobs
 from expertchat.config import ConfigError
-from expertchat.folder.lock import replace
 from expertchat.folder.run import FAILED, STOPPED
+from expertchat.folder.writing import replace
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.queue import JobState, states
 from expertchat.text.redaction import hide_words

@@ -13,10 +13,11 @@ from expertchat.config import ConfigError, ModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.folder.run import Hub
-from expertchat.judging.roles import model_paths, seats_of, wants_embedder
+from expertchat.judging.roles import model_paths, seats_of
 from expertchat.plan.planner import Trained, check, embedder_device, placed
 from expertchat.records import Speaker
 from expertchat.talk.config import ConverseConfig
+from expertchat.talk.order import Moderator, moderator_of
 
 if TYPE_CHECKING:
     from expertchat.training.config import OnlineDpoConfig
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Cast:
-    """The loaded models: backends by seat ("a", "b", "third") plus "embedder", and the experts."""
+    """The loaded models: backends by seat (the experts' names, "third", "moderator") plus "embedder", and the experts."""
 
     backends: dict[str, Any] = field(default_factory=dict)
     experts: dict[str, ExpertChat] = field(default_factory=dict)
@@ -39,7 +40,12 @@ class Cast:
 
     @property
     def speakers(self) -> dict[Speaker, ExpertChat]:
-        return {seat: expert for seat, expert in self.experts.items() if seat in self.seats}
+        return {seat: self.experts[seat] for seat in self.seats}
+
+    @property
+    def moderator(self) -> Moderator | None:
+        """Who says whose turn is next, where somebody does."""
+        return moderator_of(self.experts, self.tokens)
 
 
 def load_cast(
@@ -53,13 +59,13 @@ def load_cast(
 
     cast, seats = Cast(seats=config.experts.seats), seats_of(config)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
-    lacking = embedder is None and wants_embedder(config)
+    lacking = embedder is None and config.embeds
     backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained)
     backends |= given or {}
     for seat, model in seats.items():
         backend: Any = backends[seat]
         cast.backends[seat] = backend
-        cast.experts[seat] = make_expert(seat, model, backend.info)
+        cast.experts[seat] = make_expert(seat, model, backend.info, cast.seats)
         cast.experts[seat].thoughts.say = lambda text: hub.send(Note(text=text, level="warning"))
         notes = expert_notes(model, cast.experts[seat], backend.info)
         cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]

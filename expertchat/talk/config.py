@@ -12,11 +12,13 @@ from expertchat.config import (
     EngineConfig,
     ExpertsConfig,
     Group,
+    JudgeName,
     JudgingConfig,
     ModelConfig,
     RunConfig,
     Text,
     TopicsConfig,
+    talk_problems,
 )
 
 
@@ -45,11 +47,28 @@ class ConverseConfig(Group):
     show_thinking: bool = False
     experts: ExpertsConfig
     third: ModelConfig | None = None
+    moderator: ModelConfig | None = None
     conversation: PartConversationConfig
     topics: TopicsConfig
     judging: JudgingConfig
     embedder: EmbedderConfig
     engine: EngineConfig
+
+    @property
+    def judge_names(self) -> set[JudgeName]:
+        """Who judges."""
+        return {self.judging.judge}
+
+    @property
+    def embeds(self) -> bool:
+        """Whether anything is embedded."""
+        return self.topics.source == "models" or self.judging.wim.enabled
+
+    @model_validator(mode="after")
+    def _turns(self) -> ConverseConfig:
+        if problems := talk_problems(self.experts, self.conversation, self.moderator):
+            raise ValueError("\n".join(problems))
+        return self
 
     @model_validator(mode="after")
     def _third(self) -> ConverseConfig:

@@ -11,12 +11,13 @@ from expertchat.events import ConversationFinished, ConversationJudged, Sink
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.store import Store
 from expertchat.folder.summary import summarise
-from expertchat.judging.judge import Judging, record_counts
+from expertchat.judging.judge import judge_dialogue, record_counts
 from expertchat.records import Topic
 from expertchat.talk.cast import load_cast
 from expertchat.talk.config import ConverseConfig
-from expertchat.talk.conversation import Dialogue, check_first_prompts, opener_of
+from expertchat.talk.conversation import Dialogue, check_first_prompts
 from expertchat.talk.journal import Journal
+from expertchat.talk.order import opener_of
 from expertchat.talk.scheduler import Scheduler
 from expertchat.talk.topics import Proposals, conversation_id, given_topics
 
@@ -31,7 +32,8 @@ def run_converse(
 ) -> int:
     """Run, or go on with a run. Returns 0 when it is done, 3 when it was stopped and can go on, 1 when its folder cannot be written.
 
-    `sink` is closed at the end. `backends` ("a", "b", and "third" where there is one) and `embedder` replace those of the config.
+    `sink` is closed at the end. `backends` (by the experts' names, and "third" and "moderator" where there are such) and `embedder` replace
+    those of the config.
     Raises ConfigError for what is wrong with the config or the input.
     """
     with Hub(sink) as hub, Interrupts() as interrupts:
@@ -64,7 +66,7 @@ class _Converse:
             cast = self.cast = load_cast(config, hub, backends, embedder)
         longest = max((topic.text for topic in self.given), key=len, default="a topic")
         check_first_prompts(self._dialogue(Topic(id="check", text=longest, source="list"), 0))
-        store.begin(lambda speakers: record_counts(config.judging, speakers))
+        store.begin(lambda speakers: record_counts(config.judging, config.experts.seats, speakers))
         done = len(store.done)
         hub.send(started("converse", store, conversations=len(mine), turns=config.conversation.turns, resumed=done))
         hub.notes(store.notes, "warning")
@@ -114,13 +116,13 @@ class _Converse:
             dialogue.replay(transcript.turns)
         self.hub.send(ConversationFinished(conversation=topic.id, turns=len(transcript.turns), stop_reason=transcript.stop_reason))
         cast = self.cast
-        judging = Judging(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records))
-        yield from Journal(dict(saved.answers), self.store.keep).over(judging.flow())
+        judging = judge_dialogue(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records))
+        yield from Journal(dict(saved.answers), self.store.keep).over(judging)
         self.forget(f"{topic.id}/")
         self.hub.send(ConversationJudged(conversation=topic.id))
 
     def _dialogue(self, topic: Topic, index: int) -> Dialogue:
         config, tokens = self.config.conversation, self.cast.tokens
         counts = {seat: tokens[seat] for seat in self.cast.seats}
-        opener = opener_of(index, config.opener)
-        return Dialogue(topic, opener, self.cast.speakers, config, self.hub.send, counts, self.config.run.seed)
+        opener = opener_of(index, config.opener, self.cast.seats)
+        return Dialogue(topic, opener, self.cast.speakers, config, self.hub.send, counts, self.config.run.seed, self.cast.moderator)

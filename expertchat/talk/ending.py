@@ -16,7 +16,7 @@ SLIGHT = 60  # words of a turn that may be courtesy
 SHORT = 4  # a turn of fewer words may be a whole answer, and come again
 WHOLE = 8  # words of a turn at least that can be stuck
 TAIL = 12  # turns that are looked back at
-BLANK = 3  # blank turns of one speaker end a dialogue, or two turns one right after the other
+BLANK = 3  # blank turns of one speaker end a dialogue, or as many as there are seats one right after the other
 STALE = 0.25  # of their groups of characters at most are new: the last two turns repeat what was just said
 AGAIN, AGAIN_LONG, LONG = 0.5, 0.3, 5  # the same where most turns exclaim: their mean is short, or longer than so many words
 CHEERS = ((4, 0.75), (6, 1.0))  # so many exclamations in a row, of which so much is new
@@ -28,9 +28,9 @@ _PARTS = re.compile(r"(?<=[!！‼.。｡।።۔])\s*")
 _PICTURE = re.compile("[\u2600-\u27bf\u2b50\U0001f000-\U0001faff]")
 
 
-def silent(turns: Sequence[Turn]) -> bool:
-    """Whether the talk has died: two blank turns, one right after the other, or three of one speaker's."""
-    if len(turns) > 1 and all(blank(turn.text) for turn in turns[-2:]):
+def silent(turns: Sequence[Turn], seats: int = 2) -> bool:
+    """Whether the talk has died: as many blank turns as there are seats, one right after the other, or three of one speaker's."""
+    if len(turns) >= seats and all(blank(turn.text) for turn in turns[-seats:]):
         return True
     own = [turn for turn in turns if turn.speaker == turns[-1].speaker][-BLANK:] if turns else []
     return len(own) == BLANK and all(blank(turn.text) for turn in own)
@@ -39,17 +39,20 @@ def silent(turns: Sequence[Turn]) -> bool:
 def repeats(turns: Sequence[Turn], likeness: float) -> bool:
     """Whether the last turn shares at least `likeness` of its words with an earlier one of its speaker.
 
-    A short one ("Yes.", "Why?") may come again in answer to something else: it repeats only where the partner's turn before it does too.
+    A short one ("Yes.", "Why?") may come again in answer to something else: it repeats only where the turn before it does too.
     """
     return _again(turns, likeness) and (weight(words(turns[-1].text)) >= SHORT or _again(turns[:-1], likeness))
 
 
-def stuck(turns: Sequence[Turn], likeness: float) -> bool:
-    """Whether at least `likeness` of the different words of the last two turns, neither of them short, stand in the two before them."""
-    if len(turns) < 4 or any(weight(words(turn.text)) < WHOLE for turn in turns[-2:]):
+def stuck(turns: Sequence[Turn], likeness: float, seats: int = 2) -> bool:
+    """Whether at least `likeness` of the different words of the last turns, as many as there are seats and none of them short, stand in as
+    many turns before them.
+    """
+    last, before = turns[-seats:], turns[-2 * seats : -seats]
+    if len(before) < seats or any(weight(words(turn.text)) < WHOLE for turn in last):
         return False
-    seen = {unit for turn in turns[-4:-2] for unit in units(turn.text)}
-    return all(len(own & seen) >= likeness * len(own) for own in (set(units(turn.text)) for turn in turns[-2:]))
+    seen = {unit for turn in before for unit in units(turn.text)}
+    return all(len(own & seen) >= likeness * len(own) for own in (set(units(turn.text)) for turn in last))
 
 
 def _again(turns: Sequence[Turn], likeness: float) -> bool:

@@ -120,7 +120,7 @@ def given_topics(config: TopicsConfig, count: int, seed: int) -> list[Topic]:
 
 
 class Proposals:
-    """Topics proposed by the two experts in turn, as a flow that `keep`s them in order.
+    """Topics proposed by the experts in turn, as a flow that `keep`s them in order.
 
     What names no topic is proposed again; so is one closer than `max_similarity` to an earlier topic, which is then named as one to avoid.
     After `attempts` proposals the least similar one is taken, or else an earlier topic again, with a Note that counts why. `known` are
@@ -143,7 +143,7 @@ class Proposals:
         self._vectors: Any = None  # one unit-length row for each topic so far
         self._rows = 0
         # Without noise the same request gives the same topic, so only requests to different experts go side by side.
-        self.wave = WAVE if all(e.settings.topic.method == "sampling" for e in experts.values()) else 2
+        self.wave = WAVE if all(e.settings.topic.method == "sampling" for e in experts.values()) else len(experts)
 
     def flow(self, known: Sequence[Topic] = ()) -> Flow[None]:
         """Propose what `known` (a beginning of this run's topics) lacks."""
@@ -221,7 +221,7 @@ class Proposals:
         return "of the proposals " + ", ".join(f"{n} {PROBLEMS[kind]}" for kind, n in self.problems.most_common())
 
     def _proposer(self, index: int) -> Speaker:
-        return "a" if index % 2 == 0 else "b"
+        return tuple(self.experts)[index % len(self.experts)]
 
     def _propose(self, index: int, attempt: int, rejected: Sequence[str], fresh: Sequence[str]) -> Ask:
         who = self._proposer(index)

@@ -1,18 +1,17 @@
 """Rewards that a program can check: what is measured in a reply, without a judge. They show whether the loop goes where it is asked to.
 
-A new one is a function and a line in PROGRAMS. Each says what it measures in its own unit (`measure`; None for a reply in which there is
-nothing to measure, never 0 in its place) and how that becomes a reward between -1 and 1 (`reward`), the range of a judge's.
+A new one is a function and a line in PROGRAMS: then reward.source and evaluation.measure know its name. Each says what it measures in its
+own unit (`measure`; None for a reply in which there is nothing to measure, never 0 in its place) and how that becomes a reward between
+-1 and 1 (`reward`), the range of a judge's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from expertchat.text.likeness import blank, weight, words
+from expertchat.text.program import Program, count, share
 from expertchat.text.sentences import asks, sentences
-
-MIDDLE = 40  # words of a reply whose length is rewarded with 0: those of the embedded models, and of short answers
 
 
 def length(text: str) -> float | None:
@@ -74,27 +73,8 @@ def _said(sentence: str) -> tuple[str, ...]:
 
 # -- the registry --------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Program:
-    """What is measured, how it becomes a reward in [-1, 1] that grows with it, and its name in a table."""
-
-    measure: Callable[[str], float | None]
-    reward: Callable[[float], float]
-    title: str
-
-
-def _share(value: float) -> float:
-    return 2 * value - 1
-
-
-def _count(value: float) -> float:
-    """From -1 at 0 over 0 at MIDDLE towards 1: every word more counts, one of many less."""
-    return (value - MIDDLE) / (value + MIDDLE)
-
-
 PROGRAMS = {
-    "length": Program(length, _count, "words a reply"),
-    "questions": Program(questions, _share, "share of questions"),
-    "variety": Program(variety, _share, "share of different words"),
+    "length": Program(length, count, "words a reply"),
+    "questions": Program(questions, share, "share of questions"),
+    "variety": Program(variety, share, "share of different words"),
 }

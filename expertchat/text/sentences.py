@@ -8,15 +8,15 @@ drawn goes through `clean` once more, and into a judge's prompt through `quote`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expertchat.text.cleaning import clean, one_line, writable
 from expertchat.text.harmless import Safe, in_line, neutralise, quote
 
 __all__ = [
-    "Safe", "as_yaml", "asks", "clean", "first_line", "in_line", "neutralise", "number", "one_line", "quote", "sentences", "shown_path",
-    "writable",
+    "Safe", "as_yaml", "asks", "clean", "first_line", "in_line", "listed", "neutralise", "number", "one_line", "quote", "sentences",
+    "shown_path", "writable",
 ]  # fmt: skip
 
 # What ends a sentence: a stop before white space; a stop of the scripts that put no space after it, at once. Quotes and brackets that
@@ -73,6 +73,16 @@ def number(text: str, start: int, judged: bool) -> tuple[str, int]:
         parts.append(f"{sentence} [{start}]" if judged else f"{sentence} ({start})")
         start += 1
     return " ".join(parts), start
+
+
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """Names as one says them.
+
+    >>> listed(["A", "B", "C"]), listed(["A"])
+    ('A, B and C', 'A')
+    """
+    *most, last = names
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:

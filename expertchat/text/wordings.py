@@ -29,6 +29,10 @@ _ALLOWED: dict[str, set[str]] = {
     "analysis_prefix": set(),
     "compare": {"topic", "transcript", "categories"},
     "better": set(),
+    "company": {"name", "others"},
+    "judge_several": {"subject", "topic", "transcript", "categories", "explain", "names"},
+    "moderate": {"topic", "transcript", "names", "last"},
+    "next_speaker": set(),
 }
 _NEEDED = {"judge": {"transcript", "subject"}, "rating": {"category"}, "topic": {"avoid"}, "avoid": {"topics"}}
 
@@ -44,7 +48,8 @@ def fill(wording: str, special_tokens: Iterable[str] = (), **texts: str) -> Safe
 class Prompts(BaseModel):
     """One set of wordings. Fields hold `str.format` templates; the names that each may use are checked.
 
-    Wordings without `compare` cannot ask which of two replies is the better one.
+    Wordings without `compare` cannot ask which of two replies is the better one, and those without `moderate` not who speaks next.
+    `company` and `judge_several` are for more than two experts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +71,10 @@ class Prompts(BaseModel):
     analysis_prefix: str = ""
     compare: str = ""
     better: str = ""
+    company: str = ""
+    judge_several: str = ""
+    moderate: str = ""
+    next_speaker: str = ""
     nothing_new: list[str]
 
     @model_validator(mode="after")
@@ -88,8 +97,9 @@ class Prompts(BaseModel):
         missing = {"missing", "covers_then_missing"} - set(self.wim)
         if missing:
             problems.append(f"wim: lacks {sorted(missing)}")
-        if self.compare and "{transcript}" not in self.compare:
-            problems.append("compare: must use ['transcript']")
+        for name in ("compare", "moderate", "judge_several"):
+            if getattr(self, name) and "{transcript}" not in getattr(self, name):
+                problems.append(f"{name}: must use ['transcript']")
         if problems:
             raise ValueError("; ".join(problems))
         return self

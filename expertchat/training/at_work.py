@@ -1,7 +1,7 @@
 """What is kept of the round that is at work: every answer as it comes, and every dialogue that is whole. A restart asks for the rest alone.
 
-    rounds/000003/answers-0.jsonl   of process 0; gone when the round is whole
-    rounds/000003/bundles-0.jsonl   gone when the round after it is whole: one whose checkpoint is damaged is then trained again, not talked
+rounds/000003/answers-0.jsonl   of process 0; gone when the round is whole
+rounds/000003/bundles-0.jsonl   gone when the round after it is whole: one whose checkpoint is damaged is then trained again, not talked
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import Log, cut_torn_end, read_lines, saving
+from expertchat.folder.jsonl import Log, cut_torn_end, read_lines
 from expertchat.folder.run_folder import RunFolder
+from expertchat.folder.writing import saving
 from expertchat.preferences.candidates import Bundle
 from expertchat.records import Answer, Record
 
@@ -31,8 +32,8 @@ def round_folder(run: Path, number: int) -> Path:
 class AtWork:
     """The files of one process. Whatever is written is on disk whole or not at all."""
 
-    def __init__(self, book: RunFolder, rank: int = 0) -> None:
-        self.book, self.folder, self.rank = book, book.folder, rank
+    def __init__(self, store: RunFolder, rank: int = 0) -> None:
+        self.store, self.folder, self.rank = store, store.folder, rank
         self._logs: dict[str, Log] = {}
 
     def bundles(self, number: int) -> dict[str, Bundle]:
@@ -63,7 +64,7 @@ class AtWork:
         """Write a record of a round. Raises WriteError, also where another start has taken the folder over."""
         name: Name = "bundles" if isinstance(record, Bundle) else "answers"
         path = round_folder(self.folder, number) / f"{name}-{self.rank}.jsonl"
-        with self.book.writing():
+        with self.store.writing():
             if name not in self._logs or self._logs[name].path != path:
                 if name in self._logs:
                     self._logs.pop(name).close()
@@ -78,7 +79,7 @@ class AtWork:
 
     def drop_answers(self, number: int) -> None:
         """Remove what a round's answers were kept for: its dialogues are whole. By one process, when all have closed theirs."""
-        with self.book.writing():
+        with self.store.writing():
             remove(round_folder(self.folder, number), "answers")
 
 

@@ -13,33 +13,33 @@ from expertchat.backends.folders import is_hub_id, resolve_path
 from expertchat.backends.gguf import is_gguf
 from expertchat.backends.packaged import PREFIX
 from expertchat.config import ConfigError, ModelConfig
-from expertchat.folder.jsonl import read_lines
-from expertchat.records import Metrics, Speaker, other
+from expertchat.folder.reader import RunReader
+from expertchat.records import Metrics, Speaker
 from expertchat.text.sentences import shown_path
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.tracking import FINAL
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
 MOST = 12  # evaluations that are shown
+NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 PAPERS = {"DPO": "2305.18290", "online DPO": "2402.04792", "WIM": "2603.04429"}
 
 
 def model_card(config: OnlineDpoConfig, run_folder: Path, learner: Speaker | None = None) -> str:
-    """The card of the adapter of `learner` (None: of the one that learns, or of expert a). Raises ConfigError for broken metrics.jsonl."""
-    seat: Speaker = learner or ("b" if config.learner == "b" else "a")
+    """The card of the adapter of `learner` (None: of the one that learns, or of the first). Raises ConfigError for broken metrics.jsonl."""
+    seat = learner or config.learners[0]
     model = config.experts[seat]
-    known = [Metrics.model_validate(line) for _, line in read_lines(run_folder / "metrics.jsonl")]
-    mine = [m for m in known if m.learner == seat]
-    lora = config.train.method == "lora"
+    mine = [m for m in RunReader(run_folder).metrics() if m.learner == seat]
+    lora, dpo = config.train.method == "lora", config.train.update == "dpo"
     front = {
         **_base_model(model.path),
         "library_name": "peft" if lora else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["dpo", "expertchat", *(["lora"] if lora else []), "online-dpo", "trl"],
+        "tags": [*(["dpo"] if dpo else []), "expertchat", *(["lora"] if lora else []), *(["online-dpo", "trl"] if dpo else [])],
     }
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {shown_path(model.path)}, trained by online DPO\n\n{_about(config, lora)}",
+        f"# {shown_path(model.path)}, trained by {'online DPO' if dpo else config.train.update}\n\n{_about(config, lora)}",
         "## Against its base\n\n" + _evaluations([m for m in mine if m.kind == "evaluation"]),
         "## The run\n\n" + _rounds([m for m in mine if m.kind == "round"]),
         "## Config\n\n" + _table(["", ""], _settings(config, model, seat)),
@@ -67,17 +67,23 @@ def _base_model(path: str) -> dict[str, str]:
 
 
 def _about(config: OnlineDpoConfig, lora: bool) -> str:
+    several = len(config.experts.seats) > 2
+    experts = NUMBERS.get(len(config.experts.seats), str(len(config.experts.seats)))
     judge = {
-        "partner": "the partner", "partner_reference": "the partner as it was before training", "self": "the speaker itself",
+        "partner": "every partner" if several else "the partner",
+        "partner_reference": ("every" if several else "the") + " partner as it was before training", "self": "the speaker itself",
         "moving": "the speaker itself", "reference": "the speaker as it was before training", "third": "a third model",
     }[config.judging.judge]  # fmt: skip
     made = "LoRA adapter" if lora else "set of weights"
+    dpo = config.train.update == "dpo"
+    trainer = "[TRL](https://github.com/huggingface/trl)'s DPO trainer" if dpo else f"the training method {config.train.update}"
+    papers = {name: number for name, number in PAPERS.items() if dpo or "DPO" not in name}
     lines = [
-        f"A {made} from [TRL](https://github.com/huggingface/trl)'s DPO trainer in ExpertChat: two experts talk about a topic,",
+        f"A {made} from {trainer} in ExpertChat: {experts} experts talk about a topic,",
         f"{judge} rates several replies to the same history and says what is missing in them (WIM), and the better reply is preferred",
         "to the worse.",
         *([f"This is the arm `{config.arm}`."] if config.arm else []),
-        f"Methods: {', '.join(f'[{name}](https://arxiv.org/abs/{number})' for name, number in PAPERS.items())}.",
+        f"Methods: {', '.join(f'[{name}](https://arxiv.org/abs/{number})' for name, number in papers.items())}.",
     ]
     return "\n".join(lines) + "\n\nEvery figure on this page was written by the run itself."
 
@@ -162,11 +168,12 @@ def _shown(figures: Mapping[str, Any], name: str, form: str) -> str:
 
 
 def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> list[list[str]]:
-    train, judging, reward, partner = config.train, config.judging, config.reward, config.experts[other(seat)]
+    train, judging, reward = config.train, config.judging, config.reward
+    partners = [f"`{shown_path(partner.path)}` (expert {name})" for name, partner in config.experts.items() if name != seat]
     revision = f" at `{model.revision}`" if model.revision else ""
     settings = {
         "base": f"`{shown_path(model.path)}`{revision} ({model.dtype}, quantization {model.quantization})",
-        "partner": f"`{shown_path(partner.path)}` (expert {other(seat)})",
+        "partner" if len(partners) == 1 else "partners": ", ".join(partners),
         "learner": config.learner,
         "judge": f"{judging.judge}, z = {judging.z:g} (share of the WIM score in the reward), form {judging.form}",
         "WIM": f"wording {judging.wim.wording}" if judging.wim.enabled else "off",

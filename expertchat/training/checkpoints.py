@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import saving, sync_file
-from expertchat.folder.lock import replace
+from expertchat.folder.writing import replace, saving, sync_file
 from expertchat.training.at_work import remove, round_folder, rounds_of
 
 DONE = "DONE"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,15 +16,19 @@ from expertchat.config import (
     EngineConfig,
     ExpertsConfig,
     Group,
+    JudgeName,
     ModelConfig,
     RunConfig,
     Text,
     TopicsConfig,
+    talk_problems,
 )
 from expertchat.evaluation.config import EvaluationConfig
-from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig
-from expertchat.records import Speaker, other
-from expertchat.talk.conversation import opener_of
+from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig, Rules
+from expertchat.records import Speaker
+from expertchat.talk.order import by_turns, opener_of
+from expertchat.text.measures import PROGRAMS
+from expertchat.training.method import METHODS
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
@@ -34,8 +38,12 @@ Tracker = Literal["wandb", "trackio", "tensorboard"]
 
 
 class TrainConfig(Group):
-    """The update: TRL's DPOTrainer on the round's pairs. `batch` pairs a step over all processes, `micro_batch` of them at a time."""
+    """The update of a round, by the training method `update`. `batch` pairs a step over all processes, `micro_batch` of them at a time.
 
+    `method`: which weights are trained.
+    """
+
+    update: Text = "dpo"
     method: Literal["lora", "full", "last_layer"]
     targets: Annotated[list[Text], Field(default_factory=list)]  # names of linear layers; empty: those of the model's family
     rank: int = Field(ge=1, le=1024)
@@ -61,6 +69,8 @@ class TrainConfig(Group):
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
         problems = []
+        if self.update not in METHODS:
+            problems.append(f"train.update={self.update} is no training method: take {' or '.join(METHODS)}")
         if self.batch % self.micro_batch:
             problems.append(f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}")
         if self.loss_weights is not None and len(self.loss_weights) != len(self.loss):
@@ -90,7 +100,8 @@ class GuardsConfig(Group):
 
 
 class OnlineDpoConfig(Group):
-    """`expertchat online_dpo`. `learner`: who is trained; both: a and b by turns, a round each; one: one policy plays both."""
+    """`expertchat online_dpo`. `learner`: who is trained. all (of two also both): every expert by turns, a round each; one: one policy that
+    plays them all."""
 
     models_dir: Text | None = None
     run: RunConfig
@@ -100,7 +111,8 @@ class OnlineDpoConfig(Group):
     arm: Text | None = None  # what this run is called in a table of several
     experts: ExpertsConfig
     third: ModelConfig | None = None
-    learner: Literal["a", "b", "both", "one"]
+    moderator: ModelConfig | None = None
+    learner: Text
     rounds: int = Field(ge=1, le=9999)
     conversation: ConversationConfig  # count: dialogues of a round
     topics: TopicsConfig
@@ -117,7 +129,8 @@ class OnlineDpoConfig(Group):
 
     @model_validator(mode="after")
     def _fits(self) -> OnlineDpoConfig:
-        problems = []
+        if problems := [*talk_problems(self.experts, self.conversation, self.moderator), *self._learner()]:
+            raise ValueError("\n".join(problems))
         if self.third is None:
             problems += [
                 f"{key}=third needs a third model: add +model@third=NAME"
@@ -136,20 +149,51 @@ class OnlineDpoConfig(Group):
         return self
 
     @property
-    def seats(self) -> tuple[Speaker, ...]:
-        """Who is trained; of one policy that plays both: at whose turns."""
-        return ("a", "b") if self.learner in ("both", "one") else ("b",) if self.learner == "b" else ("a",)
+    def trained(self) -> tuple[Speaker, ...]:
+        """At whose turns candidates are sampled, and so who is trained."""
+        return self.experts.seats if self.learner in ("all", "both", "one") else (self.learner,)
+
+    @property
+    def learners(self) -> tuple[Speaker, ...]:
+        """Each set of trained weights once, by the seat that it is called after: one policy that plays all is called after the first."""
+        return self.trained[:1] if self.learner == "one" else self.trained
+
+    @property
+    def rules(self) -> Rules:
+        """What the dialogues of a round need to know."""
+        return Rules(self.candidates, self.judging, self.reward, self.run.seed)
+
+    @property
+    def judge_names(self) -> set[JudgeName]:
+        """Who judges: for the rewards, unless they ask nobody, and in the evaluations."""
+        judging = {self.judging.judge} if self.reward.source == "judge" else set()
+        return judging | ({self.evaluation.by} if self.evaluation.asks else set())
+
+    @property
+    def embeds(self) -> bool:
+        """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
+        reward = self.reward
+        asked = reward.source == "judge" and self.judging.wim.enabled
+        return self.topics.source == "models" or asked or (reward.source != "random" and reward.repeat_penalty > 0)
 
     @property
     def program(self) -> ProgramName | None:
         """What a program measures in the replies, for the reward or for the evaluation."""
         source = self.reward.source
-        return self.evaluation.measure or (None if source in ("judge", "random") else source)  # type: ignore[return-value]
+        return self.evaluation.measure or (None if source in ("judge", "random") else source)
+
+    def _learner(self) -> list[str]:
+        names = self.experts.seats
+        words = ("all", *(["both"] if len(names) == 2 else []), "one")
+        if self.learner in (*names, *words):
+            return []
+        remedy = f"name one of the experts ({', '.join(names)}), or {', '.join(words[:-1])} or {words[-1]}"
+        return [f"learner={self.learner}: {'there are more than two experts' if self.learner == 'both' else 'is no expert'}; {remedy}"]
 
     def _decodings(self) -> list[str]:
         """A learner's candidates must differ: equal texts make no pair."""
         found = []
-        for seat in self.seats:
+        for seat in self.trained:
             reply = self.experts[seat].decoding.reply
             if not reply.varies:
                 said, remedy = str(reply.method), ""
@@ -165,7 +209,7 @@ class OnlineDpoConfig(Group):
 
     def _rewards(self) -> list[str]:
         """Settings of the reward that would do nothing, or could not be done."""
-        reward, evaluation, found = self.reward, self.evaluation, []
+        reward, evaluation, known, found = self.reward, self.evaluation, list(PROGRAMS), list[str]()
         if reward.source != "judge":
             if reward.wim == "shuffled":
                 found.append(f"reward.wim=shuffled has no effect with reward.source={reward.source}: no judge is asked")
@@ -178,8 +222,8 @@ class OnlineDpoConfig(Group):
             )
         if evaluation.judge == "reward" and self.program is None:
             found.append(
-                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.source}: set evaluation.measure=length (or "
-                "questions, variety), or another reward"
+                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.source}: set "
+                f"evaluation.measure={known[0]} (or {', '.join(known[1:])}), or another reward"
             )
         if evaluation.measure is not None and evaluation.judge != "reward":
             found.append(f"evaluation.measure={evaluation.measure} needs evaluation=reward, not evaluation.judge={evaluation.judge}")
@@ -187,25 +231,33 @@ class OnlineDpoConfig(Group):
 
     @property
     def histories(self) -> int:
-        """The least number of histories with candidates that a round of whole dialogues has."""
-        first = 0 if self.candidates.opening else 1
-        talk = self.conversation
+        """The least number of histories with candidates that a round of whole dialogues has; of a drawn order of turns, about how many."""
+        talk, seats, first = self.conversation, self.experts.seats, 0 if self.candidates.opening else 1
 
         def of(seat: Speaker) -> int:
-            openers = [opener_of(i, talk.opener) for i in range(min(talk.count, 2))]
-            counts = [sum((turn % 2 == 0) == (opener == seat) for turn in range(first, talk.turns)) for opener in openers]
-            return sum(counts[i % len(counts)] for i in range(min(talk.count, 4)))
+            if talk.order != "round_robin":
+                return talk.count * (talk.turns - first) // len(seats)
+            openers = [opener_of(i, talk.opener, seats) for i in range(min(talk.count, 2 * len(seats)))]
+            return sum(by_turns(seats, opener, turn) == seat for opener in openers for turn in range(first, talk.turns))
 
-        if self.learner == "one":
-            return of("a") + of("b")
-        return min(of(seat) for seat in self.seats)
+        return sum(map(of, seats)) if self.learner == "one" else min(map(of, self.trained))
 
 
-def learner_problems(config: OnlineDpoConfig, scripted: Sequence[Speaker], same: bool) -> list[str]:
-    """Why experts cannot learn so. `scripted`: learners that are no models; `same`: whether one loaded model has both seats."""
-    problems = [f"experts.{seat}: backend=scripted cannot be trained; use a model, or learner={other(seat)}" for seat in scripted]
-    if config.learner == "one" and not same:
-        problems.append("learner=one needs one model in both seats: give experts.a and experts.b the same path, dtype and quantization")
-    if config.learner == "both" and same and config.train.method != "lora":
-        problems.append(f"learner=both with one model needs an adapter for each seat: train.method=lora, not {config.train.method}")
+def learner_problems(config: OnlineDpoConfig, scripted: Sequence[Speaker], loaded: Mapping[Speaker, object]) -> list[str]:
+    """Why experts cannot learn so. `scripted`: learners that are no models; `loaded`: seats with equal values share a loaded model."""
+    others = [seat for seat in config.experts.seats if seat not in scripted]
+    remedy = f", or learner={others[0]}" if others else ""
+    problems = [f"experts.{seat}: backend=scripted cannot be trained; use a model{remedy}" for seat in scripted]
+    models = len({loaded[seat] for seat in config.trained})
+    if config.learner == "one" and models > 1:
+        places = " and ".join(f"experts.{seat}" for seat in config.trained)
+        problems.append(f"learner=one needs one model in {_all(config)} seats: give {places} the same path, dtype and quantization")
+    if config.learner != "one" and models < len(config.trained) and config.train.method != "lora":
+        problems.append(
+            f"learner={config.learner} with one model needs an adapter for each seat: train.method=lora, not {config.train.method}"
+        )
     return problems
+
+
+def _all(config: OnlineDpoConfig) -> str:
+    return "both" if len(config.trained) == 2 else "all"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from expertchat.evaluation.statistics import scaled_margin
+from expertchat.judging.answers import parrot_rate
 from expertchat.preferences.candidates import Bundle, Sampled
 from expertchat.preferences.pairs import Pairing
 from expertchat.records import Figure, Score
@@ -29,7 +30,6 @@ LOST = {
     "skipped": "steps not made, their loss or gradient was not finite",
 }
 """What keeps candidates from being trained on: a round's figure -> how it is said."""
-PARROT = "parrot"  # the fault of a WIM response that repeats the reply
 
 
 def round_figures(bundles: Sequence[Bundle], scored: Sequence[Score], pairing: Pairing) -> dict[str, Figure]:
@@ -72,7 +72,7 @@ def round_figures(bundles: Sequence[Bundle], scored: Sequence[Score], pairing: P
         "rating_mean": _mean([r.rating for r in rewards if r.rating is not None]),
         "wim_mean": _mean([r.wim for r in rewards if r.wim is not None]),
         "wim_empty": fmean(w.empty for w in wims) if wims else None,
-        "parrot_rate": fmean(w.fault == PARROT for w in wims) if wims else None,
+        "parrot_rate": parrot_rate(wims),
         **_faults(groups),
         "length": _mean([c.tokens for c in candidates]),
         "length_chosen": _mean([int(pair.provenance["tokens_chosen"]) for pair in pairing.pairs]),

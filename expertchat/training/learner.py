@@ -1,11 +1,12 @@
-"""Who learns: a model with the weights that are trained, as the policy that talks and as the base that it is compared with."""
+"""Who learns: a model with the weights that are trained, as the policy that talks and as the base; and all learners of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from torch import Tensor, nn
 from expertchat.backends.adapters import Adapters, usual_targets
 from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import WriteError, saving
+from expertchat.folder.writing import WriteError, saving
 from expertchat.records import Speaker
-from expertchat.training.config import TrainConfig
+from expertchat.talk.cast import Cast
+from expertchat.training.config import OnlineDpoConfig, TrainConfig, learner_problems
+from expertchat.training.ranks import Ranks
+from expertchat.training.sharding import shard
 from expertchat.training.steady import check_finite
 
 WEIGHTS = "weights.safetensors"  # of a checkpoint without an adapter: the trained weights by their names
@@ -178,3 +182,80 @@ class WeightLearner(Learner):
             for name, parameter in mine.items():
                 parameter.copy_(tensors[name])
         self.refresh()
+
+
+# -- all of a run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Learners:
+    """The learners by seat (one for all seats with learner=one) and the backends by the scheduler's names."""
+
+    by_seat: dict[Speaker, Learner]
+    one: bool = False  # one policy plays all
+    backends: dict[str, Any] = field(default_factory=dict)
+    sharded: list[Any] = field(default_factory=list)  # the models that the processes hold in parts
+
+    def of_round(self, number: int) -> tuple[Learner, tuple[Speaker, ...]]:
+        """Who is updated in a round (counted from 1), and at whose turns candidates are sampled."""
+        seats = tuple(self.by_seat)
+        if self.one:
+            return self.by_seat[seats[0]], seats
+        seat = seats[(number - 1) % len(seats)]
+        return self.by_seat[seat], (seat,)
+
+    def free(self) -> None:
+        """Give up the keys and values that any of the models keeps: an update needs the memory, the next round has other dialogues."""
+        for backend in {id(one): one for one in self.backends.values() if isinstance(one, LocalBackend)}.values():
+            backend.refresh()
+
+    @property
+    def all(self) -> list[Learner]:
+        """Each learner once."""
+        return list({id(learner): learner for learner in self.by_seat.values()}.values())
+
+    def versions(self) -> dict[Speaker, int]:
+        return {seat: learner.version for seat, learner in self.by_seat.items()}
+
+
+def make_learners(config: OnlineDpoConfig, cast: Cast, ranks: Ranks) -> Learners:
+    """Attach what is trained to the cast's models; with train.sharding=fsdp each process keeps its part of them.
+
+    Raises ConfigError where a model cannot be trained so.
+    """
+    scripted = [seat for seat in config.trained if not isinstance(cast.backends[seat], LocalBackend)]
+    if problems := learner_problems(config, scripted, {seat: id(cast.backends[seat]) for seat in cast.seats}):
+        raise ConfigError(problems)
+    sharded = []
+    for backend in {id(b): b for b in cast.backends.values() if isinstance(b, LocalBackend)}.values():
+        if config.train.sharding == "fsdp":
+            shard(backend.model, ranks)
+            backend.moved()
+            sharded.append(backend.model)
+    adapters: dict[int, Adapters] = {}
+    made = {seat: _learner(config, cast, seat, adapters) for seat in config.learners}
+    one = config.learner == "one"
+    by_seat = dict.fromkeys(config.trained, made[config.learners[0]]) if one else made
+    return Learners(by_seat, one, _backends(cast, by_seat), sharded)
+
+
+def _learner(config: OnlineDpoConfig, cast: Cast, seat: Speaker, adapters: dict[int, Adapters]) -> Learner:
+    backend = cast.backends[seat]
+    if config.train.method != "lora":
+        return WeightLearner(seat, backend, config.train)
+    model = config.experts[seat]
+    shared = adapters.setdefault(id(backend), Adapters(backend.model))
+    targets = cast.experts[seat].family.lora_targets
+    return LoraLearner(seat, backend, config.train, targets, shared, model.path, config.run.seed)
+
+
+def _backends(cast: Cast, learners: Mapping[Speaker, Learner]) -> dict[str, Any]:
+    """An expert that does not learn speaks as its base does, and so do a third model and a moderator; where one of them shares a learner's
+    model, with the adapters off."""
+    bases = {id(cast.backends[seat]): learner.base for seat, learner in learners.items()}
+    untrained = {name: bases.get(id(backend), backend) for name, backend in cast.backends.items()}
+    found = {name: backend for name, backend in untrained.items() if name not in cast.seats}
+    for seat in cast.seats:
+        found[f"base_{seat}"] = untrained[seat]
+        found[seat] = learners[seat].policy if seat in learners else untrained[seat]
+    return found

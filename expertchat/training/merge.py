@@ -26,7 +26,7 @@ from expertchat.backends.quantization import saved_kind
 from expertchat.backends.unpacking import unpacked
 from expertchat.backends.weights import Loaded, load_weights
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import saving
+from expertchat.folder.writing import saving
 from expertchat.text.sentences import shown_path
 from expertchat.training.card import merged_card
 from expertchat.training.learner import WEIGHTS

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,28 @@ from expertchat.config import ConfigError
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.evaluator import check as check_evaluation
 from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished
-from expertchat.folder.lock import replace
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.summary import seconds_of
-from expertchat.preferences.candidates import Cast, choices
+from expertchat.folder.writing import replace
+from expertchat.preferences.candidates import choices
 from expertchat.preferences.pairs import make_pairs
 from expertchat.preferences.score import scored
 from expertchat.records import Metrics, Speaker
 from expertchat.talk.cast import load_cast
-from expertchat.training.book import Book, put
 from expertchat.training.card import model_card
 from expertchat.training.checkpoints import checkpoints, damage
 from expertchat.training.clock import Clock
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.figures import remarks, round_figures, why_no_pair
+from expertchat.training.folder import TrainingFolder, put
 from expertchat.training.guards import alarms, to_lower
 from expertchat.training.held_out import check_given
-from expertchat.training.learners import make_learners, on_cpu, room_for
+from expertchat.training.learner import make_learners
+from expertchat.training.method import Rows, Stopped, Updated, method_of
 from expertchat.training.ranks import Ranks
-from expertchat.training.talk import Talk
+from expertchat.training.rollouts import Rollouts
+from expertchat.training.room import on_cpu, room_for
 from expertchat.training.tracking import check_trackers, open_trackers
-from expertchat.training.update import Stopped, Updater
 
 
 def run_online_dpo(
@@ -48,7 +49,7 @@ def run_online_dpo(
 ) -> int:
     """Run, or go on with a run. Returns 0 when it is done, 3 when it was stopped and can go on, 1 when its folder cannot be written.
 
-    `sink` is closed at the end. `backends` ("a", "b", and "third" where there is one) and `embedder` replace those of the config.
+    `sink` is closed at the end. `backends` (by seat; "third" and "moderator" too) and `embedder` replace those of the config.
     Raises ConfigError for what is wrong with the config or the input.
     """
     with Hub(sink) as hub, Interrupts() as interrupts, Ranks.start(config.train.sharding, command_line) as ranks:
@@ -59,16 +60,16 @@ def run_online_dpo(
         return in_folder(
             hub,
             interrupts,
-            lambda say: Book(place, config.model_dump(mode="json"), command_line, say, writes=ranks.rank == 0),
-            lambda book: OnlineDpo(config, book, hub, interrupts, ranks).run(backends, embedder),
+            lambda say: TrainingFolder(place, config.model_dump(mode="json"), command_line, say, writes=ranks.rank == 0),
+            lambda store: OnlineDpo(config, store, hub, interrupts, ranks).run(backends, embedder),
         )
 
 
 class OnlineDpo:
     """One run: the algorithm in `round`, and what it needs around it."""
 
-    def __init__(self, config: OnlineDpoConfig, book: Book, hub: Hub, interrupts: Interrupts, ranks: Ranks) -> None:
-        self.config, self.book, self.hub, self.interrupts, self.ranks = config, book, hub, interrupts, ranks
+    def __init__(self, config: OnlineDpoConfig, store: TrainingFolder, hub: Hub, interrupts: Interrupts, ranks: Ranks) -> None:
+        self.config, self.store, self.hub, self.interrupts, self.ranks = config, store, hub, interrupts, ranks
         self.best: dict[str, list[float]] = {}  # by seat: the round of the best evaluation, and its win rate
         self.ended: str | None = None  # why a guard ended the run before its last round
         self.lowered: dict[str, dict[str, float]] = {}  # by seat: the guards that are tripped, and their values when they lowered the rate
@@ -79,17 +80,18 @@ class OnlineDpo:
         self.hub.send(RoundStarted(round=number, rounds=self.config.rounds, learner=learner.seat, policy_version=learner.version))
         clock = Clock(self.hub, number)
         with clock("talking"):  # dialogues; at the learner's turns candidates, each of them rated and with its WIM response
-            bundles = self.talk.round(number, seats)
+            bundles = self.rollouts.round(number, seats)
         if bundles is None:
             return False
         with clock("pairing"):
-            scores = scored(bundles, self.config, self.backends.get("embedder"))
-            made = choices(bundles, {score.id: score.value for score in scores}, self._judge)
-            pairing = self.ranks.same(make_pairs(made, self.config.pairs, learner.version))  # no rounding of another machine's in it
-            self.book.keep_round(bundles, scores, pairing.pairs)
+            scores = scored(bundles, self.config.rules, self.backends.get("embedder"))
+            values = {score.id: score.value for score in scores}
+            made = self.ranks.same(choices(bundles, values, self._judge))  # no rounding of another machine's in it
+            pairing = make_pairs(made, self.config.pairs, learner.version)
+            self.store.keep_round(bundles, scores, pairing.pairs)
         with clock("updating"):
-            drift = self.talk.drift(learner, bundles)  # of the policy that has talked, from the base
-            updated = self.update(number, pairing.pairs)
+            drift = self.rollouts.drift(learner, bundles)  # of the policy that has talked, from the base
+            updated = self.update(number, Rows(pairing.pairs, made))
         if updated is None:
             return False
         figures = round_figures(bundles, scores, pairing) | drift | updated.all_figures() | clock.figures(bundles)
@@ -111,57 +113,65 @@ class OnlineDpo:
 
     def run(self, backends: Mapping[str, Backend] | None, embedder: Embedder | None) -> int:
         """All rounds that are left, then the end."""
-        summary = self.ranks.same(self.book.summary)
+        summary = self.ranks.same(self.store.summary)
         if summary is not None:
-            self.book.summary = summary
-            return was_done(self.hub, self.book)
+            self.store.summary = summary
+            return was_done(self.hub, self.store)
         self._load(backends, embedder)
-        held_out = self.talk.topics()
+        held_out = self.rollouts.topics()
         if held_out is None:
             return self._stopped()
         self.evaluators = {
             seat: Evaluator(
-                self.config, seat, held_out, self.cast.experts, self.cast.tokens, self.book.folder, self.ranks, self.hub.send,
-                self.book.writing,
+                self.config,
+                seat,
+                held_out,
+                self.cast.experts,
+                self.cast.tokens,
+                self.store.folder,
+                self.ranks,
+                self.hub.send,
+                self.store.writing,
             )
             for seat in self._seats
         }
         self.hub.send(PhaseStarted(round=0, phase="evaluating"))
-        if not all(one.prepare(self.talk.flows) for one in self.evaluators.values()) or not self.evaluate(0):
+        if not all(one.prepare(self.rollouts.flows) for one in self.evaluators.values()) or not self.evaluate(0):
             return self._stopped()
-        for number in range(self.book.last + 1, self.config.rounds + 1):
+        for number in range(self.store.last + 1, self.config.rounds + 1):
             if self.ended:
                 break
-            if self.talk.stop() or not self.round(number):
+            if self.rollouts.stop() or not self.round(number):
                 return self._stopped()
         return self._end()
 
     def _load(self, backends: Mapping[str, Backend] | None, embedder: Embedder | None) -> None:
         """Models, learners, and everything that the last whole round has left."""
-        config, book, hub = self.config, self.book, self.hub
+        config, store, hub = self.config, self.store, self.hub
         # Nothing is in flight yet; but several processes stop together, which they can when they have loaded.
         with self.interrupts.at_once() if self.ranks.world == 1 else nullcontext():
             loaded = load_cast(on_cpu(config) if config.train.sharding == "fsdp" else config, hub, backends, embedder, room_for(config))
             self.learners = make_learners(config, loaded, self.ranks)
         self.backends, self._seats = self.learners.backends, [learner.seat for learner in self.learners.all]
-        self.cast = Cast(loaded.experts, loaded.tokens)
-        self.talk = Talk(config, self.learners, self.cast, book, hub.send, self.interrupts.stop, self.ranks)
-        self.trackers = open_trackers(config.report_to, book.folder, config, config.arm, hub.send) if self.ranks.rank == 0 else None
+        self.cast = loaded
+        self.rollouts = Rollouts(config, self.learners, self.cast, store, hub.send, self.interrupts.stop, self.ranks)
+        self.trackers = open_trackers(config.report_to, store.folder, config, config.arm, hub.send) if self.ranks.rank == 0 else None
+        method = method_of(config.train.update)
         self.updaters = {
-            learner.seat: Updater(
-                learner, config.train, rounds=self._rounds_of(learner.seat), seed=config.run.seed, folder=book.folder,
-                on_step=self._step, stop=self.talk.stop, ranks=self.ranks,
+            learner.seat: method(
+                learner, config.train, rounds=self._rounds_of(learner.seat), seed=config.run.seed, folder=store.folder,
+                on_step=self._step, stop=self.rollouts.stop, ranks=self.ranks,
             )
             for learner in self.learners.all
         }  # fmt: skip
-        book.open()
+        store.open()
         self.ranks.barrier()
         self._restore()
         talk = config.conversation
-        hub.send(started("online_dpo", book, conversations=talk.count, turns=talk.turns, resumed=book.last, rounds=config.rounds))
-        for metrics in book.metrics.values():  # of an earlier start: for the view, the file has them
+        hub.send(started("online_dpo", store, conversations=talk.count, turns=talk.turns, resumed=store.last, rounds=config.rounds))
+        for metrics in store.metrics.values():  # of an earlier start: for the view, the file has them
             hub.show(Measured(metrics=metrics))
-        hub.notes(book.notes, "warning")
+        hub.notes(store.notes, "warning")
         hub.notes(loaded.notes)
         hub.notes(note for learner in self.learners.all for note in learner.notes)
 
@@ -174,25 +184,25 @@ class OnlineDpo:
 
         Raises ConfigError where none can be read.
         """
-        book, broken = self.book, list[str]()
-        for number in self.ranks.same(checkpoints(book.folder)):
-            problem = self.ranks.same(damage(book.folder, number) if self.ranks.rank == 0 else None)
+        store, broken = self.store, list[str]()
+        for number in self.ranks.same(checkpoints(store.folder)):
+            problem = self.ranks.same(damage(store.folder, number) if self.ranks.rank == 0 else None)
             if problem is None and not self.ranks.agree((problem := self._take(number)) is not None):
                 if broken:
-                    book.go_back(number)
+                    store.go_back(number)
                     text = f"{'; '.join(broken)}: the run goes on from round {number}, and trains again with what was said since"
-                    book.notes.append(text)
+                    store.notes.append(text)
                 return
             broken.append(problem or f"the checkpoint of round {number} could not be read by another process")
         if broken:
-            remedy = f"remove {book.folder / 'rounds'} and the run begins again with round 1, or name another run.dir"
+            remedy = f"remove {store.folder / 'rounds'} and the run begins again with round 1, or name another run.dir"
             raise ConfigError(f"{'; '.join(broken)}: no checkpoint is whole; {remedy}")
 
     def _take(self, number: int) -> str | None:
         """Take over a round's checkpoint; why that cannot be done."""
-        place = self.book.place(number)
+        place = self.store.place(number)
         try:
-            state = self.book.state(number)
+            state = self.store.state(number)
             for learner in self.learners.all:
                 learner.load(place / self._name("adapter", learner.seat))
                 learner.version = state["versions"][learner.seat]
@@ -203,12 +213,12 @@ class OnlineDpo:
         return None
 
     def _name(self, name: str, seat: str) -> str:
-        """`name` as a checkpoint has it: with the seat where two experts learn."""
+        """`name` as a checkpoint has it: with the seat where several experts learn."""
         stem, dot, end = name.partition(".")
         return name if len(self._seats) == 1 else f"{stem}_{seat}{dot}{end}"
 
     def _stopped(self) -> int:
-        return stopped(self.hub, self.interrupts, self.book)
+        return stopped(self.hub, self.interrupts, self.store)
 
     @property
     def _judge(self) -> str:
@@ -218,11 +228,11 @@ class OnlineDpo:
 
     # -- updating ---------------------------------------------------------------------------------------------------
 
-    def update(self, number: int, pairs: Sequence[Any]) -> Any:
-        """The DPO update of the round's learner; None: stopped by a signal, and nothing of it counts."""
+    def update(self, number: int, rows: Rows) -> Updated | None:
+        """The update of the round's learner; None: stopped by a signal, and nothing of it counts."""
         self.learners.free()
         try:
-            return self.updaters[self.learners.of_round(number)[0].seat].update(pairs, number)
+            return self.updaters[self.learners.of_round(number)[0].seat].update(rows, number)
         except Stopped:
             return None
 
@@ -251,7 +261,7 @@ class OnlineDpo:
         self._tell(Metrics(id=name, kind="round", round=number, learner=seat, policy_version=version, figures=dict(figures)))
 
     def _tell(self, metrics: Metrics) -> None:
-        self.book.keep(metrics)
+        self.store.keep(metrics)
         self.hub.send(Measured(metrics=metrics))
         if self.trackers is not None:
             self.trackers.log(metrics)
@@ -266,12 +276,12 @@ class OnlineDpo:
         wanted = self.config.evaluation
         for learner in self.learners.all:
             name = f"evaluation-{learner.seat}-{number:04d}{'-final' if final else ''}"
-            metrics = self.book.metrics.get(name)
+            metrics = self.store.metrics.get(name)
             if metrics is None:
                 n = wanted.final if final else wanted.histories
                 weights = self.kept(learner.seat) if final else None
                 version = learner.version if weights is None else self._version(weights, learner.seat)
-                metrics = self.evaluators[learner.seat].evaluate(self.talk.flows, number, version, n, final, weights)
+                metrics = self.evaluators[learner.seat].evaluate(self.rollouts.flows, number, version, n, final, weights)
                 if metrics is None:
                     return False
                 self._tell(metrics)
@@ -287,8 +297,8 @@ class OnlineDpo:
         """The checkpoint of a round, from which a later start goes on."""
         state = {"round": number, "versions": self.learners.versions(), "best": self.best, "ended": self.ended, "lowered": self.lowered}
         keep = [*range(number - self.config.keep_rounds + 1, number), *(int(best[0]) for best in self.best.values())]
-        self.book.checkpoint(number, state, self._write, keep)
-        self.talk.at_work.close()
+        self.store.checkpoint(number, state, self._write, keep)
+        self.rollouts.at_work.close()
         self.ranks.barrier()
 
     def _write(self, place: Path) -> None:
@@ -301,34 +311,34 @@ class OnlineDpo:
     def kept(self, seat: Speaker) -> int:
         """The round whose weights the run gives for a learner: that of its best evaluation, or the last one."""
         keep_best = self.config.evaluation.keep_best and seat in self.best
-        return int(self.best[seat][0]) if keep_best else self.book.last
+        return int(self.best[seat][0]) if keep_best else self.store.last
 
     def _version(self, number: int, seat: Speaker) -> int:
         """The policy version that the checkpoint of a round holds."""
-        return int(self.book.state(number)["versions"][seat])
+        return int(self.store.state(number)["versions"][seat])
 
     def _end(self) -> int:
         """The best (or the last) weights: evaluated on histories that nothing was chosen by, and put where they are found.
 
         A learner that was never updated has none to give. Where that is all of them, the run has failed.
         """
-        config, book = self.config, self.book
+        config, store = self.config, self.store
         learnt = [learner for learner in self.learners.all if learner.version]
         if not learnt:
             return self._nothing_learnt()
         self._check_best()
         for learner in learnt:
-            learner.load(book.place(self.kept(learner.seat)) / self._name("adapter", learner.seat))
-        self.hub.send(PhaseStarted(round=book.last, phase="evaluating"))
-        if not self.evaluate(book.last, final=True):
+            learner.load(store.place(self.kept(learner.seat)) / self._name("adapter", learner.seat))
+        self.hub.send(PhaseStarted(round=store.last, phase="evaluating"))
+        if not self.evaluate(store.last, final=True):
             return self._stopped()
-        figures = {seat: book.metrics[f"evaluation-{seat}-{book.last:04d}-final"].figures for seat in self._seats}
-        found = {learner.seat: book.folder / self._name("adapter", learner.seat) for learner in learnt}
+        figures = {seat: store.metrics[f"evaluation-{seat}-{store.last:04d}-final"].figures for seat in self._seats}
+        found = {learner.seat: store.folder / self._name("adapter", learner.seat) for learner in learnt}
         for seat, place in found.items():
             if self.ranks.rank == 0:
-                with book.writing():
-                    put(book.place(self.kept(seat)) / place.name, place)
-                    replace(place / "README.md", model_card(config, book.folder, "a" if seat == "a" else "b"))
+                with store.writing():
+                    put(store.place(self.kept(seat)) / place.name, place)
+                    replace(place / "README.md", model_card(config, store.folder, seat))
         for seat in self._seats:
             if seat not in found:
                 text = f"expert {seat} has learnt nothing and has no adapter: {why_no_pair(self._figures(seat))}"
@@ -345,7 +355,7 @@ class OnlineDpo:
     def _check_best(self) -> None:
         """Where the checkpoint of the best evaluation is damaged, the run gives its last weights."""
         for seat, (number, _) in list(self.best.items()):
-            if problem := self.ranks.same(damage(self.book.folder, int(number)) if self.ranks.rank == 0 else None):
+            if problem := self.ranks.same(damage(self.store.folder, int(number)) if self.ranks.rank == 0 else None):
                 del self.best[seat]
                 text = f"{problem}: the weights of the best evaluation (round {number:.0f}) are lost, those of the last round are given"
                 self.hub.send(Note(text=text, level="warning"))
@@ -359,21 +369,21 @@ class OnlineDpo:
         """What there is to say of every run."""
         return {
             "schema": 1,
-            "rounds": self.book.last,
+            "rounds": self.store.last,
             "learner": self.config.learner,
             "pairs": sum(int(figures.get("pairs") or 0) for figures in self._figures()),
-            "seconds": round(seconds_of(self.book.folder), 1),
+            "seconds": round(seconds_of(self.store.folder), 1),
             "stopped_by": self.ended,
         }
 
     def _figures(self, seat: Speaker | None = None) -> list[Mapping[str, Any]]:
         """The figures of all rounds, or of those that a learner had."""
-        return [m.figures for m in self.book.metrics.values() if m.kind == "round" and seat in (None, m.learner)]
+        return [m.figures for m in self.store.metrics.values() if m.kind == "round" and seat in (None, m.learner)]
 
     def _finish(self, summary: dict[str, object]) -> int:
-        self.talk.at_work.close()
-        self.book.tidy()
-        code = finished(self.hub, self.book, summary)
+        self.rollouts.at_work.close()
+        self.store.tidy()
+        code = finished(self.hub, self.store, summary)
         if self.trackers is not None:
             self.trackers.close()
         return code

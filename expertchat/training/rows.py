@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from expertchat.backends.rendering import Renderer
 from expertchat.records import Message, PreferencePair
 
-
-class Row(TypedDict):
-    """A pair as TRL's collator takes it."""
-
-    prompt_ids: list[int]
-    chosen_ids: list[int]
-    rejected_ids: list[int]
+Row = dict[str, list[int]]
+"""Token ids: prompt_ids, and what follows it; of a pair chosen_ids and rejected_ids, as TRL's collator takes it."""
 
 
 def row_of(pair: PreferencePair, renderer: Renderer) -> Row:
@@ -32,8 +27,8 @@ def row_of(pair: PreferencePair, renderer: Renderer) -> Row:
 
 
 def length(row: Row) -> int:
-    """Tokens of the prompt with the longer reply."""
-    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+    """Tokens of the prompt with the longest reply."""
+    return len(row["prompt_ids"]) + max(len(ids) for name, ids in row.items() if name != "prompt_ids")
 
 
 def arranged(pairs: Sequence[PreferencePair], seed: int, round: int) -> list[PreferencePair]:

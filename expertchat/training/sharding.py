@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from expertchat.config import ConfigError
 from expertchat.training.ranks import Ranks
@@ -67,7 +67,7 @@ def split(count: int, batch: int, micro: int, ranks: Ranks) -> Share:
 
 
 class SharedUpdate(Trainer):
-    """Before a transformers Trainer in a class's bases: one step over all processes is the step that one would make.
+    """A transformers Trainer, or before one in a class's bases: one step over all processes is the step that one would make.
 
     `share` is this process's part of `train_dataset`. The library takes itself for alone (see ranks.LAUNCH): what is common is done here.
     """
@@ -78,13 +78,28 @@ class SharedUpdate(Trainer):
     _passes = 0
     _finite = True
 
-    def __init__(self, *args: Any, ranks: Ranks, share: Share, steady: Steady, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(self, *, args: TrainingArguments, ranks: Ranks, share: Share, steady: Steady, **more: Any) -> None:
+        if args.device.type == "cuda":
+            args._n_gpu = 1  # one process trains one model, however many GPUs it sees: else Trainer makes a copy for each
+        super().__init__(args=args, **more)
         self.ranks, self.share, self.steady = ranks, share, steady
         backward = self.accelerator.backward
         self.accelerator.backward = lambda loss, **more: backward(steady.raised(loss), **more)
         self.aux_loss_enabled = False  # TRL's: the balance of a frozen router's experts, and a batch's is not the mean of its parts'
         _through_hooks(self.model)
+
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        """The model stands where the memory plan has put it."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """accelerate moves nothing either: it would take a model that stands on the second GPU to the first."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.device_placement = False
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        where: torch.device = self.model.get_input_embeddings().weight.device  # type: ignore[union-attr,operator,assignment]
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        return {name: value.to(where) if isinstance(value, torch.Tensor) else value for name, value in prepared.items()}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The share's batches in their order."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from expertchat.config import ConfigError
+from expertchat.folder.reader import RunReader
 from expertchat.training.merge_config import MergeConfig
 
 ADAPTER, WEIGHTS = "adapter_config.json", "weights.safetensors"
@@ -56,13 +55,12 @@ def find_source(config: MergeConfig) -> Source:
 def _expert_of(folder: Path, base: str | None) -> dict[str, Any]:
     """The model config of the expert that was trained, from the run that `folder` lies in; empty where it lies in none."""
     for place in list(folder.absolute().parents)[:3]:
-        file = place / "config.yaml"
-        if file.is_file():
+        run = RunReader(place)
+        if run.begun:
             try:
-                run = yaml.safe_load(file.read_text("utf-8"))
-                seats = ["b"] if folder.name.endswith("_b") or run["learner"] == "b" else ["a"]
-                experts = [run["experts"][seat] for seat in seats]
-                return next((expert for expert in experts if base in (None, expert["path"])), {})
-            except (OSError, yaml.YAMLError, KeyError, TypeError):
+                seat = next((seat for seat in run.learners if folder.name == f"adapter_{seat}"), run.learners[0])
+                expert: dict[str, Any] = run.config["experts"][seat]
+                return expert if base in (None, expert["path"]) else {}
+            except (ConfigError, IndexError, KeyError, TypeError):
                 return {}
     return {}

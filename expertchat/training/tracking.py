@@ -21,7 +21,9 @@ from typing import Any, Protocol
 
 from expertchat.config import ConfigError
 from expertchat.events import Note
-from expertchat.folder.jsonl import Log, read_lines, saving
+from expertchat.folder.jsonl import Log, read_lines
+from expertchat.folder.reader import RunReader
+from expertchat.folder.writing import saving
 from expertchat.records import Metrics
 from expertchat.text.sentences import first_line
 from expertchat.training.config import OnlineDpoConfig
@@ -45,7 +47,7 @@ class Tracking:
     """The open trackers of a run, told in the order in which they were named."""
 
     def __init__(self, several: bool, tell: Tell) -> None:
-        self._several = several  # two experts learn: their figures are kept apart by their letters
+        self._several = several  # experts learn: their figures are kept apart by their names
         self._tell = tell
         self._open: dict[str, tuple[Tracker, Log, set[str]]] = {}
 
@@ -107,8 +109,8 @@ def open_trackers(
 ) -> Tracking:
     """The trackers of `config.report_to`, or those named, for a run. Raises ConfigError where one is not installed."""
     check_trackers(names)
-    tracking = Tracking(config.learner == "both", tell)
-    known = [Metrics.model_validate(line) for _, line in read_lines(run_folder / "metrics.jsonl")] if names else []
+    tracking = Tracking(len(config.learners) > 1, tell)
+    known = list(RunReader(run_folder).metrics()) if names else []
     for name in dict.fromkeys(names):
         tracking.add(name, run_folder / FOLDER, config, f"{arm}-{run_folder.name}" if arm else run_folder.name, known)
     return tracking

@@ -1,25 +1,21 @@
-"""One DPO update (Rafailov et al. 2023, arXiv 2305.18290) of a learner on a round's pairs, through TRL's DPOTrainer.
+"""What the updates of all methods share: rows parted among the processes, an optimizer and a schedule that live as long as the run.
 
-A trainer is built for each round (it is cheap); the optimizer and the scheduler live as long as the run. TRL is kept to what is
-ours: the reference that the config names, adapters in their own precision, a forward that is as it was when the update is over.
+A transformers Trainer is built for each round (it is cheap); what kind of one, on which rows, is the method's (`rows`, `trainer`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import os
 import random
-import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import fmean
-from typing import Any
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL would ask the hub who uses it
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -27,61 +23,29 @@ from datasets.utils.logging import disable_progress_bar
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
-from trl import DPOConfig, DPOTrainer
 
-from expertchat.backends.decoding import body
 from expertchat.config import ConfigError
-from expertchat.folder.jsonl import WriteError, saving
-from expertchat.records import Figure, PreferencePair
+from expertchat.folder.writing import WriteError, saving
 from expertchat.text.sentences import first_line
 from expertchat.training.config import TrainConfig
-from expertchat.training.fused import exact_replies
-from expertchat.training.gpus import anywhere, on_gpu
-from expertchat.training.learner import Learner, LoraLearner
+from expertchat.training.learner import Learner
+from expertchat.training.method import Rows, Stopped, Updated
 from expertchat.training.ranks import Ranks
-from expertchat.training.rows import alike, arranged, length, row_of
+from expertchat.training.rows import Row, alike, length
 from expertchat.training.sharding import Share, SharedUpdate, split
 from expertchat.training.steady import Steady
 
 disable_progress_bar()
-MEANS = {  # a round's figure -> what TRL calls it
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "accuracy": "rewards/accuracies",
-    "implicit_margin": "rewards/margins",
-    "reward_chosen": "rewards/chosen",
-    "reward_rejected": "rewards/rejected",
-}
 
 
-@dataclass
-class Updated:
-    """What an update was: figures averaged over its steps, in the names of a round's metrics.
-
-    `log_ratio` is the mean of log pi(y|x) - log ref(y|x) over the chosen and rejected replies, nats a reply, against the reference that the
-    loss has. It is no KL: for how far the policy has gone see expertchat.training.drift.
-    """
-
-    steps: int = 0
-    skipped: int = 0  # steps not made: their loss or gradient was not finite
-    pairs: int = 0
-    too_long: int = 0
-    surplus: int = 0  # pairs given up because the last batch did not divide by the processes
-    figures: dict[str, float] = field(default_factory=dict)
-
-    def all_figures(self) -> dict[str, Figure]:
-        return {"steps": self.steps, "skipped": self.skipped, "too_long": self.too_long, "surplus": self.surplus, **self.figures}
-
-
-class Stopped(Exception):
-    """A signal came during the update: nothing of it counts."""
-
-
-class Updater:
+class Updater(ABC):
     """Updates one learner, round by round. The learning rate is scheduled over `rounds` updates, whatever number of steps each has.
 
     `on_step(round, step, steps, loss)` hears of every step; `stop` is asked after each of a step's batches and raises Stopped.
     """
+
+    means: ClassVar[Mapping[str, str]] = {"loss": "loss", "grad_norm": "grad_norm"}
+    """A round's figure -> what the trainer's log calls it."""
 
     def __init__(
         self,
@@ -107,71 +71,76 @@ class Updater:
         self._nth, self._first, self._steps = 0, 0, 1  # updates before this one; the scheduler's step at its beginning; its own steps
         self.scheduler = LambdaLR(self.optimizer, lambda step: self._rate(step, rounds))
 
-    def update(self, pairs: Sequence[PreferencePair], round: int) -> Updated:
-        """Train on a round's pairs; without any, nothing changes. Raises Stopped, and ConfigError on numbers that stay broken."""
-        done = Updated()
-        rows = [row_of(pair, self.learner.backend.renderer) for pair in arranged(pairs, self.seed, round)]
-        fitting = [row for row in rows if self.config.max_tokens is None or length(row) <= self.config.max_tokens]
+    # -- the method's -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def rows(self, given: Rows, round: int) -> list[Row]:
+        """The token ids to train on, in the order in which they come: no length plays a part in it."""
+
+    @abstractmethod
+    def trainer(self, model: Any, arguments: Mapping[str, Any], **more: Any) -> AbstractContextManager[SharedUpdate]:
+        """A trainer of the method's own kind, to be built with a TrainingArguments of `arguments` and with `more`.
+
+        Afterwards the model is as it was before.
+        """
+
+    def figures(self, logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Means over the steps that were made."""
+        means = self.ranks.mean({name: fmean(float(line[key]) for line in logs) for name, key in self.means.items()})
+        return {**means, "learning_rate": logs[-1]["learning_rate"]}
+
+    # -- an update --------------------------------------------------------------------------------------------------
+
+    def update(self, rows: Rows, round: int) -> Updated:
+        """Train on a round's rows; without any, nothing changes. Raises Stopped, and ConfigError on numbers that stay broken."""
+        done, every = Updated(), self.rows(rows, round)
+        fitting = [row for row in every if self.config.max_tokens is None or length(row) <= self.config.max_tokens]
         share = split(len(fitting), self.config.batch, self.config.micro_batch, self.ranks)
         trained = alike(fitting, self.config.batch, share.surplus)
-        done.too_long, done.pairs, done.surplus = len(rows) - len(fitting), len(trained), share.surplus
+        done.too_long, done.rows, done.surplus = len(every) - len(fitting), len(trained), share.surplus
         if not share.batches:
             return done
         self._schedule(share)
         self.steady.made = []
-        with self.learner.training() as model, _built(model, self.learner, self.config) as build:
-            trainer = build(
-                args=self._arguments(share, round),
-                train_dataset=Dataset.from_list(trained),
-                optimizers=(self.optimizer, self.scheduler),
-                callbacks=[self._callback(round)],
-                ranks=self.ranks,
-                share=share,
-                steady=self.steady,
-            )
+        more = {
+            "train_dataset": Dataset.from_list(trained),
+            "optimizers": (self.optimizer, self.scheduler),
+            "callbacks": [self._callback(round)],
+            "ranks": self.ranks,
+            "share": share,
+            "steady": self.steady,
+        }
+        with self.learner.training() as model, _quiet(), self.trainer(model, self._arguments(share, round), **more) as trainer:
+            trainer.remove_callback(_printer(trainer))
             trainer.train()
         made = self.steady.made
         done.steps, done.skipped = sum(made), made.count(False)
         logs = [line for line in trainer.state.log_history if "loss" in line]
-        kept = [line for line, was_made in zip(logs, made, strict=True) if was_made]
-        if kept:
-            done.figures = self._figures(kept)
+        if kept := [line for line, was_made in zip(logs, made, strict=True) if was_made]:
+            done.figures = self.figures(kept)
             self.learner.version += 1
         return done
 
-    def _figures(self, logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """Means over the steps that were made."""
-        means = self.ranks.mean({name: fmean(float(line[key]) for line in logs) for name, key in MEANS.items()})
-        ratio = (means.pop("reward_chosen") + means.pop("reward_rejected")) / 2 / self.config.beta
-        return {**means, "log_ratio": ratio, "learning_rate": logs[-1]["learning_rate"]}
-
-    def _arguments(self, share: Share, round: int) -> DPOConfig:
+    def _arguments(self, share: Share, round: int) -> dict[str, Any]:
+        """What every method's trainer is told."""
         config = self.config
-        arguments = DPOConfig(
-            output_dir=str(self.folder),
-            per_device_train_batch_size=config.micro_batch,
-            gradient_accumulation_steps=share.accumulation,
-            num_train_epochs=config.epochs,
-            max_grad_norm=config.max_grad_norm,
-            loss_type=list(config.loss),
-            loss_weights=config.loss_weights,
-            beta=config.beta,
-            label_smoothing=config.label_smoothing,
-            gradient_checkpointing=config.checkpointing,
-            learning_rate=config.learning_rate,
-            max_length=None,
-            bf16=False,  # the model has the precision that it was loaded in
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=self.learner.backend.device == "cpu",
-            seed=random.Random(f"{self.seed} dropout {round} {self.ranks.rank}").getrandbits(32),
-            dataloader_pin_memory=False,
-        )
-        if arguments.device.type == "cuda":
-            arguments._n_gpu = 1  # one process trains one model, however many GPUs it sees: else Trainer makes a copy for each
-        return arguments
+        return {
+            "output_dir": str(self.folder),
+            "per_device_train_batch_size": config.micro_batch,
+            "gradient_accumulation_steps": share.accumulation,
+            "num_train_epochs": config.epochs,
+            "max_grad_norm": config.max_grad_norm,
+            "gradient_checkpointing": config.checkpointing,
+            "learning_rate": config.learning_rate,
+            "bf16": False,  # the model has the precision that it was loaded in
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": self.learner.backend.device == "cpu",
+            "seed": random.Random(f"{self.seed} dropout {round} {self.ranks.rank}").getrandbits(32),
+            "dataloader_pin_memory": False,
+        }
 
     def _callback(self, round: int) -> TrainerCallback:
         updater = self
@@ -244,121 +213,16 @@ class Updater:
         self.scale, self.scheduler.last_epoch = scale, last
 
 
-class _RoundTrainer(SharedUpdate, DPOTrainer):
-    """DPOTrainer on rows that have token ids already, in the order in which they are given, by all processes together."""
-
-    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
-        return dataset
-
-    def _move_model_to_device(self, model: Any, device: Any) -> None:
-        """The model stands where the memory plan has put it."""
-
-    def create_accelerator_and_postprocess(self) -> None:
-        """accelerate moves nothing either: it would take a model that stands on the second GPU to the first."""
-        super().create_accelerator_and_postprocess()
-        self.accelerator.device_placement = False
-
-    def _prepare_inputs(self, inputs: Any) -> Any:
-        where: torch.device = self.model.get_input_embeddings().weight.device  # type: ignore[union-attr,operator,assignment]
-        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
-        return {name: value.to(where) if isinstance(value, torch.Tensor) else value for name, value in prepared.items()}
-
-
-Build = Callable[..., DPOTrainer]
-
-
 @contextlib.contextmanager
-def _built(model: Any, learner: Learner, config: TrainConfig) -> Iterator[Build]:
-    """A way to build the round's trainer; afterwards the model is as it was.
-
-    TRL trains a PEFT model against a copy of its adapter "default", called "ref", where there is one, else with the adapters off. So the
-    learner's adapter is called "default" while TRL builds, and "ref" is filled or taken away.
-    """
-    peft = model if isinstance(learner, LoraLearner) else None
-    base = model.get_base_model() if peft is not None else model
-    weights = learner.parameters()
+def _quiet() -> Iterator[None]:
+    """The trainer says nothing of its own: the screen belongs to the view."""
     quiet = logging.getLogger("transformers.trainer")
     level = quiet.level
-
-    def build(**more: Any) -> DPOTrainer:
-        exact = {name: p.data for name, p in weights.items()}
-        if peft is not None:
-            peft.peft_config["default"] = peft.peft_config[learner.name]  # type: ignore[attr-defined]
-        try:
-            trainer = _RoundTrainer(model=model, ref_model=learner.reference(), processing_class=learner.tokenizer, **more)
-        finally:
-            if peft is not None:
-                del peft.peft_config["default"]
-        for name, parameter in weights.items():
-            parameter.data = exact[name]  # TRL rounds the adapters of a 4-bit model to bf16
-        if peft is not None:
-            _reference(peft, learner.name, config.reference)  # type: ignore[attr-defined]
-            _drop(base, learner.name, config.dropout)  # type: ignore[attr-defined]
-        trainer.remove_callback(_printer(trainer))
-        for patched in (base, learner.reference()):
-            if patched is not None:
-                head: torch.device = patched.get_output_embeddings().weight.device
-                patched.forward = _results_where_asked(on_gpu(head, patched.forward))
-        return trainer
-
     quiet.setLevel(logging.ERROR)
-    bodies = {patched: body(patched) for patched in (base, learner.reference()) if patched is not None and patched.base_model is patched}
-    for patched, inner in bodies.items():  # TRL looks for the body there
-        patched.base_model_prefix = next(name for name, child in patched.named_children() if child is inner)
     try:
-        with warnings.catch_warnings(), exact_replies(), anywhere(base):
-            warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
-            yield build
+        yield
     finally:
         quiet.setLevel(level)
-        if peft is not None and "ref" in peft.peft_config:
-            peft.delete_adapter("ref")
-            peft.set_adapter(learner.name)  # type: ignore[attr-defined]
-        for patched in (base, learner.reference()):
-            if patched is not None:
-                vars(patched).pop("forward", None)  # TRL's fused output layer
-                vars(patched).pop("base_model_prefix", None)
-        if config.checkpointing:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)
-                base.gradient_checkpointing_disable()
-            base.disable_input_require_grads()
-
-
-def _results_where_asked(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """TRL's forward, its results on the device of the tokens: of a model over several GPUs the output layer stands elsewhere."""
-
-    @functools.wraps(forward)
-    def moved(*args: Any, **more: Any) -> Any:
-        out = forward(*args, **more)
-        if more.get("fused_lm_head"):
-            for name, value in out.items():
-                out[name] = value.to(more["input_ids"].device) if isinstance(value, torch.Tensor) else value
-        return out
-
-    return moved
-
-
-def _reference(peft: Any, name: str, reference: str) -> None:
-    """The adapter "ref" as the policy is now, or none: then the base is the reference."""
-    if reference == "base":
-        peft.delete_adapter("ref")
-        peft.set_adapter(name)
-        return
-    with torch.no_grad():
-        for path, parameter in peft.named_parameters():
-            if f".{name}." in path:
-                peft.get_parameter(path.replace(f".{name}.", ".ref.")).copy_(parameter)
-
-
-def _drop(base: Any, name: str, dropout: float) -> None:
-    """Dropout in the learner's adapter alone: TRL has switched off all that is a layer, and the reference is to stay without."""
-    for module in base.modules():
-        for rate in ("attention_dropout", "dropout", "activation_dropout", "hidden_dropout", "layerdrop"):
-            if isinstance(getattr(module, rate, None), float):
-                setattr(module, rate, 0.0)
-        if name in getattr(module, "lora_dropout", ()) and dropout:
-            module.lora_dropout[name].p = dropout
 
 
 def _printer(trainer: Any) -> type:

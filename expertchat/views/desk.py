@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from expertchat.views.submission import Job, Jobs, last_lines, problem_of, ran_out_of_memory, spoken, submission_of
-from expertchat.views.words import age
+from expertchat.folder.reader import RunReader
+from expertchat.folder.submission import last_lines, problem_of, ran_out_of_memory, spoken, submission_of
+from expertchat.text.in_words import age
+
+
+class Job(Protocol):
+    """What a queue says of a job (expertchat.slurm.queue.JobState)."""
+
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def waiting(self) -> bool: ...
+    @property
+    def words(self) -> str: ...
+    @property
+    def out_of_memory(self) -> str: ...
+
+
+class Jobs(Protocol):
+    """The answer of a queue; `note` says why it could not be asked."""
+
+    note: str
+
+    def get(self, job: str, /) -> Job | None: ...
+
 
 Queue = Callable[[Sequence[str]], Jobs]
 ASK_EVERY, PATIENT = 5.0, 30.0  # seconds between two questions to the queue: at first, and
@@ -120,10 +143,5 @@ def tasks_in_words(desk: Desk) -> list[str]:
 
 def _end(folder: Path) -> str:
     """What a task at its end has come to; "" before."""
-    try:
-        summary = json.loads((folder / "summary.json").read_bytes())
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError):
-        return "done"
-    return "failed" if isinstance(summary, dict) and summary.get("status") == "failed" else "done"
+    run = RunReader(folder)
+    return "" if not run.done else "done" if run.failure is None else "failed"

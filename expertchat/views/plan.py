@@ -34,7 +34,7 @@ LOOKS: dict[str, Look] = {
 
 
 def print_plan(plan: Mapping[str, Any], stream: TextIO | None = None) -> None:
-    """The picture, the table and the verdict of a plan (expertchat.plan.planner.as_dict)."""
+    """The picture, the table and the verdict of a plan (expertchat.plan.values.as_dict)."""
     console = open_console(stream)
     console.print()
     for line in about(plan):

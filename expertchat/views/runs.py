@@ -13,10 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from expertchat.text.in_words import age, line
 from expertchat.views.plan import open_console
 from expertchat.views.render import bar
-from expertchat.views.sides import line
-from expertchat.views.words import age, counted
+from expertchat.views.words import counted
 
 Row = Mapping[str, Any]
 LISTED = 25  # runs that are shown unless all are asked for

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from expertchat.records import ExpertRef, Rating, Speaker
-from expertchat.text.sentences import clean, one_line, shown_path
-
-
-def line(text: str) -> str:
-    """Foreign text as one harmless line."""
-    return one_line(clean(text))
+from expertchat.text.in_words import line as line
+from expertchat.text.sentences import shown_path
 
 
 def model_name(ref: ExpertRef | None) -> str:

@@ -27,18 +27,18 @@ from expertchat.events import (
     StepFinished,
     WimGiven,
 )
+from expertchat.folder.lock import BEAT_SECONDS
+from expertchat.folder.reader import MARKS, RunReader
+from expertchat.text.in_words import stopped_by
 from expertchat.text.sentences import clean
 from expertchat.views.desk import Desk, Queue, tasks_in_words
 from expertchat.views.live import LiveView
 from expertchat.views.open import open_view
 from expertchat.views.replay import timeline
-from expertchat.views.tail import EventTail, Heartbeat, LiveFile, has_ended
-from expertchat.views.words import clock, stopped_by
+from expertchat.views.words import clock
 
 POLL = 0.125  # seconds between two looks at the files
-BEAT = 5.0  # seconds between two heartbeats of a writer
 SILENT_AFTER = 15.0  # seconds without a sign of life after which the writer is called silent
-MARKS = ("events.jsonl", "heartbeat.json", "live.json", "provenance.json")  # one of these makes a folder a run
 LISTED = 20
 ROUNDS = (RoundStarted, PhaseStarted, StepFinished, Measured, RoundFinished)  # not of a single conversation
 
@@ -58,18 +58,18 @@ def watch(
     `conversation` picks one; `thinking` shows what the experts thought. Returns 0, also when the user leaves with Ctrl-C. Raises
     ConfigError for a folder that is no run, an unknown conversation, a speed that is not positive.
     """
-    folder = Path(folder)
-    desk = Desk(folder, queue)
-    _check(folder, speed, desk)
+    run = RunReader(Path(folder))
+    desk = Desk(run.folder, queue)
+    _check(run.folder, speed, desk)
     if desk.submission is not None and desk.task is None and desk.submission.tasks is not None:
         _say_tasks(desk)
         return 0
-    tail = EventTail(folder / "events.jsonl")
-    picked = _pick(EventTail(tail.path).poll(), conversation, folder) if conversation is not None else None
-    sink = open_view(view, everything=picked is not None or (speed is None and has_ended(tail.path)), show_thinking=thinking)
-    watcher = Watcher(sink, folder, tail, picked, desk)
+    picked = _pick(run.tail().poll(), conversation, run.folder) if conversation is not None else None
+    whole = picked is not None or (speed is None and bool(run.ends().end))
+    sink = open_view(view, everything=whole, show_thinking=thinking)
+    watcher = Watcher(sink, run, picked, desk)
     try:
-        watcher.show(tail.poll(), speed, follow)
+        watcher.show(watcher.tail.poll(), speed, follow)
         if follow and not watcher.over:
             watcher.follow()
         elif not watcher.over:
@@ -89,11 +89,10 @@ def watch(
 class Watcher:
     """One look at one run. The last RunFinished is held back until nothing follows it: a stopped run may have gone on."""
 
-    def __init__(self, sink: Sink, folder: Path, tail: EventTail, picked: str | None = None, desk: Desk | None = None) -> None:
-        self.sink, self.tail, self.picked = sink, tail, picked
-        self.desk = desk or Desk(folder)
-        self.live = LiveFile(folder / "live.json")
-        self.heartbeat = Heartbeat(folder / "heartbeat.json", self.tail.path)
+    def __init__(self, sink: Sink, run: RunReader, picked: str | None = None, desk: Desk | None = None) -> None:
+        self.sink, self.picked = sink, picked
+        self.desk = desk or Desk(run.folder)
+        self.tail, self.live, self.heartbeat = run.tail(), run.live(), run.heartbeat()
         self.over = False
         self._end: RunFinished | None = None
         self._any = False
@@ -142,7 +141,7 @@ class Watcher:
         if self.over or desk.submission is None or self.tail.begun:
             return False
         desk.ask()
-        if desk.ended and (not self.heartbeat.path.exists() or self.heartbeat.silence() > 2 * BEAT):
+        if desk.ended and (not self.heartbeat.path.exists() or self.heartbeat.silence() > 2 * BEAT_SECONDS):
             self._wait()
             self._give_up(desk.failure(), desk.log())
         else:

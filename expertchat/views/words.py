@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 from expertchat.events import RunFinished, RunStarted
 from expertchat.records import Reward, Turn
@@ -20,25 +19,11 @@ STOPPED = {
     "context_full": "the context is full",
     "token_limit": "the token limit is reached",
 }
-SIGNALS = {"SIGUSR1": "at the time limit", "SIGTERM": "from outside (SIGTERM)", "SIGINT": "by Ctrl-C"}
 
 
 def counted(count: int, noun: str, several: str = "") -> str:
     """ "1 turn", "2,000 turns"."""
     return f"{count:,} {noun if count == 1 else several or noun + 's'}"
-
-
-def age(seconds: float) -> str:
-    """ "12 s", "3 min", "2 h", "5 days"."""
-    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length * (2 if unit == "days" else 1):
-            return f"{int(seconds // length)} {unit}"
-    return f"{max(0, int(seconds))} s"
-
-
-def stopped_by(reason: str | None) -> str:
-    """Why a run stopped early, from the signal that it got; nothing where nothing is known."""
-    return SIGNALS.get(reason or "", line(reason or ""))
 
 
 def size(gib: float) -> str:
@@ -92,50 +77,6 @@ def ending(finished: RunFinished) -> str:
     """The end of a run in a few words."""
     said = {"done": "done", "stopped": "stopped early; the same command goes on", "failed": "failed"}[finished.status]
     return f"{said}: {line(finished.reason)}" if finished.reason else said
-
-
-def event_in_words(event: Mapping[str, Any]) -> str:
-    """An event as it stands in the file, in a few words. It may hold anything: what is lacking is left out."""
-
-    def told(key: str) -> str:
-        return line(str(event.get(key) or ""))
-
-    for name in ("rating", "wim", "reward"):
-        if isinstance(record := event.get(name), Mapping):
-            return f"{line(str(record.get('transcript') or ''))} is judged".strip()
-    where, nth = told("conversation"), f"round {told('round')}".strip()
-    match event.get("kind"):
-        case "run_started":
-            before = event.get("resumed")
-            return f"went on, {before} were done" if isinstance(before, int) and before else "began"
-        case "loading":
-            return f"{'loaded' if event.get('done') else 'loads'} {told('what')}"
-        case "note":
-            return told("text")
-        case "conversation_started":
-            return f"{where} begins: {told('topic')}"
-        case "turn_finished":
-            index = event.get("index")
-            return f"turn {index + 1 if isinstance(index, int) else '?'} of {where}"
-        case "candidates_judged":
-            return f"candidates in {where} are judged"
-        case "conversation_finished":
-            return f"{where} is spoken"
-        case "conversation_judged":
-            return f"{where} is done"
-        case "round_started":
-            return f"{nth} begins"
-        case "phase_started":
-            return f"{nth}: {told('phase')}" if event.get("round") else told("phase")  # round 0 comes before the first
-        case "measured":
-            metrics = event.get("metrics")
-            return f"round {metrics.get('round')} is measured" if isinstance(metrics, Mapping) else "measured"
-        case "round_finished":
-            return f"{nth} is done"
-        case "run_finished":
-            reason, stopped = stopped_by(told("reason")), event.get("status") == "stopped"
-            return told("status") + (f"{'' if stopped else ':'} {reason}" if reason else "")
-    return told("kind").replace("_", " ")
 
 
 def mass_in_words(masses: object) -> str:

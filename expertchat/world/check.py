@@ -15,14 +15,15 @@ from expertchat.config import ConfigError
 from expertchat.experts.base import History
 from expertchat.experts.world import WorldExpert
 from expertchat.judging.rating import expected_value
+from expertchat.judging.requests import analysis_request, score_request, wim_request
 from expertchat.judging.view import Judgement
 from expertchat.judging.wim import cosine, is_empty
-from expertchat.records import Speaker, Turn, other
+from expertchat.records import Speaker, Turn
 from expertchat.text.sentences import sentences
 from expertchat.world.config import WorldConfig
 from expertchat.world.embedder import held_out
 from expertchat.world.facts import Truth, World
-from expertchat.world.simulator import CATEGORIES, Simulator
+from expertchat.world.simulator import CATEGORIES, Simulator, other
 from expertchat.world.train import SEATS
 
 HOT = Decoding(method="sampling", temperature=1.0, top_p=0.95, max_new_tokens=120)
@@ -163,11 +164,11 @@ class Checker:
             judgement, truths = self.simulator.judged(rng)
             if judgement.subject != letter:
                 cases.append((replace(judgement, categories=dict.fromkeys(CATEGORIES, "")), truths))
-        requests = [expert.analysis_request(f"judge {i}", j) for i, (j, _) in enumerate(cases)]
+        requests = [analysis_request(expert, f"judge {i}", j) for i, (j, _) in enumerate(cases)]
         analyses = [r.prefix + c.text for r, c in zip(requests, backend.generate(requests), strict=True)]
         out = {"labels": self._label_accuracy(letter, cases, analyses)}
         both = list(enumerate(zip(cases, analyses, strict=True)))
-        scored = [expert.score_request(f"judge {i}", j, a, c) for i, ((j, _), a) in both for c in CATEGORIES]
+        scored = [score_request(expert, f"judge {i}", j, a, c) for i, ((j, _), a) in both for c in CATEGORIES]
         numbers = [value for s in backend.score(scored) if (value := expected_value(s.logprobs)) is not None]
         if lacking := len(scored) - len(numbers):
             raise ConfigError(f"world check: {lacking} of {len(scored)} ratings have no probability; build the models again")
@@ -194,7 +195,7 @@ class Checker:
         facts_said = [float(len({i for n, t in enumerate(truths) if j.judged(n) for i in t.facts})) for j, truths in cases]
         for wording in ("missing", "covers_then_missing"):
             requests = [
-                expert.wim_request(f"wim {i}", j, a, dict(r), wording)  # type: ignore[arg-type]
+                wim_request(expert, f"wim {i}", j, a, dict(r), wording)  # type: ignore[arg-type]
                 for i, ((j, _), a, r) in enumerate(zip(cases, analyses, ratings, strict=True))
             ]
             texts = [c.text for c in backend.generate(requests)]
@@ -242,8 +243,8 @@ class Checker:
         return {"other topic": auc(true, far), "same topic": auc(true, near)}
 
 
-def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
-    found = cosine(one, other)
+def _cosine(first: Sequence[float], second: Sequence[float]) -> float:
+    found = cosine(first, second)
     assert found is not None  # the embedded embedder gives a direction to every text
     return found
 

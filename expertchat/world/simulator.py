@@ -14,8 +14,9 @@ from expertchat.backends.base import Decoding
 from expertchat.experts.base import History, Settings
 from expertchat.experts.world import WorldExpert
 from expertchat.judging import rating
+from expertchat.judging.requests import analysis_request, wim_request
 from expertchat.judging.view import Judgement
-from expertchat.records import Message, Speaker, Turn, other
+from expertchat.records import Message, Speaker, Turn
 from expertchat.text.wordings import Prompts, WimWording
 from expertchat.world.facts import LEADS, NOTHING_NEW, OPENING, REMARKS, UNSURE, Label, Truth, World
 
@@ -57,6 +58,11 @@ class Dialogue:
     topic: str
     turns: tuple[Turn, ...]
     truths: tuple[Truth, ...]
+
+
+def other(speaker: Speaker) -> Speaker:
+    """The partner: this world has two experts, a and b."""
+    return "b" if speaker == "a" else "a"
 
 
 def capital(clause: str) -> str:
@@ -243,7 +249,7 @@ class Simulator:
         judge = self.experts[expert]
         answer = rating.answer(self.prompts, analysis, {c: deserved[c] for c in shown})
         wording: WimWording = rng.choice(("missing", "covers_then_missing"))
-        asked = judge.wim_request("", judgement, analysis, {c: deserved[c] for c in shown}, wording).messages
+        asked = wim_request(judge, "", judgement, analysis, {c: deserved[c] for c in shown}, wording).messages
         if rng.random() < 0.25:  # ratings alone
             return [*asked[:-2], Message("assistant", answer)]
         return [*asked, Message("assistant", self.wim_text(judgement, truths, expert, wording))]
@@ -255,7 +261,7 @@ class Simulator:
         judgement = Judgement(topic, (Turn(speaker=other(expert), text=text),), other(expert))
         truths = self.world.read([text], topic)
         points = self.points(judgement, truths, expert)
-        return [*self.experts[expert].analysis_request("", judgement).messages, Message("assistant", points)]
+        return [*analysis_request(self.experts[expert], "", judgement).messages, Message("assistant", points)]
 
     def _sentence(self, rng: random.Random, topic: str, said: list[int]) -> str:
         kind = rng.random()

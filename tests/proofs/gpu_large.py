@@ -136,7 +136,7 @@ def _round(proof: Proof, name: str, dtype: str, kind: str) -> None:
     proof.row(f"{title}: ten ratings of each of 4 judged, all finite", finite, "True", finite)
     losses: list[float] = []
     updated = one_round(learner, Path(proof.out), losses, histories=4, tokens=8 if proof.tiny else 64)
-    proof.row(f"{title}: pairs trained", updated.pairs, "4", updated.pairs == 4)
+    proof.row(f"{title}: pairs trained", updated.rows, "4", updated.rows == 4)
     proof.at_most(f"{title}: first loss from ln 2", abs(losses[0] - math.log(2)), 5e-3)
     proof.row(f"{title}: the loss of the second step", losses[-1], f"< {losses[0]:.4f}", losses[-1] < losses[0])
     weights = learner.parameters().values()

@@ -1,8 +1,9 @@
 """Kill -9 a training run at random moments, resume it each time, and compare it with an unbroken run.
 
-    python -m tests.proofs.kill_training [KILLS]
+    python -m tests.proofs.kill_training [KILLS] [--three] [OVERRIDE ...]
 
-The moments are spread over the phases: what each kill hit is printed. Exit code 0 if records and adapters are the same.
+--three: three experts learn, by turns. The moments are spread over the phases: what each kill hit is printed. Exit code 0 if records and
+adapters are the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.test_online_dpo import adapters, content, difference
@@ -23,12 +25,21 @@ RUN = [
     "+experiment=embedded", "rounds=5", "conversation.count=8", "evaluation.every=2", "evaluation.histories=16", "evaluation.final=16",
     "view=none", "run.seed=7",
 ]  # fmt: skip
+THREE = [
+    "+model@experts.c=embedded_llama", "learner=all", "rounds=3", "conversation.count=3", "conversation.turns=4", "train.batch=4",
+    "evaluation.histories=4", "evaluation.final=4",
+]  # fmt: skip
 NOISE = 1e-6  # of scores: embeddings differ in their last digit by the batch that they are computed in
 PHASES = ("talking", "updating", "evaluating", "saving", "pairing")
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "expertchat.cli", "online_dpo", *RUN, f"run.dir={folder}"])
+def start(folder: Path, overrides: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "expertchat.cli", "online_dpo", *RUN, *overrides, f"run.dir={folder}"])
+
+
+def rounds_of(overrides: Sequence[str]) -> int:
+    """How many rounds a run has."""
+    return int([value for value in (*RUN, *overrides) if value.startswith("rounds=")][-1].removeprefix("rounds="))
 
 
 def phase(folder: Path) -> str:
@@ -67,16 +78,16 @@ def memory(folder: Path) -> float:
     return float([record["figures"]["memory_gib"] for record in records if record["kind"] == "round"][-1])
 
 
-def main(kills: int) -> int:
-    rng, hit = random.Random(1), Counter[str]()
+def main(kills: int, overrides: Sequence[str]) -> int:
+    rng, hit, rounds = random.Random(1), Counter[str](), rounds_of(overrides)
     with tempfile.TemporaryDirectory() as scratch:
         whole, broken = Path(scratch) / "whole", Path(scratch) / "broken"
         began = time.monotonic()
-        assert start(whole).wait() == 0
+        assert start(whole, overrides).wait() == 0
         print(f"unbroken run: {time.monotonic() - began:.1f} s, {len(content(whole))} records", flush=True)
         for kill in range(kills):
-            run, wanted, number = start(broken), PHASES[kill % len(PHASES)], 1 + kill * 5 // kills
-            wait_for(run, broken, wanted, number + (wanted == "evaluating" and number % 2))
+            run, wanted, number = start(broken, overrides), PHASES[kill % len(PHASES)], 1 + kill * rounds // kills
+            wait_for(run, broken, wanted, max(2, number - number % 2) if wanted == "evaluating" else number)
             time.sleep(rng.uniform(0, {"talking": 3.0, "updating": 1.0, "evaluating": 0.2}.get(wanted, 0.02)))
             if run.poll() is not None:
                 print(f"it ended by itself with {run.returncode} before kill {kill + 1}", flush=True)
@@ -86,7 +97,7 @@ def main(kills: int) -> int:
             where = phase(broken)
             hit[where.split()[0]] += 1
             print(f"kill {kill + 1} at {where}", flush=True)
-        assert start(broken).wait() == 0
+        assert start(broken, overrides).wait() == 0
         one, two = adapters(whole), adapters(broken)
         worst = max(float((one[name] - two[name]).abs().max()) for name in one) if one.keys() == two.keys() else float("inf")
         unbroken, resumed = content(whole), content(broken)
@@ -101,4 +112,7 @@ def main(kills: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 10))
+    words = sys.argv[1:]
+    count = int(words.pop(0)) if words and words[0].isdecimal() else 10
+    three = THREE if "--three" in words else []
+    sys.exit(main(count, [*three, *(word for word in words if word != "--three")]))

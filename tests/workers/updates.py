@@ -13,10 +13,11 @@ from expertchat.backends.weights import load_weights
 from expertchat.config import ConfigError
 from expertchat.records import PreferencePair
 from expertchat.training.config import TrainConfig
+from expertchat.training.dpo import Dpo
 from expertchat.training.learner import LoraLearner
+from expertchat.training.method import Rows
 from expertchat.training.ranks import Ranks
 from expertchat.training.sharding import parameter_bytes, shard
-from expertchat.training.update import Updater
 
 torch.set_num_threads(1)
 WORDS = ["herons", "nest", "in", "tall", "trees", "fish", "shallow", "water", "slow", "steps", "rain", "comes"]
@@ -82,7 +83,7 @@ def update(
     if sharding == "fsdp" and attach_first:
         shard(loaded.model, ranks)
     steps: list[float] = []
-    updater = Updater(
+    updater = Dpo(
         learner, config, rounds=4, seed=5, folder=Path(out), ranks=ranks, on_step=lambda round, step, of, loss: steps.append(loss)
     )
     first = 1
@@ -90,7 +91,7 @@ def update(
         learner.load(Path(resume) / "adapter")
         updater.load(Path(resume) / "optimizer.pt")
         learner.version, first = 1, 2
-    done = [updater.update(pairs(count, round), round) for round in range(first, first + rounds)]
+    done = [updater.update(Rows(pairs(count, round)), round) for round in range(first, first + rounds)]
     here, now = parameter_bytes(loaded.model)
     adapters = sum(p.numel() * p.element_size() for p in learner.parameters().values())
     if ranks.rank == 0:

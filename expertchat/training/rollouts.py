@@ -1,4 +1,4 @@
-"""The talking of a run: its topics, the dialogues of each round, and whatever else is asked of the models, by all processes together."""
+"""The dialogues of each round, their topics, and whatever else a training run asks of the models, by all processes together."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import Any
 
 from expertchat.backends.asking import Flow
 from expertchat.events import Announce
-from expertchat.preferences.candidates import Bundle, Cast, Rollout
+from expertchat.preferences.candidates import Bundle, Rollout
 from expertchat.records import Figure, Speaker, Topic
-from expertchat.talk.conversation import check_first_prompts, opener_of
+from expertchat.talk.cast import Cast
+from expertchat.talk.conversation import Dialogue, check_first_prompts
 from expertchat.talk.journal import Journal
+from expertchat.talk.order import opener_of
 from expertchat.talk.scheduler import Scheduler
 from expertchat.talk.topics import Proposals, conversation_id, given_topics
 from expertchat.training.at_work import AtWork
-from expertchat.training.book import Book, round_name
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.drift import drift, moved
+from expertchat.training.folder import TrainingFolder, round_name
 from expertchat.training.held_out import MOST_TOPICS, part
-from expertchat.training.learner import Learner
-from expertchat.training.learners import Learners
+from expertchat.training.learner import Learner, Learners
 from expertchat.training.lockstep import Lockstep
 from expertchat.training.ranks import Ranks
 
 POOL = 4  # topics=models: for how many rounds topics are proposed
 
 
-class Talk:
+class Rollouts:
     """Who talks, with whom, about what. `stopped` says whether a signal came to this process."""
 
     def __init__(
@@ -35,15 +36,15 @@ class Talk:
         config: OnlineDpoConfig,
         learners: Learners,
         cast: Cast,
-        book: Book,
+        store: TrainingFolder,
         announce: Announce,
         stopped: Callable[[], bool],
         ranks: Ranks,
     ) -> None:
-        self.config, self.learners, self.cast, self.book = config, learners, cast, book
+        self.config, self.learners, self.cast, self.store = config, learners, cast, store
         self.announce, self.stopped, self.ranks = announce, stopped, ranks
-        self.at_work = AtWork(book, ranks.rank)
-        self.speakers = {seat: cast.experts[seat] for seat in config.experts.seats}
+        self.at_work = AtWork(store, ranks.rank)
+        self.speakers = cast.speakers
         self.counts = {seat: cast.tokens[seat] for seat in self.speakers}
         self.training: list[Topic] = []
 
@@ -54,17 +55,17 @@ class Talk:
 
         Raises ConfigError where too few are left, or where the first prompts do not fit their contexts.
         """
-        config, known = self.config, self.book.topics
+        config, known = self.config, self.store.topics
         if config.topics.source == "models":
             count = config.evaluation.topics + POOL * config.conversation.count
-            proposals = Proposals(self.speakers, config.topics, count, self.book.keep, self.announce, self.counts)
+            proposals = Proposals(self.speakers, config.topics, count, self.store.keep, self.announce, self.counts)
             if len(known) < count and not self.flows([proposals.flow(known)]):
                 return None
             topics = list(known)
         else:
             topics = given_topics(config.topics, MOST_TOPICS, config.run.seed)
         self.training, held_out = part(topics, config)
-        check_first_prompts(self._rollout("check", 1, 0, (), max((topic.text for topic in topics), key=len)))
+        check_first_prompts(self._dialogue("check", 1, 0, max((topic.text for topic in topics), key=len)))
         return held_out
 
     # -- a round ----------------------------------------------------------------------------------------------------
@@ -103,23 +104,24 @@ class Talk:
         version = repr(sorted(self.learners.versions().items()))
         return Journal(found, lambda answer: self.at_work.keep(number, answer), version, tokens=True)
 
-    def _rollout(self, name: str, number: int, index: int, seats: tuple[Speaker, ...], text: str | None = None) -> Rollout:
+    def _rollout(self, name: str, number: int, index: int, seats: tuple[Speaker, ...]) -> Rollout:
+        dialogue = self._dialogue(name, number, index)
+        return Rollout(dialogue, self.cast, self.config.rules, number, seats, self.learners.versions())
+
+    def _dialogue(self, name: str, number: int, index: int, text: str | None = None) -> Dialogue:
+        """The dialogue at `index` of a round; `text` in the place of its topic."""
         config, place = self.config, (number - 1) * self.config.conversation.count + index
         again, nth = divmod(place, len(self.training))
         topic = random.Random(f"{config.run.seed} topics {again}").sample(self.training, len(self.training))[nth]
-        return Rollout(
+        return Dialogue(
             Topic(id=name, text=text or topic.text, source=topic.source),
-            opener_of(index, config.conversation.opener),
+            opener_of(index, config.conversation.opener, config.experts.seats),
             self.speakers,
             config.conversation,
             self.announce,
             self.counts,
             config.run.seed,
-            round=number,
-            learners=seats,
-            versions=self.learners.versions(),
-            settings=config,
-            cast=self.cast,
+            self.cast.moderator,
         )
 
     def drift(self, learner: Learner, bundles: Sequence[Bundle]) -> dict[str, Figure]:
@@ -133,7 +135,7 @@ class Talk:
 
     def flows(self, flows: Iterable[Flow[Any]]) -> bool:
         """Run flows to their end; False: a signal stopped them here or in another process."""
-        journal = self._journal(self.book.last + 1)
+        journal = self._journal(self.store.last + 1)
         every = [journal.over(flow) for flow in flows]
         return self._together(self._scheduler(len(every)).run, every)
 

@@ -42,10 +42,9 @@ def round_name(number: int) -> str:
     return f"r{number:04d}"
 
 
-class Book(RunFolder):
+class TrainingFolder(RunFolder):
     """What one process writes for all: events, records, pairs, metrics, checkpoints. Every record is written once."""
 
-    folders = ("rounds", "evaluations", "adapter", "adapter_a", "adapter_b")
     logs = ("events", "topics", "transcripts", "candidates", "ratings", "wim", "rewards", "scores", "pairs", "metrics")
 
     def __init__(
@@ -56,6 +55,7 @@ class Book(RunFolder):
         say: Callable[[str], None] = lambda text: None,
         writes: bool = True,
     ) -> None:
+        self.folders = ("rounds", "evaluations", "adapter", *(f"adapter_{seat}" for seat in config.get("experts", ())))
         super().__init__(folder, config, command_line, say, writes)
         self.metrics: dict[str, Metrics] = {}
         self.topics: list[Topic] = []

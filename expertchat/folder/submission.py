@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from expertchat.folder.jsonl import read_json
 from expertchat.text.sentences import clean
 
 PLACE = Path("submission") / "submission.json"
@@ -19,27 +19,6 @@ _SPOKEN = re.compile(r"^job: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # what the scrip
 _ROUTINE = re.compile(_SPOKEN.pattern + r"(?:starts: |the command has ended|the command is told)")
 _PROBLEM = re.compile(_SPOKEN.pattern + r"|error\b|^- |^expertchat: |not found|no such|cannot", re.IGNORECASE)
 _MEMORY = re.compile(r"exceeded (?:job )?memory limit|oom[-_ ]kill|out of memory", re.IGNORECASE)
-
-
-class Job(Protocol):
-    """What a queue says of a job (expertchat.slurm.queue.JobState)."""
-
-    @property
-    def alive(self) -> bool: ...
-    @property
-    def waiting(self) -> bool: ...
-    @property
-    def words(self) -> str: ...
-    @property
-    def out_of_memory(self) -> str: ...
-
-
-class Jobs(Protocol):
-    """The answer of a queue; `note` says why it could not be asked."""
-
-    note: str
-
-    def get(self, job: str, /) -> Job | None: ...
 
 
 @dataclass(frozen=True)
@@ -76,10 +55,10 @@ class Submission:
 
 def read_submission(folder: Path) -> Submission | None:
     """What `folder` was submitted as; None: it was not."""
+    content = read_json(folder / PLACE)
     try:
-        content = json.loads((folder / PLACE).read_bytes())
-        return _submission(folder, content) if isinstance(content, dict) else None
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return _submission(folder, content) if content is not None else None
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

@@ -1,9 +1,8 @@
-"""Reading a run folder that somebody else may be writing to: the growing events file, the running texts, the heartbeat."""
+"""A run folder that somebody else may be writing to: the growing events file, the running texts, the heartbeat."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from array import array
@@ -14,7 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from expertchat.events import EVENT, AnyEvent, Progress, RunFinished, RunStarted, StepFinished, TextStreamed
+from expertchat.events import EVENT, AnyEvent, Progress, StepFinished, TextStreamed
+from expertchat.folder.jsonl import as_number, read_json
 
 CHUNK = 1 << 22  # bytes read at once
 
@@ -85,23 +85,6 @@ class EventTail:
             return None
 
 
-def has_ended(path: Path) -> bool:
-    """Whether a run's events.jsonl says at its end that the run ended, and not that it began again."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - CHUNK))
-            lines = file.read().split(b"\n")
-    except FileNotFoundError:
-        return False
-    for text in reversed(lines):
-        if b'"run_finished"' in text or b'"run_started"' in text:
-            with contextlib.suppress(ValidationError):
-                event = EVENT.validate_json(text)
-                if isinstance(event, (RunFinished, RunStarted)):
-                    return isinstance(event, RunFinished)
-    return False
-
-
 class _LiveTurn(BaseModel):
     """One entry of live.json's "turns"; further keys are ignored."""
 
@@ -128,20 +111,17 @@ class LiveFile:
         try:
             status = self.path.stat()
             stamp = (status.st_mtime_ns, status.st_size)
-            if stamp == self._stamp:
-                return []
-            content = json.loads(self.path.read_bytes())
-            self._stamp = stamp
-        except (OSError, ValueError):  # not there, torn, not JSON: the next one will do
+        except OSError:  # not there
             return []
-        return self._changes(content) if isinstance(content, dict) else []
+        if stamp == self._stamp or (content := read_json(self.path)) is None:  # where it is torn, the next one will do
+            return []
+        self._stamp = stamp
+        return self._changes(content)
 
     def _changes(self, content: dict[str, object]) -> list[AnyEvent]:
         events: list[AnyEvent] = []
         texts: dict[tuple[str, int], tuple[str, str]] = {}
-        at = content.get("time")
-        when = float(at) if isinstance(at, (int, float)) else 0.0
-        turns = content.get("turns")
+        when, turns = as_number(content.get("time")), content.get("turns")
         for entry in turns if isinstance(turns, list) else []:
             try:
                 turn = _LiveTurn.model_validate(entry)
@@ -179,22 +159,15 @@ class Heartbeat:
     def silence(self) -> float:
         """Seconds since the writer's last sign of life."""
         now = time.monotonic()
-        content = self._read()
+        content = read_json(self.path)
         if content is not None and content != self._last:
-            self.host, self.pid = str(content.get("host", "")), int(content.get("pid") or 0)
-            written = content.get("time")
-            age = time.time() - written if self._last is None and isinstance(written, (int, float)) else 0.0
+            self.host, self.pid = str(content.get("host", "")), int(as_number(content.get("pid")))
+            written = as_number(content.get("time"))
+            age = time.time() - written if self._last is None and written else 0.0
             self._last, self._alive_at = content, now - max(0.0, age)
         elif self._alive_at is None:
             self._alive_at = now - self._events_age()
         return max(0.0, now - self._alive_at)
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            content = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):  # not there or torn
-            return None
-        return content if isinstance(content, dict) else None
 
     def _events_age(self) -> float:
         try:

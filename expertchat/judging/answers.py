@@ -1,0 +1,109 @@
+"""From a judge's answers to the records that are kept of them. What cannot be read is None, with its problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expertchat.backends.base import Completion, Result, Scores
+from expertchat.config import JudgingConfig
+from expertchat.judging import rating, wim
+from expertchat.judging.faults import PARROT, Fault
+from expertchat.judging.view import Judgement
+from expertchat.records import Rating, Reward, Wim
+
+
+def _about(judgement: Judgement, name: str) -> dict[str, Any]:
+    """What all records of a judgement say of it."""
+    return {
+        "id": f"{judgement.key}/{name}",
+        "transcript": judgement.transcript,
+        "turn": judgement.turn,
+        "candidate": judgement.candidate,
+        "judge": judgement.role.judge,
+        "subject": judgement.subject,
+    }
+
+
+# -- ratings -------------------------------------------------------------------------------------------------------------
+
+
+def read_rating(
+    judgement: Judgement, category: str, text: Result | None, scores: Result | None, opened: str = "", min_mass: float = 0.0
+) -> Rating:
+    """A rating from what the judge answered: its text, the probabilities of the options, or both.
+
+    `opened`: the markup with which the prompt has begun the text for the judge.
+    """
+    value, expected, mass, raw, problems = None, None, None, "", list[Fault]()
+    if isinstance(text, Completion):
+        # The judge goes on in brackets that it did not open, and may not close.
+        written = opened + text.text if "]" in text.text else text.text
+        parsed = rating.parse_rating(written, category, text.finish, judgement.subject, judgement.seats)
+        value, raw = parsed.value, text.text
+        problems += [Fault(parsed.fault, parsed.problem)] if parsed.fault and parsed.problem else []
+    if isinstance(scores, Scores):
+        expected, mass = rating.expected_value(scores.logprobs), rating.mass(scores.logprobs)
+        raw = raw or " ".join(f"{p:.4f}" for p in scores.logprobs)
+        if expected is None or mass is None:
+            problems.append(_no_mean(scores))
+        elif mass < min_mass:
+            expected = None
+            problems.append(Fault("low_mass", rating.low_mass(mass, min_mass)))
+    if expected is not None:
+        expected = min(10.0, max(1.0, expected))  # a sum of floats may end a hair outside
+    return Rating(
+        **_about(judgement, category),
+        category=category,
+        value=value,
+        expected=expected,
+        mass=mass,
+        raw=raw,
+        problem="; ".join(fault.problem for fault in problems) or None,
+        fault=problems[0].kind if problems else None,
+    )
+
+
+def no_rating(judgement: Judgement, category: str, fault: Fault) -> Rating:
+    """The rating of a judge that was not asked."""
+    return Rating(**_about(judgement, category), category=category, problem=fault.problem, fault=fault.kind)
+
+
+def _no_mean(scores: Scores) -> Fault:
+    """Why the options' probabilities have no mean."""
+    if rating.finite(scores.logprobs):
+        return Fault("low_mass", "no option has a probability")
+    return Fault("not_finite", "the probability of an option is not a number")
+
+
+# -- what is missing, and the reward --------------------------------------------------------------------------------------
+
+
+def scored_wim(judgement: Judgement, text: str, analysis: str, cosine: float, empty: bool = False) -> Wim:
+    """A WIM response with its score."""
+    return Wim(**_about(judgement, "wim"), text=text, analysis=analysis, cosine=cosine, empty=empty)
+
+
+def no_wim(judgement: Judgement, text: str, analysis: str, fault: Fault) -> Wim:
+    """A WIM response at fault, or one that was not asked for: it has no score."""
+    return Wim(**_about(judgement, "wim"), text=text, analysis=analysis, problem=fault.problem, fault=fault.kind)
+
+
+def parrot_rate(responses: Sequence[Wim]) -> float | None:
+    """The share of WIM responses that parrot the reply. None without any, and where one failed and its record, of an older version, does
+    not name the kind: what it may have been is not guessed from its message.
+    """
+    if not responses or any(response.problem and response.fault is None for response in responses):
+        return None
+    return sum(response.fault == PARROT for response in responses) / len(responses)
+
+
+def reward(judgement: Judgement, config: JudgingConfig, ratings: Mapping[str, Rating], response: Wim | None) -> Reward:
+    """(1 - z) R + z WIM, or None with what is lacking."""
+    mean = wim.mean_rating({c: r.number for c, r in ratings.items()}, config.weights)
+    score = response.cosine if response is not None else None
+    value = wim.reward(mean, score, config.z)
+    lacking = [c for c, r in ratings.items() if r.number is None and config.weights.get(c, 0) > 0] if config.z < 1 else []
+    lacking += ["WIM score"] if config.z > 0 and score is None else []
+    problem = None if value is not None else f"no number for {', '.join(lacking)}"
+    return Reward(**_about(judgement, "reward"), rating=mean, wim=score, value=value, problem=problem)
