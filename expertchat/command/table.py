@@ -42,8 +42,8 @@ def find(place: str) -> Any:
 _ALL = (
     Command(
         "converse", "two experts talk, rate each other and say what is missing", "doors.converse:run",
-        root="converse", config="talk.config:ConverseConfig", added=("model@third", "model@moderator", "experiment"), check="doors.converse:check",
-        models="command.check_runs:named", resumes=True, jobs=True, parts=True, work="doors.converse:WORK",
+        root="converse", config="talk.config:ConverseConfig", added=("model@third", "model@moderator", "experiment"),
+        check="doors.converse:check", models="command.check_runs:named", resumes=True, jobs=True, parts=True, work="doors.converse:WORK",
     ),
     Command(
         "online_dpo", "rounds of conversation, judgement and DPO: the experts learn from each other", "doors.online_dpo:run",
