@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expertchat.backends.base import (
+    Backend,
     Completion,
+    Embedder,
     Embedding,
     EmbedRequest,
     GenerateRequest,
@@ -46,7 +48,7 @@ def babble(request: GenerateRequest) -> str:
     return " ".join(WORDS[(number >> i) % len(WORDS)] for i in range(10)) + f" {number}."
 
 
-class Double:
+class Double(Backend):
     """A backend that answers with `reply(request)`. Records its batches as lists of keys."""
 
     def __init__(
@@ -97,7 +99,7 @@ class Double:
         return [key for batch in self.batches for key in batch]
 
 
-class BagOfWords:
+class BagOfWords(Embedder):
     """Embeds a text as its word counts over 64 hash buckets, unit length: texts with the same words have cosine 1."""
 
     name = "bag"
@@ -151,7 +153,7 @@ def run(folder: Path | str, *overrides: str, double: Double | None = None, sink:
 
     double = double or Double()
     config = config_of(f"run.dir={folder}", *overrides)
-    backends = {"a": double, "b": b or double, "third": double}
+    backends = {seat: double for seat in (*config.experts.seats, "third", "moderator")} | {"b": b or double}
     return run_converse(config, ["expertchat", "converse"], sink or Collect(), backends=backends, embedder=BagOfWords())
 
 

@@ -96,10 +96,11 @@ class Stage:
         return found
 
 
-class Switch:
+class Switch(Double):
     """Dialogue turns go to one double, judgements to another."""
 
     def __init__(self, talk: Double, judge: Double) -> None:
+        super().__init__()
         self.talk, self.judge = talk, judge
 
     def generate(self, requests: Sequence[GenerateRequest], on_text: Any = None) -> list[Any]:

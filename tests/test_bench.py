@@ -17,11 +17,11 @@ from expertchat import cli
 from expertchat.bench import limit, memory
 from expertchat.bench.kit import Kit
 from expertchat.bench.results import Column, Part, Spread, Timing
+from expertchat.bench.subject import load_subject
 from expertchat.command.compose import load
 from expertchat.command.launch import names_hub
 from expertchat.config import ConfigError
 from expertchat.plan import random_shapes as shapes
-from expertchat.plan.random_models import load_subject
 from expertchat.plan.random_shapes import KEYS, NAMED, Shape, parse_random
 from expertchat.views.bench import BenchView
 from tests import tiny
@@ -68,7 +68,7 @@ def test_named_shapes_have_the_sizes_of_their_names() -> None:
 def test_a_random_model_has_its_shape_and_type(spec: str) -> None:
     import torch
 
-    from expertchat.plan.random_models import random_subject
+    from expertchat.bench.subject import random_subject
 
     shape = parse_random(spec)
     assert shape is not None
@@ -220,8 +220,8 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_half_precision_is_measured_against_fp32(kit: Kit) -> None:
+    from expertchat.bench.subject import load_subject
     from expertchat.bench.ways import measure_precision
-    from expertchat.plan.random_models import load_subject
 
     settings = kit.settings.model_copy(update={"dtype": "bf16", "repeats": 1, "turns": 2})
     half = Kit(kit.config, settings, load_subject(settings))

@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def kit() -> Kit:
-    from expertchat.plan.random_models import load_subject
+    from expertchat.bench.subject import load_subject
 
     config = load("bench", SMALL)
     return Kit(config, config.bench, load_subject(config.bench))

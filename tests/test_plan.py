@@ -281,8 +281,8 @@ def test_bars_have_their_length_whatever_does_not_fit() -> None:
 
 SMALL = Shape(2, 64, 4, 2, 16, 176, 4096, context=512)
 MIDDLE = Shape(3, 256, 8, 4, 32, 704, 4096, context=512)
-MIXTURE = Shape(2, 256, 8, 4, 32, 704, 4096, 4, 2, context=512)
-TIED = Shape(2, 128, 4, 2, 32, 352, 4096, tied=True, qkv_bias=True, context=512)
+MIXTURE = Shape(2, 256, 8, 4, 32, 704, 4096, 4, 2, context=512, layout="mixtral")
+TIED = Shape(2, 128, 4, 2, 32, 352, 4096, tied=True, qkv_bias=True, context=512, layout="qwen2")
 
 
 @pytest.fixture

@@ -26,8 +26,7 @@ from expertchat.views.plain import NullView, PlainView
 from expertchat.views.runs import print_runs
 from expertchat.views.submit import print_submitted
 from tests.scripted import Collect, Double, run
-from tests.test_views_draw import state_of
-from tests.viewed import conversation, start
+from tests.viewed import conversation, start, state_of
 
 VIEWS = Path(cli.__file__).parent / "views"
 HOSTILE = (

@@ -8,49 +8,37 @@ import time
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, Loading, Note, Progress, RunFinished, TextStreamed
 from expertchat.records import Turn
-from expertchat.views import render
+from expertchat.views import render, screen
 from expertchat.views.frame import Painter
 from expertchat.views.live import LiveView
 from expertchat.views.model import RunState
 from expertchat.views.open import open_view
 from expertchat.views.plain import NullView, PlainView
-from tests.viewed import ATTACK, SAYS, began, conversation, rewarded, said, start, whole_run
+from tests.viewed import (
+    ATTACK,
+    SAYS,
+    began,
+    console,
+    conversation,
+    drawn,
+    frame,
+    plain,
+    plainly,
+    rewarded,
+    said,
+    start,
+    state_of,
+    whole_run,
+    written,
+)
 
 WIDTHS = (20, 40, 60, 120, 200)
 ESCAPE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
-
-
-def console(width: int, height: int = 30, colour: bool = False) -> Console:
-    return Console(
-        file=io.StringIO(), width=width, height=height, force_terminal=colour, markup=False, emoji=False, highlight=False,
-        color_system="standard" if colour else None, _environ={},
-    )
-
-
-def drawn(width: int, *parts: RenderableType) -> str:
-    screen = console(width)
-    for part in parts:
-        screen.print(part)
-    assert isinstance(screen.file, io.StringIO)
-    return screen.file.getvalue()
-
-
-def state_of(events: list[AnyEvent]) -> RunState:
-    state = RunState()
-    for event in events:
-        state.apply(event)
-    return state
-
-
-def frame(state: RunState, width: int, height: int, focus: str | None = None, **more: object) -> list[str]:
-    painter = Painter(console(width, height))
-    shown = painter.frame(state, state.conversations[focus] if focus else None, {}, 0, **more)  # type: ignore[arg-type]
-    return ["".join(segment.text for segment in line) for line in shown.lines]
 
 
 def streamed(name: str, turn: int, text: str, speaker: str = "a") -> AnyEvent:
@@ -87,11 +75,11 @@ def test_the_moving_part_fits_the_screen_and_ends_with_the_newest(width: int, he
 
 def test_before_anything_happens_the_screen_is_not_empty() -> None:
     assert "starting" in frame(RunState(), 60, 20)[0]
-    loading = Painter(console(60)).frame(RunState(), None, {"llama": 3.2}, 0)
+    loading = screen.frame(Painter(console(60)), RunState(), None, {"llama": 3.2}, 0)
     assert "loading llama  3 s" in "".join(segment.text for segment in loading.lines[0])
     state = RunState()
     state.apply(Loading(what="llama", gib=15.04))
-    large = Painter(console(60)).frame(state, None, {"llama": 3.2}, 0)
+    large = screen.frame(Painter(console(60)), state, None, {"llama": 3.2}, 0)
     assert "loading llama  15.0 GiB  3 s" in "".join(segment.text for segment in large.lines[0])
 
 
@@ -126,12 +114,11 @@ def test_escapes_and_markup_in_model_text_do_nothing(width: int) -> None:
     events: list[AnyEvent] = [start(), Note(text=ATTACK), *conversation("c1", topic=ATTACK, says=(ATTACK, ATTACK))]
     state = state_of([*events, began("c2", topic=ATTACK), streamed("c2", 0, ATTACK), began("c3"), streamed("c3", 0, ATTACK)])
     state.finished = RunFinished(status="failed", reason=ATTACK, summary={"stop_reasons": {ATTACK: 1}})
-    screen = console(width, colour=True)
+    terminal = console(width)
     for part in [*render.whole(state.conversations["c1"], width), render.run_end(state, width), render.note_line(Note(text=ATTACK))]:
-        screen.print(part)
-    screen.print(Painter(screen).frame(state, state.conversations["c2"], {ATTACK: 1.0}, 0, ""))
-    assert isinstance(screen.file, io.StringIO)
-    text = screen.file.getvalue()
+        terminal.print(part)
+    terminal.print(screen.frame(Painter(terminal), state, state.conversations["c2"], {ATTACK: 1.0}, 0, ""))
+    text = written(terminal)
     ours = re.sub(r"\x1b\[[\d;]*m", "", text)
     assert not ESCAPE.search(ours)
     assert "[bold]loud[/bold] [/] [link=http://x]y" in ours
@@ -159,13 +146,9 @@ def test_a_narrow_status_line_leaves_out_the_least_and_never_cuts_a_number() -> 
 
 
 def live(width: int = 80, height: int = 24, **more: bool) -> tuple[LiveView, io.StringIO]:
-    screen = console(width, height, colour=True)
-    assert isinstance(screen.file, io.StringIO)
-    return LiveView(screen, threaded=False, **more), screen.file
-
-
-def plainly(text: str) -> str:
-    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", text)
+    terminal = console(width, height)
+    assert isinstance(terminal.file, io.StringIO)
+    return LiveView(terminal, threaded=False, **more), terminal.file
 
 
 def test_the_live_view_streams_then_keeps_whole_conversations_and_ends_with_the_summary() -> None:
@@ -242,8 +225,7 @@ def test_a_drawing_that_fails_frees_the_terminal_and_the_next_send_says_so() -> 
             return super().write(text)
 
     file = Broken()
-    screen = Console(file=file, width=60, height=20, force_terminal=True, _environ={})
-    view = LiveView(screen)
+    view = LiveView(Console(file=file, width=60, height=20, force_terminal=True, _environ={}))
     file.armed = True
     view.send(Note(text="BOOM"))
     deadline = time.monotonic() + 10
@@ -255,9 +237,9 @@ def test_a_drawing_that_fails_frees_the_terminal_and_the_next_send_says_so() -> 
 
 
 def test_sending_does_not_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[int] = []
-    monkeypatch.setattr(LiveView, "draw", lambda view: drawn.append(1))
-    view = LiveView(console(100, 40, colour=True))
+    draws: list[int] = []
+    monkeypatch.setattr(LiveView, "draw", lambda view: draws.append(1))
+    view = LiveView(console(100, 40))
     view.send(start(64))
     for i in range(64):
         view.send(began(f"c{i}"))
@@ -265,7 +247,7 @@ def test_sending_does_not_draw(monkeypatch: pytest.MonkeyPatch) -> None:
         for i in range(64):
             view.send(streamed(f"c{i}", 0, "word " * step))
     view.close()
-    assert len(drawn) < 6400 / 10  # the thread draws a few times a second, whatever is sent
+    assert len(draws) < 6400 / 10  # the thread draws a few times a second, whatever is sent
 
 
 def test_a_terminal_made_narrower_takes_back_the_rows_that_wrapped() -> None:
@@ -287,17 +269,8 @@ def test_a_terminal_made_narrower_takes_back_the_rows_that_wrapped() -> None:
 # -- plain lines --------------------------------------------------------------------------------------------------------
 
 
-def plain(events: list[AnyEvent]) -> str:
-    out = io.StringIO()
-    view = PlainView(out)
-    for event in events:
-        view.send(event)
-    view.close()
-    return out.getvalue()
-
-
 def test_plain_lines_say_everything() -> None:
-    lines = plain(whole_run(("c0001",))).split("\n")
+    lines = plain(whole_run(("c0001",)))
     assert "[c0001 volcanoes] begins: A is llama, B is Mixtral-8x7B-Instruct-v0.1" in lines
     assert "[c0001 volcanoes] A: I have been on Stromboli. It throws sparks every twenty minutes." in lines
     assert "[c0001 volcanoes] ended after 4 turns: all turns are spoken" in lines
@@ -316,9 +289,8 @@ def test_plain_lines_say_everything() -> None:
 
 def test_plain_lines_hold_no_escapes_and_one_turn_is_one_line() -> None:
     attack = ATTACK + "\n[c0009 forged] A: I never said this\r\x85end"
-    text = plain(whole_run(("c0001",), says=(attack, attack), topic=attack))
-    assert not ESCAPE.search(text)
-    assert not any(line.startswith("[c0009") for line in text.split("\n"))
+    lines = plain(whole_run(("c0001",), says=(attack, attack), topic=attack))
+    assert not any(ESCAPE.search(line) or line.startswith("[c0009") for line in lines)
 
 
 def test_the_silent_view_speaks_only_of_failure() -> None:

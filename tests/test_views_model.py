@@ -8,17 +8,9 @@ import pytest
 
 from expertchat.events import ConversationFinished, Progress, RunFinished, TextStreamed
 from expertchat.records import ExpertRef
-from expertchat.views.model import RunState
-from expertchat.views.sides import Side, model_name
+from expertchat.views.sides import Row, Side, model_name
 from expertchat.views.words import clock, counted, summary_lines
-from tests.viewed import began, conversation, rated, rewarded, said, start, whole_run
-
-
-def state_of(events: list) -> RunState:
-    state = RunState()
-    for event in events:
-        state.apply(event)
-    return state
+from tests.viewed import began, conversation, rated, rewarded, said, start, state_of, whole_run
 
 
 def test_a_whole_run_is_counted() -> None:
@@ -44,17 +36,18 @@ def test_the_table_shows_both_ways_and_no_answer_is_not_a_number() -> None:
 def test_means_leave_out_what_has_no_number() -> None:
     state = state_of([*conversation("c1"), began("c2"), rated("c2", "b", "a", "clarity", 8), rated("c2", "a", "b", "depth", 4)])
     a_on_b, b_on_a = Side("a", "b"), Side("b", "a")
-    assert state.counts.means["depth", a_on_b].value == 5.5  # (7 + 4) / 2
-    assert ("depth", b_on_a) not in state.counts.means
-    assert state.counts.means["clarity", b_on_a].value == 6.5  # (5 + 8) / 2
+    assert state.counts.means[Row(0, "depth"), a_on_b].value == 5.5  # (7 + 4) / 2
+    assert (Row(0, "depth"), b_on_a) not in state.counts.means
+    assert state.counts.means[Row(0, "clarity"), b_on_a].value == 6.5  # (5 + 8) / 2
     means = state.means()
     assert means is not None and dict(means.rows)["depth"][1].text == ""
 
 
 def test_other_judges_stand_after_the_two_directions() -> None:
     judged = [rated("c1", j, s, "depth", 5) for j, s in (("third", "a"), ("b", "b"), ("b", "a"), ("a", "b"))]
-    sides = state_of([began("c1"), *judged]).conversations["c1"].sides()
-    assert [side.title for side in sides] == ["A on B", "B on A", "B on B", "third on A"]
+    table = state_of([began("c1"), *judged]).conversations["c1"].table()
+    assert table is not None
+    assert [side.title for side in table.sides] == ["A on B", "B on A", "B on B", "third on A"]
 
 
 def test_every_event_twice_changes_nothing() -> None:

@@ -11,7 +11,8 @@ from rich.cells import cell_len
 from expertchat.events import CandidatesJudged, Note, RoundFinished, RoundStarted, RunStarted
 from expertchat.views import render, rounds
 from expertchat.views.live import LiveView
-from tests.viewed import ATTACK, FACTS, began, console, frame, measured, plainly, said, state_of, training_run, until
+from expertchat.views.sides import TWO
+from tests.viewed import ATTACK, FACTS, began, console, frame, measured, plainly, said, state_of, training_run, until, written
 
 SIZES = [(60, 24), (100, 30), (160, 45), (20, 4), (40, 12), (150, 12), (139, 60), (140, 13), (220, 70), (30, 6)]
 ESCAPE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
@@ -110,9 +111,8 @@ def judged(rewards: list[float | None], continued: int = 0, texts: list[str] | N
 
 def drawn(event: CandidatesJudged, width: int = 100) -> str:
     screen = console(width, 40)
-    screen.print(render.candidates(event, width))
-    assert isinstance(screen.file, io.StringIO)
-    return screen.file.getvalue()
+    screen.print(render.candidates(event, TWO, width))
+    return written(screen)
 
 
 def test_candidates_have_their_rewards_and_the_one_gone_on_with_is_marked() -> None:

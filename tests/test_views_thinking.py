@@ -19,9 +19,8 @@ from expertchat.views.replay import timeline
 from expertchat.views.watch import watch
 from expertchat.views.words import summary_lines, thought_in_words
 from tests.test_store import opened
-from tests.test_views_draw import console, drawn, frame
 from tests.test_views_watch import run_folder
-from tests.viewed import began, start
+from tests.viewed import began, console, drawn, frame, start
 
 THOUGHT = "A zebra?\x1b[2J Or " + "a horse? " * 210 + "Well."  # 2 + 1 + 420 + 1 words
 EVENTS: list[AnyEvent] = [

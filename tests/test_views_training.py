@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import random
 import re
-from collections.abc import Iterable
 
 import pytest
 
-from expertchat.events import AnyEvent, Measured, Progress, RoundStarted, RunFinished, RunStarted, StepFinished
+from expertchat.events import Measured, Progress, RoundStarted, RunFinished, RunStarted, StepFinished
 from expertchat.records import Metrics
 from expertchat.views import rounds
 from expertchat.views.figures import closing_lines, compared, evaluation_words, win_words
@@ -17,17 +16,7 @@ from expertchat.views.frame import Frame
 from expertchat.views.live import DWELL, LiveView
 from expertchat.views.model import RunState
 from expertchat.views.plain import NullView, PlainView
-from tests.viewed import FACTS, console, evaluation_figures, frame, measured, plainly, state_of, training_run, until
-
-
-def plain(events: Iterable[AnyEvent]) -> list[str]:
-    out = io.StringIO()
-    view = PlainView(out)
-    for event in events:
-        view.send(event)
-    view.close()
-    return out.getvalue().rstrip("\n").split("\n")
-
+from tests.viewed import FACTS, console, evaluation_figures, frame, measured, plain, plainly, state_of, training_run, until
 
 # -- the state ------------------------------------------------------------------------------------------------------------
 

@@ -12,13 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache, MixtralConfig, MixtralForCausalLM
+from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter
 
 from expertchat.backends import hardware
 from expertchat.backends.base import Decoding, GenerateRequest
 from expertchat.backends.folders import find_folder, tensor_shapes
+from expertchat.backends.layouts import Experts
+from expertchat.backends.linear_experts import Expert, LinearExperts, linear_class, linear_config
 from expertchat.backends.loading import load_backend
 from expertchat.backends.local import LocalBackend
-from expertchat.backends.mixtral_linear import Expert, LinearExperts, LinearMixtralForCausalLM, linear_config
 from expertchat.backends.quantization import footprint
 from expertchat.backends.weights import Loaded, lean_hooks, load_weights
 from expertchat.config import ConfigError
@@ -97,7 +99,7 @@ class Contiguous(nn.Module):
 def test_fp32_logits_are_those_of_transformers(mixtral: Path) -> None:
     ours = load(mixtral, linear_experts=True).model
     theirs = MixtralForCausalLM.from_pretrained(mixtral, dtype=torch.float32, experts_implementation="eager")
-    assert isinstance(ours, LinearMixtralForCausalLM) and ours(IDS).logits.abs().max() > 1
+    assert isinstance(ours, linear_class("mixtral")) and ours(IDS).logits.abs().max() > 1
     torch.testing.assert_close(ours(IDS).logits, theirs(IDS).logits, atol=1e-5, rtol=0)
     # What is left between them is one function: theirs takes the SiLU of a strided half of the fused product, and torch rounds that
     # otherwise than one that lies together. With that alone made equal, nothing is left.
@@ -131,7 +133,7 @@ def test_what_the_engine_relies_on(mixtral: Path) -> None:
 def test_only_chosen_experts_run() -> None:
     torch.manual_seed(0)
     config = MixtralConfig(hidden_size=8, intermediate_size=12, num_local_experts=6, num_experts_per_tok=2)
-    block = LinearExperts(config).eval()
+    block = LinearExperts(config, Experts(names=("w1", "w3", "w2")), MixtralTopKRouter(config)).eval()
     nn.init.normal_(block.gate.weight)
     ran: dict[int, int] = {}
     for i, expert in enumerate(block.experts):
@@ -275,7 +277,7 @@ def test_a_broken_model_ends_the_command_with_2(mixtral: Path, tmp_path: Path, c
 
 def test_mixtral_8x7b_on_the_meta_device() -> None:
     with torch.device("meta"):
-        model = LinearMixtralForCausalLM(linear_config(MixtralConfig()))  # its defaults are Mixtral-8x7B's
+        model = linear_class("mixtral")(linear_config(MixtralConfig()))  # its defaults are Mixtral-8x7B's
     experts = [module for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".experts." in name]
     assert len(experts) == 32 * 8 * 3
     assert sum(p.numel() for p in model.parameters()) == 46_702_792_704  # what its makers call 46.7 B

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from expertchat.events import (
     AnyEvent,
@@ -33,13 +33,17 @@ from expertchat.events import (
     WimGiven,
 )
 from expertchat.records import ExpertRef, Figure, Metrics, Rating, Reward, Speaker, Turn, Wim
+from expertchat.views import screen
 from expertchat.views.frame import Painter
 from expertchat.views.model import RunState
+from expertchat.views.plain import PlainView
 
 EXPERTS: dict[Speaker, ExpertRef] = {
     "a": ExpertRef(family="llama3", model="embedded:llama"),
     "b": ExpertRef(family="mixtral", model="mistralai/Mixtral-8x7B-Instruct-v0.1"),
 }
+THREE: dict[Speaker, ExpertRef] = EXPERTS | {"c": ExpertRef(family="phi", model="microsoft/Phi-3-mini-4k-instruct", policy_version=2)}
+NAMED: dict[Speaker, ExpertRef] = dict(zip(("anna", "bo", "christopher", "d"), (*THREE.values(), EXPERTS["a"]), strict=True))
 SAYS = (
     "Hello! Volcanoes form where plates meet. What do you know about their eruptions?",
     "Silica-rich magma is thick and traps gas, so it explodes. Thin basalt flows quietly, as in Hawaii. " * 3,
@@ -53,8 +57,10 @@ def start(conversations: int = 1, turns: int = 4, resumed: int = 0, time: float 
     return RunStarted(command="converse", folder="runs/r", conversations=conversations, turns=turns, resumed=resumed, time=time)
 
 
-def began(name: str, topic: str = "volcanoes", opener: Speaker = "a") -> ConversationStarted:
-    return ConversationStarted(conversation=name, topic=topic, opener=opener, experts=EXPERTS)
+def began(
+    name: str, topic: str = "volcanoes", opener: Speaker = "a", experts: Mapping[Speaker, ExpertRef] = EXPERTS
+) -> ConversationStarted:
+    return ConversationStarted(conversation=name, topic=topic, opener=opener, experts=dict(experts))
 
 
 def said(name: str, index: int, text: str, tokens: int = 10, opener: Speaker = "a") -> TurnFinished:
@@ -102,6 +108,25 @@ def conversation(name: str, topic: str = "volcanoes", says: tuple[str, ...] = SA
     ]
 
 
+def of_more(
+    name: str, experts: Mapping[Speaker, ExpertRef] = THREE, order: Sequence[int] = (0, 1, 2, 0, 2), topic: str = "volcanoes"
+) -> list[AnyEvent]:
+    """One whole conversation of more than two: who speaks stands in `order`; each rates each, the i-th the j-th with 1 + (i + 2j) % 10."""
+    seats = list(experts)
+    events: list[AnyEvent] = [began(name, topic, seats[order[0]], experts)]
+    for index, at in enumerate(order):
+        turn = Turn(speaker=seats[at], text=SAYS[index % len(SAYS)], tokens=10, seconds=2.0)
+        events.append(TurnFinished(conversation=name, index=index, turn=turn))
+    events.append(ConversationFinished(conversation=name, turns=len(order), stop_reason="turns"))
+    for i, judge in enumerate(seats):
+        for j, subject in enumerate(seats):
+            if i != j:
+                events += [rated(name, judge, subject, category, 1 + (i + 2 * j) % 10) for category in ("depth", "accuracy", "engagement")]
+                events.append(missed(name, judge, subject, f"{subject} says nothing of water.", 0.1 * (i + j)))
+                events.append(rewarded(name, judge, subject, None if (i, j) == (0, 1) else 0.1 * i))
+    return [*events, ConversationJudged(conversation=name)]
+
+
 def whole_run(names: tuple[str, ...] = ("c0001", "c0002"), says: tuple[str, ...] = SAYS, topic: str = "volcanoes") -> list[AnyEvent]:
     """A finished run; one second lies between two events."""
     events: list[AnyEvent] = [start(len(names)), Loading(what="llama"), Loading(what="llama", done=True, seconds=1.5)]
@@ -113,7 +138,6 @@ def whole_run(names: tuple[str, ...] = ("c0001", "c0002"), says: tuple[str, ...]
 
 # -- a training run -------------------------------------------------------------------------------------------------------
 
-SEATS: tuple[Speaker, ...] = ("a", "b")
 FACTS = (
     "Silica-rich magma is thick and traps gas, so it explodes.",
     "Thin basalt flows quietly, as in Hawaii.",
@@ -160,16 +184,18 @@ def candidates_of(name: str, turn: int, speaker: Speaker, texts: list[str], chan
 
 
 def training_round(
-    at: int, rounds: int, learner: Speaker, conversations: int, evaluate: bool, chance: random.Random, topic: str, texts: tuple[str, ...]
+    at: int, rounds: int, learner: Speaker, conversations: int, evaluate: bool, chance: random.Random, topic: str, texts: tuple[str, ...],
+    experts: Mapping[Speaker, ExpertRef] = EXPERTS,
 ) -> Iterator[tuple[float, AnyEvent]]:
-    """(seconds since the event before, event) of one round: dialogues in step with one another, five turns each."""
+    """(seconds since the event before, event) of one round: dialogues in step with one another, five turns each."""  # fmt: skip
+    seats = list(experts)
     yield 0.1, RoundStarted(round=at, rounds=rounds, learner=learner, policy_version=at - 1)
     yield 0.0, PhaseStarted(round=at, phase="talking")
     names = [f"r{at:04}/c{i:04}" for i in range(conversations)]
     for name in names:
-        yield 0.0, began(name, topic, opener="a")
+        yield 0.0, began(name, topic, seats[0], experts)
     for index in range(5):
-        speaker: Speaker = "a" if index % 2 == 0 else "b"
+        speaker = seats[index % len(seats)]
         replies = {name: [" ".join(chance.sample(texts, min(len(texts), 2))) for _ in range(4)] for name in names}
         for cut in (0.3, 0.6, 0.9):
             for name in names:
@@ -208,10 +234,14 @@ def measured(kind: Literal["round", "evaluation"], at: int, learner: Speaker, fi
 
 
 def training_run(
-    rounds: int = 24, conversations: int = 4, learner: Literal["a", "both"] = "a", every: int = 4, topic: str = "volcanoes",
-    texts: tuple[str, ...] = FACTS, summary: dict[str, object] | None = None,
+    rounds: int = 24, conversations: int = 4, learner: str = "a", every: int = 4, topic: str = "volcanoes",
+    texts: tuple[str, ...] = FACTS, summary: dict[str, object] | None = None, experts: Mapping[Speaker, ExpertRef] = EXPERTS,
 ) -> Iterator[AnyEvent]:
-    """A whole training run with its transient events and plausible times; `every` 0: never evaluated."""  # fmt: skip
+    """A whole training run with its transient events and plausible times.
+
+    `learner`: a seat, or "both" or "all" for all by turns; `every` 0: never evaluated.
+    """  # fmt: skip
+    learners: list[Speaker] = list(experts) if learner in ("both", "all") else [learner]
     chance, now = random.Random(7), 1000.0
 
     def timed() -> Iterator[tuple[float, AnyEvent]]:
@@ -219,21 +249,24 @@ def training_run(
         yield 0.1, Loading(what="llama", gib=0.004)
         yield 0.4, Loading(what="llama", done=True, seconds=0.4, gib=0.004)
         yield 0.0, Note(text="learning rate 0.001: the embedded model is small")
-        who: Speaker
-        for who in SEATS if learner == "both" else SEATS[:1]:
+        for who in learners:
             if every:
                 yield 0.0, PhaseStarted(round=0, phase="evaluating")
                 yield 1.0, measured("evaluation", 0, who, evaluation_figures(0.0, 120) | {"win_rate": None, "win_rate_low": None})
         for at in range(1, rounds + 1):
-            who = "b" if learner == "both" and at % 2 == 0 else "a"
-            yield from training_round(at, rounds, who, conversations, bool(every) and at % every in (0, 1), chance, topic, texts)
-        for who in SEATS if learner == "both" else SEATS[:1]:
+            who = learners[(at - 1) % len(learners)]
+            evaluate = bool(every) and at % every in (0, 1)
+            yield from training_round(at, rounds, who, conversations, evaluate, chance, topic, texts, experts)
+        for who in learners:
             if every:
                 yield 0.0, PhaseStarted(round=rounds, phase="evaluating")
                 yield 1.0, measured("evaluation", rounds, who, evaluation_figures(1.0, 400), "-final")
         ended: dict[str, object] = {"schema": 1, "rounds": rounds, "learner": learner, "pairs": 34 * rounds, "seconds": 9.0 * rounds}
         ended |= {"stopped_by": None, "best": {"round": rounds}, "adapter": "runs/r/adapter"}
-        ended["evaluation"] = evaluation_figures(1.0, 400) if every else None
+        if len(learners) < 3:
+            ended["evaluation"] = evaluation_figures(1.0, 400) if every else None
+        else:
+            ended["evaluations"] = {who: evaluation_figures(1.0, 400) for who in learners if every}
         yield 0.5, RunFinished(status="done", summary=ended if summary is None else summary)
 
     for wait, event in timed():
@@ -244,11 +277,24 @@ def training_run(
 # -- looking at it --------------------------------------------------------------------------------------------------------
 
 
-def console(width: int, height: int) -> Console:
+def console(width: int, height: int = 30, colour: bool = True) -> Console:
     return Console(
-        file=io.StringIO(), width=width, height=height, force_terminal=True, color_system="standard", markup=False, emoji=False,
-        highlight=False, _environ={},
+        file=io.StringIO(), width=width, height=height, force_terminal=colour, color_system="standard" if colour else None, markup=False,
+        emoji=False, highlight=False, _environ={},
     )  # fmt: skip
+
+
+def written(screen: Console) -> str:
+    assert isinstance(screen.file, io.StringIO)
+    return screen.file.getvalue()
+
+
+def drawn(width: int, *parts: RenderableType) -> str:
+    """What is drawn of some parts, without colours."""
+    blank = console(width, colour=False)
+    for part in parts:
+        blank.print(part)
+    return written(blank)
 
 
 def plainly(text: str) -> str:
@@ -278,6 +324,17 @@ def until(events: Iterable[AnyEvent], at: int, phase: str, more: int = 0) -> lis
 
 
 def frame(state: RunState, width: int, height: int, focus: str | None = None) -> list[str]:
-    painter = Painter(console(width, height))
-    shown = painter.frame(state, state.conversations[focus] if focus else None, {}, 0)
+    """The lines of the screen's moving part."""
+    painter = Painter(console(width, height, colour=False))
+    shown = screen.frame(painter, state, state.conversations[focus] if focus else None, {}, 0)
     return ["".join(segment.text for segment in line) for line in shown.lines]
+
+
+def plain(events: Iterable[AnyEvent]) -> list[str]:
+    """The lines of the plain view."""
+    out = io.StringIO()
+    view = PlainView(out)
+    for event in events:
+        view.send(event)
+    view.close()
+    return out.getvalue().rstrip("\n").split("\n")

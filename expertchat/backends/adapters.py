@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from expertchat.backends.folders import weights_problem
+from expertchat.backends.layouts import BLOCK, experts_of
 from expertchat.config import ConfigError
 from expertchat.folder.writing import saving
 
 _PREFIX = "base_model.model."
-_EXPERTS, _PUBLISHED = ".mlp.experts.", ".block_sparse_moe.experts."  # what transformers calls Mixtral's experts, and its checkpoints
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)  # in the path of a module that attends, with every architecture of transformers
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -103,8 +103,8 @@ class Adapters:
     def save(self, name: str, folder: Path) -> None:
         """Write a PEFT folder (safetensors); the config, without which a folder holds no adapter, is renamed into place last.
 
-        Mixtral's experts get their published names: PEFT puts them on transformers' own Mixtral, whose experts are fused, and vLLM knows no
-        others.
+        The experts of a mixture get their published names: PEFT puts them on transformers' own Mixtral, whose experts are fused, and vLLM
+        knows no others.
         """
         self._known(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +122,15 @@ class Adapters:
             values["target_modules"].sort()  # it comes from a set, whose order is another one in every process
         values |= {"base_model_name_or_path": path, "revision": revision}  # peft keeps the folder that the model was loaded from
         (folder / _CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True), "utf-8")
-        if self.base.config.model_type.startswith("mixtral"):
-            tensors = {key.replace(_EXPERTS, _PUBLISHED): tensor for key, tensor in load_file(folder / _WEIGHTS).items()}
+        own, published = self._expert_names()
+        if own != published:
+            tensors = {key.replace(own, published): tensor for key, tensor in load_file(folder / _WEIGHTS).items()}
             save_file(tensors, folder / _WEIGHTS, {"format": "pt"})
+
+    def _expert_names(self) -> tuple[str, str]:
+        """What stands in the names of the base's experts: as transformers calls them, and as published."""
+        experts = experts_of(self.base.config.model_type)
+        return f".{BLOCK}.experts.", f".{experts.block if experts else BLOCK}.experts."
 
     def use(self, name: str | None) -> None:
         """Turn one adapter on (it alone is trainable then), or all off (None: the base model, exactly)."""
@@ -207,7 +213,8 @@ class Adapters:
         if problem:
             return problem, None, {}
         try:
-            tensors = {key.replace(_PUBLISHED, _EXPERTS): tensor for key, tensor in load_file(folder / _WEIGHTS).items()}
+            own, published = self._expert_names()
+            tensors = {key.replace(published, own): tensor for key, tensor in load_file(folder / _WEIGHTS).items()}
         except (OSError, SafetensorError) as error:
             return f"{_WEIGHTS} cannot be read ({str(error).splitlines()[0]}); save the adapter again", None, {}
         return _misfit(tensors, linear_layers(self.base), config), config, tensors

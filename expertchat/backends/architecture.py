@@ -10,6 +10,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationMixi
 from transformers import __version__ as version
 
 from expertchat.backends.folders import settings_of
+from expertchat.backends.layouts import LINEAR, has_linear_experts
 from expertchat.config import ConfigError
 from expertchat.text.sentences import first_line
 
@@ -57,8 +58,10 @@ def find_architecture(folder: Path) -> Architecture | str:
     """The architecture of a folder with a config.json, or why it is none of a language model that transformers has."""
     settings = settings_of(folder)
     kind = settings.get("model_type")
-    if kind == "mixtral_linear":
-        import expertchat.backends.mixtral_linear  # noqa: F401  registers it
+    if has_linear_experts(kind):
+        from expertchat.backends.linear_experts import linear_class
+
+        linear_class(str(kind).removesuffix(LINEAR))  # makes it known to transformers
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever a broken config.json makes transformers raise

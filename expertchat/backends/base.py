@@ -1,10 +1,11 @@
-"""What computes: requests, what they give back, and the protocol of a backend.
+"""What computes: requests, what they give back, and what a backend is and says that it can.
 
 An expert builds requests, a backend runs them in batches, the conversation decides what happens next.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -121,10 +122,13 @@ class ModelInfo:
 
 
 class Lane(Protocol):
-    """Rows of one backend that decode alike and advance together. Requests may join and leave at any step, so the batch stays full.
+    """Rows of one backend that decode alike and advance together.
 
     A lane that is not advanced waits, and nothing of it is lost: one device can serve several lanes in turns.
     """
+
+    continuous: bool
+    """Whether requests may join and leave at any step, so that the batch stays full; else each batch runs to its end."""
 
     @property
     def load(self) -> int:
@@ -144,27 +148,62 @@ class Lane(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """Runs requests in batches. Order of the results = order of the requests.
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can beyond running whole batches. It is said here and nowhere tried out; tests/test_capabilities.py holds it to it."""
 
-    A backend that can serve requests as they come also has `lane(decoding) -> Lane`, `forget(key)`, which frees what is kept for requests
-    whose key begins with `key`, and `max_batch`, the rows that it runs at once at most.
-    """
+    lanes: bool = False  # it serves requests as they come: `lane`
+    keeps: bool = False  # what it computed helps later requests: `forget`
+    tokens: bool = False  # completions hold the ids that the model was shown and wrote
+    scores: bool = True  # it knows the probabilities of options: `score`
+
+
+class Computing:
+    """What a scheduler must know of whatever it hands requests to. Who knows better than these defaults overrides them."""
+
+    capabilities: Capabilities = Capabilities()
+    max_batch: int | None = None
+    """Requests that run at once at most; None: it does not say. It may be lowered at any time."""
+    say: Callable[[str], None] = staticmethod(lambda text: None)
+    """Told what changes during a run."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes: what stands on different devices can run at the same time."""
+        return "cpu"
+
+    def forget(self, key: str) -> None:
+        """Free what is kept for requests whose key begins with `key`, where it `keeps` anything."""
+        return
+
+
+class Backend(Computing, ABC):
+    """Runs requests in batches. Order of the results = order of the requests."""
 
     info: ModelInfo
 
-    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]: ...
+    @abstractmethod
+    def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
+        """Complete every request."""
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]: ...
+    @abstractmethod
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
+        """Log probabilities of the options of every request."""
 
+    @abstractmethod
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the rendered chat, generation prompt included."""
-        ...
+
+    def lane(self, decoding: Decoding) -> Lane:
+        """A lane for requests with this decoding, where it has `lanes`."""
+        raise NotImplementedError(f"{self.info.name} runs whole batches only")
 
 
-class Embedder(Protocol):
+class Embedder(Computing, ABC):
     """Turns texts into unit-length vectors, batched and cached by text."""
 
     name: str
 
-    def embed(self, requests: Sequence[EmbedRequest]) -> list[Embedding]: ...
+    @abstractmethod
+    def embed(self, requests: Sequence[EmbedRequest]) -> list[Embedding]:
+        """The vectors of the requests' texts."""

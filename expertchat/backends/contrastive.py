@@ -1,4 +1,4 @@
-"""Contrastive search in a lane (Su et al. 2022, arXiv 2202.06417): fluent text without loops, and no randomness.
+"""Contrastive search (Su et al. 2022, arXiv 2202.06417): fluent text without loops, and no randomness.
 
 The next word is the one of the k likeliest that has the largest (1 - alpha) p(v) - alpha max_j cos(h_v, h_j) over all earlier tokens j.
 The k candidates of every row go through the model in one pass, as k tokens that see the row but not each other; the chosen one's
@@ -7,116 +7,72 @@ keys and values stay, and its logits give the next candidates. Rows may have any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from expertchat.backends.base import Decoding
 from expertchat.backends.decoding import BROKEN, NotFinite, contrastive_scores, last_hidden
-from expertchat.backends.engine import Filled
-from expertchat.backends.lines import Branch, Line
-from expertchat.backends.rows import BranchLane
+from expertchat.backends.engine import Engine, Filled
+from expertchat.backends.table import Table
 
 
-class ContrastiveLane(BranchLane):
-    """Rows of contrastive search; each line holds one reply."""
+class Contrastive:
+    """A Search whose columns are the candidates of one reply. Beside a row: the states [C, D] of its tokens, of unit length, and the
+    probabilities [K] of its candidates."""
 
     hidden = True
-    alone = True
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        words = self.engine.model.config.get_text_config().vocab_size
-        self.candidates = min(self.decoding.top_k, words)
+    def __init__(self, engine: Engine, decoding: Decoding) -> None:
+        config = engine.model.config.get_text_config()
+        self.engine, self.alpha, self.size = engine, decoding.penalty_alpha, config.hidden_size
+        self.columns = min(decoding.top_k, config.vocab_size)
 
-    def _width(self, line: Line) -> int:
-        return self.candidates
+    def beside(self, rows: int, capacity: int) -> tuple[Tensor, ...]:
+        states_S_C_D = torch.zeros(rows, capacity, self.size, device=self.engine.device)
+        return states_S_C_D, torch.zeros(rows, self.columns, device=self.engine.device)
 
-    def _clear(self) -> None:
-        super()._clear()
-        self.states = torch.empty(0, 0, 0)  # [S, C, D] unit length, of all tokens so far
-        self.probs = torch.empty(0, 0)  # [S, K] of the candidates
-
-    def _draw_up(self, width: int) -> None:
-        old_next, old_states, old_probs = self.next if self.lines else np.zeros((0, width)), self.states, self.probs
-        super()._draw_up(width)
-        assert self.slab is not None
-        self.next[: len(old_next)] = old_next
-        size = self.engine.model.config.get_text_config().hidden_size
-        self.states = torch.zeros(self.slab.rows, self.slab.capacity, size, device=self.engine.device)
-        self.probs = torch.zeros(self.slab.rows, self.candidates, device=self.engine.device)
-        if old_states.numel():
-            self.states[: old_states.shape[0], : old_states.shape[1]] = old_states
-            self.probs[: old_probs.shape[0]] = old_probs
-
-    def _entered(self, filled: Filled, first: int) -> None:
+    def enter(self, table: Table, filled: Filled) -> None:
+        """Take over the states of the contexts, and propose the first candidates."""
         assert filled.states_B_L_D is not None
-        rows = slice(first, len(self.lines))
-        self.states[rows, : filled.states_B_L_D.shape[1]] = filled.states_B_L_D
-        self._propose(filled.logits_B_V, first)
+        first = len(table.lines) - len(filled.logits_B_V)
+        table.beside[0][first : len(table.lines), : filled.states_B_L_D.shape[1]] = filled.states_B_L_D
+        self._propose(table, filled.logits_B_V, first)
 
-    def _propose(self, logits_B_V: Tensor, first: int) -> None:
+    def _propose(self, table: Table, logits_B_V: Tensor, first: int) -> None:
         """The next candidates of the rows from `first` on."""
-        probs_B_K, words_B_K = torch.softmax(logits_B_V.float(), dim=-1).topk(self.candidates, dim=-1)
+        probs_B_K, words_B_K = torch.softmax(logits_B_V.float(), dim=-1).topk(self.columns, dim=-1)
         rows = slice(first, first + len(logits_B_V))
         words_B_K = words_B_K.where(probs_B_K[:, :1].isfinite(), BROKEN)
-        self.probs[rows], self.next[rows] = probs_B_K, words_B_K.cpu().numpy()
-        if any(line is not None and word == BROKEN for line, word in zip(self.lines[rows], self.next[rows, 0], strict=True)):
+        table.beside[1][rows], table.next[rows] = probs_B_K, words_B_K.cpu().numpy()
+        if any(line is not None and word == BROKEN for line, word in zip(table.lines[rows], table.next[rows, 0], strict=True)):
             raise NotFinite
-        self.next[rows].clip(min=0, out=self.next[rows])  # of holes
+        table.next[rows].clip(min=0, out=table.next[rows])  # of holes
 
-    def _lay(self, row: int) -> None:
-        """What the candidates of a row see: all that is written. Their own places are opened in each step."""
-        if self.lines[row] is not None:
-            self.mask[row] = float("-inf")
-            self.mask[row, :, :, : int(self.used[row])] = 0.0
-            self.positions[row] = self.used[row]
-
-    def _move(self, row: int, hole: int) -> None:
-        self.states[hole], self.probs[hole], self.next[hole] = self.states[row], self.probs[row], self.next[row]
-        super()._move(row, hole)
-
-    def _step(self) -> list[Branch]:
-        count, alpha, engine = len(self.lines), self.decoding.penalty_alpha, self.engine
-        self._fit(count, int(self.used[:count].max()) + self.candidates, self.candidates)
-        assert self.slab is not None
-        used_B = self.used[:count].copy()
+    def step(self, table: Table) -> None:
+        """Every reply goes on with the best of its candidates."""
+        count, engine = len(table.lines), self.engine
+        slab = table.fit(count, int(table.used[:count].max()) + self.columns, self.columns)
+        states_S_C_D, probs_S_K = table.beside
+        used_B = table.used[:count].copy()
+        places_B_K = used_B[:, None] + np.arange(self.columns)
         with last_hidden(engine.model) as caught:
-            logits_B_K_V = self._pass(used_B[:, None] + np.arange(self.candidates))
-        states_B_K_D = normalize(caught[0].to(engine.device).float(), dim=-1)
-        length = int(used_B.max())
-        written_B_L = torch.arange(length, device=engine.device) < engine.send(used_B)[:, None]
-        best_B = contrastive_scores(self.probs[:count], states_B_K_D, self.states[:count, :length], written_B_L, alpha).argmax(-1)
-        rows_B, used = torch.arange(count, device=engine.device), engine.send(used_B)
-        self.slab.pick(used, used + best_B)
-        self.states[rows_B, used] = states_B_K_D[rows_B, best_B]
-        chosen = best_B.tolist()
-        words = self.next[np.arange(count), chosen].tolist()
-        self._hide_candidates(used_B)
-        self._propose(logits_B_K_V[rows_B, best_B], 0)
-        self.used[:count] += 1
-        self.positions[:count] += 1
-        for row, (line, word) in enumerate(zip(self.lines, words, strict=True)):
+            logits_B_K_V = table.feed(places_B_K)
+        new_B_K_D = normalize(caught[0].to(engine.device).float(), dim=-1)
+        length, used, rows_B = int(used_B.max()), engine.send(used_B), torch.arange(count, device=engine.device)
+        written_B_L = torch.arange(length, device=engine.device) < used[:, None]
+        best_B = contrastive_scores(probs_S_K[:count], new_B_K_D, states_S_C_D[:count, :length], written_B_L, self.alpha).argmax(-1)
+        slab.pick(used, used + best_B)
+        states_S_C_D[rows_B, used] = new_B_K_D[rows_B, best_B]
+        words = table.next[np.arange(count), best_B.tolist()].tolist()
+        # From now on all columns see the chosen token, at the place of the first candidate, and none of the others.
+        table.show(places_B_K, visible=False)
+        table.show(np.broadcast_to(used_B[:, None], places_B_K.shape))
+        self._propose(table, logits_B_K_V[rows_B, best_B], 0)
+        table.used[:count] += 1
+        table.positions[:count] += 1
+        for line, word, place in zip(table.lines, words, used_B.tolist(), strict=True):
             if line is not None:
-                branch = line.branches[0]
-                self._write(branch, word)
-                branch.places.append(int(used_B[row]))
-                branch.fed += 1
-        return self._leave()
-
-    def _hide_candidates(self, used_B: np.ndarray) -> None:
-        """After a step all candidates see the chosen token, at the place of the first, and none of the others."""
-        count, width, capacity = len(used_B), self.candidates, self.mask.shape[3]
-        slots = (np.arange(count)[:, None] * width + np.arange(width)) * capacity
-        flat = self.mask.view(-1)
-        flat.index_fill_(0, self.engine.send((slots + used_B[:, None] + np.arange(width)).ravel()), float("-inf"))
-        flat.index_fill_(0, self.engine.send((slots + used_B[:, None]).ravel()), 0.0)
-
-    def _noise(self, branches: Sequence[Branch | None]) -> Tensor:
-        return torch.empty(0)
-
-    def _states(self, row: int) -> Tensor | None:
-        return self.states[row]
+                table.write(line.branches[0], word)
+                table.fed(line.branches[0], place)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from expertchat.backends.base import Embedding, EmbedRequest
+from expertchat.backends.base import Embedder, Embedding, EmbedRequest
 from expertchat.backends.claims import position_table
 from expertchat.backends.hardware import choose_device
 from expertchat.backends.unloadable import out_of_memory
@@ -18,7 +18,7 @@ from expertchat.text.sentences import first_line, sentences
 Count = Callable[[str], int]
 
 
-class SentenceEmbedder:
+class SentenceEmbedder(Embedder):
     """Unit-length vectors. A text over the model's limit is split at sentences (at words, then at characters, where one is too long); its
     vector is the mean of the chunks' vectors weighted by their tokens, made unit length again.
 
@@ -50,9 +50,7 @@ class SentenceEmbedder:
         try:
             # fp32 everywhere: the model is small, and half precision on a CPU gives other digits in other batches.
             settings = {"use_safetensors": True, "dtype": torch.float32}
-            model = SentenceTransformer(
-                str(folder), device=where, trust_remote_code=False, local_files_only=True, model_kwargs=settings
-            )
+            model = SentenceTransformer(str(folder), device=where, trust_remote_code=False, local_files_only=True, model_kwargs=settings)
         except Exception as error:  # whatever a broken folder makes the loaders raise, the user gets one message
             raise ConfigError(f"embedder {name} ({folder}): cannot be loaded: {_cause(error, folder)}, or set embedder.path") from None
         problem = _unfit(model)
@@ -65,6 +63,10 @@ class SentenceEmbedder:
                 "its last hidden states is taken, by which WIM scores mean little"
             ]
         return cls(model, name, batch_size, notes=notes)
+
+    @property
+    def device(self) -> str:
+        return str(self._model.device)
 
     def embed(self, requests: Sequence[EmbedRequest]) -> list[Embedding]:
         """The vectors of the requests' texts, in their order."""

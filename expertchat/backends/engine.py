@@ -163,9 +163,7 @@ class Engine:
             length = int(positions_B_T[part].max()) + 1
             visible_B_T_L = torch.arange(length, device=self.device) <= at_B_T[:, :, None]
             with last_hidden(self.model, states is not None) as caught:
-                logits_B_1_V = self.forward(
-                    slab, ids_B_T[part], positions_B_T[part], places_B_T[part], self.hide(visible_B_T_L), 1, first
-                )
+                logits_B_1_V = self.forward(slab, ids_B_T[part], positions_B_T[part], places_B_T[part], self.hide(visible_B_T_L), 1, first)
             if states is not None:
                 rows, columns = np.nonzero(places_B_T[part] != slab.dump)
                 new_states_B_T_D = normalize(caught[0].to(self.device).float(), dim=-1)

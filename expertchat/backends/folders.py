@@ -8,8 +8,9 @@ import re
 import socket
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from expertchat.backends import gguf
 from expertchat.backends.packaged import PREFIX, packaged
@@ -190,13 +191,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     files, problem = _weight_files(folder)
     if problem:
         raise ConfigError(f"model folder {folder}: {problem}")
-    return {name: tuple(entry["shape"]) for file in files for name, entry in _header(file).items() if name != "__metadata__"}
-
-
-def _header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        header: dict[str, Any] = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-    return header
+    return {name: shape for file in files for name, shape in _header(file).shapes.items()}
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], str | None]:
@@ -221,24 +216,40 @@ def _weight_files(folder: Path) -> tuple[list[Path], str | None]:
     return [], "holds no model.safetensors; download the model again"
 
 
+class _Header(NamedTuple):
+    """What the header of a safetensors file says: the shapes of its tensors by name; and what is wrong with the file."""
+
+    shapes: dict[str, tuple[int, ...]]
+    problem: str | None = None
+
+
 def weights_problem(file: Path) -> str | None:
     """What is wrong with a safetensors file, from its header and its size."""
-    if _is_pointer(file):
-        return _pointer(file)
-    size = file.stat().st_size
+    return _pointer(file) if _is_pointer(file) else _header(file).problem
+
+
+def _header(file: Path) -> _Header:
+    state = file.stat()
+    return _read_header(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)  # asked by the checks, the plan and the loader, of every file of a model
+def _read_header(file: Path, size: int, changed: int) -> _Header:
     with file.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(size - 8, 100_000_000):
-            return f"{file.name} is no safetensors file or was cut short ({size} bytes); download it again"
+            return _Header({}, f"{file.name} is no safetensors file or was cut short ({size} bytes); download it again")
         try:
-            header = json.loads(stream.read(length))
-            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+            tensors = {name: entry for name, entry in json.loads(stream.read(length)).items() if name != "__metadata__"}
+            end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+            shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return f"{file.name} has a broken header; download it again"
+            return _Header({}, f"{file.name} has a broken header; download it again")
     if size != 8 + length + end:
-        return f"{file.name} has {size} bytes, but its header says {8 + length + end}: the download was cut short; download it again"
-    return None
+        short = f"{file.name} has {size} bytes, but its header says {8 + length + end}: the download was cut short; download it again"
+        return _Header(shapes, short)
+    return _Header(shapes)
 
 
 def _is_pointer(file: Path) -> bool:

@@ -73,7 +73,7 @@ class Header:
     def end_ids(self) -> tuple[int, ...]:
         """Tokens that end a text, a turn or a message."""
         named = (self.values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
-        return tuple(dict.fromkeys(int(one) for one in named if one is not None))
+        return tuple(dict.fromkeys(int(number) for number in named if number is not None))
 
 
 def is_gguf(place: Path | str) -> bool:

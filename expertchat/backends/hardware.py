@@ -98,9 +98,7 @@ def _cpu_flags() -> list[str]:
     return next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
 
 
-def choose_attention(
-    wanted: str, device: str, dtype: torch.dtype, architecture: Architecture | None = None
-) -> tuple[str, str | None]:
+def choose_attention(wanted: str, device: str, dtype: torch.dtype, architecture: Architecture | None = None) -> tuple[str, str | None]:
     """The attention implementation, with the reason where it is not the usual one; what the model's class or the device has not is refused.
 
     Without an `architecture` every implementation counts as there.

@@ -26,6 +26,8 @@ class BatchLane(Generic[R]):
     Takes requests of every kind that `run` takes. Raises RuntimeError where `run` gives too few or too many results.
     """
 
+    continuous = False
+
     def __init__(self, run: Callable[[Sequence[Any], OnText | None], Sequence[R]], rows: Callable[[], int]) -> None:
         self._run, self._rows = run, rows
         self._collected: deque[_Collected] = deque()
@@ -50,10 +52,10 @@ class BatchLane(Generic[R]):
             if (on_text := batch[index].on_text) is not None:
                 on_text(text)
 
-        results = self._run([one.request for one in batch], tell if any(one.on_text for one in batch) else None)
+        results = self._run([waiting.request for waiting in batch], tell if any(waiting.on_text for waiting in batch) else None)
         if len(results) != len(batch):
             raise RuntimeError(f"a backend gave {len(results)} results for {len(batch)} requests")
-        return [(one.ticket, result) for one, result in zip(batch, results, strict=True)]
+        return [(waiting.ticket, result) for waiting, result in zip(batch, results, strict=True)]
 
     def close(self) -> None:
         self._collected.clear()

@@ -58,7 +58,7 @@ def likelihoods(backend: LocalBackend, asked: Sequence[tuple[Tokens, Sequence[To
                 if sum(len(piece.replies) for piece in batch) == 1:
                     backend.out_of_memory(error)
                 most = min(most, words * len(batch) * _width(batch[0])) // 2
-                waiting = [_Piece(one.prompt, [r], [at]) for one in waiting for r, at in zip(one.replies, one.wanted, strict=True)]
+                waiting = [_Piece(piece.prompt, [r], [at]) for piece in waiting for r, at in zip(piece.replies, piece.wanted, strict=True)]
                 continue
             waiting = rest
     finally:

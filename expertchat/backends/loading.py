@@ -126,11 +126,12 @@ def gib_of(files: Sequence[Path]) -> float:
     return sum(file.stat().st_size for file in files) / 2**30
 
 
-class LaterEmbedder:
+class LaterEmbedder(Embedder):
     """An embedder that is found at once and loaded when the first text comes: a run speaks its first word seconds earlier.
 
     Not in a thread beside the first turns: measured, the imports hold up the token loop for longer than they take by themselves.
-    `announce(done, seconds)` is called before and after the loading. `gib`: size of the weight files.
+    `announce(done, seconds)` is called before and after the loading; `say` hears what its folder claims and has not. `gib`: size of the
+    weight files.
     """
 
     def __init__(
@@ -139,12 +140,10 @@ class LaterEmbedder:
         self.note = note  # why it is this one
         self.folder, self.name, self.config, self.announce = folder, name, config, announce
         self.gib = gib_of(weight_files(folder))
-        self.say: Callable[[str], None] = lambda text: None  # told what its folder claims and has not
         self._embedder: Embedder | None = None
 
     @property
     def device(self) -> str:
-        """Where it computes."""
         from expertchat.backends.hardware import choose_device
 
         return choose_device(self.config.device)[0]

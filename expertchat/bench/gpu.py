@@ -9,7 +9,7 @@ from typing import Any
 from expertchat.bench.decoded import replies
 from expertchat.bench.kit import Kit, Way, Work
 from expertchat.bench.results import Column, Part
-from expertchat.plan.random_models import Subject
+from expertchat.bench.subject import Subject
 
 PLAIN, CONTINUOUS, ENGINE = "generate", "generate_batch", "engine"
 MEMORY_SHARE = 0.3  # of the free memory for the pages of generate_batch, so that the others have room too

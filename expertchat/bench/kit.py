@@ -14,10 +14,10 @@ from expertchat.backends.asking import Flow
 from expertchat.backends.base import GenerateRequest
 from expertchat.bench.config import BenchConfig, BenchSettings
 from expertchat.bench.results import Part, Timing
+from expertchat.bench.subject import Subject
 from expertchat.config import ConversationConfig, ModelConfig
 from expertchat.experts.base import ExpertChat, History
 from expertchat.experts.registry import make_expert
-from expertchat.plan.random_models import Subject
 from expertchat.records import Speaker, Topic, Transcript
 from expertchat.talk.conversation import Dialogue
 from expertchat.talk.order import opener_of

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from expertchat.plan.random_models import Subject
+from expertchat.bench.subject import Subject
 
 PROBE = 6  # steps after which it is known which attention is the faster
 

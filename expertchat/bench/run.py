@@ -21,11 +21,11 @@ from expertchat.bench.machine import load, machine
 from expertchat.bench.memory import measure_memory
 from expertchat.bench.peer import measure_online_dpo
 from expertchat.bench.results import Part
+from expertchat.bench.subject import Subject, load_subject
 from expertchat.bench.ways import measure_precision, measure_prefill, measure_ways
 from expertchat.config import ConfigError
 from expertchat.folder.provenance import provenance
 from expertchat.folder.writing import replace, saving
-from expertchat.plan.random_models import Subject, load_subject
 
 DONE, STOPPED = 0, 3
 PARTS: dict[str, Callable[[Kit], None]] = {

@@ -8,8 +8,8 @@ from typing import Any
 from expertchat.bench.kit import Kit, Way, Work, counting, fresh
 from expertchat.bench.limit import bare_dialogues, fed, set_limit
 from expertchat.bench.results import Column, Part
+from expertchat.bench.subject import load_subject
 from expertchat.experts.base import History
-from expertchat.plan.random_models import load_subject
 from expertchat.records import Transcript
 
 ONE, BATCHED, ENGINE, BARE = "one by one", "batched", "engine", "bare forward"

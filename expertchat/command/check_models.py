@@ -8,6 +8,7 @@ from pathlib import Path
 
 from expertchat.backends.folders import embedder_problem, find_here, settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf, lacks_package
+from expertchat.backends.layouts import experts_of, fused_experts
 from expertchat.backends.loading import embedder_path, other_embedder
 from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig
 
@@ -119,7 +120,7 @@ def context_problems(seat: str, config: ModelConfig, folder: Path | None) -> Ite
 def linear_names(folder: Path, quantization: str = "auto") -> set[str] | None:
     """The names of a model's linear layers, by the headers of its weights; None where these do not tell (GGUF has names of its own).
 
-    Mixtral's experts are linear layers where they are quantised alone, its router never is one.
+    The experts of a mixture are linear layers where they are quantised alone, its router never is one.
     """
     if is_gguf(folder):
         return None
@@ -127,8 +128,8 @@ def linear_names(folder: Path, quantization: str = "auto") -> set[str] | None:
     flat = [name for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2 and shape[1] > 1]
     found = {name.split(".")[-2] for name in flat if not any(part in name for part in ("embed", "lm_head", "wte", "wpe", "norm"))}
     packed = {name.split(".")[-2] for name in shapes if name.endswith((".weight.absmax", ".SCB")) or ".weight.quant_state" in name}
-    if any(name.endswith(".experts.gate_up_proj") for name in shapes):
-        found |= {"w1", "w2", "w3"}  # what they become where they are quantised
-    if settings_of(folder).get("model_type") in ("mixtral", "mixtral_linear"):
-        found -= {"gate", *(("w1", "w2", "w3") if quantization == "none" else ())}
+    if experts := experts_of(settings_of(folder).get("model_type")):
+        if any(fused_experts(name) for name in shapes):
+            found |= set(experts.names)  # what they become where they are quantised
+        found -= {experts.router, *(experts.names if quantization == "none" else ())}
     return found | packed

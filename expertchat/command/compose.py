@@ -185,8 +185,8 @@ def explain(command: str, override: str, error: Exception, good: Sequence[str]) 
         return f"{override}: is a sweep or a list; add -m to run each value, or write {key}=[...] for a list, {key}='\"...\"' for a text"
     if "Could not append" in message and "already" in message:
         return f"{override}: is there already; write it without the +"
-    if said := _no_model_yet(override, _plain(compose_dict(command, good))):
-        return said
+    if lacking := _no_model_yet(override, _plain(compose_dict(command, good))):
+        return lacking
     if "Did you mean to override one of" in message:
         places = message.split("one of ")[1].split("\n")[0].rstrip("?").strip()
         return f"{override}: say whose: {places}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from expertchat.folder.reader import RunReader
+from expertchat.folder.reader import RunReader
 
 
 @dataclass(frozen=True)

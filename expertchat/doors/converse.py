@@ -11,6 +11,7 @@ from expertchat.doors.entry import announce, composed
 if TYPE_CHECKING:
     from expertchat.command.checks import Problems
     from expertchat.command.launch import Job
+    from expertchat.folder.reader import RunReader
     from expertchat.talk.config import ConverseConfig
 
 
@@ -44,4 +45,8 @@ def _wanted(config: ConverseConfig) -> int:
     return config.conversation.count * config.conversation.turns
 
 
-WORK = Work("a turn", _wanted, lambda run: sum(len(line["turns"]) for line in run.lines("transcripts")))
+def _done(run: RunReader) -> int:
+    return sum(len(line["turns"]) for line in run.lines("transcripts"))
+
+
+WORK = Work("a turn", _wanted, _done)

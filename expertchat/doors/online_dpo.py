@@ -72,7 +72,7 @@ def _wanted(config: OnlineDpoConfig) -> int:
 
 
 def _done(run: RunReader) -> int:
-    """Of a round, as many turns as it may have."""
+    """Of a round, as many as it may have."""
     rounds = sum(line.get("kind") == "round" for line in run.lines("metrics"))
     return rounds * int(run.config["conversation"]["count"]) * int(run.config["conversation"]["turns"])
 

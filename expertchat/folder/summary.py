@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,23 @@ from expertchat.text.thinking import count_words
 TIE = 1e-9  # two mean ratings closer than this are equal
 
 
+Line = Mapping[str, Any]
+
+
 def summarise(folder: Path) -> dict[str, Any]:
     """What summary.json holds. Reads each file once; ratings by direction are of whole dialogues, failures are counted of all.
 
     `seconds` is time at work: from when the models are loaded to the last event, summed over the starts. `tokens` are those of the turns,
-    with what was thought.
+    with what was thought. A direction is "b-by-a": what a gives to b. `turns_by` is there where more than two experts talk.
     """
     run = RunReader(folder)
-    transcripts = _Transcripts(run)
+    transcripts = _Transcripts(run.lines("transcripts"))
     seconds = seconds_of(folder)
     tokens, turns = transcripts.tokens, transcripts.turns
     problems: Counter[str] = Counter()
     faults: dict[str, Counter[str]] = {"rating": Counter(), "wim": Counter()}
+    ratings = _ratings(run.lines("ratings"), problems, faults["rating"])
+    directions = {way for ways in ratings["ratings"].values() for way in ways}
     summary = {
         "schema": 1,
         "conversations": transcripts.count,
@@ -41,9 +47,10 @@ def summarise(folder: Path) -> dict[str, Any]:
         "words_thought": transcripts.words_thought,
         "turns_beyond": transcripts.beyond,
         "turns_blank": transcripts.blank,
-        **_ratings(run, problems, faults["rating"]),
-        **_wim(run, problems, faults["wim"]),
-        **_rewards(run),
+        **({"turns_by": dict(transcripts.speakers)} if len(transcripts.speakers) > 2 else {}),
+        **ratings,
+        **_wim(run.lines("wim"), problems, faults["wim"]),
+        **_rewards(run.lines("rewards"), len(directions)),
         "stop_reasons": dict(sorted(transcripts.reasons.items())),
         "problems": dict(problems.most_common(20)),
         "faults": {what: dict(kinds.most_common()) for what, kinds in faults.items()},
@@ -64,12 +71,17 @@ def _failure(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _Transcripts:
-    def __init__(self, run: RunReader) -> None:
+    """What there is to count of dialogues."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
         self.count = self.turns = self.tokens = self.cut = self.beyond = self.blank = 0
         self.thought = self.silent = self.words_thought = 0  # turns that thought, those that said nothing after it, words of thoughts
         self.reasons: Counter[str] = Counter()
-        for line in run.lines("transcripts"):
+        self.speakers: Counter[str] = Counter()  # their turns, in the order of the seats
+        for line in lines:
             self.count += 1
+            self.speakers.update(dict.fromkeys(line.get("experts", ()), 0))
+            self.speakers.update(turn["speaker"] for turn in line["turns"])
             self.turns += len(line["turns"])
             self.tokens += sum(turn["tokens"] for turn in line["turns"])
             self.cut += sum(turn["cut"] for turn in line["turns"])
@@ -94,20 +106,33 @@ class _Mean:
         else:
             self.total, self.n = self.total + number, self.n + 1
 
+    @property
+    def value(self) -> float | None:
+        return self.total / self.n if self.n else None
+
     def result(self) -> dict[str, Any]:
         return {"mean": round(self.total / self.n, 4) if self.n else None, "n": self.n, "null": self.lacking}
 
 
-def _direction(line: dict[str, Any]) -> str:
+def _direction(line: Line) -> str:
     return f"{line['subject']}-by-{line['judge']}"
 
 
-def _ratings(run: RunReader, problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
+def _is_whole(line: Line) -> bool:
+    """Whether a record judges a whole dialogue."""
+    return line["turn"] is None and line["candidate"] is None
+
+
+def _results(means: Mapping[str, _Mean]) -> dict[str, dict[str, Any]]:
+    return {name: mean.result() for name, mean in sorted(means.items())}
+
+
+def _ratings(lines: Iterable[Line], problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
     """Mean rating by category and direction. A rating that was asked for in two forms fails where one of them does."""
     means: dict[str, dict[str, _Mean]] = defaultdict(lambda: defaultdict(_Mean))
     masses: dict[str, _Mean] = defaultdict(_Mean)
     count = failures = read = 0
-    for line in run.lines("ratings"):
+    for line in lines:
         count += 1
         read += line["expected"] is not None or line["value"] is not None
         if kind := line.get("fault"):
@@ -117,19 +142,17 @@ def _ratings(run: RunReader, problems: Counter[str], faults: Counter[str]) -> di
             problems[f"rating: {line['problem']}"] += 1
         if line.get("mass") is not None:
             masses[line["judge"]].add(line["mass"])
-        if line["turn"] is None and line["candidate"] is None:
+        if _is_whole(line):
             number = line["expected"] if line["expected"] is not None else line["value"]
             means[line["category"]][_direction(line)].add(number)
-    by_category = {category: {way: mean.result() for way, mean in sorted(ways.items())} for category, ways in means.items()}
-    by_judge = {judge: mean.result() for judge, mean in sorted(masses.items())}
     found = {"rating_count": count, "ratings_read": read, "parse_failures": failures}
-    return {**found, "rating_mass": by_judge, "ratings": by_category}
+    return {**found, "rating_mass": _results(masses), "ratings": {category: _results(ways) for category, ways in means.items()}}
 
 
-def _wim(run: RunReader, problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
+def _wim(lines: Iterable[Line], problems: Counter[str], faults: Counter[str]) -> dict[str, Any]:
     ways: dict[str, _Mean] = defaultdict(_Mean)
     count = empty = lacking = 0
-    for line in run.lines("wim"):
+    for line in lines:
         count += 1
         empty += line["empty"]
         lacking += line["cosine"] is None
@@ -137,32 +160,38 @@ def _wim(run: RunReader, problems: Counter[str], faults: Counter[str]) -> dict[s
             faults[kind] += 1
         if line["problem"]:
             problems[f"WIM: {line['problem'].split(' (')[0]}"] += 1
-        if line["turn"] is None and line["candidate"] is None:
+        if _is_whole(line):
             ways[_direction(line)].add(line["cosine"])
-    by_way = {way: mean.result() for way, mean in sorted(ways.items())}
-    return {"wim_count": count, "wim_empty": empty, "wim_null": lacking, "wim": by_way}
+    return {"wim_count": count, "wim_empty": empty, "wim_null": lacking, "wim": _results(ways)}
 
 
-def _rewards(run: RunReader) -> dict[str, Any]:
-    """Mean rewards, and ties: of the conversations in which both experts have a mean rating, those in which the two are equal."""
+def _rewards(lines: Iterable[Line], directions: int) -> dict[str, Any]:
+    """Mean rewards, and ties: of the pairs of experts of a conversation that both have a mean rating, those whose two are equal.
+
+    Of a conversation, the ratings by each judge are held until those of all `directions` have come.
+    """
     ways: dict[str, _Mean] = defaultdict(_Mean)
-    waiting: dict[str, dict[str, float | None]] = {}
-    lacking = ties = pairs = read = 0
-    for line in run.lines("rewards"):
+    waiting: dict[str, dict[str, _Mean]] = {}
+    lacking = read = 0
+    ties: Counter[bool] = Counter()
+    for line in lines:
         lacking += line["value"] is None
         read += line["value"] is not None
-        if line["turn"] is not None or line["candidate"] is not None:
-            continue
-        ways[_direction(line)].add(line["value"])
-        both = waiting.setdefault(line["transcript"], {})
-        both[line["subject"]] = line["rating"]
-        if len(both) == 2:
-            one, two = waiting.pop(line["transcript"]).values()
-            if one is not None and two is not None:
-                pairs += 1
-                ties += abs(one - two) < TIE
-    by_way = {way: mean.result() for way, mean in sorted(ways.items())}
-    return {"ties": ties, "rated_pairs": pairs, "rewards_read": read, "rewards_null": lacking, "rewards": by_way}
+        if _is_whole(line):
+            ways[_direction(line)].add(line["value"])
+            ratings = waiting.setdefault(line["transcript"], defaultdict(_Mean))
+            ratings[line["subject"]].add(line["rating"])
+            if sum(mean.n + mean.lacking for mean in ratings.values()) == directions:
+                ties.update(_alike(waiting.pop(line["transcript"])))
+    for ratings in waiting.values():
+        ties.update(_alike(ratings))
+    return {"ties": ties[True], "rated_pairs": ties.total(), "rewards_read": read, "rewards_null": lacking, "rewards": _results(ways)}
+
+
+def _alike(ratings: Mapping[str, _Mean]) -> Iterator[bool]:
+    """Of each pair of experts with mean ratings (over their judges), whether the two are equal."""
+    known = [mean.value for mean in ratings.values() if mean.value is not None]
+    return (abs(first - second) < TIE for first, second in combinations(known, 2))
 
 
 def seconds_of(folder: Path) -> float:

@@ -259,7 +259,7 @@ def random_shape(random: Any) -> Shape:
     mixture = random.kind == "mixtral"
     return Shape(
         random.layers, random.hidden, random.heads, random.kv_heads, random.hidden // random.heads, random.ffn, random.vocab,
-        random.experts if mixture else 0, random.experts_per_token if mixture else 0, context=random.context,
+        random.experts if mixture else 0, random.experts_per_token if mixture else 0, context=random.context, layout=random.kind,
     )  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def _loads(rehearsal: Rehearsal, job: Job) -> list[Load]:
 
 def _words(tokenizer: Any) -> list[str]:
     """Words that are one token each."""
-    from expertchat.plan.random_models import word_ids
+    from expertchat.plan.random_words import word_ids
 
     return [str(tokenizer.decode([i])) for i in word_ids(tokenizer)[1]]
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from expertchat.backends.layouts import ATTENTION, LAYOUTS, LINEAR, layout_of
+
 GIB = 2**30
 Dtype = Literal["fp32", "bf16", "fp16"]
 Quantization = Literal["none", "nf4", "int8"]
@@ -17,7 +19,6 @@ WIDTH: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 ADAPTER = 4  # LoRA weights, gradients and Adam's two moments are fp32 each
 PREFILL_TOKENS = 16384  # of one pass on a GPU at most, as the engine does it
 ROWS = 4  # that the engine makes room for at least
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class UnknownArchitecture(ValueError):
@@ -26,7 +27,10 @@ class UnknownArchitecture(ValueError):
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a config.json decides the memory. `experts` 0: a dense model, whose feed-forward block counts as one expert."""
+    """What of a config.json decides the memory. `experts` 0: a dense model, whose feed-forward block counts as one expert.
+
+    `layout`: its key in LAYOUTS.
+    """
 
     layers: int
     hidden: int
@@ -43,6 +47,7 @@ class Shape:
     mlp_bias: bool = False
     qk_norm: bool = False
     context: int = 0
+    layout: str = "llama"
 
     @property
     def active(self) -> int:
@@ -53,27 +58,32 @@ class Shape:
 def shape_of(config: Mapping[str, Any]) -> Shape:
     """The shape in a config.json. Raises UnknownArchitecture."""
     kind = str(config.get("model_type", ""))
-    if kind not in ("llama", "mistral", "mixtral", "mixtral_linear", "qwen2", "qwen3"):
-        raise UnknownArchitecture(f"model_type {kind or 'none'}; known are llama, mistral, mixtral, qwen2, qwen3")
+    layout = layout_of(kind)
+    if layout is None:
+        raise UnknownArchitecture(f"model_type {kind or 'none'}; known are {', '.join(LAYOUTS)}")
+
+    def says(part: bool | str) -> bool:
+        return bool(config.get(part)) if isinstance(part, str) else part
+
     try:
-        heads = int(config["num_attention_heads"])
-        mixture, bias = kind.startswith("mixtral"), kind == "llama" and bool(config.get("attention_bias"))
+        heads, experts = int(config["num_attention_heads"]), layout.experts
         return Shape(
             layers=int(config["num_hidden_layers"]),
             hidden=int(config["hidden_size"]),
             heads=heads,
             kv_heads=int(config.get("num_key_value_heads") or heads),
             head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-            ffn=int(config["intermediate_size"]),
+            ffn=int(config[experts.width if experts else "intermediate_size"]),
             vocab=int(config["vocab_size"]),
-            experts=int(config["num_local_experts"]) if mixture else 0,
-            experts_per_token=int(config["num_experts_per_tok"]) if mixture else 0,
+            experts=experts.number(config) if experts else 0,
+            experts_per_token=int(config[experts.chosen]) if experts else 0,
             tied=bool(config.get("tie_word_embeddings", False)),
-            qkv_bias=kind == "qwen2" or bias,
-            out_bias=bias,
-            mlp_bias=kind == "llama" and bool(config.get("mlp_bias")),
-            qk_norm=kind == "qwen3",
+            qkv_bias=says(layout.qkv_bias),
+            out_bias=says(layout.out_bias),
+            mlp_bias=says(layout.mlp_bias),
+            qk_norm=layout.qk_norm,
             context=int(config.get("max_position_embeddings") or 0),
+            layout=kind.removesuffix(LINEAR),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UnknownArchitecture(f"its config.json lacks or garbles {error}") from None
@@ -105,10 +115,9 @@ def matrices(shape: Shape) -> list[Matrix]:
         Matrix("v_proj", keys, shape.hidden, shape.qkv_bias),
         Matrix("o_proj", shape.hidden, queries, shape.out_bias),
     ]
-    count = max(1, shape.experts)
-    names = ("w1", "w3", "w2") if shape.experts else ("gate_proj", "up_proj", "down_proj")
-    up = [Matrix(name, shape.ffn, shape.hidden, shape.mlp_bias, count) for name in names[:2]]
-    return [*attention, *up, Matrix(names[2], shape.hidden, shape.ffn, shape.mlp_bias, count)]
+    count, (gate, up, down) = max(1, shape.experts), LAYOUTS[shape.layout].feed_forward
+    wide = [Matrix(name, shape.ffn, shape.hidden, shape.mlp_bias, count) for name in (gate, up)]
+    return [*attention, *wide, Matrix(down, shape.hidden, shape.ffn, shape.mlp_bias, count)]
 
 
 def matrix_bytes(matrix: Matrix, dtype: Dtype, quantization: Quantization) -> int:

@@ -59,7 +59,7 @@ def run_models(config: ModelsConfig, show: Show) -> int:
         "schema": 1,
         "models_dir": config.models_dir,
         "verified": config.verify,
-        "models": [asdict(one) for one in found],
+        "models": [asdict(model) for model in found],
         "others": [] if config.names else _others(config.models_dir, found),
     }
     show(values)
@@ -68,7 +68,7 @@ def run_models(config: ModelsConfig, show: Show) -> int:
             Path(config.out).expanduser().write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"out={config.out}: cannot be written ({error.strerror or error}); name another file") from None
-    bad = [one for one in found if one.state == "broken" or (one.state == "missing" and config.names)]
+    bad = [model for model in found if model.state == "broken" or (model.state == "missing" and config.names)]
     return 2 if config.verify and bad else 0
 
 
@@ -148,7 +148,7 @@ def _template(folder: Path) -> str:
     except (OSError, ValueError, RecursionError, AttributeError):
         return ""
     if isinstance(found, list):  # several by name
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        named = {template.get("name"): template.get("template") for template in found if isinstance(template, dict)}
         found = named.get("default")
     return found if isinstance(found, str) else ""
 
@@ -193,6 +193,6 @@ def _others(models_dir: str | None, found: Sequence[Found]) -> list[str]:
     """Folders of models in models_dir that conf/ does not name."""
     if not models_dir:
         return []
-    listed = {one.folder for one in found}
+    listed = {model.folder for model in found}
     folders = sorted(entry for entry in Path(models_dir).expanduser().iterdir() if (entry / "config.json").is_file())
     return [str(entry) for entry in folders if str(entry) not in listed]

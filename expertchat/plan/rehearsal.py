@@ -15,14 +15,15 @@ from accelerate import dispatch_model, init_empty_weights
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.backends.hardware import DTYPES
+from expertchat.backends.layouts import LAYOUTS
+from expertchat.backends.linear_experts import linear_config
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.measuring import Memory
-from expertchat.backends.mixtral_linear import LinearMixtralConfig
 from expertchat.backends.quantization import Kind, settle
 from expertchat.backends.weights import lean_hooks
 from expertchat.plan.memory import Lora, Shape, Step, matrices
@@ -67,17 +68,13 @@ def _config(shape: Shape) -> Any:
         "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim, "vocab_size": shape.vocab,
         "max_position_embeddings": shape.context or 8192, "tie_word_embeddings": shape.tied,
     }  # fmt: skip
-    if shape.experts:
-        more: dict[str, Any] = {"num_local_experts": shape.experts, "num_experts_per_tok": shape.experts_per_token, "sliding_window": None}
-        return LinearMixtralConfig(**values, **more)
-    if shape.qk_norm:
-        return Qwen3Config(**values)
-    if shape.qkv_bias and not shape.out_bias:
-        values.pop("head_dim")
-        return Qwen2Config(**values)
-    if shape.out_bias or shape.mlp_bias:
-        return LlamaConfig(**values, attention_bias=shape.out_bias, mlp_bias=shape.mlp_bias)
-    return MistralConfig(**values, sliding_window=None) if shape.context > 8192 else LlamaConfig(**values)
+    layout = LAYOUTS[shape.layout]
+    biases = {layout.qkv_bias: shape.qkv_bias, layout.out_bias: shape.out_bias, layout.mlp_bias: shape.mlp_bias}
+    values |= {key: there for key, there in biases.items() if isinstance(key, str)} | dict(layout.more)
+    if experts := layout.experts:
+        values |= {experts.count: shape.experts, experts.chosen: shape.experts_per_token, experts.width: shape.ffn}
+    config = AutoConfig.for_model(shape.layout, **values)
+    return linear_config(config) if layout.experts else config
 
 
 def _random(size: Sequence[int], dtype: torch.dtype, device: Any) -> Tensor:
@@ -139,12 +136,12 @@ def talk(model: Any, tokenizer: Any, words: Sequence[str], conversations: int, t
     decoding = Decoding("contrastive", new, top_k=candidates) if candidates > 1 else Decoding("greedy", new)
     with Memory(model) as memory:
         began = time.perf_counter()
-        done = backend.generate([GenerateRequest(f"r{i}", one, decoding) for i, one in enumerate(messages)])
+        done = backend.generate([GenerateRequest(f"r{i}", chat, decoding) for i, chat in enumerate(messages)])
         middle = time.perf_counter()
-        backend.score([ScoreRequest(f"s{i}", one, OPTIONS) for i, one in enumerate(messages)])
+        backend.score([ScoreRequest(f"s{i}", chat, OPTIONS) for i, chat in enumerate(messages)])
         ended = time.perf_counter()
     cache = backend.counts.peak_bytes if backend.counts is not None else 0
-    return Talked(cache, max(0, memory.peak - cache), sum(one.tokens for one in done), middle - began, ended - middle)
+    return Talked(cache, max(0, memory.peak - cache), sum(reply.tokens for reply in done), middle - began, ended - middle)
 
 
 # -- training -----------------------------------------------------------------------------------------------------------

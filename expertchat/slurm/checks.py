@@ -226,13 +226,14 @@ class Pace:
 
 def last_pace(runs: Path, command: str, config: Any) -> Pace | None:
     """That of the newest run of the same command and models which got anywhere; None where there is none."""
-    if (where := COMMANDS[command].work) is None:
+    place = COMMANDS[command].work
+    if place is None:
         return None
-    work: Work = find(where)
+    work: Work = find(place)
     wanted = _paths(config.model_dump(mode="json"))
     folders = [*runs.glob("*/provenance.json"), *runs.glob("*/task-*/provenance.json")]
-    for place in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
-        run = RunReader(place.parent)
+    for provenance in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        run = RunReader(provenance.parent)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
             if "merged" in run.provenance or run.kind != command or _paths(run.config) != wanted:
                 continue

@@ -69,8 +69,7 @@ def load_cast(
         cast.experts[seat].thoughts.say = lambda text: hub.send(Note(text=text, level="warning"))
         notes = expert_notes(model, cast.experts[seat], backend.info)
         cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
-        if hasattr(backend, "say"):
-            backend.say = lambda text: hub.send(Note(text=text, level="warning"))
+        backend.say = lambda text: hub.send(Note(text=text, level="warning"))
     embedder = embedder or found
     if embedder is not None:
         cast.backends["embedder"] = embedder
@@ -130,5 +129,3 @@ def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:
     embedder = load_embedder(config.embedder, model_paths(config), announce)
     embedder.say = lambda text: hub.send(Note(text=text, level="warning"))
     return embedder
-
-

@@ -12,18 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from expertchat.backends.asking import Ask, Flow, Place
-from expertchat.backends.base import Completion, GenerateRequest, Result, ScoreRequest
-from expertchat.backends.lanes import BatchLane, Workers
+from expertchat.backends.base import Completion, GenerateRequest, Result
+from expertchat.backends.lanes import Workers
 from expertchat.events import Announce, Progress, TextStreamed
+from expertchat.talk.stands import Kind, OnRow, Running, Serves, Stand, Waiting, device_of, kind_of, stand_for
 from expertchat.text.sentences import clean
 from expertchat.text.thinking import so_far
 
-OnRow = Callable[[str], None]
 STREAM_SECONDS = 0.1  # a turn's text is announced at most this often
 PROGRESS_SECONDS = 0.25
 PATIENCE = 40  # advances of other lanes (of a quarter of a second at most) that a request waits for its own
@@ -31,71 +31,14 @@ ROWS = 64  # of a batch, where neither the config nor the backend says
 
 
 @dataclass
-class _Running:
-    """A flow that waits for `missing` results."""
-
-    flow: Flow[Any]
-    results: list[Result | None] = field(default_factory=list)
-    missing: int = 0
-
-
-class _Waiting(NamedTuple):
-    ask: Ask
-    running: _Running
-    slot: int  # where its result belongs
-
-    @property
-    def label(self) -> str:
-        return self.ask.label or self.ask.who
-
-
-class _Kind(NamedTuple):
-    """What may share a batch. Requests that decode differently do not, so that a rating never waits for a long reply."""
-
-    backend: int
-    kind: str
-    decoding: object
-
-
-@dataclass
-class _Stand:
-    """A lane with those who wait for it. `load` counts the requests that wait or run; only the main thread changes it."""
-
-    open: Callable[[], Any]
-    device: str
-    rows: Callable[[], int]
-    load: int = 0
-    passed: int = 0  # advances of other lanes since its own last one, while it had something to do
-    new: list[_Waiting] = field(default_factory=list)
-    inside: dict[int, _Waiting] = field(default_factory=dict)  # by ticket
-    lane: Any = None
-
-    @property
-    def continuous(self) -> bool:
-        """Whether requests may join while others run."""
-        return not isinstance(self.lane, BatchLane)
-
-    def fullness(self) -> tuple[int, int]:
-        return min(self.load, self.rows()), self.load
-
-    def advance(self, new: Sequence[_Waiting], on_text: Callable[[_Waiting], OnRow | None]) -> list[tuple[_Waiting, Result]]:
-        """Let the new ones in and run the lane for a while; those that are done."""
-        if self.lane is None:
-            self.lane = self.open()
-        for one in new:
-            self.inside[self.lane.add(one.ask.request, on_text(one))] = one
-        return [(self.inside.pop(ticket), result) for ticket, result in self.lane.advance()]
-
-
-@dataclass
 class Scheduler:
-    """Runs flows through `backends` (name -> Backend or Embedder), at most `max_batch` requests in a batch (None: each backend's own).
+    """Runs flows through `backends` by name, at most `max_batch` requests in a batch (None: each backend's own).
 
-    Backends with an attribute `device` compute there, the others on the cpu. `stop` is asked between the advances of the lanes.
-    `finished` and `total` count flows for Progress; `finished` may begin above 0. `batches` counts advances.
+    `stop` is asked between the advances of the lanes. `finished` and `total` count flows for Progress; `finished` may begin above 0.
+    `batches` counts advances.
     """
 
-    backends: Mapping[str, Any]
+    backends: Mapping[str, Serves]
     max_batch: int | None = None
     announce: Announce = lambda event: None
     stop: Callable[[], bool] = lambda: False
@@ -106,12 +49,12 @@ class Scheduler:
     batches: int = 0
 
     def __post_init__(self) -> None:
-        self._stands: dict[_Kind, _Stand] = {}
+        self._stands: dict[Kind, Stand] = {}
         self._before: dict[str, list[Callable[[], None]]] = {}  # by device, what is to be done before its next advance
         self._open: Counter[str] = Counter()  # requests that wait or run, by label
         self._streamed: dict[Place, float] = {}
-        self._live: dict[int, _Running] = {}
-        self._last: dict[str, _Stand] = {}  # by device, the lane that ran there last
+        self._live: dict[int, Running] = {}
+        self._last: dict[str, Stand] = {}  # by device, the lane that ran there last
         self._all_started = False
         self._counted = True
         self._began = time.monotonic()
@@ -123,7 +66,7 @@ class Scheduler:
         `counted`: whether flows that end count as `finished`. Raises what a flow or a backend raises.
         """
         self._counted, self._all_started = counted, False
-        workers = Workers(_device(backend) for backend in self.backends.values())
+        workers = Workers(device_of(backend) for backend in self.backends.values())
         try:
             return self._run(iter(flows), width or 2 * self._largest(), workers)
         finally:
@@ -142,8 +85,8 @@ class Scheduler:
     def forget(self, key: str) -> None:
         """Let the backends free what they keep for requests whose key begins with `key`, as soon as they do not compute."""
         for backend in {id(backend): backend for backend in self.backends.values()}.values():
-            if hasattr(backend, "forget"):
-                self._before.setdefault(_device(backend), []).append(partial(backend.forget, key))
+            if backend.capabilities.keeps:
+                self._before.setdefault(device_of(backend), []).append(partial(backend.forget, key))
 
     def _run(self, coming: Iterator[Flow[Any]], width: int, workers: Workers) -> bool:
         while True:
@@ -162,16 +105,16 @@ class Scheduler:
             workers.wait()
             self._progress()
 
-    def _start(self, coming: Iterator[Flow[Any]]) -> _Running | None:
+    def _start(self, coming: Iterator[Flow[Any]]) -> Running | None:
         """The next flow that has something to ask; those that end at once are only counted."""
         for flow in coming:
-            new = _Running(flow)
+            new = Running(flow)
             if self._go_on(new):
                 return new
         self._all_started = True
         return None
 
-    def _go_on(self, running: _Running) -> bool:
+    def _go_on(self, running: Running) -> bool:
         """Send a flow its results and queue what it asks next; False when it has ended."""
         results: list[Any] = running.results
         try:
@@ -183,38 +126,29 @@ class Scheduler:
             return False
         running.results, running.missing = [None] * len(asks), len(asks)
         for slot, ask in enumerate(asks):
-            one, stand = _Waiting(ask, running, slot), self._stand(ask)
-            stand.new.append(one)
-            stand.load += 1
-            self._open[one.label] += 1
+            waiting = Waiting(ask, running, slot)
+            self._stand(ask).join(waiting)
+            self._open[waiting.label] += 1
         return True
 
     # -- lanes ------------------------------------------------------------------------------------------------------
 
-    def _stand(self, ask: Ask) -> _Stand:
+    def _stand(self, ask: Ask) -> Stand:
         backend = self.backends[ask.who]
-        match ask.request:
-            case GenerateRequest(decoding=decoding):
-                key = _Kind(id(backend), "generate", decoding)
-            case ScoreRequest():
-                key = _Kind(id(backend), "score", None)
-            case _:
-                key = _Kind(id(backend), "embed", None)
-        if key not in self._stands:
-            rows = partial(self._rows, backend)
-            self._stands[key] = _Stand(partial(_lane, backend, key, rows), _device(backend), rows)
-        return self._stands[key]
+        kind = kind_of(ask, backend)
+        if kind not in self._stands:
+            self._stands[kind] = stand_for(kind, backend, partial(self._rows, backend))
+        return self._stands[kind]
 
-    def _rows(self, backend: Any) -> int:
+    def _rows(self, backend: Serves) -> int:
         """What a batch holds at most. A backend may lower its own limit at any time."""
-        own = getattr(backend, "max_batch", None)
-        return min((n for n in (own, self.max_batch) if n is not None), default=ROWS)
+        return min((n for n in (backend.max_batch, self.max_batch) if n is not None), default=ROWS)
 
     def _largest(self) -> int:
-        own = [self._rows(b) for b in self.backends.values() if getattr(b, "max_batch", None) is not None]
+        own = [self._rows(backend) for backend in self.backends.values() if backend.max_batch is not None]
         return max(own, default=self.max_batch or ROWS)
 
-    def _choose(self, device: str) -> _Stand | None:
+    def _choose(self, device: str) -> Stand | None:
         """The fullest lane of a device that has something to do.
 
         When no flow is left to start, nothing fills the batches up any more, and a lane that runs is run until it is empty: those that wait
@@ -226,7 +160,7 @@ class Scheduler:
         if self._all_started and any(stand is self._last.get(device) and stand.continuous for stand in stands):
             return self._last[device]
         # max() takes the first of equals, and dicts keep their order, so the choice is the same in every run.
-        return max(stands, key=_Stand.fullness, default=None)
+        return max(stands, key=Stand.fullness, default=None)
 
     def _advance_on(self, device: str, workers: Workers) -> None:
         """Let an idle device work, if there is anything to do."""
@@ -237,14 +171,13 @@ class Scheduler:
         for other in self._stands.values():
             if other.device == device:
                 other.passed = other.passed + 1 if other.load and other is not stand else 0
-        before, new, stand.new = self._before.pop(device, []), stand.new, []
+        before, new = self._before.pop(device, []), stand.take_new()
 
-        def on_text(one: _Waiting) -> OnRow | None:
-            place = one.ask.place
-            inside = self._opens_thinking(one.ask)
+        def on_text(waiting: Waiting) -> OnRow | None:
+            place, inside = waiting.ask.place, self._opens_thinking(waiting.ask)
             return None if place is None else lambda text: workers.hand_over(lambda: self._stream(place, text, inside))
 
-        def work() -> list[tuple[_Waiting, Result]]:
+        def work() -> list[tuple[Waiting, Result]]:
             for call in before:
                 call()
             return stand.advance(new, on_text)
@@ -252,19 +185,20 @@ class Scheduler:
         self.batches += 1
         workers.submit(device, work, partial(self._deliver, stand))
 
-    def _deliver(self, stand: _Stand, done: Sequence[tuple[_Waiting, Result]]) -> None:
+    def _deliver(self, stand: Stand, done: Sequence[tuple[Waiting, Result]]) -> None:
         """Enter results; the flows that have all of theirs go on at once."""
         ready = []
-        for one, result in done:
+        for waiting, result in done:
+            ask, running = waiting.ask, waiting.running
             stand.load -= 1
-            self._open[one.label] -= 1
-            self._count(one.ask, result)
-            if one.ask.told is not None:
-                one.ask.told(result)
-            one.running.results[one.slot] = result
-            one.running.missing -= 1
-            if not one.running.missing:
-                ready.append(one.running)
+            self._open[waiting.label] -= 1
+            self._count(ask, result)
+            if ask.told is not None:
+                ask.told(result)
+            running.results[waiting.slot] = result
+            running.missing -= 1
+            if not running.missing:
+                ready.append(running)
         for running in ready:
             if not self._go_on(running):
                 del self._live[id(running)]
@@ -273,8 +207,8 @@ class Scheduler:
 
     def _opens_thinking(self, ask: Ask) -> bool:
         """Whether what is written begins inside a thinking block."""
-        info = getattr(self.backends[ask.who], "info", None)
-        return getattr(info, "opens_thinking", False) and not getattr(ask.request, "prefix", "")
+        backend: Any = self.backends[ask.who]
+        return isinstance(ask.request, GenerateRequest) and backend.info.opens_thinking and not ask.request.prefix
 
     def _stream(self, place: Place, text: str, inside: bool = False) -> None:
         """Announce the text so far of a turn that began `inside` a thinking block, or not."""
@@ -310,17 +244,3 @@ class Scheduler:
                 waiting=dict(+self._open),
             )
         )
-
-
-def _device(backend: Any) -> str:
-    """Where a backend computes; cuda and cuda:0 are one place."""
-    device = str(getattr(backend, "device", None) or "cpu")
-    return "cuda:0" if device == "cuda" else device
-
-
-def _lane(backend: Any, key: _Kind, rows: Callable[[], int]) -> Any:
-    """The backend's own lane for generate requests, if it has any; else whole batches."""
-    if key.kind == "generate":
-        return backend.lane(key.decoding) if hasattr(backend, "lane") else BatchLane(backend.generate, rows)
-    ask = backend.score if key.kind == "score" else backend.embed
-    return BatchLane(lambda requests, on_text: ask(requests), rows)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from expertchat.backends.local import bare
 from expertchat.training.ranks import RankLost, Ranks
-from expertchat.training.sharding import bare, is_sharded
+from expertchat.training.sharding import is_sharded
 
 
 class Lockstep:

@@ -15,12 +15,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import GenerationConfig, MixtralConfig
+from transformers import GenerationConfig
 
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.folders import find_folder, settings_of
 from expertchat.backends.gguf import header, is_gguf
 from expertchat.backends.hardware import DTYPES as DTYPES_OF
+from expertchat.backends.linear_experts import published_config
 from expertchat.backends.loading import gib_of, weight_files
 from expertchat.backends.quantization import saved_kind
 from expertchat.backends.unpacking import unpacked
@@ -150,13 +151,7 @@ def _trained(loaded: Loaded, source: Source, ids_T: Tensor) -> tuple[Any, Tensor
 
 def write(model: Any, base: Path, place: Path) -> None:
     """The model in the layout in which it is published, and beside it what the base's folder has for tokenizer and templates."""
-    if model.config.model_type == "mixtral_linear":
-        values = model.config.to_dict()
-        for key in ("model_type", "architectures", "transformers_version"):
-            values.pop(key, None)
-        published: Any = MixtralConfig(**values, architectures=["MixtralForCausalLM"])
-    else:
-        published = model.config
+    published = published_config(model.config)
     model.generation_config = GenerationConfig()  # the published ones do not always pass transformers' own checks; the file is copied
     model.save_pretrained(place)
     (place / "generation_config.json").unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
+from expertchat.backends.local import bare
 from expertchat.config import ConfigError
 from expertchat.training.ranks import Ranks
 from expertchat.training.steady import Steady
@@ -180,11 +181,6 @@ def shard(model: Any, ranks: Ranks) -> None:
     model.generate = partial(model.generate, synced_gpus=False)  # who keeps in step with whom is Lockstep's affair
     with torch.no_grad():  # makes the room to gather in; made in inference mode it could never be trained through
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False)
-
-
-def bare(model: Any) -> Any:
-    """The model itself, whichever voice it speaks with."""
-    return getattr(model, "_model", model)
 
 
 def is_sharded(model: Any) -> bool:

@@ -6,20 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from expertchat.text.sentences import clean, one_line
-from expertchat.views.plan import open_console
+from expertchat.views.console import open_console
+from expertchat.views.figures import NONE, percent, span
+from expertchat.views.looks import indented, verdict
 
 Row = Mapping[str, Any]
-NONE = "-"
 WIDE = 150  # a screen that takes all columns side by side
-
-
-def _percent(value: float | None, digits: int = 0) -> str:
-    return NONE if value is None else f"{100 * value:.{digits}f}"
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -35,20 +31,20 @@ def _both(row: Row, name: str, digits: int = 2) -> str:
 def _win_rate(row: Row) -> str:
     if row["win_rate"] is None:
         return NONE
-    return f"{_percent(row['win_rate'], 1)} ({100 * row['win_rate_low']:.1f}-{100 * row['win_rate_high']:.1f})"
+    return f"{percent(row['win_rate'], 1)} ({span(row, 'win_rate', lambda value: percent(value, 1))})"
 
 
 def _over_seeds(row: Row) -> str:
     if len(row["seeds"]) < 2 or row["win_rate_min"] is None:
         return NONE
-    return f"{100 * row['win_rate_min']:.1f}-{100 * row['win_rate_max']:.1f}"
+    return f"{percent(row['win_rate_min'], 1)}-{percent(row['win_rate_max'], 1)}"
 
 
 def _ratio(row: Row) -> str:
     if row["distinct_ratio"] is None:
         return NONE
-    interval = "" if row["distinct_ratio_low"] is None else f" ({row['distinct_ratio_low']:.2f}-{row['distinct_ratio_high']:.2f})"
-    return f"{row['distinct_ratio']:.2f}{interval}"
+    interval = span(row, "distinct_ratio", _number)
+    return _number(row["distinct_ratio"]) + (f" ({interval})" if interval else "")
 
 
 def _rounds(row: Row) -> str:
@@ -60,14 +56,14 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("seeds", lambda row: str(len(row["seeds"]))),
     ("win rate, %", _win_rate),
     ("seeds apart", _over_seeds),
-    ("like length, %", lambda row: _percent(row["win_rate_length_matched"])),
+    ("like length, %", lambda row: percent(row["win_rate_length_matched"])),
     ("facts, x base", _ratio),
     ("tokens", lambda row: _both(row, "tokens", 0)),
     ("facts", lambda row: _both(row, "distinct")),
     ("repeats", lambda row: _both(row, "repeats")),
     ("accuracy", lambda row: _both(row, "accuracy")),
-    ("ties, %", lambda row: _percent(row["tie_rate"])),
-    ("nulls, %", lambda row: _percent(row["null_rate"])),
+    ("ties, %", lambda row: percent(row["tie_rate"])),
+    ("nulls, %", lambda row: percent(row["null_rate"])),
     ("margin/sd", lambda row: _number(row["margin_scaled"])),
     ("KL", lambda row: _number(row["kl"], 1)),
     ("rounds", _rounds),
@@ -109,15 +105,15 @@ def print_arms(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
     rows, shown = values["arms"], columns(values["arms"])
     upper = {title for title, _ in COLUMNS[:FIRST]}
     parts = [shown] if console.width >= WIDE else [
-        [one for one in shown if one[0] in upper or one[0] == "arm"],
-        [one for one in shown if one[0] not in upper],
+        [column for column in shown if column[0] in upper or column[0] == "arm"],
+        [column for column in shown if column[0] not in upper],
     ]  # fmt: skip
     console.print()
     for part in parts:
-        console.print(Padding(_table(part, rows), (0, 0, 0, 2)))
-    console.print(Padding(Text(caption(rows), "dim"), (0, 0, 0, 2)))
+        console.print(indented(_table(part, rows)))
+    console.print(indented(Text(caption(rows), "dim")))
     for note in values["notes"]:
-        console.print(Padding(Text(clean(note), "yellow"), (0, 0, 0, 2)))
+        console.print(indented(Text(clean(note), "yellow")))
     console.print()
 
 
@@ -126,13 +122,6 @@ def _table(part: Sequence[tuple[str, list[str]]], rows: Sequence[Row]) -> Table:
     for title, _ in part:
         out.add_column(title, justify="left" if title == "arm" else "right", overflow="fold")
     for cells, row in zip(zip(*(cells for _, cells in part), strict=True), rows, strict=True):
-        styles = ["" if title != "win rate, %" else _style(row) for title, _ in part]
+        styles = ["" if title != "win rate, %" else verdict(row["win_rate_low"], row["win_rate_high"]) for title, _ in part]
         out.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
     return out
-
-
-def _style(row: Row) -> str:
-    """Green where the whole interval lies above one half, red where it lies below."""
-    if row["win_rate"] is None:
-        return ""
-    return "bold green" if row["win_rate_low"] > 0.5 else "bold red" if row["win_rate_high"] < 0.5 else ""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.markup import escape
-from rich.padding import Padding
 from rich.status import Status
 from rich.table import Table
 
 from expertchat.text.sentences import clean
-from expertchat.views.console import WIDTH, console_on
+from expertchat.views.console import open_console
+from expertchat.views.looks import indented
 
 if TYPE_CHECKING:
     from expertchat.bench.results import Part
@@ -25,8 +24,7 @@ class BenchView:
     """Draws on `stream` (standard output): tables, and on a terminal the step that runs; elsewhere a plain line for each part."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        stream = stream or sys.stdout
-        self.console = console_on(stream, width=None if stream.isatty() else WIDTH, markup=True)
+        self.console = open_console(stream, markup=True)
         self._status: Status | None = None
         self._part = ""
 
@@ -64,7 +62,7 @@ class BenchView:
         for name, value in part.facts:
             self._line(f"  {_safe(name):<{width}}  {_safe(value)}")
         for note in part.notes:
-            self.console.print(Padding(f"[dim]{_safe(note)}[/]", (0, 0, 0, 2)))
+            self.console.print(indented(f"[dim]{_safe(note)}[/]"))
 
     def ended(self, path: str, seconds: float, stopped: bool) -> None:
         self._quiet()

@@ -31,3 +31,9 @@ def console_on(stream: TextIO | None = None, width: int | None = None, markup: b
     return CleanConsole(
         file=stream or sys.stdout, width=width, markup=markup, soft_wrap=soft_wrap, emoji=False, highlight=False
     )
+
+
+def open_console(stream: TextIO | None = None, markup: bool = False) -> CleanConsole:
+    """A console for tables: as wide as the terminal, WIDTH where there is none."""
+    stream = stream or sys.stdout
+    return console_on(stream, width=None if stream.isatty() else WIDTH, markup=markup)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from expertchat.records import Metrics, Speaker
+from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 from expertchat.views.model import RunState
-from expertchat.views.sides import letter, line
+from expertchat.views.sides import called
 from expertchat.views.training import FAULT, PHASES, Round, Told, Training, is_final, number
-from expertchat.views.words import clock, counted, fault_words
+from expertchat.views.words import clock, counted, fault_words, look_again
 
 NONE = "-"  # no figure: never a 0
 Figures = Mapping[str, object]
@@ -29,7 +29,7 @@ def shown(value: float | None, form: str, width: int) -> str:
         return NONE
     if value < 0 and not float(format(value, form).rstrip("%").replace(",", "")):
         value = 0.0  # no "-0.00"
-    texts = [format(value, one) for one in (form, ".1f", ".0f", ".1e", ".0e")]
+    texts = [format(value, shorter) for shorter in (form, ".1f", ".0f", ".1e", ".0e")]
     text = next((text for text in texts if len(text) <= width), texts[-1])
     return text if float(text.rstrip("%").replace(",", "")) else text.removeprefix("-")  # nor a "-0.0", where digits were left out
 
@@ -61,6 +61,7 @@ class Column:
 LOST = (("nulls", "null"), ("equal", "equal pair"), ("stale", "stale pair"))  # figures of what made no pair, named where there is any
 ROUND = Column("round", 5, 0)
 LEARNER = Column("by", 2, 0)
+LONGEST = 8  # characters of a name in a column
 COLUMNS = (
     Column("pairs", 5, 8, ",.0f", "pairs"),
     Column("ties", 4, 10, ",.0f", "ties"),
@@ -76,9 +77,16 @@ WIN = Column("win %", 10, 5)
 FACTS = Column("facts/base", 10, 6)
 
 
+def name_width(names: Sequence[str]) -> int:
+    """The width of a column of names."""
+    return min(LONGEST, max((len(called(name)) for name in names), default=0))
+
+
 def columns(training: Training, width: int, gap: int) -> list[Column]:
     """The columns that fit into `width`, the round's number first. Those of evaluations only where there are such figures."""
-    chosen = [ROUND, *([LEARNER] if len(training.learners()) > 1 else []), *COLUMNS]
+    learners = training.learners()
+    by = replace(LEARNER, width=max(LEARNER.width, name_width(learners)))
+    chosen = [ROUND, *([by] if len(learners) > 1 else []), *COLUMNS]
     chosen += [WIN] if training.has("win_rate") else []
     chosen += [FACTS] if training.has("distinct_policy") else []
     while len(chosen) > 1 and sum(c.width + gap for c in chosen) - gap > width:
@@ -95,8 +103,8 @@ def cell(column: Column, row: Round, learner: Speaker | None) -> str:
         return "" if policy is None and base is None else f"{shown(policy, '.2f', 4)}/{shown(base, '.2f', 4)}"
     if column is ROUND:
         return str(row.number) if row.number else "base"
-    if column is LEARNER:
-        return learner.upper() if learner else ""
+    if column.title == LEARNER.title:
+        return called(learner)[: column.width] if learner else ""
     if not row.number:
         return ""
     if column.title == "time":
@@ -123,7 +131,7 @@ def round_label(row: Round, training: Training) -> str:
 
 def round_words(row: Round, training: Training) -> str:
     """A finished round as one line whose figures stand under those of the line before."""
-    by = f"  {row.learner.upper()}" if row.learner else ""
+    by = f"  {called(row.learner)}" if row.learner else ""
     parts = [f"{c.title} {cell(c, row, row.learner):>{c.width}}" for c in COLUMNS]
     lost = [counted(int(row.figures[name]), word) for name, word in LOST if row.figures.get(name)]
     phases = [f"{phase} {clock(round(row.phases[phase]))}" for phase in PHASES if row.phases.get(phase, 0) >= 1]
@@ -156,7 +164,7 @@ def evaluation_words(metrics: Metrics) -> str:
     figures = metrics.figures
     changes = (f"{c.label} {c.policy} against {c.base}" + (f", {c.change}" if c.change else "") for c in compared(figures))
     said = [text for text in (win_words(figures), *changes) if text]
-    return f"evaluation {when(metrics)}, {metrics.learner.upper()}: {'; '.join(said) or 'no figures'}"
+    return f"evaluation {when(metrics)}, {called(metrics.learner)}: {'; '.join(said) or 'no figures'}"
 
 
 def win_words(figures: Figures, dash: str = "-") -> str:
@@ -222,7 +230,7 @@ def last_evaluations(state: RunState) -> dict[str, Figures]:
 
 def before_and_after(learner: str, figures: Figures) -> list[str]:
     """The last evaluation of a learner as lines whose columns stand under one another."""
-    lines = [f"{letter(learner)} against its base: {win_words(figures) or 'no win rate'}"]
+    lines = [f"{called(learner)} against its base: {win_words(figures) or 'no win rate'}"]
     rows = [("", "base", "policy", ""), *compared(figures)]
     if len(rows) == 1:
         return lines
@@ -250,10 +258,7 @@ def closing_lines(state: RunState) -> list[tuple[str, str]]:
         lines.append(("best", best))
     if adapter := summary.get("adapter"):
         lines.append(("adapter", clean(str(adapter))))
-    if state.run is not None:
-        folder = clean(state.run.folder)
-        lines += [("run folder", folder), ("look again", f"expertchat watch {shlex.quote(folder)}")]
-    return lines
+    return lines + look_again(state)
 
 
 def _faults(training: Training) -> dict[str, dict[str, int]]:
@@ -268,10 +273,10 @@ def _faults(training: Training) -> dict[str, dict[str, int]]:
 
 
 def _best(best: object) -> str:
-    """ "round 20", or of two learners "A round 20, B round 18"; "" where nothing is known."""
+    """ "round 20", or of several learners "A round 20, B round 18"; "" where nothing is known."""
     if not isinstance(best, Mapping):
         return ""
     if (at := number(best.get("round"))) is not None:
         return f"round {at:.0f}" if at else "the base: no round was better"
-    said = {str(who): _best(one) for who, one in best.items() if isinstance(one, Mapping)}
-    return ", ".join(text if len(said) == 1 else f"{letter(who)} {text}" for who, text in said.items() if text)
+    said = {str(who): _best(own) for who, own in best.items() if isinstance(own, Mapping)}
+    return ", ".join(text if len(said) == 1 else f"{called(who)} {text}" for who, text in said.items() if text)

@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from expertchat.events import AnyEvent, ConversationJudged, Loading, Note, RunFinished, RunStarted
-from expertchat.views import render, rounds
+from expertchat.views import render, rounds, screen
 from expertchat.views.console import console_on
 from expertchat.views.frame import Frame, Line, Painter
 from expertchat.views.model import Conversation, RunState
@@ -121,7 +121,7 @@ class LiveView:
         self._tick += 1
         now = time.monotonic()
         loading = {what: now - begun for what, begun in self._loading.items()}
-        frame = self._painter.frame(self.state, self.focus, loading, self._tick // 2, self.remark, self.waiting)
+        frame = screen.frame(self._painter, self.state, self.focus, loading, self._tick // 2, self.remark, self.waiting)
         if frame.lines != self._shown.lines:
             self._shown = frame
             self._live.update(frame, refresh=True)

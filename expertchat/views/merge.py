@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TextIO
 from rich.text import Text
 
 from expertchat.text.sentences import clean, shown_path
-from expertchat.views.plan import open_console, size
+from expertchat.views.console import open_console
+from expertchat.views.plan import size
 
 if TYPE_CHECKING:
     from expertchat.training.merge import Merged

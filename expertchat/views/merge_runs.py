@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from rich.text import Text
 
 from expertchat.text.sentences import clean
-from expertchat.views.plan import open_console
+from expertchat.views.console import open_console
 from expertchat.views.words import counted
 
 

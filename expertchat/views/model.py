@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from expertchat.events import (
-    AnyEvent,
-    CandidatesJudged,
-    ConversationFinished,
-    ConversationJudged,
-    ConversationStarted,
-    Loading,
-    Measured,
-    Note,
-    PhaseStarted,
-    Progress,
-    RatingGiven,
-    RewardGiven,
-    RoundFinished,
-    RoundStarted,
-    RunFinished,
-    RunStarted,
-    StepFinished,
-    TextStreamed,
-    TurnFinished,
-    WimGiven,
+from expertchat import events
+from expertchat.records import ExpertRef, Rating, Reward, Speaker, Turn, Wim
+from expertchat.text.in_words import line
+from expertchat.views.sides import (
+    FORMS,
+    MEAN_FORM,
+    TWO,
+    Judged,
+    Row,
+    Seats,
+    Side,
+    Table,
+    cell_of,
+    figure_of,
+    is_whole,
+    number_cell,
+    side_of,
+    table_of,
 )
-from expertchat.records import ExpertRef, Rating, Reward, Speaker, Turn, Wim, other
-from expertchat.views.sides import Cell, Side, Table, in_order, line, number_cell, rating_cell
 from expertchat.views.training import Told, Training, is_training
 
 Stage = Literal["talking", "judging", "judged"]
+OfDialogue = (
+    events.ConversationStarted | events.TextStreamed | events.TurnFinished | events.CandidatesJudged | events.ConversationFinished
+    | events.ConversationJudged
+)  # fmt: skip
+OfJudge = events.RatingGiven | events.WimGiven | events.RewardGiven
+
+
+def record_of(event: OfJudge) -> Judged:
+    match event:
+        case events.RatingGiven():
+            return event.rating
+        case events.WimGiven():
+            return event.wim
+    return event.reward
 
 
 @dataclass
@@ -59,16 +66,19 @@ class Conversation:
     streaming: Streaming | None = None
     stop_reason: str | None = None
     judged: bool = False
-    ratings: dict[str, Rating] = field(default_factory=dict)
-    wims: dict[str, Wim] = field(default_factory=dict)
-    rewards: dict[str, Reward] = field(default_factory=dict)
-    candidates: dict[int, CandidatesJudged] = field(default_factory=dict)  # of the trained turns, by turn
+    judgements: dict[tuple[str, str], Judged] = field(default_factory=dict)  # by kind and id
+    candidates: dict[int, events.CandidatesJudged] = field(default_factory=dict)  # of the trained turns, by turn
+    asked: Speaker | None = None  # whose turn the models are at, where that is known
     unfold: bool = False  # show what was thought, not only how much
 
     @property
     def name(self) -> str:
         """The id as it is shown."""
         return line(self.id)
+
+    @property
+    def seats(self) -> Seats:
+        return tuple(self.experts) or TWO
 
     @property
     def turns(self) -> list[Turn]:
@@ -79,50 +89,50 @@ class Conversation:
         return "judged" if self.judged else "talking" if self.stop_reason is None else "judging"
 
     @property
-    def next_speaker(self) -> Speaker:
-        """Whose turn it is while nothing of it is seen yet."""
-        return other(self.by_index[max(self.by_index)].speaker) if self.by_index else self.opener
+    def next_speaker(self) -> Speaker | None:
+        """Whose turn it is while nothing of it is seen yet: the opener's, and of two experts the other one's.
 
-    def sides(self, turn: int | None = None) -> list[Side]:
-        records: Sequence[Rating | Wim | Reward] = [*self.ratings.values(), *self.wims.values(), *self.rewards.values()]
-        return in_order(Side(r.judge, r.subject) for r in records if r.turn == turn and r.candidate is None)
+        Of more, the one whom the models are asked for; None where nobody has said it: they need not take turns.
+        """
+        if not self.by_index:
+            return self.opener
+        last = self.by_index[max(self.by_index)].speaker
+        if len(self.seats) > 2:
+            return self.asked
+        return next((seat for seat in self.seats if seat != last), None)
+
+    def whole(self) -> list[Judged]:
+        """The judgements of the whole dialogue."""
+        return [record for record in self.judgements.values() if is_whole(record)]
 
     def table(self) -> Table | None:
         """The judgements of the whole dialogue, or None while there are none."""
-        sides = self.sides()
-        if not sides:
-            return None
-        ratings = [r for r in self.ratings.values() if r.turn is None and r.candidate is None]
-        given = {(line(r.category), Side(r.judge, r.subject)): r for r in ratings}
-        categories = list(dict.fromkeys(line(r.category) for r in ratings))
-        rows = [(c, [rating_cell(given.get((c, s))) for s in sides]) for c in categories]
-        bars = len(rows)
-        wims, rewards = self.whole_wims(), self.whole_rewards()
-        if wims:
-            rows.append(("WIM score", [number_cell(wims[s].cosine) if s in wims else Cell("") for s in sides]))
-        if rewards:
-            rows.append(("reward", [number_cell(rewards[s].value, "+.2f") if s in rewards else Cell("") for s in sides]))
-        return Table(sides, rows, bars)
+        return table_of({(figure_of(record)[0], side_of(record)): cell_of(record) for record in self.whole()}, self.seats)
 
     def whole_wims(self) -> dict[Side, Wim]:
         """The WIM responses to the whole dialogue."""
-        return {Side(w.judge, w.subject): w for w in self.wims.values() if w.turn is None and w.candidate is None}
+        return {side_of(record): record for record in self.whole() if isinstance(record, Wim)}
 
     def whole_rewards(self) -> dict[Side, Reward]:
-        return {Side(r.judge, r.subject): r for r in self.rewards.values() if r.turn is None and r.candidate is None}
+        return {side_of(record): record for record in self.whole() if isinstance(record, Reward)}
+
+    def mean_rewards(self) -> dict[Speaker, float | None]:
+        """Of each expert, the mean over those who judged the whole dialogue and gave a number; None where none did."""
+        means: dict[Speaker, Mean] = {}
+        for (_, subject), reward in self.whole_rewards().items():
+            means.setdefault(subject, Mean()).add(reward.value)
+        return {seat: means[seat].value for seat in self.seats if seat in means}
 
     def turn_reward(self, turn: int) -> Reward | None:
         """The reward of a single turn, where turns are judged too."""
-        return next((r for r in self.rewards.values() if r.turn == turn and r.candidate is None), None)
+        rewards = (record for record in self.judgements.values() if isinstance(record, Reward))
+        return next((reward for reward in rewards if reward.turn == turn and reward.candidate is None), None)
 
     def problems(self) -> list[str]:
         """What could not be read of the judgements of the whole dialogue, one line each."""
-        found = []
-        for rating in self.ratings.values():
-            if rating.turn is None and rating.candidate is None and rating.problem:
-                found.append(f"{Side(rating.judge, rating.subject).title}, {line(rating.category)}: {line(rating.problem)}")
-        found += [f"{side.title}, WIM: {line(w.problem)}" for side, w in self.whole_wims().items() if w.problem]
-        return found
+        ratings = [record for record in self.whole() if isinstance(record, Rating) and record.problem]
+        found = [f"{side_of(rating).title}, {line(rating.category)}: {line(rating.problem or '')}" for rating in ratings]
+        return found + [f"{side.title}, WIM: {line(w.problem)}" for side, w in self.whole_wims().items() if w.problem]
 
 
 @dataclass
@@ -132,9 +142,11 @@ class Mean:
     total: float = 0.0
     count: int = 0
 
-    def add(self, value: float) -> None:
-        self.total += value
-        self.count += 1
+    def add(self, value: float | None) -> None:
+        """Take a number in, if it is one."""
+        if value is not None:
+            self.total += value
+            self.count += 1
 
     @property
     def value(self) -> float | None:
@@ -152,24 +164,32 @@ class Counts:
     wims: int = 0
     wims_empty: int = 0
     wims_none: int = 0
-    means: dict[tuple[str, Side], Mean] = field(default_factory=dict)  # of whole dialogues
+    means: dict[tuple[Row, Side], Mean] = field(default_factory=dict)  # of whole dialogues
 
-    def mean(self, name: str, side: Side, value: float | None) -> None:
-        if value is not None and math.isfinite(value):
-            self.means.setdefault((name, side), Mean()).add(value)
-
-
-WIM_ROW, REWARD_ROW = "WIM score", "reward"
+    def take(self, record: Judged) -> None:
+        """Count a record that was not seen before."""
+        row, number = figure_of(record)
+        match record:
+            case Rating():
+                self.ratings += 1
+                self.ratings_none += number is None
+            case Wim():
+                self.wims += 1
+                self.wims_empty += record.empty
+                self.wims_none += number is None
+        if is_whole(record) and number is not None:
+            self.means.setdefault((row, side_of(record)), Mean()).add(number)
 
 
 @dataclass
 class RunState:
     """Everything a view shows of a run. `apply` takes one event, in constant time."""
 
-    run: RunStarted | None = None
-    finished: RunFinished | None = None
-    loading: dict[str, Loading] = field(default_factory=dict)
-    progress: Progress | None = None
+    run: events.RunStarted | None = None
+    finished: events.RunFinished | None = None
+    loading: dict[str, events.Loading] = field(default_factory=dict)
+    progress: events.Progress | None = None
+    seats: Seats = TWO
     conversations: dict[str, Conversation] = field(default_factory=dict)
     judged: set[str] = field(default_factory=set)
     released: set[str] = field(default_factory=set)
@@ -193,6 +213,11 @@ class RunState:
     @property
     def total(self) -> int:
         return max(self.run.conversations if self.run else 0, self.done)
+
+    @property
+    def most_turns(self) -> int:
+        """Turns of a conversation at most; 0 where nobody has said it."""
+        return self.run.turns if self.run else 0
 
     @property
     def seconds(self) -> float:
@@ -226,45 +251,36 @@ class RunState:
 
     def means(self) -> Table | None:
         """Mean ratings, WIM scores and rewards over all dialogues."""
-        means = self.counts.means
-        if not means:
-            return None
-        sides = in_order(side for _, side in means)
-        names = list(dict.fromkeys(name for name, _ in means))
-        ratings = [n for n in names if n not in (WIM_ROW, REWARD_ROW)]
-        forms = {WIM_ROW: ".2f", REWARD_ROW: "+.2f"}
-        rows = []
-        for name in [*ratings, *(n for n in (WIM_ROW, REWARD_ROW) if n in names)]:
-            found = [means.get((name, side)) for side in sides]
-            rows.append((name, [number_cell(m.value, forms.get(name, ".1f")) if m else Cell("") for m in found]))
-        return Table(sides, rows, len(ratings))
+        means = self.counts.means.items()
+        return table_of({key: number_cell(mean.value, FORMS.get(key[0], MEAN_FORM)) for key, mean in means}, self.seats)
 
     # -- events -----------------------------------------------------------------------------------------------------
 
-    def apply(self, event: AnyEvent) -> None:
+    def apply(self, event: events.AnyEvent) -> None:
         """Take one event in. An event for a released conversation changes nothing."""
         self.time = max(self.time, event.time)
         if self.training is None and is_training(event):
             self.training = Training()
         self.told = self.training.apply(event) if self.training is not None else []
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 self._start(event)
-            case RoundStarted():
+            case events.RoundStarted():
                 self._begin_round(event.round)
-            case PhaseStarted():
+            case events.PhaseStarted():
                 if event.phase != "talking":  # no dialogue of an earlier phase goes on
                     for name in list(self.conversations):
                         self.release(name)
-            case Note() | StepFinished() | Measured() | RoundFinished():
+            case events.Note() | events.StepFinished() | events.Measured() | events.RoundFinished():
                 pass
-            case Loading():
+            case events.Loading():
                 self.loading[event.what] = event
-            case Progress():
+            case events.Progress():
                 self.progress = event
-            case RunFinished():
+                self._ask(event)
+            case events.RunFinished():
                 self.finished = event
-            case RatingGiven() | WimGiven() | RewardGiven():
+            case events.RatingGiven() | events.WimGiven() | events.RewardGiven():
                 self._judgement(event)
             case _:
                 self._dialogue(event)
@@ -274,7 +290,7 @@ class RunState:
         if self.conversations.pop(conversation, None) is not None:
             self.released.add(conversation)
 
-    def _start(self, event: RunStarted) -> None:
+    def _start(self, event: events.RunStarted) -> None:
         self.run, self.finished, self.progress = event, None, None
         self._unseen = max(0, event.resumed - len(self.judged))
         self._tokens_before, self._turns_before = self.counts.tokens, self.counts.turns
@@ -298,60 +314,55 @@ class RunState:
             self.conversations[name] = Conversation(name, unfold=self.unfold)
         return self.conversations[name]
 
-    def _dialogue(
-        self, event: ConversationStarted | TextStreamed | TurnFinished | ConversationFinished | ConversationJudged | CandidatesJudged
-    ) -> None:
+    def _ask(self, event: events.Progress) -> None:
+        """A dialogue that is alone: its word has the one for whom the models work. Of several, nobody knows whose the requests are."""
+        if len(self.conversations) == 1:
+            (conversation,) = self.conversations.values()
+            asked = [seat for seat in conversation.seats if event.waiting.get(seat)]
+            conversation.asked = asked[0] if len(asked) == 1 else None
+
+    def _dialogue(self, event: OfDialogue) -> None:
         conversation = self._conversation(event.conversation)
         if conversation is None:
             return
         match event:
-            case ConversationStarted():
+            case events.ConversationStarted():
                 conversation.topic, conversation.source = line(event.topic), line(event.source)
                 conversation.opener, conversation.experts = event.opener, event.experts
                 conversation.streaming = None
-            case TextStreamed():
+                self._seat(conversation.seats)
+            case events.TextStreamed():
                 if event.turn not in conversation.by_index and conversation.stop_reason is None:
                     conversation.streaming = Streaming(event.turn, event.speaker, event.text, event.thinking)
-            case TurnFinished():
+            case events.TurnFinished():
                 if event.index not in conversation.by_index:
                     self.counts.turns += 1
                     self.counts.tokens += event.turn.tokens
                 conversation.by_index[event.index] = event.turn
+                conversation.asked = None
                 if conversation.streaming is not None and conversation.streaming.turn <= event.index:
                     conversation.streaming = None
-            case CandidatesJudged():
+            case events.CandidatesJudged():
                 conversation.candidates[event.turn] = event
-            case ConversationFinished():
+            case events.ConversationFinished():
                 conversation.stop_reason, conversation.streaming = event.stop_reason, None
-            case ConversationJudged():
+            case events.ConversationJudged():
                 conversation.judged = True
                 self.judged.add(event.conversation)
                 if self.training is not None:
                     self.release(event.conversation)
 
-    def _judgement(self, event: RatingGiven | WimGiven | RewardGiven) -> None:
-        record = event.rating if isinstance(event, RatingGiven) else event.wim if isinstance(event, WimGiven) else event.reward
+    def _seat(self, seats: Seats) -> None:
+        self.seats = seats
+        if self.training is not None:
+            self.training.seats = seats
+
+    def _judgement(self, event: OfJudge) -> None:
+        record = record_of(event)
         conversation = self._conversation(record.transcript)
         if conversation is None:
             return
-        counts, side, whole = self.counts, Side(record.judge, record.subject), record.turn is None and record.candidate is None
-        match record:
-            case Rating():
-                if record.id not in conversation.ratings:
-                    counts.ratings += 1
-                    counts.ratings_none += record.number is None
-                    if whole:
-                        counts.mean(line(record.category), side, record.number)
-                conversation.ratings[record.id] = record
-            case Wim():
-                if record.id not in conversation.wims:
-                    counts.wims += 1
-                    counts.wims_empty += record.empty
-                    counts.wims_none += record.cosine is None
-                    if whole:
-                        counts.mean(WIM_ROW, side, record.cosine)
-                conversation.wims[record.id] = record
-            case Reward():
-                if whole and record.id not in conversation.rewards:
-                    counts.mean(REWARD_ROW, side, record.value)
-                conversation.rewards[record.id] = record
+        key = event.kind, record.id
+        if key not in conversation.judgements:
+            self.counts.take(record)
+        conversation.judgements[key] = record

@@ -5,37 +5,15 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-from expertchat.events import (
-    AnyEvent,
-    CandidatesJudged,
-    ConversationFinished,
-    ConversationJudged,
-    ConversationStarted,
-    Loading,
-    Note,
-    Progress,
-    RunFinished,
-    RunStarted,
-    TurnFinished,
-)
+from expertchat import events
 from expertchat.records import Turn
+from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
+from expertchat.views import words
 from expertchat.views.figures import before_and_after, closing_lines, last_evaluations, shown, told_words, where_words
 from expertchat.views.model import Conversation, RunState
-from expertchat.views.sides import Table, letter, line, model_name
+from expertchat.views.sides import Table, called, model_name
 from expertchat.views.training import Training, number
-from expertchat.views.words import (
-    clock,
-    counted,
-    ending,
-    judged_in_words,
-    remarks,
-    size,
-    stop_in_words,
-    summary_lines,
-    thought_in_words,
-    whole_in_words,
-)
 
 GIVEN = (("reward", "+.2f"), ("rating", ".1f"), ("WIM", ".2f"))
 TOPIC = 30  # characters of a topic that stand before every line
@@ -55,67 +33,63 @@ class PlainView:
         self._progress_at: float | None = None
         self._wrote_at: float | None = None  # the time of the event that the last line of a training run was about
 
-    def send(self, event: AnyEvent) -> None:
+    def send(self, event: events.AnyEvent) -> None:
         """Write what the event says; judgements wait until a conversation has all of them."""
         self.state.apply(event)
-        large = f" ({size(event.gib)})" if isinstance(event, Loading) and event.gib > 0 else ""
+        large = f" ({words.size(event.gib)})" if isinstance(event, events.Loading) and event.gib > 0 else ""
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 resumed = f", {event.resumed} finished before" if event.resumed else ""
-                self._write(f"ExpertChat {line(event.command)}: {whole_in_words(event)}{resumed}", f"run folder: {line(event.folder)}")
-            case Loading(done=False):
+                size = words.whole_in_words(event)
+                self._write(f"ExpertChat {line(event.command)}: {size}{resumed}", f"run folder: {line(event.folder)}")
+            case events.Loading(done=False):
                 self._write(f"loading {line(event.what)}{large}")
-            case Loading():
+            case events.Loading():
                 self._write(f"loaded {line(event.what)}{large} in {event.seconds:.1f} s")
-            case Note():
+            case events.Note():
                 self._write(f"{'warning' if event.level == 'warning' else 'note'}: {line(event.text)}")
-            case Progress() if self.state.training is None:
+            case events.Progress() if self.state.training is None:
                 self._on_progress(event)
-            case RunFinished():
+            case events.RunFinished():
                 self._on_finished(event)
             case _ if self.state.training is not None:
                 self._on_training(event, self.state.training)
-            case ConversationStarted() | TurnFinished() | CandidatesJudged() | ConversationFinished() | ConversationJudged():
-                conversation = self.state.conversations.get(event.conversation)
-                if conversation is not None:
-                    self._on_dialogue(event, conversation)
+            case _ if (conversation := self.state.conversations.get(getattr(event, "conversation", ""))) is not None:
+                self._on_dialogue(event, conversation)
 
     def close(self) -> None:
         self.stream.flush()
 
-    def _on_dialogue(
-        self,
-        event: ConversationStarted | TurnFinished | CandidatesJudged | ConversationFinished | ConversationJudged,
-        conversation: Conversation,
-    ) -> None:
+    def _on_dialogue(self, event: events.AnyEvent, conversation: Conversation) -> None:
         label = f"[{conversation.name} {_cut(conversation.topic)}]"
         match event:
-            case ConversationStarted():
-                names = ", ".join(f"{seat.upper()} is {model_name(ref)}" for seat, ref in sorted(event.experts.items()))
+            case events.ConversationStarted():
+                names = ", ".join(f"{called(seat)} is {model_name(ref)}" for seat, ref in event.experts.items())
                 self._write(f"{label} begins{': ' + names if names else ''}")
-            case TurnFinished():
-                speaker = event.turn.speaker.upper()
+            case events.TurnFinished():
+                speaker = called(event.turn.speaker)
                 if event.turn.thinking and conversation.unfold:
                     self._write(f"{label} {speaker} thinks: {line(event.turn.thinking)}")
                 self._write(f"{label} {speaker}: {line(event.turn.text)}{_remarked(event.turn)}")
-            case CandidatesJudged():
+            case events.CandidatesJudged():
                 self._write(*(f"{label} {text}" for text in candidate_lines(event)))
-            case ConversationFinished():
-                self._write(f"{label} {stop_in_words(event.stop_reason, event.turns)}")
-            case ConversationJudged():
+            case events.ConversationFinished():
+                self._write(f"{label} {words.stop_in_words(event.stop_reason, event.turns)}")
+            case events.ConversationJudged():
                 self._write(*(f"{label} {text}" for text in judgement_lines(conversation)))
                 self.state.release(conversation.id)
 
-    def _on_progress(self, event: Progress) -> None:
+    def _on_progress(self, event: events.Progress) -> None:
         if self._progress_at is None or event.seconds < self._progress_at:
             self._progress_at = event.seconds
         if event.seconds - self._progress_at < PROGRESS_EVERY:
             return
         self._progress_at = event.seconds
         speed = f", {self.state.tokens_per_second:,.0f} tokens/s" if self.state.tokens_per_second is not None else ""
-        self._write(f"progress: {event.finished} of {event.total} done, {counted(event.turns, 'turn')}{speed}, {clock(event.seconds)}")
+        turns, seconds = words.counted(event.turns, "turn"), words.clock(event.seconds)
+        self._write(f"progress: {event.finished} of {event.total} done, {turns}{speed}, {seconds}")
 
-    def _on_training(self, event: AnyEvent, training: Training) -> None:
+    def _on_training(self, event: events.AnyEvent, training: Training) -> None:
         """Rounds and evaluations; where none came for long, what the run is at."""
         lines = [told_words(told, training) for told in self.state.told]
         if not lines and self._wrote_at is not None:
@@ -125,32 +99,32 @@ class PlainView:
         self._write(*lines)
         self._wrote_at = event.time
 
-    def _on_finished(self, event: RunFinished) -> None:
+    def _on_finished(self, event: events.RunFinished) -> None:
         training = self.state.training
         if training is not None:
-            self._write(*(told_words(told, training) for told in self.state.told), ending(event))
+            self._write(*(told_words(told, training) for told in self.state.told), words.ending(event))
             for learner, figures in last_evaluations(self.state).items():
                 self._write(*before_and_after(learner, figures))
             self._write(*(f"{label}: {value}" for label, value in closing_lines(self.state)))
             return
-        self._write(ending(event))
+        self._write(words.ending(event))
         means = self.state.means()
         if means is not None:
             self._write(*aligned(means, "mean rating"))
-        self._write(*(f"{label}: {value}" for label, value in summary_lines(self.state)))
+        self._write(*(f"{label}: {value}" for label, value in words.summary_lines(self.state)))
 
     def _write(self, *lines: str) -> None:
         self.stream.write("".join(f"{clean(text)}\n" for text in lines))
         self.stream.flush()
 
 
-def candidate_lines(judged: CandidatesJudged) -> list[str]:
+def candidate_lines(judged: events.CandidatesJudged) -> list[str]:
     """The candidates of a turn, a line each, with what they were given."""
     lines = []
     for i, (text, *values) in enumerate(zip(judged.texts, judged.rewards, judged.ratings, judged.wims, strict=False)):
         given = ", ".join(f"{name} {shown(number(v), form, 6)}" for (name, form), v in zip(GIVEN, values, strict=True))
         went_on = ", and the dialogue went on with it" if i == judged.continued else ""
-        which = f"turn {judged.turn + 1}, candidate {i + 1} of {len(judged.texts)} by {judged.speaker.upper()}"
+        which = f"turn {judged.turn + 1}, candidate {i + 1} of {len(judged.texts)} by {called(judged.speaker)}"
         lines.append(f"{which} ({given}{went_on}): {line(text)}")
     return lines
 
@@ -158,7 +132,7 @@ def candidate_lines(judged: CandidatesJudged) -> list[str]:
 def judgement_lines(conversation: Conversation) -> list[str]:
     """Ratings as an aligned table, per-turn rewards, WIM texts with scores, problems."""
     lines = [
-        f"turn {i + 1}, {conversation.by_index[i].speaker.upper()}: {judged_in_words(reward)}"
+        f"turn {i + 1}, {called(conversation.by_index[i].speaker)}: {words.judged_in_words(reward)}"
         for i in sorted(conversation.by_index)
         if (reward := conversation.turn_reward(i)) is not None
     ]
@@ -168,7 +142,7 @@ def judgement_lines(conversation: Conversation) -> list[str]:
     for side, wim in conversation.whole_wims().items():
         score = f"{wim.cosine:.2f}" if wim.cosine is not None else "none"
         text = "nothing is missing" if wim.empty else line(wim.text) or "no answer"
-        lines.append(f"{letter(side.judge)} misses in {side.subject.upper()} (WIM score {score}): {text}")
+        lines.append(f"{called(side.judge)} misses in {called(side.subject)} (WIM score {score}): {text}")
     return lines + [f"no answer: {problem}" for problem in conversation.problems()]
 
 
@@ -181,7 +155,7 @@ def aligned(table: Table, corner: str) -> list[str]:
 
 
 def _remarked(turn: Turn) -> str:
-    known = [text for text in (thought_in_words(turn.thinking), *remarks(turn)) if text]
+    known = [text for text in (words.thought_in_words(turn.thinking), *words.remarks(turn)) if text]
     return f" ({'; '.join(known)})" if known else ""
 
 
@@ -195,8 +169,8 @@ class NullView:
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
 
-    def send(self, event: AnyEvent) -> None:
-        if isinstance(event, RunFinished) and event.status == "failed":
+    def send(self, event: events.AnyEvent) -> None:
+        if isinstance(event, events.RunFinished) and event.status == "failed":
             self.stream.write(f"failed: {line(event.reason or 'no reason is known')}\n")
 
     def close(self) -> None:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
-from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from expertchat.text.sentences import clean
-from expertchat.views.console import WIDTH, console_on
+from expertchat.views.console import WIDTH, open_console
+from expertchat.views.looks import indented
 
 GIB = 2**30
 Look = tuple[str, str, str]
-# Letter, style and short name of each segment; the letters tell them apart where there are no colours.
+# Letter, style and short name of each segment; the letters tell them apart where there are no colours. Experts of other names than a and
+# b have what looks_of gives them.
+MORE = ("bright_green", "bright_cyan", "bright_magenta", "red")
 LOOKS: dict[str, Look] = {
     "weights a": ("a", "black on cyan", "weights a"),
     "weights b": ("b", "black on magenta", "weights b"),
@@ -33,6 +33,18 @@ LOOKS: dict[str, Look] = {
 }
 
 
+def looks_of(gpus: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
+    """LOOKS, and between them those of the weights of further experts: a letter of the name that nobody else has."""
+    looks = list(LOOKS.items())
+    letters = {letter for letter, _, _ in LOOKS.values()}
+    further: dict[str, Look] = {}
+    for name in dict.fromkeys(name for gpu in gpus for name in gpu["segments"] if name not in LOOKS):
+        letter = next((c for c in f"{name.removeprefix('weights ')}123456789" if c not in letters), "?")
+        letters.add(letter)
+        further[name] = letter, f"black on {MORE[len(further) % len(MORE)]}", name
+    return {**dict(looks[:2]), **further, **dict(looks[2:])}
+
+
 def print_plan(plan: Mapping[str, Any], stream: TextIO | None = None) -> None:
     """The picture, the table and the verdict of a plan (expertchat.plan.values.as_dict)."""
     console = open_console(stream)
@@ -40,15 +52,10 @@ def print_plan(plan: Mapping[str, Any], stream: TextIO | None = None) -> None:
     for line in about(plan):
         console.print(line)
     console.print()
-    console.print(Padding(picture(plan["gpus"], console.width - 2), (0, 0, 0, 2)))
-    console.print(Padding(legend(plan["gpus"]), (1, 0, 0, 2)))
-    console.print(Padding(table(plan["gpus"], console.width), (1, 0, 0, 2)))
+    console.print(indented(picture(plan["gpus"], console.width - 2)))
+    console.print(indented(legend(plan["gpus"]), above=1))
+    console.print(indented(table(plan["gpus"], console.width), above=1))
     console.print(verdict(plan))
-
-
-def open_console(stream: TextIO | None) -> Console:
-    stream = stream or sys.stdout
-    return console_on(stream, width=None if stream.isatty() else WIDTH)
 
 
 def gib(size: float) -> str:
@@ -63,13 +70,13 @@ def size(count: float) -> str:
 
 def about(plan: Mapping[str, Any]) -> list[Text]:
     """What is planned, a line for each model and one for the work."""
-    lines = []
+    lines, looks = [], looks_of(plan["gpus"])
     for owner, model in plan["models"].items():
         bits = "" if model["quantization"] == "none" else f"{model['quantization']}, "
         facts = f"{model['parameters'] / 1e9:.2f} B, {bits}{model['dtype']}, {size(plan['bytes'][owner]['weights'])}"
         if model.get("unpacking"):
             facts += f"; to unpack its GGUF file, once: {size(model['unpacking'])} of main memory"
-        lines.append(Text.assemble((f"  {owner:<9}", LOOKS.get(f"weights {owner}", ("", "", ""))[1].replace("black on ", "")),
+        lines.append(Text.assemble((f"  {owner:<9}", looks.get(f"weights {owner}", ("", "", ""))[1].replace("black on ", "")),
                                    f"{clean(model['name'])}  ", (facts, "dim")))  # fmt: skip
     if "embedder" in plan["bytes"]:
         lines.append(Text.assemble(("  embedder ", "blue"), (f"fp32, {size(plan['bytes']['embedder']['weights'])}", "dim")))
@@ -87,22 +94,22 @@ def about(plan: Mapping[str, Any]) -> list[Text]:
 def picture(gpus: Sequence[Mapping[str, Any]], width: int) -> Table:
     """One bar a GPU, its length in proportion to its size."""
     grid = Table.grid(padding=(0, 1))
-    largest = max(gpu["size"] for gpu in gpus)
+    largest, looks = max(gpu["size"] for gpu in gpus), looks_of(gpus)
     cells = max(10, min(width, 120) - 29)
     for i, gpu in enumerate(gpus):
         free = gpu["segments"]["free"]
         room = Text(f"{gib(free)} free", "dim") if gpu["need"] <= gpu["capacity"] else Text(f"{gib(-free)} too much", "bold red")
-        grid.add_row(Text(f"GPU {i}"), Text(f"{gib(gpu['size'])}"), bar(gpu, max(5, round(cells * gpu["size"] / largest))), room)
+        grid.add_row(Text(f"GPU {i}"), Text(f"{gib(gpu['size'])}"), bar(gpu, max(5, round(cells * gpu["size"] / largest)), looks), room)
     return grid
 
 
 def legend(gpus: Sequence[Mapping[str, Any]]) -> Columns:
     """The letters and colours of the segments that there are."""
-    used = [name for name in LOOKS if any(gpu["segments"].get(name) for gpu in gpus)]
-    return Columns([Text.assemble((f" {LOOKS[name][0]} ", LOOKS[name][1]), f" {LOOKS[name][2]}") for name in used], padding=(0, 2))
+    used = [look for name, look in looks_of(gpus).items() if any(gpu["segments"].get(name) for gpu in gpus)]
+    return Columns([Text.assemble((f" {letter} ", style), f" {name}") for letter, style, name in used], padding=(0, 2))
 
 
-def bar(gpu: Mapping[str, Any], cells: int) -> Text:
+def bar(gpu: Mapping[str, Any], cells: int, looks: Mapping[str, Look] = LOOKS) -> Text:
     """`cells` characters; what is not zero has at least one, and what does not fit pushes the free part out."""
     segments = {name: amount for name, amount in gpu["segments"].items() if name != "free" and amount > 0}
     whole = max(gpu["size"], sum(segments.values()))
@@ -110,17 +117,19 @@ def bar(gpu: Mapping[str, Any], cells: int) -> Text:
     for name, amount in segments.items():
         letters += [name] * max(1, round(cells * amount / whole))
     letters = (letters + ["free"] * cells)[:cells]
-    return Text.assemble(*((LOOKS[name][0] * len(list(run)), LOOKS[name][1]) for name, run in groupby(letters)))
+    return Text.assemble(*((looks[name][0] * len(list(run)), looks[name][1]) for name, run in groupby(letters)))
 
 
 def table(gpus: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Table:
     """GiB of each part on each GPU in its larger phase; on a narrow screen under the letters of the legend."""
-    used = [name for name in LOOKS if name == "free" or any(gpu["segments"].get(name) for gpu in gpus)]
+    looks = looks_of(gpus)
+    used = [name for name in looks if name == "free" or any(gpu["segments"].get(name) for gpu in gpus)]
     out = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     out.add_column("GPU")
     out.add_column("layers")
     for name in used:
-        head = LOOKS[name][2].replace(" ", "\n", 1) if width >= 96 or name == "free" else LOOKS[name][0]
+        letter, _, title = looks[name]
+        head = title.replace(" ", "\n", 1) if width >= 96 or name == "free" else letter
         out.add_column(head, justify="right", vertical="bottom")
     out.add_column("peak\nwhile", vertical="bottom")
     for i, gpu in enumerate(gpus):
@@ -159,6 +168,6 @@ def print_measured(rows: Sequence[Mapping[str, Any]], notes: Sequence[str], stre
         out.add_row(clean(shown), row["part"], size(row["planned"]), size(row["measured"]), Text(f"{off:+.1%}", style))
         before = row["model"]
     console.print()
-    console.print(Padding(out, (0, 0, 0, 2)))
+    console.print(indented(out))
     for note in notes:
         console.print(Text(f"  {clean(note)}", "dim"))

@@ -7,7 +7,8 @@ models enters through `line` or `clean` and as `Text` objects: neither escapes n
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Sequence
+from itertools import groupby
 
 from rich.align import Align
 from rich.box import ROUNDED, SIMPLE_HEAD
@@ -20,77 +21,50 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from expertchat.events import CandidatesJudged, Note, RunStarted
-from expertchat.records import Speaker, Turn
+from expertchat.records import Reward, Speaker, Turn
+from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
+from expertchat.views import looks, words
 from expertchat.views.figures import shown
 from expertchat.views.model import Conversation, RunState
-from expertchat.views.sides import Cell, Side, Table, letter, line, model_name
+from expertchat.views.sides import Cell, Seats, Side, Table, called, in_order, model_name
 from expertchat.views.training import number
-from expertchat.views.words import (
-    clock,
-    counted,
-    ending,
-    judged_in_words,
-    remarks,
-    size,
-    stop_in_words,
-    summary_lines,
-    thought_in_words,
-    whole_in_words,
-)
 
-COLOURS = {"a": "cyan", "b": "magenta"}
-SIDES: dict[Speaker, Literal["left", "right"]] = {"a": "left", "b": "right"}
-WIDEST = 116  # a dialogue is not drawn wider than this: two sides that lie too far apart do not read as one talk
 SHOWN_CANDIDATES = 6
-BAR = 10  # cells of a rating's bar: one for each point
-SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+SHOWN_PROBLEMS = 6
+RATING, CATEGORY = "rating 1–10", 20  # the corner of the table of ratings, and the widest that the name of a row gets
+GAP = 3  # cells between two columns
+LONG_TITLE = 12  # characters of the longest "A on B" that stands in one line
 _BLANK_LINES = re.compile(r"\n\s*\n\s*(?:\n\s*)*")
-
-
-def colour(speaker: str) -> str:
-    return COLOURS.get(speaker, "green")
-
-
-def name(speaker: Speaker, conversation: Conversation) -> Text:
-    """ "A · llama" in the speaker's colour."""
-    model = model_name(conversation.experts.get(speaker))
-    text = Text(speaker.upper(), style=f"bold {colour(speaker)}")
-    return text.append(f" · {model}", style=f"not bold {colour(speaker)}") if model else text
-
-
-def bar(share: float, cells: int, style: str) -> Text:
-    """A bar of fixed length, `share` in 0..1 of it filled."""
-    filled = round(max(0.0, min(1.0, share)) * cells)
-    return Text.assemble(("━" * filled, style), ("─" * (cells - filled), "dim"))
 
 
 # -- a dialogue -----------------------------------------------------------------------------------------------------
 
 
-def bubble_width(width: int) -> int:
-    """The widest a chat bubble gets on a screen of `width` columns."""
-    width = min(width, WIDEST)
-    return max(min(width, 24), min(88, int(width * (0.78 if width >= 50 else 0.9))))
+def name(speaker: Speaker, conversation: Conversation) -> Text:
+    """ "A · llama" in the speaker's colour."""
+    model, seats = model_name(conversation.experts.get(speaker)), conversation.seats
+    text = Text(*looks.person(speaker, seats))
+    return text.append(f" · {model}", style=f"not bold {looks.colour(speaker, seats)}") if model else text
 
 
 def bubble(
     text: str, speaker: Speaker, conversation: Conversation, width: int, foot: str = "", writing: bool = False, thinking: str | None = None
 ) -> RenderableType:
-    """One turn as a chat bubble: A on the left, B on the right. While it is written it keeps its full width, so that nothing jumps.
+    """One turn as a chat bubble where its speaker stands. While it is written it keeps its full width, so that nothing jumps.
 
     What was thought is one dim line, or with `unfold` stands above what was said.
     """
     said = _tidy(text)
-    body = Text(thought_in_words(thinking, now=writing and not said), style="dim")
+    body = Text(words.thought_in_words(thinking, now=writing and not said), style="dim")
     if body and conversation.unfold:
         body = Text(_tidy(thinking or ""), style="dim italic")
     body = Text.assemble(body, "\n" if body and said else "", said)
-    title, widest = name(speaker, conversation), bubble_width(width)
+    title, widest = name(speaker, conversation), looks.bubble_width(width)
+    style, side = looks.colour(speaker, conversation.seats), looks.edge(speaker, conversation.seats)
     if writing:
-        body.append("▌", style=colour(speaker))
+        body.append("▌", style=style)
     needed = max([cell_len(part) for part in body.plain.split("\n")] + [title.cell_len + 2, cell_len(foot) + 2]) + 4
-    side = SIDES[speaker]
     panel = Panel(
         body,
         title=title,
@@ -98,11 +72,11 @@ def bubble(
         subtitle=Text(foot, style="dim") if foot else None,
         subtitle_align=side,
         box=ROUNDED,
-        border_style=colour(speaker),
+        border_style=style,
         width=widest if writing else min(widest, needed),
         padding=(0, 1),
     )
-    return panel if side == "left" else Align(panel, side, width=min(width, WIDEST))
+    return looks.placed(panel, speaker, conversation.seats, width)
 
 
 def _tidy(text: str) -> str:
@@ -111,17 +85,17 @@ def _tidy(text: str) -> str:
 
 def turn_bubble(turn: Turn, index: int, conversation: Conversation, width: int) -> RenderableType:
     """A finished turn, with what must be known of it underneath: cut, note, its own reward."""
-    known, reward = remarks(turn), conversation.turn_reward(index)
+    known, reward = words.remarks(turn), conversation.turn_reward(index)
     if reward is not None:
-        known.append(judged_in_words(reward))
+        known.append(words.judged_in_words(reward))
     return bubble(turn.text, turn.speaker, conversation, width, " · ".join(known), thinking=turn.thinking)
 
 
 def heading(conversation: Conversation, turns: int | None = None) -> RenderableType:
     """The line above a dialogue: its id, topic, and how far it is."""
     text = Text.assemble((conversation.name, "dim"), "  ", (conversation.topic, "bold"), overflow="ellipsis", no_wrap=True)
-    if conversation.source in ("a", "b"):
-        text.append(f"  proposed by {conversation.source.upper()}", style="dim")
+    if conversation.source in conversation.seats:
+        text.append(f"  proposed by {called(conversation.source)}", style="dim")
     if turns and conversation.stop_reason is None:
         text.append(f"  turn {min(len(conversation.by_index) + 1, turns)} of {turns}", style="dim")
     return Rule(text, align="left", style="dim", characters="─")
@@ -129,23 +103,24 @@ def heading(conversation: Conversation, turns: int | None = None) -> RenderableT
 
 def waiting_bubble(conversation: Conversation, width: int) -> RenderableType:
     """Somebody has the word, but nothing of it is seen yet."""
-    speaker = conversation.next_speaker
-    text = Text.assemble(("  ● ● ●  ", f"dim {colour(speaker)}"), (f"{speaker.upper()} is next", "dim"))
-    return Align(text, SIDES[speaker], width=min(width, WIDEST))
+    speaker, seats = conversation.next_speaker, conversation.seats
+    if speaker is None:
+        return Text("  ● ● ●", "dim")
+    text = Text.assemble(("  ● ● ●  ", f"dim {looks.colour(speaker, seats)}"), (f"{called(speaker)} is next", "dim"))
+    return looks.placed(text, speaker, seats, width)
 
 
 def ended(conversation: Conversation, width: int) -> RenderableType:
     """Why and when a dialogue ended."""
-    said = stop_in_words(conversation.stop_reason, len(conversation.by_index))
-    return Align(Text(said, style="dim"), "center", width=min(width, WIDEST))
+    said = words.stop_in_words(conversation.stop_reason, len(conversation.by_index))
+    return Align(Text(said, style="dim"), "center", width=min(width, looks.WIDEST))
 
 
 # -- candidates -----------------------------------------------------------------------------------------------------
 
 
-def candidates(judged: CandidatesJudged, width: int) -> RenderableType:
+def candidates(judged: CandidatesJudged, seats: Seats, width: int) -> RenderableType:
     """The candidates of a turn, a line each with its reward: best in green, worst in red, the one that the talk went on with marked."""
-    width, widest = min(width, WIDEST), bubble_width(width)
     rewards = {i: value for i, reward in enumerate(judged.rewards) if (value := number(reward)) is not None}
     best = max(rewards, key=lambda i: rewards[i], default=None)
     worst = min(rewards, key=lambda i: rewards[i], default=None)
@@ -158,66 +133,96 @@ def candidates(judged: CandidatesJudged, width: int) -> RenderableType:
     for i in kept:
         if i < count:
             style = {best: "bold green", worst: "red"}.get(i, "") if i in rewards else "dim"
-            lines.append(_candidate(judged, i, style, widest - 2))
+            lines.append(_candidate(judged, i, style, looks.colour(judged.speaker, seats), looks.bubble_width(width) - 2))
     if count > len(lines):
         lines.append(Text(f"  and {count - len(lines)} more", style="dim"))
-    left = 2 if judged.speaker == "a" else max(0, width - widest) + 2
-    return Padding(Group(*lines), (0, 0, 0, left))
+    return Padding(Group(*lines), (0, 0, 0, looks.indent(judged.speaker, seats, width) + 2))
 
 
-def _candidate(judged: CandidatesJudged, i: int, style: str, width: int) -> Text:
+def _candidate(judged: CandidatesJudged, i: int, style: str, own: str, width: int) -> Text:
     def of(values: list[float | None]) -> float | None:
         return number(values[i]) if i < len(values) else None
 
     went_on = i == judged.continued
-    text = Text.assemble(("▸ " if went_on else "  ", f"bold {colour(judged.speaker)}"), (f"{i + 1:>2} ", "dim"), no_wrap=True)
+    text = Text.assemble(("▸ " if went_on else "  ", f"bold {own}"), (f"{i + 1:>2} ", "dim"))
     text.append(f"{shown(of(judged.rewards), '+.2f', 6):>6}", style=style)
     parts = [("rating", of(judged.ratings), ".1f"), ("WIM", of(judged.wims), ".2f")]
     if width >= 64:
         text.append("".join(f"  {name} {shown(v, form, 4):>4}" for name, v, form in parts if v is not None), style="dim")
     text.append("  ").append(line(judged.texts[i]), style="" if went_on else "dim")
-    text.truncate(max(width, 1), overflow="ellipsis")
-    return text
+    return looks.fitted(text, width)
 
 
 def turn_parts(index: int, conversation: Conversation, width: int) -> list[RenderableType]:
     """A turn, finished or at least chosen from, with its candidates underneath."""
     turn, judged = conversation.by_index.get(index), conversation.candidates.get(index)
     parts = [turn_bubble(turn, index, conversation, width)] if turn is not None else []
-    return parts + ([candidates(judged, width)] if judged is not None else [])
+    return parts + ([candidates(judged, conversation.seats, width)] if judged is not None else [])
 
 
 # -- judgements -----------------------------------------------------------------------------------------------------
 
 
-def side_title(side: Side) -> Text:
-    """ "A on B" in both colours."""
-    return Text.assemble(
-        (letter(side.judge), f"bold {colour(side.judge)}"), (" on ", "dim"), (side.subject.upper(), f"bold {colour(side.subject)}")
-    )
-
-
-def _cell(cell: Cell, judge: str, bars: bool) -> Text:
+def _cell(cell: Cell, style: str, bars: bool) -> Text:
     if cell.number is None:
         return Text(f"{cell.text:>5}", style="red" if cell.text == "none" else "")
     text = Text(f"{cell.text:>5}")
     if bars:
-        text.append(" ").append_text(bar(cell.number / 10, BAR, colour(judge)))
+        text.append(" ").append_text(looks.bar(cell.number / 10, looks.BAR, style))
     return text
 
 
 def ratings_table(table: Table, width: int) -> RenderableType:
-    """Rows: categories, WIM score, reward; columns: who on whom. Bars where there is room."""
-    bars = width >= 18 + len(table.sides) * (BAR + 12)
+    """Rows: categories, WIM score, reward; columns: who on whom. Bars where there is room.
+
+    Of more than two experts, the columns that do not fit stand below the others; those of a judge stay together.
+    """
+    bars = width >= 18 + len(table.sides) * (looks.BAR + 12)
+    parts = [table.sides] if len(table.seats) < 3 else _parts(table, width)
+    drawn: list[RenderableType] = []
+    for sides in parts:
+        drawn += [*([Text("")] if drawn else []), _part(table, sides, bars)]
+    return Group(*drawn)
+
+
+def _parts(table: Table, width: int) -> list[list[Side]]:
+    """The columns of each part of a table, as many as there is room for beside the names of the rows."""
+    room = width - max(min(CATEGORY, len(title)) for title in (RATING, *(title for title, _ in table.rows)))
+    parts: list[list[Side]] = []
+    left = 0
+    for _, sides in groupby(table.sides, key=lambda side: side.judge):
+        own = {side: GAP + _column_width(table, side) for side in sides}
+        left = left if sum(own.values()) <= left else 0  # a judge whose columns do not fit begins below
+        for side, needed in own.items():
+            if not parts or needed > left:
+                parts, left = [*parts, []], room
+            parts[-1].append(side)
+            left -= needed
+    return parts
+
+
+def _column_width(table: Table, side: Side) -> int:
+    at = table.sides.index(side)
+    cells = (len(cells[at].text) for _, cells in table.rows)
+    return max(5, *cells, *(len(part) for part in _title(table, side).plain.split("\n")))
+
+
+def _title(table: Table, side: Side) -> Text:
+    """ "A on B"; of more than two experts with long names, the judge stands above the subject."""
+    long = len(table.seats) > 2 and any(len(side.title) > LONG_TITLE for side in table.sides)
+    return looks.side_title(side, table.seats, "\non " if long else " on ")
+
+
+def _part(table: Table, sides: Sequence[Side], bars: bool) -> RenderableType:
     drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="", border_style="dim")
-    drawn.add_column(Text("rating 1–10", style="dim"), no_wrap=True, overflow="ellipsis", max_width=20)
-    for side in table.sides:
-        drawn.add_column(side_title(side), no_wrap=True, overflow="ellipsis")
+    drawn.add_column(Text(RATING, style="dim"), no_wrap=True, overflow="ellipsis", max_width=CATEGORY, vertical="bottom")
+    for side in sides:
+        drawn.add_column(_title(table, side), no_wrap=True, overflow="ellipsis")
     for row, (category, cells) in enumerate(table.rows):
         strong = row >= table.bars
         if row == table.bars and row:
             drawn.add_section()
-        texts = [_cell(cell, side.judge, bars and not strong) for cell, side in zip(cells, table.sides, strict=True)]
+        texts = [_cell(cells[table.sides.index(side)], looks.colour(side.judge, table.seats), bars and not strong) for side in sides]
         drawn.add_row(Text(category), *texts, style="bold" if strong else "")
     return drawn
 
@@ -225,28 +230,26 @@ def ratings_table(table: Table, width: int) -> RenderableType:
 def wim_texts(conversation: Conversation) -> list[RenderableType]:
     """What each judge misses, with the score."""
     drawn: list[RenderableType] = []
-    wims = conversation.whole_wims()
-    for side in [s for s in conversation.sides() if s in wims]:
+    wims, seats = conversation.whole_wims(), conversation.seats
+    for side in in_order(wims, seats):
         wim = wims[side]
-        head = Text.assemble(
-            (letter(side.judge), f"bold {colour(side.judge)}"), " misses in ", (side.subject.upper(), f"bold {colour(side.subject)}")
-        )
+        head = Text.assemble(looks.person(side.judge, seats), " misses in ", looks.person(side.subject, seats))
         head.append(f"   WIM score {wim.cosine:.2f}" if wim.cosine is not None else "   no WIM score", style="dim")
         body = Text("Nothing is missing.", style="dim") if wim.empty else Text(line(wim.text) or "no answer")
-        drawn.append(Padding(Group(head, Padding(body, (0, 0, 0, 2))), (0, 0, 0, 2)))
+        drawn.append(looks.indented(Group(head, looks.indented(body))))
     return drawn
 
 
 def judgement(conversation: Conversation, width: int) -> list[RenderableType]:
-    """Ratings both ways, WIM texts, rewards and what went wrong; empty while nothing is judged."""
+    """Ratings all ways, WIM texts, rewards and what went wrong; empty while nothing is judged."""
     table = conversation.table()
     if table is None:
         return []
-    width = min(width, WIDEST)
-    parts: list[RenderableType] = [Padding(ratings_table(table, width - 2), (0, 0, 0, 2))]
+    width = min(width, looks.WIDEST)
+    parts: list[RenderableType] = [looks.indented(ratings_table(table, width - 2))]
     for drawn in wim_texts(conversation):
         parts += [Text(""), drawn]
-    problems = [Padding(Text(f"no answer: {problem}", style="red"), (0, 0, 0, 2)) for problem in conversation.problems()[:6]]
+    problems = [looks.indented(Text(f"no answer: {problem}", style="red")) for problem in conversation.problems()[:SHOWN_PROBLEMS]]
     parts += [Text(""), *problems] if problems else []
     return parts
 
@@ -268,9 +271,13 @@ def in_one_line(conversation: Conversation) -> RenderableType:
     """A finished conversation where there are too many to print them whole."""
     text = Text("✓ ", style="green", overflow="ellipsis", no_wrap=True)
     text.append(f"{conversation.name}  ", style="dim").append(conversation.topic)
-    text.append(f"  {counted(len(conversation.by_index), 'turn')}", style="dim")
+    text.append(f"  {words.counted(len(conversation.by_index), 'turn')}", style="dim")
+    if len(conversation.seats) > 2:  # who judged whom would not fit
+        for seat, value in conversation.mean_rewards().items():
+            text.append("   ").append(*looks.person(seat, conversation.seats)).append(f" {shown(value, '+.2f', 6)}", style="dim")
+        return text
     for side, reward in conversation.whole_rewards().items():
-        text.append("   ").append_text(side_title(side)).append(f" {judged_in_words(reward)}", style="dim")
+        text.append("   ").append_text(looks.side_title(side, conversation.seats)).append(f" {words.judged_in_words(reward)}", style="dim")
     return text
 
 
@@ -279,7 +286,7 @@ def in_one_line(conversation: Conversation) -> RenderableType:
 
 def run_heading(run: RunStarted) -> RenderableType:
     """The first lines of a view."""
-    text = Text.assemble(("ExpertChat ", "bold"), line(run.command), "  ", whole_in_words(run))
+    text = Text.assemble(("ExpertChat ", "bold"), line(run.command), "  ", words.whole_in_words(run))
     if run.resumed:
         text.append(f", {run.resumed} finished before", style="dim")
     return Group(text, Text(line(run.folder), style="dim", overflow="fold"), Text(""))
@@ -296,36 +303,35 @@ def loaded_line(what: str, seconds: float, gib: float = 0.0) -> RenderableType:
 
 
 def loading_line(what: str, seconds: float, tick: int, gib: float = 0.0) -> RenderableType:
-    spinner = (f"{SPINNER[tick % len(SPINNER)]} ", "cyan")
-    return Text.assemble(spinner, "loading ", line(what), *_large(gib), (f"  {seconds:.0f} s", "dim"))
+    return Text.assemble(looks.spinner(tick), "loading ", line(what), *_large(gib), (f"  {seconds:.0f} s", "dim"))
 
 
 def _large(gib: float) -> list[tuple[str, str]]:
-    return [(f"  {size(gib)}", "dim")] if gib > 0 else []
+    return [(f"  {words.size(gib)}", "dim")] if gib > 0 else []
 
 
 def starting_line(tick: int, text: str = "starting") -> RenderableType:
-    return Text.assemble((f"{SPINNER[tick % len(SPINNER)]} ", "cyan"), (line(text), "dim"))
+    return Text.assemble(looks.spinner(tick), (line(text), "dim"))
 
 
 def other_line(conversation: Conversation, turns: int, width: int) -> RenderableType:
     """Another conversation: id, topic, how far, and the tail of what is being written."""
-    topic_width = 12 if width < 80 else 22
+    topic_width = 12 if width < looks.NARROW else 22
     topic = Text(conversation.topic, no_wrap=True)
     topic.truncate(topic_width, overflow="ellipsis", pad=True)
     done = len(conversation.by_index)
     text = Text.assemble(("  " + conversation.name[-12:], "dim"), "  ", topic, " ", no_wrap=True)
-    text.append_text(bar(done / turns if turns else 0, 6 if width < 80 else BAR, "green")).append(f" {done}/{turns}  ")
+    cells = 6 if width < looks.NARROW else looks.BAR
+    text.append_text(looks.bar(done / turns if turns else 0, cells, "green")).append(f" {done}/{turns}  ")
     writing, room = conversation.streaming, width - text.cell_len - 1
     if writing is not None:
-        text.append(f"{writing.speaker.upper()} ", style=f"bold {colour(writing.speaker)}")
-        tail = line(writing.text[-4 * max(room, 0) :]) or thought_in_words(writing.thinking, now=True)
+        text.append(*looks.person(writing.speaker, conversation.seats)).append(" ")
+        tail = line(writing.text[-4 * max(room, 0) :]) or words.thought_in_words(writing.thinking, now=True)
         text.append_text(_tail(tail, room - 2))
     elif conversation.stage == "judging":
-        given = len(conversation.ratings) + len(conversation.wims)
-        text.append(f"being judged, {counted(given, 'answer')}" if given else "to be judged", style="dim")
-    text.truncate(max(width, 1), overflow="ellipsis")
-    return text
+        given = sum(not isinstance(record, Reward) for record in conversation.judgements.values())
+        text.append(f"being judged, {words.counted(given, 'answer')}" if given else "to be judged", style="dim")
+    return looks.fitted(text, width)
 
 
 def _tail(text: str, width: int) -> Text:
@@ -340,40 +346,24 @@ def _tail(text: str, width: int) -> Text:
 
 def status_line(state: RunState, width: int) -> Text:
     """The last line of the screen: how much of the run is done, and how fast it goes."""
-    text = bar(state.done / state.total if state.total else 0, 8 if width < 80 else 20, "bold green")
-    text.append(f" {state.done}/{state.total} done", style="bold")
     speed = f"{state.tokens_per_second:,.0f} tokens/s" if state.tokens_per_second is not None else ""
-    waiting = ", ".join(f"{letter(kind)} {count}" for kind, count in (state.progress.waiting if state.progress else {}).items() if count)
+    waiting = ", ".join(f"{called(kind)} {count}" for kind, count in (state.progress.waiting if state.progress else {}).items() if count)
     parts = {
-        "turns": counted(state.turns, "turn"),
-        "tokens": counted(state.tokens, "token"),
+        "turns": words.counted(state.turns, "turn"),
+        "tokens": words.counted(state.tokens, "token"),
         "speed": speed,
-        "clock": clock(state.seconds),
+        "clock": words.clock(state.seconds),
         "waiting": f"waiting: {waiting}" if waiting else "",
     }
-    for least in ("waiting", "tokens", "turns", "speed"):  # what a narrow screen leaves out first
-        if text.cell_len + sum(len(part) + 3 for part in parts.values() if part) > width:
-            parts[least] = ""
-    text.append("".join(f" · {part}" for part in parts.values() if part))
-    text.no_wrap = True
-    text.truncate(max(width, 1), overflow="ellipsis")
-    return text
+    return looks.with_parts(looks.run_bar(state.done, state.total, "done", width), parts, ("waiting", "tokens", "turns", "speed"), width)
 
 
 def run_end(state: RunState, width: int) -> RenderableType:
-    """The end of a run: mean ratings both ways, counts, throughput, where it lies and how to look at it again."""
+    """The end of a run: mean ratings all ways, counts, throughput, where it lies and how to look at it again."""
     assert state.finished is not None
-    style = {"done": "bold green", "stopped": "bold", "failed": "bold red"}[state.finished.status]
-    head = Rule(Text(ending(state.finished), style=style), align="left", style="dim", characters="─")
-    parts: list[RenderableType] = [Text(""), head, Text("")]
+    parts: list[RenderableType] = [Text(""), looks.end_rule(state.finished), Text("")]
     means = state.means()
     if means is not None:
-        count = counted(len(state.judged), "conversation")
-        parts += [Text(f"  means over {count}", style="dim"), Padding(ratings_table(means, min(width, WIDEST) - 2), (0, 0, 0, 2)), Text("")]
-    grid = RichTable.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, value in summary_lines(state):
-        grid.add_row(Text(label), Text(value))
-    parts.append(Padding(grid, (0, 0, 0, 2)))
-    return Group(*parts)
+        count = words.counted(len(state.judged), "conversation")
+        parts += [Text(f"  means over {count}", style="dim"), looks.indented(ratings_table(means, min(width, looks.WIDEST) - 2)), Text("")]
+    return Group(*parts, looks.labelled(words.summary_lines(state)))

@@ -1,27 +1,26 @@
 """How a training run looks: its rounds as a table and as curves, what the running round is at, the end.
 
-Colours as in `expertchat.views.render`; a figure that is better than chance beyond its interval is green, one that is worse is red.
+Colours as in `expertchat.views.looks`; a figure that is better than chance beyond its interval is green, one that is worse is red.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from rich.box import ROUNDED
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.panel import Panel
-from rich.rule import Rule
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from expertchat.records import Metrics, Speaker
-from expertchat.views import figures as words
+from expertchat.views import figures, looks
 from expertchat.views.figures import FACTS, LEARNER, ROUND, WIN, cell, columns
 from expertchat.views.model import RunState
-from expertchat.views.render import SPINNER, WIDEST, bar, colour
-from expertchat.views.sides import letter
+from expertchat.views.sides import Seats, called, seat_number
 from expertchat.views.sparkline import sparkline
 from expertchat.views.training import Round, Told, Training
-from expertchat.views.words import clock, ending
+from expertchat.views.words import clock
 
 LEAST = 50  # columns that two curves need beside each other
 CURVES = (  # title, figure, form, of evaluations
@@ -40,19 +39,17 @@ SHOWN_CURVES = 6
 
 
 def _verdict(row: Round, learner: Speaker | None) -> str:
-    """The colour of a win rate: its whole interval lies above one half, or below."""
-    low, high = row.evaluated("win_rate_low", learner), row.evaluated("win_rate_high", learner)
-    return "bold green" if low is not None and low > 0.5 else "bold red" if high is not None and high < 0.5 else "bold"
+    return looks.verdict(row.evaluated("win_rate_low", learner), row.evaluated("win_rate_high", learner)) or "bold"
 
 
 def table(training: Training, width: int, room: int) -> list[Text]:
     """The newest rounds as at most `room` lines that end with the running one; figures stand under their titles whatever they are."""
-    gap = 1 if width < 80 else 2
+    gap = 1 if width < looks.NARROW else 2
     chosen = columns(training, width, gap)
     head = Text((" " * gap).join(f"{c.title:>{c.width}}" for c in chosen), style="dim", no_wrap=True)
     lines: list[Text] = []
     for row in reversed(rows := training.shown()):
-        lines[:0] = _rows(row, chosen, gap)
+        lines[:0] = _rows(row, chosen, gap, training.seats)
         if len(lines) >= room:
             break
     now, phase = training.current, training.phase
@@ -61,25 +58,25 @@ def table(training: Training, width: int, room: int) -> list[Text]:
     return [head, *lines[-(room - 1) :]] if room > 1 and lines else []
 
 
-def _rows(row: Round, chosen: list[words.Column], gap: int) -> list[Text]:
+def _rows(row: Round, chosen: list[figures.Column], gap: int, seats: Seats) -> list[Text]:
     """A round, and a line for each other expert that was evaluated after it."""
     first = row.learner or next(iter(row.evaluations), None)
     texts = []
-    for learner in [first, *(who for who in sorted(row.evaluations) if who != first)]:
+    for learner in [first, *(who for who in sorted(row.evaluations, key=lambda who: (seat_number(who, seats), who)) if who != first)]:
         text = Text(no_wrap=True)
         for at, column in enumerate(chosen):
             text.append(" " * gap if at else "")
-            own = learner == first or column in (LEARNER, WIN, FACTS)
-            text.append(f"{cell(column, row, learner) if own else '':>{column.width}}", _style(column, row, learner))
+            own = learner == first or column.title in (LEARNER.title, WIN.title, FACTS.title)
+            text.append(f"{cell(column, row, learner) if own else '':>{column.width}}", _style(column, row, learner, seats))
         texts.append(text)
     return texts
 
 
-def _style(column: words.Column, row: Round, learner: Speaker | None) -> str:
+def _style(column: figures.Column, row: Round, learner: Speaker | None, seats: Seats) -> str:
     if column is WIN:
         return _verdict(row, learner)
-    if column is LEARNER and learner:
-        return colour(learner)
+    if column.title == LEARNER.title and learner:
+        return looks.colour(learner, seats)
     return "dim" if column is ROUND or row.number == 0 else "bold" if column is FACTS else ""
 
 
@@ -87,33 +84,52 @@ def _style(column: words.Column, row: Round, learner: Speaker | None) -> str:
 
 
 def curves(training: Training, width: int, room: int) -> list[Text]:
-    """The main figures over the rounds, at most `room` lines: two figures in a line, or one for each of two learners."""
+    """The main figures over the rounds, at most `room` lines.
+
+    Two figures in a line; of several learners each figure for all of them, in as many lines as they need.
+    """
     learners = training.learners()
-    found = []
+    found: list[list[_Curve]] = []
     for title, name, form, evaluated in CURVES:
         values = {who: training.curve(name, who, evaluated) for who in learners}
         if any(v is not None for curve in values.values() for v in curve):
-            found.append([(title, form, who, values[who]) for who in learners])
-    items = [item for one in found[: SHOWN_CURVES if len(learners) == 1 else len(found)] for item in one]
-    across = max(1, len(learners)) if len(learners) > 1 else 2 if width >= LEAST else 1
+            found.append([_Curve(title, form, who, values[who]) for who in learners])
+    names = figures.name_width(learners) if len(learners) > 1 else 0
+    if names:
+        rows = 1 if len(learners) == 2 else -(-len(learners) // max(1, (width + 3) // (LEAST // 2 + 3)))
+        across = -(-len(learners) // rows)
+    else:
+        rows, across, shown = 1, 2 if width >= LEAST else 1, [curve for figure in found[:SHOWN_CURVES] for curve in figure]
+        found = [shown[at : at + across] for at in range(0, len(shown), across)]
     each, lines = (width - 3 * (across - 1)) // across, []
-    for at in range(0, len(items), across):
-        drawn = [_curve(*item, width=each, named=len(learners) > 1) for item in items[at : at + across]]
-        lines.append(Text("   ").join(drawn))
-    return lines[: max(0, room)]
+    for figure in found:
+        for at in range(0, len(figure), across):
+            lines.append(Text("   ").join(_curve(curve, each, training.seats, names) for curve in figure[at : at + across]))
+    return lines[: max(0, room) // rows * rows]
 
 
-def _curve(title: str, form: str, learner: Speaker, values: list[float | None], width: int, named: bool) -> Text:
-    """ "reward   -0.12 ▁▂▄▆█   +0.45": a title, the first value where there is room, the curve, the last value; `width` cells."""
-    known = [value for value in values if value is not None]
-    first, last = (words.shown(value, form, 6) for value in ((known[0], known[-1]) if known else (None, None)))
+class _Curve(NamedTuple):
+    title: str
+    form: str
+    learner: Speaker
+    values: list[float | None]
+
+
+def _curve(curve: _Curve, width: int, seats: Seats, names: int) -> Text:
+    """ "reward   -0.12 ▁▂▄▆█   +0.45": a title, the first value where there is room, the curve, the last value; `width` cells.
+
+    `names`: cells of the learner's name before it; 0 where there is but one.
+    """
+    known = [value for value in curve.values if value is not None]
+    first, last = (figures.shown(value, curve.form, 6) for value in ((known[0], known[-1]) if known else (None, None)))
     text = Text(no_wrap=True)
-    text.append(f"{learner.upper()} " if named else "", style=f"bold {colour(learner)}")
-    text.append(f"{title:<6}", style="dim")
+    name, style = looks.person(curve.learner, seats)
+    text.append(f"{name[:names]:<{names}} " if names else "", style)
+    text.append(f"{curve.title:<6}", style="dim")
     roomy = width >= 40
     text.append(f" {first:>6}" if roomy else "", style="dim")
     cells = max(1, width - text.cell_len - 8)
-    text.append(f" {sparkline(values, cells):<{cells}}", style=colour(learner) if named else "green")
+    text.append(f" {sparkline(curve.values, cells):<{cells}}", style=looks.colour(curve.learner, seats) if names else "green")
     return text.append(f" {last:>6}", style="bold")
 
 
@@ -124,23 +140,22 @@ def phase_line(state: RunState, width: int, tick: int) -> Text:
     """The running round, and how far it is with what it is at."""
     training = state.training
     assert training is not None
-    text = Text(f"{SPINNER[tick % len(SPINNER)]} ", style="cyan", no_wrap=True)
+    text = Text.assemble(looks.spinner(tick))
     if training.current is not None and training.running:
         now = training.current
-        text.append(f"round {now.round}/{training.total}", style="bold not cyan")
-        text.append(f"  {now.learner.upper()} v{now.policy_version}", style=f"bold {colour(now.learner)}").append(" learns", style="dim")
-        text.append("  ")
+        text.append(f"round {now.round}/{training.total}", style="bold")
+        name, style = looks.person(now.learner, training.seats)
+        text.append(f"  {name} v{now.policy_version}", style).append(" learns  ", style="dim")
     phase = training.phase
     if phase is None:
         over = "finishing" if training.finished >= training.total else "between two rounds"
         text.append("begins" if training.running else "starting" if training.current is None else over, style="dim")
     else:
-        text.append(phase.phase, style="bold not cyan")
+        text.append(phase.phase, style="bold")
         since = f"  {clock(max(0.0, state.time - phase.time))}" if phase.time else ""
-        _progress(text, state, 8 if width < 80 else 20, width - len(since))
+        _progress(text, state, 8 if width < looks.NARROW else 20, width - len(since))
         text.append(since, style="dim")
-    text.truncate(max(width, 1), overflow="ellipsis")
-    return text
+    return looks.fitted(text, width)
 
 
 def _progress(text: Text, state: RunState, cells: int, width: int) -> None:
@@ -153,7 +168,7 @@ def _progress(text: Text, state: RunState, cells: int, width: int) -> None:
     share = done / total
     if training.phase.phase == "talking" and state.run is not None and state.run.turns:  # dialogues in step with one another end together
         share += sum(len(c.by_index) for c in state.conversations.values()) / (total * state.run.turns)
-    text.append("  ").append_text(bar(share, cells, "green")).append(f" {done}/{total}", style="not cyan")
+    text.append("  ").append_text(looks.bar(share, cells, "green")).append(f" {done}/{total}")
     loss = f", loss {training.step.loss:.3f}" if training.step is not None else ""
     for said in (f" {what}" if what else "", loss):
         if text.cell_len + len(said) <= width:
@@ -165,21 +180,13 @@ def status_line(state: RunState, width: int) -> Text:
     training = state.training
     assert training is not None
     done, total = min(training.finished, training.total), training.total
-    text = bar(done / total if total else 0, 8 if width < 80 else 20, "bold green")
-    text.append(f" {done}/{total} rounds", style="bold")
     left = training.left()
     parts = {
         "speed": f"{state.tokens_per_second:,.0f} tokens/s" if state.tokens_per_second is not None else "",
         "clock": clock(max(0.0, state.time - state.run.time)) if state.run is not None else "",
         "left": f"about {clock(left)} left" if left else "",
     }
-    for least in ("speed", "clock"):  # what a narrow screen leaves out first
-        if text.cell_len + sum(len(part) + 3 for part in parts.values() if part) > width:
-            parts[least] = ""
-    text.append("".join(f" · {part}" for part in parts.values() if part))
-    text.no_wrap = True
-    text.truncate(max(width, 1), overflow="ellipsis")
-    return text
+    return looks.with_parts(looks.run_bar(done, total, "rounds", width), parts, ("speed", "clock"), width)
 
 
 # -- lines that stay, and the end -----------------------------------------------------------------------------------------
@@ -187,74 +194,66 @@ def status_line(state: RunState, width: int) -> Text:
 
 def told_line(told: Told, training: Training, width: int) -> Text:
     """What is said once of a round or an evaluation."""
-    return round_line(told, training, width) if isinstance(told, Round) else evaluation_line(told, width)
+    return round_line(told, training, width) if isinstance(told, Round) else evaluation_line(told, training.seats, width)
 
 
 def round_line(row: Round, training: Training, width: int) -> Text:
     """A finished round as one line; what does not fit is left out, the least important figure first."""
-    head = Text.assemble(("✓ ", "green"), words.round_label(row, training), no_wrap=True)
+    head = Text.assemble(("✓ ", "green"), figures.round_label(row, training))
     if row.learner:
-        head.append(f"  {row.learner.upper()}", style=f"bold {colour(row.learner)}")
-    chosen = [c for c in words.COLUMNS if row.figures or not c.figure]
+        head.append("  ").append(*looks.person(row.learner, training.seats))
+    chosen = [c for c in figures.COLUMNS if row.figures or not c.figure]
     while chosen and head.cell_len + sum(len(c.title) + c.width + 3 for c in chosen) > width:
         chosen.remove(max(chosen, key=lambda c: c.rank))
     for column in chosen:
         head.append(f"  {column.title} ", style="dim").append(f"{cell(column, row, row.learner):>{column.width}}")
-    head.truncate(max(width, 1), overflow="ellipsis")
-    return head
+    return looks.fitted(head, width)
 
 
-def evaluation_line(metrics: Metrics, width: int) -> Text:
+def evaluation_line(metrics: Metrics, seats: Seats, width: int) -> Text:
     """An evaluation as one line: the win rate, then policy and base; what does not fit is left out."""
-    text = Text(f"  {words.when(metrics)} ", style="dim", no_wrap=True)
-    text.append(metrics.learner.upper(), style=f"bold not dim {colour(metrics.learner)}")
+    text = Text(f"  {figures.when(metrics)} ", style="dim")
+    text.append(*looks.person(metrics.learner, seats, "bold not dim"))
     row = Round(metrics.round, metrics.learner, evaluations={metrics.learner: metrics.figures})
     if (rate := row.evaluated("win_rate", metrics.learner)) is not None:
-        interval = words.span(metrics.figures, "win_rate", words.percent, "–")
-        said = f"{words.percent(rate)} %" + (f" ({interval})" if interval else "")
+        interval = figures.span(metrics.figures, "win_rate", figures.percent, "–")
+        said = f"{figures.percent(rate)} %" + (f" ({interval})" if interval else "")
         text.append("  win ").append(said, style=f"not dim {_verdict(row, metrics.learner)}")
-    for one in words.compared(metrics.figures):
-        said = f"{one.policy} (base {one.base})"
-        if text.cell_len + len(one.label) + len(said) + 3 > width:
+    for figure in figures.compared(metrics.figures):
+        said = f"{figure.policy} (base {figure.base})"
+        if text.cell_len + len(figure.label) + len(said) + 3 > width:
             break
-        text.append(f"  {one.label} ").append(said, style="not dim")
-    text.truncate(max(width, 1), overflow="ellipsis")
-    return text
+        text.append(f"  {figure.label} ").append(said, style="not dim")
+    return looks.fitted(text, width)
 
 
 def closing(state: RunState, width: int) -> RenderableType:
     """The end of a training run: each learner before and after, the curves, the counts, where the adapter lies."""
     assert state.finished is not None and state.training is not None
-    style = {"done": "bold green", "stopped": "bold", "failed": "bold red"}[state.finished.status]
-    head = Rule(Text(ending(state.finished), style=style), align="left", style="dim", characters="─")
-    parts: list[RenderableType] = [Text(""), head, Text("")]
-    for learner, figures in words.last_evaluations(state).items():
-        parts += [before_and_after(learner, figures, min(width, WIDEST)), Text("")]
-    drawn = curves(state.training, min(width, WIDEST) - 4, 2 * SHOWN_CURVES)
-    parts += [Padding(Group(*drawn), (0, 2)), Text("")] if drawn else []
-    grid = RichTable.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, value in words.closing_lines(state):
-        grid.add_row(Text(label), Text(value))
-    return Group(*parts, Padding(grid, (0, 0, 0, 2)))
+    parts: list[RenderableType] = [Text(""), looks.end_rule(state.finished), Text("")]
+    for learner, last in figures.last_evaluations(state).items():
+        parts += [before_and_after(learner, last, state.seats, min(width, looks.WIDEST)), Text("")]
+    drawn = curves(state.training, min(width, looks.WIDEST) - 4, 2 * SHOWN_CURVES)
+    parts += [looks.indented(Group(*drawn)), Text("")] if drawn else []
+    return Group(*parts, looks.labelled(figures.closing_lines(state)))
 
 
-def before_and_after(learner: str, figures: words.Figures, width: int) -> RenderableType:
+def before_and_after(learner: str, last: figures.Figures, seats: Seats, width: int) -> RenderableType:
     """A small panel: the win rate with its interval, and base, policy and change of the other figures."""
     rows: list[RenderableType] = []
-    if said := words.win_words(figures, "–"):
+    if said := figures.win_words(last, "–"):
         rows.append(Text(said, style="bold"))
-    if compared := words.compared(figures, "–"):
+    if compared := figures.compared(last, "–"):
         grid = RichTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
         grid.add_column("")
         for title in ("base", "policy"):
             grid.add_column(title, justify="right", no_wrap=True)
         grid.add_column("")
-        for one in compared:
-            grid.add_row(Text(one.label), Text(one.base), Text(one.policy, style="bold"), Text(one.change, style="dim"))
+        for figure in compared:
+            grid.add_row(Text(figure.label), Text(figure.base), Text(figure.policy, style="bold"), Text(figure.change, style="dim"))
         rows += [Text(""), grid] if rows else [grid]
-    heading = Text(f"{letter(learner)} against its base", style=f"bold {colour(learner)}")
+    style = looks.colour(learner, seats)
+    heading = Text(f"{called(learner)} against its base", style=f"bold {style}")
     body = Group(*rows) if rows else Text("no evaluation figures", style="dim")
-    panel = Panel(body, title=heading, title_align="left", box=ROUNDED, border_style=colour(learner), width=min(width - 2, 72))
-    return Padding(panel, (0, 0, 0, 2))
+    panel = Panel(body, title=heading, title_align="left", box=ROUNDED, border_style=style, width=min(width - 2, 72))
+    return looks.indented(panel)

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from expertchat.text.in_words import age, line
-from expertchat.views.plan import open_console
-from expertchat.views.render import bar
+from expertchat.views.console import open_console
+from expertchat.views.looks import bar
 from expertchat.views.words import counted
 
 Row = Mapping[str, Any]

@@ -1,25 +1,77 @@
-"""How the screen of a training run is divided: the rounds beside the current dialogue where there is room, below it elsewhere."""
+"""How the moving part of the screen is divided, cropped to it.
+
+Of a run of dialogues: the one in focus, the others as a line each, how far the run is. Of a training run: its rounds beside the current
+dialogue where there is room, below it elsewhere.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import islice
 
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
 from expertchat.views import render, rounds
+from expertchat.views.frame import Frame, Line, Painter
 from expertchat.views.model import Conversation, RunState
-
-if TYPE_CHECKING:
-    from expertchat.views.frame import Line, Painter
 
 BESIDE = 140  # columns from which the rounds stand beside the dialogue
 WIDEST_TABLE = 90
 TALK = 5  # lines that a dialogue needs to be worth its place
 
 
-def lines(painter: Painter, state: RunState, focus: Conversation | None, width: int, height: int, tick: int) -> list[Line]:
+def frame(
+    painter: Painter,
+    state: RunState,
+    focus: Conversation | None,
+    loading: dict[str, float],
+    tick: int,
+    remark: str = "",
+    waiting: str = "",
+) -> Frame:
+    """The screen's moving part, at most as high as the screen.
+
+    `loading` holds seconds by model, `remark` a warning, `waiting` what has to happen before anything moves.
+    """
+    width, height = painter.console.size
+    height = max(1, height - 1)
+    below: list[Line] = []
+    for what, seconds in loading.items():
+        gib = state.loading[what].gib if what in state.loading else 0.0
+        below += painter.lines(render.loading_line(what, seconds, tick, gib), width)
+    last = painter.lines(Text(remark, style="bold red"), width) if remark else []
+    last += painter.lines(render.starting_line(tick, waiting), width) if waiting else []
+    if state.training is not None:
+        below += last
+        return Frame([*_of_training(painter, state, focus, width, height - len(below), tick), *below][-height:])
+    if state.conversations or state.progress is not None:
+        below += _others(painter, state, focus, width, height)
+        below += painter.lines(render.status_line(state, width), width)
+    elif not loading and not waiting:
+        below += painter.lines(render.starting_line(tick), width)
+    below = (below + last)[-height:]
+    room = height - len(below) - 4
+    if focus is None or room < 1:
+        return Frame(below)
+    head = painter.lines(render.heading(focus, state.most_turns), width)[:1]
+    return Frame([[], *head, [], *painter.newest(focus, width, room), [], *below])
+
+
+def _others(painter: Painter, state: RunState, focus: Conversation | None, width: int, height: int) -> list[Line]:
+    """The conversations that are not in focus, those that are written first."""
+    others = [c for c in state.conversations.values() if c is not focus and not c.judged]
+    others.sort(key=lambda c: (c.streaming is None, c.stage != "talking"))  # stable: order of their start within a kind
+    shown = max(1, min(8, height // 5))
+    lines: list[Line] = []
+    for conversation in islice(others, shown):
+        lines += painter.lines(render.other_line(conversation, state.most_turns, width), width)[:1]
+    if len(others) > shown:
+        lines += painter.lines(Text(f"  and {len(others) - shown} more", style="dim"), width)
+    return [*lines, []] if lines else []
+
+
+def _of_training(painter: Painter, state: RunState, focus: Conversation | None, width: int, height: int, tick: int) -> list[Line]:
     """The whole screen, `height` lines if there are rounds to show: nothing moves when a dialogue grows."""
     below = painter.lines(rounds.phase_line(state, width, tick), width) + painter.lines(rounds.status_line(state, width), width)
     room = height - len(below) - 1
@@ -67,7 +119,7 @@ def _talk(painter: Painter, state: RunState, focus: Conversation | None, width: 
     """The dialogue in focus: its heading and the newest of it."""
     if focus is None or room < 3:
         return []
-    head = painter.lines(render.heading(focus, state.run.turns if state.run else 0), width)[:1]
+    head = painter.lines(render.heading(focus, state.most_turns), width)[:1]
     return [*head, *painter.newest(focus, width, room - 1)]
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.table import Table
+
+from expertchat.views.console import console_on
+
 if TYPE_CHECKING:
     from expertchat.world.check import Row
 
 
 def print_check(rows: Sequence[Row]) -> None:
     """The table of `expertchat world check`: figures, targets, and whether they are met."""
-    from rich.table import Table
-
-    from expertchat.views.console import console_on
-
     table = Table(title="The embedded world on unseen dialogues")
     for column in ("", "llama", "mixtral", "target", ""):
         table.add_column(column, justify="left" if not column else "right")

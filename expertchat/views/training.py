@@ -8,6 +8,7 @@ from typing import Literal
 
 from expertchat.events import AnyEvent, Measured, PhaseStarted, Progress, RoundFinished, RoundStarted, RunFinished, RunStarted, StepFinished
 from expertchat.records import Figure, Metrics, Speaker
+from expertchat.views.sides import TWO, Seats, seat_number
 
 Phase = Literal["talking", "pairing", "updating", "evaluating", "saving"]
 PHASES: tuple[Phase, ...] = ("talking", "pairing", "updating", "evaluating", "saving")
@@ -65,6 +66,7 @@ class Training:
 
     total: int = 0
     conversations: int = 0  # of a round
+    seats: Seats = TWO
     rounds: dict[int, Round] = field(default_factory=dict)
     final: dict[Speaker, dict[str, Figure]] = field(default_factory=dict)  # evaluations of what the run gives in the end, by learner
     current: RoundStarted | None = None  # the running round, or the last one
@@ -123,9 +125,9 @@ class Training:
         return sorted((r for r in self.rounds.values() if r.figures or r.evaluations or r.done), key=lambda r: r.number)
 
     def learners(self) -> list[Speaker]:
-        """Who learns, as far as it was seen: more than one where the experts learn by turns."""
+        """Who learns, as far as it was seen, in the order of the seats: more than one where the experts learn by turns."""
         seen: set[Speaker] = {r.learner for r in self.rounds.values() if r.learner is not None}
-        return sorted(seen.union(*(r.evaluations for r in self.rounds.values())))
+        return sorted(seen.union(*(r.evaluations for r in self.rounds.values())), key=lambda who: (seat_number(who, self.seats), who))
 
     def curve(self, name: str, learner: Speaker, evaluated: bool = False) -> list[float | None]:
         """A figure over the rounds of `learner`, or over those after which it was evaluated."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from expertchat.events import RunFinished, RunStarted
 from expertchat.records import Reward, Turn
+from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 from expertchat.views.model import RunState
-from expertchat.views.sides import line
+from expertchat.views.sides import called
 
 STOPPED = {
     "turns": "all turns are spoken",
@@ -83,7 +84,7 @@ def mass_in_words(masses: object) -> str:
     """ "; the options hold 97 % of the probability", the least sure judge's where they differ; "" where nothing is known."""
     if not isinstance(masses, Mapping):
         return ""
-    means = [one["mean"] for one in masses.values() if isinstance(one, Mapping) and isinstance(one.get("mean"), int | float)]
+    means = [mass["mean"] for mass in masses.values() if isinstance(mass, Mapping) and isinstance(mass.get("mean"), int | float)]
     return f"; the options hold {100 * min(means):.0f} % of the probability" if means else ""
 
 
@@ -103,6 +104,11 @@ def fault_words(faults: object, most: int = 4) -> str:
     return "; ".join(parts)
 
 
+def _by_speaker(turns: object) -> str:
+    """ ": A 12, B 9, C 10" of three or more experts."""
+    return f": {', '.join(f'{called(str(seat))} {count:,}' for seat, count in turns.items())}" if isinstance(turns, Mapping) else ""
+
+
 def summary_lines(state: RunState) -> list[tuple[str, str]]:
     """The end of a run as (label, value) lines: counts, throughput, failures, the folder, how to look again.
 
@@ -110,41 +116,41 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
     """
     summary, counts = state.finished.summary if state.finished else {}, state.counts
 
-    def known(key: str, seen: int) -> int:
+    def known(key: str, seen: int = 0) -> int:
         value = summary.get(key)
         return value if isinstance(value, int) else seen
 
-    speed = f" ({state.tokens_per_second:,.0f} tokens/s)" if state.tokens_per_second is not None else ""
     ratings, wims = known("rating_count", counts.ratings), known("wim_count", counts.wims)
-    lines = [
-        ("conversations", f"{state.done:,} of {state.total:,}"),
-        ("turns", f"{known('turns', counts.turns):,}"),
-        ("tokens", f"{known('tokens', counts.tokens):,} in {clock(state.seconds)}{speed}"),
-    ]
-    if ratings:
-        said = f"{ratings:,}, {known('parse_failures', counts.ratings_none):,} without an answer"
-        lines.append(("ratings", said + mass_in_words(summary.get("rating_mass"))))
-    if wims:
-        empty, lacking = known("wim_empty", counts.wims_empty), known("wim_null", counts.wims_none)
-        lines.append(("WIM responses", f"{wims:,}, {empty:,} empty, {lacking:,} without a score"))
-    if kinds := fault_words(summary.get("faults")):
-        lines.append(("no answer", kinds))
-    if known("rated_pairs", 0):
-        lines.append(("ties", f"{known('ties', 0):,} of {known('rated_pairs', 0):,} conversations rate both experts alike"))
-    if known("turns_thought", 0):
-        said = f"{counted(known('turns_thought', 0), 'turn')} thought {counted(known('words_thought', 0), 'word')}"
-        silent = known("turns_all_thinking", 0)
-        lines.append(("thinking", said + (f"; {silent:,} of them said nothing after it" if silent else "")))
-    if known("turns_cut", 0):
-        lines.append(("turns cut", f"{known('turns_cut', 0):,} at the token limit"))
-    if beyond := known("turns_beyond", 0):
-        lines.append(("both speakers", f"{counted(int(beyond), 'reply', 'replies')} went on for the partner; cut"))
-    if blank := known("turns_blank", 0):
-        lines.append(("blank", f"{counted(int(blank), 'turn')} without a word"))
+    lacking, scoreless = known("parse_failures", counts.ratings_none), known("wim_null", counts.wims_none)
+    thought, silent, pairs = known("turns_thought"), known("turns_all_thinking"), known("rated_pairs")
+    cut, beyond, blank = known("turns_cut"), known("turns_beyond"), known("turns_blank")
+    speed = f" ({state.tokens_per_second:,.0f} tokens/s)" if state.tokens_per_second is not None else ""
+    unspoken = f"; {silent:,} of them said nothing after it" if silent else ""
+    alike = "pairs of experts are rated alike" if "turns_by" in summary else "conversations rate both experts alike"
+    kinds = fault_words(summary.get("faults"))
+    told = (  # a label, whether there is anything to say, and what
+        ("conversations", True, f"{state.done:,} of {state.total:,}"),
+        ("turns", True, f"{known('turns', counts.turns):,}{_by_speaker(summary.get('turns_by'))}"),
+        ("tokens", True, f"{known('tokens', counts.tokens):,} in {clock(state.seconds)}{speed}"),
+        ("ratings", ratings, f"{ratings:,}, {lacking:,} without an answer{mass_in_words(summary.get('rating_mass'))}"),
+        ("WIM responses", wims, f"{wims:,}, {known('wim_empty', counts.wims_empty):,} empty, {scoreless:,} without a score"),
+        ("no answer", kinds, kinds),
+        ("ties", pairs, f"{known('ties'):,} of {pairs:,} {alike}"),
+        ("thinking", thought, f"{counted(thought, 'turn')} thought {counted(known('words_thought'), 'word')}{unspoken}"),
+        ("turns cut", cut, f"{cut:,} at the token limit"),
+        ("both speakers", beyond, f"{counted(beyond, 'reply', 'replies')} went on for the partner; cut"),
+        ("blank", blank, f"{counted(blank, 'turn')} without a word"),
+    )
+    lines = [(label, said) for label, there, said in told if there]
     reasons = summary.get("stop_reasons")
     if isinstance(reasons, dict):
         lines.append(("endings", ", ".join(f"{line(str(reason)).replace('_', ' ')} {count}" for reason, count in reasons.items())))
-    if state.run is not None:
-        folder = clean(state.run.folder)
-        lines += [("run folder", folder), ("look again", f"expertchat watch {shlex.quote(folder)}")]
-    return lines
+    return lines + look_again(state)
+
+
+def look_again(state: RunState) -> list[tuple[str, str]]:
+    """The last lines of every end: where the run lies, and how to look at it again."""
+    if state.run is None:
+        return []
+    folder = clean(state.run.folder)
+    return [("run folder", folder), ("look again", f"expertchat watch {shlex.quote(folder)}")]

@@ -13,10 +13,11 @@ from expertchat.bench.config import BenchConfig
 from expertchat.bench.gpu import measure_rows
 from expertchat.bench.kit import Kit
 from expertchat.bench.results import Spread
+from expertchat.bench.subject import Subject, load_subject
 from expertchat.command.compose import load
 from expertchat.plan.config import PlanConfig
-from expertchat.plan.random_models import Subject, load_subject, speak_in_words
 from expertchat.plan.random_shapes import parse_random
+from expertchat.plan.random_words import speak_in_words
 from tests.proofs.gpu_rows import Proof
 
 GIB = 2**30
