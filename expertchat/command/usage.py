@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expertchat import __version__
 from expertchat.command.table import COMMANDS, Command
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXAMPLES = """  expertchat converse                                     a few conversations of the embedded models, live
   expertchat converse conversation.turns=4 view=plain     any key of the config as KEY=VALUE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.folder.here import place
+from expertchat.folder.jsonl import read_json
 from expertchat.text.redaction import hide, hide_words
 
 # Files that are there to hold secrets; a change of them is no change of the code.
@@ -70,12 +70,11 @@ def provenance(command_line: list[str]) -> dict[str, Any]:
 
 def moved_on(path: Path, since: str) -> list[str]:
     """A warning where the code or its packages are others than those of an earlier provenance.json; nothing where there is none."""
-    try:
-        before = json.loads(path.read_bytes())
-        packages, git, now = before["packages"], before["git"], versions()
-        changed = [f"{name} {packages[name]} -> {now.get(name)}" for name in packages if packages[name] != now.get(name)]
-    except (OSError, ValueError, KeyError, TypeError):
+    before = read_json(path) or {}
+    packages, git, now = before.get("packages"), before.get("git"), versions()
+    if not isinstance(packages, dict):
         return []
+    changed = [f"{name} {packages[name]} -> {now.get(name)}" for name in packages if packages[name] != now.get(name)]
     here = commit()
     if isinstance(git, dict) and here is not None and git.get("commit") != here["commit"]:
         changed.append(f"commit {str(git.get('commit'))[:10]} -> {here['commit'][:10]}")
