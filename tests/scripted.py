@@ -151,7 +151,7 @@ def run(folder: Path | str, *overrides: str, double: Double | None = None, sink:
 
     double = double or Double()
     config = config_of(f"run.dir={folder}", *overrides)
-    backends = {"a": double, "b": b or double, "third": double}
+    backends = {seat: double for seat in (*config.experts.seats, "third", "moderator")} | {"b": b or double}
     return run_converse(config, ["expertchat", "converse"], sink or Collect(), backends=backends, embedder=BagOfWords())
 
 

@@ -39,11 +39,6 @@ def by_lot(seats: Sequence[Speaker], turns: Sequence[Turn], key: str) -> Speaker
     return random.Random(f"{key} {len(turns)}").choice([seat for seat in seats if seat != turns[-1].speaker])
 
 
-def after(seats: Sequence[Speaker], last: Speaker) -> Speaker:
-    """Who sits next to `last`."""
-    return by_turns(seats, last, 1)
-
-
 def moderator_of(experts: Mapping[str, ExpertChat], tokens: Mapping[str, CountTokens]) -> Moderator | None:
     """The moderator among those who take part in a run, where there is one."""
     expert = experts.get(MODERATOR)
@@ -68,14 +63,14 @@ class Moderator:
         held = rating.mass(answer.logprobs)
         if held is None or held < LEAST_MASS:
             said = "no number" if held is None else f"{100 * held:.0f} %"
-            return after(seats, last), f"the moderator named nobody (the names hold {said} of the probability): next in the order"
+            return by_turns(seats, last, 1), f"the moderator named nobody (the names hold {said} of the probability): next in the order"
         likely = dict(zip(seats, answer.logprobs, strict=True))
         return max((seat for seat in seats if seat != last), key=lambda seat: likely[seat]), None
 
     def request(self, key: str, topic: str, seats: Sequence[Speaker], turns: Sequence[Turn]) -> ScoreRequest:
         """Ask for the probabilities of all names."""
         prompts, room = self.expert.settings.prompts, self.expert.context_length - NAME_TOKENS
-        options = tuple(f"{seat.upper()}]]" for seat in seats)
+        options = tuple(f" {seat.upper()}." for seat in seats)
         start = 0
         while True:
             messages = self._messages(topic, seats, turns, start)
@@ -90,6 +85,15 @@ class Moderator:
         prompts, tokens = self.expert.settings.prompts, self.expert.special_tokens
         lines = [f"({start} oldest turns left out)"] if start else []
         lines += [f"{turn.speaker.upper()}: {quote(turn.text, tokens)}" for turn in turns[start:]]
-        names = listed([seat.upper() for seat in seats])
-        texts = {"topic": topic, "names": names, "last": turns[-1].speaker.upper(), "transcript": Safe("\n".join(lines))}
-        return self.expert.chat("", [Message("user", fill(prompts.moderate, tokens, **texts))])
+        last, names = turns[-1].speaker, listed([seat.upper() for seat in seats])
+        order = [by_turns(seats, last, step) for step in range(1, len(seats) + 1)]  # small models like the first best
+        asked = fill(
+            prompts.moderate,
+            tokens,
+            topic=topic,
+            names=names,
+            last=last.upper(),
+            transcript=Safe("\n".join(lines)),
+            lines=Safe("\n".join(f"{prompts.next_speaker} {seat.upper()}." for seat in order)),
+        )
+        return self.expert.chat("", [Message("user", asked)])

@@ -31,7 +31,7 @@ _ALLOWED: dict[str, set[str]] = {
     "better": set(),
     "company": {"name", "others"},
     "judge_several": {"subject", "topic", "transcript", "categories", "explain", "names"},
-    "moderate": {"topic", "transcript", "names", "last"},
+    "moderate": {"topic", "transcript", "names", "last", "lines"},
     "next_speaker": set(),
 }
 _NEEDED = {"judge": {"transcript", "subject"}, "rating": {"category"}, "topic": {"avoid"}, "avoid": {"topics"}}

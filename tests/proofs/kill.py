@@ -1,6 +1,6 @@
 """Kill -9 a run at random moments, resume it each time, and compare it with an unbroken run.
 
-    python -m tests.proofs.kill [KILLS]
+    python -m tests.proofs.kill [KILLS [OVERRIDE ...]]
 
 Prints when each kill came and whether record ids and texts are the same. Exit code 0 if they are.
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 RUN = ["conversation.count=16", "conversation.turns=6", "view=none", "run.seed=7"]
@@ -21,8 +22,8 @@ NOISE = 1e-4  # of scores
 FILES = {"transcripts": "turns", "ratings": "expected", "wim": "text", "rewards": "value"}
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "expertchat.cli", "converse", *RUN, f"run.dir={folder}"])
+def start(folder: Path, words: Sequence[str] = RUN) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "expertchat.cli", "converse", *words, f"run.dir={folder}"])
 
 
 def content(folder: Path) -> dict[str, object]:
@@ -53,17 +54,18 @@ def differing(one: dict[str, object], two: dict[str, object]) -> list[str]:
     return found
 
 
-def main(kills: int) -> int:
+def main(kills: int, words: Sequence[str] = ()) -> int:
     rng = random.Random(1)
+    words = (*RUN, *words)
     with tempfile.TemporaryDirectory() as scratch:
         whole, broken = Path(scratch) / "whole", Path(scratch) / "broken"
         began = time.monotonic()
-        assert start(whole).wait() == 0
+        assert start(whole, words).wait() == 0
         seconds = time.monotonic() - began
         print(f"unbroken run: {seconds:.1f} s, {len(content(whole))} records", flush=True)
         done = 0
         while done < kills:
-            run = start(broken)
+            run = start(broken, words)
             wait = rng.uniform(0.05, 0.8) * seconds  # loading alone takes a good part of it
             try:
                 code = run.wait(timeout=wait)
@@ -77,11 +79,11 @@ def main(kills: int) -> int:
                 events = broken / "events.jsonl"
                 lines = events.read_bytes().count(b"\n") if events.exists() else 0
                 print(f"kill {done} after {wait:.1f} s: {lines} events on disk", flush=True)
-        assert start(broken).wait() == 0
+        assert start(broken, words).wait() == 0
         other = differing(content(whole), content(broken))
         print(f"after {kills} kills: {len(content(broken))} records, {'the same ids and texts' if not other else f'DIFFERENT: {other}'}")
         return 1 if other else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20))
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, sys.argv[2:]))
