@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from expertchat.backends.asking import Flow
-from expertchat.backends.base import EmbedRequest, GenerateRequest, ScoreRequest
+from expertchat.backends.base import Completion, EmbedRequest, GenerateRequest, ScoreRequest
 from expertchat.bench.kit import Kit, Way, Work, counting, fresh
 from expertchat.bench.limit import bare, new_cache
 from expertchat.bench.results import Column
@@ -67,7 +67,7 @@ def answers(kit: Kit, backend: Any, requests: Sequence[Any]) -> Way:
         ask = backend.score if isinstance(requests[0], ScoreRequest) else backend.generate
         with kit.clock() as watch, counting(backend) as counts:
             done = ask(requests)
-        return Work(watch.seconds, 1, sum(getattr(answer, "tokens", 0) for answer in done), counts)
+        return Work(watch.seconds, 1, sum(answer.tokens for answer in done if isinstance(answer, Completion)), counts)
 
     return way
 
