@@ -103,7 +103,7 @@ def test_an_archive_that_is_not_whole(slurm: Cluster, tmp_path: Path) -> None:
     whole[len(whole) // 2] ^= 1
     archive.write_bytes(whole)
     slurm.run(["scontrol", "release", *jobs.values()])
-    for damage, words in (("missing", "packed"), ("corrupt", "checksum")):
+    for damage, words in (("missing", "no tiny-model.tar"), ("corrupt", "checksum")):
         assert slurm.wait(jobs[damage], 60) == "FAILED"
         said = log(tmp_path / f"run-{damage}")
         assert "tiny-model" in said and words in said, said

@@ -114,7 +114,7 @@ def test_two_processes_in_one_job(slurm: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_run_that_needs_more_than_its_time_limit(slurm: Cluster, limited: tuple[str, Path, list[str]], tmp_path: Path) -> None:
-    """The job that the first fixture has submitted: told to stop by Slurm itself, requeued as often as it takes, and then as if unbroken."""
+    """The job that the first fixture has submitted: stopped by Slurm itself, requeued as often as it takes, then as if unbroken."""
     job, folder, line = limited
     wait_done(slurm, job, folder)
     restarts = int(slurm.job(job)["Restarts"])
