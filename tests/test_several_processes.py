@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from expertchat.cli import main
+from tests.alike import records, same
 from tests.workers.forked import run
 
 FAST = [
-    "view=none", "conversation.count=4", "conversation.turns=2", "candidates.count=2", "candidates.opening=true", "pairs.min_margin=0.001",
-    "train.batch=4", "train.micro_batch=4", "evaluation.every=0", "evaluation.histories=2", "evaluation.final=2",
-    "experts.a.decoding.reply.max_new_tokens=16", "experts.b.decoding.reply.max_new_tokens=16",
+    "view=none", "conversation.count=8", "conversation.turns=2", "candidates.count=2", "candidates.opening=true", "pairs.min_margin=0.001",
+    "train.batch=8", "train.micro_batch=8", "evaluation.every=0", "evaluation.histories=2", "evaluation.final=2",
+    "experts.a.decoding.reply.max_new_tokens=32", "experts.b.decoding.reply.max_new_tokens=32",
 ]  # fmt: skip
 ROUNDS = {"ddp": 2, "fsdp": 1}
 WRITTEN = ("transcripts", "candidates", "ratings", "wim", "rewards", "pairs", "metrics")
-UNEQUAL = {"seconds", "tokens_per_second", "memory_gib", "raw"}  # raw: a score as digits
-
-
-def records(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal but for times, and for the rounding of scores, which depends on what else was in a batch."""
-    if isinstance(one, dict):
-        keys = {key for key in one if not any(key.startswith(name) for name in UNEQUAL)}
-        return keys <= other.keys() and all(same(one[key], other[key]) for key in keys)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == pytest.approx(other, abs=1e-5, rel=1e-5)) if isinstance(one, float) else bool(one == other)
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
@@ -60,13 +44,13 @@ def test_four_processes_make_the_run_of_one(sharding: str, tmp_path: Path) -> No
 
 
 def test_a_signal_to_one_stops_all_and_two_go_on(tmp_path: Path) -> None:
-    arguments = ["online_dpo", *FAST, "rounds=1", "conversation.count=8"]
+    arguments = ["online_dpo", *FAST, "rounds=1", "conversation.count=12"]
     assert main([*arguments, f"run.dir={tmp_path / 'one'}"]) == 0
-    several = {"arguments": [*arguments, "train.sharding=ddp", "engine.max_batch=1"], "run_dir": str(tmp_path / "several")}
+    several = {"arguments": [*arguments, "train.sharding=ddp", "engine.max_batch=2"], "run_dir": str(tmp_path / "several")}
     assert run(4, "runs.run", tmp_path / "codes", signalled=2, **several) == [3, 3, 3, 3]
     assert not (tmp_path / "several" / "summary.json").exists()
     made = sum(len(path.read_bytes().splitlines()) for path in (tmp_path / "several/rounds/000001").glob("bundles-*.jsonl"))
-    assert 0 < made < 8
+    assert 0 < made < 12
     assert run(2, "runs.run", tmp_path / "codes", **several) == [0, 0]
     for name in ("transcripts", "candidates", "pairs"):
         mine, theirs = records(tmp_path / "several", name), records(tmp_path / "one", name)
