@@ -40,7 +40,7 @@ def said(arguments: list[str]) -> list[str]:
 def limited(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, list[str]]:
     """A job of a minute for a run of more, which takes its time beside the other tests: its id, its folder, its command line."""
     folder = tmp_path_factory.mktemp("limited") / "run"
-    line = slowly(folder.parent, 0.33)  # 288 turns and as many judgements by four: nearly a minute
+    line = slowly(folder.parent, 0.66)  # 97 batches: a little more than a minute
     return submit(slurm, folder, *line, "cluster.time=1", "cluster.signal_seconds=30"), folder, line
 
 
@@ -69,7 +69,7 @@ def test_a_lost_node_a_killed_batch_step_and_scancel(slurm: Cluster, tmp_path: P
     Here Slurm follows processes by their parents alone: the run outlives the killed script, is told so, and stops in order.
     """
     folder = tmp_path / "run"
-    arguments = [*slowly(tmp_path, 0.2), f"cluster.partition={SPARE}"]
+    arguments = [*slowly(tmp_path, 0.3), f"cluster.partition={SPARE}"]
     job = submit(slurm, folder, *arguments)
     until(lambda: turns(folder) > 30, 120, "30 turns", lambda: log(folder))
     slurm.run(["scontrol", "update", f"nodename={SPARE}", "state=down", "reason=a test"])

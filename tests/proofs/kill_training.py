@@ -17,13 +17,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.test_online_dpo import adapters, content, difference
+from tests.test_online_dpo import NOISE, adapters, content, difference
 
 RUN = [
     "+experiment=embedded", "rounds=5", "conversation.count=8", "evaluation.every=2", "evaluation.histories=16", "evaluation.final=16",
     "view=none", "run.seed=7",
 ]  # fmt: skip
-NOISE = 1e-6  # of scores: embeddings differ in their last digit by the batch that they are computed in
 PHASES = ("talking", "updating", "evaluating", "saving", "pairing")
 
 
