@@ -34,7 +34,6 @@ from tests.scripted import BagOfWords, Collect, Double
 SMALL = (
     "view=none", "rounds=2", "conversation.count=2", "conversation.turns=3", "candidates.count=2", "evaluation.every=1",
     "evaluation.histories=2", "evaluation.final=3", "train.rank=2", "pairs.min_margin=0.0", "keep_rounds=1",
-    *(f"experts.{seat}.decoding.reply.max_new_tokens=16" for seat in "ab"),  # most of the time goes into words
 )  # fmt: skip
 # What the numbers of two equal runs may differ by. A run that was broken off computes in other batches, and sums are rounded in another
 # order. Most of it shows in expected ratings: logits of 16 to 32 have steps of 2e-6 in fp32, which is the relative error of a
@@ -271,8 +270,7 @@ def test_one_policy_plays_both(tmp_path: Path) -> None:
 
 def test_a_guard_ends_the_run_early(tmp_path: Path) -> None:
     """No two replies share a pair of words only where distinct-2 is 1, which no round of one topic reaches."""
-    whole = "experts.a.decoding.reply.max_new_tokens=40"
-    code, sink = train(tmp_path / "run", "guards.min_distinct_2=1.0", "guards.action=stop", "evaluation.every=0", whole)
+    code, sink = train(tmp_path / "run", "guards.min_distinct_2=1.0", "guards.action=stop", "evaluation.every=0")
     assert code == 0 and len(sink.of(RoundFinished)) == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
     assert summary["rounds"] == 1 and "below the limit of 1" in summary["stopped_by"]
