@@ -1,4 +1,4 @@
-"""A real Slurm on this machine, for the tests: one node with four placeholder GPUs, in a network namespace of its own without internet.
+"""A real Slurm on this machine, for the tests: two nodes with four placeholder GPUs, in a network namespace of its own without internet.
 
 `Cluster.start()` needs root, Slurm's daemons, munge and the right to make a network namespace; `lacking()` says what is not there. Several
 clusters can run side by side, for each has its own loopback. What runs inside is found by its network namespace and ended by `stop`.
@@ -18,9 +18,8 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun", "scancel", "unshare", "nsenter", "ip")
 ADDRESS = "192.0.2.1"  # of documentation: Slurm's look-up of names wants an address besides 127.0.0.1, and it leads nowhere
 HOST = socket.gethostname().partition(".")[0]
+SPARE = "spare"  # a second node, the only one of a partition of that name: for a test that takes its node away
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED"}
 ACCOUNTS = ("def-test", "def-other")  # those that the stub of a site's job policy admits
 MODULES = {"StdEnv": ("2023",), "python": ("3.11",), "cuda": ("12.2", "12.6")}  # labelled stubs
@@ -41,14 +41,13 @@ AuthType=auth/munge
 AuthInfo=socket={base}/run/munge.sock,cred_expire=5
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmctldPort=16817
-SlurmdPort=16818
 SrunPortRange=60001-60100
 StateSaveLocation={base}/state
-SlurmdSpoolDir={base}/spool
+SlurmdSpoolDir={base}/spool-%n
 SlurmctldPidFile={base}/run/slurmctld.pid
-SlurmdPidFile={base}/run/slurmd.pid
+SlurmdPidFile={base}/run/slurmd-%n.pid
 SlurmctldLogFile={base}/log/slurmctld.log
-SlurmdLogFile={base}/log/slurmd.log
+SlurmdLogFile={base}/log/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -74,8 +73,10 @@ PrologFlags=Alloc
 Prolog={base}/etc/prolog.sh
 Epilog={base}/etc/epilog.sh
 TaskProlog={base}/etc/task_prolog.sh
-{submit}NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=16000 Gres=gpu:v100:4 State=UNKNOWN
+{submit}NodeName={host} NodeAddr=127.0.0.1 Port=16818 CPUs=8 RealMemory=16000 Gres=gpu:v100:4 State=UNKNOWN
+NodeName={spare} NodeHostname={host} NodeAddr=127.0.0.1 Port=16819 CPUs=8 RealMemory=16000 Gres=gpu:v100:4 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=7-00:00:00 State=UP
+PartitionName=spare Nodes={spare} MaxTime=7-00:00:00 State=UP
 """
 PROLOG = "#!/bin/sh\nmkdir -p {base}/localscratch/$SLURM_JOB_USER.$SLURM_JOB_ID.0\n"
 EPILOG = "#!/bin/sh\nrm -rf {base}/localscratch/$SLURM_JOB_USER.$SLURM_JOB_ID.0\n"
@@ -116,6 +117,7 @@ class Cluster:
     def __init__(self, base: Path | str) -> None:
         self.base = Path(base).resolve()
         self.tmp = self.base / "localscratch"
+        self.submitted: list[str] = []  # by this object; others may use the cluster too
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SQUEUE_"))},
             "SLURM_CONF": str(self.base / "etc" / "slurm.conf"),
@@ -144,12 +146,13 @@ class Cluster:
         key = f"--key-file={self.base}/etc/munge.key"
         self.run(["munged", key, *munge, f"--log-file={self.base}/log/munge.log"])
         self.run(["slurmctld"])
-        self.run(["slurmd", "-N", HOST])
-        until(lambda: self.node_state() == "idle", 30, f"an idle node (logs: {self.base}/log)")
+        for name in (HOST, SPARE):
+            self.run(["slurmd", "-N", name])
+        until(lambda: self.node_state() == self.node_state(SPARE) == "idle", 30, f"idle nodes (logs: {self.base}/log)")
         return self
 
     def _write(self, policy: bool) -> None:
-        for name in ("etc", "run", "state", "spool", "log", "gpu", "localscratch"):
+        for name in ("etc", "run", "state", "log", "gpu", "localscratch"):
             (self.base / name).mkdir(parents=True, exist_ok=True)
         (self.base / "run").chmod(0o755)
         for i in range(4):
@@ -159,8 +162,8 @@ class Cluster:
         etc = self.base / "etc"
         lua = policy and any(Path(lib).is_file() for lib in _lua_plugins())
         submit = "JobSubmitPlugins=lua\n" if lua else ""
-        (etc / "slurm.conf").write_text(CONF.format(base=self.base, host=HOST, submit=submit))
-        (etc / "gres.conf").write_text(f"AutoDetect=off\nNodeName={HOST} Name=gpu Type=v100 File={self.base}/gpu/nvidia[0-3]\n")
+        (etc / "slurm.conf").write_text(CONF.format(base=self.base, host=HOST, spare=SPARE, submit=submit))
+        (etc / "gres.conf").write_text(f"AutoDetect=off\nNodeName={HOST},{SPARE} Name=gpu Type=v100 File={self.base}/gpu/nvidia[0-3]\n")
         (etc / "job_submit.lua").write_text(POLICY.format(accounts=", ".join(f'"{name}"' for name in ACCOUNTS)))
         for name, text in (("prolog.sh", PROLOG), ("epilog.sh", EPILOG), ("task_prolog.sh", TASK_PROLOG)):
             (etc / name).write_text(text.format(base=self.base))
@@ -225,13 +228,14 @@ class Cluster:
 
     def sbatch(self, *arguments: str, **where: Any) -> str:
         """Submit; returns the job id."""
-        return self.run(["sbatch", "--parsable", *arguments], **where).strip().partition(";")[0]
+        self.submitted.append(self.run(["sbatch", "--parsable", *arguments], **where).strip().partition(";")[0])
+        return self.submitted[-1]
 
     # -- what is seen -----------------------------------------------------------------------------------------------
 
-    def node_state(self) -> str:
+    def node_state(self, name: str = HOST) -> str:
         try:
-            return self.call(["sinfo", "-h", "-o", "%T"], timeout=5).stdout.strip()
+            return self.call(["sinfo", "-h", "-n", name, "-o", "%T"], timeout=5).stdout.strip()
         except subprocess.TimeoutExpired:
             return ""
 
@@ -245,35 +249,25 @@ class Cluster:
 
     def wait(self, job: str, timeout: float = 120, states: set[str] = ENDED) -> str:
         """The job's state once it is one of `states`."""
-        until(lambda: self.state(job) in states, timeout, f"job {job} to be {' or '.join(sorted(states))}", lambda: self.state(job))
+        wanted = " or ".join(sorted(states))
+        until(lambda: self.state(job) in states, timeout, f"job {job} to be {wanted}", lambda: self.state(job), every=0.4)
         return self.state(job)
 
-    def pids(self, job: str) -> list[int]:
-        """The processes of a job, as Slurm knows them."""
-        lines = self.call(["scontrol", "listpids", job]).stdout.splitlines()[1:]
+    def pids(self, job: str, node: str = HOST) -> list[int]:
+        """The processes of a job on a node, as Slurm knows them."""
+        lines = self.call(["scontrol", "listpids", job, node]).stdout.splitlines()[1:]
         return [int(words[0]) for line in lines if (words := line.split()) and words[0].isdigit()]
 
 
-def until(true: Callable[[], object], timeout: float, what: str, seen: Callable[[], object] | None = None) -> None:
-    """Wait for something. Raises SlurmProblem after `timeout` seconds."""
+def until(
+    true: Callable[[], object], timeout: float, what: str, seen: Callable[[], object] | None = None, every: float = 0.1
+) -> None:
+    """Wait for something, and look `every` so many seconds. Raises SlurmProblem after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not true():
         if time.monotonic() > end:
             raise SlurmProblem(f"waited {timeout:.0f} s in vain for {what}" + (f", seen: {seen()}" if seen else ""))
-        time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def cluster() -> Iterator[Cluster]:
-    """A cluster (not yet started) in a new folder with a short name, for a socket's path has a limit; stopped and removed afterwards."""
-    base = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
-    base.chmod(0o755)
-    made = Cluster(base)
-    try:
-        yield made
-    finally:
-        made.stop()
-        shutil.rmtree(base, ignore_errors=True)
+        time.sleep(every)
 
 
 def _namespace(pid: int) -> int | None:

@@ -1,15 +1,60 @@
-"""The cluster that the tests of Slurm share, and a loud word where they were skipped for want of one."""
+"""What all tests share: one thread each, a Slurm, a server of processes; and a loud word where Slurm was not there to be tested."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+# Before torch is imported: threads that wait for each other spin, and several workers share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
-from tests.cluster import Cluster, SlurmProblem, cluster, lacking
+from tests.cluster import Cluster, SlurmProblem, lacking
+from tests.workers.forked import OWNER, SHARED, locked
 
 NO_SLURM = "no Slurm here"
+
+
+# -- a session, of one process or of several workers ---------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder for all workers of a session. What they start for each other ends with the process that started them."""
+    given = getattr(config, "workerinput", None)
+    if given is None:
+        os.environ |= {SHARED: tempfile.mkdtemp(prefix="tests-", dir="/tmp"), OWNER: str(os.getpid())}
+    else:
+        os.environ |= {name: given[name] for name in (SHARED, OWNER)}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput |= {name: os.environ[name] for name in (SHARED, OWNER)}
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        return
+    folder = Path(os.environ[SHARED])
+    if (made := folder / "slurm").exists() and (base := json.loads(made.read_text()).get("base")):
+        Cluster(base).stop()
+        shutil.rmtree(base, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for Slurm comes first: one worker begins with it, and the others compute."""
+    items.sort(key=lambda item: "slurm" not in getattr(item, "fixturenames", ()))
+
+
+# -- what is set ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,17 +66,41 @@ def plain_environment() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Whatever number of threads a run has set in this process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+# -- Slurm ---------------------------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[Cluster]:
-    """A real Slurm on this machine, one for each worker of the tests; its node has four placeholder GPUs and no internet."""
+def slurm() -> Cluster:
+    """A real Slurm on this machine, one for all workers of the tests; its nodes have four placeholder GPUs and no internet."""
+    with locked("slurm") as path:
+        if not path.exists():
+            path.write_text(json.dumps(_start_slurm()))
+        found = json.loads(path.read_text())
+    if "lacking" in found:
+        pytest.skip(f"{NO_SLURM}: {found['lacking']}")
+    return Cluster(found["base"])
+
+
+def _start_slurm() -> dict[str, str]:
     if problems := lacking():
-        pytest.skip(f"{NO_SLURM}: {'; '.join(problems)}")
-    with cluster() as made:
-        try:
-            made.start()
-        except SlurmProblem as error:
-            pytest.skip(f"{NO_SLURM}: it did not start: {error}")
-        yield made
+        return {"lacking": "; ".join(problems)}
+    base = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # a short name, for a socket's path has a limit
+    base.chmod(0o755)
+    made = Cluster(base)
+    try:
+        made.start()
+    except SlurmProblem as error:
+        made.stop()
+        return {"lacking": f"it did not start: {error}"}
+    return {"base": str(base)}
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -88,7 +88,7 @@ def test_the_last_evaluation_counts_and_that_of_the_base_never(tmp_path: Path) -
     assert arms([folder]).rows[0]["win_rate"] is None  # only the base's own, of round 0
     with open(folder / "metrics.jsonl", "a") as file:
         file.write(metrics("evaluation", 1, {**EVALUATED, "wins": 10}).to_json() + "\n")
-        file.write(metrics("evaluation", 2, {**EVALUATED, "wins": 90, "ties": 0, "losses": 10}).to_json() + "\n")
+        file.write(metrics("evaluation", 2, {**EVALUATED, "win_rate": 0.9, "wins": 90, "ties": 0, "losses": 10}).to_json() + "\n")
         file.write('{"id": "evaluation-a-0003", "torn')
     assert arms([folder]).rows[0]["win_rate"] == pytest.approx(0.9)
 
@@ -96,7 +96,8 @@ def test_the_last_evaluation_counts_and_that_of_the_base_never(tmp_path: Path) -
 def test_experts_that_learn_by_turns_have_a_row_each(tmp_path: Path) -> None:
     folder = make(tmp_path / "run", arm=None, learner="both", rounds=[ROUND])
     with open(folder / "metrics.jsonl", "a") as file:
-        file.write(metrics("evaluation", 2, {**EVALUATED, "wins": 80, "ties": 0, "losses": 20}, learner="b").to_json() + "\n")
+        of_b = {**EVALUATED, "win_rate": 0.8, "wins": 80, "ties": 0, "losses": 20}
+        file.write(metrics("evaluation", 2, of_b, learner="b").to_json() + "\n")
     a, b = arms([folder]).rows
     assert (a["arm"], a["learner"], b["learner"], a["rounds"], b["rounds"]) == (NO_ARM, "a", "b", 1, 0)
     assert (a["win_rate"], b["win_rate"]) == (0.7, 0.8)

@@ -204,7 +204,7 @@ def supervised(tmp_path: Path, stand_in: Path, ranks: int = 1) -> Path:
 def node(slurm: Cluster) -> Iterator[Cluster]:
     """The cluster; what a failed test leaves running does not stand in the next one's way."""
     yield slurm
-    slurm.call(["scancel", "--user=root"])
+    slurm.call(["scancel", "--quiet", *slurm.submitted])
 
 
 def starts(path: Path) -> None:

@@ -15,7 +15,7 @@ from expertchat.events import AnyEvent, Measured, Note, RoundFinished, RunFinish
 from expertchat.runs.arms import arms
 from expertchat.runs.listing import runs
 from expertchat.runs.merge_runs import merge_runs
-from expertchat.training.update import Updater
+from expertchat.training.dpo import Dpo
 from tests.scripted import Collect, Double, run
 from tests.test_online_dpo import config_of, records, train
 
@@ -118,7 +118,7 @@ def test_rewards_that_cannot_be_meant(overrides: list[str], words: str) -> None:
 
 
 def test_the_least_share_of_the_rate() -> None:
-    updater = Updater.__new__(Updater)
+    updater = Dpo.__new__(Dpo)
     updater.scale = 1.0
     assert [updater.lower(0.2) for _ in range(4)] == [0.5, 0.25, 0.2, None] and updater.scale == 0.2
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from expertchat.backends.layouts import LAYOUTS
 from expertchat.plan.memory import (
     GIB,
     Lora,
@@ -28,6 +29,7 @@ from expertchat.plan.memory import (
     weights,
 )
 from expertchat.plan.shapes import MPNET, PUBLISHED
+from tests import architectures
 
 LLAMA = shape_of(PUBLISHED["meta-llama/Meta-Llama-3-8B-Instruct"])
 MIXTRAL = shape_of(PUBLISHED["mistralai/Mixtral-8x7B-Instruct-v0.1"])
@@ -130,6 +132,12 @@ def test_checkpointing_keeps_layer_inputs_alone() -> None:
     full, _ = train_pass(LLAMA, "bf16", "none", Lora(), Step(2, 1024, checkpointing=False))
     assert kept == 2048 * 4096 * 2
     assert moment > full > 10 * kept
+
+
+@pytest.mark.parametrize("name", [name for name, (kind, _) in architectures.KINDS.items() if kind in LAYOUTS])
+def test_every_layout_counts_what_its_models_have(name: str) -> None:
+    model = architectures.model_of(name)
+    assert parameters(shape_of(model.config.to_dict())) == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("values", [{}, {"model_type": "gpt2"}, {"model_type": "llama", "hidden_size": 8}])

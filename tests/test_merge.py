@@ -22,7 +22,7 @@ from expertchat.training import merge
 from expertchat.training.learner import WEIGHTS
 from expertchat.training.merge import run_merge, spread
 from expertchat.training.merge_config import MergeConfig
-from expertchat.views.merge import print_merged, print_step
+from expertchat.views.outcomes import print_merged, print_step
 from tests import checkpoints
 
 torch.set_num_threads(1)

@@ -20,7 +20,7 @@ from expertchat.config import ConfigError
 from expertchat.events import RunStarted
 from expertchat.folder.jsonl import read_lines
 from expertchat.runs.merge_runs import merge_runs
-from expertchat.views.merge_runs import print_merged_runs
+from expertchat.views.outcomes import print_merged_runs
 from tests.scripted import Collect, Double, run
 from tests.test_resume import FILES, FORK, contents, summary
 

@@ -23,7 +23,7 @@ from expertchat.runs import arms as table
 from expertchat.runs import merged as files
 from expertchat.runs.merge_runs import merge_runs
 from expertchat.training.online_dpo import run_online_dpo
-from expertchat.views.merge_runs import print_merged_runs
+from expertchat.views.outcomes import print_merged_runs
 from tests.scripted import Collect, run
 from tests.test_merge_runs import SMALL, problems, records
 from tests.test_resume import FILES, contents, summary

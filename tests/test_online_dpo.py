@@ -34,7 +34,12 @@ from tests.scripted import BagOfWords, Collect, Double
 SMALL = (
     "view=none", "rounds=2", "conversation.count=2", "conversation.turns=3", "candidates.count=2", "evaluation.every=1",
     "evaluation.histories=2", "evaluation.final=3", "train.rank=2", "pairs.min_margin=0.0", "keep_rounds=1",
+    *(f"experts.{seat}.decoding.reply.max_new_tokens=16" for seat in "ab"),  # most of the time goes into words
 )  # fmt: skip
+# What the numbers of two equal runs may differ by. A run that was broken off computes in other batches, and sums are rounded in another
+# order. Most of it shows in expected ratings: logits of 16 to 32 have steps of 2e-6 in fp32, which is the relative error of a
+# probability, and of a mean over 1..10 it makes up to ten times that (seen: 5.5e-6 between batches of 3 and of 32; embeddings 2e-8).
+NOISE = 5e-5
 RECORDS = ("transcripts", "candidates", "ratings", "wim", "rewards", "scores", "pairs", "metrics")
 
 
@@ -201,23 +206,14 @@ class Interrupter(Collect):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
-@pytest.mark.parametrize(
-    "when",
-    [
-        lambda e: isinstance(e, CandidatesJudged) and e.conversation == "r0002/c0000",
-        lambda e: isinstance(e, StepFinished) and e.round == 2,
-        lambda e: isinstance(e, PhaseStarted) and (e.round, e.phase) == (1, "saving"),
-        lambda e: isinstance(e, PhaseStarted) and (e.round, e.phase) == (2, "evaluating"),
-    ],
-    ids=["while talking", "while updating", "before a checkpoint", "while evaluating"],
-)
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(whole: tuple[Path, Collect], tmp_path: Path, when: Any) -> None:
-    sink = Interrupter(when)
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(whole: tuple[Path, Collect], tmp_path: Path) -> None:
+    """With real models in all seats, among the candidates of a policy that has learnt; all other moments: test_stopping.py."""
+    sink = Interrupter(lambda e: isinstance(e, CandidatesJudged) and e.conversation == "r0002/c0000")
     code, _ = train(tmp_path / "run", sink=sink)
     assert sink.sent and code == 3
     assert sink.of(RunFinished)[-1].reason == "SIGUSR1"
     assert train(tmp_path / "run")[0] == 0
-    assert difference(content(tmp_path / "run"), content(whole[0])) < 1e-6
+    assert difference(content(tmp_path / "run"), content(whole[0])) < NOISE
     mine, theirs = adapters(tmp_path / "run"), adapters(whole[0])
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
@@ -236,7 +232,7 @@ def test_records_that_were_being_written_are_not_written_twice(whole: tuple[Path
     lines = (folder / "pairs.jsonl").read_text("utf-8").splitlines(keepends=True)
     (folder / "pairs.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20], encoding="utf-8")  # the last line is torn
     assert train(folder)[0] == 0
-    assert difference(content(folder), content(whole[0])) < 1e-6
+    assert difference(content(folder), content(whole[0])) < NOISE
 
 
 @lru_cache
@@ -275,7 +271,8 @@ def test_one_policy_plays_both(tmp_path: Path) -> None:
 
 def test_a_guard_ends_the_run_early(tmp_path: Path) -> None:
     """No two replies share a pair of words only where distinct-2 is 1, which no round of one topic reaches."""
-    code, sink = train(tmp_path / "run", "guards.min_distinct_2=1.0", "guards.action=stop", "evaluation.every=0")
+    whole = "experts.a.decoding.reply.max_new_tokens=40"
+    code, sink = train(tmp_path / "run", "guards.min_distinct_2=1.0", "guards.action=stop", "evaluation.every=0", whole)
     assert code == 0 and len(sink.of(RoundFinished)) == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
     assert summary["rounds"] == 1 and "below the limit of 1" in summary["stopped_by"]

@@ -307,7 +307,8 @@ def test_weights_are_planned_to_the_byte(shape: Shape, dtype: Any, bits: Any) ->
 def test_a_random_model_that_stayed_in_full_precision_is_not_measured(bits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from expertchat.plan import rehearsal
 
-    monkeypatch.setattr(rehearsal, "_quantise", lambda *_: None)  # as bitsandbytes leaves int8 weights that are on a GPU already
+    # As bitsandbytes leaves int8 weights that are on a GPU already.
+    monkeypatch.setattr("expertchat.backends.random_model._quantise", lambda *_: None)
     with pytest.raises(ConfigError, match=f"quantization={bits} left 14 weights as they were"):  # 2 layers of 7 matrices
         rehearsal.random_model(SMALL, "bf16", bits, {"": "cpu"})
 

@@ -46,7 +46,7 @@ def test_two_dialogues_are_rated_and_say_what_is_missing(tmp_path: Path) -> None
 def test_a_round_of_online_dpo_trains_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     more = [
-        "rounds=1", "conversation.count=2", "conversation.turns=3", "judging.analysis=false", "pairs.min_margin=0.0", "engine.threads=1",
+        "rounds=1", "conversation.count=1", "conversation.turns=3", "judging.analysis=false", "pairs.min_margin=0.0", "engine.threads=1",
         "judging.wim.enabled=false", "judging.z=0", "evaluation.histories=1", "evaluation.final=1", "evaluation.topics=2",
     ]  # fmt: skip
     code = main(["online_dpo", "+experiment=real_dpo", f"run.dir={run}", "view=none", *SHORT, *more])

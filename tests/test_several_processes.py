@@ -1,21 +1,17 @@
-"""A whole run by four processes that torchrun started is the run that one makes."""
+"""A whole run by four processes is the run that one makes (by torchrun: test_ranks.py, by srun: test_slurm_broken.py)."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from expertchat.cli import main
-from tests.workers.forked import environment, run
+from tests.alike import records, same
+from tests.workers.forked import run
 
-ROOT = Path(__file__).parents[1]
 FAST = [
     "view=none", "conversation.count=8", "conversation.turns=2", "candidates.count=2", "candidates.opening=true", "pairs.min_margin=0.001",
     "train.batch=8", "train.micro_batch=8", "evaluation.every=0", "evaluation.histories=2", "evaluation.final=2",
@@ -23,35 +19,14 @@ FAST = [
 ]  # fmt: skip
 ROUNDS = {"ddp": 2, "fsdp": 1}
 WRITTEN = ("transcripts", "candidates", "ratings", "wim", "rewards", "pairs", "metrics")
-UNEQUAL = {"seconds", "tokens_per_second", "memory_gib", "raw"}  # raw: a score as digits
-
-
-def records(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal but for times, and for the rounding of scores, which depends on what else was in a batch."""
-    if isinstance(one, dict):
-        keys = {key for key in one if not any(key.startswith(name) for name in UNEQUAL)}
-        return keys <= other.keys() and all(same(one[key], other[key]) for key in keys)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == pytest.approx(other, abs=1e-5, rel=1e-5)) if isinstance(one, float) else bool(one == other)
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_four_processes_make_the_run_of_one(sharding: str, tmp_path: Path) -> None:
     arguments = ["online_dpo", *FAST, f"rounds={ROUNDS[sharding]}"]
     assert main([*arguments, f"run.dir={tmp_path / 'one'}"]) == 0
-    if sharding == "ddp":
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4", "-m", "expertchat.cli"]
-        command = [*launcher, *arguments, f"run.dir={tmp_path / 'four'}", "train.sharding=ddp"]
-        done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stderr[-6000:]
-    else:  # forked: four imports of everything take longer than the run
-        several = {"arguments": [*arguments, "train.sharding=fsdp"], "run_dir": str(tmp_path / "four")}
-        assert run(4, "runs.run", tmp_path / "codes", **several) == [0] * 4
+    several = {"arguments": [*arguments, f"train.sharding={sharding}"], "run_dir": str(tmp_path / "four")}
+    assert run(4, "runs.run", tmp_path / "codes", **several) == [0] * 4
     for name in WRITTEN:
         mine, theirs = records(tmp_path / "four", name), records(tmp_path / "one", name)
         assert [record["id"] for record in mine] == [record["id"] for record in theirs]  # in the same order, each once

@@ -29,14 +29,29 @@ from expertchat.events import (
 )
 from expertchat.folder import run_folder as run_folder
 from expertchat.folder.lock import CLAIM, HEARTBEAT
+from expertchat.folder.run import Hub
+from expertchat.talk.cast import load_cast
 from expertchat.talk.scheduler import Scheduler
+from expertchat.training.online_dpo import run_online_dpo
 from expertchat.training.update import Updater
-from tests.scripted import Collect
-from tests.test_online_dpo import Interrupter, adapters, content, difference, train
+from tests.scripted import BagOfWords, Collect, Double
+from tests.test_online_dpo import Interrupter, adapters, config_of, content, difference
+from tests.test_online_dpo import train as train_real
 
 # One request at a time, so that the first dialogue of a round is done when the second one begins.
-ONE = ("engine.max_batch=1", "train.batch=2", "train.micro_batch=1")
+ONE = (
+    "engine.max_batch=1", "train.batch=2", "train.micro_batch=1", "judging.analysis=false", "experts.a.decoding.reply.max_new_tokens=8",
+)  # fmt: skip
 When = Callable[[AnyEvent], bool]
+
+
+def train(folder: Path, *overrides: str, sink: Any = None) -> tuple[int, Collect]:
+    """A run whose learner is a real model, in a few words; its partner and the embedder are doubles (both real: test_online_dpo.py)."""
+    sink = sink or Collect()
+    config = config_of(f"run.dir={folder}", *overrides)
+    learner = load_cast(config_of("model@experts.b=embedded_llama"), Hub(Collect()), None, BagOfWords()).backends["a"]
+    backends = {"a": learner, "b": Double()}
+    return run_online_dpo(config, ["expertchat", "online_dpo"], sink, backends=backends, embedder=BagOfWords()), sink
 
 
 def phase(number: int, name: str) -> When:
@@ -159,7 +174,7 @@ def _lines(path: Path) -> list[str]:
 
 def test_a_stop_while_models_are_loaded_is_at_once(tmp_path: Path) -> None:
     sink = Interrupter(lambda event: isinstance(event, Loading))
-    assert train(tmp_path / "run", sink=sink)[0] == 3
+    assert train_real(tmp_path / "run", sink=sink)[0] == 3
     assert len(sink.of(Loading)) == 1 and sink.of(RunFinished)[-1].reason == "SIGUSR1"
     assert not (tmp_path / "run").exists()
 

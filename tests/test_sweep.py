@@ -21,8 +21,9 @@ from expertchat.command.launch import Job, run
 from expertchat.config import ConfigError
 from expertchat.folder.run import DONE, STOPPED, Interrupts
 from expertchat.slurm.sweep import REQUEUES, Call, _keep, launch, slurm_settings
+from tests.alike import records, same
 from tests.cluster import ROOT, Cluster, until
-from tests.test_several_processes import records, same
+from tests.workers.slow import scripted
 
 submitit = pytest.importorskip("submitit")
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
@@ -249,7 +250,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_four_seeds_two_at_once(slurm: Cluster, tmp_path: Path) -> None:
-    arguments = ["run.seed=0,1,2,3", *SMALL]
+    arguments = ["run.seed=0,1,2,3", *SMALL, *scripted(tmp_path)]
     parallel = [*ASKED, "hydra.launcher.array_parallelism=2"]
     done = slurm.call(["expertchat", "converse", *parallel, *arguments, "run.dir=out"], cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -35,6 +35,7 @@ from tests.test_topics import topics_config
 
 SEATS = ("a", "b", "dr_jones")
 STANDARD = ("model@experts.a=smollm2_135m", "persona@experts.a.persona=plain")
+NAMED = (*STANDARD, "prompts@experts.a.prompts=standard", "experts.a.family=qwen")
 THREE = ("+model@experts.dr_jones=embedded_llama",)
 
 
@@ -163,7 +164,7 @@ SAID = (Turn(speaker="a", text="Bees dance."), Turn(speaker="b", text="Why?"), T
 
 
 def test_the_turns_of_others_begin_with_their_names() -> None:
-    three = experts(*STANDARD, "experts.a.family=qwen")
+    three = experts(*NAMED)
     system, *exchange = three["dr_jones"].view(History("bees", SAID))
     assert system.content.endswith(
         "\nYou are DR_JONES. With you talk A and B. What they say begins with their names; you say only what DR_JONES says."
@@ -172,13 +173,14 @@ def test_the_turns_of_others_begin_with_their_names() -> None:
     _, *exchange = three["a"].view(History("bees", SAID))
     assert [message.role for message in exchange] == ["user", "assistant", "user"]
     assert exchange[0].content.startswith("Please open the discussion") and exchange[2].content == "B: Why?\nDR_JONES: To tell."
-    two = experts(*STANDARD, "experts.a.family=qwen", seats=("a", "b"))["a"].view(History("bees", SAID[:2]))
+    two = experts(*NAMED, seats=("a", "b"))["a"].view(History("bees", SAID[:2]))
     assert two[-1] == Message("user", "Why?") and "With you talk" not in two[0].content
 
 
-def test_the_embedded_experts_see_no_names() -> None:
-    _, *exchange = experts()["dr_jones"].view(History("bees", SAID))
-    assert exchange == [Message("user", "Bees dance.\nWhy?"), Message("assistant", "To tell.")]
+@pytest.mark.parametrize("words", [(), (*NAMED, "prompts@experts.a.prompts=small")])
+def test_embedded_and_small_experts_see_no_names(words: tuple[str, ...]) -> None:
+    *_, asked, own = experts(*words)["dr_jones"].view(History("bees", SAID))
+    assert [asked, own] == [Message("user", "Bees dance.\nWhy?"), Message("assistant", "To tell.")]
 
 
 def test_what_is_said_in_any_other_name_is_cut_off() -> None:
@@ -324,17 +326,17 @@ def test_with_a_moderator_a_run_goes_on_as_it_was(tmp_path: Path) -> None:
     assert contents(folder) == expected
 
 
-def test_three_embedded_experts_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
+def test_three_embedded_experts_killed_and_resumed(tmp_path: Path) -> None:
+    """Once: `python -m tests.proofs.kill 5 +experiment=three` does it at many moments."""
     words = ("+experiment=three", "conversation.count=3", "conversation.turns=4", "run.seed=3", "view=none")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     unbroken = start(whole, words)
-    events, rng = broken / "events.jsonl", random.Random(2)
-    for least in (4, 24):
-        process, wanted = start(broken, words), least + rng.randrange(20)  # killed as soon as so many events are on disk
-        while process.poll() is None and (not events.exists() or events.read_bytes().count(b"\n") < wanted):
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
+    events, process = broken / "events.jsonl", start(broken, words)
+    wanted = random.Random(2).randrange(4, 40)  # killed as soon as so many events are on disk
+    while process.poll() is None and (not events.exists() or events.read_bytes().count(b"\n") < wanted):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -9
     assert start(broken, words).wait() == 0 and unbroken.wait() == 0
     said = records(whole, "transcripts")
     assert all(list(one["experts"]) == ["a", "b", "c"] for one in said)

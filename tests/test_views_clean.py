@@ -22,9 +22,9 @@ from expertchat.views import render
 from expertchat.views.console import CleanConsole
 from expertchat.views.live import LiveView
 from expertchat.views.models import print_models
+from expertchat.views.outcomes import print_submitted
 from expertchat.views.plain import NullView, PlainView
 from expertchat.views.runs import print_runs
-from expertchat.views.submit import print_submitted
 from tests.scripted import Collect, Double, run
 from tests.viewed import conversation, start, state_of
 

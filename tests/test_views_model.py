@@ -117,8 +117,7 @@ def test_problems_name_who_and_what() -> None:
 def test_the_reward_of_one_turn_is_not_the_dialogues() -> None:
     talk = state_of([began("c1"), said("c1", 0, "x"), rewarded("c1", "b", "a", 0.2, turn=0)]).conversations["c1"]
     assert talk.table() is None
-    reward = talk.turn_reward(0)
-    assert reward is not None and reward.value == 0.2
+    assert [reward.value for reward in talk.turn_rewards(0)] == [0.2]
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,13 @@ def test_the_table_shows_the_newest_rounds_with_their_evaluations_and_the_runnin
     assert "100/1000 rounds" in lines[-1] and "left" in lines[-1]
 
 
+def test_the_running_round_and_its_phase_are_seen_at_once() -> None:
+    state = state_of(until(training_run(rounds=4), 2, "updating", more=3))
+    line = rounds.phase_line(state, 100, 0)
+    bold = [line.plain[span.start : span.end] for span in line.spans if "bold" in str(span.style) and "not" not in str(span.style)]
+    assert bold == ["round 2/4", "  A v1", "updating"]
+
+
 def test_without_figures_there_are_no_columns_and_none_is_not_nought() -> None:
     events = [
         RunStarted(command="online_dpo", folder="r", conversations=1, turns=5, rounds=1),

@@ -13,6 +13,7 @@ from expertchat.events import AnyEvent, ConversationFinished, Progress, RunFinis
 from expertchat.folder.summary import summarise
 from expertchat.records import Transcript
 from expertchat.views import looks, render, rounds
+from expertchat.views.arms import print_arms
 from expertchat.views.live import LiveView
 from expertchat.views.model import Conversation
 from expertchat.views.plan import bar, legend, looks_of
@@ -162,6 +163,17 @@ def test_a_dialogue_in_one_line_says_what_each_got_on_average() -> None:
     assert talk([began("c1", experts=THREE), rewarded("c1", "a", "b", None)]).mean_rewards() == {"b": None}
 
 
+def test_a_turn_has_a_reward_by_each_of_its_judges() -> None:
+    given = [rewarded("c1", "b", "a", 0.2, turn=0), rewarded("c1", "c", "a", None, turn=0)]
+    own = talk([*of_more("c1")[:2], *given])
+    assert "─ reward by B +0.20, C none ─" in drawn(60, *render.turn_parts(0, own, 60))
+    lines = plain([*of_more("c1")[:2], *given, *of_more("c1")[-1:]])
+    assert lines[-2:] == [
+        "[c1 volcanoes] turn 1, A by B: rating 7.0, WIM 0.50, reward +0.20",
+        "[c1 volcanoes] turn 1, A by C: rating 7.0, WIM 0.50, no reward (depth has no number)",
+    ]
+
+
 def test_plain_lines_of_three() -> None:
     lines = plain([start(1), *of_more("c1"), RunFinished(status="done")])
     assert "[c1 volcanoes] begins: A is llama, B is Mixtral-8x7B-Instruct-v0.1, C is Phi-3-mini-4k-instruct v2" in lines
@@ -280,7 +292,27 @@ def test_a_dialogue_that_ends_early_is_drawn_without_judgements() -> None:
     assert own.table() is None and own.mean_rewards() == {}
 
 
-# -- the plan -----------------------------------------------------------------------------------------------------------
+# -- arms, and the plan -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_the_arms_of_three_learners_break_no_figure(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expertchat.views.console.WIDTH", width)
+    nothing = dict.fromkeys(("win_rate_length_matched", "repeats_policy", "repeats_base", "accuracy_policy", "accuracy_base", "kl"))
+    row = nothing | {
+        "arm": "base", "seeds": [1, 2], "finished": False, "rounds": 1, "rounds_max": 2, "rounds_wanted": 5, "judge": "truth",
+        "win_rate": 0.7, "win_rate_low": 0.6, "win_rate_high": 0.78, "win_rate_min": 0.65, "win_rate_max": 0.72, "distinct_ratio": 1.25,
+        "distinct_ratio_low": 1.1, "distinct_ratio_high": 1.4, "tokens_policy": 20.0, "tokens_base": 21.0, "distinct_policy": 2.5,
+        "distinct_base": 2.0, "tie_rate": 0.2, "null_rate": 0.05, "margin_scaled": 1.5,
+    }  # fmt: skip
+    out = io.StringIO()
+    print_arms({"arms": [row | {"learner": seat} for seat in THREE], "notes": []}, out)
+    lines = out.getvalue().split("\n")
+    assert all(cell_len(line) <= width for line in lines)
+    for figure in ("70.0 (60.0-78.0)", "65.0-72.0", "1.25 (1.10-1.40)", "20 / 21", "2.50 / 2.00", "1.50", "1-2 of 5"):
+        assert sum(figure in line for line in lines) == 3, figure
+    tables = [line for line in lines if line.strip().startswith("base, expert c")]
+    assert len(tables) == {60: 4, 80: 3, 120: 2, 160: 1}[width]
 
 
 def test_a_plan_has_a_letter_of_its_own_for_every_expert() -> None:

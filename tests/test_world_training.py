@@ -37,7 +37,7 @@ def tokenizer(simulator: Simulator):
 def llama(simulator: Simulator, tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     lines: list[str] = []
     out = tmp_path_factory.mktemp("world") / "llama"
-    train_expert(simulator, tokenizer, "llama", out, 0.25, samples=6, report=lines.append)
+    train_expert(simulator, tokenizer, "llama", out, 0.075, samples=2, report=lines.append)
     return out, lines
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from expertchat.backends.layouts import experts_of
 from expertchat.bench.decoded import replies
 from expertchat.bench.kit import Kit, Way, Work
 from expertchat.bench.results import Column, Part
@@ -109,8 +110,10 @@ def step_bytes(subject: Subject, rows: int, context: float) -> float:
     model, config = subject.model, subject.model.config.get_text_config()
     table = model.get_input_embeddings().weight
     tied = model.get_output_embeddings().weight is table
-    experts = getattr(config, "num_local_experts", 0)
-    chosen = 1 - (1 - config.num_experts_per_tok / experts) ** rows if experts else 1.0
+    experts, chosen = experts_of(config.model_type), 1.0
+    if experts:
+        count, taken = getattr(config, experts.count), getattr(config, experts.chosen)
+        chosen = 1 - (1 - taken / count) ** rows
     sizes = {name: p.numel() * p.element_size() for name, p in model.named_parameters() if p is not table or tied}
     weights = sum(size * (chosen if ".experts." in name else 1.0) for name, size in sizes.items())
     return weights + rows * context * subject.kv_bytes

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from expertchat.backends.layouts import LAYOUTS
 from expertchat.bench.config import BenchSettings
 from expertchat.config import ConfigError
 from expertchat.plan.random_shapes import Shape, parse_random
@@ -112,7 +113,7 @@ def load_subject(settings: BenchSettings, dtype: str | None = None) -> Subject:
 def random_subject(name: str, shape: Shape, seed: int, dtype: str = "auto", device: str = "auto") -> Subject:
     """A random model, built in its number type on its device; nothing is saved. Raises ConfigError where the memory does not do."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MixtralConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from expertchat.backends.folders import find_folder
     from expertchat.backends.hardware import choose_device, choose_dtype
@@ -125,9 +126,10 @@ def random_subject(name: str, shape: Shape, seed: int, dtype: str = "auto", devi
         "num_key_value_heads": shape.kv_heads, "intermediate_size": shape.ffn, "vocab_size": shape.vocab,
         "max_position_embeddings": shape.context, "tie_word_embeddings": False, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
-    config: Any = LlamaConfig(**common)
-    if shape.kind == "mixtral":
-        config = MixtralConfig(**common, num_local_experts=shape.experts, num_experts_per_tok=shape.experts_per_token, sliding_window=None)
+    layout = LAYOUTS[shape.kind]
+    if experts := layout.experts:
+        common |= {experts.count: shape.experts, experts.chosen: shape.experts_per_token, experts.width: shape.ffn}
+    config = AutoConfig.for_model(shape.kind, **common, **layout.more)
     torch.manual_seed(seed)
     try:
         with torch.device(where):

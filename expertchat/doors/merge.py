@@ -21,7 +21,7 @@ def run(arguments: Sequence[str]) -> int:
 def _one(job: Job) -> int:
     announce(job)
     from expertchat.training.merge import run_merge
-    from expertchat.views.merge import print_merged, print_step
+    from expertchat.views.outcomes import print_merged, print_step
 
     print_merged(run_merge(job.config, print_step))
     return 0

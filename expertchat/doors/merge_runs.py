@@ -8,6 +8,6 @@ from collections.abc import Sequence
 def run(arguments: Sequence[str]) -> int:
     """Merge, and say what came of it."""
     from expertchat.runs.merge_runs import run_merge_runs
-    from expertchat.views.merge_runs import print_merged_runs
+    from expertchat.views.outcomes import print_merged_runs
 
     return run_merge_runs(arguments, print_merged_runs)

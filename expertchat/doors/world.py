@@ -32,7 +32,7 @@ def _build(job: Job) -> int:
 
 
 def _measure(job: Job) -> int:
-    from expertchat.views.tables import print_check
+    from expertchat.views.outcomes import print_check
     from expertchat.world.check import check as measured
 
     rows = measured(job.config)

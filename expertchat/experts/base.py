@@ -34,7 +34,6 @@ class Family:
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     decoding: Decoding = Decoding(method="contrastive", penalty_alpha=0.6, top_k=4)
     max_sentences: int | None = None  # how many sentence markers a judge of this family can read
-    names_others: bool = True  # where more than two talk, the turns of the others begin with their names
 
 
 class ContextTooSmallError(ValueError):
@@ -107,15 +106,15 @@ class ExpertChat:
     def view(self, history: History) -> tuple[Message, ...]:
         """The dialogue as this expert sees it: its own turns are "assistant", all others' are "user".
 
-        Where more than two talk, the others' turns begin with their names ("B: ..."), as far as the family can read that, and the system
-        text says who is there. The expert that opens has no turn to answer: its first user message asks it to open.
+        Where more than two talk, the others' turns begin with their names ("B: ...") and the system text says who is there, if the wordings
+        have words for that (`company`). The expert that opens has no turn to answer: its first user message asks it to open.
         """
         prompts = self.settings.prompts
         names = {"topic": self._safe(history.topic), "name": self.letter.upper()}
         persona = self._safe(fill(self.settings.persona, **names), lines=True)
         system = fill(prompts.system, persona=persona, **names)
-        several = len(self.seats) > 2 and self.family.names_others
-        if several and prompts.company:
+        with_names = len(self.seats) > 2 and bool(prompts.company)
+        if with_names:
             others = listed([seat.upper() for seat in self.seats if seat != self.letter])
             system = Safe(f"{system}\n{fill(prompts.company, name=self.letter.upper(), others=others)}".strip())
         exchange: list[Message] = []
@@ -123,7 +122,7 @@ class ExpertChat:
             exchange.append(Message("user", fill(prompts.opening, **names)))
         for turn in history.turns:
             role: Role = "assistant" if turn.speaker == self.letter else "user"
-            label = f"{turn.speaker.upper()}: " if several and role == "user" else ""
+            label = f"{turn.speaker.upper()}: " if with_names and role == "user" else ""
             exchange.append(Message(role, f"{label}{self._safe(turn.text, lines=True)}"))
         return self.chat(system, exchange)
 

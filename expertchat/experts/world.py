@@ -15,5 +15,4 @@ class WorldExpert(ExpertChat):
         lora_targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         decoding=Decoding(method="sampling", temperature=1.0, top_p=0.95, max_new_tokens=120),
         max_sentences=48,
-        names_others=False,
     )

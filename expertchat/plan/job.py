@@ -256,7 +256,7 @@ def saved_bits(config: ModelConfig) -> Quantization | None:
 
 def random_shape(random: Any) -> Shape:
     """The shape of a random model as `expertchat bench` names it."""
-    mixture = random.kind == "mixtral"
+    mixture = random.mixture
     return Shape(
         random.layers, random.hidden, random.heads, random.kv_heads, random.hidden // random.heads, random.ffn, random.vocab,
         random.experts if mixture else 0, random.experts_per_token if mixture else 0, context=random.context, layout=random.kind,

@@ -121,7 +121,7 @@ def _words(tokenizer: Any) -> list[str]:
 
 
 def _talk(rehearsal: Rehearsal, tokenizer: Any, words: Sequence[str]) -> None:
-    from expertchat.plan.rehearsal import talk
+    from expertchat.backends.rehearsal import talk
 
     job, model = rehearsal.job, rehearsal.model
     tokens = min(job.tokens, model.shape.context or job.tokens)

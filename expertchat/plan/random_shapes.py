@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+
+from expertchat.backends.layouts import experts_of
 
 TOKENIZER_WORDS = 4096  # the vocabulary of the embedded tokenizer, which speaks for every random model
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a random model; `experts` counts for Mixtral alone. Embedding and head are two matrices."""
+    """The shape of a random model; `kind` is its model_type, `experts` counts for a mixture alone. Embedding and head are two matrices."""
 
-    kind: Literal["llama", "mixtral"]
+    kind: str
     hidden: int = 512
     layers: int = 8
     heads: int = 8
@@ -26,10 +27,14 @@ class Shape:
     experts_per_token: int = 2
 
     @property
+    def mixture(self) -> bool:
+        return experts_of(self.kind) is not None
+
+    @property
     def parameters(self) -> int:
         """How many weights the model has."""
         attention = 2 * self.hidden * self.hidden * (self.heads + self.kv_heads) // self.heads
-        gates, copies = (self.experts * self.hidden, self.experts) if self.kind == "mixtral" else (0, 1)
+        gates, copies = (self.experts * self.hidden, self.experts) if self.mixture else (0, 1)
         layer = attention + gates + copies * 3 * self.hidden * self.ffn + 2 * self.hidden
         return 2 * self.vocab * self.hidden + self.layers * layer + self.hidden
 
@@ -77,8 +82,7 @@ def parse_random(spec: str) -> Shape | None:
         if not text.isascii() or not text.isdigit() or int(text) < 1:
             raise ValueError(f"{key} must be a whole number above 0, but is '{text}'")
         values[key] = int(text)
-    base = Shape("mixtral" if kind == "mixtral" else "llama")
-    return _checked(replace(base, **values))  # type: ignore[arg-type]
+    return _checked(replace(Shape(kind), **values))  # type: ignore[arg-type]
 
 
 def _checked(shape: Shape) -> Shape:
@@ -88,6 +92,6 @@ def _checked(shape: Shape) -> Shape:
         raise ValueError(f"heads={shape.heads} must be a multiple of kv_heads ({shape.kv_heads})")
     if shape.vocab < TOKENIZER_WORDS:
         raise ValueError(f"vocab={shape.vocab} is less than the {TOKENIZER_WORDS} of the embedded tokenizer: set vocab={TOKENIZER_WORDS}")
-    if shape.kind == "mixtral" and shape.experts_per_token > shape.experts:
+    if shape.mixture and shape.experts_per_token > shape.experts:
         raise ValueError(f"experts_per_token={shape.experts_per_token} is more than experts={shape.experts}")
     return shape

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from expertchat.backends.layouts import BLOCK, experts_of
+
 PUSH = 4.0  # how far the direction that stands for "this kind of token comes next" is pushed
 
 
@@ -34,6 +36,7 @@ def speak_in_words(model: Any, tokenizer: Any) -> None:
         head[:, :2] = -PUSH
         head[later, 0] = 0.0
         head[first, 1] = 0.0
-        for name, weight in model.named_parameters():
-            if name.endswith("gate.weight") and weight.shape[0] == getattr(model.config, "num_local_experts", 0):
-                weight[:, :2] = 0.0  # else the two directions would send all tokens to the same experts
+        if experts := experts_of(model.config.model_type):
+            for name, weight in model.named_parameters():
+                if name.endswith(f".{BLOCK}.{experts.router}.weight"):
+                    weight[:, :2] = 0.0  # else the two directions would send all tokens to the same experts

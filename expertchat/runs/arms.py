@@ -229,7 +229,9 @@ def row(name: str, runs: Sequence[Run]) -> Row:
     `win_rate_max` show how far the seeds lie apart, which that interval does not know."""
     judged = [run for run in runs if run.evaluation is not None]
     wins, ties, losses, n = (int(sum(run.number(key) or 0 for run in judged)) for key in ("wins", "ties", "losses", "n"))
-    low, high = wilson(wins + ties / 2, n) if n else (None, None)
+    # Of several judges a win counts by their share, so it is the rate that tells; rounded, as it is a sum of shares again.
+    won = sum(round((run.number("win_rate") or 0) * (run.number("n") or 0), 6) for run in judged)
+    low, high = wilson(won, n) if n else (None, None)
     rates = [rate for run in judged if (rate := run.number("win_rate")) is not None]
     done = [len(run.rounds) for run in runs]
     return {
@@ -242,7 +244,7 @@ def row(name: str, runs: Sequence[Run]) -> Row:
         "rounds_wanted": runs[0].rounds_wanted,
         "judge": next((run.figure("judge") for run in judged), None),
         "n": n,
-        "win_rate": (wins + ties / 2) / n if n else None,
+        "win_rate": won / n if n else None,
         "win_rate_low": low,
         "win_rate_high": high,
         "win_rate_min": min(rates, default=None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +16,8 @@ from expertchat.views.figures import NONE, percent, span
 from expertchat.views.looks import indented, verdict
 
 Row = Mapping[str, Any]
+Column = tuple[str, list[str]]  # a title and the cells below it
+GAP, EDGES = 2, 2  # cells between two columns, and beside them
 WIDE = 150  # a screen that takes all columns side by side
 
 
@@ -71,7 +74,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
 FIRST = 6  # columns of the upper table where the screen is not wide
 
 
-def columns(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
+def columns(rows: Sequence[Row]) -> list[Column]:
     """Title and cells of every column in which at least one arm has something; the names of the arms first."""
     several = len({row["learner"] for row in rows}) > 1
     names = [one_line(clean(row["arm"])) + (f", expert {row['learner']}" if several else "") for row in rows]
@@ -110,18 +113,37 @@ def print_arms(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
     ]  # fmt: skip
     console.print()
     for part in parts:
-        console.print(indented(_table(part, rows)))
+        for fitting in _fitting(part, console.width - 2 - EDGES):
+            console.print(indented(_table(fitting, rows)))
     console.print(indented(Text(caption(rows), "dim")))
     for note in values["notes"]:
         console.print(indented(Text(clean(note), "yellow")))
     console.print()
 
 
-def _table(part: Sequence[tuple[str, list[str]]], rows: Sequence[Row]) -> Table:
+def _fitting(part: Sequence[Column], width: int) -> list[list[Column]]:
+    """The same columns in as many tables as it takes for no cell to be broken, their titles in as many lines; one, where that fits."""
+    if sum(max(map(len, (title, *cells))) + GAP for title, cells in part) - GAP <= width:
+        return [list(part)]
+    arm, *columns = part
+    room = width - min(max(map(len, arm[1])), width // 3)
+    tables: list[list[Column]] = []
+    left = 0
+    for title, cells in columns:
+        needed = max(map(len, (*title.split(), *cells)))
+        if not tables or needed + GAP > left:
+            tables.append([arm])
+            left = room
+        tables[-1].append((fill(title, needed), cells))
+        left -= needed + GAP
+    return tables
+
+
+def _table(part: Sequence[Column], rows: Sequence[Row]) -> Table:
     out = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title, _ in part:
         out.add_column(title, justify="left" if title == "arm" else "right", overflow="fold")
     for cells, row in zip(zip(*(cells for _, cells in part), strict=True), rows, strict=True):
-        styles = ["" if title != "win rate, %" else verdict(row["win_rate_low"], row["win_rate_high"]) for title, _ in part]
+        styles = ["" if not title.startswith("win") else verdict(row["win_rate_low"], row["win_rate_high"]) for title, _ in part]
         out.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
     return out

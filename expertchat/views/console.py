@@ -26,11 +26,9 @@ class CleanConsole(Console):
                 yield Segment(harmless, segment.style)
 
 
-def console_on(stream: TextIO | None = None, width: int | None = None, markup: bool = False, soft_wrap: bool = False) -> CleanConsole:
+def console_on(stream: TextIO | None = None, width: int | None = None, markup: bool = False) -> CleanConsole:
     """A console on `stream` (standard output). Markup is not read unless the caller escapes all foreign text itself."""
-    return CleanConsole(
-        file=stream or sys.stdout, width=width, markup=markup, soft_wrap=soft_wrap, emoji=False, highlight=False
-    )
+    return CleanConsole(file=stream or sys.stdout, width=width, markup=markup, emoji=False, highlight=False)
 
 
 def open_console(stream: TextIO | None = None, markup: bool = False) -> CleanConsole:

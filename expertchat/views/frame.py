@@ -51,7 +51,7 @@ class Painter:
 
     console: Console
     rounds: tuple[tuple[object, ...], list[Line]] | None = None  # what they were drawn from, and the lines
-    _cache: dict[tuple[str, int, int, bool, bool, bool], list[Line]] = field(default_factory=dict)
+    _cache: dict[tuple[str, int, int, bool, int, bool], list[Line]] = field(default_factory=dict)
 
     def lines(self, drawn: RenderableType, width: int) -> list[Line]:
         options = self.console.options.update(width=width, height=None)
@@ -82,7 +82,7 @@ class Painter:
         else:
             yield self.lines(render.waiting_bubble(focus, width), width)
         for index in sorted({*focus.by_index, *focus.candidates}, reverse=True):
-            key = (focus.id, index, width, index in focus.by_index, focus.turn_reward(index) is None, index in focus.candidates)
+            key = (focus.id, index, width, index in focus.by_index, len(focus.turn_rewards(index)), index in focus.candidates)
             if key not in self._cache:
                 self._cache[key] = self.joined(render.turn_parts(index, focus, width), width)
             yield self._cache[key]

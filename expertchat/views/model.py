@@ -123,10 +123,10 @@ class Conversation:
             means.setdefault(subject, Mean()).add(reward.value)
         return {seat: means[seat].value for seat in self.seats if seat in means}
 
-    def turn_reward(self, turn: int) -> Reward | None:
-        """The reward of a single turn, where turns are judged too."""
+    def turn_rewards(self, turn: int) -> list[Reward]:
+        """The rewards of a single turn, one by each of its judges; none where turns are not judged."""
         rewards = (record for record in self.judgements.values() if isinstance(record, Reward))
-        return next((reward for reward in rewards if reward.turn == turn and reward.candidate is None), None)
+        return [reward for reward in rewards if reward.turn == turn and reward.candidate is None]
 
     def problems(self) -> list[str]:
         """What could not be read of the judgements of the whole dialogue, one line each."""

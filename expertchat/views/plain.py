@@ -131,11 +131,12 @@ def candidate_lines(judged: events.CandidatesJudged) -> list[str]:
 
 def judgement_lines(conversation: Conversation) -> list[str]:
     """Ratings as an aligned table, per-turn rewards, WIM texts with scores, problems."""
-    lines = [
-        f"turn {i + 1}, {called(conversation.by_index[i].speaker)}: {words.judged_in_words(reward)}"
-        for i in sorted(conversation.by_index)
-        if (reward := conversation.turn_reward(i)) is not None
-    ]
+    lines = []
+    for i in sorted(conversation.by_index):
+        rewards = conversation.turn_rewards(i)
+        for reward in rewards:
+            by = f" by {called(reward.judge)}" if len(rewards) > 1 else ""
+            lines.append(f"turn {i + 1}, {called(conversation.by_index[i].speaker)}{by}: {words.judged_in_words(reward)}")
     table = conversation.table()
     if table is not None:
         lines += aligned(table, "rating 1-10")

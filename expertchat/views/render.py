@@ -85,9 +85,7 @@ def _tidy(text: str) -> str:
 
 def turn_bubble(turn: Turn, index: int, conversation: Conversation, width: int) -> RenderableType:
     """A finished turn, with what must be known of it underneath: cut, note, its own reward."""
-    known, reward = words.remarks(turn), conversation.turn_reward(index)
-    if reward is not None:
-        known.append(words.judged_in_words(reward))
+    known = [*words.remarks(turn), *words.turn_in_words(conversation.turn_rewards(index))]
     return bubble(turn.text, turn.speaker, conversation, width, " · ".join(known), thinking=turn.thinking)
 
 

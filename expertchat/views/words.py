@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from expertchat.events import RunFinished, RunStarted
 from expertchat.records import Reward, Turn
@@ -72,6 +72,14 @@ def judged_in_words(reward: Reward) -> str:
     parts += [f"WIM {reward.wim:.2f}"] if reward.wim is not None else []
     parts.append(f"reward {reward.value:+.2f}" if reward.value is not None else f"no reward ({line(reward.problem or 'no answer')})")
     return ", ".join(parts)
+
+
+def turn_in_words(rewards: Sequence[Reward]) -> list[str]:
+    """The reward of one turn; of several judges "reward by B +0.41, C +0.30"."""
+    if len(rewards) < 2:
+        return [judged_in_words(reward) for reward in rewards]
+    given = (f"{called(r.judge)} {'none' if r.value is None else f'{r.value:+.2f}'}" for r in rewards)
+    return [f"reward by {', '.join(given)}"]
 
 
 def ending(finished: RunFinished) -> str:

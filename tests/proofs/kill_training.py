@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.test_online_dpo import adapters, content, difference
+from tests.test_online_dpo import NOISE, adapters, content, difference
 
 RUN = [
     "+experiment=embedded", "rounds=5", "conversation.count=8", "evaluation.every=2", "evaluation.histories=16", "evaluation.final=16",
@@ -29,7 +29,6 @@ THREE = [
     "+model@experts.c=embedded_llama", "learner=all", "rounds=3", "conversation.count=3", "conversation.turns=4", "train.batch=4",
     "evaluation.histories=4", "evaluation.final=4",
 ]  # fmt: skip
-NOISE = 1e-6  # of scores: embeddings differ in their last digit by the batch that they are computed in
 PHASES = ("talking", "updating", "evaluating", "saving", "pairing")
 
 

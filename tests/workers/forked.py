@@ -1,40 +1,118 @@
-"""Runs a function in several processes that see what torchrun would tell them, and keeps what each returns.
-
-    python -m tests.workers.forked WORLD MODULE FUNCTION ARGUMENTS_JSON FOLDER
-
-The processes are forked after the imports, which take longer than the work. Each writes FOLDER/RANK.json.
-"""
+"""Processes for tests: ranks that see what torchrun would tell them, and command lines, forked from one that has imported everything."""
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import fcntl
+import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-import traceback
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
+SHARED = "TESTS_SHARED"  # a folder that all workers of a session share
+OWNER = "TESTS_OWNER"  # the process that the session ends with
 SECONDS = 240.0
+_ports = itertools.count()
+
+
+class Forked:
+    """A child of the server. Like subprocess.Popen, as far as tests need it."""
+
+    def __init__(self, order: Mapping[str, Any], out: int, err: int) -> None:
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._connection.settimeout(SECONDS)
+        self._connection.connect(str(server()))
+        socket.send_fds(self._connection, [json.dumps(order).encode() + b"\n"], [out, err])
+        self._lines = self._connection.makefile("r")
+        self.pid = int(self._lines.readline())
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float = SECONDS) -> int:
+        """Its exit code; minus a signal's number if that ended it. Raises TimeoutError."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            self.returncode = int(self._lines.readline())
+            self._connection.close()
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it if it still runs."""
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)  # nobody but wait() takes its end, so the number is still its own
+            self.wait()
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def start(world: int, function: str, folder: Path, **arguments: Any) -> Done:
+    """Run `function` (module.name in tests.workers) in each of `world` processes, however it ends; each writes FOLDER/RANK.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    meet = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with tempfile.TemporaryFile() as out:
+        ranks = []
+        for rank in range(world):
+            given = {"function": function, "folder": str(folder), "rank": rank, "arguments": arguments}
+            told = environment(RANK=str(rank), LOCAL_RANK=str(rank), **meet)
+            ranks.append(Forked(_order("tests.workers.forked", "one_rank", given, told), out.fileno(), out.fileno()))
+        codes = [rank.wait() for rank in ranks]
+        out.seek(0)
+        return Done(max(map(abs, codes)), "", out.read().decode("utf-8", "replace"))
 
 
 def run(world: int, function: str, folder: Path, **arguments: Any) -> list[Any]:
-    """What `function` (module.name in tests.workers) returns in each of `world` processes. Fails with their output if one of them fails."""
+    """What `function` returns in each of `world` processes. Fails with their output if one of them fails."""
     done = start(world, function, folder, **arguments)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    assert done.returncode == 0, done.stderr[-8000:]
     return [json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in range(world)]
 
 
-def start(world: int, function: str, folder: Path, **arguments: Any) -> subprocess.CompletedProcess[str]:
-    """The same, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
+def one_rank(function: str, folder: str, rank: int, arguments: dict[str, Any]) -> int:
+    """In a child: one process of several."""
+    import importlib
+
     module, _, name = function.rpartition(".")
-    work = [str(world), f"tests.workers.{module}", name, json.dumps(arguments), str(folder)]
-    command = [sys.executable, "-m", "tests.workers.forked", *work]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=SECONDS)
+    found = getattr(importlib.import_module(f"tests.workers.{module}"), name)(**arguments)
+    Path(folder, f"{rank}.json").write_text(json.dumps(found), "utf-8")
+    return 0
+
+
+def command(line: Sequence[str], folder: Path = ROOT, **more: str) -> Done:
+    """`expertchat LINE`, to its end."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        code = begin(line, folder, out.fileno(), err.fileno(), **more).wait()
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", "replace"))
+    return Done(code, *texts)
+
+
+def begin(line: Sequence[str], folder: Path = ROOT, out: int = 2, err: int = 2, **more: str) -> Forked:
+    """`expertchat LINE` as a process that runs on its own."""
+    argv = ["expertchat", *line]
+    return Forked(_order("expertchat.cli", "main", {}, environment(**more), argv, folder), out, err)
+
+
+def _order(
+    module: str, function: str, arguments: dict[str, Any], told: Mapping[str, str], argv: Sequence[str] = ("",), folder: Path = ROOT
+) -> dict[str, Any]:
+    where = {"environment": dict(told), "argv": list(argv), "folder": str(folder)}
+    return {"module": module, "function": function, "arguments": arguments, **where}
 
 
 def environment(**more: str) -> Mapping[str, str]:
@@ -43,31 +121,46 @@ def environment(**more: str) -> Mapping[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1", "HF_HUB_OFFLINE": "1"} | more
 
 
-def main() -> int:
-    world, module, name, arguments, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3], json.loads(sys.argv[4]), Path(sys.argv[5])
-    work = getattr(importlib.import_module(module), name)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            code = 1
-            try:
-                (folder / f"{rank}.json").write_text(json.dumps(work(**arguments)), "utf-8")
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return max(map(abs, codes))
+def free_port() -> int:
+    """A port that nobody has, below those that the system gives to whoever asks for any; each worker of the tests has its own range."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw")) % 10
+    for _ in range(1000):
+        port = 12000 + 1000 * worker + (os.getpid() + next(_ports)) % 1000
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+# -- what the workers of a session share ----------------------------------------------------------------------------------
+
+
+def shared() -> Path:
+    """The session's folder; of a process that is no part of a session, one of its own."""
+    if SHARED not in os.environ:
+        os.environ |= {SHARED: tempfile.mkdtemp(prefix="tests-", dir="/tmp"), OWNER: str(os.getpid())}
+    return Path(os.environ[SHARED])
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[Path]:
+    """What is made once by whichever worker comes first: shared() / name, alone there until the end of the block."""
+    path = shared() / name
+    with Path(f"{path}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield path
+
+
+def server() -> Path:
+    """The socket of the server, which is started here if it does not run yet."""
+    with locked("forks") as path:
+        if not path.exists():
+            line = [sys.executable, "-m", "tests.workers.server", str(path), os.environ[OWNER]]
+            told = environment(PYTHONPATH=str(ROOT), TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1")
+            log = (shared() / "forks.log").open("w")
+            made = subprocess.Popen(line, env=told, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            end = time.monotonic() + SECONDS
+            while not path.exists():
+                assert made.poll() is None and time.monotonic() < end, (shared() / "forks.log").read_text()
+                time.sleep(0.05)
+        return path
