@@ -57,8 +57,9 @@ BAD: list[tuple[str, list[str]]] = [
     ("converse 'judging.categories={reward: x, taste: y}'", ["'reward' cannot be a category's name", "has no reward, taste"]),
     ("converse +judging.categories.wim=x", ["judging.categories: 'wim' cannot be a category's name"]),
     # Hydra
-    ("converse ~experts.b", ["experts.b: is missing"]),
-    ("converse experts.c.path=x", ["experts.c.path: unknown key", "experts has a, b"]),
+    ("converse ~experts.b", ["experts: there is only a; a dialogue has two or more", "+model@experts.NAME=MODEL"]),
+    ("converse experts.c.path=x", ["experts.c.path=x: there is no experts.c yet; add it with +model@experts.c=NAME"]),
+    ("converse moderator.path=x conversation.order=moderator", ["moderator.path=x: there is no moderator yet", "+model@moderator=NAME"]),
     ("converse third.path=x", ["there is no third model yet", "+model@third=NAME"]),
     ("converse 'run.dir=${x}' 'view=${view}'", ["2 problems", "'x' not found", "Recursive"]),
     ("converse 'run.dir=${oc.env:NO_SUCH_VARIABLE}'", ["variable NO_SUCH_VARIABLE is not set"]),
