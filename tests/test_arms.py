@@ -111,7 +111,7 @@ def test_any_number_of_experts_learn_by_turns(tmp_path: Path) -> None:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, "rounds": 7}, sort_keys=False))
     lines = [metrics("round", i, ROUND, learner=name) for i, name in enumerate(("ann", "ben", "cay", "ann"), 1)]
-    lines.append(metrics("evaluation", 4, {**EVALUATED, "wins": 80, "ties": 0, "losses": 20}, learner="ben"))
+    lines.append(metrics("evaluation", 4, {**EVALUATED, "wins": 80, "ties": 0, "losses": 20, "win_rate": 0.8}, learner="ben"))
     (folder / "metrics.jsonl").write_text("".join(f"{one.to_json()}\n" for one in lines))
     rows = arms([folder]).rows
     # 7 rounds by turns: rounds 1, 4, 7 are Ann's, 2 and 5 Ben's, 3 and 6 Cay's

@@ -15,6 +15,7 @@ from expertchat.preferences.candidates import Sampled
 from expertchat.records import Candidate, Message
 from expertchat.training.drift import Moved, drift, moved
 from expertchat.training.learner import Learner, WeightLearner
+from expertchat.training.method import Rows
 from tests.test_update import backend, config, lora, pairs, shake, updater
 
 torch.set_num_threads(1)
@@ -86,7 +87,7 @@ def test_replies_of_another_version_or_without_ids_do_not_count() -> None:
 
 def test_other_methods_are_measured_against_their_frozen_copy() -> None:
     learner = WeightLearner("a", backend(), config(method="last_layer", learning_rate=1e-2))
-    updater(learner).update(pairs(), 1)
+    updater(learner).update(Rows(pairs()), 1)
     assert float(str(drift(moved(learner, talk(learner)))["kl"])) > 0.01
 
 

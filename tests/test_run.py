@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from expertchat.backends.base import Completion, Decoding
+from expertchat.backends.base import Capabilities, Completion, Decoding
 from expertchat.backends.folders import find_folder
 from expertchat.backends.lanes import BatchLane
 from expertchat.backends.loading import Wanted, find_models, load_models
@@ -58,6 +58,8 @@ def test_an_event_of_another_thread_keeps_its_time() -> None:
 
 class Keeping(Double):
     """A backend that keeps caches, and has something to say at its third batch."""
+
+    capabilities = Capabilities(keeps=True)
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**more)

@@ -87,7 +87,7 @@ def test_folders_are_searched_but_not_the_inside_of_runs(tmp_path: Path) -> None
 
 
 def drawn(base: Path, width: int, monkeypatch: pytest.MonkeyPatch, everything: bool = False) -> str:
-    monkeypatch.setattr("expertchat.views.plan.WIDTH", width)
+    monkeypatch.setattr("expertchat.views.console.WIDTH", width)
     out = io.StringIO()
     print_runs(runs([base], SLURM), out, everything, time.time())
     return out.getvalue()

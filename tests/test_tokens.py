@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers.utils import chat_template_utils
 
-from expertchat.backends import rows as lane_rows
+from expertchat.backends import drawing
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.base import Completion, Decoding, GenerateRequest
 from expertchat.backends.folders import find_folder
@@ -85,8 +85,8 @@ def test_sampling_scoring_and_update_see_the_same_probabilities(kind: str, tmp_p
         drawn.append(float(logits_B_V[0].double().log_softmax(-1)[words[0]]))
         return words
 
-    real = lane_rows.choose
-    monkeypatch.setattr(lane_rows, "choose", choose)
+    real = drawing.choose
+    monkeypatch.setattr(drawing, "choose", choose)
     answers, sampled = [], []
     for key in ("k0", "k1"):
         drawn.clear()

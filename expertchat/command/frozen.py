@@ -16,6 +16,7 @@ from pydantic import BaseModel, RootModel
 
 from expertchat.command.compose import ERRORS, config_class, explain, keys_of
 from expertchat.config import ConfigError, near, validate
+from expertchat.folder.run_folder import came_later
 from expertchat.text.redaction import secret_values
 from expertchat.text.sentences import as_yaml
 
@@ -45,7 +46,7 @@ def load_frozen(command: str, path: str | Path, overrides: Sequence[str] = ()) -
             inner = inner[part] if isinstance(inner.get(part), dict) else {}
         old = inner.get(name)
         inner[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    absent = [key for key in lacking if key not in changes]
+    absent = [key for key in lacking if key not in changes and not came_later(key)]
     found: list[str] = []
     try:
         config = validate(model, plain)

@@ -39,6 +39,11 @@ OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEAR
 OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}
 
 
+def came_later(key: str) -> bool:
+    """Whether a config of an earlier version may lack a key: its default is what such a run did."""
+    return key == "moderator" or (name := key.rpartition(".")[2]) in ADDED or name in UNUSED
+
+
 class RunFolder:
     """A run folder that this process writes. Opening checks and locks it but leaves no run in it before `begin`.
 
