@@ -17,8 +17,8 @@ from tests.workers import slow
 # One row at a time: what is in flight when a run is told to stop does not change what is computed together. (Of candidates with the same
 # text, the last digit of a score decides which is taken.)
 LEARN = (
-    "engine.max_batch=1", "+experiment=embedded", "rounds=2", "conversation.count=4", "evaluation.every=0", "evaluation.histories=4",
-    "evaluation.final=4", "run.seed=7",
+    "engine.max_batch=1", "+experiment=embedded", "rounds=2", "conversation.count=2", "conversation.turns=4", "evaluation.every=0",
+    "evaluation.histories=2", "evaluation.final=2", "run.seed=7",
 )  # fmt: skip
 TALK = ("conversation.count=48", "conversation.turns=6", "run.seed=7", "engine.max_batch=4")
 

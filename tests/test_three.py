@@ -6,7 +6,6 @@ import json
 import math
 import os
 import random
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,11 +26,13 @@ from expertchat.talk.ending import silent, stuck
 from expertchat.talk.order import Moderator, by_lot, opener_of
 from expertchat.talk.scheduler import Scheduler
 from expertchat.talk.topics import Proposals
-from tests.proofs.kill import content, differing, start
+from tests.cluster import until
+from tests.proofs.kill import content, differing
 from tests.scripted import BagOfWords, Collect, Double, config_of, run
 from tests.test_conversation import by_turn
 from tests.test_resume import contents, in_child
 from tests.test_topics import topics_config
+from tests.workers.forked import begin
 
 SEATS = ("a", "b", "dr_jones")
 STANDARD = ("model@experts.a=smollm2_135m", "persona@experts.a.persona=plain")
@@ -330,14 +331,13 @@ def test_three_embedded_experts_killed_and_resumed(tmp_path: Path) -> None:
     """Once: `python -m tests.proofs.kill 5 +experiment=three` does it at many moments."""
     words = ("+experiment=three", "conversation.count=3", "conversation.turns=4", "run.seed=3", "view=none")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    unbroken = start(whole, words)
-    events, process = broken / "events.jsonl", start(broken, words)
+    unbroken = begin(["converse", *words, f"run.dir={whole}"])
+    events, process = broken / "events.jsonl", begin(["converse", *words, f"run.dir={broken}"])
     wanted = random.Random(2).randrange(4, 40)  # killed as soon as so many events are on disk
-    while process.poll() is None and (not events.exists() or events.read_bytes().count(b"\n") < wanted):
-        time.sleep(0.01)
+    until(lambda: events.exists() and events.read_bytes().count(b"\n") >= wanted, 120, f"{wanted} events")
     process.kill()
     assert process.wait() == -9
-    assert start(broken, words).wait() == 0 and unbroken.wait() == 0
+    assert begin(["converse", *words, f"run.dir={broken}"]).wait() == 0 and unbroken.wait() == 0
     said = records(whole, "transcripts")
     assert all(list(one["experts"]) == ["a", "b", "c"] for one in said)
     assert {one["turns"][0]["speaker"] for one in said} == {"a", "b", "c"}

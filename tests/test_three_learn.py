@@ -159,7 +159,7 @@ def test_a_plan_of_three() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("three") / "run"
-    code, _ = train(folder, THIRD, "learner=all", "rounds=3", "conversation.turns=4", "evaluation.every=0")
+    code, _ = train(folder, THIRD, "learner=all", "rounds=3", "conversation.turns=4", "evaluation.every=0", "evaluation.final=2")
     assert code == 0
     return folder
 
