@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from expertchat.backends.base import Decoding
-from expertchat.backends.decoding import BROKEN, NotFinite, contrastive_scores, last_hidden
+from expertchat.backends.decoding import BROKEN, NotFinite, contrastive_scores
 from expertchat.backends.engine import Engine, Filled
 from expertchat.backends.table import Table
 
@@ -57,7 +57,7 @@ class Contrastive:
         states_S_C_D, probs_S_K = table.beside
         used_B = table.used[:count].copy()
         places_B_K = used_B[:, None] + np.arange(self.columns)
-        with last_hidden(engine.model) as caught:
+        with engine.last_hidden() as caught:
             logits_B_K_V = table.feed(places_B_K)
         new_B_K_D = normalize(caught[0].to(engine.device).float(), dim=-1)
         length, used, rows_B = int(used_B.max()), engine.send(used_B), torch.arange(count, device=engine.device)

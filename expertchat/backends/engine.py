@@ -5,7 +5,8 @@ Shapes stand in the names: B rows, T new tokens of a row, L visible tokens, V wo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,8 +22,10 @@ from expertchat.backends.decoding import last_hidden
 from expertchat.backends.hardware import free_memory
 from expertchat.backends.head import exact_head
 from expertchat.backends.kept import SIZE, Context, Kept
+from expertchat.backends.packed import Packed
 from expertchat.backends.slab import LayerShape, Slab
 from expertchat.backends.unloadable import out_of_memory
+from expertchat.backends.voice import bare, switch
 
 PASS_TOKENS = {"cpu": 4096, "cuda": 16384}  # of one prefill pass at most: bounds the memory of activations
 TYPICAL = 2048  # tokens of a row that the automatic batch size counts with
@@ -48,14 +51,17 @@ class Counts:
 
 
 class Engine:
-    """Runs `model` over slabs. `kept_bytes` bounds what is kept between requests; None finds it from the free memory."""
+    """Runs `model` over slabs. `kept_bytes` bounds what is kept between requests; None finds it from the free memory. `packed`: the model's
+    packed weights, where another engine of the same model has them."""
 
-    def __init__(self, model: Any, shapes: Sequence[LayerShape], kept_bytes: int | None = None) -> None:
+    def __init__(self, model: Any, shapes: Sequence[LayerShape], kept_bytes: int | None = None, packed: Packed | None = None) -> None:
         self.model, self.shapes = model, tuple(shapes)
         self.device = model.device
         self.token_bytes = sum(shape.bytes for shape in shapes)
         self.wanted_bytes = self._kept_bytes = kept_bytes
         self.kept = Kept(kept_bytes or 0)
+        self.packed = packed or Packed(bare(model))
+        self._caught: list[Tensor] | None = None  # the last hidden states of a packed pass, where they are asked for
         self._scratch: Slab | None = None  # rows of contexts that are only scored
         self.counts = Counts()
 
@@ -89,6 +95,7 @@ class Engine:
         """Give up everything that can be computed again."""
         self.kept.clear()
         self._scratch = None
+        self.packed.drop()
         self.noted(None, self)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -114,15 +121,32 @@ class Engine:
         mask_B_1_T_L: Tensor,
         keep: int,
         first: int = 0,
+        exact: bool = False,
     ) -> Tensor:
-        """One pass over the B rows from `first` on; logits [B, keep, V] of the last `keep` tokens."""
+        """One pass over the B rows from `first` on; logits [B, keep, V] of the last `keep` tokens. `exact`: by an output layer in fp32."""
         ids, positions, places = self.send(np.stack([ids_B_T, positions_B_T, places_B_T]))
         slab.aim(first, places, mask_B_1_T_L.shape[-1])
-        out = self.model(
-            input_ids=ids, attention_mask=mask_B_1_T_L, position_ids=positions, past_key_values=slab, use_cache=True, logits_to_keep=keep
-        )
+        if (packed := self.packed.get()) is not None:
+            switch(self.model)
+            hidden_B_T_D = packed(slab, ids, positions, mask_B_1_T_L, keep if self._caught is None else ids.shape[1])
+            if self._caught is not None:
+                self._caught[:] = [hidden_B_T_D]
+            return packed.logits(hidden_B_T_D[:, -keep:], exact)
+        with exact_head(self.model) if exact else nullcontext():
+            given = {"attention_mask": mask_B_1_T_L, "position_ids": positions, "past_key_values": slab, "use_cache": True}
+            out = self.model(input_ids=ids, logits_to_keep=keep, **given)
         logits: Tensor = out.logits[:, -keep:].to(self.device)
         return logits
+
+    @contextmanager
+    def last_hidden(self, wanted: bool = True) -> Iterator[list[Tensor]]:
+        """Catches the last layer's hidden states [B, T, D] of each pass."""
+        with last_hidden(self.model, wanted) as caught:
+            self._caught = caught if wanted else None
+            try:
+                yield caught
+            finally:
+                self._caught = None
 
     def prefill(self, slab: Slab, first: int, contexts: Sequence[Context], hidden: bool = False) -> Filled:
         """Fill rows of `slab` from `first` on with contexts; what is kept is not computed again, what is new is kept."""
@@ -162,7 +186,7 @@ class Engine:
             at_B_T = self.send(positions_B_T[part])
             length = int(positions_B_T[part].max()) + 1
             visible_B_T_L = torch.arange(length, device=self.device) <= at_B_T[:, :, None]
-            with last_hidden(self.model, states is not None) as caught:
+            with self.last_hidden(states is not None) as caught:
                 logits_B_1_V = self.forward(slab, ids_B_T[part], positions_B_T[part], places_B_T[part], self.hide(visible_B_T_L), 1, first)
             if states is not None:
                 rows, columns = np.nonzero(places_B_T[part] != slab.dump)
@@ -218,8 +242,7 @@ class Engine:
                 visible_B_T_L[row, start:stop, base + start : base + stop] = np.tri(len(tail), dtype=bool)
                 columns[row].append([0, *range(start, stop)])
                 start = stop
-        with exact_head(self.model):
-            logits_B_T_V = self.forward(slab, ids, positions, places, self.hide(self.send(visible_B_T_L)), width)
+        logits_B_T_V = self.forward(slab, ids, positions, places, self.hide(self.send(visible_B_T_L)), width, exact=True)
         logps_B_T_V = logits_B_T_V.float().log_softmax(-1)
         return [[logps_B_T_V[row, span] for span in of_row] for row, of_row in enumerate(columns)]
 
@@ -272,6 +295,8 @@ def _try_engine(model: Any, context_length: int, kept_bytes: int | None) -> Engi
         if isinstance(shapes, str):
             return shapes
         engine = Engine(model, shapes, kept_bytes)
+        if engine.packed.wanted and not _agrees(engine):
+            engine.packed.wanted = False
         return engine if _agrees(engine) else "its passes over ragged rows differ from single rows"
     except (TypeError, ValueError, AttributeError, NotImplementedError, IndexError, AssertionError, RuntimeError) as error:
         if out_of_memory(error):

@@ -32,6 +32,7 @@ from expertchat.backends.rows import BranchLane
 from expertchat.backends.scoring import Asked, Plan, exclude_extensions, plan, share, values
 from expertchat.backends.streaming import Pieces, Row, Watch
 from expertchat.backends.unloadable import out_of_memory
+from expertchat.backends.voice import Voice, bare
 from expertchat.backends.weights import load_weights
 from expertchat.config import ConfigError
 from expertchat.records import Message
@@ -39,32 +40,6 @@ from expertchat.records import Message
 T = TypeVar("T")
 GIB = 2**30
 MOST_ROWS = 64  # where the engine cannot tell how much memory a row takes
-
-
-class Voice:
-    """A model whose every pass begins with `switch()`; all else is the model's own."""
-
-    def __init__(self, model: Any, switch: Callable[[], None]) -> None:
-        self.__dict__.update(_model=model, _switch=switch)
-
-    def __call__(self, *args: Any, **more: Any) -> Any:
-        self._switch()
-        return self._model(*args, **more)
-
-    def generate(self, *args: Any, **more: Any) -> Any:
-        self._switch()
-        return self._model.generate(*args, **more)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._model, name, value)
-
-
-def bare(model: Any) -> Any:
-    """The model itself, whichever voice it speaks with."""
-    return model._model if isinstance(model, Voice) else model
 
 
 class LocalBackend(Backend):
@@ -193,7 +168,8 @@ class LocalBackend(Backend):
         other = copy(self)
         other.model = model
         if self.engine is not None:
-            other.engine = Engine(other.model, self.engine.shapes, self.engine.wanted_bytes)
+            packed = self.engine.packed if bare(other.model) is bare(self.model) else None
+            other.engine = Engine(other.model, self.engine.shapes, self.engine.wanted_bytes, packed)
         return other
 
     def moved(self) -> None:

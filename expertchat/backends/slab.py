@@ -115,13 +115,17 @@ class Slab(Cache):
             self._starts[key] = (count * self.capacity).view(batch, heads, 1)
         return self._starts[key]
 
+    def seen(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The keys and values [B, H, L, D] that the pass reads."""
+        return self._views[layer]
+
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Called by each attention layer: its new keys and values [B, H, T, D] go in, all that are visible come out."""
         part, i = self._where[layer_idx]
         keys, values = part.flat[i]
         keys.index_copy_(0, part.index, key_states.reshape(-1, part.shape.dim))
         values.index_copy_(0, part.index, value_states.reshape(-1, part.shape.dim))
-        return self._views[layer_idx]
+        return self.seen(layer_idx)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0  # positions and masks are always given

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from expertchat.backends.local import bare
+from expertchat.backends.voice import bare
 from expertchat.training.ranks import RankLost, Ranks
 from expertchat.training.sharding import is_sharded
 

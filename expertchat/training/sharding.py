@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from expertchat.backends.local import bare
+from expertchat.backends.voice import bare
 from expertchat.config import ConfigError
 from expertchat.training.ranks import Ranks
 from expertchat.training.steady import Steady
