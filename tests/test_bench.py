@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expertchat import cli
-from expertchat.bench import limit, memory
+from expertchat.bench import bare, memory
+from expertchat.bench.ceilings import Ceilings, ceilings, least_of_dialogues, least_seconds, pass_operations, step_bytes
 from expertchat.bench.kit import Kit
 from expertchat.bench.results import Column, Part, Spread, Timing
 from expertchat.bench.subject import load_subject
@@ -50,7 +51,7 @@ def kit() -> Kit:
 # -- shapes -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [shapes, limit, memory])
+@pytest.mark.parametrize("module", [shapes, bare, memory])
 def test_the_examples_of_docstrings(module: Any) -> None:
     tried = doctest.testmod(module)
     assert tried.attempted and not tried.failed
@@ -145,7 +146,6 @@ def test_the_table_shows_median_and_extremes() -> None:
 
 
 def test_floor_of_a_step_by_hand(kit: Kit) -> None:
-    from expertchat.bench.gpu import step_bytes
 
     # All weights but the embedding's 4096 x 32, and 3 rows x 10 tokens of 2 x 2 layers x 2 heads x 8 numbers, 4 bytes each
     weights = (kit.subject.parameters - 4096 * 32) * 4
@@ -153,7 +153,6 @@ def test_floor_of_a_step_by_hand(kit: Kit) -> None:
 
 
 def test_of_a_mixture_a_step_reads_the_experts_that_were_chosen() -> None:
-    from expertchat.bench.gpu import step_bytes
 
     config = load("bench", [*SMALL, 'bench.model="random:mixtral:hidden=32,layers=2,heads=4,kv_heads=2,ffn=48,experts=8"'])
     subject = load_subject(config.bench)
@@ -178,14 +177,14 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ways = parts["ways"]["timings"]
     one = [(t["case"], t["way"], t["repeat"]) for t in ways if t["case"] == "N=2"]
     # A B C D, A B C D
-    assert one == [("N=2", way, repeat) for repeat in (0, 1) for way in ("one by one", "batched", "engine", "bare forward")]
+    assert one == [("N=2", way, repeat) for repeat in (0, 1) for way in ("one by one", "batched", "engine", "bare forward", "limit")]
     assert {t["tokens"] for t in ways if t["case"] == "N=2"} == {2 * 3 * 4}  # conversations x turns x tokens
     assert {t["case"] for t in ways} == {"N=1", "N=2"} and not any(t["way"] == "batched" for t in ways if t["case"] == "N=1")
     assert all(t["seconds"] > 0 for part in found["parts"] for t in part["timings"])
     for part in found["parts"]:
         for ratio in part["ratios"]:
             assert ratio["low"] <= ratio["median"] <= ratio["high"] and len(ratio["values"]) in (1, 2)
-    assert {r["ratio"] for r in parts["ways"]["ratios"]} == {"x one by one", "of the limit"}
+    assert {r["ratio"] for r in parts["ways"]["ratios"]} == {"x one by one", "x bare forward", "of the limit"}
     prefilled = {t["way"]: t["counts"] for t in parts["prefill"]["timings"]}
     assert prefilled["nothing kept"]["reused"] == 0 < prefilled["cache kept"]["reused"]
     assert sum(prefilled["nothing kept"].values()) == sum(prefilled["cache kept"].values())
@@ -292,3 +291,29 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="nowhere"):
         run_bench(load("bench", [f"bench.model={tmp_path}/nowhere", f"bench.out={tmp_path}/b.json"]), [], BenchView(io.StringIO()))
+
+
+# -- the limit ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_limit_is_what_weights_caches_and_products_need() -> None:
+    shape = "random:llama:hidden=64,layers=2,heads=4,kv_heads=2,ffn=128,vocab=4096"
+    subject = load_subject(load("bench", [f'bench.model="{shape}"', "bench.dtype=fp32"]).bench)
+    # A layer: q and o 64 x 64, k and v 32 x 64, three of 64 x 128, two norms of 64. The head: 4096 x 64. The last norm: 64.
+    layer, head = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128 + 2 * 64, 4096 * 64
+    weights = 2 * layer + head + 64
+    # fp32: 4 bytes. A token's cache: keys and values of 2 layers x 2 heads x 16 numbers.
+    assert step_bytes(subject, rows=3, context=10) == 4 * (weights + 3 * 10 * 2 * 2 * 2 * 16)
+    # Two operations a weight; the head for the last token of a row alone; scores and sums of 2 layers x 4 heads x 16 numbers.
+    assert pass_operations(subject, rows=3, new=5, context=10) == 3 * (5 * (2 * (2 * layer + 64) + 4 * 2 * 4 * 16 * 10) + 2 * head)
+    slow_memory, slow_products = Ceilings(1e6, 1e15), Ceilings(1e15, 1e6)
+    assert least_seconds(subject, slow_memory, 3, 5, 10) == step_bytes(subject, 3, 10) / 1e6
+    assert least_seconds(subject, slow_products, 3, 5, 10) == pass_operations(subject, 3, 5, 10) / 1e6
+    # A turn of 4 tokens: one pass over its prompt's 8 new tokens of 8 (which see 4 in the mean), and 3 over one that sees 8 + 2.
+    turn = least_seconds(subject, slow_memory, 3, 8, 4) + 3 * least_seconds(subject, slow_memory, 3, 1, 10)
+    assert least_of_dialogues(subject, slow_memory, 3, [8], [8], 4) == pytest.approx(turn)
+
+
+def test_the_machine_is_as_fast_as_it_ever_was() -> None:
+    found = ceilings(load_subject(load("bench", ["bench.model=embedded:llama"]).bench))
+    assert found.bytes_a_second > 1e8 and found.operations_a_second > 1e8

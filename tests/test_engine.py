@@ -208,11 +208,11 @@ def test_out_of_memory_lowers_the_batch_and_loses_nothing(llama: Path, decoding:
     backend.say = said.append
     forward, calls = backend.engine.forward, []
 
-    def small(slab: Slab, ids: Any, *rest: Any) -> Any:
+    def small(slab: Slab, ids: Any, *rest: Any, **more: Any) -> Any:
         calls.append(len(ids))
         if len(calls) > 3 and len(ids) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(slab, ids, *rest)
+        return forward(slab, ids, *rest, **more)
 
     monkeypatch.setattr(backend.engine, "forward", small)
     assert talk(backend, decoding, dialogues=9) == wanted

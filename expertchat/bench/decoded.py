@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from expertchat.backends.base import Decoding, GenerateRequest
+from expertchat.bench.bare import bare, new_cache, set_limit
 from expertchat.bench.kit import Kit, Way, Work, counting, fresh
-from expertchat.bench.limit import bare, new_cache, set_limit
 from expertchat.bench.results import Column, Part
 from expertchat.experts.base import History
 from expertchat.talk.order import by_turns

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
-from expertchat.backends.layouts import experts_of
+from expertchat.bench.ceilings import copy_bandwidth, step_bytes
 from expertchat.bench.decoded import replies
 from expertchat.bench.kit import Kit, Way, Work
 from expertchat.bench.results import Column, Part
-from expertchat.bench.subject import Subject
 
 PLAIN, CONTINUOUS, ENGINE = "generate", "generate_batch", "engine"
 MEMORY_SHARE = 0.3  # of the free memory for the pages of generate_batch, so that the others have room too
@@ -100,37 +98,3 @@ def continuous(kit: Kit, prompts: list[list[int]]) -> Way:
         return Work(watch.seconds, len(prompts), sum(len(result.generated_tokens) for result in done.values()))
 
     return way
-
-
-def step_bytes(subject: Subject, rows: int, context: float) -> float:
-    """Bytes that one step reads: all weights but the embedding's table (a few rows of it), and the caches of `rows` x `context` tokens.
-
-    Of a mixture, the experts that some row chose: each of E is left out by a row with 1 - k/E, by all with (1 - k/E)^rows.
-    """
-    model, config = subject.model, subject.model.config.get_text_config()
-    table = model.get_input_embeddings().weight
-    tied = model.get_output_embeddings().weight is table
-    experts, chosen = experts_of(config.model_type), 1.0
-    if experts:
-        count, taken = getattr(config, experts.count), getattr(config, experts.chosen)
-        chosen = 1 - (1 - taken / count) ** rows
-    sizes = {name: p.numel() * p.element_size() for name, p in model.named_parameters() if p is not table or tied}
-    weights = sum(size * (chosen if ".experts." in name else 1.0) for name, size in sizes.items())
-    return weights + rows * context * subject.kv_bytes
-
-
-def copy_bandwidth(subject: Subject, size: int | None = None, times: int = 10) -> float:
-    """Bytes a second that a copy within the device's memory moves: `size` read and as many written, best of `times`."""
-    import torch
-
-    size = size or (2**30 if subject.device_type() == "cuda" else 2**26)
-    source = torch.ones(size, dtype=torch.uint8, device=subject.model.device)
-    target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(times):
-        subject.sync()
-        began = time.perf_counter()
-        target.copy_(source)
-        subject.sync()
-        best = min(best, time.perf_counter() - began)
-    return 2 * size / best

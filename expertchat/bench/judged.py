@@ -7,8 +7,8 @@ from typing import Any
 
 from expertchat.backends.asking import Flow
 from expertchat.backends.base import Completion, EmbedRequest, GenerateRequest, ScoreRequest
+from expertchat.bench.bare import bare, new_cache
 from expertchat.bench.kit import Kit, Way, Work, counting, fresh
-from expertchat.bench.limit import bare, new_cache
 from expertchat.bench.results import Column
 from expertchat.config import EmbedderConfig, JudgingConfig
 from expertchat.experts.base import ExpertChat

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from expertchat.backends.asking import Flow
 from expertchat.backends.base import GenerateRequest
+from expertchat.bench.ceilings import Ceilings, ceilings
 from expertchat.bench.config import BenchConfig, BenchSettings
 from expertchat.bench.results import Part, Timing
 from expertchat.bench.subject import Subject
@@ -70,6 +71,12 @@ class Kit:
     @property
     def middle(self) -> int:
         return min(MIDDLE, max(self.settings.rows))
+
+    @cached_property
+    def ceilings(self) -> Ceilings:
+        """What the machine allows, measured once."""
+        self.tell("what the machine allows")
+        return ceilings(self.subject)
 
     @contextmanager
     def clock(self) -> Iterator[Stopwatch]:

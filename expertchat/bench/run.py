@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from expertchat.bench.bare import set_limit
 from expertchat.bench.config import BenchConfig, BenchSettings
 from expertchat.bench.decoded import measure_candidates, measure_contrastive
 from expertchat.bench.gpu import measure_gpu
 from expertchat.bench.judged import measure_job, measure_ratings
 from expertchat.bench.kit import Kit, Watcher
-from expertchat.bench.limit import set_limit
 from expertchat.bench.machine import load, machine
 from expertchat.bench.memory import measure_memory
 from expertchat.bench.peer import measure_online_dpo

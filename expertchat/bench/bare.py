@@ -1,4 +1,4 @@
-"""The bare forward pass: the model alone on as many tokens, nothing sampled, no text. No way of running it does less work."""
+"""The bare forward pass: the model alone on as many tokens, nothing sampled, no text."""
 
 from __future__ import annotations
 
