@@ -311,8 +311,9 @@ class LocalBackend(Backend):
                     found[i] |= values(plans[i].options, path, logps_T_V)
         else:
             waiting = share(plans, [request.key for request in requests])
-            while waiting:
-                waiting = self._score(self.engine, waiting, plans, found)
+            with self.engine.counts.phase("score"):
+                while waiting:
+                    waiting = self._score(self.engine, waiting, plans, found)
         pairs = zip(plans, found, strict=True)
         results = [exclude_extensions(planned.options, [have[o] for o in planned.options]) for planned, have in pairs]
         seconds = time.perf_counter() - started

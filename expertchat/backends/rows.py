@@ -92,10 +92,12 @@ class BranchLane:
         began = time.monotonic()
         while self.load and not done:
             try:
-                done += self._admit()
+                with self.engine.counts.phase("prefill"):
+                    done += self._admit()
                 if self.table.running:
-                    self.table.search.step(self.table)
-                    done += self.table.leave()
+                    with self.engine.counts.phase("decode"):
+                        self.table.search.step(self.table)
+                        done += self.table.leave()
             except NotFinite:
                 raise ConfigError(self.broken) from None
             except MEMORY_ERRORS as error:
