@@ -198,6 +198,22 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert words in shown
 
 
+def test_the_seconds_of_a_rated_run_are_told_by_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "b.json"
+    assert cli.main(["bench", *SMALL, f"bench.out={out}", "bench.parts=[phases]", "judging.min_mass=0"]) == 0
+    (part,) = json.loads(out.read_text("utf-8"))["parts"]
+    counts = {t["way"]: t["counts"] for t in part["timings"]}
+    assert list(counts) == ["talking", "judging", "a rated run"]
+    for timing in part["timings"]:
+        phases = [timing["counts"].get(name, 0.0) for name in ("prefill", "decode", "score", "embed", "rest")]
+        assert sum(phases) == pytest.approx(timing["seconds"]) and min(phases) >= 0
+    assert "score_wait" not in counts["talking"] and counts["talking"]["decoded"] == 2 * 3 * 4  # dialogues x turns x tokens
+    assert counts["judging"]["rewards"] > 0 < counts["judging"]["score"]
+    assert counts["a rated run"]["decoded"] > counts["judging"]["decoded"]
+    assert counts["a rated run"]["score_wait"] > 0 < counts["a rated run"]["embed_wait"]
+    assert "longest from asking for embeddings" in capsys.readouterr().out
+
+
 class Broken(BenchView):
     """A view during which somebody presses Ctrl-C when the second way of a case begins."""
 

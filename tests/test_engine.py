@@ -260,6 +260,22 @@ def test_forget_frees_a_dialogue(llama: Path) -> None:
     assert kept.bytes == len(kept) == 0
 
 
+def test_forgetting_a_dialogue_leaves_what_others_go_on_from(llama: Path) -> None:
+    """All prompts begin with the same words; the dialogue that was last to use them ends, and the others' caches are found again."""
+    backend = load(llama)
+    requests = [GenerateRequest(f"{name}/t0", (Message("user", "Judge the answers. " * 20 + name * 40),), GREEDY) for name in "xyz"]
+    for request in requests:
+        backend.generate([request])
+    backend.forget("z/")
+    before = backend.counts.prefilled
+    for request in requests[:2]:
+        backend.generate([request])
+    assert backend.counts.prefilled - before <= 2 * SIZE  # the tokens of each after its last whole block
+    backend.forget("x/")
+    backend.forget("y/")
+    assert backend.engine.kept.bytes == len(backend.engine.kept) == 0
+
+
 def test_rows_and_budget_are_found_from_the_free_memory(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = load(llama)
     # 2 layers x 2 (key, value) x 2 heads x 8 dimensions x 4 bytes = 256 bytes a token; rows are counted with 1024 tokens, the context.

@@ -341,3 +341,27 @@ def test_a_new_run_gets_its_own_folder(tmp_path: Path, monkeypatch: pytest.Monke
         assert run("null", "conversation.count=1", "conversation.turns=1") == 0
     folders = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert len(folders) == 2 and all("-converse" in name for name in folders)
+
+
+def test_a_text_is_on_disk_before_its_score(tmp_path: Path) -> None:
+    """Broken off between a WIM response and its embedding, a run asks for no text again."""
+    from expertchat.talk.converse import run_converse
+
+    small = ("conversation.count=2", "conversation.turns=3", "judging.form=both")
+    folder = tmp_path / "run"
+
+    class Breaks(BagOfWords):
+        def embed(self, requests: Any) -> list[Embedding]:
+            kept = {json.loads(line)["id"] for line in (folder / "answers.jsonl").read_text().splitlines()}
+            assert {request.key for request in requests if request.key.endswith("/wim")} <= kept
+            raise KeyboardInterrupt
+
+    def once(double: Double, embedder: BagOfWords) -> int:
+        config = config_of(f"run.dir={folder}", *small)
+        return run_converse(config, ["expertchat", "converse"], Collect(), backends=dict.fromkeys("ab", double), embedder=embedder)
+
+    first, second = Double(), Double()
+    assert (once(first, Breaks()), once(second, BagOfWords())) == (3, 0)
+    assert any(key.endswith("/wim") for key in first.asked()) and not set(first.asked()) & set(second.asked())
+    assert run(tmp_path / "whole", *small) == 0
+    assert contents(folder) == contents(tmp_path / "whole")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from expertchat.backends.asking import Ask, Flow, Place, together
-from expertchat.backends.base import Completion, Decoding, EmbedRequest, Result
+from expertchat.backends.base import Completion, Decoding, EmbedRequest, GenerateRequest, Result
 from expertchat.events import AnyEvent, Progress, TextStreamed
+from expertchat.records import Message
 from expertchat.talk.scheduler import Scheduler
-from tests.lanes import LONG, SHORT, request, talk
+from tests.lanes import LONG, SHORT, LaneDouble, request, talk
 from tests.scripted import BagOfWords, Double
 
 
@@ -89,6 +92,51 @@ def test_together_joins_asks_and_returns_in_order() -> None:
     Scheduler({"a": double}, 8).run([outer()])
     assert results == [["x:X0", "y:Y0,Y1,Y2", "z:"]]
     assert double.batches == [["x0", "y0"], ["y1"], ["y2"]]
+
+
+def test_what_goes_on_together_does_not_wait_for_one_another() -> None:
+    """x asks thrice while y's only answer takes as long: each of x's follows as soon as the one before is there."""
+    order: list[str] = []
+
+    def one(name: str, lengths: list[int]) -> Flow[str]:
+        for i, length in enumerate(lengths):
+            yield [Ask("a", GenerateRequest(f"{name}{i}", (Message("user", "x " * length),), LONG))]
+            order.append(f"{name}{i}")
+        return name
+
+    def outer() -> Flow[None]:
+        got.append((yield from together([one("x", [1, 1, 1]), together([one("y", [5]), one("n", [])]), one("z", [2])])))
+
+    got: list[Any] = []
+    assert Scheduler({"a": LaneDouble(8)}, total=1).run([outer()])
+    assert got == [["x", ["y", "n"], "z"]]
+    assert order == ["x0", "z0", "x1", "x2", "y0"]  # z's two steps end with x's second
+
+
+def test_what_goes_on_together_ends_with_the_flow_that_asked() -> None:
+    closed: list[str] = []
+
+    def one(name: str, asks: int) -> Flow[None]:
+        try:
+            for i in range(asks):
+                yield [Ask("a", request(f"{name}{i}"))]
+            raise ValueError(name)
+        finally:
+            closed.append(name)
+
+    def outer(*asks: int) -> Flow[None]:
+        try:
+            yield from together([one(name, n) for name, n in zip("xy", asks, strict=True)])
+        finally:
+            closed.append("outer")
+
+    with pytest.raises(ValueError, match="x"):
+        Scheduler({"a": Double()}).run([outer(1, 3)])
+    assert closed == ["x", "y", "outer"]
+    del closed[:]
+    double = Double()
+    assert not Scheduler({"a": double}, stop=lambda: bool(double.batches)).run([outer(2, 3)])
+    assert closed == ["x", "y", "outer"]
 
 
 def test_flows_are_taken_one_by_one() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 
-from expertchat.backends.asking import Flow
-from expertchat.backends.base import GenerateRequest
+from expertchat.backends.asking import Ask, Flow
+from expertchat.backends.base import Embedding as Embeds
+from expertchat.backends.base import EmbedRequest, GenerateRequest, ScoreRequest, Scores
 from expertchat.events import AnyEvent, Progress
-from expertchat.talk.scheduler import Scheduler
+from expertchat.records import Message
+from expertchat.talk.scheduler import WAIT, Scheduler
 from tests.lanes import LONG, SHORT, LaneDouble, steps, talk
 from tests.scripted import BagOfWords, Double
 
@@ -98,6 +102,64 @@ def test_a_request_does_not_wait_for_all_others(monkeypatch: pytest.MonkeyPatch)
     flows = [steps("p", [1, 1], "ab"), *(steps(f"q{n}", [n]) for n in range(2, 9))]
     assert Scheduler({"a": a, "b": b}).run(flows)
     assert order == ["a", "a", "a", "a", "b", "a", "a", "a", "a"]  # passed over three times, then it is its turn
+
+
+class Clock:
+    """Time that goes on by `tick` seconds with each advance of a lane."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        return self.now
+
+    def go_on(self) -> None:
+        self.now += self.tick
+
+
+@pytest.mark.parametrize("tick", [0.25, 3.0])
+def test_a_score_and_an_embedding_do_not_wait_for_the_replies_that_others_write(tick: float) -> None:
+    """Sixteen dialogues write for a hundred advances; a judgement meanwhile is scored and embedded within a second, or the next advance."""
+    clock, order = Clock(tick), list[tuple[str, float]]()
+    a = LaneDouble(32, work=clock.go_on)
+
+    class Scoring(Double):
+        def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
+            order.append(("score", clock.now))
+            return super().score(requests)
+
+    class Embedding(BagOfWords):
+        def embed(self, requests: Sequence[EmbedRequest]) -> list[Embeds]:
+            order.append(("embed", clock.now))
+            return super().embed(requests)
+
+    def judgement() -> Flow[None]:
+        yield [Ask("a", GenerateRequest("wim", (Message("user", "x"),), LONG))]
+        order.append(("asked", clock.now))
+        yield [Ask("s", ScoreRequest("s", (Message("user", "x"),), tuple("12")))]
+        yield [Ask("e", EmbedRequest("e", "x"))]
+
+    scheduler = Scheduler({"a": a, "s": Scoring(), "e": Embedding()}, clock=clock)
+    # Each of the long ones is done one advance after the one before it, so that an advance ends after each step.
+    assert scheduler.run([judgement(), *(steps(f"q{n}", [n]) for n in range(2, 101))])
+    assert [name for name, _ in order] == ["asked", "score", "embed"]
+    (_, asked), (_, scored), (_, embedded) = order
+    assert scored - asked <= max(tick, WAIT["score"]) and embedded - scored <= max(tick, WAIT["embed"])
+    assert clock.now >= 99 * tick  # and all others were still writing
+    assert scheduler.longest["embed"] == embedded - scored
+
+
+def test_two_models_of_one_device_take_turns_by_the_clock() -> None:
+    clock = Clock(6.0)
+    order: list[str] = []
+
+    def at(name: str) -> Callable[[], None]:
+        return lambda: (order.append(name), clock.go_on())[0]
+
+    a, b = LaneDouble(16, work=at("a")), LaneDouble(16, work=at("b"))
+    flows = [*(steps(f"p{n}", [n]) for n in range(1, 9)), steps("q", [1], "b")]
+    assert Scheduler({"a": a, "b": b}, clock=clock).run(flows)
+    assert order == ["a"] * 4 + ["b"] + ["a"] * 4  # after 24 of 6 seconds each the wait of 20 is over
 
 
 def test_progress_counts_what_waits_and_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:

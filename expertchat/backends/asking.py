@@ -1,10 +1,10 @@
-"""What a flow asks: a generator that yields a list of `Ask` and is sent the list of their results, in the same order."""
+"""What a flow asks: a generator that yields a list of `Ask` or `Fork` and is sent the list of their results, in the same order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from expertchat.backends.base import Request, Result
 from expertchat.records import Speaker
@@ -34,24 +34,16 @@ class Ask:
     told: Callable[[Result], None] | None = None
 
 
-Flow = Generator[list[Ask], list[Result], T]
+@dataclass(frozen=True)
+class Fork:
+    """A flow that goes on by itself, whatever the others that were asked for with it wait for; its result is what it returns."""
+
+    flow: Flow[Any]
+
+
+Flow = Generator[Sequence[Ask | Fork], list[Result], T]
 
 
 def together(flows: Sequence[Flow[T]]) -> Flow[list[T]]:
-    """Several flows as one, side by side; returns what they return, in their order."""
-    done: dict[int, T] = {}
-    asks: dict[int, list[Ask]] = {}
-    answers: dict[int, list[Result]] = {}
-    while True:
-        for i, flow in enumerate(flows):
-            if i in done:
-                continue
-            try:
-                asks[i] = flow.send(answers[i]) if i in answers else next(flow)
-            except StopIteration as stop:
-                done[i] = stop.value
-                asks.pop(i, None)
-        if not asks:
-            return [done[i] for i in range(len(flows))]
-        results = iter((yield [ask for i in sorted(asks) for ask in asks[i]]))
-        answers = {i: [next(results) for _ in asks[i]] for i in sorted(asks)}
+    """Several flows side by side, none of which waits for another; returns what they return, in their order."""
+    return cast(list[T], (yield [Fork(flow) for flow in flows]))

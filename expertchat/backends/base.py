@@ -6,7 +6,7 @@ An expert builds requests, a backend runs them in batches, the conversation deci
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -122,7 +122,7 @@ class ModelInfo:
 
 
 class Lane(Protocol):
-    """Rows of one backend that decode alike and advance together.
+    """Rows of one backend that advance together, of decodings that are `alike` to it.
 
     A lane that is not advanced waits, and nothing of it is lost: one device can serve several lanes in turns.
     """
@@ -194,8 +194,12 @@ class Backend(Computing, ABC):
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the rendered chat, generation prompt included."""
 
+    def alike(self, decoding: Decoding) -> Hashable:
+        """Equal for decodings whose requests may share a batch; here every decoding has batches of its own."""
+        return decoding
+
     def lane(self, decoding: Decoding) -> Lane:
-        """A lane for requests with this decoding, where it has `lanes`."""
+        """A lane for requests with this decoding and those that are `alike`, where it has `lanes`."""
         raise NotImplementedError(f"{self.info.name} runs whole batches only")
 
 

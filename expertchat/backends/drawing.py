@@ -1,4 +1,7 @@
-"""Greedy or sampled replies: the model's probabilities after a token give the next one, by themselves or by noise that is keyed."""
+"""Greedy or sampled replies: the model's probabilities after a token give the next one, by themselves or by noise that is keyed.
+
+Each reply has its own decoding: those of speakers and those of judges run in one table.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ class Drawing:
 
     hidden, columns = False, 1
 
-    def __init__(self, engine: Engine, decoding: Decoding) -> None:
-        self.decoding, self.device = decoding, engine.device
+    def __init__(self, engine: Engine) -> None:
+        self.device = engine.device
 
     def beside(self, rows: int, capacity: int) -> tuple[Tensor, ...]:
         return ()
@@ -33,7 +36,7 @@ class Drawing:
         if not ready:
             return
         picked = torch.tensor([i for i, _ in ready], device=self.device)
-        words = choose(filled.logits_B_V[picked], self.decoding, self._noise([branch for _, branch in ready])).tolist()
+        words = self._choose(filled.logits_B_V[picked], [branch for _, branch in ready])
         for (_, branch), word in zip(ready, words, strict=True):
             table.write(branch, word)
 
@@ -43,7 +46,7 @@ class Drawing:
         places_B_T = table.used[:count, None] + np.arange(width)
         logits_B_T_V = table.feed(places_B_T)
         slots = [line.branches[t] if line is not None and t < len(line.branches) else None for line in table.lines for t in range(width)]
-        words = choose(logits_B_T_V.flatten(0, 1), self.decoding, self._noise(slots)).tolist()
+        words = self._choose(logits_B_T_V.flatten(0, 1), slots)
         table.used[:count] += width
         table.positions[:count] += 1
         for slot, (branch, word) in enumerate(zip(slots, words, strict=True)):
@@ -55,8 +58,23 @@ class Drawing:
                 table.write(branch, word)
             table.next[row, t] = branch.ids[branch.fed]
 
-    def _noise(self, branches: Sequence[Branch | None]) -> Tensor:
-        if self.decoding.method != "sampling":
+    def _choose(self, logits_B_V: Tensor, branches: Sequence[Branch | None]) -> list[int]:
+        """The next words of branches, those of one decoding at a time; whatever there is where a row has none."""
+        rows: dict[Decoding, list[int]] = {}
+        for i, branch in enumerate(branches):
+            if branch is not None:
+                rows.setdefault(branch.decoding, []).append(i)
+        if len(rows) == 1:
+            (decoding,) = rows
+            return choose(logits_B_V, decoding, self._noise(decoding, branches)).tolist()  # type: ignore[no-any-return]
+        words_B = torch.zeros(len(branches), dtype=torch.long, device=self.device)
+        for decoding, of_it in rows.items():
+            picked = torch.tensor(of_it, device=self.device)
+            words_B[picked] = choose(logits_B_V[picked], decoding, self._noise(decoding, [branches[i] for i in of_it]))
+        return words_B.tolist()  # type: ignore[no-any-return]
+
+    def _noise(self, decoding: Decoding, branches: Sequence[Branch | None]) -> Tensor:
+        if decoding.method != "sampling":
             return torch.empty(0)
         numbers = [0.0 if branch is None else branch.noise[branch.row.tokens] for branch in branches]
         exact = torch.float32 if self.device.type == "mps" else torch.float64

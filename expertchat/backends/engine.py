@@ -5,6 +5,7 @@ Shapes stand in the names: B rows, T new tokens of a row, L visible tokens, V wo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -41,13 +42,24 @@ class Filled(NamedTuple):
 
 @dataclass
 class Counts:
-    """What the engine did: tokens computed as context, taken from what was kept, newly written; bytes of all caches at most."""
+    """What the engine did: tokens computed as context, taken from what was kept, newly written; bytes of all caches at most; seconds by
+    phase (prefill, decode, score)."""
 
     prefilled: int = 0
     reused: int = 0
     decoded: int = 0
     peak_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
     slabs: dict[int, int] = field(default_factory=dict, repr=False)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the seconds of what is done meanwhile."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
 class Engine:

@@ -93,9 +93,18 @@ class Kept:
             self._drop(next(iter(self._blocks)))
 
     def forget(self, owner: str) -> None:
-        """Give up what was last used by requests whose key begins with `owner`."""
-        for key in [key for key, block in self._blocks.items() if block.owner.startswith(owner)]:
-            self._drop(key)
+        """Give up what was last used by requests whose key begins with `owner`.
+
+        What others go on from stays and is theirs: without the beginning that all prompts share, nothing of theirs would be found again.
+        """
+        users: dict[int, str] = {}  # by the number of a block: who uses one that stands after it
+        for key, block in sorted(self._blocks.items(), key=lambda item: -item[1].number):  # a block is younger than its parent
+            if block.owner.startswith(owner):
+                if block.number not in users:
+                    self._drop(key)
+                    continue
+                block.owner = users[block.number]
+            users[block.parent] = block.owner
 
     def clear(self) -> None:
         self._blocks.clear()

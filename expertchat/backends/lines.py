@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-from expertchat.backends.base import GenerateRequest
+from expertchat.backends.base import Decoding, GenerateRequest
 from expertchat.backends.kept import SIZE, Context
 from expertchat.backends.scoring import SHARED, common_prefix
 from expertchat.backends.streaming import Row
@@ -28,6 +29,11 @@ class Branch:
     places: list[int] = field(default_factory=list)  # of the tokens after the shared context
     began: float = 0.0
     shown: str = ""
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """How its words are chosen: equal for branches that differ in their limits alone."""
+        return replace(self.request.decoding, max_new_tokens=0)
 
     def announce(self, last: bool = False) -> str:
         text = self.row.text(last)

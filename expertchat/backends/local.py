@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -28,7 +28,7 @@ from expertchat.backends.engine import Engine, make_engine
 from expertchat.backends.kept import Context
 from expertchat.backends.lanes import BatchLane
 from expertchat.backends.rendering import Renderer
-from expertchat.backends.rows import BranchLane
+from expertchat.backends.rows import BranchLane, alike
 from expertchat.backends.scoring import Asked, Plan, exclude_extensions, plan, share, values
 from expertchat.backends.streaming import Pieces, Row, Watch
 from expertchat.backends.unloadable import out_of_memory
@@ -199,21 +199,26 @@ class LocalBackend(Backend):
 
     # -- generation -------------------------------------------------------------------------------------------------
 
+    def alike(self, decoding: Decoding) -> Hashable:
+        """Equal for decodings whose requests may share a batch: with the engine speakers and judges do, whatever each is sampled with."""
+        return decoding if self.engine is None or decoding.method == "beam" else alike(decoding)
+
     def lane(self, decoding: Decoding) -> Lane:
-        """A lane for requests with this decoding."""
+        """A lane for requests with this decoding and those that are `alike`."""
         if self.engine is None or decoding.method == "beam":
             return BatchLane(self._generate, lambda: self.max_batch)
         return BranchLane(self.engine, decoding, self.end_ids, self._begin, lambda: self.max_batch, self._shrink, self._broken())
 
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
-        """Complete every request, those of one decoding together."""
+        """Complete every request, those whose decodings are `alike` together."""
         results: dict[int, Completion] = {}
-        for decoding in dict.fromkeys(request.decoding for request in requests):
-            lane = self.lane(decoding)
+        kinds = [self.alike(request.decoding) for request in requests]
+        for kind in dict.fromkeys(kinds):
+            lane = self.lane(requests[kinds.index(kind)].decoding)
             tickets: dict[int, int] = {}
             try:
                 for i, request in enumerate(requests):
-                    if request.decoding == decoding:
+                    if kinds[i] == kind:
                         tickets[lane.add(request, _tell(on_text, i))] = i
                 while lane.load:
                     results |= {tickets[ticket]: completion for ticket, completion in lane.advance()}
@@ -282,8 +287,9 @@ class LocalBackend(Backend):
                     found[i] |= values(plans[i].options, path, logps_T_V)
         else:
             waiting = share(plans, [request.key for request in requests])
-            while waiting:
-                waiting = self._score(self.engine, waiting, plans, found)
+            with self.engine.counts.phase("score"):
+                while waiting:
+                    waiting = self._score(self.engine, waiting, plans, found)
         pairs = zip(plans, found, strict=True)
         results = [exclude_extensions(planned.options, [have[o] for o in planned.options]) for planned, have in pairs]
         seconds = time.perf_counter() - started

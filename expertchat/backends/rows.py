@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -28,6 +29,8 @@ SECONDS = 0.25  # of steps between two looks of the scheduler
 STREAM_SECONDS = 0.125  # texts are announced at most so often, and less often where there are many
 STREAM_ROW = 0.01  # seconds more for each row
 JOIN = 8  # new requests wait until they are at least 1 / JOIN of the running ones: a small prefill costs a step of all
+PATIENCE = 16  # steps that they wait at most
+SHORT = 16  # tokens: who writes no more is let in before the others
 AHEAD = 64  # tokens of a reply that a CPU makes room for at first
 
 OnText = Callable[[str], None]
@@ -36,8 +39,13 @@ Begin = Callable[[GenerateRequest], tuple[list[int], Row, Sequence[float]]]
 MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)  # the CPU's allocator raises a RuntimeError
 
 
+def alike(decoding: Decoding) -> Hashable:
+    """Equal for decodings whose branches may stand in one table: all draw from one token's probabilities, or weigh equal candidates."""
+    return replace(decoding, max_new_tokens=0) if decoding.method == "contrastive" else "drawn"
+
+
 class BranchLane:
-    """Rows of one decoding: a queue before a Table, whose Search chooses the tokens.
+    """Rows of decodings that are alike: a queue before a Table, whose Search chooses the tokens.
 
     `begin` reads a request. `rows` says how many branches may run at once and is asked at every step; `shrink` is told when memory ran out
     and lowers it, or raises. `broken` is the message where the model's logits are not finite.
@@ -56,8 +64,9 @@ class BranchLane:
         broken: str = "the model's logits are not finite",
     ) -> None:
         self.engine, self.begin, self.rows, self.shrink, self.broken = engine, begin, rows, shrink, broken
-        search = (Contrastive if decoding.method == "contrastive" else Drawing)(engine, decoding)
+        search = Contrastive(engine, decoding) if decoding.method == "contrastive" else Drawing(engine)
         self.table = Table(engine, search, frozenset(end_ids))
+        self._waited = 0  # steps since somebody waits
         self.waiting: deque[Branch] = deque()
         self._tickets = itertools.count()
         self._announced = 0.0
@@ -83,10 +92,12 @@ class BranchLane:
         began = time.monotonic()
         while self.load and not done:
             try:
-                done += self._admit()
+                with self.engine.counts.phase("prefill"):
+                    done += self._admit()
                 if self.table.running:
-                    self.table.search.step(self.table)
-                    done += self.table.leave()
+                    with self.engine.counts.phase("decode"):
+                        self.table.search.step(self.table)
+                        done += self.table.leave()
             except NotFinite:
                 raise ConfigError(self.broken) from None
             except MEMORY_ERRORS as error:
@@ -128,9 +139,11 @@ class BranchLane:
         """Let waiting requests join; returns those that are done with their first token."""
         running = self.table.running
         free = self.rows() - running
-        if free <= 0 or not self.waiting or len(self.waiting) * JOIN < running:
+        self._waited = self._waited + 1 if self.waiting else 0
+        if free <= 0 or not self.waiting or (len(self.waiting) * JOIN < running and self._waited <= PATIENCE):
             return []
-        wave = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+        self._waited = 0
+        wave = self._next(free)
         done: list[Branch] = []
         try:
             left = grouped(wave, alone=self.table.search.hidden)
@@ -145,6 +158,12 @@ class BranchLane:
             self._early += done
             raise
         return done
+
+    def _next(self, count: int) -> list[Branch]:
+        """Take `count` of those that wait: short ones first, then as they came."""
+        waiting = sorted(self.waiting, key=lambda branch: branch.row.limit > SHORT)
+        self.waiting = deque(sorted(waiting[count:], key=lambda branch: branch.ticket))
+        return waiting[:count]
 
     def _new_tokens(self, line: Line) -> int:
         return self.engine.new_tokens(line.context, self.table.search.hidden)

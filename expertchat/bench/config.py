@@ -10,7 +10,7 @@ from expertchat.config import Device, Group, JudgingConfig, PersonaConfig, Text
 from expertchat.plan.random_shapes import parse_random
 from expertchat.text.wordings import Prompts
 
-BenchPart = Literal["ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "memory", "gpu", "online_dpo"]
+BenchPart = Literal["ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "phases", "memory", "gpu", "online_dpo"]
 
 
 class BenchSettings(Group):
@@ -28,6 +28,7 @@ class BenchSettings(Group):
     singles: int = Field(ge=1, le=1000)
     job_rows: int = Field(ge=1, le=4096)
     job_dialogues: int = Field(ge=1, le=1000)
+    embedder: Text = Field(default="embedded:embedder", min_length=1)
     conversations: int = Field(ge=3, le=1_000_000)
     quick: bool = False
     out: Text | None = None

@@ -11,6 +11,7 @@ from expertchat.bench.bare import bare, new_cache
 from expertchat.bench.kit import Kit, Way, Work, counting, fresh
 from expertchat.bench.results import Column
 from expertchat.config import EmbedderConfig, JudgingConfig
+from expertchat.events import Announce
 from expertchat.experts.base import ExpertChat
 from expertchat.judging.judge import judge_dialogue
 from expertchat.judging.requests import analysis_request, rating_request, score_request
@@ -19,7 +20,6 @@ from expertchat.talk.conversation import Dialogue
 
 PREFILL, SCORED, WRITTEN, SINGLE = "one prefill", "scored", "written", "one by one"
 ORIGINAL, ENGINE = "original's way", "engine"
-EMBEDDER = "embedded:embedder"
 
 
 def measure_ratings(kit: Kit) -> None:
@@ -109,7 +109,7 @@ def jobs(kit: Kit, backend: Any, count: int, width: int, judging: JudgingConfig)
     """`count` dialogues from their first turn to their last reward, `width` at a time."""
     from expertchat.backends.loading import load_embedder
 
-    embedder = load_embedder(EmbedderConfig(path=EMBEDDER), [])
+    embedder = load_embedder(EmbedderConfig(path=kit.settings.embedder, models_dir=kit.settings.models_dir), [kit.settings.model])
     embedder.embed([EmbedRequest("w", "The first text loads it.")])
 
     def way(repeat: int) -> Work:
@@ -122,9 +122,9 @@ def jobs(kit: Kit, backend: Any, count: int, width: int, judging: JudgingConfig)
     return way
 
 
-def rated(dialogue: Dialogue, judging: JudgingConfig, backend: Any) -> Flow[None]:
+def rated(dialogue: Dialogue, judging: JudgingConfig, backend: Any, announce: Announce = lambda event: None) -> Flow[None]:
     """One dialogue and its judgement, as `converse` runs it."""
     transcript = yield from dialogue.flow()
     tokens = {"a": backend.count_tokens, "b": backend.count_tokens}
     judges: dict[str, ExpertChat] = {name: expert for name, expert in dialogue.experts.items()}
-    yield from judge_dialogue(transcript, judging, judges, lambda event: None, tokens)
+    yield from judge_dialogue(transcript, judging, judges, announce, tokens)

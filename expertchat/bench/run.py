@@ -20,6 +20,7 @@ from expertchat.bench.kit import Kit, Watcher
 from expertchat.bench.machine import load, machine
 from expertchat.bench.memory import measure_memory
 from expertchat.bench.peer import measure_online_dpo
+from expertchat.bench.phases import measure_phases
 from expertchat.bench.results import Part
 from expertchat.bench.subject import Subject, load_subject
 from expertchat.bench.ways import measure_precision, measure_prefill, measure_ways
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[[Kit], None]] = {
     "ratings": measure_ratings,
     "contrastive": measure_contrastive,
     "job": measure_job,
+    "phases": measure_phases,
     "memory": measure_memory,
     "gpu": measure_gpu,
     "online_dpo": measure_online_dpo,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
-from expertchat.backends.asking import Ask, Flow
+from expertchat.backends.asking import Ask, Flow, Fork
 from expertchat.backends.base import Completion, EmbedRequest, Request, Result, ScoreRequest, Scores
 from expertchat.records import Answer
 
@@ -45,14 +45,16 @@ class Journal:
         finally:
             flow.close()
 
-    def _known(self, ask: Ask) -> Result | None:
-        if isinstance(ask.request, EmbedRequest):
+    def _known(self, ask: Ask | Fork) -> Result | None:
+        if isinstance(ask, Fork) or isinstance(ask.request, EmbedRequest):
             return None
         name, of = _name(ask.request), self._digest(ask)
         answer = self.answers.get(f"{name}@{of}") or self.answers.get(name)
         return None if answer is None or answer.of not in (None, of) else _result(answer, ask.request)
 
-    def _told(self, ask: Ask) -> Ask:
+    def _told(self, ask: Ask | Fork) -> Ask | Fork:
+        if isinstance(ask, Fork):
+            return Fork(self.over(ask.flow))
         return ask if isinstance(ask.request, EmbedRequest) else replace(ask, told=partial(self._note, ask))
 
     def _note(self, ask: Ask, result: Result) -> None:

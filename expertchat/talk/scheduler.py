@@ -1,9 +1,10 @@
 """Many conversations at once: each is a generator that asks, the scheduler answers in full batches.
 
 A flow yields a list of `Ask` and is sent the list of their results, in the same order. Requests of all running flows stand in
-lanes, one for each backend, kind and decoding; the lane that fills a batch best runs next. A flow goes on as soon as its results
-are there, and its next requests join the running batches. On one device the order is the same in every run; lanes of different
-devices run side by side. Since noise is keyed by request, texts do not depend on what else is in a batch.
+lanes, one for each backend and kind of request; the lane that fills a batch best runs next, and none waits long: what is scored or
+embedded in one pass not for the replies that others write. A flow goes on as soon as its results are there, and its next requests
+join the running batches. Lanes of different devices run side by side. Since noise is keyed by request, texts do not depend on the
+order, nor on what else is in a batch.
 """
 
 from __future__ import annotations
@@ -12,21 +13,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from expertchat.backends.asking import Ask, Flow, Place
+from expertchat.backends.asking import Ask, Flow, Fork, Place
 from expertchat.backends.base import Completion, GenerateRequest, Result
 from expertchat.backends.lanes import Workers
 from expertchat.events import Announce, Progress, TextStreamed
-from expertchat.talk.stands import Kind, OnRow, Running, Serves, Stand, Waiting, device_of, kind_of, stand_for
+from expertchat.talk.stands import Does, Kind, OnRow, Running, Serves, Stand, Waiting, device_of, kind_of, stand_for
 from expertchat.text.sentences import clean
 from expertchat.text.thinking import so_far
 
 STREAM_SECONDS = 0.1  # a turn's text is announced at most this often
 PROGRESS_SECONDS = 0.25
-PATIENCE = 40  # advances of other lanes (of a quarter of a second at most) that a request waits for its own
+PATIENCE = 40  # advances of other lanes that a request waits for one of its own
+WAIT: dict[Does, float] = {"score": 0.5, "embed": 0.5, "generate": 20.0}  # seconds that it waits at most, after the advance that runs
 ROWS = 64  # of a batch, where neither the config nor the backend says
 
 
@@ -35,7 +37,7 @@ class Scheduler:
     """Runs flows through `backends` by name, at most `max_batch` requests in a batch (None: each backend's own).
 
     `stop` is asked between the advances of the lanes. `finished` and `total` count flows for Progress; `finished` may begin above 0.
-    `batches` counts advances.
+    `batches` counts advances; `longest` is the longest time from a request to its result, by kind, by `clock`.
     """
 
     backends: Mapping[str, Serves]
@@ -47,6 +49,8 @@ class Scheduler:
     turns: int = 0
     tokens: int = 0
     batches: int = 0
+    clock: Callable[[], float] = time.monotonic
+    longest: dict[Does, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._stands: dict[Kind, Stand] = {}
@@ -54,7 +58,7 @@ class Scheduler:
         self._open: Counter[str] = Counter()  # requests that wait or run, by label
         self._streamed: dict[Place, float] = {}
         self._live: dict[int, Running] = {}
-        self._last: dict[str, Stand] = {}  # by device, the lane that ran there last
+        self._last: dict[str, Stand] = {}  # by device, the lane of replies that ran there last
         self._all_started = False
         self._counted = True
         self._began = time.monotonic()
@@ -79,7 +83,7 @@ class Scheduler:
                 for call in [call for calls in self._before.values() for call in calls]:
                     closing.callback(call)
                 for running in reversed(self._live.values()):
-                    closing.callback(running.flow.close)
+                    closing.callback(running.close)
                 closing.callback(workers.close)
 
     def forget(self, key: str) -> None:
@@ -115,21 +119,37 @@ class Scheduler:
         return None
 
     def _go_on(self, running: Running) -> bool:
-        """Send a flow its results and queue what it asks next; False when it has ended."""
-        results: list[Any] = running.results
-        try:
-            asks = running.flow.send(results) if results else next(running.flow)
-            while not asks:
-                asks = running.flow.send([])
-        except StopIteration:
-            self.finished += self._counted
-            return False
-        running.results, running.missing = [None] * len(asks), len(asks)
-        for slot, ask in enumerate(asks):
-            waiting = Waiting(ask, running, slot)
-            self._stand(ask).join(waiting)
-            self._open[waiting.label] += 1
+        """Send a flow its results and queue what it asks next, until some are missing; False when it has ended."""
+        while not running.missing:
+            try:
+                asks = next(running.flow) if running.results is None else running.flow.send(running.results)
+            except StopIteration as stop:
+                self._end(running, stop.value)
+                return False
+            running.results, running.missing = [None] * len(asks), len(asks)
+            for slot, ask in enumerate(asks):
+                if isinstance(ask, Fork):
+                    fork = Running(ask.flow, running, slot)
+                    running.forks.append(fork)
+                    self._go_on(fork)
+                else:
+                    self._queue(Waiting(ask, running, slot, self.clock()))
         return True
+
+    def _end(self, running: Running, value: Any) -> None:
+        """A flow has ended: what it returns goes to the flow that it is a fork of."""
+        above = running.above
+        if above is None:
+            self.finished += self._counted
+            return
+        assert above.results is not None
+        above.forks.remove(running)
+        above.results[running.slot] = value
+        above.missing -= 1
+
+    def _queue(self, waiting: Waiting) -> None:
+        self._stand(waiting.ask).join(waiting)
+        self._open[waiting.label] += 1
 
     # -- lanes ------------------------------------------------------------------------------------------------------
 
@@ -137,7 +157,7 @@ class Scheduler:
         backend = self.backends[ask.who]
         kind = kind_of(ask, backend)
         if kind not in self._stands:
-            self._stands[kind] = stand_for(kind, backend, partial(self._rows, backend))
+            self._stands[kind] = stand_for(ask, backend, partial(self._rows, backend))
         return self._stands[kind]
 
     def _rows(self, backend: Serves) -> int:
@@ -149,14 +169,15 @@ class Scheduler:
         return max(own, default=self.max_batch or ROWS)
 
     def _choose(self, device: str) -> Stand | None:
-        """The fullest lane of a device that has something to do.
+        """The fullest lane of a device that has something to do, unless one has waited too long.
 
         When no flow is left to start, nothing fills the batches up any more, and a lane that runs is run until it is empty: those that wait
         for the others' lane gather there, where by turns both lanes would run half full to the end.
         """
         stands = [stand for stand in self._stands.values() if stand.load and stand.device == device]
-        if late := [stand for stand in stands if stand.passed >= PATIENCE]:  # else WIM responses are embedded, and written, at the very end
-            return max(late, key=lambda stand: stand.passed)
+        now = self.clock()
+        if late := [stand for stand in stands if stand.passed >= PATIENCE or (stand.passed and now - stand.since >= WAIT[stand.does])]:
+            return max(late, key=lambda stand: now - stand.since)
         if self._all_started and any(stand is self._last.get(device) and stand.continuous for stand in stands):
             return self._last[device]
         # max() takes the first of equals, and dicts keep their order, so the choice is the same in every run.
@@ -167,7 +188,9 @@ class Scheduler:
         stand = self._choose(device)
         if stand is None:
             return
-        self._last[device] = stand
+        if stand.does == "generate":
+            self._last[device] = stand
+        stand.since = self.clock()
         for other in self._stands.values():
             if other.device == device:
                 other.passed = other.passed + 1 if other.load and other is not stand else 0
@@ -187,21 +210,32 @@ class Scheduler:
 
     def _deliver(self, stand: Stand, done: Sequence[tuple[Waiting, Result]]) -> None:
         """Enter results; the flows that have all of theirs go on at once."""
-        ready = []
+        ready, now = [], self.clock()
         for waiting, result in done:
             ask, running = waiting.ask, waiting.running
             stand.load -= 1
+            self.longest[stand.does] = max(self.longest.get(stand.does, 0.0), now - waiting.asked)
             self._open[waiting.label] -= 1
             self._count(ask, result)
             if ask.told is not None:
                 ask.told(result)
+            assert running.results is not None
             running.results[waiting.slot] = result
             running.missing -= 1
             if not running.missing:
                 ready.append(running)
         for running in ready:
-            if not self._go_on(running):
+            self._resume(running)
+
+    def _resume(self, running: Running) -> None:
+        """Let a flow go on that has all of its results, and those above it that thereby have theirs."""
+        while not self._go_on(running):
+            if running.above is None:
                 del self._live[id(running)]
+                return
+            running = running.above
+            if running.missing:
+                return
 
     # -- announcements ----------------------------------------------------------------------------------------------
 

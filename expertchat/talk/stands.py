@@ -1,64 +1,80 @@
-"""Where requests wait: a stand for each backend, kind of request and decoding, with the lane that serves it."""
+"""Where requests wait: a stand for each backend and kind of request, and for decodings that cannot share a batch, with its lane."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from expertchat.backends.asking import Ask, Flow
-from expertchat.backends.base import Backend, Decoding, Embedder, GenerateRequest, Result, ScoreRequest
+from expertchat.backends.base import Backend, Embedder, GenerateRequest, Request, Result, ScoreRequest
 from expertchat.backends.lanes import BatchLane
 
 Serves = Backend | Embedder
 OnRow = Callable[[str], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class Running:
-    """A flow that waits for `missing` results."""
+    """A flow that waits for `missing` results. A fork's own result belongs into a `slot` of the flow `above` it."""
 
     flow: Flow[Any]
-    results: list[Result | None] = field(default_factory=list)
+    above: Running | None = None
+    slot: int = 0
+    results: list[Any] | None = None  # None: it has not begun
     missing: int = 0
+    forks: list[Running] = field(default_factory=list)
+
+    def close(self) -> None:
+        for fork in self.forks:
+            fork.close()
+        self.flow.close()
 
 
 class Waiting(NamedTuple):
-    """What a flow asked, and where its result belongs."""
+    """What a flow asked, where its result belongs, and when it was asked."""
 
     ask: Ask
     running: Running
     slot: int
+    asked: float = 0.0
 
     @property
     def label(self) -> str:
         return self.ask.label or self.ask.who
 
 
+Does = Literal["generate", "score", "embed"]
+
+
 class Kind(NamedTuple):
-    """What may share a batch. Requests that decode differently do not, so that a rating never waits for a long reply."""
+    """What may share a batch: requests of one kind to one backend, whose decodings are `alike` to it."""
 
     backend: int
-    kind: str
-    decoding: Decoding | None
+    does: Does
+    alike: Hashable
 
 
 @dataclass
 class Stand:
     """A lane with those who wait for it. `load` counts the requests that wait or run; only the main thread changes it."""
 
+    does: Does
     open: Callable[[], Any]
     device: str
     rows: Callable[[], int]
     load: int = 0
     passed: int = 0  # advances of other lanes since its own last one, while it had something to do
+    since: float = 0.0  # when it last ran, or was asked for something while it had nothing to do
     new: list[Waiting] = field(default_factory=list)
     inside: dict[int, Waiting] = field(default_factory=dict)  # by ticket
     lane: Any = None
 
     def join(self, waiting: Waiting) -> None:
         """Wait for the lane's next advance."""
+        if not self.load:
+            self.since = waiting.asked
         self.new.append(waiting)
         self.load += 1
 
@@ -88,16 +104,16 @@ def kind_of(ask: Ask, backend: Serves) -> Kind:
     """What may share a batch with this request."""
     match ask.request:
         case GenerateRequest(decoding=decoding):
-            return Kind(id(backend), "generate", decoding)
+            return Kind(id(backend), "generate", backend.alike(decoding) if isinstance(backend, Backend) else decoding)
         case ScoreRequest():
             return Kind(id(backend), "score", None)
         case _:
             return Kind(id(backend), "embed", None)
 
 
-def stand_for(kind: Kind, backend: Any, rows: Callable[[], int]) -> Stand:
-    """An empty stand; its lane is the backend's own where it has any for this kind, else whole batches of `rows()` at most."""
-    return Stand(partial(_lane, kind, backend, rows), device_of(backend), rows)
+def stand_for(ask: Ask, backend: Any, rows: Callable[[], int]) -> Stand:
+    """An empty stand for what is like `ask`; its lane is the backend's own where it has any, else whole batches of `rows()` at most."""
+    return Stand(kind_of(ask, backend).does, partial(_lane, ask.request, backend, rows), device_of(backend), rows)
 
 
 def device_of(backend: Serves) -> str:
@@ -105,8 +121,8 @@ def device_of(backend: Serves) -> str:
     return "cuda:0" if backend.device == "cuda" else backend.device
 
 
-def _lane(kind: Kind, backend: Any, rows: Callable[[], int]) -> Any:
-    if kind.kind == "generate":
-        return backend.lane(kind.decoding) if backend.capabilities.lanes else BatchLane(backend.generate, rows)
-    ask = backend.score if kind.kind == "score" else backend.embed
+def _lane(request: Request, backend: Any, rows: Callable[[], int]) -> Any:
+    if isinstance(request, GenerateRequest):
+        return backend.lane(request.decoding) if backend.capabilities.lanes else BatchLane(backend.generate, rows)
+    ask = backend.score if isinstance(request, ScoreRequest) else backend.embed
     return BatchLane(lambda requests, on_text: ask(requests), rows)
