@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from expertchat.backends import threads
 from expertchat.backends.asking import Ask, Flow, Place
 from expertchat.backends.base import Completion, GenerateRequest, Result
 from expertchat.backends.lanes import Workers
@@ -28,6 +29,7 @@ STREAM_SECONDS = 0.1  # a turn's text is announced at most this often
 PROGRESS_SECONDS = 0.25
 PATIENCE = 40  # advances of other lanes (of a quarter of a second at most) that a request waits for its own
 ROWS = 64  # of a batch, where neither the config nor the backend says
+Spent = Callable[[Sequence[Ask], float], None]
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Scheduler:
     """Runs flows through `backends` by name, at most `max_batch` requests in a batch (None: each backend's own).
 
     `stop` is asked between the advances of the lanes. `finished` and `total` count flows for Progress; `finished` may begin above 0.
-    `batches` counts advances.
+    `batches` counts advances. `spent` is told of each: what was asked of its lane, and the seconds that it took.
     """
 
     backends: Mapping[str, Serves]
@@ -47,6 +49,7 @@ class Scheduler:
     turns: int = 0
     tokens: int = 0
     batches: int = 0
+    spent: Spent = lambda asked, seconds: None
 
     def __post_init__(self) -> None:
         self._stands: dict[Kind, Stand] = {}
@@ -178,11 +181,16 @@ class Scheduler:
             return None if place is None else lambda text: workers.hand_over(lambda: self._stream(place, text, inside))
 
         def work() -> list[tuple[Waiting, Result]]:
+            threads.look()
             for call in before:
                 call()
-            return stand.advance(new, on_text)
+            began = time.monotonic()
+            done = stand.advance(new, on_text)
+            workers.hand_over(partial(self.spent, asked, time.monotonic() - began))
+            return done
 
         self.batches += 1
+        asked = [waiting.ask for waiting in (*stand.inside.values(), *new)]
         workers.submit(device, work, partial(self._deliver, stand))
 
     def _deliver(self, stand: Stand, done: Sequence[tuple[Waiting, Result]]) -> None:
