@@ -117,7 +117,7 @@ class PhaseStarted(Event):
 
     kind: Literal["phase_started"] = "phase_started"
     round: int
-    phase: Literal["talking", "pairing", "updating", "evaluating", "saving"]
+    phase: Literal["talking", "pairing", "measuring", "updating", "evaluating", "saving"]
 
 
 class CandidatesJudged(Event):

@@ -333,3 +333,26 @@ def test_the_limit_is_what_weights_caches_and_products_need() -> None:
 def test_the_machine_is_as_fast_as_it_ever_was() -> None:
     found = ceilings(load_subject(load("bench", ["bench.model=embedded:llama"]).bench))
     assert found.bytes_a_second > 1e8 and found.operations_a_second > 1e8
+
+
+def test_busy_loops_end_with_what_they_were_for() -> None:
+    import psutil
+
+    from expertchat.bench.beside import busy
+
+    with pytest.raises(KeyError), busy(2) as pids:
+        assert len(pids) == 2 and all(psutil.pid_exists(pid) for pid in pids)
+        raise KeyError
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_the_part_beside_names_its_ratios(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    from expertchat.bench import beside
+
+    monkeypatch.setattr(beside, "SETTLE", 0.0)
+    monkeypatch.setattr(beside, "usable_cores", lambda: 2)
+    beside.measure_beside(kit)
+    part = kit.parts.pop()
+    assert [way for _, way in part.rows] == ["quiet", "beside 1", "beside 2"]
+    assert [fact for fact, _ in part.facts] == ["beside 1 of 2 cores", "beside 2 of 2 cores"]
+    assert all(len(part.ratios(case, way, part.columns[0])) == 2 for case, way in part.rows[1:])

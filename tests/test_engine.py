@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertchat.backends.base import Completion, Decoding, GenerateRequest, ScoreRequest
+from expertchat.backends.budget import Budget
 from expertchat.backends.kept import SIZE, Kept
+from expertchat.backends.loading import _share_budgets
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.scoring import plan, share
 from expertchat.backends.slab import LayerShape, Slab
@@ -361,7 +363,7 @@ def piece(start: int, stop: int) -> tuple[list[torch.Tensor], None]:
 @given(st.lists(st.lists(st.integers(0, 1), min_size=0, max_size=5 * SIZE), min_size=1, max_size=6), st.integers(0, 12))
 @settings(max_examples=60, deadline=None)
 def test_kept_finds_exactly_the_blocks_it_has(sequences: list[list[int]], room: int) -> None:
-    kept = Kept(room * SIZE * 8)  # a block of SIZE tokens x 2 x 4 bytes
+    kept = Kept(Budget(room * SIZE * 8))  # a block of SIZE tokens x 2 x 4 bytes
     for i, ids in enumerate(sequences):
         kept.add(ids, piece, f"c{i}/")
         assert kept.bytes == 8 * SIZE * len(kept) <= kept.budget
@@ -374,7 +376,7 @@ def test_kept_finds_exactly_the_blocks_it_has(sequences: list[list[int]], room: 
 
 
 def test_the_least_recently_used_end_goes_first() -> None:
-    kept = Kept(4 * SIZE * 8)
+    kept = Kept(Budget(4 * SIZE * 8))
     first, second = [1] * 3 * SIZE, [2] * SIZE
     kept.add(first, piece, "c1/")
     kept.add(second, piece, "c2/")
@@ -397,3 +399,60 @@ def test_texts_are_told_while_they_are_written(llama: Path, streamed: list[str],
         done = lane.advance()
     assert streamed[-1] == done[0][1].text and len(streamed) > 5
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(streamed))
+
+
+# -- one budget for all engines of a device ------------------------------------------------------------------------------
+
+
+def test_those_who_share_a_budget_give_up_what_was_used_longest_ago() -> None:
+    budget = Budget(3 * SIZE * 8)
+    one, two = Kept(budget), Kept(budget)
+    one.add([1] * SIZE, piece, "c1/")
+    two.add([2] * SIZE, piece, "c2/")
+    one.add([3] * SIZE, piece, "c3/")
+    one.touch(one.find([1] * SIZE), "c1/")
+    one.add([4] * SIZE, piece, "c4/")  # full: the oldest is the other one's
+    assert ([len(one.find([n] * SIZE)) for n in (1, 3, 4)], len(two)) == ([1, 1, 1], 0)
+    two.add([5] * SIZE, piece, "c5/")  # now 3, since 1 was touched after it
+    assert ([len(one.find([n] * SIZE)) for n in (1, 3, 4)], len(two)) == ([1, 0, 1], 1)
+    assert budget.bytes == one.bytes + two.bytes == 3 * SIZE * 8
+
+
+def test_who_is_gone_takes_nothing_of_the_budget() -> None:
+    budget = Budget(4 * SIZE * 8)
+    one = Kept(budget)
+    one.add([1] * 3 * SIZE, piece, "c1/")
+    del one
+    two = Kept(budget)
+    two.add([2] * 4 * SIZE, piece, "c2/")
+    assert len(two) == 4
+
+
+def test_the_voices_of_a_model_and_the_models_of_a_device_share(llama: Path) -> None:
+    one, other = load(llama), load(llama)
+    _share_budgets([one, other])
+    voice = one.voice(lambda: None)
+    assert one.engine.budget is other.engine.budget is voice.engine.budget
+    for backend in (one, other, voice):
+        backend.generate([GenerateRequest("k", LONG, GREEDY)])
+    assert one.engine.budget.most == one.engine.kept.budget > 0
+    assert one.engine.budget.bytes == sum(backend.engine.kept.bytes for backend in (one, other, voice)) > 0
+
+
+def test_out_of_memory_all_engines_of_the_device_make_room(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = load(llama, max_batch=4), load(llama)
+    _share_budgets([one, other])
+    wanted = [c.text for c in one.generate([GenerateRequest("k", LONG, GREEDY)] * 2)]
+    other.generate([GenerateRequest("k", LONG, GREEDY)])
+    assert other.engine.kept.bytes
+    forward, tried = one.engine.forward, list[int]()
+
+    def scarce(*args: Any) -> torch.Tensor:
+        tried.append(1)
+        if len(tried) == 1:
+            raise MemoryError
+        return forward(*args)
+
+    monkeypatch.setattr(one.engine, "forward", scarce)
+    assert [c.text for c in one.generate([GenerateRequest("k", LONG, GREEDY)] * 2)] == wanted
+    assert not other.engine.kept.bytes

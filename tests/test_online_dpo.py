@@ -158,7 +158,12 @@ def test_what_is_announced(whole: tuple[Path, Collect]) -> None:
     _, sink = whole
     phases = [(e.round, e.phase) for e in sink.of(PhaseStarted)]
     of_two = [phase for number, phase in phases if number == 2]
-    assert of_two[:5] == ["talking", "pairing", "updating", "evaluating", "saving"]
+    assert of_two[:6] == ["talking", "pairing", "measuring", "updating", "evaluating", "saving"]
+    began = {e.round: e.time for e in sink.of(RoundStarted)}
+    for ended in sink.of(RoundFinished):
+        assert {"talking", "candidates", "judging", "embedding", "updating", "saving"} <= ended.seconds.keys()
+        wall = ended.time - began[ended.round]
+        assert wall - 0.2 - 0.05 * wall <= sum(ended.seconds.values()) <= wall + 0.01  # the phases are the whole of it
     assert [e.round for e in sink.of(RoundStarted)] == [e.round for e in sink.of(RoundFinished)] == [1, 2]
     assert [e.metrics.id for e in sink.of(Measured)] == [
         "evaluation-a-0000", "round-0001", "evaluation-a-0001", "round-0002", "evaluation-a-0002", "evaluation-a-0002-final"

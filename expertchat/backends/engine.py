@@ -19,6 +19,7 @@ from transformers import DynamicCache
 
 from expertchat.backends.architecture import attention_window, counts_places
 from expertchat.backends.attention import NAME as GROUPED
+from expertchat.backends.budget import Budget
 from expertchat.backends.decoding import last_hidden
 from expertchat.backends.hardware import free_memory
 from expertchat.backends.head import exact_head
@@ -63,19 +64,23 @@ class Counts:
 
 
 class Engine:
-    """Runs `model` over slabs. `kept_bytes` bounds what is kept between requests; None finds it from the free memory. `packed`: the model's
-    packed weights, where another engine of the same model has them."""
+    """Runs `model` over slabs. `budget` bounds what is kept between requests, by all engines that share it. `packed`: the model's packed
+    weights, where another engine of the same model has them."""
 
-    def __init__(self, model: Any, shapes: Sequence[LayerShape], kept_bytes: int | None = None, packed: Packed | None = None) -> None:
+    def __init__(self, model: Any, shapes: Sequence[LayerShape], budget: Budget, packed: Packed | None = None) -> None:
         self.model, self.shapes = model, tuple(shapes)
         self.device = model.device
         self.token_bytes = sum(shape.bytes for shape in shapes)
-        self.wanted_bytes = self._kept_bytes = kept_bytes
-        self.kept = Kept(kept_bytes or 0)
         self.packed = packed or Packed(bare(model))
         self._caught: list[Tensor] | None = None  # the last hidden states of a packed pass, where they are asked for
+        self.share(budget)
         self._scratch: Slab | None = None  # rows of contexts that are only scored
         self.counts = Counts()
+
+    def share(self, budget: Budget) -> None:
+        """Keep within this budget from now on; nothing is kept yet."""
+        self.budget, self.kept = budget, Kept(budget)
+        budget.join(self)
 
     def _tokens_that_fit(self, share: float) -> int:
         """Tokens for which every device has room in this share of its free memory."""
@@ -162,8 +167,8 @@ class Engine:
 
     def prefill(self, slab: Slab, first: int, contexts: Sequence[Context], hidden: bool = False) -> Filled:
         """Fill rows of `slab` from `first` on with contexts; what is kept is not computed again, what is new is kept."""
-        if self._kept_bytes is None:  # at first use, when all models of a run are loaded
-            self._kept_bytes = self.kept.budget = self._tokens_that_fit(KEPT) * self.token_bytes
+        if self.budget.most is None:  # at first use, when all models of a run are loaded
+            self.budget.most = self._tokens_that_fit(KEPT) * self.token_bytes
         chains = [self.kept.find(context.ids[:-1], hidden) for context in contexts]
         lengths_B = np.array([len(context.ids) for context in contexts])
         past_B = np.array([len(chain) * SIZE for chain in chains])
@@ -289,27 +294,30 @@ def layer_shapes(model: Any, context_length: int) -> list[LayerShape] | str:
     return shapes if len(shapes) == config.num_hidden_layers else "not every layer keeps keys and values"
 
 
-def make_engine(model: Any, context_length: int, kept_bytes: int | None) -> Engine | str:
+def make_engine(model: Any, context_length: int, budget: Budget) -> Engine | str:
     """An engine for `model`, or the reason why it must be run through `generate` alone. Checked by running two small rows both ways."""
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(GROUPED)  # a class with attention of its own stays with sdpa, which takes masks too
     if model.config._attn_implementation not in (GROUPED, "sdpa", "eager"):
         return f"attention={model.config._attn_implementation} takes no masks"
-    made = _try_engine(model, context_length, kept_bytes)
+    made = _try_engine(model, context_length, budget)
     if isinstance(made, str) and model.config._attn_implementation == GROUPED:
         model.set_attn_implementation("sdpa")
     return made
 
 
-def _try_engine(model: Any, context_length: int, kept_bytes: int | None) -> Engine | str:
+def _try_engine(model: Any, context_length: int, budget: Budget) -> Engine | str:
     try:
         shapes = layer_shapes(model, context_length)
         if isinstance(shapes, str):
             return shapes
-        engine = Engine(model, shapes, kept_bytes)
+        engine = Engine(model, shapes, Budget(0))
         if engine.packed.wanted and not _agrees(engine):
             engine.packed.wanted = False
-        return engine if _agrees(engine) else "its passes over ragged rows differ from single rows"
+        if _agrees(engine):
+            engine.share(budget)
+            return engine
+        return "its passes over ragged rows differ from single rows"
     except (TypeError, ValueError, AttributeError, NotImplementedError, IndexError, AssertionError, RuntimeError) as error:
         if out_of_memory(error):
             raise
@@ -322,8 +330,7 @@ def _agrees(engine: Engine) -> bool:
 
     The replies share their row, as in a lane: the first stands in every second place from the end of the context on.
     """
-    model, wanted_bytes = engine.model, engine._kept_bytes
-    engine._kept_bytes = 0
+    model = engine.model
     words = model.config.get_text_config().vocab_size
     contexts = [[i * 7 % words for i in range(3, 7)], [i * 5 % words for i in range(2, 4)]]
     replies = np.array([[[11, 13], [17, 19]], [[23, 29], [31, 37]]]) % words  # [row, step, reply]
@@ -349,4 +356,4 @@ def _agrees(engine: Engine) -> bool:
         # In half precision a router of experts may decide otherwise over a rounding error: a quarter of the twelve may differ.
         return agree >= (12 if exact else 9)
     finally:
-        engine._kept_bytes, engine.counts = wanted_bytes, Counts()
+        engine.counts = Counts()

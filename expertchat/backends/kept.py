@@ -2,7 +2,8 @@
 
 Dialogues grow turn by turn, candidates share a history, a judge's questions share a transcript: each finds the longest beginning that
 is there. A block is known by its tokens and by the block before it, so equal beginnings are kept once (the idea of vLLM's and SGLang's
-prefix caches, arXiv 2309.06180 and 2312.07104). The least recently used blocks are given up when the budget is full.
+prefix caches, arXiv 2309.06180 and 2312.07104). The least recently used blocks are given up when the budget is full, whose engine they
+are of.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
+
+from expertchat.backends.budget import Budget
 
 SIZE = 16  # tokens of a block
 
@@ -37,6 +40,7 @@ class Block:
     kv: list[Tensor]
     hidden: Tensor | None
     owner: str
+    used: int = 0  # when it was last used: see Budget.tick
     number: int = field(default_factory=itertools.count(1).__next__)
 
     @property
@@ -46,14 +50,29 @@ class Block:
 
 
 class Kept:
-    """At most `budget` bytes of blocks."""
+    """The blocks of one engine, within a budget that others may share."""
 
-    def __init__(self, budget: int) -> None:
-        self.budget, self.bytes = budget, 0
+    def __init__(self, budget: Budget) -> None:
+        self.shared, self.bytes = budget, 0
+        budget.keep(self)
         self._blocks: OrderedDict[tuple[int, tuple[int, ...]], Block] = OrderedDict()  # least recently used first
 
     def __len__(self) -> int:
         return len(self._blocks)
+
+    @property
+    def budget(self) -> int:
+        """Bytes that all who share the budget may keep."""
+        return self.shared.most or 0
+
+    @property
+    def oldest(self) -> int:
+        """When its least recently used block was used; there is one."""
+        return next(iter(self._blocks.values())).used
+
+    def drop_oldest(self) -> None:
+        """Give up its least recently used block."""
+        self._drop(next(iter(self._blocks)))
 
     def find(self, ids: Sequence[int], hidden: bool = False) -> list[Block]:
         """The longest chain of blocks that `ids` begins with; with `hidden`, of those that have their hidden states."""
@@ -89,8 +108,7 @@ class Kept:
             chain.append(block)
             parent = block.number
         self.touch(chain, owner)
-        while self.bytes > self.budget:
-            self._drop(next(iter(self._blocks)))
+        self.shared.trim()
 
     def forget(self, owner: str) -> None:
         """Give up what was last used by requests whose key begins with `owner`.
@@ -113,7 +131,7 @@ class Kept:
     def touch(self, chain: Sequence[Block], owner: str) -> None:
         """Note that a request uses these blocks."""
         for block in reversed(chain):  # the beginning last, so that a chain is given up from its end
-            block.owner = owner
+            block.owner, block.used = owner, self.shared.tick()
             self._blocks.move_to_end((block.parent, block.tokens))
 
     def _drop(self, key: tuple[int, tuple[int, ...]]) -> None:

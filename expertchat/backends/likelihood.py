@@ -54,7 +54,8 @@ def likelihoods(backend: LocalBackend, asked: Sequence[tuple[Tokens, Sequence[To
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-                backend.refresh()
+                if backend.engine is not None:
+                    backend.engine.budget.free()
                 if sum(len(piece.replies) for piece in batch) == 1:
                     backend.out_of_memory(error)
                 most = min(most, words * len(batch) * _width(batch[0])) // 2

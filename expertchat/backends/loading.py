@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from expertchat.backends.base import Backend, Embedder, Embedding, EmbedRequest
 from expertchat.backends.folders import cached, embedder_problem, find_folder, resolve_path
@@ -68,7 +68,16 @@ def load_models(
         tell(Loading(what=what, gib=gib))
         loaded[key] = load_backend(config, seed, stop_tokens, engine.max_batch, engine.cache_gib, device_map)
         tell(Loading(what=what, done=True, seconds=time.monotonic() - began, gib=gib))
+    _share_budgets(loaded.values())
     return loaded
+
+
+def _share_budgets(backends: Iterable[Any]) -> None:
+    """The engines of one device keep as much together as one of them would keep alone."""
+    budgets: dict[str, Any] = {}
+    for one in backends:
+        if (engine := getattr(one, "engine", None)) is not None:
+            engine.share(budgets.setdefault(one.device, engine.budget))
 
 
 def load_backend(

@@ -23,6 +23,7 @@ from expertchat.backends.base import (
     ScoreRequest,
     Scores,
 )
+from expertchat.backends.budget import Budget
 from expertchat.backends.decoding import NotFinite, uniforms
 from expertchat.backends.engine import Engine, make_engine
 from expertchat.backends.kept import Context
@@ -86,7 +87,8 @@ class LocalBackend(Backend):
         holds = architecture.holds(model.config)
         if context_length and holds and context_length > holds:
             notes.append(f"context_length {context_length} is more than the {holds} tokens that the model was made for")
-        made = make_engine(model, context_length or holds, None if cache_gib is None else int(cache_gib * GIB)) if engine else "not wanted"
+        budget = Budget(None if cache_gib is None else int(cache_gib * GIB))
+        made = make_engine(model, context_length or holds, budget) if engine else "not wanted"
         if isinstance(made, str) and engine:
             notes.append(f"no kept key/value caches, every prompt is computed anew: {made}")
         self.engine: Engine | None = None if isinstance(made, str) else made
@@ -169,13 +171,13 @@ class LocalBackend(Backend):
         other.model = model
         if self.engine is not None:
             packed = self.engine.packed if bare(other.model) is bare(self.model) else None
-            other.engine = Engine(other.model, self.engine.shapes, self.engine.wanted_bytes, packed)
+            other.engine = Engine(other.model, self.engine.shapes, self.engine.budget, packed)
         return other
 
     def moved(self) -> None:
         """The model stands on another device: find out anew how it is run there."""
         if self.engine is not None:
-            made = make_engine(self.model, self.info.context_length, self.engine.wanted_bytes)
+            made = make_engine(self.model, self.info.context_length, self.engine.budget)
             self.engine = None if isinstance(made, str) else made
 
     def refresh(self) -> None:
@@ -306,7 +308,7 @@ class LocalBackend(Backend):
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            engine.free()
+            engine.budget.free()
             self._shrink(len(batch), error)
             return waiting
         for asked, of_row in zip(batch, logps, strict=True):

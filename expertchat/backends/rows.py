@@ -130,7 +130,7 @@ class BranchLane:
             raise error
         self.waiting.extendleft(sorted(self.table.branches, key=lambda branch: -branch.ticket))
         self.table.clear()
-        self.engine.free()
+        self.engine.budget.free()
         self.shrink(min(self.rows(), self.load), error)
 
     # -- joining ----------------------------------------------------------------------------------------------------

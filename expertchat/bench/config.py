@@ -10,7 +10,9 @@ from expertchat.config import Device, Group, JudgingConfig, PersonaConfig, Text
 from expertchat.plan.random_shapes import parse_random
 from expertchat.text.wordings import Prompts
 
-BenchPart = Literal["ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "phases", "memory", "gpu", "online_dpo"]
+BenchPart = Literal[
+    "ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "phases", "memory", "gpu", "online_dpo", "beside"
+]  # fmt: skip
 
 
 class BenchSettings(Group):

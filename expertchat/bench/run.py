@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.bench.bare import set_limit
+from expertchat.bench.beside import measure_beside
 from expertchat.bench.config import BenchConfig, BenchSettings
 from expertchat.bench.decoded import measure_candidates, measure_contrastive
 from expertchat.bench.gpu import measure_gpu
@@ -41,6 +42,7 @@ PARTS: dict[str, Callable[[Kit], None]] = {
     "memory": measure_memory,
     "gpu": measure_gpu,
     "online_dpo": measure_online_dpo,
+    "beside": measure_beside,
 }
 BUSY = 0.5  # running programs for each core above which the figures are doubtful
 

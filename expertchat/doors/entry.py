@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from expertchat.backends.threads import wait_shortly
 from expertchat.command.table import COMMANDS, find
 from expertchat.doors.guard import guarded, say
 
@@ -26,6 +27,7 @@ def enter(arguments: Sequence[str]) -> int:
     atexit.register(gc.freeze)  # else the end looks through every object that torch and its like have made: 1.4 s
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    wait_shortly()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here uses
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")  # of names that TRL and peft still use
     command, *rest = arguments

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expertchat.backends import threads
 from expertchat.backends.base import Backend, Embedder
 from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models
 from expertchat.config import ConfigError, ModelConfig
@@ -104,6 +105,7 @@ def _load(
     if embedder is not None:
         embedder.config = embedder.config.model_copy(update={"device": embedder_device(plan, embedder.config.device)})
     loaded = load_models(models, folders, config.run.seed, config.engine, hub.send)
+    threads.follow_for([] if config.engine.threads else [one.model for one in loaded.values() if hasattr(one, "model")])
     return {seat: loaded[key] for seat, key in keys.items()}, embedder
 
 
@@ -112,14 +114,14 @@ def what_is_loaded(wanted: Wanted) -> str:
     return wanted.config.model_dump_json(exclude={"family", "prompts", "persona", "decoding"}) + repr(wanted.stop_tokens)
 
 
-def _set_threads(threads: int | None, models: Sequence[ModelConfig]) -> None:
+def _set_threads(number: int | None, models: Sequence[ModelConfig]) -> None:
     if not models:
         return
     import torch
 
     from expertchat.backends.hardware import usable_cores
 
-    torch.set_num_threads(threads or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
+    torch.set_num_threads(number or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
 
 
 def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:

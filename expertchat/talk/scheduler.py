@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from expertchat.backends import threads
 from expertchat.backends.asking import Ask, Flow, Fork, Place
 from expertchat.backends.base import Completion, GenerateRequest, Result
 from expertchat.backends.lanes import Workers
@@ -30,6 +31,7 @@ PROGRESS_SECONDS = 0.25
 PATIENCE = 40  # advances of other lanes that a request waits for one of its own
 WAIT: dict[Does, float] = {"score": 0.5, "embed": 0.5, "generate": 20.0}  # seconds that it waits at most, after the advance that runs
 ROWS = 64  # of a batch, where neither the config nor the backend says
+Spent = Callable[[Sequence[Ask], float], None]
 
 
 @dataclass
@@ -37,7 +39,8 @@ class Scheduler:
     """Runs flows through `backends` by name, at most `max_batch` requests in a batch (None: each backend's own).
 
     `stop` is asked between the advances of the lanes. `finished` and `total` count flows for Progress; `finished` may begin above 0.
-    `batches` counts advances; `longest` is the longest time from a request to its result, by kind, by `clock`.
+    `batches` counts advances; `longest` is the longest time from a request to its result, by kind, by `clock`. `spent` is told of each
+    advance: what was asked of its lane, and the seconds that it took.
     """
 
     backends: Mapping[str, Serves]
@@ -51,6 +54,7 @@ class Scheduler:
     batches: int = 0
     clock: Callable[[], float] = time.monotonic
     longest: dict[Does, float] = field(default_factory=dict)
+    spent: Spent = lambda asked, seconds: None
 
     def __post_init__(self) -> None:
         self._stands: dict[Kind, Stand] = {}
@@ -201,11 +205,16 @@ class Scheduler:
             return None if place is None else lambda text: workers.hand_over(lambda: self._stream(place, text, inside))
 
         def work() -> list[tuple[Waiting, Result]]:
+            threads.look()
             for call in before:
                 call()
-            return stand.advance(new, on_text)
+            began = time.monotonic()
+            done = stand.advance(new, on_text)
+            workers.hand_over(partial(self.spent, asked, time.monotonic() - began))
+            return done
 
         self.batches += 1
+        asked = [waiting.ask for waiting in (*stand.inside.values(), *new)]
         workers.submit(device, work, partial(self._deliver, stand))
 
     def _deliver(self, stand: Stand, done: Sequence[tuple[Waiting, Result]]) -> None:

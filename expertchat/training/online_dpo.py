@@ -80,7 +80,7 @@ class OnlineDpo:
         self.hub.send(RoundStarted(round=number, rounds=self.config.rounds, learner=learner.seat, policy_version=learner.version))
         clock = Clock(self.hub, number)
         with clock("talking"):  # dialogues; at the learner's turns candidates, each of them rated and with its WIM response
-            bundles = self.rollouts.round(number, seats)
+            bundles = self.rollouts.round(number, seats, clock.spent)
         if bundles is None:
             return False
         with clock("pairing"):
@@ -89,8 +89,9 @@ class OnlineDpo:
             made = self.ranks.same(choices(bundles, values, self._judge))  # no rounding of another machine's in it
             pairing = make_pairs(made, self.config.pairs, learner.version)
             self.store.keep_round(bundles, scores, pairing.pairs)
-        with clock("updating"):
+        with clock("measuring"):
             drift = self.rollouts.drift(learner, bundles)  # of the policy that has talked, from the base
+        with clock("updating"):
             updated = self.update(number, Rows(pairing.pairs, made))
         if updated is None:
             return False
@@ -291,6 +292,7 @@ class OnlineDpo:
             rate = metrics.figures.get("win_rate")
             if learner.version and not final and isinstance(rate, int | float) and rate > self.best.get(learner.seat, [0, -1.0])[1]:
                 self.best[learner.seat] = [number, rate]
+        self.learners.free()
         return True
 
     def save(self, number: int) -> None:

@@ -14,7 +14,7 @@ from expertchat.talk.cast import Cast
 from expertchat.talk.conversation import Dialogue, check_first_prompts
 from expertchat.talk.journal import Journal
 from expertchat.talk.order import opener_of
-from expertchat.talk.scheduler import Scheduler
+from expertchat.talk.scheduler import Scheduler, Spent
 from expertchat.talk.topics import Proposals, conversation_id, given_topics
 from expertchat.training.at_work import AtWork
 from expertchat.training.config import OnlineDpoConfig
@@ -70,10 +70,10 @@ class Rollouts:
 
     # -- a round ----------------------------------------------------------------------------------------------------
 
-    def round(self, number: int, seats: tuple[Speaker, ...]) -> list[Bundle] | None:
+    def round(self, number: int, seats: tuple[Speaker, ...], spent: Spent) -> list[Bundle] | None:
         """The dialogues of a round in their order, those made by other processes and by an earlier start included; None: stopped.
 
-        `seats`: at whose turns candidates are sampled.
+        `seats`: at whose turns candidates are sampled. `spent` hears what the time goes into.
         """
         names = [f"{round_name(number)}/{conversation_id(i)}" for i in range(self.config.conversation.count)]
         done = self.ranks.same(self.at_work.bundles(number) if self.ranks.rank == 0 else {})
@@ -81,7 +81,7 @@ class Rollouts:
         for seat, version in self.learners.versions().items():
             expert = self.speakers[seat]
             expert.ref = expert.ref.model_copy(update={"policy_version": version})
-        scheduler, journal = self._scheduler(len(names), len(done)), self._journal(number)
+        scheduler, journal = self._scheduler(len(names), len(done), spent), self._journal(number)
         made: dict[str, Bundle] = {}
 
         def one(index: int, name: str) -> Flow[None]:
@@ -143,8 +143,9 @@ class Rollouts:
         """Whether a signal came, here or to another process."""
         return self.ranks.agree(self.stopped())
 
-    def _scheduler(self, total: int = 0, finished: int = 0) -> Scheduler:
-        return Scheduler(self.learners.backends, self.config.engine.max_batch, self.announce, self.stopped, total, finished)
+    def _scheduler(self, total: int = 0, finished: int = 0, spent: Spent = lambda asked, seconds: None) -> Scheduler:
+        most = self.config.engine.max_batch
+        return Scheduler(self.learners.backends, most, self.announce, self.stopped, total, finished, spent=spent)
 
     def _together(self, run: Callable[[Iterable[Flow[Any]]], bool], flows: Iterable[Flow[Any]]) -> bool:
         """All processes talk, each its own share; passes through a model that they hold in parts are made in step."""

@@ -24,6 +24,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
+from expertchat.backends import threads
 from expertchat.config import ConfigError
 from expertchat.folder.writing import WriteError, saving
 from expertchat.text.sentences import first_line
@@ -152,6 +153,7 @@ class Updater(ABC):
                     updater.on_step(round, state.global_step, state.max_steps, loss)
 
             def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+                threads.look()
                 if updater.stop():
                     raise Stopped
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 from expertchat.events import AnyEvent, Measured, PhaseStarted, Progress, RoundFinished, RoundStarted, RunFinished, RunStarted, StepFinished
 from expertchat.records import Figure, Metrics, Speaker
 from expertchat.views.sides import TWO, Seats, seat_number
 
-Phase = Literal["talking", "pairing", "updating", "evaluating", "saving"]
-PHASES: tuple[Phase, ...] = ("talking", "pairing", "updating", "evaluating", "saving")
+PHASES = ("talking", "candidates", "judging", "embedding", "pairing", "measuring", "updating", "evaluating", "saving")
+"""What the seconds of a round are told of, in this order."""
 KEPT = ("pairs", "ties", "equal", "nulls", "stale", "reward_mean", "margin", "kl", "length", "loss", "cut_rate")
 """Figures of a round that are shown. The others stay in metrics.jsonl, so that a view of a long run stays small."""
 FAULT = "fault_"  # how the figures begin that count nulls by their kind: fault_wim_loop
