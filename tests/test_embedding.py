@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from expertchat import cli
 from expertchat.backends import hardware
 from expertchat.backends.base import EmbedRequest
 from expertchat.backends.embedding import SentenceEmbedder, chunk, weighted_mean
@@ -79,9 +80,9 @@ def test_short_texts_equal_the_model(embedder: SentenceEmbedder) -> None:
 
 def test_long_text_is_the_weighted_mean_of_its_chunks(embedder: SentenceEmbedder) -> None:
     text = "Herons nest in tall trees and fish in shallow water. What do you know about their flight? The answer is 10."
-    pieces = chunk(text, LIMIT, embedder._count)
+    pieces = chunk(text, LIMIT, embedder.count)
     assert len(pieces) >= 2 and " ".join(pieces) == text
-    weights = [embedder._count(piece) for piece in pieces]
+    weights = [embedder.count(piece) for piece in pieces]
     mean = sum(w * torch.tensor(v) for w, v in zip(weights, embed(embedder, *pieces), strict=True))
     expected = (mean / mean.norm()).tolist()
     assert embed(embedder, text)[0] == pytest.approx(expected, abs=1e-6)
@@ -258,3 +259,15 @@ def test_cosines_of_a_real_embedder_in_half_precision() -> None:
     one, two = (torch.tensor(embed(model, *texts), dtype=torch.float64) for model in (exact, half))
     assert float((one @ one.T - two @ two.T).abs().max()) <= 0.002
     assert embed(SentenceEmbedder.load(MPNET, "mpnet", "cpu", dtype="bf16"), texts[3])[0] == embed(half, texts[3])[0]
+
+
+def test_the_bench_measures_it_beside_sentence_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    more = ["bench.embedder=embedded:embedder", "bench.model=embedded:llama", "bench.repeats=1", "bench.rows=[1]", "bench.tokens=4"]
+    assert cli.main(["bench", "bench.parts=[embedding]", f"bench.out={out}", *more]) == 0
+    (part,) = json.loads(out.read_text("utf-8"))["parts"]
+    assert [t["way"] for t in part["timings"]] == ["ours", *(f"alone, fp32, batch {n}" for n in (1, 2, 8, 32))]
+    assert part["numbers"]["cosine_change"] == {"pairs": 32 * 31 / 2, "max": 0, "mean": 0}  # ours is fp32 too
+    assert "of its time" in capsys.readouterr().out
+    assert cli.main(["bench", "bench.parts=[embedding]", "bench.embedder=./nowhere"]) == 2
+    assert "bench.embedder=./nowhere" in capsys.readouterr().err

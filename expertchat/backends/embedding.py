@@ -78,6 +78,12 @@ class SentenceEmbedder(Embedder):
     def device(self) -> str:
         return str(self._model.device)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number type of its transformer."""
+        dtype: torch.dtype = next(self._model[0].parameters()).dtype
+        return dtype
+
     def embed(self, requests: Sequence[EmbedRequest]) -> list[Embedding]:
         """The vectors of the requests' texts, in their order."""
         texts = list(dict.fromkeys(request.text for request in requests))
@@ -92,18 +98,18 @@ class SentenceEmbedder(Embedder):
 
     def _compute(self, texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
         self._counts = {}
-        chunks = {text: chunk(text, self.limit, self._count) for text in texts}
+        chunks = {text: chunk(text, self.limit, self.count) for text in texts}
         flat = list(dict.fromkeys(piece for pieces in chunks.values() for piece in pieces))
         if not flat:
             return {}
         found = self._model.encode(flat, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True)
         rows = {piece: row.tolist() for piece, row in zip(flat, found, strict=True)}
         return {
-            text: weighted_mean([_unit(rows[piece]) for piece in pieces], [max(1, self._count(piece)) for piece in pieces])
+            text: weighted_mean([_unit(rows[piece]) for piece in pieces], [max(1, self.count(piece)) for piece in pieces])
             for text, pieces in chunks.items()
         }
 
-    def _count(self, text: str) -> int:
+    def count(self, text: str) -> int:
         """Tokens of a text without the special ones; each text is cut into tokens once in a call of `embed`."""
         if text not in self._counts:
             self._counts[text] = len(self._model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

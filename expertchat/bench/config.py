@@ -10,7 +10,9 @@ from expertchat.config import Device, Group, JudgingConfig, PersonaConfig, Text
 from expertchat.plan.random_shapes import parse_random
 from expertchat.text.wordings import Prompts
 
-BenchPart = Literal["ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "memory", "gpu", "online_dpo"]
+BenchPart = Literal[
+    "ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "memory", "gpu", "online_dpo", "embedding"
+]  # fmt: skip
 
 
 class BenchSettings(Group):
@@ -25,6 +27,7 @@ class BenchSettings(Group):
     tokens: int = Field(ge=2, le=100_000)
     repeats: int = Field(ge=1, le=1000)
     parts: Annotated[list[BenchPart], Field(min_length=1)]
+    embedder: Text = Field(min_length=1)
     singles: int = Field(ge=1, le=1000)
     job_rows: int = Field(ge=1, le=4096)
     job_dialogues: int = Field(ge=1, le=1000)

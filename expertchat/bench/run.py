@@ -13,6 +13,7 @@ from typing import Any
 
 from expertchat.bench.config import BenchConfig, BenchSettings
 from expertchat.bench.decoded import measure_candidates, measure_contrastive
+from expertchat.bench.embedded import measure_embedding
 from expertchat.bench.gpu import measure_gpu
 from expertchat.bench.judged import measure_job, measure_ratings
 from expertchat.bench.kit import Kit, Watcher
@@ -39,6 +40,7 @@ PARTS: dict[str, Callable[[Kit], None]] = {
     "memory": measure_memory,
     "gpu": measure_gpu,
     "online_dpo": measure_online_dpo,
+    "embedding": measure_embedding,
 }
 BUSY = 0.5  # running programs for each core above which the figures are doubtful
 
