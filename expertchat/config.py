@@ -288,11 +288,15 @@ class JudgingConfig(Group):
 
 
 class EmbedderConfig(Group):
-    """`path`: a sentence-transformers folder or hub id, or "embedded:embedder"; "auto" follows the models."""
+    """`path`: a sentence-transformers folder or hub id, or "embedded:embedder"; "auto" follows the models.
+
+    `dtype`: what a config without it means is fp32, as it was when there was no choice; conf/embedder says auto.
+    """
 
     path: Text = "auto"
     models_dir: Text | None = Field(default=None, exclude=True)
     device: Device = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     batch_size: int = Field(default=64, ge=1)
 
 

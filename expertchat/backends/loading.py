@@ -164,7 +164,8 @@ class LaterEmbedder(Embedder):
 
             began = time.monotonic()
             self.announce(False, 0.0)
-            self._embedder = SentenceEmbedder.load(self.folder, self.name, self.config.device, self.config.batch_size)
+            config = self.config
+            self._embedder = SentenceEmbedder.load(self.folder, self.name, config.device, config.batch_size, config.dtype)
             self.announce(True, time.monotonic() - began)
             for note in self._embedder.notes:
                 self.say(note)

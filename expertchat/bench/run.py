@@ -15,6 +15,7 @@ from expertchat.bench.bare import set_limit
 from expertchat.bench.beside import measure_beside
 from expertchat.bench.config import BenchConfig, BenchSettings
 from expertchat.bench.decoded import measure_candidates, measure_contrastive
+from expertchat.bench.embedded import measure_embedding
 from expertchat.bench.gpu import measure_gpu
 from expertchat.bench.judged import measure_job, measure_ratings
 from expertchat.bench.kit import Kit, Watcher
@@ -43,6 +44,7 @@ PARTS: dict[str, Callable[[Kit], None]] = {
     "gpu": measure_gpu,
     "online_dpo": measure_online_dpo,
     "beside": measure_beside,
+    "embedding": measure_embedding,
 }
 BUSY = 0.5  # running programs for each core above which the figures are doubtful
 

@@ -41,6 +41,7 @@ def check(config: BenchConfig, here: bool) -> Problems:
     from expertchat.command import check_models as models
     from expertchat.command.check_places import new_file_problem
     from expertchat.command.checks import told
+    from expertchat.config import EmbedderConfig
     from expertchat.experts.registry import persona_brief
 
     settings = config.bench
@@ -49,6 +50,9 @@ def check(config: BenchConfig, here: bool) -> Problems:
     for path, models_dir in named(config):
         problems = told(lambda path=path, folder=models_dir: find_here(path, models_dir=folder))
         yield from (f"bench.model={path}: {models.short(problem, path)}" for problem in problems)
+    if "embedding" in settings.parts:
+        embedder = EmbedderConfig(path=settings.embedder, models_dir=settings.models_dir)
+        yield from (problem.replace("embedder.path=", "bench.embedder=", 1) for problem in models.embedder_problems(embedder, []))
     yield from models.device_problems({"bench.device": settings.device})
     if config.persona.file:
         yield from (f"persona.file: {problem}" for problem in told(persona_brief, config.persona))

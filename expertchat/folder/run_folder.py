@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -29,11 +29,15 @@ SYNC_SECONDS = 5.0
 # A folder that holds no more than these has not begun. live.json is left where a run's folder was removed under it.
 BOOKKEEPING = {LOCK, HEARTBEAT, CLAIM, "provenance.json", "submission", "live.json"}
 OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log, or with the runs of an array
+G = TypeVar("G", bound=BaseModel)
 # Config keys that do not change what a run writes.
 NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")
 
 # Keys that came later, with what they mean where a config has none; UNUSED are wordings of which such a run needed none.
-ADDED = {"thinking": False, "topic_prefix": "", "order": "round_robin", "partners": "each", "update": "dpo"}
+# A whole key counts before a name.
+ADDED = {
+    "thinking": False, "topic_prefix": "", "order": "round_robin", "partners": "each", "update": "dpo", "embedder.dtype": "fp32",
+}  # fmt: skip
 UNUSED = ("company", "moderate", "next_speaker", "judge_several")
 OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
 OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}
@@ -41,7 +45,12 @@ OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
 
 def came_later(key: str) -> bool:
     """Whether a config of an earlier version may lack a key: its default is what such a run did."""
-    return key == "moderator" or (name := key.rpartition(".")[2]) in ADDED or name in UNUSED
+    return key == "moderator" or _known_as(key) in ADDED or _known_as(key) in UNUSED
+
+
+def _known_as(key: str) -> str:
+    """How ADDED and UNUSED call a key: by all of it, else by its name."""
+    return key if key in ADDED else key.rpartition(".")[2]
 
 
 class RunFolder:
@@ -154,6 +163,15 @@ class RunFolder:
 
     def find(self) -> None:
         """Read what an earlier start has left."""
+
+    def as_begun(self, config: G) -> G:
+        """`config`; where the run was begun before embedder.dtype could be chosen its embedder computes as it did, and scores compare."""
+        file = self.folder / "config.yaml"
+        before = read_config(file, "name another run.dir") if file.is_file() else dict(self.config)
+        embedder: Any = getattr(config, "embedder", None)
+        if embedder is None or "embedder.dtype" in dict(_flat(before)):
+            return config
+        return config.model_copy(update={"embedder": embedder.model_copy(update={"dtype": ADDED["embedder.dtype"]})})
 
     def send(self, event: AnyEvent) -> None:
         """Write an event."""
@@ -277,14 +295,15 @@ def _unusable(folder: Path, error: OSError) -> Exception:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each key in which two configs differ, those aside that do not change what a run writes.
 
-    A key that the older config does not know is as it was before there was one (ADDED), or does not count (UNUSED).
+    A key that the older config does not know is as it was before there was one (ADDED), or does not count (UNUSED). Where it is left open
+    now (auto) it is as it was, too: see RunFolder.as_begun.
     """
     one, two = dict(_flat(before)), dict(_flat(now))
     for mine, other in ((one, two), (two, one)):  # runs of two versions are compared both ways
         for key in [key for key in other if key not in mine]:
-            name = key.rpartition(".")[2]
+            name = _known_as(key)
             if name in ADDED or name in UNUSED:
-                mine[key] = other[key] if name in UNUSED else ADDED[name]
+                mine[key] = other[key] if name in UNUSED or (key in ADDED and other[key] == "auto") else ADDED[name]
     keys = [key for key in {**one, **two} if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_COMPARED)]
     return [f"{key}: was {one.get(key)!r}, is {two.get(key)!r}" for key in keys if one.get(key) != two.get(key)]
 

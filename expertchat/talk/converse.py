@@ -43,7 +43,7 @@ def run_converse(
             hub,
             interrupts,
             lambda say: Store(place, config.model_dump(mode="json"), command_line, say),
-            lambda store: _Converse(config, store, hub, interrupts, given).run(backends, embedder),
+            lambda store: _Converse(store.as_begun(config), store, hub, interrupts, given).run(backends, embedder),
         )
 
 

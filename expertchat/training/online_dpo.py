@@ -61,7 +61,7 @@ def run_online_dpo(
             hub,
             interrupts,
             lambda say: TrainingFolder(place, config.model_dump(mode="json"), command_line, say, writes=ranks.rank == 0),
-            lambda store: OnlineDpo(config, store, hub, interrupts, ranks).run(backends, embedder),
+            lambda store: OnlineDpo(store.as_begun(config), store, hub, interrupts, ranks).run(backends, embedder),
         )
 
 
