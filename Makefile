@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: setup chat real test lint wheelhouse clean
+.PHONY: setup chat real test lint types suite wheelhouse clean
 
 chat: setup
 	@$(VENV)/bin/expertchat converse +experiment=chat $(ARGS)
@@ -25,11 +25,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[dev]"
 	@touch $@
 
-lint: setup
+lint: setup types
 	$(VENV)/bin/ruff check .
+
+test: setup
+	$(VENV)/bin/ruff check .
+	@$(MAKE) --no-print-directory -j 2 types suite # mypy keeps one core busy, and the tests begin with what waits for Slurm
+
+types: setup
 	$(VENV)/bin/mypy
 
-test: lint
+suite: setup
 	$(VENV)/bin/python -m pytest -n 3 --dist worksteal -q # two that compute, and one that begins with what waits for Slurm
 
 wheelhouse: # on a cluster's login node, with the modules of the jobs loaded; jobs install from it without internet
