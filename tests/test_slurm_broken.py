@@ -19,6 +19,7 @@ from tests.workers import asked, slow
 LEARN = (
     "engine.max_batch=1", "+experiment=embedded", "rounds=2", "conversation.count=2", "conversation.turns=4", "evaluation.every=0",
     "evaluation.histories=2", "evaluation.final=2", "run.seed=7", "candidates.count=2", "judging.analysis=false",
+    "experts.a.decoding.reply.max_new_tokens=24", "experts.b.decoding.reply.max_new_tokens=24",
 )  # fmt: skip
 TALK = ("conversation.count=48", "conversation.turns=6", "run.seed=7", "engine.max_batch=4")
 
