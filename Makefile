@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: setup chat real test lint types suite wheelhouse clean
+.PHONY: setup chat real test lint style types suite wheelhouse clean
 
 chat: setup
 	@$(VENV)/bin/expertchat converse +experiment=chat $(ARGS)
@@ -25,12 +25,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[dev]"
 	@touch $@
 
-lint: setup types
+lint: style types
+
+style: setup
 	$(VENV)/bin/ruff check .
 
-test: setup
-	$(VENV)/bin/ruff check .
-	@$(MAKE) --no-print-directory -j 2 types suite # mypy keeps one core busy, and the tests begin with what waits for Slurm
+test: style
+	@$(MAKE) --no-print-directory -j 2 types suite # beside each other: the first tests mostly wait for Slurm, and mypy needs one core
 
 types: setup
 	$(VENV)/bin/mypy
