@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: setup chat real test lint wheelhouse clean
+.PHONY: setup chat real test lint style types suite wheelhouse clean
 
 chat: setup
 	@$(VENV)/bin/expertchat converse +experiment=chat $(ARGS)
@@ -25,11 +25,18 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install -c constraints.txt -e ".[dev]"
 	@touch $@
 
-lint: setup
+lint: style types
+
+style: setup
 	$(VENV)/bin/ruff check .
+
+test: style
+	@$(MAKE) --no-print-directory -j 2 types suite # beside each other: the first tests mostly wait for Slurm, and mypy needs one core
+
+types: setup
 	$(VENV)/bin/mypy
 
-test: lint
+suite: setup
 	$(VENV)/bin/python -m pytest -n 3 --dist worksteal -q # two that compute, and one that begins with what waits for Slurm
 
 wheelhouse: # on a cluster's login node, with the modules of the jobs loaded; jobs install from it without internet

@@ -118,6 +118,18 @@ def test_any_number_of_experts_learn_by_turns(tmp_path: Path) -> None:
     assert [(row["learner"], row["rounds"], row["rounds_wanted"]) for row in rows] == [("ann", 2, 3), ("ben", 1, 2), ("cay", 1, 2)]
     assert [row["win_rate"] for row in rows] == [None, 0.8, None]
     assert ", expert cay |" in markdown(arms([folder]).values())
+
+
+def test_a_note_names_the_expert_that_it_is_about_and_tells_of_a_run_once(tmp_path: Path) -> None:
+    experts = {name: {"path": name} for name in ("ann", "ben", "cay")}
+    first, second = (make(tmp_path / name, learner="all", evaluated=None, finished=False, experts=experts, rounds=[]) for name in "01")
+    lines = [metrics("round", i, ROUND, learner=name) for i, name in enumerate(("ann", "ben"), 1)]
+    (first / "metrics.jsonl").write_text("".join(f"{one.to_json()}\n" for one in lines))
+    # two rounds by turns: Ann's and Ben's
+    done = {"ann": "1 of 1", "ben": "1 of 1", "cay": "0 of 0"}
+    left_out = f"mixed: {second} has the seed 0 of {first} and is left out"
+    unfinished = [f"mixed, expert {name}: {first} is not finished ({said} rounds, not evaluated yet)" for name, said in done.items()]
+    assert arms([tmp_path]).notes == [left_out, *unfinished]
     one = make(tmp_path / "one", learner="cay", experts=experts)
     assert [(row["learner"], row["rounds_wanted"]) for row in arms([one]).rows] == [("cay", 2)]
 

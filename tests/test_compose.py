@@ -58,6 +58,15 @@ def problems(path: Path, *overrides: str) -> list[str]:
     return caught.value.problems
 
 
+@pytest.mark.parametrize("more", [(), ("conversation.count=1",)])
+def test_an_experiment_of_another_command_is_told_whose_it_is(more: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("converse", ["+experiment=three_learn", *more])
+    assert caught.value.problems == [
+        "+experiment=three_learn: is no experiment of converse, it belongs to online_dpo: expertchat online_dpo +experiment=three_learn"
+    ]
+
+
 # -- there and back -------------------------------------------------------------------------------------------------------
 
 

@@ -125,6 +125,20 @@ def test_parts_that_cannot_be_meant(overrides: list[str], words: str) -> None:
     assert len(caught.value.problems) == 1 and words in caught.value.problems[0]
 
 
+def test_three_experts_are_merged_as_two_are(tmp_path: Path) -> None:
+    words = ("+model@experts.dr_jones=embedded_llama", "conversation.count=5", "conversation.turns=3", "conversation.order=random")
+    assert run(tmp_path / "whole", *words) == 0
+    for i in range(2):
+        assert run(tmp_path / "array" / f"task-{i}", *words, f"conversation.part=[{i},2]") == 0
+    merge_runs([tmp_path / "array"], None, False)
+    merged = tmp_path / "array" / "merged"
+    assert contents(merged) == contents(tmp_path / "whole") and summary(merged) == summary(tmp_path / "whole")
+    assert all(list(one["experts"]) == ["a", "b", "dr_jones"] for one in records(merged, "transcripts"))
+    judged = {(one["subject"], one["judge"]) for one in records(merged, "rewards")}
+    seats = ("a", "b", "dr_jones")
+    assert judged == {(one, two) for one in seats for two in seats if one != two}
+
+
 def test_rounds_have_no_parts() -> None:
     for override in ("conversation.part=[0,2]", "+conversation.part=[0,2]"):
         with pytest.raises(ConfigError, match=r"conversation.part: unknown key"):

@@ -109,7 +109,7 @@ def test_conversations_of_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 FAST = (
     "view=none", "rounds=1", "conversation.count=2", "conversation.turns=3", "candidates.count=2", "evaluation.every=0",
-    "evaluation.histories=2", "evaluation.final=3", "train.rank=2", "pairs.min_margin=0.0",
+    "evaluation.histories=2", "evaluation.final=3", "train.rank=2", "pairs.min_margin=0.0", "judging.analysis=false",
 )  # fmt: skip
 
 

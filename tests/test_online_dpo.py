@@ -33,7 +33,8 @@ from tests.scripted import BagOfWords, Collect, Double
 
 SMALL = (
     "view=none", "rounds=2", "conversation.count=2", "conversation.turns=3", "candidates.count=2", "evaluation.every=1",
-    "evaluation.histories=2", "evaluation.final=3", "train.rank=2", "pairs.min_margin=0.0", "keep_rounds=1",
+    "evaluation.histories=2", "evaluation.final=3", "train.rank=2", "pairs.min_margin=0.0", "keep_rounds=1", "judging.analysis=false",
+    "experts.a.decoding.judge.max_new_tokens=48", "experts.b.decoding.judge.max_new_tokens=48",
 )  # fmt: skip
 # What the numbers of two equal runs may differ by. A run that was broken off computes in other batches, and sums are rounded in another
 # order. Most of it shows in expected ratings: logits of 16 to 32 have steps of 2e-6 in fp32, which is the relative error of a
@@ -257,7 +258,7 @@ def test_another_config_is_refused_by_name(whole: tuple[Path, Collect]) -> None:
 
 
 def test_both_learn_by_turns(tmp_path: Path) -> None:
-    code, sink = train(tmp_path / "run", "learner=both")
+    code, sink = train(tmp_path / "run", "learner=both", "judging.analysis=true")
     assert code == 0
     assert [e.learner for e in sink.of(RoundStarted)] == ["a", "b"]
     assert {c["speaker"] for c in records(tmp_path / "run", "candidates") if c["round"] == 2} == {"b"}

@@ -46,12 +46,14 @@ def test_two_dialogues_are_rated_and_say_what_is_missing(tmp_path: Path) -> None
 def test_a_round_of_online_dpo_trains_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     more = [
-        "rounds=1", "conversation.count=1", "conversation.turns=3", "judging.analysis=false", "pairs.min_margin=0.0", "engine.threads=1",
-        "judging.wim.enabled=false", "judging.z=0", "evaluation.histories=1", "evaluation.final=1", "evaluation.topics=2",
+        "rounds=1", "conversation.count=1", "conversation.turns=2", "conversation.opener=b", "judging.analysis=false",
+        "pairs.min_margin=0.0", "engine.threads=1", "judging.wim.enabled=false", "judging.z=0",
+        "evaluation.histories=1", "evaluation.final=1", "evaluation.topics=2",
+        "experts.a.decoding.reply.max_new_tokens=12", "experts.b.decoding.reply.max_new_tokens=12",
     ]  # fmt: skip
     code = main(["online_dpo", "+experiment=real_dpo", f"run.dir={run}", "view=none", *SHORT, *more])
     candidates, pairs = lines(run / "candidates.jsonl"), lines(run / "pairs.jsonl")
-    assert len(candidates) % 2 == 0 and candidates  # two replies to each history; where a opens, its opening is not trained
+    assert len(candidates) % 2 == 0 and candidates  # two replies to each history
     assert pairs and code == 0  # expected ratings of two different texts differ, and any difference makes a pair here
     (adapter,) = run.glob("rounds/000001/adapter")
     base = json.loads((adapter / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]

@@ -17,13 +17,18 @@ FAST = [
     "train.batch=8", "train.micro_batch=8", "evaluation.every=0", "evaluation.histories=2", "evaluation.final=2",
     "experts.a.decoding.reply.max_new_tokens=32", "experts.b.decoding.reply.max_new_tokens=32",
 ]  # fmt: skip
-ROUNDS = {"ddp": 2, "fsdp": 1}
+SHORT = (
+    "rounds=1", "conversation.count=4", "train.batch=4", "train.micro_batch=4", "judging.analysis=false",
+    "experts.a.decoding.reply.max_new_tokens=16", "experts.b.decoding.reply.max_new_tokens=16",
+)  # fmt: skip
+MADE = {"ddp": (2, ["rounds=2"]), "fsdp": (1, SHORT)}  # rounds, and what they consist of: every token of fsdp gathers all weights
 WRITTEN = ("transcripts", "candidates", "ratings", "wim", "rewards", "pairs", "metrics")
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_four_processes_make_the_run_of_one(sharding: str, tmp_path: Path) -> None:
-    arguments = ["online_dpo", *FAST, f"rounds={ROUNDS[sharding]}"]
+    rounds, own = MADE[sharding]
+    arguments = ["online_dpo", *FAST, *own]
     assert main([*arguments, f"run.dir={tmp_path / 'one'}"]) == 0
     several = {"arguments": [*arguments, f"train.sharding={sharding}"], "run_dir": str(tmp_path / "four")}
     assert run(4, "runs.run", tmp_path / "codes", **several) == [0] * 4
@@ -31,7 +36,7 @@ def test_four_processes_make_the_run_of_one(sharding: str, tmp_path: Path) -> No
         mine, theirs = records(tmp_path / "four", name), records(tmp_path / "one", name)
         assert [record["id"] for record in mine] == [record["id"] for record in theirs]  # in the same order, each once
         assert all(map(same, theirs, mine)), next((a, b) for a, b in zip(theirs, mine, strict=True) if not same(a, b))
-    assert sum(record["figures"].get("steps", 0) for record in records(tmp_path / "one", "metrics")) >= ROUNDS[sharding]
+    assert sum(record["figures"].get("steps", 0) for record in records(tmp_path / "one", "metrics")) >= rounds
     assert not any(record["figures"].get("surplus") for record in records(tmp_path / "four", "metrics"))  # else four would train on less
     weights = [load_file(tmp_path / run / "adapter" / "adapter_model.safetensors") for run in ("four", "one")]
     apart = torch.cat([(weights[0][name] - weights[1][name]).abs().flatten() for name in weights[1]])
@@ -44,13 +49,13 @@ def test_four_processes_make_the_run_of_one(sharding: str, tmp_path: Path) -> No
 
 
 def test_a_signal_to_one_stops_all_and_two_go_on(tmp_path: Path) -> None:
-    arguments = ["online_dpo", *FAST, "rounds=1", "conversation.count=12"]
+    arguments = ["online_dpo", *FAST, *SHORT, "conversation.count=8"]  # two for each of the four
     assert main([*arguments, f"run.dir={tmp_path / 'one'}"]) == 0
-    several = {"arguments": [*arguments, "train.sharding=ddp", "engine.max_batch=2"], "run_dir": str(tmp_path / "several")}
+    several = {"arguments": [*arguments, "train.sharding=ddp", "engine.max_batch=1"], "run_dir": str(tmp_path / "several")}
     assert run(4, "runs.run", tmp_path / "codes", signalled=2, **several) == [3, 3, 3, 3]
     assert not (tmp_path / "several" / "summary.json").exists()
     made = sum(len(path.read_bytes().splitlines()) for path in (tmp_path / "several/rounds/000001").glob("bundles-*.jsonl"))
-    assert 0 < made < 12
+    assert 0 < made < 8
     assert run(2, "runs.run", tmp_path / "codes", **several) == [0, 0]
     for name in ("transcripts", "candidates", "pairs"):
         mine, theirs = records(tmp_path / "several", name), records(tmp_path / "one", name)

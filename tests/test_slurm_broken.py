@@ -12,13 +12,14 @@ from tests.cluster import SPARE, Cluster, until
 from tests.proofs.kill import content as talk
 from tests.submitted import events, log, submit, turns, unbroken, wait_done
 from tests.test_online_dpo import NOISE, adapters, content, difference
-from tests.workers import slow
+from tests.workers import asked, slow
 
 # One row at a time: what is in flight when a run is told to stop does not change what is computed together. (Of candidates with the same
 # text, the last digit of a score decides which is taken.)
 LEARN = (
     "engine.max_batch=1", "+experiment=embedded", "rounds=2", "conversation.count=2", "conversation.turns=4", "evaluation.every=0",
-    "evaluation.histories=2", "evaluation.final=2", "run.seed=7",
+    "evaluation.histories=2", "evaluation.final=2", "run.seed=7", "candidates.count=2", "judging.analysis=false",
+    "experts.a.decoding.reply.max_new_tokens=24", "experts.b.decoding.reply.max_new_tokens=24",
 )  # fmt: skip
 TALK = ("conversation.count=48", "conversation.turns=6", "run.seed=7", "engine.max_batch=4")
 
@@ -26,6 +27,12 @@ TALK = ("conversation.count=48", "conversation.turns=6", "run.seed=7", "engine.m
 def slowly(folder: Path, seconds: float) -> list[str]:
     """A dialogue of scripted experts that wait `seconds` a batch: nothing of what is tried here depends on what they say."""
     return ["converse", *TALK, *slow.scripted(folder), f"cluster.venv={slow.environment(folder / 'env', seconds)}"]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> str:
+    """What makes a job of the tests' server: a training, whose imports take longer than most of what it does."""
+    return f"cluster.venv={asked.environment(tmp_path / 'env')}"
 
 
 def said(arguments: list[str]) -> list[str]:
@@ -41,13 +48,13 @@ def limited(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
     """A job of a minute for a run of more, which takes its time beside the other tests: its id, its folder, its command line."""
     folder = tmp_path_factory.mktemp("limited") / "run"
     line = slowly(folder.parent, 0.66)  # 97 batches: a little more than a minute
-    return submit(slurm, folder, *line, "cluster.time=1", "cluster.signal_seconds=30"), folder, line
+    return submit(slurm, folder, *line, "cluster.time=1", "cluster.signal_seconds=30", "cluster.gpus=1"), folder, line
 
 
-def test_a_training_is_told_to_stop_and_is_requeued(slurm: Cluster, tmp_path: Path) -> None:
+def test_a_training_is_told_to_stop_and_is_requeued(slurm: Cluster, here: str, tmp_path: Path) -> None:
     """Stopped after what was in flight, requeued, gone on with; as if unbroken."""
     folder = tmp_path / "broken"
-    job = submit(slurm, folder, "online_dpo", *LEARN)
+    job = submit(slurm, folder, "online_dpo", *LEARN, here, "cluster.gpus=1")
     until(lambda: turns(folder), 120, "a turn", lambda: log(folder))
     slurm.run(["scancel", "--batch", "--signal=USR1", job])
     wait_done(slurm, job, folder)
@@ -103,11 +110,13 @@ def test_a_lost_node_a_killed_batch_step_and_scancel(slurm: Cluster, tmp_path: P
 # -- several processes --------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_in_one_job(slurm: Cluster, tmp_path: Path) -> None:
+def test_two_processes_in_one_job(slurm: Cluster, here: str, tmp_path: Path) -> None:
     folder = tmp_path / "ddp"
-    small = ("rounds=1", "conversation.count=4", "conversation.turns=3", "evaluation.every=0", "evaluation.histories=4")
-    arguments = ("online_dpo", "+experiment=embedded", *small, "evaluation.final=4", "train.batch=4", "train.micro_batch=1")
-    job = submit(slurm, folder, *arguments, "train.sharding=ddp", "cluster.processes=2", "cluster.cpus=2", "cluster.memory=6G")
+    talked = ("rounds=1", "conversation.count=4", "conversation.turns=3", "candidates.count=2", "judging.analysis=false")
+    small = (*talked, "evaluation.every=0", "evaluation.histories=4", "evaluation.final=4", "train.batch=4", "train.micro_batch=1")
+    arguments = ("online_dpo", "+experiment=embedded", *small)
+    two = ("train.sharding=ddp", "cluster.processes=2", "cluster.cpus=2", "cluster.memory=6G", "cluster.gpus=2")
+    job = submit(slurm, folder, *arguments, here, *two)
     wait_done(slurm, job, folder)
     assert len(events(folder, "run_started")) == 1  # the processes agree on one folder, and one writes
     whole = unbroken(tmp_path / "whole", *arguments)

@@ -23,7 +23,7 @@ from expertchat.folder.run import DONE, STOPPED, Interrupts
 from expertchat.slurm.sweep import REQUEUES, Call, _keep, launch, slurm_settings
 from tests.alike import records, same
 from tests.cluster import ROOT, Cluster, until
-from tests.workers.slow import scripted
+from tests.workers.slow import everywhere, scripted
 
 submitit = pytest.importorskip("submitit")
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
@@ -269,11 +269,14 @@ def test_four_seeds_two_at_once(slurm: Cluster, tmp_path: Path) -> None:
 
 def test_a_requeued_run_goes_on_and_a_failed_one_says_why(slurm: Cluster, tmp_path: Path) -> None:
     """Told in the midst of its dialogues that its time is up, a run ends as it would have; beside it a job fails, and a wrong account."""
-    arguments = ["run.seed=0,1", "conversation.count=4", "conversation.turns=2", "view=none", "engine.max_batch=1"]
+    small = ["conversation.count=8", "conversation.turns=2", "view=none", "engine.max_batch=1"]
+    arguments = ["run.seed=0,1", *small, *scripted(tmp_path / "script")]
     (tmp_path / "out" / "1").mkdir(parents=True)
     (tmp_path / "out" / "1" / "strange.txt").touch()
     command = slurm.line(["expertchat", "converse", *ASKED, *arguments, "run.dir=out"])
-    where: dict[str, Any] = {"cwd": tmp_path, "env": slurm.environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    slowly = everywhere(tmp_path / "slow", 0.3)  # so that the signal comes before the end
+    where: dict[str, Any] = {"cwd": tmp_path, "env": slurm.environment | slowly, "text": True}
+    where |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     sweep = subprocess.Popen(command, **where)
     try:
         folder = tmp_path / "out" / "0"

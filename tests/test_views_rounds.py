@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.cells import cell_len
 
-from expertchat.events import CandidatesJudged, Note, RoundFinished, RoundStarted, RunStarted
+from expertchat.events import CandidatesJudged, Note, PhaseStarted, Progress, RoundFinished, RoundStarted, RunStarted
 from expertchat.views import render, rounds
 from expertchat.views.live import LiveView
 from expertchat.views.sides import TWO
@@ -71,6 +71,23 @@ def test_the_running_round_and_its_phase_are_seen_at_once() -> None:
     line = rounds.phase_line(state, 100, 0)
     bold = [line.plain[span.start : span.end] for span in line.spans if "bold" in str(span.style) and "not" not in str(span.style)]
     assert bold == ["round 2/4", "  A v1", "updating"]
+
+
+@pytest.mark.parametrize("learner", ["a", "professor_of_astronomy"])
+def test_how_far_a_phase_is_counts_more_than_a_long_name(learner: str) -> None:
+    started = RunStarted(command="online_dpo", folder="r", conversations=16, turns=5, rounds=48, time=100.0)
+    state = state_of([started, RoundStarted(round=12, rounds=48, learner=learner, policy_version=11, time=200.0)])
+    for event, count in (
+        (PhaseStarted(round=12, phase="talking", time=900.0), "0/16"),
+        (PhaseStarted(round=12, phase="evaluating", time=900.0), "120/400"),
+    ):
+        state.apply(event)
+        if count != "0/16":
+            state.apply(Progress(finished=120, total=400, turns=0, tokens=0, seconds=1.0, time=1625.0))
+        for width in (60, 100):
+            line = rounds.phase_line(state, width, 0).plain
+            assert len(line) <= width and f"{event.phase}  " in line and f" {count}" in line
+            assert f"  {learner.upper()} v11" in line if learner == "a" else f"  {learner[:3]}" in line, line
 
 
 def test_without_figures_there_are_no_columns_and_none_is_not_nought() -> None:

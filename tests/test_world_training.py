@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def tokenizer(simulator: Simulator):
 def llama(simulator: Simulator, tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     lines: list[str] = []
     out = tmp_path_factory.mktemp("world") / "llama"
-    train_expert(simulator, tokenizer, "llama", out, 0.075, samples=2, report=lines.append)
+    train_expert(simulator, tokenizer, "llama", out, 0.04, samples=1, report=lines.append)  # a hundred steps, two reports
     return out, lines
 
 
@@ -92,7 +93,9 @@ def test_the_mixtral_begins_as_the_llama(llama, tokenizer):
     assert torch.allclose(0.5 * halves[0] + 0.5 * halves[1], mlp(x), atol=1e-5)
 
 
-def test_the_embedder_recipe_makes_unit_vectors(simulator: Simulator, tmp_path: Path):
+def test_the_embedder_recipe_makes_unit_vectors(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fewer = partial(embedder_recipe.build_tokenizer, samples=300)
+    monkeypatch.setattr(embedder_recipe, "build_tokenizer", fewer)
     lines: list[str] = []
     embedder_recipe.train_embedder(load(), simulator, tmp_path / "e", steps=3, report=lines.append)
     embedder = SentenceEmbedder.load(tmp_path / "e", "e", "cpu")

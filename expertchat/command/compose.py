@@ -204,8 +204,19 @@ def explain(command: str, override: str, error: Exception, good: Sequence[str]) 
     if "Interpolation key" in message or "Recursive interpolation" in message:
         return f"{override}: {hydra_says(error)}; ${{...}} stands for another key's value: write \\${{ where the text itself is meant"
     if any(words in message for words in ("Could not override", "does not exist", "not in struct")):
+        if key in added and override.startswith("+") and value in _options(key.partition("@")[0]):
+            return _of_others(command, override, error)
         return _unknown(command, override, message, good)
     return f"{override}: {hydra_says(error.__cause__ or error)}"
+
+
+def _of_others(command: str, override: str, error: Exception) -> str:
+    """What to say of a file of an added group (+experiment=NAME) that sets what this command has not: whose it is."""
+    key = key_of(override)
+    fitting = [name for name, other in COMMANDS.items() if name != command and key in other.added and not sorted_out(name, [override])[1]]
+    if not fitting:
+        return f"{override}: {hydra_says(error.__cause__ or error)}"
+    return f"{override}: is no {key} of {command}, it belongs to {', '.join(fitting)}: expertchat {fitting[0]} {override}"
 
 
 def _no_model_yet(override: str, plain: Any) -> str | None:

@@ -205,19 +205,28 @@ def _value(config: Any, key: str) -> Any:
 
 
 def _one_a_seed(name: str, runs: Sequence[Run], notes: list[str]) -> list[Run]:
-    """Each seed once, a finished run before an unfinished one: the same run counted twice would look like more evidence."""
+    """Each seed once, a finished run before an unfinished one: the same run counted twice would look like more evidence.
+
+    Of a run in which several experts learn, what concerns it as a whole is noted once.
+    """
+
+    def note(said: str) -> None:
+        if said not in notes:
+            notes.append(said)
+
     by_seed: dict[int, Run] = {}
     for run in sorted(runs, key=lambda run: not run.finished):
         if run.seed in by_seed:
-            notes.append(f"{name}: {run.folder} has the seed {run.seed} of {by_seed[run.seed].folder} and is left out")
+            note(f"{name}: {run.folder} has the seed {run.seed} of {by_seed[run.seed].folder} and is left out")
         else:
             by_seed[run.seed] = run
     for run in by_seed.values():
         if run.reader.failure is not None:
-            notes.append(f"{name}: {run.folder} failed: {run.reader.failure}")
+            note(f"{name}: {run.folder} failed: {run.reader.failure}")
         elif not run.finished:
             said = f"{len(run.rounds)} of {run.rounds_wanted} rounds" + ("" if run.evaluation else ", not evaluated yet")
-            notes.append(f"{name}: {run.folder} is not finished ({said})")
+            who = f", expert {run.learner}" if len(run.reader.learners) > 1 else ""
+            note(f"{name}{who}: {run.folder} is not finished ({said})")
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 

@@ -33,6 +33,7 @@ CURVES = (  # title, figure, form, of evaluations
     ("loss", "loss", ".3f", False),
 )
 SHOWN_CURVES = 6
+SHORT_NAME = 6  # cells that a long name keeps, where there are so many
 
 
 # -- the rounds -----------------------------------------------------------------------------------------------------------
@@ -140,39 +141,43 @@ def phase_line(state: RunState, width: int, tick: int) -> Text:
     """The running round, and how far it is with what it is at."""
     training = state.training
     assert training is not None
-    text = Text.assemble(looks.spinner(tick))
-    if training.current is not None and training.running:
-        now = training.current
+    text, now, phase = Text.assemble(looks.spinner(tick)), training.current, training.phase
+    at = _phase(state, 8 if width < looks.NARROW else 20)
+    since = f"  {clock(max(0.0, state.time - phase.time))}" if phase is not None and phase.time else ""
+    room = width - len(since)
+    if now is not None and training.running:
         text.append(f"round {now.round}/{training.total}", style="bold")
         name, style = looks.person(now.learner, training.seats)
-        text.append(f"  {name} v{now.policy_version}", style).append(" learns  ", style="dim")
-    phase = training.phase
-    if phase is None:
-        over = "finishing" if training.finished >= training.total else "between two rounds"
-        text.append("begins" if training.running else "starting" if training.current is None else over, style="dim")
-    else:
-        text.append(phase.phase, style="bold")
-        since = f"  {clock(max(0.0, state.time - phase.time))}" if phase.time else ""
-        _progress(text, state, 8 if width < looks.NARROW else 20, width - len(since))
-        text.append(since, style="dim")
-    return looks.fitted(text, width)
+        version, learns = f" v{now.policy_version}", " learns  "
+        left = room - text.cell_len - 2 - len(version) - at.cell_len  # how far the phase is counts more than a long name
+        if left < min(len(name), SHORT_NAME) + len(learns):
+            learns = "  "
+        shown = looks.fitted(Text(name), left - len(learns)).plain
+        text.append(f"  {shown}{version}", style).append(learns, style="dim")
+    text.append_text(at)
+    _, total, what = training.phase_done(len(state.judged))
+    loss = f", loss {training.step.loss:.3f}" if training.step is not None else ""
+    for said in (f" {what}" if what else "", loss) if total > 0 else ():
+        if text.cell_len + len(said) <= room:
+            text.append(said, style="dim")
+    return looks.fitted(text.append(since, style="dim"), width)
 
 
-def _progress(text: Text, state: RunState, cells: int, width: int) -> None:
-    """How far a phase is, where that can be known: a bar with a count, and of what where the text stays within `width`."""
+def _phase(state: RunState, cells: int) -> Text:
+    """The phase, and how far it is where that can be known: a bar with a count."""
     training = state.training
-    assert training is not None and training.phase is not None
-    done, total, what = training.phase_done(len(state.judged))
+    assert training is not None
+    if training.phase is None:
+        over = "finishing" if training.finished >= training.total else "between two rounds"
+        return Text("begins" if training.running else "starting" if training.current is None else over, style="dim")
+    text = Text(training.phase.phase, style="bold")
+    done, total, _ = training.phase_done(len(state.judged))
     if total <= 0:
-        return
+        return text
     share = done / total
     if training.phase.phase == "talking" and state.run is not None and state.run.turns:  # dialogues in step with one another end together
         share += sum(len(c.by_index) for c in state.conversations.values()) / (total * state.run.turns)
-    text.append("  ").append_text(looks.bar(share, cells, "green")).append(f" {done}/{total}")
-    loss = f", loss {training.step.loss:.3f}" if training.step is not None else ""
-    for said in (f" {what}" if what else "", loss):
-        if text.cell_len + len(said) <= width:
-            text.append(said, style="dim")
+    return Text.assemble(text, "  ", looks.bar(share, cells, "green"), f" {done}/{total}")
 
 
 def status_line(state: RunState, width: int) -> Text:

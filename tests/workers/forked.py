@@ -68,7 +68,7 @@ def start(world: int, function: str, folder: Path, **arguments: Any) -> Done:
         for rank in range(world):
             given = {"function": function, "folder": str(folder), "rank": rank, "arguments": arguments}
             told = environment(RANK=str(rank), LOCAL_RANK=str(rank), **meet)
-            ranks.append(Forked(_order("tests.workers.forked", "one_rank", given, told), out.fileno(), out.fileno()))
+            ranks.append(Forked(order("tests.workers.forked", "one_rank", given, told), out.fileno(), out.fileno()))
         codes = [rank.wait() for rank in ranks]
         out.seek(0)
         return Done(max(map(abs, codes)), "", out.read().decode("utf-8", "replace"))
@@ -105,12 +105,13 @@ def command(line: Sequence[str], folder: Path = ROOT, **more: str) -> Done:
 def begin(line: Sequence[str], folder: Path = ROOT, out: int = 2, err: int = 2, **more: str) -> Forked:
     """`expertchat LINE` as a process that runs on its own."""
     argv = ["expertchat", *line]
-    return Forked(_order("expertchat.cli", "main", {}, environment(**more), argv, folder), out, err)
+    return Forked(order("expertchat.cli", "main", {}, environment(**more), argv, folder), out, err)
 
 
-def _order(
+def order(
     module: str, function: str, arguments: dict[str, Any], told: Mapping[str, str], argv: Sequence[str] = ("",), folder: Path = ROOT
 ) -> dict[str, Any]:
+    """What a child of the server is to do: call `function`, as a process with this environment, command line and folder."""
     where = {"environment": dict(told), "argv": list(argv), "folder": str(folder)}
     return {"module": module, "function": function, "arguments": arguments, **where}
 
@@ -119,6 +120,18 @@ def environment(**more: str) -> Mapping[str, str]:
     """This environment without a launcher's traces and without GPUs, one thread a process."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "MASTER_", "TORCHELASTIC_"))}
     return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1", "HF_HUB_OFFLINE": "1"} | more
+
+
+def programs(folder: Path, module: str, **told: str) -> Path:
+    """A folder for cluster.venv= or EXPERTCHAT_VENV, whose python is this one and whose expertchat is `module`, told these variables."""
+    (folder / "bin").mkdir(parents=True)
+    python = f'PYTHONPATH="{ROOT}" exec "{sys.executable}"'
+    said = "".join(f"{name}={value} " for name, value in told.items())
+    for name, line in (("python", f'{python} "$@"'), ("expertchat", f'{said}{python} -m {module} "$@"')):
+        program = folder / "bin" / name
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+    return folder
 
 
 def free_port() -> int:

@@ -80,6 +80,8 @@ def _become(order: Mapping[str, Any], out: int, err: int) -> None:
     try:
         os.dup2(out, 1)
         os.dup2(err, 2)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)  # the old ones know what kind of file they were
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
         os.environ.clear()
         os.environ.update(order["environment"])
         os.chdir(order["folder"])

@@ -14,20 +14,21 @@ from typing import Any
 
 from expertchat.backends.scripted import ScriptedBackend
 from expertchat.cli import main
+from tests.workers.forked import ROOT, programs
 
-ROOT = Path(__file__).parents[2]
 REPLIES = ["Tides follow the Moon.", "Why twice a day?", "There are two bulges of water.", "And spring tides?", "Then the Sun helps."]
 
 
 def environment(folder: Path, seconds: float) -> Path:
     """A folder for cluster.venv=, whose expertchat waits `seconds` for every batch of replies."""
-    (folder / "bin").mkdir(parents=True)
-    python = f'PYTHONPATH="{ROOT}" exec "{sys.executable}"'
-    for name, line in (("python", f'{python} "$@"'), ("expertchat", f'SECONDS_A_BATCH={seconds} {python} -m tests.workers.slow "$@"')):
-        program = folder / "bin" / name
-        program.write_text(f"#!/bin/sh\n{line}\n")
-        program.chmod(0o755)
-    return folder
+    return programs(folder, "tests.workers.slow", SECONDS_A_BATCH=f"{seconds}")
+
+
+def everywhere(folder: Path, seconds: float) -> dict[str, str]:
+    """The environment in which every Python is that slow, whoever starts it: the folder's sitecustomize.py sees to it."""
+    folder.mkdir(parents=True)
+    (folder / "sitecustomize.py").write_text("from tests.workers.slow import slow\n\nslow()\n")
+    return {"PYTHONPATH": f"{folder}:{ROOT}", "SECONDS_A_BATCH": f"{seconds}"}
 
 
 def scripted(folder: Path) -> list[str]:
@@ -40,7 +41,8 @@ def scripted(folder: Path) -> list[str]:
     return ["topics=list", "topics.list=[tides,bees,volcanoes]", "judging=numeric", *seats]
 
 
-def slowly() -> int:
+def slow() -> None:
+    """From now on, in this process, scripted experts wait SECONDS_A_BATCH."""
     real = ScriptedBackend.generate
 
     def generate(self: ScriptedBackend, requests: Any, *more: Any) -> Any:
@@ -48,8 +50,8 @@ def slowly() -> int:
         return real(self, requests, *more)
 
     ScriptedBackend.generate = generate  # type: ignore[method-assign]
-    return main()
 
 
 if __name__ == "__main__":
-    sys.exit(slowly())
+    slow()
+    sys.exit(main())
