@@ -356,3 +356,14 @@ def test_the_part_beside_names_its_ratios(kit: Kit, monkeypatch: pytest.MonkeyPa
     assert [way for _, way in part.rows] == ["quiet", "beside 1", "beside 2"]
     assert [fact for fact, _ in part.facts] == ["beside 1 of 2 cores", "beside 2 of 2 cores"]
     assert all(len(part.ratios(case, way, part.columns[0])) == 2 for case, way in part.rows[1:])
+
+
+def test_a_step_is_taken_apart(kit: Kit) -> None:
+    from expertchat.bench.step import measure_step
+
+    measure_step(kit)
+    part = kit.parts.pop()
+    assert [name for name, _ in part.facts] == [f"N={rows}" for rows in kit.settings.rows]
+    for found in part.numbers.values():
+        assert list(found) == ["products", "attention", "choosing words", "other operations", "between them", "least"]
+        assert found["products"] > 0 < found["attention"] and found["least"] > 0

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from expertchat.backends.budget import Budget
 from expertchat.backends.engine import Engine, make_engine
 from expertchat.backends.kept import Context
 from expertchat.backends.packed import Packed, packable
@@ -47,7 +48,7 @@ def tiny(kind: str, dtype: torch.dtype = torch.bfloat16, **more: Any) -> Any:
 
 
 def engine_of(model: Any) -> Engine:
-    made = make_engine(model, 128, 0)
+    made = make_engine(model, 128, Budget(0))
     assert isinstance(made, Engine)
     return made
 
@@ -114,7 +115,7 @@ def test_adapters_speak_where_they_are_on_and_as_they_are_now() -> None:
     def on() -> None:
         model.base_model.enable_adapter_layers()
 
-    shared = Engine(Voice(model, off), engine.shapes, 0, engine.packed)
+    shared = Engine(Voice(model, off), engine.shapes, Budget(0), engine.packed)
     adapted, base = logits(engine, True)[0], logits(shared, True)[0]
     assert shared.packed is engine.packed
     on()

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.profiler import record_function
 
 from expertchat.backends.packaged import kept
 from expertchat.config import ConfigError
@@ -48,10 +50,11 @@ def _run(attend: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: floa
     length, tokens = k.shape[2], mask.shape[2]
     q = q.contiguous()
     out, scores = torch.empty_like(q), torch.empty(batch * heads * queries * length)
-    attend(
-        *(x.data_ptr() for x in (q, k, v, mask, out, scores)), batch, heads, queries, tokens, length, dim,
-        k.stride(0), k.stride(1), mask.stride(0), mask.stride(2), scale, torch.get_num_threads(),
-    )  # fmt: skip
+    with record_function("attend") if torch.autograd._profiler_enabled() else nullcontext():  # type: ignore[attr-defined]
+        attend(
+            *(x.data_ptr() for x in (q, k, v, mask, out, scores)), batch, heads, queries, tokens, length, dim,
+            k.stride(0), k.stride(1), mask.stride(0), mask.stride(2), scale, torch.get_num_threads(),
+        )  # fmt: skip
     return out
 
 

@@ -24,6 +24,7 @@ from expertchat.bench.memory import measure_memory
 from expertchat.bench.peer import measure_online_dpo
 from expertchat.bench.phases import measure_phases
 from expertchat.bench.results import Part
+from expertchat.bench.step import measure_step
 from expertchat.bench.subject import Subject, load_subject
 from expertchat.bench.ways import measure_precision, measure_prefill, measure_ways
 from expertchat.config import ConfigError
@@ -45,6 +46,7 @@ PARTS: dict[str, Callable[[Kit], None]] = {
     "online_dpo": measure_online_dpo,
     "beside": measure_beside,
     "embedding": measure_embedding,
+    "step": measure_step,
 }
 BUSY = 0.5  # running programs for each core above which the figures are doubtful
 
