@@ -23,6 +23,7 @@ from expertchat.training.config import TrainConfig
 from expertchat.training.dpo import Dpo, on_gpu
 from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.method import Rows, Stopped
+from expertchat.training.one_prompt import one_prompt
 from expertchat.training.rows import row_of
 from expertchat.training.update import rate
 
@@ -134,6 +135,27 @@ def test_an_update_prefers_the_chosen_replies_and_leaves_the_model_as_it_found_i
     assert "forward" not in vars(model) and not model.training
     assert "default" not in learner.adapters.model.peft_config
     assert all(p.dtype == torch.float32 for p in learner.parameters().values())
+
+
+def test_replies_that_share_their_prompt_are_trained_as_if_they_stood_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[Any] = []
+
+    @contextlib.contextmanager
+    def counted(inner: Any) -> Iterator[None]:
+        entered.append(inner)
+        with one_prompt(inner):
+            yield
+
+    def trained(how: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
+        monkeypatch.setattr(dpo, "one_prompt", how)
+        learner = lora()
+        shake(learner)
+        return updater(learner).update(Rows(pairs()), 1).figures, weights(learner)
+
+    (shared, mine), (apart, others) = trained(counted), trained(lambda inner: contextlib.nullcontext())
+    assert len(entered) == 1 and "forward" not in vars(entered[0])
+    assert shared == {name: pytest.approx(value, rel=1e-4, abs=1e-5) for name, value in apart.items()}
+    assert all(torch.allclose(mine[name], others[name], atol=1e-4) for name in mine)
 
 
 def test_no_pairs_change_nothing() -> None:

@@ -24,6 +24,7 @@ from trl.trainer import utils as trl_utils
 from expertchat.backends.decoding import body
 from expertchat.training.learner import Learner, LoraLearner
 from expertchat.training.method import Rows
+from expertchat.training.one_prompt import one_prompt
 from expertchat.training.rows import Row, arranged, row_of
 from expertchat.training.sharding import SharedUpdate
 from expertchat.training.update import Updater
@@ -112,11 +113,15 @@ def _patched(model: Any, learner: Learner, checkpointing: bool) -> Iterator[None
     peft = model if isinstance(learner, LoraLearner) else None
     base = model.get_base_model() if peft is not None else model
     models = [one for one in (base, learner.reference()) if one is not None]
-    bodies = {one: body(one) for one in models if one.base_model is one}
-    for one, inner in bodies.items():  # TRL looks for the body there
-        one.base_model_prefix = next(name for name, child in one.named_children() if child is inner)
+    bodies = {one: body(one) for one in models}
+    for one, inner in bodies.items():
+        if one.base_model is one:  # TRL looks for the body there
+            one.base_model_prefix = next(name for name, child in one.named_children() if child is inner)
     try:
-        with warnings.catch_warnings(), exact_replies(), _anywhere(base):
+        with contextlib.ExitStack() as stack, warnings.catch_warnings(), exact_replies(), _anywhere(base):
+            if learner.backend.engine is not None:  # which has seen that the model computes rows that are shared
+                for inner in bodies.values():
+                    stack.enter_context(one_prompt(inner))
             warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
             yield
     finally:
