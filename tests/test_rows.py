@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from expertchat.backends.base import Completion, Decoding, GenerateRequest
+from expertchat.backends.rows import BranchLane
 from expertchat.records import Message
 from tests import tiny
 from tests.test_engine import CONTRASTIVE, GREEDY, LONG, load
@@ -60,3 +61,21 @@ def test_short_replies_are_let_in_first_and_nobody_waits_for_company(llama: Path
     while lane.load:
         done += [ticket for ticket, _ in lane.advance()]
     assert done[0] == late and sorted(done[1:]) == running
+
+
+def test_candidates_do_not_widen_the_rows_of_others(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four replies to one prompt stand in one line, four tokens of which are fed in a step; the row of another prompt stays one wide."""
+    monkeypatch.setattr("expertchat.backends.rows.SECONDS", 0.0)
+    hot = Decoding(method="sampling", max_new_tokens=12, temperature=1.3)
+    requests = [*(GenerateRequest(f"k{i}", LONG, hot) for i in range(4)), GenerateRequest("one", (Message("user", "Owls."),), GREEDY)]
+    backend = load(llama)
+    lane = backend.lane(hot)
+    assert isinstance(lane, BranchLane)
+    tickets = {lane.add(request): i for i, request in enumerate(requests)}
+    found = {tickets[ticket]: done for ticket, done in lane.advance()}
+    assert (lane.single.width, lane.wide.width) == (1, 4) and (lane.single.running, lane.wide.running) == (1, 4)
+    while lane.load:
+        found |= {tickets[ticket]: done for ticket, done in lane.advance()}
+    wanted = [load(llama, engine=False).generate([request])[0] for request in requests]
+    assert [found[i].text for i in range(5)] == [w.text for w in wanted]
+    assert lane.advance() == []

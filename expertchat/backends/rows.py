@@ -45,7 +45,8 @@ def alike(decoding: Decoding) -> Hashable:
 
 
 class BranchLane:
-    """Rows of decodings that are alike: a queue before a Table, whose Search chooses the tokens.
+    """Rows of decodings that are alike: a queue before a Table, whose Search chooses the tokens. Lines of several branches have a table of
+    their own: in a step every row of a table is fed as many tokens as its widest one.
 
     `begin` reads a request. `rows` says how many branches may run at once and is asked at every step; `shrink` is told when memory ran out
     and lowers it, or raises. `broken` is the message where the model's logits are not finite.
@@ -64,8 +65,9 @@ class BranchLane:
         broken: str = "the model's logits are not finite",
     ) -> None:
         self.engine, self.begin, self.rows, self.shrink, self.broken = engine, begin, rows, shrink, broken
-        search = Contrastive(engine, decoding) if decoding.method == "contrastive" else Drawing(engine)
-        self.table = Table(engine, search, frozenset(end_ids))
+        self.search = Contrastive(engine, decoding) if decoding.method == "contrastive" else Drawing(engine)
+        self.single, self.wide = (Table(engine, self.search, frozenset(end_ids)) for _ in range(2))
+        self.tables = (self.single, self.wide)
         self._waited = 0  # steps since somebody waits
         self.waiting: deque[Branch] = deque()
         self._tickets = itertools.count()
@@ -76,7 +78,12 @@ class BranchLane:
 
     @property
     def load(self) -> int:
-        return self.table.running + len(self.waiting)
+        return self.running + len(self.waiting)
+
+    @property
+    def running(self) -> int:
+        """Branches that run."""
+        return sum(table.running for table in self.tables)
 
     def add(self, request: GenerateRequest, on_text: OnText | None = None) -> int:
         """Take a request; returns its ticket. Raises ConfigError if its prompt does not fit."""
@@ -94,16 +101,17 @@ class BranchLane:
             try:
                 with self.engine.counts.phase("prefill"):
                     done += self._admit()
-                if self.table.running:
-                    with self.engine.counts.phase("decode"):
-                        self.table.search.step(self.table)
-                        done += self.table.leave()
+                for table in self.tables:
+                    if table.running:
+                        with self.engine.counts.phase("decode"):
+                            self.search.step(table)
+                            done += table.leave()
             except NotFinite:
                 raise ConfigError(self.broken) from None
             except MEMORY_ERRORS as error:
                 self._give_way(error)
             now = time.monotonic()
-            if now - self._announced >= STREAM_SECONDS + STREAM_ROW * self.table.running:
+            if now - self._announced >= STREAM_SECONDS + STREAM_ROW * self.running:
                 self._announced = now
                 self._announce()
             if now - began >= SECONDS:
@@ -113,12 +121,20 @@ class BranchLane:
 
     def close(self) -> None:
         self.waiting.clear()
-        self.table.clear()
+        self._clear()
 
     def _announce(self) -> None:
-        for branch in self.table.branches:
+        for branch in self._branches():
             if branch.on_text is not None:
                 branch.announce()
+
+    def _clear(self) -> None:
+        for table in self.tables:
+            if table.slab is not None:
+                table.clear()
+
+    def _branches(self) -> list[Branch]:
+        return [branch for table in self.tables for branch in table.branches]
 
     def _completion(self, branch: Branch) -> Completion:
         branch.announce(last=True)
@@ -128,8 +144,8 @@ class BranchLane:
         """Out of memory: fewer rows from now on; those that ran wait again with what they have written. Raises what else went wrong."""
         if not out_of_memory(error):
             raise error
-        self.waiting.extendleft(sorted(self.table.branches, key=lambda branch: -branch.ticket))
-        self.table.clear()
+        self.waiting.extendleft(sorted(self._branches(), key=lambda branch: -branch.ticket))
+        self._clear()
         self.engine.budget.free()
         self.shrink(min(self.rows(), self.load), error)
 
@@ -137,7 +153,7 @@ class BranchLane:
 
     def _admit(self) -> list[Branch]:
         """Let waiting requests join; returns those that are done with their first token."""
-        running = self.table.running
+        running = self.running
         free = self.rows() - running
         self._waited = self._waited + 1 if self.waiting else 0
         if free <= 0 or not self.waiting or (len(self.waiting) * JOIN < running and self._waited <= PATIENCE):
@@ -146,13 +162,15 @@ class BranchLane:
         wave = self._next(free)
         done: list[Branch] = []
         try:
-            left = grouped(wave, alone=self.table.search.hidden)
+            left = grouped(wave, alone=self.search.hidden)
             while left:
                 now, left = first_of(left, self._new_tokens)
-                for batch in even_batches(now, self._new_tokens):
-                    done += self._join(batch)
+                for table in self.tables:
+                    lines = [line for line in now if (len(line.branches) > 1) == (table is self.wide)]
+                    for batch in even_batches(lines, self._new_tokens):
+                        done += self._join(table, batch)
         except MEMORY_ERRORS:
-            joined = {branch.ticket for branch in self.table.branches}
+            joined = {branch.ticket for branch in self._branches()}
             back = [branch for branch in wave if branch.ticket not in joined and branch.row.finish is None]
             self.waiting.extendleft(reversed(back))
             self._early += done
@@ -166,10 +184,10 @@ class BranchLane:
         return waiting[:count]
 
     def _new_tokens(self, line: Line) -> int:
-        return self.engine.new_tokens(line.context, self.table.search.hidden)
+        return self.engine.new_tokens(line.context, self.search.hidden)
 
-    def _join(self, lines: Sequence[Line]) -> list[Branch]:
+    def _join(self, table: Table, lines: Sequence[Line]) -> list[Branch]:
         """Compute the contexts of `lines`; returns the branches that are done with their first token."""
         ahead = max(branch.row.limit for line in lines for branch in line.branches)
         # Growing later would need the memory twice on a GPU.
-        return self.table.join(lines, ahead if self.engine.device.type == "cuda" else min(AHEAD, ahead))
+        return table.join(lines, ahead if self.engine.device.type == "cuda" else min(AHEAD, ahead))

@@ -184,7 +184,7 @@ class Scheduler:
             return max(late, key=lambda stand: now - stand.since)
         if self._all_started and any(stand is self._last.get(device) and stand.continuous for stand in stands):
             return self._last[device]
-        # max() takes the first of equals, and dicts keep their order, so the choice is the same in every run.
+        # max() takes the first of equals, and dicts keep their order: but for the clock the choice is the same in every run.
         return max(stands, key=Stand.fullness, default=None)
 
     def _advance_on(self, device: str, workers: Workers) -> None:
