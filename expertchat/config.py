@@ -290,7 +290,7 @@ class JudgingConfig(Group):
 class EmbedderConfig(Group):
     """`path`: a sentence-transformers folder or hub id, or "embedded:embedder"; "auto" follows the models.
 
-    `dtype`: what a config without it means is fp32, as it was when there was no choice; conf/embedder says auto.
+    `dtype`: what a config without it means is fp32, as it was when there was no choice.
     """
 
     path: Text = "auto"
