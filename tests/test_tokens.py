@@ -109,6 +109,8 @@ def test_sampling_scoring_and_update_see_the_same_probabilities(kind: str, tmp_p
 def test_an_update_in_half_precision_has_no_steps_in_its_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scoring and TRL compute the output layer in fp32: in bf16 logits near 10 come in steps of 1/16, for every token."""
     backend = LocalBackend.load(tiny.build(tmp_path, "llama3"), "m", 5, dtype="bf16", device="cpu")
+    assert backend.engine is not None
+    backend.engine.packed.wanted = False  # its layers round less than those that are trained: more than .12 nats of 125
     with torch.no_grad():
         backend.model.lm_head.weight *= 4
     learner = LoraLearner("b", backend, config(beta=0.1), ("q_proj", "v_proj"), Adapters(backend.model), "llama3", 0)

@@ -40,6 +40,8 @@ def talk(model: Any, tokenizer: Any, words: Sequence[str], conversations: int, t
     """Replies that end at `tokens` tokens, then the scores of ten ratings after as long a text. Nothing is kept in between."""
     backend = LocalBackend(model, tokenizer, "random", max_batch=conversations, cache_gib=0)
     backend.end_ids = ()
+    if backend.engine is not None:  # packed weights are a CPU's alone, and the plan is for GPUs
+        backend.engine.packed.wanted = False
     plain = backend.count_tokens([Message(role="user", content="")])
     length = max(1, tokens - new - plain)
     messages = [(Message(role="user", content=words[i % len(words)] * length),) for i in range(conversations)]
