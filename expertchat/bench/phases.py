@@ -28,13 +28,14 @@ def measure_phases(kit: Kit) -> None:
         "phases", f"Where the seconds of {settings.job_rows} rated dialogues go", unit="dialogues",
         counts={
             "prefill": "prefill s", "decode": "decode s", "score": "score s", "embed": "embed s", "rest": "rest s",
-            "prefilled": "prefilled", "reused": "reused", "rewards": "rewards",
+            "prefilled": "new", "reused": "found", "rewards": "rewards",
         },
     )  # fmt: skip
     part.notes += [
         f"{TALK}: {settings.turns} turns each; {JUDGE}: of such dialogues, nothing kept of their talk; {BOTH}: one after the other in each"
         " dialogue, side by side in all of them",
-        "rest: what is in none of the phases (Python between the passes, and waiting); rewards: judgements that came to a number",
+        "new, found: tokens of contexts that were computed, and that were kept; rewards: judgements that came to a number; rest: what is in"
+        " none of the phases (Python between the passes, and waiting)",
     ]
     found = load_embedder(EmbedderConfig(path=settings.embedder, models_dir=settings.models_dir), [settings.model])
     backend, embedder = kit.subject.engine(), Timed(found)
