@@ -92,7 +92,8 @@ supervise() {
     if ((ranks > 1)); then job_launcher "$ranks"; fi
     job_line+=("$@")
     job_say "starts: ${job_line[*]}"
-    job_notes=$(mktemp -p "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}") || exit 1
+    # A scratch folder may be gone: that of a requeued job is cleared away after its last attempt.
+    job_notes=$(mktemp -p "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}" 2>/dev/null || mktemp -p /tmp) || exit 1
     job_run "${job_line[@]}" &
     runner=$!
     until [[ -s $job_notes ]]; do sleep 0.01; done

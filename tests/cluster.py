@@ -80,7 +80,7 @@ PartitionName=spare Nodes={spare} MaxTime=7-00:00:00 State=UP
 """
 PROLOG = "#!/bin/sh\nmkdir -p {base}/localscratch/$SLURM_JOB_USER.$SLURM_JOB_ID.0\n"
 EPILOG = "#!/bin/sh\nrm -rf {base}/localscratch/$SLURM_JOB_USER.$SLURM_JOB_ID.0\n"
-TASK_PROLOG = "#!/bin/sh\necho export SLURM_TMPDIR={base}/localscratch/$SLURM_JOB_USER.$SLURM_JOB_ID.0\n"
+TASK_PROLOG = PROLOG + "echo export SLURM_TMPDIR={base}/localscratch/$SLURM_JOB_USER.$SLURM_JOB_ID.0\n"
 # A site refuses unknown accounts by its accounting database; here a job policy does so, as some sites have it too.
 POLICY = """\
 local known = {{ {accounts} }}
