@@ -157,3 +157,22 @@ def test_memory_that_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = Packed(tiny("llama"))
     monkeypatch.setattr("expertchat.backends.packed.free_memory", lambda device: 1000)
     assert packed.get() is None and not packed.wanted
+
+
+def test_adapters_that_are_put_on_later_speak_too() -> None:
+    from expertchat.backends.adapters import Adapters
+
+    model = tiny("llama")
+    engine = engine_of(model)
+    base = logits(engine, True)[0]
+    adapters = Adapters(model)
+    adapters.attach("late", LINEARS, r=4)
+    with torch.no_grad():
+        for name, weight in adapters.parameters("late").items():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    with adapters.using("late"):
+        adapted, own = logits(engine, True)[0], logits(engine, False)[0]
+    assert error(adapted, own) < 0.03 < 0.3 < error(base, own)
+    adapters.remove("late")
+    assert error(logits(engine, True)[0], base) < 0.001

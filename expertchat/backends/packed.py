@@ -18,11 +18,12 @@ from expertchat.backends.attention import grouped_attention
 from expertchat.backends.decoding import body
 from expertchat.backends.hardware import free_memory
 from expertchat.backends.head import exact_logits
-from expertchat.backends.layouts import layout_of
+from expertchat.backends.layouts import ATTENTION, layout_of
 from expertchat.backends.slab import Slab
 
 ROWS = 16  # of a typical step: what oneDNN chooses the packed form for
 SHARE = 0.3  # of the free memory that the packed weights take at most
+LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 FIXED = ("default", "linear", "llama3", "yarn")  # kinds of rotary positions that depend on the position alone
 
 
@@ -93,6 +94,13 @@ class PackedPass:
         self.norm = decoder.norm.weight.detach()
         self.output = model.get_output_embeddings()
         self.head = Product([self.output])
+        blocks = [block for layer in decoder.layers for block in (layer.self_attn, layer.mlp)]
+        self._made_of = [(block, name, getattr(block, name)) for block in blocks for name in LINEAR if hasattr(block, name)]
+
+    @property
+    def current(self) -> bool:
+        """Whether the model still has the layers that this was made of: an adapter that is put on or taken off replaces some."""
+        return all(getattr(block, name) is linear for block, name, linear in self._made_of)
 
     def __call__(self, slab: Slab, ids_B_T: Tensor, positions_B_T: Tensor, mask_B_1_T_L: Tensor, tokens: int) -> Tensor:
         """Hidden states [B, tokens, X] of the last `tokens` tokens, after the last norm. The slab was aimed."""
@@ -151,6 +159,8 @@ class Packed:
 
     def get(self) -> PackedPass | None:
         """None where the model cannot be run so, or the memory does not do."""
+        if self._made is not None and not self._made.current:
+            self.wanted, self._made = packable(self._model), None
         if self.wanted and self._made is None:
             self.wanted = 2 * sum(p.numel() for p in self._model.parameters()) <= SHARE * free_memory("cpu")
             self._made = PackedPass(self._model) if self.wanted else None
@@ -173,11 +183,10 @@ def packable(model: Any) -> bool:
     decoder = body(model)
     if type(decoder).__module__ != f"transformers.models.{kind}.modeling_{kind}" or decoder.rotary_emb.rope_type not in FIXED:
         return False
-    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    linears = [module for name, module in decoder.named_modules() if name.rpartition(".")[2] in names]
+    linears = [module for name, module in decoder.named_modules() if name.rpartition(".")[2] in LINEAR]
     parameters = {*model.parameters()}
     return (
-        len(linears) == len(names) * len(decoder.layers)
+        len(linears) == len(LINEAR) * len(decoder.layers)
         and all(map(_plain_or_lora, [*linears, model.get_output_embeddings()]))
         and all(p.device.type == "cpu" for p in parameters)
         and all(getattr(linear, "base_layer", linear).weight.dtype == torch.bfloat16 for linear in linears)
