@@ -108,6 +108,7 @@ def test_following_ends_with_the_next_run(stat: Callable[..., None], monkeypatch
     heard: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", heard.append)
     monkeypatch.setattr(threads, "SECONDS", 0.0)
+    monkeypatch.setattr(threads, "ASLEEP", 0.0)  # so short a time may be one in which this program had no core
     stat(cpu1=[0, 0, 0, 0], cpu12=[0, 0, 0, 0])
     threads.follow(2)
     stat(cpu1=[10**9, 0, 0, 0], cpu12=[0, 0, 0, 0])

@@ -109,9 +109,11 @@ def test_sampling_scoring_and_update_see_the_same_probabilities(kind: str, tmp_p
 def test_an_update_in_half_precision_has_no_steps_in_its_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scoring and TRL compute the output layer in fp32: in bf16 logits near 10 come in steps of 1/16, for every token."""
     backend = LocalBackend.load(tiny.build(tmp_path, "llama3"), "m", 5, dtype="bf16", device="cpu")
-    assert backend.engine is not None
-    backend.engine.packed.wanted = False  # its layers round less than those that are trained: more than .12 nats of 125
+    # Layers that add nothing: a pass of another shape rounds them otherwise, differently on every machine, and hides what the head does.
     with torch.no_grad():
+        for layer in backend.model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
         backend.model.lm_head.weight *= 4
     learner = LoraLearner("b", backend, config(beta=0.1), ("q_proj", "v_proj"), Adapters(backend.model), "llama3", 0)
     asked = request("llama3")
@@ -120,9 +122,8 @@ def test_an_update_in_half_precision_has_no_steps_in_its_probabilities(tmp_path:
     monkeypatch.setitem(dpo.Dpo.means, "logp_chosen", "logps/chosen")
     monkeypatch.setitem(dpo.Dpo.means, "logp_rejected", "logps/rejected")
     done = updater(learner).update(Rows([pair_of(asked, answers)]), 1)
-    # What is left (.08 nats of 20) is the rounding of the layers below, whose passes have other shapes; with a head in bf16 it was .21.
     found = [done.figures["logp_chosen"], done.figures["logp_rejected"]]
-    assert found == pytest.approx([one.logp, two.logp], abs=0.12)
+    assert found == pytest.approx([one.logp, two.logp], abs=2e-3)  # of some 20 nats; with a head in bf16 they differ by tenths
 
 
 # -- the same tokens ------------------------------------------------------------------------------------------------------
