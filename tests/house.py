@@ -18,7 +18,7 @@ PACKAGE = ROOT / "expertchat"
 # The rooms, lowest first: each may import those before it.
 ROOMS = (
     "text", "records", "events", "config", "folder", "backends", "experts", "judging", "plan", "talk", "preferences", "world",
-    "evaluation", "training", "bench", "views", "command", "slurm", "runs", "doors", "cli",
+    "evaluation", "sources", "lab", "labels", "metrics", "audit", "training", "bench", "views", "command", "slurm", "runs", "doors", "cli",
 )  # fmt: skip
 # Views know what is kept and what happens, and nothing of how it came about.
 VIEWS_MAY = {"records", "events", "text", "config", "folder"}

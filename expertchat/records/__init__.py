@@ -1,0 +1,47 @@
+"""What is kept: one JSON object a line. `run` has the records of a run, `lab` those of the judges' lab."""
+
+from __future__ import annotations
+
+from expertchat.records.lab import (
+    Choice,
+    Form,
+    Item,
+    JudgeRef,
+    Label,
+    Opinion,
+    Order,
+    Text,
+)
+from expertchat.records.run import (
+    SEAT,
+    SEATS,
+    Answer,
+    Candidate,
+    ExpertRef,
+    Figure,
+    Message,
+    Metrics,
+    PairIds,
+    PreferencePair,
+    Rating,
+    Record,
+    Reward,
+    Role,
+    Score,
+    Speaker,
+    StopReason,
+    Topic,
+    Transcript,
+    Turn,
+    Verdict,
+    Wim,
+    as_line,
+    finite,
+    other,
+)  # fmt: skip
+
+__all__ = [
+    "SEAT", "SEATS", "Answer", "Candidate", "Choice", "ExpertRef", "Figure", "Form", "Item", "JudgeRef", "Label", "Message",
+    "Metrics", "Opinion", "Order", "PairIds", "PreferencePair", "Rating", "Record", "Reward", "Role", "Score", "Speaker",
+    "StopReason", "Text", "Topic", "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite", "other",
+]  # fmt: skip
