@@ -122,7 +122,7 @@ def test_every_part_is_placed_once_and_in_order_and_the_parts_are_the_whole(job:
 
 
 @given(jobs, st.lists(gib, min_size=1, max_size=4), st.integers(0, 3), st.integers(1, 20))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_more_memory_never_lowers_the_largest_batch(job: Job, sizes: list[int], which: int, more: int) -> None:
     def largest(now: list[int]) -> int:
         return make_plan(job, [Gpu(size * GIB) for size in now]).largest

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from expertchat.records import Message
 
@@ -181,6 +181,10 @@ class Backend(Computing, ABC):
     """Runs requests in batches. Order of the results = order of the requests."""
 
     info: ModelInfo
+    model: Any = None
+    """The model itself, where it stands in this process."""
+    engine: Any = None
+    """What runs its passes and keeps its caches (expertchat.backends.engine), where it has one."""
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:

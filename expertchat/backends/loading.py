@@ -72,12 +72,12 @@ def load_models(
     return loaded
 
 
-def _share_budgets(backends: Iterable[Any]) -> None:
+def _share_budgets(backends: Iterable[Backend]) -> None:
     """The engines of one device keep as much together as one of them would keep alone."""
     budgets: dict[str, Any] = {}
     for one in backends:
-        if (engine := getattr(one, "engine", None)) is not None:
-            engine.share(budgets.setdefault(one.device, engine.budget))
+        if one.engine is not None:
+            one.engine.share(budgets.setdefault(one.device, one.engine.budget))
 
 
 def load_backend(

@@ -105,7 +105,7 @@ def _load(
     if embedder is not None:
         embedder.config = embedder.config.model_copy(update={"device": embedder_device(plan, embedder.config.device)})
     loaded = load_models(models, folders, config.run.seed, config.engine, hub.send)
-    threads.follow_for([] if config.engine.threads else [one.model for one in loaded.values() if hasattr(one, "model")])
+    threads.follow_for([] if config.engine.threads else [one.model for one in loaded.values() if one.model is not None])
     return {seat: loaded[key] for seat, key in keys.items()}, embedder
 
 
