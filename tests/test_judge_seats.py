@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from expertchat.backends.base import ModelInfo
 from expertchat.events import AnyEvent, RatingGiven, RewardGiven, WimGiven
@@ -17,6 +19,7 @@ from expertchat.judging.requests import analysis_request
 from expertchat.judging.view import Judgement
 from expertchat.records import ExpertRef, Transcript, Turn
 from expertchat.talk.scheduler import Scheduler
+from expertchat.text.wordings import Prompts
 from tests import tiny
 from tests.judged import TEXTS, answers, judging_config
 from tests.scripted import BagOfWords, Double, config_of
@@ -114,3 +117,16 @@ def test_a_comparison_tells_the_partners_apart() -> None:
         "Reply A: One queen.",
         "Reply B: {Partner CY} no.",
     ]
+
+
+def test_judges_of_both_share_the_transcript_where_nothing_in_front_of_it_names_the_judged() -> None:
+    path = Path(__file__).parents[1] / "conf" / "prompts" / "shared.yaml"
+    own = {name: text for name, text in yaml.safe_load(path.read_text("utf-8")).items() if name != "defaults"}
+    shared = Prompts.model_validate(tiny.prompts().model_dump() | own)
+    talk = (Turn(speaker="a", text="Bees dance. Why?"), Turn(speaker="b", text="To show food."))
+    both = [judge_prompt(shared, Judgement("bees", talk, seat, None, {"depth": "how deep"})) for seat in "ab"]
+    begun, asked = zip(*(text.split("</transcript>") for text in both), strict=True)
+    assert begun[0] == begun[1] and "A: Bees dance. [1] Why? [2]\nB: To show food. [3]\n" in begun[0]
+    assert "Judge expert A alone" in asked[0] and "Judge expert B alone" in asked[1]
+    standard = [judge_prompt(tiny.prompts(), Judgement("bees", talk, seat)).split("<transcript>\n")[0] for seat in "ab"]
+    assert standard[0] != standard[1]  # which says first who is judged

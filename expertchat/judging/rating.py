@@ -33,7 +33,7 @@ def judge_prompt(
         names=listed([seat.upper() for seat in judgement.seats]),
         subject=judgement.subject.upper(),
         topic=judgement.topic,
-        transcript=Safe(judgement.render(special_tokens, max_sentences)),
+        transcript=Safe(judgement.render(special_tokens, max_sentences, prompts.numbered == "alike")),
         categories=category_lines(prompts, judgement.categories, special_tokens),
         explain=Safe(prompts.explain),
     )

@@ -52,8 +52,10 @@ class Judgement:
         """The turns up to the judged one."""
         return self.turns if self.turn is None else self.turns[: self.turn + 1]
 
-    def render(self, special_tokens: Sequence[str] = (), max_sentences: int | None = None) -> str:
-        """The numbered transcript. With `max_sentences`, the oldest turns are left out, and a line says so."""
+    def render(self, special_tokens: Sequence[str] = (), max_sentences: int | None = None, alike: bool = False) -> str:
+        """The numbered transcript. With `max_sentences`, the oldest turns are left out, and a line says so. `alike`: nothing in it shows
+        who is judged, so that it is one same text for all judges.
+        """
         turns = [(i, t.speaker, quote(t.text, special_tokens)) for i, t in enumerate(self.shown())]
         sizes = [len(sentences(text)) for _, _, text in turns]
         start = 0
@@ -62,6 +64,6 @@ class Judgement:
         lines = [f"({start} oldest turns left out)"] if start else []
         n = 1
         for i, speaker, text in turns[start:]:
-            marked, n = number(text, n, self.judged(i))
+            marked, n = number(text, n, alike or self.judged(i))
             lines.append(f"{speaker.upper()}: {marked}")
         return "\n".join(lines)

@@ -76,6 +76,8 @@ class Prompts(BaseModel):
     moderate: str = ""
     next_speaker: str = ""
     nothing_new: list[str]
+    numbered: Literal["judged", "alike"] = "judged"
+    """What is numbered [1], [2] in a transcript: the sentences that are judged, the others (1), (2); or all alike, whoever is judged."""
 
     @model_validator(mode="after")
     def _check(self) -> Prompts:
