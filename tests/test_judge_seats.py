@@ -125,8 +125,8 @@ def test_judges_of_both_share_the_transcript_where_nothing_in_front_of_it_names_
     shared = Prompts.model_validate(tiny.prompts().model_dump() | own)
     talk = (Turn(speaker="a", text="Bees dance. Why?"), Turn(speaker="b", text="To show food."))
     both = [judge_prompt(shared, Judgement("bees", talk, seat, None, {"depth": "how deep"})) for seat in "ab"]
-    begun, asked = zip(*(text.split("</transcript>") for text in both), strict=True)
+    begun, asked = zip(*(text.rsplit("</transcript>", 1) for text in both), strict=True)
     assert begun[0] == begun[1] and "A: Bees dance. [1] Why? [2]\nB: To show food. [3]\n" in begun[0]
     assert "Judge expert A alone" in asked[0] and "Judge expert B alone" in asked[1]
-    standard = [judge_prompt(tiny.prompts(), Judgement("bees", talk, seat)).split("<transcript>\n")[0] for seat in "ab"]
+    standard = [judge_prompt(tiny.prompts(), Judgement("bees", talk, seat)).split("\n<transcript>\n")[0] for seat in "ab"]
     assert standard[0] != standard[1]  # which says first who is judged

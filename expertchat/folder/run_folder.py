@@ -37,6 +37,7 @@ NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "rep
 # A whole key counts before a name.
 ADDED = {
     "thinking": False, "topic_prefix": "", "order": "round_robin", "partners": "each", "update": "dpo", "embedder.dtype": "fp32",
+    "numbered": "judged",
 }  # fmt: skip
 UNUSED = ("company", "moderate", "next_speaker", "judge_several")
 OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
