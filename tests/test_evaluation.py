@@ -314,7 +314,7 @@ def embedded_stage(folder: Path, models: dict[str, Any], rows: int, *overrides: 
     return stage
 
 
-@pytest.mark.parametrize("judge", ["truth", "pointwise"])
+@pytest.mark.parametrize("judge", ["truth", pytest.param("pointwise", marks=pytest.mark.slow)])
 def test_no_batch_size_changes_a_figure(tmp_path: Path, embedded: dict[str, Any], judge: str) -> None:
     found, overrides = [], (f"evaluation={judge}", *SMALL, "evaluation.turns=3")
     for rows in (1, 5, 64) if judge == "truth" else (5, 64):  # judged in words, one row at a time takes a minute

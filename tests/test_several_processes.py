@@ -25,7 +25,8 @@ MADE = {"ddp": (2, ["rounds=2"]), "fsdp": (1, SHORT)}  # rounds, and what they c
 WRITTEN = ("transcripts", "candidates", "ratings", "wim", "rewards", "pairs", "metrics")
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+# fsdp's own steps are tried in test_sharding.py; a whole run by it takes half a minute.
+@pytest.mark.parametrize("sharding", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_four_processes_make_the_run_of_one(sharding: str, tmp_path: Path) -> None:
     rounds, own = MADE[sharding]
     arguments = ["online_dpo", *FAST, *own]
