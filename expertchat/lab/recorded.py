@@ -95,7 +95,8 @@ def _said(run: RunReader, items: Sequence[Item]) -> Said:
     own = {_own_id(item): item.id for item in items if item.pair}
     for path in sorted((run.folder / "evaluations").glob("*.jsonl")):
         for comparison in () if path.name.startswith("base-") else read_records(path, Comparison, REMEDY):
-            if (item := own.get(comparison.id)) is not None:
+            if comparison.id in own:
+                item = own[comparison.id]
                 found.setdefault(item, []).extend((verdict.judge, _of_verdict(item, verdict)) for verdict in comparison.verdicts)
     return found
 
