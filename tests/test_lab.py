@@ -23,6 +23,7 @@ from expertchat.events import JudgeCalled, OpinionGiven, RunStarted
 from expertchat.folder.reader import RunReader
 from expertchat.lab.config import LabConfig, seat_of
 from expertchat.lab.run import run_judge
+from expertchat.lab.store import with_earlier_judges
 from expertchat.records import Opinion
 from expertchat.sources.words import as_overrides
 from tests.scripted import Collect, Double
@@ -223,6 +224,17 @@ def test_a_judge_is_added_to_a_run_that_is_done(tmp_path: Path, pairs: Path, cap
     assert len({one.id for one in opinions(tmp_path / "run")}) == len(opinions(tmp_path / "run")) == 24
     with pytest.raises(ConfigError, match=r"length\.noise: was 0\.0, is 0\.5"):
         judge(tmp_path / "run", str(pairs), "judge=length", "judges.length.noise=0.5")
+
+
+def test_models_are_looked_for_where_this_machine_has_them(tmp_path: Path, pairs: Path) -> None:
+    """Where they lie is no matter of the run: its folder does not say it."""
+    words = [str(pairs), "judge=pairwise", "judges.pairwise.model.path=x", f"models_dir={tmp_path}"]
+    judge(tmp_path / "run", *words)
+    assert "models_dir" not in RunReader(tmp_path / "run").config["judges"]["pairwise"]["model"]
+    for more in (words, [str(pairs), "judge=length", f"models_dir={tmp_path}"]):
+        config, added = with_earlier_judges(config_of(*more), tmp_path / "run")
+        assert config.judges.root["pairwise"].model is not None and config.judges.root["pairwise"].model.models_dir == str(tmp_path)
+        assert added == (["length"] if "judge=length" in more else [])
 
 
 def test_a_source_that_has_changed_is_refused(tmp_path: Path, pairs: Path) -> None:
