@@ -93,7 +93,7 @@ def build(folder: Path, kind: str, digits: str = "whole", seed: int = 0, context
 
 
 def build_reward_model(folder: Path, kind: str, labels: int = 1, seed: int = 0, context: int = 256) -> Path:
-    """Save a random reward model with its tokenizer: kind "bert" (pairs, [CLS] and [SEP], WordPiece), or one of SPECIALS (a Llama, chats)."""
+    """Save a random reward model with its tokenizer: kind "bert" (pairs of texts, WordPiece), or one of SPECIALS (a Llama, chats)."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, LlamaConfig, LlamaForSequenceClassification
 

@@ -29,7 +29,6 @@ class RewardModel(Valuer):
 
     def __init__(self, model: Any, tokenizer: Any, name: str, config: RewardModelConfig, labels: int) -> None:
         self.model, self.tokenizer, self.name, self.config, self.labels = model, tokenizer, name, config, labels
-        self.max_batch = config.batch_size
         self.renderer = Renderer(tokenizer, name) if getattr(tokenizer, "chat_template", None) else None
         known = [config.max_tokens, getattr(model.config, "max_position_embeddings", None), tokenizer.model_max_length]
         self.limit = min(int(one) for one in known if one is not None and one > 0)
@@ -57,8 +56,8 @@ class RewardModel(Valuer):
             raise ConfigError(f"reward_model.path={config.path}: cannot be loaded: {_cause(error)}") from None
         if missing := sorted(told["missing_keys"]):
             raise ConfigError(
-                f"reward_model.path={config.path}: its weights lack {', '.join(missing[:3])}, so its scores would be random; name a model that "
-                "was trained to give rewards"
+                f"reward_model.path={config.path}: its weights lack {', '.join(missing[:3])}, so its scores would be random; name a model "
+                "that was trained to give rewards"
             )
         found = cls(model, tokenizer, name, config, labels_of(folder))
         if why and dtype != torch.float32:

@@ -47,7 +47,8 @@ _ALL = (
     ),
     Command(
         "online_dpo", "rounds of conversation, judgement and DPO: the experts learn from each other", "doors.online_dpo:run",
-        root="online_dpo", config="training.config:OnlineDpoConfig", added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
+        root="online_dpo", config="training.config:OnlineDpoConfig",
+        added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
         check="doors.online_dpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.online_dpo:WORK", gib=0.9,
     ),
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),

@@ -1,4 +1,4 @@
-"""Few-shot examples: which of them a judgement shows, in which order, and with which numbers. An example anchors, so all three are drawn."""
+"""Few-shot examples: which a judgement shows, in which order, with which numbers. An example anchors, so all three are drawn."""
 
 from __future__ import annotations
 

@@ -42,13 +42,13 @@ def judging_problems(judging: JudgingConfig, experts: ExpertsConfig, third: Mode
     for seat in dict.fromkeys(seat for seat in seats if seat in models):
         model = models[seat]
         place = seat if seat == "third" else f"experts.{seat}"
-        for lacking in lacks(model.prompts, judging.principles, judging.references is not None, judging.examples is not None):
-            remedy = (
-                "the embedded models were trained for categories alone: take judging.principles=embedded, or leave it out"
-                if model.family == "world"
-                else "take prompts=standard, or write them"
-            )
-            problems.append(f"judging: the wordings of {place} (family {model.family}) {lacking}; {remedy}")
+        remedy = f"take prompts@{place}.prompts=standard, or write it"
+        if model.family == "world":
+            remedy = "the embedded models were trained for categories alone: judging.principles=embedded asks about those"
+        problems += [
+            f"judging: the wordings of {place} (family {model.family}) {lacking}; {remedy}"
+            for lacking in lacks(model.prompts, judging.principles, judging.references is not None, judging.examples is not None)
+        ]
     return problems
 
 

@@ -49,7 +49,8 @@ def request(expert: ExpertChat, key: str, judgement: Judgement, name: str) -> Sc
 
 def lines(prompts: Prompts, principles: Mapping[str, str], special_tokens: Sequence[str] = ()) -> Safe:
     """Principles as a prompt lists them, a line each."""
-    return Safe("\n".join(fill(prompts.principle_line, name=rating.title(n), text=in_line(t, special_tokens)) for n, t in principles.items()))
+    said = {name: in_line(text, special_tokens) for name, text in principles.items()}
+    return Safe("\n".join(fill(prompts.principle_line, name=rating.title(name), text=text) for name, text in said.items()))
 
 
 def read(logprobs: Sequence[float], answers: Sequence[str], min_mass: float = 0.0) -> tuple[float | None, float | None, Fault | None]:

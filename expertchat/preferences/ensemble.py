@@ -23,7 +23,7 @@ def combined(candidates: Sequence[Values], how: Combine) -> list[float | None]:
     [0.4, 0.23, 0.1]
     >>> combined(three, "worst")
     [0.1, 0.1, 0.0]
-    >>> combined(three, "majority")  # b and c place the second before the first, a and c the first before the third, all the second before it
+    >>> combined(three, "majority")  # b, c: the second before the first; a, c: the first before the third; all: the second before the third
     [0.0, 1.0, -1.0]
     """
     if all(len(values) <= 1 for values in candidates):

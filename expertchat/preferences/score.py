@@ -33,14 +33,15 @@ def scored(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder | None) -
     extra = _dialogue_parts(bundles, rules.judging.combine) if settings.dialogue_weight else {}
     again = repeats(bundles, embedder, settings.repeat_cosine) if settings.repeat_penalty and embedder is not None else {}
     found, how = [], rules.judging.combine
-    every = ((c, one.judged(c), value) for b in bundles for one in b.sampled for c, value in zip(one.candidates, one.values(how), strict=True))
-    for candidate, judged, together in every:
+    groups = [one for bundle in bundles for one in bundle.sampled]
+    together = {c.id: value for one in groups for c, value in zip(one.candidates, one.values(how), strict=True)}
+    for candidate, judged in ((c, one.judged(c)) for one in groups for c in one.candidates):
         about = {"id": candidate.id, "transcript": candidate.transcript, "turn": candidate.turn, "speaker": candidate.speaker}
         score = Score(**about, source=settings.source, sign=settings.sign)  # type: ignore[arg-type]
         if settings.source == "random":
             found.append(_drawn(score, candidate, rules.seed))
             continue
-        score = _rewarded(score, candidate, _by_judges(score, judged, together, how), settings, shuffled)
+        score = _rewarded(score, candidate, _by_judges(score, judged, together[candidate.id], how), settings, shuffled)
         part = settings.dialogue_weight * extra.get((candidate.transcript, candidate.speaker), 0.0) if candidate.continued else 0.0
         long, repeated = settings.length_penalty * candidate.tokens / 100, settings.repeat_penalty * again.get(candidate.id, 0)
         value = None if score.reward is None else settings.sign * (score.reward + part - (long + repeated))

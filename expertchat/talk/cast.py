@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Cast:
-    """The loaded models: backends by seat (the experts' names, "third", "moderator") plus "embedder" and "reward_model", and the experts."""
+    """The loaded models: backends by seat (experts' names, "third", "moderator") plus "embedder" and "reward_model", and the experts."""
 
     backends: dict[str, Any] = field(default_factory=dict)
     experts: dict[str, ExpertChat] = field(default_factory=dict)

@@ -61,8 +61,8 @@ class Prompts(BaseModel):
     """One set of wordings. Fields hold `str.format` templates; the names that each may use are checked.
 
     Wordings without `compare` cannot ask which of two replies is the better one, and those without `moderate` not who speaks next.
-    `company` and `judge_several` are for more than two experts. Those without `principle` (and its two answers, the first of which says that
-    the principle is kept), `reference` or `example` cannot ask or show such.
+    `company` and `judge_several` are for more than two experts. Without `principle`, `reference` or `example` they cannot ask or show such;
+    the first of `principle_answers` says that a principle is kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

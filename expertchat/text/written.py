@@ -117,7 +117,7 @@ def _from_yaml(text: str, name: str) -> Any:
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{name}: is no YAML: {one_line(str(error))}") from None
 

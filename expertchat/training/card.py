@@ -72,7 +72,8 @@ def _about(config: OnlineDpoConfig, lora: bool) -> str:
     names = {
         "partner": "every partner" if several else "the partner",
         "partner_reference": ("every" if several else "the") + " partner as it was before training", "self": "the speaker itself",
-        "moving": "the speaker itself", "reference": "the speaker as it was before training", "third": "a third model", "reward_model": "a reward model",
+        "moving": "the speaker itself", "reference": "the speaker as it was before training", "third": "a third model",
+        "reward_model": "a reward model",
     }  # fmt: skip
     judge, several_judge = listed([names[one] for one in config.judging.judges]), len(config.judging.judges) > 1
     rates = "rate several replies to the same history and say" if several_judge else "rates several replies to the same history and says"
