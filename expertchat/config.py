@@ -149,6 +149,7 @@ class ModelConfig(Group):
 # Other parts of a run, and words of its config, of its records and of its progress.
 NOT_SEATS = (
     "third", "moderator", "embedder", "judge", "topics", "all", "both", "one", "none", "partner", "self", "alternate", "list", "file",
+    "reward_model",
 )  # fmt: skip
 
 
@@ -332,9 +333,8 @@ class JudgingConfig(Group):
             problems.append(f"judging.weights names {unknown}, which are not in judging.categories {sorted(self.categories)}")
         if any(w < 0 for w in self.weights.values()):
             problems.append("judging.weights: a weight is negative")
-        if self.z < 1 and not any(w > 0 for w in self.shares.values()):
-            of, what = ("weights", "category") if self.principles is None else ("principles", "principle")
-            problems.append(f"judging.{of}: no {what} has a positive weight, but judging.z < 1 needs ratings")
+        if self.z < 1 and self.principles is None and not any(w > 0 for w in self.weights.values()):
+            problems.append("judging.weights: no category has a positive weight, but judging.z < 1 needs ratings")
         if self.z > 0 and not self.wim.enabled:
             problems.append("judging.z > 0 needs judging.wim.enabled=true")
         problems += written_problems(self.principles, self.examples, self.categories)

@@ -179,6 +179,8 @@ def written_problems(
     ]
     given = {"principles": principles, "examples": examples}
     found += [f"judging.{key}: holds nothing; leave it null" for key, one in given.items() if one is not None and not one]
+    if principles and not any(one.weight > 0 for one in principles.values()):
+        found.append("judging.principles: no principle has a positive weight; give those that count one")
     if principles is not None and examples is not None:
         found.append("judging.examples show ratings, and by judging.principles none are written; leave one of them out")
     if bare := [str(i) for i, one in enumerate(examples or [], 1) if not any(map(one.span, categories))]:
