@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from expertchat.command.compose import load
-from expertchat.config import ConfigError, JudgeName
+from expertchat.config import ConfigError, JudgeName, JudgingConfig, validate
 from expertchat.folder.run_folder import differences
 from expertchat.judging.roles import judges_of, seats_of
 from expertchat.preferences.ensemble import combined, of_dialogue
 from expertchat.records import Reward, Score
+from tests.judged import judging_config
 from tests.scripted import Double, run
 
 
@@ -73,21 +75,27 @@ def test_loading_and_evaluations_follow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("change", "said"),
     [
-        (["judging.judge=[partner,third]"], "judging.judge=third needs a third model: add +model@third=NAME"),
-        (["judging.judge=[]"], "must be partner, "),
-        (["judging.judge=[partner,nobody]"], "must be partner, "),
-        (["judging.judge=[self,self]"], "has self twice"),
-        (["judging.judge=reward_model"], "add +reward_model=default reward_model.path="),
-        (["evaluation=pointwise", "evaluation.by=reward_model"], "evaluation.by=reward_model gives no ratings"),
-        (["judging.combine=best"], "'mean', 'worst' or 'majority'"),
+        ({"judge": []}, "judge: must be partner, self, third or reward_model, or a list of them, [partner, self], but is []"),
+        ({"judge": ["partner", "nobody"]}, "judge: must be partner, "),
+        ({"judge": ["self", "self"]}, "judge: has self twice"),
+        ({"judge": "moving"}, "judge: must be partner, "),
+        ({"combine": "best"}, "'mean', 'worst' or 'majority'"),
     ],
 )
-def test_wrong_ensembles_are_refused(words: list[str], said: str) -> None:
+def test_wrong_ensembles_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        load("online_dpo", words)
+        validate(JudgingConfig, judging_config().model_dump(mode="json") | change)
     assert said in str(refused.value)
+
+
+def test_judges_that_are_not_there_are_named_together() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load("online_dpo", ["judging.judge=[moving,third,reward_model]", "evaluation=pointwise", "evaluation.by=reward_model"])
+    assert len(refused.value.problems) == 3
+    for said in ("add +model@third=NAME", "add +reward_model=default reward_model.path=", "evaluation.by=reward_model gives no ratings"):
+        assert said in str(refused.value)
 
 
 def test_records_of_one_judge_look_as_they_did() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from expertchat.backends.base import Decoding, ScoreRequest
 from expertchat.command.compose import load
-from expertchat.config import ConfigError, conf_dir
+from expertchat.config import ConfigError, JudgingConfig, conf_dir, validate
 from expertchat.experts.base import ExpertChat, Settings
 from expertchat.experts.llama3 import Llama3
 from expertchat.judging import principles
@@ -133,23 +133,29 @@ def test_the_embedded_judge_is_asked_about_the_category_of_a_principle() -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("given", "said"),
     [
-        (["judging.principles=constitution"], "have no `principle`, and honest, specific, on_topic, new, plain, kind name no `category`"),
-        (["judging.principles=nothing"], "there is no such file; those that come with the package are constitution, embedded"),
-        (["judging.principles={a: {text: Be kind., category: kindness}}"], "judging.principles.a.category=kindness: is not in judging.cat"),
-        (["judging.principles={wim: {text: Be kind., category: depth}}"], "'wim' cannot be a principle's name"),
-        (["judging.principles={a: {text: '', category: depth}}"], "the text is empty"),
-        (["judging.principles={a: {text: x, weight: -1, category: depth}}"], "greater than or equal to 0"),
-        (["judging.principles={a: {text: x, weight: 0, category: depth}}"], "no principle has a positive weight"),
-        (["judging.principles={}"], "holds nothing"),
-        (["judging.principles={a: {txt: x}}"], "unknown key; did you mean text?"),
+        ("nothing", "principles: nothing: there is no such file; those that come with the package are constitution, embedded"),
+        ({"a": {"text": "Be kind.", "category": "kindness"}}, "judging.principles.a.category=kindness: is not in judging.categories"),
+        ({"wim": "Be kind."}, "'wim' cannot be a principle's name"),
+        ({"a": {"text": " "}}, "principles.a: the text is empty"),
+        ({"a": {"text": "x", "weight": -1}}, "principles.a.weight: Input should be greater than or equal to 0, but is -1"),
+        ({"a": {"text": "x", "weight": 0}}, "no principle has a positive weight"),
+        ({}, "holds nothing"),
+        ({"a": {"txt": "x"}}, "principles.a.txt: unknown key; did you mean text?"),
     ],
 )
-def test_wrong_principles_are_refused(words: list[str], said: str) -> None:
+def test_wrong_principles_are_refused(given: Any, said: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        load("online_dpo", words)
+        validate(JudgingConfig, judging_config().model_dump(mode="json") | {"principles": given})
     assert said in str(refused.value)
+
+
+def test_a_judge_that_cannot_be_asked_by_principles_is_refused() -> None:
+    with pytest.raises(ConfigError, match="have no `principle`, and honest, specific, on_topic, new, plain, kind name no `category`"):
+        load("online_dpo", ["judging.principles=constitution"])
+    kept = load("online_dpo", ["judging.principles=constitution", "reward=length"])  # which asks no judge
+    assert kept.judge_names == set()
 
 
 def test_principles_come_from_a_file_and_stand_in_the_config(tmp_path: Any) -> None:

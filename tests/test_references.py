@@ -66,8 +66,7 @@ def test_references_are_read_from_yaml_and_jsonl(tmp_path: Path) -> None:
     lines.write_text('{"topic": "bees", "reference": "They dance.", "by": "me"}\n\n{"topic": "tides", "reference": "The moon."}\n', "utf-8")
     (tmp_path / "r.yaml").write_text("bees: They dance.\ntides: The moon.\n", "utf-8")
     for file in (lines, tmp_path / "r.yaml"):
-        config = load("converse", [f"judging.references={file}", "topics.list=[bees,tides]", *WORDS])
-        assert config.judging.references == {"bees": "They dance.", "tides": "The moon."}
+        assert judging_config(references=str(file)).references == {"bees": "They dance.", "tides": "The moon."}
     lines.write_text('{"topic": "bees", "reference": 3}\nno\n{"topic": "tides", "reference": "a"}\n{"topic": "tides", "reference": "b"}\n')
     with pytest.raises(ValueError) as refused:
         written(str(lines), "references", conf_dir())
@@ -77,15 +76,15 @@ def test_references_are_read_from_yaml_and_jsonl(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("{bees: ''}", "bees: has no text as its reference"),
-        ("{bees: a, BEES: b}", "is one topic with several references"),
-        ("[a, b]", "must be a file or a mapping of topics"),
+        ({"bees": ""}, "bees: has no text as its reference"),
+        ({"bees": "a", "BEES ": "b"}, "is one topic with several references"),
+        (["a", "b"], "must be a file or a mapping of topics"),
         ("nowhere.yaml", "nowhere.yaml: there is no such file; name a YAML file"),
     ],
 )
-def test_wrong_references_are_refused(value: str, said: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        load("converse", [f"judging.references={value}", *WORDS])
+def test_wrong_references_are_refused(value: Any, said: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        judging_config(references=value)
     assert said in str(refused.value)
 
 
