@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from expertchat.command.compose import load
 from expertchat.config import ConfigError, JudgeName, JudgingConfig, validate
+from expertchat.events import CandidatesJudged
 from expertchat.folder.run_folder import differences
 from expertchat.judging.roles import judges_of, seats_of
 from expertchat.preferences.ensemble import combined, of_dialogue
+from expertchat.preferences.score import scored
 from expertchat.records import Reward, Score
 from tests.judged import judging_config
-from tests.scripted import Double, run
+from tests.scripted import BagOfWords, Double, run
+from tests.test_rollout import dpo_config, talk
 
 
 def test_mean_worst_and_majority_of_three_judges() -> None:
@@ -115,3 +118,18 @@ def test_a_talk_is_judged_by_each_of_them(tmp_path: Path) -> None:
         "c0000/a-by-a/reward", "c0000/a-by-b/reward", "c0000/b-by-a/reward", "c0000/b-by-b/reward",
     ]  # fmt: skip
     assert all(math.isfinite(line["value"]) for line in lines)
+
+
+def test_a_majority_decides_about_candidates_and_the_score_says_who_gave_what() -> None:
+    bundle, _, events = talk("judging.judge=[partner,reference]", "judging.combine=majority", "candidates.continue_with=best")
+    rules = dpo_config("judging.judge=[partner,reference]", "judging.combine=majority").rules
+    found = {score.id: score for score in scored([bundle], rules, BagOfWords())}
+    for one in bundle.sampled:
+        values = [{reward.judge: reward.value for reward in one.judged(candidate)} for candidate in one.candidates]
+        assert all(set(each) == {"b", "base_a"} for each in values)
+        mine = [found[candidate.id] for candidate in one.candidates]
+        assert [score.judges for score in mine] == values and {score.combined for score in mine} == {"majority"}
+        assert [score.reward for score in mine] == combined(values, "majority")
+        best = max(range(3), key=lambda i: (mine[i].reward or 0.0, -i))
+        assert one.candidates[best].continued
+    assert [event.rewards for event in events if isinstance(event, CandidatesJudged)] == [one.values("majority") for one in bundle.sampled]

@@ -175,5 +175,14 @@ def _verdict(judge: str, duel: Duel, first: Order, result: Result | None, proble
         (said, problem), held = read(result.logprobs, min_mass), rating.mass(result.logprobs)
         raw = one_line(" ".join(f"{option.strip()} {math.exp(p):.4f}" for option, p in zip(OPTIONS, result.logprobs, strict=False)))
     name = f"{duel.key}/{first}-first"
-    about = {"id": name, "history": duel.history, "judge": judge, "first": first, "principle": duel.principle}
-    return Verdict(**about, verdict=said, mass=held, raw=raw, problem=problem)
+    return Verdict(
+        id=name,
+        history=duel.history,
+        judge=judge,
+        first=first,
+        verdict=said,
+        principle=duel.principle,
+        mass=held,
+        raw=raw,
+        problem=problem,
+    )
