@@ -80,7 +80,7 @@ def load_cast(
         cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
         backend.say = lambda text: hub.send(Note(text=text, level="warning"))
     if wants_valuer and config.reward_model is not None:
-        valuer = _load_reward_model(config.reward_model, hub)
+        valuer = load_reward_model(config.reward_model, hub)
         cast.notes += valuer.notes
     if valuer is not None:
         cast.backends["reward_model"] = valuer
@@ -137,7 +137,8 @@ def _set_threads(number: int | None, models: Sequence[ModelConfig]) -> None:
     torch.set_num_threads(number or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
 
 
-def _load_reward_model(config: RewardModelConfig, hub: Hub) -> Any:
+def load_reward_model(config: RewardModelConfig, hub: Hub) -> Any:
+    """The backend of a reward model. Raises ConfigError."""
     from expertchat.backends.reward_model import RewardModel
 
     began, what = time.monotonic(), f"reward model {shown_path(config.path)}"
