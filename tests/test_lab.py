@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 import shutil
@@ -18,13 +19,16 @@ from expertchat.backends.base import ScoreRequest
 from expertchat.cli import main
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
+from expertchat.doors import judge as doors_judge
 from expertchat.doors.judge import named_judges
 from expertchat.events import JudgeCalled, OpinionGiven, RunStarted
 from expertchat.folder.reader import RunReader
+from expertchat.lab import judge as lab_judge
 from expertchat.lab.config import LabConfig, seat_of
 from expertchat.lab.run import run_judge
 from expertchat.lab.store import with_earlier_judges
 from expertchat.records import Opinion
+from expertchat.sources import encoding, runs, words
 from expertchat.sources.words import as_overrides
 from tests.scripted import Collect, Double
 from tests.tiny import build_reward_model
@@ -318,6 +322,17 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
 ) -> None:
     code, text = said("judge", *words)
     assert code == 2 and says in text and "Traceback" not in text
+
+
+def test_the_examples_of_docstrings() -> None:
+    for module in (doors_judge, lab_judge, words, encoding, runs):
+        tried = doctest.testmod(module)
+        assert tried.attempted and not tried.failed
+
+
+def test_short_words_for_judges_and_models() -> None:
+    assert list(named_judges(["+judge@judges.x=written", "model=smollm"])) == ["+judge@judges.x=written", "model@judges.x.model=smollm"]
+    assert list(named_judges(["judge=length", "model=smollm"])) == ["+judge@judges.length=length", "model=smollm"]  # which Hydra refuses
 
 
 def test_items_and_config_can_be_read_again(tmp_path: Path, pairs: Path, said: Callable[..., tuple[int, str]]) -> None:
