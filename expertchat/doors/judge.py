@@ -90,6 +90,8 @@ def check(config: LabConfig, here: bool) -> Problems:
     from expertchat.sources.read import source_problems
 
     yield from source_problems(config.source)
+    if not config.judges.root:
+        yield "judges: nobody judges; name one, as judge=expected or judge=[length,random], or +judge@judges.NAME=expected"
     yield from _wordings(config)
     for name, judge in config.judges.items():
         if here and (valuer := judge.reward_model) is not None:

@@ -75,7 +75,8 @@ class Rater:
 
     @property
     def ref(self) -> JudgeRef:
-        form: Form = "expected" if self.config.form in (None, "both") else self.config.form
+        forms: dict[str, Form] = {"written": "written", "principles": "principles"}
+        form = forms.get(self.config.form or "", "expected")
         note = self.config.note or ("in both forms" if self.config.form == "both" else None)
         return JudgeRef(id=self.name, form=form, model=_model_of(self.config), note=note)
 
@@ -183,9 +184,16 @@ class Scorer:
         return [self._opinion(item, place, repeat, reward) for place, reward in enumerate(given)]
 
     def _opinion(self, item: Item, place: int, repeat: int, reward: Reward) -> Opinion:
-        name = opinion_id(item.id, self.name, OVERALL, place, None, repeat)
-        about = {"id": name, "item": item.id, "judge": self.name, "category": OVERALL, "place": place, "repeat": repeat}
-        return Opinion(**about, score=reward.score, problem=reward.problem)
+        return Opinion(
+            id=opinion_id(item.id, self.name, OVERALL, place, None, repeat),
+            item=item.id,
+            judge=self.name,
+            category=OVERALL,
+            place=place,
+            repeat=repeat,
+            score=reward.score,
+            problem=reward.problem,
+        )
 
 
 def _fault_of(verdict: Verdict) -> str | None:
