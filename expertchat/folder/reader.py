@@ -21,7 +21,10 @@ from expertchat.records import (
     SEATS,
     Answer,
     Candidate,
+    Item,
+    JudgeRef,
     Metrics,
+    Opinion,
     PreferencePair,
     Rating,
     Record,
@@ -39,10 +42,11 @@ R = TypeVar("R", bound=Record)
 # The files of records of a run, NAME.jsonl each.
 FILES: dict[str, type[Record]] = {
     "topics": Topic, "transcripts": Transcript, "candidates": Candidate, "answers": Answer, "ratings": Rating, "wim": Wim,
-    "rewards": Reward, "scores": Score, "pairs": PreferencePair, "metrics": Metrics,
+    "rewards": Reward, "scores": Score, "pairs": PreferencePair, "metrics": Metrics, "items": Item, "opinions": Opinion, "judges": JudgeRef,
 }  # fmt: skip
 MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of these makes a folder a run
 TRAINS = frozenset({"online_dpo"})  # the commands whose runs learn, round by round
+JUDGES = frozenset({"judge"})  # and those whose runs hold opinions of what was there before
 END, WHOLE = 1 << 16, 1 << 20  # bytes of the events that are read for their ends, and where no line ends in these
 _COMMAND = re.compile("[a-z][a-z_]*")
 Event = Mapping[str, Any]
@@ -115,6 +119,11 @@ class RunReader:
     def trains(self) -> bool:
         """Whether somebody learns in it, round by round."""
         return self.kind in TRAINS
+
+    @property
+    def judges_only(self) -> bool:
+        """Whether it holds opinions of what was there before, and nobody talks in it."""
+        return self.kind in JUDGES
 
     @property
     def seats(self) -> tuple[Speaker, ...]:
@@ -205,6 +214,15 @@ class RunReader:
 
     def metrics(self) -> Iterator[Metrics]:
         return self._records("metrics", Metrics)
+
+    def items(self) -> Iterator[Item]:
+        return self._records("items", Item)
+
+    def opinions(self) -> Iterator[Opinion]:
+        return self._records("opinions", Opinion)
+
+    def judges(self) -> Iterator[JudgeRef]:
+        return self._records("judges", JudgeRef)
 
     def _records(self, name: str, model: type[R]) -> Iterator[R]:
         return read_records(self.path(name), model, self.remedy)
