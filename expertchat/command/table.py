@@ -50,6 +50,10 @@ _ALL = (
         root="online_dpo", config="training.config:OnlineDpoConfig", added=("model@third", "model@moderator", "experiment", "control"),
         check="doors.online_dpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.online_dpo:WORK", gib=0.9,
     ),
+    Command(
+        "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",
+        words="SOURCE", root="label", config="labels.config:LabelConfig", check="doors.label:check", models="doors.label:named",
+    ),
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(
         "merge", "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER", "doors.merge:run",

@@ -80,7 +80,7 @@ class LabelApp(App[None]):
         self._begin = begin
         self._draft: Label | None = None
         self._cursor = 0
-        self._parent = os.getppid()
+        self._server = os.getppid()
 
     def compose(self) -> ComposeResult:
         yield Static(id="top")
@@ -101,7 +101,7 @@ class LabelApp(App[None]):
             self._show()
 
     def _end_alone(self) -> None:
-        if os.getppid() != self._parent:
+        if os.getppid() != self._server:
             self.exit()
 
     def _named(self, name: str) -> str | None:

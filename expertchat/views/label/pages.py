@@ -38,7 +38,7 @@ class Pages(Server):
         logging.basicConfig(level="WARNING", format="%(message)s")
 
     @web.middleware
-    async def _own_pages_only(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+    async def _own_pages_only(self, request: web.Request, handler: Answer) -> web.StreamResponse:
         here = urlsplit(f"//{request.host}")
         origin = request.headers.get("Origin")
         strange = self.host in LOCAL and here.hostname not in LOCAL
@@ -46,7 +46,7 @@ class Pages(Server):
             raise web.HTTPForbidden(text="This page does not belong to the server that it asks.")
         if request.path == "/":
             self.public_url = f"{request.scheme}://{request.host}"  # as the browser calls it, be it through a tunnel
-        found = await answer(request)
+        found = await handler(request)
         if request.path == "/" and isinstance(found, web.Response) and found.text:
             found.text = _FONT.sub("", found.text)
         return found
