@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import shlex
 import sys
@@ -51,6 +52,16 @@ def use(app: LabelApp, steps: Steps, size: tuple[int, int] = (100, 30)) -> None:
 def screen(pilot: Pilot[None]) -> str:
     """What stands on the screen."""
     return "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
+
+
+def is_open(path: Path) -> bool:
+    """Whether an app holds a file of labels."""
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def kept(folder: Path, annotator: str = "ann") -> list[dict[str, Any]]:
@@ -231,6 +242,9 @@ def test_a_page_of_its_own_is_served_and_no_other_site_may_ask(tmp_path: Path) -
                 await socket.send_json(["stdin", "q"])
                 while (await socket.receive(timeout=30)).type is WSMsgType.BINARY:
                     pass
+            while is_open(tmp_path / "labels" / "web" / "labels.jsonl"):
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # for the loop to hear that the app has ended
 
     asyncio.run(visit())
     (line,) = kept(tmp_path / "labels", "web")

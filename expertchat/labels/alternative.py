@@ -58,8 +58,8 @@ def alternative_annotator(
     """The test of a `judge` against `people`: name -> what was asked -> a choice (text) or a rating (number).
 
     For each person j and each item i that j, the judge and another person answered, S is the agreement with the others: for choices the
-    share of them that say the same, for ratings minus the root of the mean squared difference. The judge scores 1 where S(judge) >= S(j), the
-    person where S(j) >= S(judge); the mean of the judge's is its advantage probability. A one-sided t-test of the differences (person -
+    share of them that say the same, for ratings minus the root of the mean squared difference. The judge scores 1 where S(judge) >= S(j),
+    the person where S(j) >= S(judge); the mean of the judge's is its advantage probability. A one-sided t-test of the differences (person -
     judge) against `epsilon` gives p; the judge wins where the hypothesis falls with a false discovery rate of at most `q` (Benjamini and
     Yekutieli 2001). `epsilon` is what a person costs more: 0.2 for experts, 0.15 for skilled annotators, 0.1 for a crowd. As in the
     authors' reference implementation (nitaytech/AltTest).

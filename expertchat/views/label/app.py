@@ -31,7 +31,6 @@ class LabelApp(App[None]):
     """
 
     ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (96, "-wide")]
     CSS = """
     #top { height: 1; padding: 0 1; background: $panel; }
     #talk { height: 1fr; padding: 0 1; }
@@ -75,12 +74,14 @@ class LabelApp(App[None]):
     def __init__(self, begin: Begin, annotator: str | None = None) -> None:
         super().__init__()
         self.animation_level = "none"
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (96, "-wide")]
         self.sitting: Sitting | None = begin(annotator) if annotator else None
         self.failed: WriteError | None = None
         self._begin = begin
         self._draft: Label | None = None
         self._cursor = 0
         self._server = os.getppid()
+        self._mounted = False
 
     def compose(self) -> ComposeResult:
         yield Static(id="top")
@@ -90,9 +91,12 @@ class LabelApp(App[None]):
                 yield Static(id="left", classes="side")
                 yield Static(id="right", classes="side")
         yield Static(id="answer")
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
+        self._mounted = True
+        for name in ("#left", "#right"):
+            self.query_one(name, Static).display = False
         if self.is_web:  # a server that was killed leaves its apps behind
             self.set_interval(ORPHAN_SECONDS, self._end_alone)
         if self.sitting is None:
@@ -150,7 +154,7 @@ class LabelApp(App[None]):
         first.refresh_bindings()
 
     def on_resize(self, event: Resize) -> None:
-        if self.is_mounted:
+        if self._mounted:
             self.call_after_refresh(self._answered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
