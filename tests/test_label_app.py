@@ -43,7 +43,7 @@ def use(app: LabelApp, steps: Steps, size: tuple[int, int] = (100, 30)) -> None:
         async with app.run_test(size=size) as pilot:
             await pilot.pause()
             await steps(pilot)
-        if app.sitting is not None:
+        if isinstance(app.sitting, Sitting):
             app.sitting.close()
 
     asyncio.run(run())
@@ -223,6 +223,7 @@ def test_a_page_of_its_own_is_served_and_no_other_site_may_ask(tmp_path: Path) -
             async with client.get(f"{url}/") as found:
                 text = await found.text()
                 assert found.status == 200 and f"ws://localhost:{server.port}/ws" in text and "googleapis" not in text
+                assert "static/css/xterm.css" in text
             async with client.get(f"{url}/", headers={"Host": "evil.example"}) as found:
                 assert found.status == 403
             with pytest.raises(WSServerHandshakeError, match="403"):

@@ -40,13 +40,20 @@ def _one(job: Job) -> int:
 
 def _sit(config: LabelConfig, items: Sequence[Item]) -> int:
     from expertchat.labels.run import labels_folder, sits_down, told
+    from expertchat.labels.sitting import Sitting
     from expertchat.views.label.app import LabelApp
 
-    app = LabelApp(sits_down(config, items), config.annotator)
+    begin, opened = sits_down(config, items), list[Sitting]()
+
+    def sit(annotator: str) -> Sitting:
+        opened.append(begin(annotator))
+        return opened[-1]
+
+    app = LabelApp(sit, config.annotator)
     app.run()
-    if app.sitting is not None:
-        app.sitting.close()
-        say(told(app.sitting, labels_folder(config.labels, config.source.path)))
+    for sitting in opened:
+        sitting.close()
+        say(told(sitting, labels_folder(config.labels, config.source.path)))
     if app.failed is not None:
         complain([str(app.failed)])
     return 1 if app.failed is not None else app.return_code or 0

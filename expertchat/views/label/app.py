@@ -21,6 +21,7 @@ from expertchat.views.label.wanted import Sitting
 
 Begin = Callable[[str], Sitting]
 ORPHAN_SECONDS = 2.0
+WIDE = 96  # columns from which the texts of a pair stand side by side
 _COMPARES, _RATES = ("choose",), ("rate", "unsure", "mark")
 
 
@@ -49,8 +50,8 @@ class LabelApp(App[None]):
         Binding("1", "rate(1)", "rate", key_display="1-9,0"),
         *[Binding(str(n % 10), f"rate({n})", show=False) for n in range(2, 11)],
         Binding("minus", "unsure", "cannot say", key_display="-"),
-        Binding("a", "choose('a')", "A"),
-        Binding("b", "choose('b')", "B"),
+        Binding("a", "choose('a')", "left"),
+        Binding("b", "choose('b')", "right"),
         Binding("t", "choose('tie')", "neither"),
         Binding("f", "flags", "flags"),
         Binding("w", "missing", "missing"),
@@ -74,7 +75,7 @@ class LabelApp(App[None]):
     def __init__(self, begin: Begin, annotator: str | None = None) -> None:
         super().__init__()
         self.animation_level = "none"
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (96, "-wide")]
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]
         self.sitting: Sitting | None = begin(annotator) if annotator else None
         self.failed: WriteError | None = None
         self._begin = begin
@@ -91,7 +92,7 @@ class LabelApp(App[None]):
                 yield Static(id="left", classes="side")
                 yield Static(id="right", classes="side")
         yield Static(id="answer")
-        yield Footer(show_command_palette=False, compact=True)
+        yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         self._mounted = True
@@ -155,6 +156,7 @@ class LabelApp(App[None]):
 
     def on_resize(self, event: Resize) -> None:
         if self._mounted:
+            self.screen_stack[0].query_one(Footer).compact = event.size.width < WIDE
             self.call_after_refresh(self._answered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

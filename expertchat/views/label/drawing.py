@@ -108,7 +108,7 @@ def _scales(form: Form, label: Label, cursor: int, width: int) -> list[Text]:
     lines, cut = [], False
     for number, (name, asks) in enumerate(form.scales.items()):
         here = number == cursor
-        line = Text("▸ " if here else "  ", "bold").append(name.replace("_", " ").ljust(room + 1), "bold" if here else "")
+        line = Text().append("▸ " if here else "  ", "bold").append(name.replace("_", " ").ljust(room + 1), "bold" if here else "")
         value = label.ratings.get(name)
         if name not in label.ratings:
             line.append(" · ".rjust(4), "dim").append("─" * SCALE, "dim")
