@@ -62,14 +62,28 @@ def _sit(config: LabelConfig, items: Sequence[Item]) -> int:
 def _serve(job: Job) -> int:
     from expertchat.labels.run import labels_folder, sits_down
     from expertchat.sources.read import read_items
-    from expertchat.views.label.pages import Pages
+    from expertchat.views.label.pages import LOCAL, Pages
 
     config: LabelConfig = job.config
     sits_down(config, read_items(config.source, say))  # what is wrong is told here, and not to whoever opens the page
     words = [sys.executable, "-m", "expertchat.cli", "label", *job.overrides, "serve=false"]
+    if config.web.host not in LOCAL:
+        say(f"whoever reaches {config.web.host}:{config.web.port} can label, under any name: there is no password")
     say(f"labels go to {labels_folder(config.labels, config.source.path).absolute()}")
     Pages(shlex.join(words), config.web.host, config.web.port, "ExpertChat: label", lambda text: say(f"open {text}")).serve()
     return 0
+
+
+def _port_problem(host: str, port: int) -> str | None:
+    """Why nothing can be served there."""
+    import socket
+
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        return f"web.host={host} web.port={port}: cannot be served ({error.strerror or error}); name another port, or another address"
+    return None
 
 
 def named(config: LabelConfig) -> list[tuple[str, str | None]]:
@@ -95,5 +109,7 @@ def check(config: LabelConfig, here: bool) -> Problems:
         yield problem
     if lacking := [name for name in ("textual", *(["textual_serve"] if config.serve else [])) if importlib.util.find_spec(name) is None]:
         yield f"label: needs the packages {' and '.join(lacking).replace('_', '-')}; pip install 'expertchat[label]'"
+    elif config.serve and (problem := _port_problem(config.web.host, config.web.port)):
+        yield problem
     elif not config.serve and WEB not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
         yield "label: needs a terminal to show the items in; in a browser: serve=true, and without people: export=trl or export=csv"

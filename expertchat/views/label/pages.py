@@ -32,7 +32,7 @@ class Pages(Server):
     """Serves `command`, which must open the app. `say` hears where it is."""
 
     def __init__(self, command: str, host: str, port: int, title: str, say: Callable[[str], None]) -> None:
-        super().__init__(command, host=host, port=port, title=title)
+        super().__init__(f"exec {command}", host=host, port=port, title=title)  # no shell between: an app sees that its server is gone
         self._say = say
 
     async def _make_app(self) -> web.Application:
