@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertchat.backends.base import Embedder, Embedding, EmbedRequest
+from expertchat.cli import main
 from expertchat.config import ConfigError, conf_dir, validate
 from expertchat.folder.writing import WriteError
 from expertchat.labels.config import FormConfig, annotator_name
@@ -30,7 +32,7 @@ from expertchat.labels.sitting import Sitting
 from expertchat.labels.store import LabelFile, read_labels, standing
 from expertchat.labels.tasks import GAP, Key, tasks_of
 from expertchat.records import Turn
-from tests.labelled import PAIRS, RATINGS, SOURCE, form, label, pair, single
+from tests.labelled import PAIRS, RATINGS, SOURCE, form, label, pair, single, written
 
 # -- forms ----------------------------------------------------------------------------------------------------------------
 
@@ -369,6 +371,34 @@ def test_what_is_missing_is_scored_by_the_same_cosine_and_the_table_holds_it() -
     assert [rows[0][name] for name in names] == ["3", "0.6", "1", "0", "'=1+1"]
     assert (rows[0]["system"], rows[0]["at"]) == ("model-x", "1970-01-01T00:00:01+00:00")
     assert (rows[2]["choice"], rows[2]["preferred"], rows[3]["rating_clarity"], rows[3]["wim"]) == ("first", "model-x", "", "")
+
+
+def test_exports_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = written(tmp_path / "items.jsonl", [pair(1), pair(2), pair(3, "same", "same")])
+    words = ["label", str(source), "export=trl"]
+    assert main(words) == 1 and "holds no file of labels" in capsys.readouterr().err
+    file = LabelFile(tmp_path / "items.labels", "ann", {SOURCE})
+    for number, choice in ((1, "first"), (2, "tie"), (3, "tie"), (1, "second")):
+        file.add(label(f"p{number:02d}", choice=choice, comment="two\nlines"))
+    file.close()
+    assert main(words) == 0
+    assert "1 preference pair of 3 items" in capsys.readouterr().err
+    (line,) = (tmp_path / "items.labels" / "preferences.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["chosen"][0]["content"] == "the second"  # the last one counts
+    assert main(["label", str(source), "export=csv", f"out={tmp_path}/t.csv"]) == 0
+    assert "3 labels that count, of 4 lines" in capsys.readouterr().err
+    assert len(list(csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text("utf-8"))))) == 3
+
+
+def test_what_is_wrong_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["label", "nothere", "again=2", "annotator='a b'", "form.at_once=perhaps"]) == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in ("4 problems", "again", "annotator", "form.at_once", "source.path=nothere"))
+    source = written(tmp_path / "items.jsonl", [pair(1)])
+    assert main(["label", str(source)]) == 2 and "needs a terminal" in capsys.readouterr().err
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["label", str(source), "serve=true", f"web.port={port}"]) == 2 and f"web.port={port}" in capsys.readouterr().err
 
 
 # -- places ---------------------------------------------------------------------------------------------------------------

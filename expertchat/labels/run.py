@@ -15,7 +15,7 @@ from expertchat.folder.writing import replace, saving
 from expertchat.labels.config import FormConfig, LabelConfig, annotator_name
 from expertchat.labels.export import preferences_of, table_of
 from expertchat.labels.sitting import Sitting
-from expertchat.labels.store import LabelFile, label_files, read_labels
+from expertchat.labels.store import LabelFile, label_files, read_labels, standing_by_annotator
 from expertchat.labels.tasks import tasks_of
 from expertchat.records.lab import Item, Label, Opinion
 from expertchat.text.sentences import as_yaml
@@ -134,9 +134,11 @@ def run_export(config: LabelConfig, items: Sequence[Item], say: Say) -> int:
     inside = folder.parent if folder.is_file() else folder
     out = Path(config.out).expanduser() if config.out else inside / NAMES[config.export or "csv"]
     if config.export == "csv":
+        table = table_of(labels, items, list(config.form.flags), _scored(config, labels, items, say))
         with saving(out):
-            replace(out, table_of(labels, items, list(config.form.flags), _scored(config, labels, items, say)))
-        say(f"{len(labels)} lines of labels, the last of each item and pass in {out}")
+            replace(out, table)
+        count = sum(len(own) for own in standing_by_annotator(labels).values())
+        say(f"{count} labels that count, of {len(labels)} lines that were kept, in {out}")
         return 0
     made = preferences_of(labels, items)
     dropped = ", ".join(f"{count} {why}" for why, count in made.dropped.most_common())
@@ -145,7 +147,8 @@ def run_export(config: LabelConfig, items: Sequence[Item], say: Say) -> int:
         return 1
     with saving(out):
         replace(out, "".join(f"{pair.to_json()}\n" for pair in made.pairs))
-    say(f"{len(made.pairs)} preference pairs of {len(items)} items in {out}" + (f"; no pair: {dropped}" if dropped else ""))
+    some = f"{len(made.pairs)} preference pair{'s' if len(made.pairs) > 1 else ''}"
+    say(f"{some} of {len(items)} items in {out}" + (f"; no pair: {dropped}" if dropped else ""))
     return 0
 
 
