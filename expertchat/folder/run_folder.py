@@ -38,7 +38,6 @@ NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "rep
 ADDED = {
     "thinking": False, "topic_prefix": "", "order": "round_robin", "partners": "each", "update": "dpo", "embedder.dtype": "fp32",
     "numbered": "judged",
-||||||| b4448ed
     "reward_model": None, "judging.principles": None, "judging.references": None, "judging.examples": None, "judging.examples_shown": 2,
     "judging.combine": "mean",
 }  # fmt: skip
