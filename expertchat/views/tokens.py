@@ -1,0 +1,148 @@
+"""How a text looks whose tokens are shaded by their probabilities, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from expertchat.text.sentences import clean, one_line
+from expertchat.text.visible import visible
+from expertchat.views.console import CleanConsole, open_console
+from expertchat.views.figures import NONE
+from expertchat.views.looks import indented
+from expertchat.views.words import counted
+
+Values = Mapping[str, Any]
+# From this probability on: its style, on light and dark screens, and its words in the legend.
+SHADES = (
+    (0.8, "black on green", "80 % and more"),
+    (0.5, "black on cyan", "50"),
+    (0.2, "black on yellow", "20"),
+    (0.05, "white on magenta", "5"),
+    (0.0, "white on red", "less"),
+)
+UNKNOWN = "reverse"
+TOP = 3  # of the likeliest tokens, those that a narrow screen shows
+WIDE = 120
+
+
+def shade(probability: float | None) -> str:
+    """The style of a token. What has no probability is not coloured like what has a small one."""
+    return UNKNOWN if probability is None else next(style for least, style, _ in SHADES if probability >= least)
+
+
+def percent(probability: float | None) -> str:
+    """
+    >>> percent(0.9734), percent(0.00004), percent(0.0), percent(None)
+    ('97.34', '<0.01', '0.00', '-')
+    """
+    if probability is None:
+        return NONE
+    return "<0.01" if 0 < probability < 0.00005 else f"{100 * probability:.2f}"
+
+
+def print_tokens(values: Values, stream: TextIO | None = None) -> None:
+    """The text, shaded where there is a terminal, and the table of its tokens; then what comes next, sums and remarks."""
+    console = open_console(stream)
+    console.print()
+    for line in _head(values):
+        console.print(indented(line))
+    console.print(indented(shaded(values, console.is_terminal), above=1))
+    if console.is_terminal:
+        console.print(indented(legend(), above=1))
+    rows, note = chosen(values)
+    if rows:
+        console.print(indented(_table(console, values, rows), above=1))
+    for line in _foot(values, note):
+        console.print(indented(line))
+    console.print()
+
+
+def _head(values: Values) -> list[Text]:
+    about = values["about"]
+    said = [clean(values["model"])]
+    if about:
+        said += [f"{about['dialogue']} on {about['topic']}", f"turn {about['turn']} ({about['turn'] + 1} of {about['turns']})"]
+        said += [f"candidate {about['candidate']}"] if about["candidate"] else []
+        said += [f"expert {about['speaker']}, policy version {about['policy_version']}"]
+    head = [Text(one_line(clean(" · ".join(map(str, said)))), "bold")]
+    prompt = values["prompt"]
+    if prompt["tokens"] and prompt["asked"]:
+        shown = visible(prompt["text"])
+        shown = shown if len(shown) <= 240 else f"... {shown[-236:]}"
+        head.append(Text.assemble((f"after {counted(prompt['tokens'], 'token')}: ", "dim"), (shown, "dim")))
+    return head
+
+
+def shaded(values: Values, colours: bool) -> Text:
+    """The tokens one after the other, each in its shade; what the model wrote itself is underlined."""
+    text = Text()
+    for row in values["tokens"]:
+        piece = row["text"]
+        shown = visible(row["name"] if not piece or "\ufffd" in piece else piece)
+        style = (shade(row["probability"]) if colours else "") + (" underline" if row["from"] == "continued" else "")
+        text.append(shown, style.strip())
+        if piece.endswith("\n"):
+            text.append("\n")
+    return text
+
+
+def legend() -> Text:
+    text = Text("probability of the token, %: ", "dim")
+    for _, style, words in SHADES:
+        text.append(f" {words} ", style).append(" ")
+    return text.append(" none ", UNKNOWN).append("  underlined: written by the model", "dim")
+
+
+def chosen(values: Values) -> tuple[list[tuple[int, Mapping[str, Any]]], str]:
+    """The tokens that stand in the table, by their places, and what is said of the others."""
+    rows, lines = list(enumerate(values["tokens"])), values["lines"]
+    if lines is None or len(rows) <= lines:
+        return rows, ""
+    known = [one for one in rows if one[1]["probability"] is not None]
+    least = {place for place, _ in sorted(known, key=lambda one: one[1]["probability"])[:lines]}
+    note = f"the table has the {lines} least likely of {len(rows)} tokens; lines=null shows all, and out=FILE.json has them"
+    return [one for one in rows if one[0] in least], note
+
+
+def _table(console: CleanConsole, values: Values, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> Table:
+    out = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    unit, top = values["unit"], None if console.width >= WIDE else TOP
+    for title in ("", "token", "%", "log p", "rank", f"entropy, {unit}", "top 5, %", "likeliest, %"):
+        left = title in ("token", "likeliest, %")
+        out.add_column(title, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    for place, row in rows:
+        piece = row["text"]
+        name = visible(row["name"] if not piece or "\ufffd" in piece else piece)
+        style = shade(row["probability"]) if console.is_terminal else ""
+        out.add_row(
+            Text(str(place)), Text(f"[{name}]"), Text(percent(row["probability"]), style), Text(_fixed(row["logp"], 3)),
+            Text(NONE if row["rank"] is None else f"{row['rank']:,}"), Text(_fixed(row["entropy"], 2)),
+            Text(percent(row["five"])), Text(likeliest(row["top"][:top])),
+        )  # fmt: skip
+    return out
+
+
+def likeliest(top: Sequence[Mapping[str, Any]]) -> str:
+    """ "[ Paris] 41.20  [ the] 8.03"."""
+    return "  ".join(f"[{visible(one['text'])}] {percent(one['probability'])}" for one in top)
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def _foot(values: Values, note: str) -> list[Text]:
+    following, total, unit = values["next"], values["total"], values["unit"]
+    lines = [Text.assemble(("next: ", "dim"), likeliest(following["top"]), (f"  ({following['entropy']:.2f} {unit})", "dim"))]
+    if total["tokens"]:
+        lines.append(Text(
+            f"{counted(total['tokens'], 'token')}, {counted(total['bytes'], 'byte')}: log p {total['logp']:.3f} {unit}, "
+            f"{total['logp_token']:.4f} a token, {_fixed(total['logp_byte'], 4)} a byte; perplexity {total['perplexity']:.2f}; "
+            f"mean entropy {total['entropy']:.3f} {unit}"
+        ))  # fmt: skip
+    return [*lines, *(Text(one_line(clean(text)), "yellow") for text in [*([note] if note else []), *values["notes"]])]
