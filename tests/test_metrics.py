@@ -106,7 +106,9 @@ def test_bleu_and_chrf_of_many_texts_are_the_librarys_own() -> None:
     references = [UNDER, "Das Haus war größer.", "the tides rise twice each day"]
     bleu, chrf = Bleu(), Chrf()
     counts = [bleu.score(text, reference)[1] for text, reference in zip(texts, references, strict=True)]
-    assert bleu.pooled([sum(column) for column in zip(*counts, strict=True)]) == pytest.approx(BLEU().corpus_score(texts, [references]).score)
+    assert bleu.pooled([sum(column) for column in zip(*counts, strict=True)]) == pytest.approx(
+        BLEU().corpus_score(texts, [references]).score
+    )
     assert chrf.pooled(texts, references)[0] == pytest.approx(CHRF().corpus_score(texts, [references]).score)
     assert bleu.signature(texts, references).startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
 
@@ -118,7 +120,7 @@ def test_chrf_by_hand() -> None:
 
 
 def test_perplexity_by_hand() -> None:
-    """Two tokens of probability 1/2 and 1/8: ln p = -(ln 2 + 3 ln 2), -2 ln 2 a token, perplexity exp(2 ln 2) = 4; over 8 bytes -ln 2 / 2."""
+    """Two tokens of probability 1/2 and 1/8: -(ln 2 + 3 ln 2), -2 ln 2 a token, perplexity exp(2 ln 2) = 4; over 8 bytes -ln 2 / 2."""
     found = likelihood_figures(Likelihood(math.log(1 / 2) + math.log(1 / 8), tokens=2, size=8))
     assert found["perplexity"] == pytest.approx(4.0) and found["logp_token"] == pytest.approx(-2 * math.log(2))
     assert found["logp_byte"] == pytest.approx(-math.log(2) / 2)
@@ -131,7 +133,9 @@ PLAIN = columns_of(["distinct", "repeats", "length"])
 
 def test_a_row_has_a_figure_or_a_reason() -> None:
     said = [Turn(speaker="b", text="Tides rise. Why?")]
-    rows = measure([item("x", "Tides rise. Tides rise. It is größer.", "  ... ", turns=said)], columns_of(["repeats", "length", "rouge"]), Tools())
+    rows = measure(
+        [item("x", "Tides rise. Tides rise. It is größer.", "  ... ", turns=said)], columns_of(["repeats", "length", "rouge"]), Tools()
+    )
     values = rows[0].values
     # of three sentences one repeats the first; with the turn before it two do
     assert values["repeats"] == pytest.approx(1 / 3) and values["repeats_earlier"] == pytest.approx(2 / 3)
@@ -148,7 +152,8 @@ def test_a_row_has_a_figure_or_a_reason() -> None:
 
 def lengths(*pairs: tuple[int, int], groups: str = "") -> list[Row]:
     items = [
-        item(f"p{i}", "w " * one, "w " * two, systems=("long", "short"), group=groups[i] if groups else "") for i, (one, two) in enumerate(pairs)
+        item(f"p{i}", "w " * one, "w " * two, systems=("long", "short"), group=groups[i] if groups else "")
+        for i, (one, two) in enumerate(pairs)
     ]
     return measure(items, columns_of(["length"]), Tools())
 
@@ -161,7 +166,7 @@ def test_means_and_paired_differences_by_hand() -> None:
     assert [(name, one["n"], one["mean"]) for name, one in words["systems"].items()] == [("long", 3, 5.0), ("short", 3, 3.0)]
     (difference,) = words["differences"]
     assert (difference["first"], difference["second"], difference["n"], difference["mean"]) == ("long", "short", 3, 2.0)
-    # Two groups of mean difference 5/2 and 1: draws give 5/2, 2 or 1, so the bounds are these, twice as far from 2 as drawn (sqrt(2) times)
+    # Two groups of mean difference 5/2 and 1: draws give 5/2, 2 or 1, and the bounds lie sqrt(2) times as far from 2
     assert difference["low"] == pytest.approx(2 - math.sqrt(2)) and difference["high"] == pytest.approx(2 + math.sqrt(2) / 2)
 
 
@@ -172,18 +177,22 @@ def test_a_pair_of_one_name_is_told_apart_by_place() -> None:
 
 
 def test_perplexity_of_all_texts_weighs_by_tokens() -> None:
-    """-6 over 3 tokens and -1 over 1: exp(7/4), where the mean of the two perplexities would be (exp(2) + exp(1)) / 2. Bounds are the two."""
+    """-6 over 3 tokens and -1 over 1: exp(7/4); the mean of the two perplexities would be (exp(2) + exp(1)) / 2. These are the bounds."""
     rows = lengths((1, 1), (2, 2))[::2]
     for row, counts in zip(rows, ([-6.0, 3, 9], [-1.0, 1, 5]), strict=True):
         row.counts["likelihood"] = counts
     perplexity, by_byte = added(rows, ["all", "all"], 0, None)
     assert perplexity["systems"]["all"]["mean"] == pytest.approx(math.exp(7 / 4))
     assert by_byte["systems"]["all"]["mean"] == pytest.approx(-7 / 14)
-    assert perplexity["systems"]["all"]["low"] == pytest.approx(math.exp(1)) and perplexity["systems"]["all"]["high"] == pytest.approx(math.exp(2))
+    assert perplexity["systems"]["all"]["low"] == pytest.approx(math.exp(1)) and perplexity["systems"]["all"]["high"] == pytest.approx(
+        math.exp(2)
+    )
 
 
 def test_similarity_is_the_cosine_of_the_embedder() -> None:
-    found = measure([item("x", "moon sea", reference="moon sea", topic="tides")], columns_of(["similarity"]), Tools(embedder=BagOfWords()))[0]
+    found = measure([item("x", "moon sea", reference="moon sea", topic="tides")], columns_of(["similarity"]), Tools(embedder=BagOfWords()))[
+        0
+    ]
     assert found.values["similarity_reference"] == pytest.approx(1.0) and -1 <= (found.values["similarity_context"] or -2) < 1
 
 
@@ -303,7 +312,10 @@ def test_without_references_or_a_model_it_says_what_is_left_out(source: Path, ca
     (source / "items.jsonl").write_text(item("x", "Tides rise.", topic="tides").to_json() + "\n")
     assert cli.main(["metrics", str(source), "embedder.path=embedded:embedder"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "left out, there is no reference: ROUGE, BLEU, chrF and similarity to the reference; a column of references: reference=COLUMN" in shown
+    assert (
+        "left out, there is no reference: ROUGE, BLEU, chrF and similarity to the reference; a column of references: reference=COLUMN"
+        in shown
+    )
     assert "left out, no model is named: log-likelihood and perplexity; any model: model=NAME" in shown
     assert "no interval can be given" in shown and "nothing was said before" in shown
     (source / "items.jsonl").write_text(item("x", " ").to_json() + "\n")

@@ -124,7 +124,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_was_said_in_a_run_has_the_prompt_and_the_weights_of_then(run: Path, tmp_path: Path) -> None:
-    """The prompt's tokens are those of the pair that was trained, the reply's those that were drawn; the adapter is put on by peft alone."""
+    """The prompt's tokens are those of the pair that was trained, the reply's those that were drawn; peft alone puts the adapter on."""
     from peft import PeftModel
 
     pair = next(pair for pair in records(run, "pairs") if pair["policy_version"] == 1)
@@ -198,7 +198,9 @@ def test_wrong_words_are_one_message(words: list[str], said: str, capsys: Captur
 @settings(max_examples=200, deadline=None)
 def test_what_is_shown_is_one_harmless_line(text: str) -> None:
     shown = visible(text)
-    assert clean(shown) == shown and "\n" not in shown and "\t" not in shown and shown.isprintable() or all(c.isprintable() or c == " " for c in shown)
+    assert (clean(shown) == shown and "\n" not in shown and "\t" not in shown and shown.isprintable()) or all(
+        c.isprintable() or c == " " for c in shown
+    )
     assert not text or shown
 
 
@@ -223,10 +225,18 @@ def drawn(values: dict[str, Any], colours: bool) -> str:
 
 
 def values(*rows: dict[str, Any], lines: int | None = 40) -> dict[str, Any]:
-    none = {"entropy": 0.5, "five": 0.9, "top": [{"id": 1, "text": "\x1b[2J", "probability": 0.9}], "name": "Ġx", "from": "given", "rank": 1}
+    none = {
+        "entropy": 0.5,
+        "five": 0.9,
+        "top": [{"id": 1, "text": "\x1b[2J", "probability": 0.9}],
+        "name": "Ġx",
+        "from": "given",
+        "rank": 1,
+    }
     whole = [{"id": i, "text": "x", "probability": 0.5, "logp": -0.69, **none, **row} for i, row in enumerate(rows)]
     return {
-        "model": "\x1b[31mevil", "unit": "nats", "lines": lines, "about": {}, "notes": ["\x07bell"], "prompt": {"text": "\x1b]0;t", "tokens": 2, "asked": True},
+        "model": "\x1b[31mevil", "unit": "nats", "lines": lines, "about": {}, "notes": ["\x07bell"],
+        "prompt": {"text": "\x1b]0;t", "tokens": 2, "asked": True},
         "tokens": whole, "next": {"entropy": 1.0, "five": 0.9, "top": []}, "total": total(whole, "x" * len(rows)),
     }  # fmt: skip
 

@@ -20,6 +20,7 @@ from expertchat.backends.streaming import TAIL
 from expertchat.config import ConfigError
 
 CHUNK = 256  # tokens whose probabilities are there at once: a long text of a large vocabulary would take gigabytes
+BROKEN_MODEL = "the model's probabilities are no numbers; check its weights, or the adapter's; in fp16, set dtype=bf16 or fp32"
 FIVE = 5  # the share of these many likeliest tokens is told
 
 
@@ -58,7 +59,7 @@ def _reader(top: int) -> Callable[[Tokens, Tensor], list[Looked]]:
         probs_T_V = logps_T_V.exp()
         held = probs_T_V.topk(min(max(top, FIVE), probs_T_V.shape[-1]), dim=-1)
         if not bool(held.values.isfinite().all()):
-            raise ConfigError("the model's probabilities are no numbers; check its weights, or the adapter's; fp16 may need dtype=bf16 or fp32")
+            raise ConfigError(BROKEN_MODEL)
         entropy_T = torch.special.entr(probs_T_V).sum(-1).tolist()
         five_T = held.values[:, :FIVE].sum(-1).tolist()
         chosen_T_1 = torch.tensor(reply, dtype=torch.long, device=logps_T_V.device)[:, None]
@@ -82,7 +83,7 @@ def write(backend: LocalBackend, prompt: Tokens, count: int, decoding: Decoding,
             ((logps_V,),) = over_replies(backend, asked, lambda _, logps_T_V: logps_T_V[0], keep=True)
             word = int(choose(logps_V[None], decoding, torch.tensor([noise[len(ids)]])))
             if word == BROKEN:
-                raise ConfigError(f"model {backend.info.name}: its probabilities are no numbers; check its weights, or set another dtype")
+                raise ConfigError(BROKEN_MODEL)
             ids.append(word)
     finally:
         backend.forget(OWNER)

@@ -52,13 +52,14 @@ _ALL = (
     ),
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(
-        "metrics", "what can be measured in texts without a judge: expertchat metrics SOURCE [reference=COLUMN] [model=MODEL]", "doors.metrics:run",
-        words="SOURCE ...", root="metrics", config="metrics.config:MetricsConfig", check="doors.metrics:check", models="doors.metrics:named",
+        "metrics", "ROUGE, BLEU, perplexity, repeats and more of texts that are there: expertchat metrics SOURCE [reference=COLUMN]",
+        "doors.metrics:run", words="SOURCE ...", root="metrics", config="metrics.config:MetricsConfig", check="doors.metrics:check",
+        models="doors.metrics:named",
     ),
     Command(
-        "tokens", 'how likely each token is to a model: expertchat tokens MODEL "TEXT", expertchat tokens RUN --turn c0001/3', "doors.tokens:run",
-        words='MODEL "TEXT" | RUN --turn NAME', root="tokens", config="metrics.config:TokensConfig", check="doors.tokens:check",
-        models="doors.tokens:named",
+        "tokens", 'how likely each token is to a model: expertchat tokens MODEL "TEXT", expertchat tokens RUN --turn c0001/3',
+        "doors.tokens:run", words='MODEL "TEXT" | RUN --turn NAME', root="tokens", config="metrics.config:TokensConfig",
+        check="doors.tokens:check", models="doors.tokens:named",
     ),
     Command(
         "merge", "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER", "doors.merge:run",

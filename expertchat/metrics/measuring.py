@@ -16,6 +16,7 @@ from expertchat.text.likeness import blank, overlap, weight, words
 from expertchat.text.measures import distinct_n, repeated_sentences
 
 EMPTY = "the text is empty"
+UNCOUNTED = "they were not counted where it was made; a model counts them: model=NAME"
 Values = dict[str, float | None]
 
 
@@ -123,7 +124,7 @@ def _by_itself(row: Row, tools: Tools, named: set[str]) -> dict[str, tuple[float
         found["characters"] = float(len(text)), ""
     if "tokens" in wanted:
         tokens = row.item.texts[row.place].tokens
-        found["tokens"] = None if tokens is None else float(tokens), "they were not counted where it was made; a model counts them: model=NAME"
+        found["tokens"] = (None if tokens is None else float(tokens)), UNCOUNTED
     return found
 
 

@@ -1,6 +1,6 @@
 """How much of a reference a text says: ROUGE (Lin 2004), BLEU (Papineni et al. 2002) and chrF (Popović 2015), by the libraries.
 
-F1 is 2PR / (P + R), the harmonic mean of precision and recall. docs/metrics.md has a worked example, and why a root of 2 has no place in it.
+F1 is 2PR / (P + R), the harmonic mean of precision and recall; docs/metrics.md says why a root of 2 has no place in it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def lacking(measures: Sequence[str]) -> list[str]:
     for name, package in PACKAGES.items():
         if name in measures and find_spec(package) is None:
             wanted.setdefault(package.replace("_", "-"), []).append(name)
-    return [f"measures: {' and '.join(names)} need{'' if len(names) > 1 else 's'} the package {package}: {INSTALL}, or leave it out" for package, names in wanted.items()]
+    return [
+        f"measures: {' and '.join(names)} need{'' if len(names) > 1 else 's'} the package {package}: {INSTALL}, or leave it out"
+        for package, names in wanted.items()
+    ]
 
 
 class Words:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,12 @@ def summed(config: MetricsConfig, rows: Sequence[Row], plan: Plan) -> dict[str, 
         signatures["chrf"] = chrf.pooled(*_texts(referred))[1]
         whole.append(together(rows, systems, "chrf_all", "chrF2, all texts", 2, lambda own: _chrf(chrf, own)))
     if "distinct" in config.measures:
-        whole += [
-            together(rows, systems, f"distinct_{n}_all", f"distinct-{n}, all texts", 3, lambda own, n=n: distinct_all(own, n))  # type: ignore[misc]
-            for n in (1, 2)
-        ]
+        for n in (1, 2):
+            whole.append(together(rows, systems, f"distinct_{n}_all", f"distinct-{n}, all texts", 3, partial(distinct_all, n=n)))
     groups = {row.item.group for row in rows}
     return finite({
-        "schema": 1, "source": ", ".join(config.source.path), "items": len({row.item.id for row in rows}), "texts": len(rows), "groups": len(groups),
+        "schema": 1, "source": ", ".join(config.source.path),
+        "items": len({row.item.id for row in rows}), "texts": len(rows), "groups": len(groups),
         "systems": list(dict.fromkeys(systems)), "means": means(rows, systems, [c for c in plan.columns if c.mean], seed),
         "together": whole, "signatures": signatures, "notes": [*plan.notes, *_notes(rows, systems, len(groups))],
     })  # fmt: skip

@@ -37,7 +37,7 @@ class Said:
 
 
 def find_said(run: RunReader, turn: str) -> Said:
-    """What `turn` names: DIALOGUE/NUMBER, the number as in the records ("c0001/3", "c0001/t03"), or a candidate's id. Raises ConfigError."""
+    """What `turn` names: DIALOGUE/NUMBER as in the records ("c0001/3", "c0001/t03"), or a candidate's id. Raises ConfigError."""
     candidates = list(run.candidates())
     by_id = {one.id: one for one in candidates}
     transcripts = {one.id: one for one in run.transcripts()}
@@ -52,7 +52,8 @@ def find_said(run: RunReader, turn: str) -> Said:
     found = re.fullmatch(r"t?(\d{1,6})", place)
     if name not in transcripts or found is None:
         known = near(name or turn, transcripts) or f"; there are {', '.join(list(transcripts)[:3])}, ..."
-        raise ConfigError(f"turn={turn}: the run has no such dialogue or candidate{known} (DIALOGUE/NUMBER, as {next(iter(transcripts))}/0)")
+        example = next(iter(transcripts))
+        raise ConfigError(f"turn={turn}: the run has no such dialogue or candidate{known} (DIALOGUE/NUMBER, as {example}/0)")
     transcript, index = transcripts[name], int(found[1])
     if index >= len(transcript.turns):
         raise ConfigError(f"turn={turn}: {name} has {len(transcript.turns)} turns, 0 to {len(transcript.turns) - 1}")

@@ -42,9 +42,15 @@ def means(rows: Sequence[Row], systems: Sequence[str], columns: Sequence[Column]
     """A figure for each column: by system, and of two systems in pairs the difference first - second of each pair."""
     found = []
     for column in columns:
-        known = [(row, system, value) for row, system in zip(rows, systems, strict=True) if (value := row.values.get(column.name)) is not None]
+        known = [
+            (row, system, value) for row, system in zip(rows, systems, strict=True) if (value := row.values.get(column.name)) is not None
+        ]
         by_system = {
-            name: _mean([value for _, system, value in known if system == name], [row.item.group for row, system, _ in known if system == name], seed)
+            name: _mean(
+                [value for _, system, value in known if system == name],
+                [row.item.group for row, system, _ in known if system == name],
+                seed,
+            )
             for name in dict.fromkeys(systems)
         }
         nulls = Counter(row.problems[column.name] for row in rows if column.name in row.problems)
@@ -111,7 +117,9 @@ def _added(
     return {"n": len(own), "mean": value if math.isfinite(value) else None, "low": interval.low, "high": interval.high}
 
 
-def together(rows: Sequence[Row], systems: Sequence[str], name: str, title: str, digits: int, figure: Callable[[list[Row]], float | None]) -> Figure:
+def together(
+    rows: Sequence[Row], systems: Sequence[str], name: str, title: str, digits: int, figure: Callable[[list[Row]], float | None]
+) -> Figure:
     """A figure of all texts of each system that has no sums, and so no interval."""
     by_system = {}
     for system in dict.fromkeys(systems):
@@ -132,5 +140,5 @@ def as_table(values: Mapping[str, Any]) -> list[Figure]:
         for system, one in figure["systems"].items():
             out.append({"measure": figure["name"], "system": system, "minus": "", **one})
         for one in figure.get("differences", ()):
-            out.append({"measure": figure["name"], "system": one["first"], "minus": one["second"], **{k: one[k] for k in ("n", "mean", "low", "high")}})
+            out.append({"measure": figure["name"], "system": one["first"], "minus": one["second"], **one})
     return out

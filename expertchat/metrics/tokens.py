@@ -14,8 +14,8 @@ from expertchat.backends.base import Decoding
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.experts.base import ContextTooSmallError, History
 from expertchat.folder.reader import RunReader
-from expertchat.metrics.files import write_file
 from expertchat.metrics.config import TokensConfig, given_problems
+from expertchat.metrics.files import write_file
 from expertchat.metrics.loaded import load_model
 from expertchat.metrics.said import ALTERED, Said, find_said, model_of, weights_of
 from expertchat.records import Message, finite
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from expertchat.backends.local import LocalBackend
     from expertchat.backends.looking import Looked, Spelling
 
+FIRST = "nothing stands before the first token, so it has no probability (this tokenizer begins a text with no token of its own)"
 GOES_ON = 20  # tokens, where there is no text
 BITS = {"nats": 1.0, "bits": 1 / math.log(2)}
 Show = Callable[[Mapping[str, Any]], None]
@@ -134,7 +135,7 @@ def _of_reply(said: Said) -> list[str]:
     if said.ids is None:
         found.append("the run kept no tokens of this turn: its text is cut into tokens anew, which may be others than were drawn")
         if said.thought:
-            found.append("it thought before it spoke: the prompt is without its thoughts, so its first words look less likely than they were")
+            found.append("it thought before it spoke: the prompt is without its thoughts, so its first words look less likely")
     if said.altered is not None and (said.ids is not None or said.altered != "thinking"):
         found.append(f"of what was drawn: {ALTERED[said.altered]}")
     return found
@@ -169,7 +170,7 @@ def looked_at(config: TokensConfig, backend: LocalBackend, asked: Asked) -> dict
             raise ConfigError("there is no token to look at; give a longer text")
         first = asked.reply[:1]
         asked = replace(asked, prompt=first, reply=asked.reply[1:])
-        notes.append("nothing stands before the first token, so it has no probability (this tokenizer begins a text with no token of its own)")
+        notes.append(FIRST)
     given = len(asked.reply)
     if wanted:
         method = "sampling" if config.sample else "greedy"
