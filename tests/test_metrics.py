@@ -22,6 +22,7 @@ from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.metrics import overlap
 from expertchat.metrics.columns import columns_of
+from expertchat.metrics.kept import Kept
 from expertchat.metrics.likely import Likelihood, Likelihoods
 from expertchat.metrics.loaded import load_model
 from expertchat.metrics.measuring import Row, Tools, likelihood_figures, measure
@@ -145,9 +146,8 @@ def test_a_row_has_a_figure_or_a_reason() -> None:
     assert "model=NAME" in rows[0].problems["tokens"] and rows[0].problems["rouge1_f1"] == "there is no reference"
     assert set(rows[1].values.values()) == {None} and set(rows[1].problems.values()) == {"the text is empty"}
     alone = measure([item("x", "word")], columns_of(["distinct", "repeats"]), Tools())[0]
-    assert alone.problems == {
-        "distinct_2": "it has fewer than 2 words", "repeats_earlier": "nothing was said before", "likeness_earlier": "nothing was said before",
-    }  # fmt: skip
+    before = "nothing was said before"
+    assert alone.problems == {"distinct_2": "it has fewer than 2 words", "repeats_earlier": before, "likeness_earlier": before}
 
 
 def lengths(*pairs: tuple[int, int], groups: str = "") -> list[Row]:
@@ -257,6 +257,19 @@ def test_long_texts_go_through_in_parts_and_too_long_ones_not_at_all(backend: Lo
     assert cut.logp is not None and "oldest turns not shown: context full" in (cut.note or "")
     (none,) = tool.score([(one, SAID * holds)])
     assert none.logp is None and f"holds {holds}" in (none.problem or "")
+
+
+def test_what_a_killed_command_has_computed_is_not_computed_again(backend: LocalBackend, tmp_path: Path) -> None:
+    asked = [(item(name, SAID, topic=topic, turns=TURNS), SAID) for name, topic in (("x", "tides"), ("y", "the sun"))]
+    path = tmp_path / "rows.jsonl.part"
+    first = Likelihoods(backend, llama(), kept=Kept(path, llama()))
+    alone = first.score(asked[:1])
+    path.write_text(path.read_text() + '{"key": "torn')  # kill -9 while a line was written
+    again = Likelihoods(backend, llama(), kept=Kept(path, llama()))
+    computed: list[int] = []
+    again._compute = lambda requests: computed.append(len(requests)) or first._compute(requests)  # type: ignore[func-returns-value,method-assign]
+    assert again.score(asked)[0].logp == alone[0].logp and computed == [1]
+    assert Kept(path, llama().model_copy(update={"dtype": "bf16"}))._key(((1,), [(2,)])) != again.kept._key(((1,), [(2,)]))
 
 
 def test_a_text_that_nothing_stands_before_is_read_alone(backend: LocalBackend) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from expertchat.config import ModelConfig
 from expertchat.experts.base import ExpertChat, History
+from expertchat.metrics.kept import Kept, Request
 from expertchat.records import Message, Speaker, Turn
 from expertchat.records.lab import Item
 from expertchat.text.sentences import neutralise, writable
@@ -50,8 +51,8 @@ class Likelihoods:
     token has no probability unless the tokenizer begins every text with a token of its own.
     """
 
-    def __init__(self, backend: LocalBackend, config: ModelConfig, context: str = "auto") -> None:
-        self.backend, self.config = backend, config
+    def __init__(self, backend: LocalBackend, config: ModelConfig, context: str = "auto", kept: Kept | None = None) -> None:
+        self.backend, self.config, self.kept = backend, config, kept or Kept()
         self.context: Kind = ("view" if config.family == "world" else "chat") if context == "auto" else context  # type: ignore[assignment]
         self._experts: dict[tuple[Speaker, ...], ExpertChat] = {}
 
@@ -64,8 +65,6 @@ class Likelihoods:
         return found
 
     def _wave(self, asked: Sequence[tuple[Item, str]]) -> list[Likelihood]:
-        from expertchat.backends.likelihood import likelihoods
-
         pieces = [list(self._pieces(item, text)) for item, text in asked]
         requests = [
             ((*piece.prompt, *piece.reply[:at]), [piece.reply[at : at + CHUNK]])
@@ -74,8 +73,13 @@ class Likelihoods:
             if isinstance(piece, Piece)
             for at in range(0, len(piece.reply), CHUNK)
         ]
-        sums = iter([one.logp for (one,) in likelihoods(self.backend, requests)])
+        sums = iter(self.kept.sums(requests, self._compute))
         return [self._added(several, sums) for several in pieces]
+
+    def _compute(self, requests: list[Request]) -> list[float]:
+        from expertchat.backends.likelihood import likelihoods
+
+        return [one.logp for (one,) in likelihoods(self.backend, requests)]
 
     def _added(self, several: Sequence[Piece | str], sums: Iterator[float]) -> Likelihood:
         """The parts of one text together; all of them are taken from `sums`."""

@@ -14,6 +14,7 @@ from expertchat.metrics import overlap
 from expertchat.metrics.columns import Column, columns_of
 from expertchat.metrics.config import MetricsConfig
 from expertchat.metrics.files import as_csv, write_file
+from expertchat.metrics.kept import Kept
 from expertchat.metrics.likely import Likelihoods
 from expertchat.metrics.loaded import find_embedder, load_model
 from expertchat.metrics.measuring import Row, Tools, measure
@@ -45,9 +46,15 @@ def run_metrics(
 ) -> int:
     """Measure, show, and write what `rows` and `out` name. Returns 1 where no text could be measured. Raises ConfigError."""
     overlap.check(config.measures if any(item.reference is not None for item in items) else ())
-    plan = planned(config, items)
-    texts = sum(len(item.texts) for item in items)
-    rows = measure(items, plan.columns, plan.tools, lambda done: tell(f"{done} of {texts} texts are scored"))
+    plan, texts, kept = planned(config, items), sum(len(item.texts) for item in items), Kept()
+    if plan.tools.likelihoods is not None and config.rows is not None:
+        kept = plan.tools.likelihoods.kept = Kept(Path(f"{config.rows}.part").expanduser(), config.model)
+        if kept.before:
+            tell(f"{kept.path}: the likelihoods that an earlier start has computed are taken from it")
+    try:
+        rows = measure(items, plan.columns, plan.tools, lambda done: tell(f"{done} of {texts} texts are scored"))
+    finally:
+        kept.close(done=False)
     values = summed(config, rows, plan)
     if config.rows is not None:
         write_file("rows", config.rows, _rows_text(config.rows, rows, labels(rows), plan.columns))
@@ -58,6 +65,7 @@ def run_metrics(
             ".json": lambda: json.dumps(values, indent=1, ensure_ascii=False) + "\n",
         }[Path(config.out).suffix]()  # fmt: skip
         write_file("out", config.out, text)
+    kept.close(done=True)
     show(values)
     return 0 if any(value is not None for row in rows for value in row.values.values()) else 1
 
