@@ -19,16 +19,13 @@ from expertchat.backends.folders import EMBEDDED
 from expertchat.backends.looking import Spelling, looks
 from expertchat.config import ConfigError
 from expertchat.doors.tokens import taken
-from expertchat.folder.reader import RunReader
 from expertchat.metrics.loaded import load_model
-from expertchat.metrics.said import find_said, weights_of
 from expertchat.metrics.tokens import total
 from expertchat.text.cleaning import clean
 from expertchat.text.visible import visible
 from expertchat.views.tokens import percent, print_tokens, shade
 from tests import tiny
 from tests.test_metrics import llama
-from tests.test_online_dpo import records, train
 
 torch.set_num_threads(1)
 TEXT = "Tides from the sun are about half as strong as lunar tides."
@@ -61,7 +58,7 @@ def test_probabilities_are_those_of_a_plain_pass(tmp_path: Path) -> None:
     assert [row["id"] for row in rows] == ids[added:] and "".join(row["text"] for row in rows).strip() == TEXT
     for at, row in enumerate(rows[1 - added :], 1):
         probs_V = probs_T_V[at - 1]
-        assert row["probability"] == pytest.approx(float(probs_V[row["id"]]), abs=1e-6)
+        assert row["probability"] == pytest.approx(float(probs_V[row["id"]]), abs=1e-5)
         assert row["logp"] == pytest.approx(math.log(row["probability"]), abs=1e-5)
         assert [one["id"] for one in row["top"]] == probs_V.topk(3).indices.tolist()
         assert row["five"] == pytest.approx(float(probs_V.topk(5).values.sum()), abs=1e-5)
@@ -111,55 +108,6 @@ def test_bits_are_nats_over_ln_2(tmp_path: Path) -> None:
     assert (found["perplexity"], found["logp_byte"]) == (pytest.approx(4.0), pytest.approx(-math.log(2)))
 
 
-# -- a run ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two rounds in which the Llama learns."""
-    folder = tmp_path_factory.mktemp("tokens") / "run"
-    few = ("evaluation.every=0", "evaluation.histories=1", "evaluation.final=1", "keep_rounds=2", "train.learning_rate=0.01")
-    assert train(folder, *few)[0] == 0
-    return folder
-
-
-def test_what_was_said_in_a_run_has_the_prompt_and_the_weights_of_then(run: Path, tmp_path: Path) -> None:
-    """The prompt's tokens are those of the pair that was trained, the reply's those that were drawn; peft alone puts the adapter on."""
-    from peft import PeftModel
-
-    pair = next(pair for pair in records(run, "pairs") if pair["policy_version"] == 1)
-    name = pair["provenance"]["chosen"]
-    found = asked(tmp_path, str(run), "--turn", name, "top=5")
-    drawn = next(one for one in records(run, "candidates") if one["id"] == name)
-    assert [row["id"] for row in found["tokens"]] == drawn["ids"] == pair["ids"]["chosen"]
-    assert found["prompt"]["tokens"] == len(pair["ids"]["prompt"]) and found["about"]["policy_version"] == 1
-    base = AutoModelForCausalLM.from_pretrained(EMBEDDED / "llama")
-    trained = PeftModel.from_pretrained(base, str(run / "rounds" / "000001" / "adapter"))
-    ids = [*pair["ids"]["prompt"], *drawn["ids"]]
-    probs_T_V = plain(ids, trained)
-    for at, row in enumerate(found["tokens"], len(pair["ids"]["prompt"])):
-        assert row["probability"] == pytest.approx(float(probs_T_V[at - 1, row["id"]]), abs=1e-5)
-    as_base = asked(tmp_path, str(run), f"turn={name}", "version=0")
-    assert any("policy version 1 spoke; these are the probabilities of version 0" in note for note in as_base["notes"])
-    assert as_base["total"]["logp"] != pytest.approx(found["total"]["logp"], abs=1e-3)
-
-
-def test_a_turn_is_named_as_the_records_name_it(run: Path, tmp_path: Path) -> None:
-    reader = RunReader(run)
-    transcript = next(iter(reader.transcripts()))
-    first, same = (find_said(reader, f"{transcript.id}/{place}") for place in ("1", "t01"))
-    assert first == same and first.text == transcript.turns[1].text
-    found = asked(tmp_path, str(run), "--turn", f"{transcript.id}/1")
-    assert any("kept no tokens of this turn" in note for note in found["notes"]) or first.ids is not None
-    assert "".join(row["text"] for row in found["tokens"]).strip().startswith(transcript.turns[1].text[:20])
-    with pytest.raises(ConfigError, match=f"has {len(transcript.turns)} turns, 0 to"):
-        find_said(reader, f"{transcript.id}/99")
-    with pytest.raises(ConfigError, match=r"no such dialogue or candidate; did you mean r0001/c0000"):
-        find_said(reader, "r001/c0000/1")
-    with pytest.raises(ConfigError, match=r"policy version 7 of expert a were not kept .*the base \(0\) and 1, 2"):
-        weights_of(reader, "a", 7)
-
-
 # -- words and wrong ones -------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +129,7 @@ def test_texts_are_taken_as_they_stand() -> None:
         (["embedded:llama", "x", "--turn", "c0000/1"], "turn=c0000/1: is a turn of a run"),
         (["embedded:llama", "x", "chat=true"], "nothing that the assistant answers"),
         (["embedded:nobody", "x"], "no such embedded model"),
-        (["embedded:llama", "x", "out=x.txt"], "out=x.txt: must end in .json"),
+        (["embedded:llama", "x", "out=x.txt"], "out: must end in .json"),
         (["embedded:llama", "x", "unit=bytes"], "unit"),
     ],
 )  # fmt: skip
@@ -198,9 +146,7 @@ def test_wrong_words_are_one_message(words: list[str], said: str, capsys: Captur
 @settings(max_examples=200, deadline=None)
 def test_what_is_shown_is_one_harmless_line(text: str) -> None:
     shown = visible(text)
-    assert (clean(shown) == shown and "\n" not in shown and "\t" not in shown and shown.isprintable()) or all(
-        c.isprintable() or c == " " for c in shown
-    )
+    assert clean(shown) == shown and shown.isprintable()
     assert not text or shown
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,8 @@ from expertchat.metrics.config import Measure
 class Column(NamedTuple):
     """One figure of a text. `digits`: behind the point, where it is shown. `mean`: whether its mean over texts says anything.
 
-    `needs`: what a text must have for it besides words of its own.
+    `needs`: what a text must have for it besides words of its own. `least`, `most`: between which a mean can lie, so that its interval
+    reaches no further.
     """
 
     name: str
@@ -20,6 +22,8 @@ class Column(NamedTuple):
     digits: int = 3
     mean: bool = True
     needs: Literal["", "reference", "turns", "context"] = ""
+    least: float = 0.0
+    most: float = 1.0
 
 
 _ROUGE = tuple(
@@ -29,24 +33,24 @@ _ROUGE = tuple(
 )
 COLUMNS: tuple[Column, ...] = (
     *_ROUGE,
-    Column("bleu", "bleu", "BLEU of a text", 2, needs="reference"),
-    Column("chrf", "chrf", "chrF2 of a text", 2, needs="reference"),
+    Column("bleu", "bleu", "BLEU of a text", 2, needs="reference", most=100.0),
+    Column("chrf", "chrf", "chrF2 of a text", 2, needs="reference", most=100.0),
     Column("logp", "likelihood", "log-likelihood", 2, mean=False),
     Column("logp_tokens", "likelihood", "tokens scored", 0, mean=False),
     Column("logp_bytes", "likelihood", "bytes scored", 0, mean=False),
-    Column("logp_token", "likelihood", "log-likelihood a token"),
-    Column("logp_byte", "likelihood", "log-likelihood a byte"),
-    Column("perplexity", "likelihood", "perplexity of a text", 2),
+    Column("logp_token", "likelihood", "log-likelihood a token", least=-math.inf, most=0.0),
+    Column("logp_byte", "likelihood", "log-likelihood a byte", least=-math.inf, most=0.0),
+    Column("perplexity", "likelihood", "perplexity of a text", 2, least=1.0, most=math.inf),
     Column("distinct_1", "distinct", "distinct-1"),
     Column("distinct_2", "distinct", "distinct-2"),
     Column("repeats", "repeats", "repeats in itself"),
     Column("repeats_earlier", "repeats", "repeats with earlier turns", needs="turns"),
     Column("likeness_earlier", "repeats", "likeness to an earlier turn", needs="turns"),
-    Column("words", "length", "words", 1),
-    Column("tokens", "length", "tokens", 1),
-    Column("characters", "length", "characters", 1),
-    Column("similarity_reference", "similarity", "similarity to the reference", needs="reference"),
-    Column("similarity_context", "similarity", "similarity to the context", needs="context"),
+    Column("words", "length", "words", 1, most=math.inf),
+    Column("tokens", "length", "tokens", 1, most=math.inf),
+    Column("characters", "length", "characters", 1, most=math.inf),
+    Column("similarity_reference", "similarity", "similarity to the reference", needs="reference", least=-1.0),
+    Column("similarity_context", "similarity", "similarity to the context", needs="context", least=-1.0),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field
 
 from expertchat.config import EmbedderConfig, Group, ModelConfig, Text
 from expertchat.sources.config import SourceConfig
@@ -15,9 +15,11 @@ TABLES, ROWS = (".md", ".csv", ".json"), (".csv", ".jsonl")
 LONGEST_TEXT = 1_000_000  # characters that `tokens` takes
 
 
-def suffix_problem(key: str, path: str | None, known: tuple[str, ...]) -> list[str]:
-    """What is wrong with a file that is to be written in a form that its name tells."""
-    return [] if path is None or Path(path).suffix in known else [f"{key}={path}: must end in {', '.join(known)}"]
+def _ends_in(path: str, known: tuple[str, ...]) -> str:
+    """A file whose name tells in which form it is to be written."""
+    if Path(path).suffix not in known:
+        raise ValueError(f"must end in {', '.join(known)}")
+    return path
 
 
 class MetricsConfig(Group):
@@ -33,14 +35,8 @@ class MetricsConfig(Group):
     models_dir: Text | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int | None = Field(default=None, ge=1, le=1024)
-    rows: Text | None = None
-    out: Text | None = None
-
-    @model_validator(mode="after")
-    def _files(self) -> MetricsConfig:
-        if problems := suffix_problem("rows", self.rows, ROWS) + suffix_problem("out", self.out, TABLES):
-            raise ValueError("\n".join(problems))
-        return self
+    rows: Annotated[Text, AfterValidator(lambda path: _ends_in(path, ROWS))] | None = None
+    out: Annotated[Text, AfterValidator(lambda path: _ends_in(path, TABLES))] | None = None
 
 
 class TokensConfig(Group):
@@ -63,13 +59,7 @@ class TokensConfig(Group):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|balanced)$")] | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int | None = Field(default=None, ge=1, le=1024)
-    out: Text | None = None
-
-    @model_validator(mode="after")
-    def _file(self) -> TokensConfig:
-        if problems := suffix_problem("out", self.out, (".json",)):
-            raise ValueError("\n".join(problems))
-        return self
+    out: Annotated[Text, AfterValidator(lambda path: _ends_in(path, (".json",)))] | None = None
 
 
 def given_problems(config: TokensConfig) -> list[str]:

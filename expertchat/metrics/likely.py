@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -111,18 +112,21 @@ class Likelihoods:
         size = len(text.encode("utf-8"))
         if self.context == "none" or (not turns and not item.topic.strip()):
             return self._alone(text)
-        dropped = 0
-        while True:
+        holds = self.backend.info.context_length
+
+        def read(dropped: int) -> tuple[list[int], list[int]]:
             messages = self._messages(item, turns[dropped:])
-            prompt = renderer.answered(messages)
-            reply = renderer.reply(messages, Message("assistant", text), end=False)
-            needed, holds = len(prompt) + len(reply), self.backend.info.context_length
-            if not holds or needed <= holds:
-                note = f"{dropped} oldest turn{'s' if dropped > 1 else ''} not shown: context full" if dropped else None
-                return Piece(tuple(prompt), tuple(reply), size, note)
-            if dropped >= len(turns):
-                return f"prompt and text take {needed} tokens, but the context of {self.backend.info.name} holds {holds}"
-            dropped += 1
+            return renderer.answered(messages), renderer.reply(messages, Message("assistant", text), end=False)
+
+        def fits(dropped: int) -> bool:
+            return not holds or sum(map(len, read(dropped))) <= holds
+
+        dropped = 0 if fits(0) else bisect_left(range(len(turns)), True, key=fits)
+        prompt, reply = read(dropped)
+        if not fits(dropped):
+            return f"prompt and text take {len(prompt) + len(reply)} tokens, but the context of {self.backend.info.name} holds {holds}"
+        note = f"{dropped} oldest turn{'s' if dropped > 1 else ''} not shown: context full" if dropped else None
+        return Piece(tuple(prompt), tuple(reply), size, note)
 
     def _alone(self, text: str) -> Piece | str:
         """A text that nothing stands before."""

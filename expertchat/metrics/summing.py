@@ -42,17 +42,12 @@ def means(rows: Sequence[Row], systems: Sequence[str], columns: Sequence[Column]
     """A figure for each column: by system, and of two systems in pairs the difference first - second of each pair."""
     found = []
     for column in columns:
-        known = [
-            (row, system, value) for row, system in zip(rows, systems, strict=True) if (value := row.values.get(column.name)) is not None
-        ]
-        by_system = {
-            name: _mean(
-                [value for _, system, value in known if system == name],
-                [row.item.group for row, system, _ in known if system == name],
-                seed,
-            )
-            for name in dict.fromkeys(systems)
-        }
+        pairs = zip(rows, systems, strict=True)
+        known = [(row, system, value) for row, system in pairs if (value := row.values.get(column.name)) is not None]
+        by_system: dict[str, Figure] = {}
+        for name in dict.fromkeys(systems):
+            own = [(value, row.item.group) for row, system, value in known if system == name]
+            by_system[name] = _within(_mean(own, seed), column)
         nulls = Counter(row.problems[column.name] for row in rows if column.name in row.problems)
         found.append({
             "name": column.name, "title": column.title, "digits": column.digits, "systems": by_system,
@@ -61,11 +56,19 @@ def means(rows: Sequence[Row], systems: Sequence[str], columns: Sequence[Column]
     return found
 
 
-def _mean(values: Sequence[float], groups: Sequence[str], seed: int) -> Figure:
+def _mean(values: Sequence[tuple[float, str]], seed: int) -> Figure:
+    """The mean of values, each with its group."""
     if not values:
         return {"n": 0, "mean": None, "low": None, "high": None}
-    interval = mean_by_cluster(values, groups, seed=seed)
-    return {"n": len(values), "mean": fmean(values), "low": interval.low, "high": interval.high}
+    numbers, groups = zip(*values, strict=True)
+    interval = mean_by_cluster(numbers, groups, seed=seed)
+    return {"n": len(values), "mean": fmean(numbers), "low": interval.low, "high": interval.high}
+
+
+def _within(figure: Figure, column: Column) -> Figure:
+    """A mean whose interval does not reach beyond what a mean can be."""
+    bounds = {name: bound if (bound := figure[name]) is None else min(max(bound, column.least), column.most) for name in ("low", "high")}
+    return {**figure, **bounds}
 
 
 def _differences(known: Sequence[tuple[Row, str, float]], systems: Sequence[str], seed: int) -> list[Figure]:
@@ -78,7 +81,7 @@ def _differences(known: Sequence[tuple[Row, str, float]], systems: Sequence[str]
     for one, two in combinations(systems, 2):
         both = [(pair[one][0] - pair[two][0], pair[one][1]) for pair in pairs.values() if one in pair and two in pair]
         if both:
-            found.append({"first": one, "second": two, **_mean([value for value, _ in both], [group for _, group in both], seed)})
+            found.append({"first": one, "second": two, **_mean(both, seed)})
     return found
 
 

@@ -17,7 +17,7 @@ def visible(text: str) -> str:
     >>> visible("\\x1b[2J a\\n\\u202eb"), visible("größer")
     ('\\\\x1b[2J a↵\\\\u202eb', 'größer')
     """
-    shown = "".join(_SIGNS.get(c) or (c if clean(c) == c and c not in "\x0b\x0c\x85\u2028\u2029" else _written(c)) for c in text)
+    shown = "".join(_SIGNS.get(c) or (c if c.isprintable() and clean(c) == c else _written(c)) for c in text)
     return re.sub(r"^(?=[\u0300-\u036f\u20d0-\u20ff])", "◌", clean(shown))
 
 

@@ -49,13 +49,17 @@ def columns(values: Values) -> list[tuple[str, list[str]]]:
     pairs = list(dict.fromkeys(_named(one) for figure in values["means"] for one in figure["differences"]))
     found: list[tuple[str, list[str]]] = [("", [figure["title"] for figure in figures]), ("texts", [_count(figure) for figure in figures])]
     for system in values["systems"]:
-        title = "mean" if len(values["systems"]) == 1 and system == "all" else clean(one_line(system))
+        title = "mean" if len(values["systems"]) == 1 and system == "all" else _cell_text(system)
         found.append((title, [cell(figure["systems"].get(system), figure["digits"]) for figure in figures]))
     for pair in pairs:
         ones = [next((one for one in figure.get("differences", ()) if _named(one) == pair), None) for figure in figures]
         cells = [cell(one, figure["digits"], sign=True) for one, figure in zip(ones, figures, strict=True)]
-        found.append((clean(one_line(f"{pair[0]} - {pair[1]}")), cells))
+        found.append((_cell_text(f"{pair[0]} - {pair[1]}"), cells))
     return found
+
+
+def _cell_text(text: str) -> str:
+    return one_line(clean(text))
 
 
 def _count(figure: Mapping[str, Any]) -> str:
@@ -89,8 +93,9 @@ def remarks(values: Values) -> list[str]:
 def markdown(values: Values) -> str:
     """The table as Markdown, with its caption and remarks."""
     shown = columns(values)
-    lines = ["| " + " | ".join(title or "measure" for title, _ in shown) + " |", "|---|" + "---:|" * (len(shown) - 1)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in zip(*(c for _, c in shown), strict=True)]
+    table = [[title or "measure" for title, _ in shown], *zip(*(cells for _, cells in shown), strict=True)]
+    head, *lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in table]
+    lines = [head, "|---|" + "---:|" * (len(shown) - 1), *lines]
     notes = [f"- {note}" for note in remarks(values)]
     return "\n".join([*lines, "", caption(values), *([""] if notes else []), *notes]) + "\n"
 

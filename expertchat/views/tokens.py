@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -26,8 +27,8 @@ SHADES = (
     (0.0, "white on red", "less"),
 )
 UNKNOWN = "reverse"
-TOP = 3  # of the likeliest tokens, those that a narrow screen shows
-WIDE = 120
+GAP, INDENT = 2, 6  # cells between columns, and beside the table
+LEAST = 16  # cells of the likeliest tokens
 
 
 def shade(probability: float | None) -> str:
@@ -82,17 +83,15 @@ def shaded(values: Values, colours: bool) -> Text:
     """The tokens one after the other, each in its shade; what the model wrote itself is underlined."""
     text = Text()
     for row in values["tokens"]:
-        piece = row["text"]
-        shown = visible(row["name"] if not piece or "\ufffd" in piece else piece)
         style = (shade(row["probability"]) if colours else "") + (" underline" if row["from"] == "continued" else "")
-        text.append(shown, style.strip())
-        if piece.endswith("\n"):
+        text.append(_spelt(row), style.strip())
+        if row["text"].endswith("\n"):
             text.append("\n")
     return text
 
 
 def legend() -> Text:
-    text = Text("probability of the token, %: ", "dim")
+    text = Text.assemble(("probability of the token, %: ", "dim"))
     for _, style, words in SHADES:
         text.append(f" {words} ", style).append(" ")
     return text.append(" none ", UNKNOWN).append("  underlined: written by the model", "dim")
@@ -110,26 +109,37 @@ def chosen(values: Values) -> tuple[list[tuple[int, Mapping[str, Any]]], str]:
 
 
 def _table(console: CleanConsole, values: Values, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> Table:
-    out = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    unit, top = values["unit"], None if console.width >= WIDE else TOP
-    for title in ("", "token", "%", "log p", "rank", f"entropy, {unit}", "top 5, %", "likeliest, %"):
-        left = title in ("token", "likeliest, %")
-        out.add_column(title, justify="left" if left else "right", overflow="fold", no_wrap=not left)
-    for place, row in rows:
-        piece = row["text"]
-        name = visible(row["name"] if not piece or "\ufffd" in piece else piece)
+    titles = ["", "token", "%", "log p", "rank", "entropy", "top 5, %"]
+    lines = [
+        [
+            str(place), f"[{_spelt(row)}]", percent(row["probability"]), _fixed(row["logp"], 3),
+            NONE if row["rank"] is None else f"{row['rank']:,}", _fixed(row["entropy"], 2), percent(row["five"]),
+        ]
+        for place, row in rows
+    ]  # fmt: skip
+    taken = sum(max(map(cell_len, column)) + GAP for column in zip(titles, *lines, strict=True))
+    out = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for title in [*titles, "likeliest, %"]:
+        out.add_column(title, justify="left" if title in ("token", "likeliest, %") else "right", no_wrap=True)
+    for (_, row), cells in zip(rows, lines, strict=True):
         style = shade(row["probability"]) if console.is_terminal else ""
-        out.add_row(
-            Text(str(place)), Text(f"[{name}]"), Text(percent(row["probability"]), style), Text(_fixed(row["logp"], 3)),
-            Text(NONE if row["rank"] is None else f"{row['rank']:,}"), Text(_fixed(row["entropy"], 2)),
-            Text(percent(row["five"])), Text(likeliest(row["top"][:top])),
-        )  # fmt: skip
+        top = likeliest(row["top"], max(LEAST, console.width - INDENT - taken))
+        out.add_row(*(Text(cell, style if i == 2 else "") for i, cell in enumerate([*cells, top])))
     return out
 
 
-def likeliest(top: Sequence[Mapping[str, Any]]) -> str:
-    """ "[ Paris] 41.20  [ the] 8.03"."""
-    return "  ".join(f"[{visible(one['text'])}] {percent(one['probability'])}" for one in top)
+def _spelt(row: Mapping[str, Any]) -> str:
+    """What a token adds to the text; where that is no whole character, its name."""
+    piece = row["text"]
+    return visible(row["name"] if not piece or "\ufffd" in piece else piece)
+
+
+def likeliest(top: Sequence[Mapping[str, Any]], width: int) -> str:
+    """ "[ Paris] 41.20  [ the] 8.03": as many as fit into so many cells, the first in any case."""
+    parts = [f"[{visible(one['text'])}] {percent(one['probability'])}" for one in top]
+    while len(parts) > 1 and cell_len("  ".join(parts)) > width:
+        parts.pop()
+    return "  ".join(parts)
 
 
 def _fixed(value: float | None, digits: int) -> str:
@@ -138,7 +148,11 @@ def _fixed(value: float | None, digits: int) -> str:
 
 def _foot(values: Values, note: str) -> list[Text]:
     following, total, unit = values["next"], values["total"], values["unit"]
-    lines = [Text.assemble(("next: ", "dim"), likeliest(following["top"]), (f"  ({following['entropy']:.2f} {unit})", "dim"))]
+    known = (f"  entropy {following['entropy']:.2f}", "dim")
+    lines = [
+        Text(f"log p and entropy in {unit}; top 5: the share that the five likeliest tokens hold together", "dim"),
+        Text.assemble(("next: ", "dim"), likeliest(following["top"], 60), known),
+    ]
     if total["tokens"]:
         lines.append(Text(
             f"{counted(total['tokens'], 'token')}, {counted(total['bytes'], 'byte')}: log p {total['logp']:.3f} {unit}, "
