@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from expertchat import cli
 from expertchat.backends.folders import EMBEDDED
+from expertchat.backends.local import LocalBackend
 from expertchat.backends.looking import Spelling, looks
 from expertchat.config import ConfigError
 from expertchat.doors.tokens import taken
+from expertchat.metrics.config import TokensConfig, given_problems
 from expertchat.metrics.loaded import load_model
-from expertchat.metrics.tokens import total
+from expertchat.metrics.tokens import looked_at, of_text, total
 from expertchat.text.cleaning import clean
 from expertchat.text.visible import visible
 from expertchat.views.tokens import percent, print_tokens, shade
@@ -32,11 +35,17 @@ TEXT = "Tides from the sun are about half as strong as lunar tides."
 Captured = pytest.CaptureFixture[str]
 
 
-def asked(tmp_path: Path, *words: str) -> dict[str, Any]:
-    """What the command writes."""
-    assert cli.main(["tokens", *words, f"out={tmp_path / 'tokens.json'}"]) == 0
-    found: dict[str, Any] = json.loads((tmp_path / "tokens.json").read_text())
-    return found
+@lru_cache
+def backend() -> LocalBackend:
+    return load_model(llama(), 0)
+
+
+def asked(text: str | None = None, **more: Any) -> dict[str, Any]:
+    """What is told of a text by the embedded Llama."""
+    config = TokensConfig.model_validate({"model": llama(), "text": text, **more})
+    assert given_problems(config) == []
+    backend().seed = config.seed
+    return looked_at(config, backend(), of_text(config, backend()))
 
 
 def plain(ids: list[int], model: Any = None) -> torch.Tensor:
@@ -50,7 +59,8 @@ def plain(ids: list[int], model: Any = None) -> torch.Tensor:
 
 
 def test_probabilities_are_those_of_a_plain_pass(tmp_path: Path) -> None:
-    found = asked(tmp_path, "embedded:llama", TEXT, "top=3")
+    assert cli.main(["tokens", "embedded:llama", TEXT, "top=3", f"out={tmp_path / 'tokens.json'}"]) == 0
+    found = json.loads((tmp_path / "tokens.json").read_text())
     ids = AutoTokenizer.from_pretrained(EMBEDDED / "llama")(TEXT)["input_ids"]
     probs_T_V = plain(ids)
     rows = found["tokens"]
@@ -69,36 +79,35 @@ def test_probabilities_are_those_of_a_plain_pass(tmp_path: Path) -> None:
 
 
 def test_long_texts_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = load_model(llama(), 0)
-    ids = tuple(backend.tokenizer(TEXT)["input_ids"])
-    whole = looks(backend, ids[:1], ids[1:], 2)
+    ids = tuple(backend().tokenizer(TEXT)["input_ids"])
+    whole = looks(backend(), ids[:1], ids[1:], 2)
     monkeypatch.setattr("expertchat.backends.looking.CHUNK", 3)
-    parts = looks(backend, ids[:1], ids[1:], 2)
+    parts = looks(backend(), ids[:1], ids[1:], 2)
     assert [one.id for one in parts] == [*ids[1:], None] == [one.id for one in whole]
     assert [one.logp for one in parts[:-1]] == pytest.approx([one.logp for one in whole[:-1]], abs=1e-4)
     assert parts[-1].entropy == pytest.approx(whole[-1].entropy, abs=1e-4)
     with pytest.raises(ConfigError, match="but the context holds"):
-        looks(backend, ids, ids * backend.info.context_length, 2)
+        looks(backend(), ids, ids * backend().info.context_length, 2)
 
 
-def test_a_prompt_is_gone_on_with(tmp_path: Path) -> None:
-    prompt = "prompt=What do you know about tides?"
-    greedy = asked(tmp_path, "embedded:llama", prompt, "chat=true", "continue=5")
+def test_a_prompt_is_gone_on_with() -> None:
+    prompt = {"prompt": "What do you know about tides?", "chat": True}
+    greedy = asked(**prompt, **{"continue": 5})
     assert {row["from"] for row in greedy["tokens"]} == {"continued"} and len(greedy["tokens"]) <= 5
     assert all(row["rank"] == 1 for row in greedy["tokens"])
-    drawn = [asked(tmp_path, "embedded:llama", prompt, "chat=true", "continue=5", "sample=true", f"seed={seed}") for seed in (1, 1, 2)]
+    drawn = [asked(**prompt, **{"continue": 5}, sample=True, seed=seed) for seed in (1, 1, 2)]
     texts = ["".join(row["text"] for row in one["tokens"]) for one in drawn]
     assert texts[0] == texts[1] != texts[2]
-    answer = asked(tmp_path, "embedded:llama", TEXT, prompt, "chat=true")
+    answer = asked(TEXT, **prompt)
     assert {row["from"] for row in answer["tokens"]} == {"given"} and answer["prompt"]["text"].count("What do you know") == 1
-    both = asked(tmp_path, "embedded:llama", " rise", "prompt=Tides")
+    both = asked(" rise", prompt="Tides")
     assert [row["text"] for row in both["tokens"]] == [" rise"] and both["prompt"]["text"].endswith("Tides")
-    joined = asked(tmp_path, "embedded:llama", "rise", "prompt=Tides")
+    joined = asked("rise", prompt="Tides")
     assert "no space stands between prompt and text: they are one word" in joined["notes"]
 
 
-def test_bits_are_nats_over_ln_2(tmp_path: Path) -> None:
-    nats, bits = (asked(tmp_path, "embedded:llama", TEXT, f"unit={unit}") for unit in ("nats", "bits"))
+def test_bits_are_nats_over_ln_2() -> None:
+    nats, bits = (asked(TEXT, unit=unit) for unit in ("nats", "bits"))
     for name in ("logp", "logp_token", "logp_byte", "entropy"):
         assert bits["total"][name] == pytest.approx(nats["total"][name] / math.log(2))
     assert bits["total"]["perplexity"] == pytest.approx(nats["total"]["perplexity"])
@@ -124,19 +133,25 @@ def test_texts_are_taken_as_they_stand() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], 'name a model and a text, or a run and a turn'),
-        (["embedded:llama"], "there is no text"),
-        (["embedded:llama", "x", "--turn", "c0000/1"], "turn=c0000/1: is a turn of a run"),
-        (["embedded:llama", "x", "chat=true"], "nothing that the assistant answers"),
-        (["embedded:nobody", "x"], "no such embedded model"),
-        (["embedded:llama", "x", "out=x.txt"], "out: must end in .json"),
-        (["embedded:llama", "x", "unit=bytes"], "unit"),
+        (["embedded:llama"], ["there is no text"]),
+        (["embedded:nobody", "x", "out=x.txt", "unit=bytes"], ["no such embedded model", "out: must end in .json", "unit: "]),
     ],
-)  # fmt: skip
-def test_wrong_words_are_one_message(words: list[str], said: str, capsys: Captured) -> None:
+)
+def test_wrong_words_are_one_message(words: list[str], said: list[str], capsys: Captured) -> None:
     assert cli.main(["tokens", *words]) == 2
     told = capsys.readouterr().err
-    assert said in told and "Traceback" not in told
+    assert all(part in told for part in said) and "Traceback" not in told
+
+
+def test_what_does_not_go_together_is_said() -> None:
+    model = llama()
+    for words, said in (
+        ({}, "name a model and a text, or a run and a turn"),
+        ({"model": model, "text": "x", "turn": "c0000/1", "version": 1}, "turn=c0000/1: is a turn of a run"),
+        ({"model": model, "text": "x", "chat": True}, "nothing that the assistant answers"),
+        ({"run": "runs/x", "text": "x"}, "turn: is not said"),
+    ):
+        assert said in given_problems(TokensConfig.model_validate(words))[0]
 
 
 # -- harmless -------------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def named(config: MetricsConfig) -> list[tuple[str, str | None]]:
     """The models that may have to be fetched: what is named, and no embedder that is found by itself."""
     from expertchat.sources.rows import HUB
 
-    found = [(path.removeprefix(HUB), None) for path in config.source.path if path.startswith(HUB)]
+    found: list[tuple[str, str | None]] = [(path.removeprefix(HUB), None) for path in config.source.path if path.startswith(HUB)]
     if config.model is not None and config.model.backend == "local":
         found.append((config.model.path, config.model.models_dir))
     if config.embedder.path not in ("auto", "mpnet_or_minilm"):

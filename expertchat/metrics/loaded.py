@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from expertchat.backends.folders import embedder_problem, find_here
 from expertchat.backends.loading import LaterEmbedder, embedder_path, load_backend, load_embedder
@@ -15,19 +16,27 @@ if TYPE_CHECKING:
     from expertchat.backends.local import LocalBackend
 
 EMBEDDED = "embedded:"
+EXACT = "fp32: figures are to be exact; model.dtype=bf16 takes half the memory"
 
 
-def load_model(config: ModelConfig, seed: int, threads: int | None = None) -> LocalBackend:
-    """The backend of a model whose probabilities are asked for. Raises ConfigError."""
+def load_model(config: ModelConfig, seed: int, threads: int | None = None, exact: bool = True) -> LocalBackend:
+    """The backend of a model whose probabilities are asked for. Raises ConfigError.
+
+    `exact`: dtype=auto is fp32 on a CPU, where bf16 is chosen for its speed elsewhere: its rounding moves single probabilities by percents.
+    """
     if config.backend != "local":
         raise ConfigError("model.backend=scripted: its words come from a file, so they have no probabilities; name a model")
     import torch
 
-    from expertchat.backends.hardware import usable_cores
+    from expertchat.backends.hardware import choose_device, usable_cores
 
+    exact = exact and config.dtype == "auto" and choose_device(config.device)[0] == "cpu"
+    config = config.model_copy(update={"dtype": "fp32"}) if exact else config
     torch.set_num_threads(threads or (1 if config.path.startswith(EMBEDDED) else usable_cores()))
-    backend = load_backend(config, seed, family_class(config.family).family.stop)
-    return backend  # type: ignore[return-value]
+    backend: Any = load_backend(config, seed, family_class(config.family).family.stop)
+    if exact:
+        backend.info = replace(backend.info, notes=(*backend.info.notes, EXACT))
+    return backend  # type: ignore[no-any-return]
 
 
 def find_embedder(config: EmbedderConfig, systems: Iterable[str | None]) -> tuple[LaterEmbedder | None, str]:

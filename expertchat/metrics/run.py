@@ -178,7 +178,7 @@ def _notes(rows: Sequence[Row], systems: Sequence[str], groups: int) -> list[str
 def _rows_text(path: str, rows: Sequence[Row], systems: Sequence[str], columns: Sequence[Column]) -> str:
     """A row a text, as CSV or JSONL; what is null says why."""
     names = [column.name for column in columns]
-    table = [
+    table: list[dict[str, Any]] = [
         {
             "item": row.item.id, "place": row.place, "system": row.system or ("" if system == ALL else system), "group": row.item.group,
             **{name: row.values.get(name) for name in names}, "problems": row.problems, "notes": row.notes,

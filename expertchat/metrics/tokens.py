@@ -104,7 +104,7 @@ def of_run(config: TokensConfig, folder: Path) -> tuple[LocalBackend, Asked]:
     model = model_of(run, said.speaker, config.models_dir, config.device)
     version = said.version if config.version is None else config.version
     weights = weights_of(run, said.speaker, version)
-    backend = load_model(model, run.seed or 0, config.threads)
+    backend = load_model(model, run.seed or 0, config.threads, exact=False)
     if weights is not None:
         from expertchat.backends.trained import as_trained
 
