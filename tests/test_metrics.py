@@ -211,12 +211,12 @@ def backend() -> LocalBackend:
 
 
 def plain(prompt: Sequence[int], reply: Sequence[int]) -> float:
-    """The sum of the reply's log-probabilities by transformers alone."""
+    """The sum of the reply's log-probabilities by transformers' own loss, its mean a token where labels are not -100."""
     model = AutoModelForCausalLM.from_pretrained(EMBEDDED / "llama")
+    labels_1_T = torch.tensor([[*(-100 for _ in prompt), *reply]])
     with torch.inference_mode():
-        logits_T_V = model(torch.tensor([[*prompt, *reply]])).logits[0].double()
-    logps_T_V = logits_T_V.log_softmax(-1)[len(prompt) - 1 : -1]
-    return float(logps_T_V.gather(-1, torch.tensor(reply)[:, None]).sum())
+        loss = model(torch.tensor([[*prompt, *reply]]), labels=labels_1_T).loss
+    return -float(loss) * len(reply)
 
 
 TURNS = [Turn(speaker="b", text="Let us talk about tides. What do you know about the sun?"), Turn(speaker="a", text="The sun pulls too.")]

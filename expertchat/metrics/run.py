@@ -169,6 +169,9 @@ def _notes(rows: Sequence[Row], systems: Sequence[str], groups: int) -> list[str
         found.append(f"only {groups} groups (dialogues or topics): the intervals are rather too narrow, and so few texts show little")
     if len(set(systems)) > 1 and not any(row.item.pair for row in rows):
         found.append("the texts of the systems are not pairs to one same context: no paired difference")
+    counts = {systems.count(system) for system in systems}
+    if len(counts) > 1:
+        found.append("the systems have unequally many texts: distinct-n of all texts falls with their number and cannot be compared")
     cut = sum("context full" in note for row in rows for note in row.notes)
     if cut:
         found.append(f"{cut} texts were scored after a part of their turns: context full")

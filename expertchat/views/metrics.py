@@ -132,6 +132,7 @@ def _table(shown: Sequence[tuple[str, list[str]]]) -> Table:
     out = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i, (title, _) in enumerate(shown):
         out.add_column(title, justify="right" if i else "left", overflow="fold")
-    for cells in zip(*(cells for _, cells in shown), strict=True):
-        out.add_row(*(Text(cell) for cell in cells))
+    for title, *cells in zip(*(cells for _, cells in shown), strict=True):
+        if set(cells) != {NONE}:  # of all texts together there is no difference of pairs
+            out.add_row(*map(Text, (title, *cells)))
     return out

@@ -54,7 +54,7 @@ def print_tokens(values: Values, stream: TextIO | None = None) -> None:
         console.print(indented(line))
     console.print(indented(shaded(values, console.is_terminal), above=1))
     if console.is_terminal:
-        console.print(indented(legend(), above=1))
+        console.print(indented(legend(values), above=1))
     rows, note = chosen(values)
     if rows:
         console.print(indented(_table(console, values, rows), above=1))
@@ -90,11 +90,15 @@ def shaded(values: Values, colours: bool) -> Text:
     return text
 
 
-def legend() -> Text:
+def legend(values: Values) -> Text:
     text = Text.assemble(("probability of the token, %: ", "dim"))
     for _, style, words in SHADES:
         text.append(f" {words} ", style).append(" ")
-    return text.append(" none ", UNKNOWN).append("  underlined: written by the model", "dim")
+    if any(row["probability"] is None for row in values["tokens"]):
+        text.append(" none ", UNKNOWN)
+    if any(row["from"] == "continued" for row in values["tokens"]):
+        text.append("  underlined: written by the model", "dim")
+    return text
 
 
 def chosen(values: Values) -> tuple[list[tuple[int, Mapping[str, Any]]], str]:
