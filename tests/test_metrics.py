@@ -24,7 +24,7 @@ from expertchat.metrics import overlap
 from expertchat.metrics.columns import columns_of
 from expertchat.metrics.kept import Kept
 from expertchat.metrics.likely import Likelihood, Likelihoods
-from expertchat.metrics.loaded import load_model
+from expertchat.metrics.loaded import find_embedder, load_model
 from expertchat.metrics.measuring import Row, Tools, likelihood_figures, measure
 from expertchat.metrics.overlap import Bleu, Chrf, Words, rouge
 from expertchat.metrics.run import run_metrics
@@ -195,6 +195,17 @@ def test_similarity_is_the_cosine_of_the_embedder() -> None:
     found = measure([one], columns_of(["similarity"]), Tools(embedder=BagOfWords()))[0]
     # (1, 1) / sqrt(2) against itself, and against (1, 0): 1 / sqrt(2)
     assert found.values == pytest.approx({"similarity_reference": 1.0, "similarity_context": 1 / math.sqrt(2)})
+
+
+def test_the_embedder_follows_who_wrote_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded one knows 24 topics: it measures texts by the embedded models alone. What is chosen by itself is not fetched."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = load("metrics", ["source.path=[x]"]).embedder
+    own, which = find_embedder(config, ["embedded:llama v2", "embedded:mixtral"])
+    assert own is not None and which == "embedder: embedded:embedder"
+    for systems in (["embedded:llama", "gpt"], [None], []):
+        found, why = find_embedder(config, systems)
+        assert (found is None and "all-mpnet-base-v2" in why) or (found is not None and "mpnet" in found.name)
 
 
 # -- likelihoods ----------------------------------------------------------------------------------------------------------

@@ -207,7 +207,7 @@ def test_a_screen_is_shaded_with_a_legend_and_a_pipe_is_plain(monkeypatch: pytes
     found = values({"text": "\x1b[2Jquiet\n", "probability": 0.9}, {"text": "", "name": "ðŁ", "probability": None, "logp": None})
     screen, pipe = drawn(found, True), drawn(found, False)
     assert "\x1b[30;42m" in screen and "80 % and more" in screen  # black on green
-    assert "\x1b" not in pipe and "80 % and more" not in pipe and "\\x1b[2Jquiet↵" in pipe and "ðŁ" in pipe
+    assert "\x1b" not in pipe and "80 % and more" not in pipe and "\\x1b[2Jquiet↵" in pipe and "  · " in pipe and "[ðŁ]" in pipe
     for shown in (screen, pipe):
         assert "\x1b[2J" not in shown and "\x1b]0" not in shown and "\x07" not in shown and "[\\x1b[2J] 90.00" in shown
     assert (percent(0.00001), percent(None), shade(0.5), shade(None)) == ("<0.01", "-", "black on cyan", "reverse")

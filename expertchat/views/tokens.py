@@ -27,6 +27,7 @@ SHADES = (
     (0.0, "white on red", "less"),
 )
 UNKNOWN = "reverse"
+PART = "·"  # a token that is a part of a character, which the last of its tokens shows
 GAP, INDENT = 2, 6  # cells between columns, and beside the table
 LEAST = 16  # cells of the likeliest tokens
 
@@ -84,7 +85,7 @@ def shaded(values: Values, colours: bool) -> Text:
     text = Text()
     for row in values["tokens"]:
         style = (shade(row["probability"]) if colours else "") + (" underline" if row["from"] == "continued" else "")
-        text.append(_spelt(row), style.strip())
+        text.append(visible(row["text"]) or PART, style.strip())
         if row["text"].endswith("\n"):
             text.append("\n")
     return text
