@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from expertchat import cli
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.events import (
@@ -27,6 +28,8 @@ from expertchat.events import (
     RunFinished,
     StepFinished,
 )
+from expertchat.folder.reader import RunReader
+from expertchat.metrics.said import find_said, weights_of
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.online_dpo import run_online_dpo
 from tests.scripted import BagOfWords, Collect, Double
@@ -332,3 +335,42 @@ def test_a_scripted_expert_cannot_learn(tmp_path: Path) -> None:
     doubles = {"a": Double(), "b": Double()}
     with pytest.raises(ConfigError, match="cannot be trained"):
         run_online_dpo(config_of(f"run.dir={tmp_path / 'run'}"), [], Collect(), backends=doubles, embedder=BagOfWords())
+
+
+# -- what was said in a run, token by token -------------------------------------------------------------------------------
+
+
+def test_tokens_of_a_run_have_the_prompt_and_the_weights_of_then(whole: tuple[Path, Collect], tmp_path: Path) -> None:
+    """The prompt's tokens are those of the pair that was trained, the reply's those that were drawn; peft alone puts the adapter on."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from expertchat.backends.folders import EMBEDDED
+
+    folder, out = whole[0], tmp_path / "tokens.json"
+    pair = next(pair for pair in records(folder, "pairs") if pair["policy_version"] == 0)
+    name, reply, prompt = pair["provenance"]["chosen"], pair["ids"]["chosen"], pair["ids"]["prompt"]
+    for version in (0, 2):
+        assert cli.main(["tokens", str(folder), "--turn", name, f"version={version}", f"out={out}"]) == 0
+        found = json.loads(out.read_text("utf-8"))
+        assert [row["id"] for row in found["tokens"]] == reply and found["prompt"]["tokens"] == len(prompt)
+        assert any("policy version 0 spoke" in note for note in found["notes"]) == bool(version)
+        model = AutoModelForCausalLM.from_pretrained(EMBEDDED / "llama")
+        model = PeftModel.from_pretrained(model, str(folder / "rounds" / "000002" / "adapter")) if version else model
+        with torch.inference_mode():
+            probs_T_V = model(torch.tensor([[*prompt, *reply]])).logits[0].double().softmax(-1)
+        wanted = [float(probs_T_V[len(prompt) + i - 1, token]) for i, token in enumerate(reply)]
+        assert [row["probability"] for row in found["tokens"]] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_turn_is_named_as_the_records_name_it(whole: tuple[Path, Collect]) -> None:
+    run = RunReader(whole[0])
+    transcript = next(iter(run.transcripts()))
+    first, same = (find_said(run, f"{transcript.id}/{place}") for place in ("1", "t01"))
+    assert first == same and first.text == transcript.turns[1].text and (first.ids is not None) == (first.candidate is not None)
+    with pytest.raises(ConfigError, match=f"has {len(transcript.turns)} turns, 0 to"):
+        find_said(run, f"{transcript.id}/99")
+    with pytest.raises(ConfigError, match=r"no such dialogue or candidate; did you mean r0001/c0000"):
+        find_said(run, "r001/c0000/1")
+    with pytest.raises(ConfigError, match=r"policy version 7 of expert a were not kept .*the base \(0\) and .*2: look"):
+        weights_of(run, "a", 7)

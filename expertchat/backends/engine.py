@@ -240,7 +240,8 @@ class Engine:
         width = 1 + max(sum(map(len, ends)) for ends in tails)
         bases = [len(context.ids) - 1 for context in contexts]
         slab = self._scratch_for(len(contexts), max(bases) + width)
-        self.prefill(slab, 0, [Context(context.ids[:-1], context.owner) for context in contexts])
+        if any(bases):  # a context of one token has nothing before that
+            self.prefill(slab, 0, [Context(context.ids[:-1], context.owner) for context in contexts])
         ids, positions = (np.zeros((len(contexts), width), dtype=np.int64) for _ in range(2))
         places = np.full_like(ids, slab.dump)
         visible_B_T_L = np.zeros((len(contexts), width, max(bases) + width), dtype=bool)

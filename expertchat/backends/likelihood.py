@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from expertchat.backends.local import LocalBackend
 from expertchat.backends.scoring import Tokens
 from expertchat.backends.unloadable import out_of_memory
 
+T = TypeVar("T")
 MOST = 2**25  # log probabilities of a pass (fp32: 128 MiB), whatever the vocabulary
 LIKE = 0.75  # rows of a pass have at least this share of the widest one's tokens: the rest is padding
 OWNER = "likelihood"  # of what the engine keeps meanwhile
@@ -35,14 +36,28 @@ class _Piece(NamedTuple):
     wanted: list[tuple[int, int]]
 
 
-@torch.inference_mode()
 def likelihoods(backend: LocalBackend, asked: Sequence[tuple[Tokens, Sequence[Tokens]]], most: int = MOST) -> list[list[Likely]]:
     """For each (prompt, its replies): what each reply's tokens are to the model, the end token included where it is one of them.
 
     A prompt goes through the model once for all its replies. Raises ConfigError where not even one reply fits into memory.
     """
+    return over_replies(backend, asked, _likely, most)
+
+
+@torch.inference_mode()
+def over_replies(
+    backend: LocalBackend,
+    asked: Sequence[tuple[Tokens, Sequence[Tokens]]],
+    read: Callable[[Tokens, Tensor], T],
+    most: int = MOST,
+    keep: bool = False,
+) -> list[list[T]]:
+    """The same, of what `read` makes of a reply and the log probabilities [tokens + 1, V] before each of its tokens and after the last.
+
+    `keep`: what was computed of the prompts serves a next call, until the backend is told to forget OWNER.
+    """
     words = backend.model.config.get_text_config().vocab_size
-    found = [[Likely(0.0, 0.0)] * len(replies) for _, replies in asked]
+    found: list[list[Any]] = [[None] * len(replies) for _, replies in asked]
     waiting = [_Piece(prompt, [r], [(i, k)]) for i, (prompt, replies) in enumerate(asked) for k, r in enumerate(replies)]
     try:
         while waiting:
@@ -50,7 +65,7 @@ def likelihoods(backend: LocalBackend, asked: Sequence[tuple[Tokens, Sequence[To
             try:
                 for piece, logps in zip(batch, _pass(backend, batch), strict=True):
                     for (i, k), reply, logps_T_V in zip(piece.wanted, piece.replies, logps, strict=True):
-                        found[i][k] = _likely(reply, logps_T_V)
+                        found[i][k] = read(reply, logps_T_V)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -63,7 +78,8 @@ def likelihoods(backend: LocalBackend, asked: Sequence[tuple[Tokens, Sequence[To
                 continue
             waiting = rest
     finally:
-        backend.forget(OWNER)
+        if not keep:
+            backend.forget(OWNER)
     return found
 
 

@@ -49,6 +49,20 @@ def short(problem: str, path: str) -> str:
     return problem.replace(f" (looked in {path})", "")
 
 
+def model_problems(key: str, config: ModelConfig) -> Iterator[str]:
+    """Why the one model of a command, at `key` of its config, cannot be loaded."""
+    if config.backend != "local":
+        return
+    try:
+        folder = find_here(config.path, config.revision, models_dir=config.models_dir)
+    except ConfigError as error:
+        yield f"{key}.path={config.path}: {short(error.problems[0], config.path)}"
+        return
+    if folder is not None and is_gguf(folder) and (lacking := lacks_package()):
+        yield f"{key}.path={config.path}: {lacking}"
+    yield from device_problems({f"{key}.device": config.device})
+
+
 def embedder_problems(config: EmbedderConfig, model_paths: Sequence[str]) -> Iterator[str]:
     """Why there is no embedder."""
     path, _ = embedder_path(config, model_paths)

@@ -52,7 +52,58 @@ _ALL = (
         check="doors.online_dpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.online_dpo:WORK", gib=0.9,
     ),
     Command(
+        "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
+        words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
+        models="doors.judge:named", resumes=True,
     ),
     Command(
         "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",
         words="SOURCE", root="label", config="labels.config:LabelConfig", check="doors.label:check", models="doors.label:named",
+    ),
+    Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
+    Command(
+        "audit", "how good is a judge: its agreement, leanings and steadiness, with intervals: expertchat audit SOURCE [SOURCE ...]",
+        "doors.audit:run", words="SOURCE [SOURCE ...]", root="audit", config="audit.config:AuditConfig", check="doors.audit:check",
+    ),
+    Command(
+        "metrics", "ROUGE, BLEU, perplexity, repeats and more of texts that are there: expertchat metrics SOURCE [reference=COLUMN]",
+        "doors.metrics:run", words="SOURCE ...", root="metrics", config="metrics.config:MetricsConfig", check="doors.metrics:check",
+        models="doors.metrics:named",
+    ),
+    Command(
+        "tokens", 'how likely each token is to a model: expertchat tokens MODEL "TEXT", expertchat tokens RUN --turn c0001/3',
+        "doors.tokens:run", words='MODEL "TEXT" | RUN --turn NAME', root="tokens", config="metrics.config:TokensConfig",
+        check="doors.tokens:check", models="doors.tokens:named",
+    ),
+    Command(
+        "merge", "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER", "doors.merge:run",
+        root="merge", config="training.merge_config:MergeConfig", check="doors.merge:check",
+    ),
+    Command(
+        "submit", "a command as a Slurm job that goes on by itself: expertchat submit online_dpo +experiment=embedded cluster=narval",
+        "doors.submit:run", words="COMMAND", root="submit", config="slurm.config:SubmitConfig", composed=False,
+    ),
+    Command("runs", "the runs of a folder with their states: expertchat runs [FOLDER ...]", "doors.runs:run"),
+    Command(
+        "merge_runs", "the tasks of an array, or runs that differ in their seeds, as one run: expertchat merge_runs RUN [RUN ...]",
+        "doors.merge_runs:run",
+    ),
+    Command(
+        "bench", "how fast a model runs here: one by one, batched, through the engine, and the limit", "doors.bench:run",
+        root="bench", config="bench.config:BenchConfig", check="doors.bench:check", models="doors.bench:named",
+    ),
+    Command(
+        "models", "which models are here and whole: expertchat models, expertchat models verify [NAME ...]", "doors.models:run",
+        root="models", config="plan.config:ModelsConfig", check="doors.models:check",
+    ),
+    Command(
+        "plan", "will it fit, and what goes on which GPU: expertchat plan gpus=4x16", "doors.plan:run",
+        root="plan", config="plan.config:PlanConfig", check="doors.plan:check",
+    ),
+    Command("watch", "follow or replay a run: expertchat watch RUN [--speed X] [--conversation ID]", "doors.watch:run"),
+    Command(
+        "world", "the embedded models: expertchat world build (train them again), check (measure them)", "doors.world:run",
+        words="build|check", root="world", config="world.config:WorldConfig", check="doors.world:check",
+    ),
+)  # fmt: skip
+COMMANDS = {command.name: command for command in _ALL}

@@ -73,7 +73,7 @@ def _wanted(config: OnlineDpoConfig) -> int:
 
 def _done(run: RunReader) -> int:
     """Of a round, as many as it may have."""
-    rounds = sum(line.get("kind") == "round" for line in run.lines("metrics"))
+    rounds = sum(one.kind == "round" for one in run.metrics())
     return rounds * int(run.config["conversation"]["count"]) * int(run.config["conversation"]["turns"])
 
 

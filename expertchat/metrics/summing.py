@@ -1,0 +1,147 @@
+"""From a row a text to a figure a system: means with intervals, paired differences, and figures of all texts together.
+
+Intervals (95 %) are bootstrapped over groups (dialogues or topics), drawn whole: the texts of one dialogue are not independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from expertchat.evaluation.statistics import Interval, bootstrap, mean_by_cluster
+from expertchat.metrics.columns import Column
+from expertchat.metrics.measuring import Row
+from expertchat.text.likeness import blank
+from expertchat.text.measures import distinct_n
+
+ALL, FIRST, SECOND = "all", "first", "second"
+Figure = dict[str, Any]
+ADDED: dict[str, tuple[str, str, int]] = {  # what adds up: of which counts, its title, its digits
+    "perplexity_all": ("likelihood", "perplexity, all texts", 2),
+    "logp_byte_all": ("likelihood", "log-likelihood a byte, all texts", 3),
+    "bleu_all": ("bleu", "BLEU, all texts", 2),
+}
+
+
+def labels(rows: Sequence[Row]) -> list[str]:
+    """What the system of each row is called: by its name, or by its place where a pair has one name twice, or none."""
+    pairs: dict[str, list[str | None]] = {}
+    for row in rows:
+        if row.item.pair:
+            pairs.setdefault(row.item.id, []).append(row.system)
+    by_place = any(None in names or len(set(names)) < len(names) for names in pairs.values())
+    places = (FIRST, SECOND)
+    return [places[row.place] if row.item.pair and by_place else row.system or ALL for row in rows]
+
+
+def means(rows: Sequence[Row], systems: Sequence[str], columns: Sequence[Column], seed: int) -> list[Figure]:
+    """A figure for each column: by system, and of two systems in pairs the difference first - second of each pair."""
+    found = []
+    for column in columns:
+        pairs = zip(rows, systems, strict=True)
+        known = [(row, system, value) for row, system in pairs if (value := row.values.get(column.name)) is not None]
+        by_system: dict[str, Figure] = {}
+        for name in dict.fromkeys(systems):
+            own = [(value, row.item.group) for row, system, value in known if system == name]
+            by_system[name] = _within(_mean(own, seed), column)
+        nulls = Counter(row.problems[column.name] for row in rows if column.name in row.problems)
+        found.append({
+            "name": column.name, "title": column.title, "digits": column.digits, "systems": by_system,
+            "differences": _differences(known, list(by_system), seed), "nulls": dict(nulls.most_common()),
+        })  # fmt: skip
+    return found
+
+
+def _mean(values: Sequence[tuple[float, str]], seed: int) -> Figure:
+    """The mean of values, each with its group."""
+    if not values:
+        return {"n": 0, "mean": None, "low": None, "high": None}
+    numbers, groups = zip(*values, strict=True)
+    interval = mean_by_cluster(numbers, groups, seed=seed)
+    return {"n": len(values), "mean": fmean(numbers), "low": interval.low, "high": interval.high}
+
+
+def _within(figure: Figure, column: Column) -> Figure:
+    """A mean whose interval does not reach beyond what a mean can be."""
+    bounds = {name: bound if (bound := figure[name]) is None else min(max(bound, column.least), column.most) for name in ("low", "high")}
+    return {**figure, **bounds}
+
+
+def _differences(known: Sequence[tuple[Row, str, float]], systems: Sequence[str], seed: int) -> list[Figure]:
+    """One system's figure minus another's, pair by pair, where both have one."""
+    pairs: dict[str, dict[str, tuple[float, str]]] = {}
+    for row, system, value in known:
+        if row.item.pair:
+            pairs.setdefault(row.item.id, {})[system] = value, row.item.group
+    found = []
+    for one, two in combinations(systems, 2):
+        both = [(pair[one][0] - pair[two][0], pair[one][1]) for pair in pairs.values() if one in pair and two in pair]
+        if both:
+            found.append({"first": one, "second": two, **_mean(both, seed)})
+    return found
+
+
+# -- figures of many texts together ---------------------------------------------------------------------------------------
+
+
+def added(rows: Sequence[Row], systems: Sequence[str], seed: int, bleu: Callable[[Sequence[float]], float] | None) -> list[Figure]:
+    """Perplexity and BLEU of all texts of a system together, from sums over them; intervals by drawing groups."""
+    formulas: dict[str, Callable[[Sequence[float]], float]] = {
+        "perplexity_all": lambda sums: math.exp(min(700.0, -sums[0] / sums[1])) if sums[1] else math.nan,
+        "logp_byte_all": lambda sums: sums[0] / sums[2] if sums[2] else math.nan,
+    } | ({} if bleu is None else {"bleu_all": bleu})
+    found = []
+    for name, formula in formulas.items():
+        counts, title, digits = ADDED[name]
+        if any(counts in row.counts for row in rows):
+            by_system = {system: _added(rows, systems, system, counts, formula, seed) for system in dict.fromkeys(systems)}
+            found.append({"name": name, "title": title, "digits": digits, "systems": by_system})
+    return found
+
+
+def _added(
+    rows: Sequence[Row], systems: Sequence[str], system: str, counts: str, formula: Callable[[Sequence[float]], float], seed: int
+) -> Figure:
+    sums: dict[str, list[float]] = {}
+    own = [row for row, name in zip(rows, systems, strict=True) if name == system and counts in row.counts]
+    for row in own:
+        before = sums.setdefault(row.item.group, [0.0] * len(row.counts[counts]))
+        sums[row.item.group] = [a + b for a, b in zip(before, row.counts[counts], strict=True)]
+    if not own:
+        return {"n": 0, "mean": None, "low": None, "high": None}
+    value = formula([sum(column) for column in zip(*sums.values(), strict=True)])
+    interval = Interval(None, None)
+    if len(sums) > 1:
+        interval = bootstrap(list(sums.values()), lambda rows_C_K: formula(rows_C_K.sum(axis=0).tolist()), seed=seed)
+    return {"n": len(own), "mean": value if math.isfinite(value) else None, "low": interval.low, "high": interval.high}
+
+
+def together(
+    rows: Sequence[Row], systems: Sequence[str], name: str, title: str, digits: int, figure: Callable[[list[Row]], float | None]
+) -> Figure:
+    """A figure of all texts of each system that has no sums, and so no interval."""
+    by_system = {}
+    for system in dict.fromkeys(systems):
+        own = [row for row, of in zip(rows, systems, strict=True) if of == system]
+        by_system[system] = {"n": len(own), "mean": figure(own) if own else None, "low": None, "high": None}
+    return {"name": name, "title": title, "digits": digits, "systems": by_system}
+
+
+def distinct_all(rows: Iterable[Row], n: int) -> float | None:
+    """distinct-n of many texts together: it falls with the amount of text."""
+    return distinct_n([row.text for row in rows if not blank(row.text)], n)
+
+
+def as_table(values: Mapping[str, Any]) -> list[Figure]:
+    """The figures as rows of a CSV: one for each measure and system, and for each difference."""
+    out: list[Figure] = []
+    for figure in (*values["means"], *values["together"]):
+        for system, one in figure["systems"].items():
+            out.append({"measure": figure["name"], "system": system, "minus": "", **one})
+        for one in figure.get("differences", ()):
+            out.append({"measure": figure["name"], "system": one["first"], "minus": one["second"], **one})
+    return out
