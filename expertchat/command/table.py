@@ -52,6 +52,10 @@ _ALL = (
     ),
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(
+        "audit", "how good is a judge: its agreement, leanings and steadiness, with intervals: expertchat audit SOURCE [SOURCE ...]",
+        "doors.audit:run", words="SOURCE ...", root="audit", config="audit.config:AuditConfig", check="doors.audit:check",
+    ),
+    Command(
         "merge", "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER", "doors.merge:run",
         root="merge", config="training.merge_config:MergeConfig", check="doors.merge:check",
     ),

@@ -1,0 +1,235 @@
+"""The judges' card: a row for each judge with all its figures, the same with disagreeing orders left out, and rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy
+from numpy.typing import NDArray
+
+from expertchat.audit import agreement, leanings
+from expertchat.audit.estimates import NOTHING, Draws, Estimate, correlation, mean, share
+from expertchat.audit.evidence import Evidence, Key
+from expertchat.audit.ranking import Ranking, ranking
+from expertchat.audit.sheet import Sheet, length_of, sheet
+from expertchat.config import ConfigError
+from expertchat.records import JudgeRef, Opinion
+
+Array = NDArray[Any]
+Against = Literal["truth", "label", "people"]
+TRUTH = JudgeRef(id="truth", form="rule", note="what is known of the texts")
+ALPHA_DRAWS = 300  # each is a pass over all units
+
+
+@dataclass(frozen=True)
+class Row:
+    """One judge: its figures by name, and the ranking of the systems by it."""
+
+    judge: JudgeRef
+    asked: int
+    n: int  # opinions that are answers
+    figures: Mapping[str, Estimate]
+    ranking: Ranking | None = None
+
+    def values(self) -> dict[str, Any]:
+        known = {"judge": self.judge.id, "form": self.judge.form, "wording": self.judge.wording, "model": self.judge.model}
+        figures = {name: one.values() for name, one in self.figures.items()}
+        return {**known, "asked": self.asked, "n": self.n, "figures": figures, "ranking": self.ranking.values() if self.ranking else None}
+
+
+@dataclass
+class Card:
+    """The rows; `left_out`: the same where pairs whose orders disagree are left out instead of counted as ties."""
+
+    against: Against | None
+    unit: str  # of length
+    groups: int
+    items: int
+    rows: list[Row] = field(default_factory=list)
+    left_out: list[Row] = field(default_factory=list)
+    together: dict[str, Estimate] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def values(self) -> dict[str, Any]:
+        return {
+            "schema": 1, "against": self.against, "unit": self.unit, "items": self.items, "groups": self.groups,
+            "judges": [row.values() for row in self.rows], "left_out": [row.values() for row in self.left_out],
+            "together": {name: one.values() for name, one in self.together.items()}, "notes": self.notes,
+        }  # fmt: skip
+
+
+def card_of(evidence: Evidence, *, against: Against | Literal["auto"], resamples: int, seed: int, category: str | None = None) -> Card:
+    """The card of all judges of the evidence. Raises ConfigError where nothing is left to audit."""
+    opinions = _of_category(evidence, category)
+    groups = {name: i for i, name in enumerate(sorted({(item.source, item.group) for item in evidence.items.values()}))}
+    at = {key: groups[item.source, item.group] for key, item in evidence.items.items()}
+    draws = Draws.of(len(groups), resamples, seed)
+    unit, lengths = length_of(evidence.items)
+    people = {name for name, judge in evidence.judges.items() if judge.form == "person"}
+    kind = _against(evidence, people, against)
+    card = Card(kind, unit, len(groups), len(evidence.items), notes=list(evidence.notes))
+    heard = sorted(people & opinions.keys())
+    by_people = {name: sheet(evidence.judges[name], evidence.items, opinions[name], {}, lengths, at) for name in heard}
+    sheets: list[Sheet] = []
+    for name, said in opinions.items():
+        known = _truths(evidence, kind, [one for who, one in by_people.items() if who != name])
+        sheets.append(sheet(evidence.judges[name], evidence.items, said, known, lengths, at))
+    if (true := _by_truth(evidence)) and kind == "truth":
+        sheets.append(sheet(TRUTH, evidence.items, true, {}, lengths, at))
+    for one in sheets:
+        card.rows.append(row(one, draws, kind))
+        kept = replace(one, compared=one.compared.where(one.compared.same))
+        if not one.compared.same.all():
+            card.left_out.append(row(kept, draws, kind))
+    judges = [one for one in sheets if one.judge is not TRUTH]
+    card.together |= _alphas("judges", judges, draws, at) | _alphas("people", list(by_people.values()), draws, at)
+    return card
+
+
+def row(one: Sheet, draws: Draws, kind: Against | None) -> Row:
+    """All figures of one judge; those that cannot be had are NOTHING."""
+    identical, identical_first = leanings.alike(one.shown, draws)
+    # Two identical texts are there to be told apart from all others, and count nowhere else.
+    compared, rated, shown = one.compared.where(~one.compared.alike), one.rated, leanings.apart(one.shown)
+    longer, longer_lost, longer_bias = leanings.of_kind(compared, numpy.sign(compared.longer), draws)
+    own, own_lost, own_bias = leanings.of_kind(compared, compared.own, draws)
+    # Of numbers with how good their texts are; of choices with how much better the first text is.
+    said = (rated.value, rated.truth, rated.group) if len(rated.value) else (compared.sign, compared.gap, compared.group)
+    figures = {
+        "unanswered": share(one.unanswered, one.asked_group, draws),
+        "mass": share(one.mass, one.mass_group, draws),
+        "agreement": agreement.raw(compared, draws),
+        "kappa": agreement.kappa(compared, draws),
+        "quadratic": agreement.quadratic(rated, draws) if kind in ("label", "people") else NOTHING,
+        "rho": agreement.rho(*said, draws),
+        "calibration": agreement.calibration(rated, draws, kind in ("label", "people")),
+        "first": leanings.first(shown, draws),
+        "flips": leanings.flips(one, draws),
+        "identical": identical,
+        "identical_first": identical_first,
+        "longer": longer,
+        "longer_lost": longer_lost,
+        "longer_bias": longer_bias,
+        "length_size": leanings.length_size(compared, draws),
+        "length_rho": agreement.rho(rated.value, rated.length, rated.group, draws, None),
+        "own": own,
+        "own_lost": own_lost,
+        "own_bias": own_bias,
+        "spread": leanings.spread(rated, draws),
+        "ties": leanings.ties(compared, draws),
+        "same": leanings.same(shown, compared, rated, draws),
+        "again": leanings.again(one, draws),
+        "seconds": _thousand(mean(one.seconds, one.seconds_group, draws)),
+    }
+    return Row(one.judge, one.asked, one.asked - int(one.unanswered.sum()), figures, ranking(compared, draws))
+
+
+def _thousand(one: Estimate) -> Estimate:
+    value, low, high = (None if x is None else 1000 * x for x in (one.value, one.low, one.high))
+    return replace(one, value=value, low=low, high=high)
+
+
+# -- what judges are held against -------------------------------------------------------------------------------------------
+
+
+def _of_category(evidence: Evidence, category: str | None) -> dict[str, list[tuple[Key, Opinion]]]:
+    if category is None:
+        return dict(evidence.opinions)
+    found = {name: kept for name, said in evidence.opinions.items() if (kept := [one for one in said if one[1].category == category])}
+    if not found:
+        there = sorted({one.category for said in evidence.opinions.values() for _, one in said})
+        raise ConfigError(f"category={category}: nobody has judged it; there are {', '.join(there)}")
+    return found
+
+
+def _against(evidence: Evidence, people: set[str], wanted: str) -> Against | None:
+    """What there is of what was asked for. Raises ConfigError where that is not there."""
+    items = evidence.items.values()
+    there: dict[Against, bool] = {
+        "truth": any(text.truth is not None for item in items for text in item.texts),
+        "label": any(item.label is not None for item in items),
+        "people": bool(people & evidence.opinions.keys()),
+    }
+    if wanted == "auto":
+        return next((kind for kind, known in there.items() if known), None)
+    for kind, known in there.items():
+        if kind == wanted and known:
+            return kind
+    have = [kind for kind, known in there.items() if known]
+    remedy = f"there is {', '.join(have)}" if have else "leave it at auto"
+    raise ConfigError(f"against={wanted}: nothing of the kind is known of these items; {remedy}")
+
+
+def _truths(evidence: Evidence, kind: Against | None, people: Sequence[Sheet]) -> dict[Key, float]:
+    """What is right of each item: of a pair a sign, of one text a number."""
+    signs = {"first": 1.0, "second": -1.0, "tie": 0.0}
+    found: dict[Key, float] = {}
+    for key, item in evidence.items.items():
+        if kind == "people":
+            said = [one.choices.get(key) if item.pair else one.texts.get((key, 0)) for one in people]
+            if numbers := [number for number in said if number is not None]:
+                found[key] = float(numpy.sign(fmean(numbers))) if item.pair else fmean(numbers)
+        elif item.pair:
+            choice = item.better if kind == "truth" else item.label if kind == "label" else None
+            if isinstance(choice, str):
+                found[key] = signs[choice]
+        else:
+            value = item.texts[0].truth if kind == "truth" else item.label if kind == "label" else None
+            if isinstance(value, int | float):
+                found[key] = float(value)
+    return found
+
+
+def _by_truth(evidence: Evidence) -> list[tuple[Key, Opinion]]:
+    """The truth as one more judge: what the figures of a judge without fault are."""
+    return [
+        (key, Opinion(id=f"{item.id}/truth/{place}", item=item.id, judge=TRUTH.id, category="overall", place=place, score=text.truth))
+        for key, item in evidence.items.items()
+        for place, text in enumerate(item.texts)
+        if text.truth is not None
+    ]
+
+
+# -- several together -----------------------------------------------------------------------------------------------------------
+
+
+def _alphas(who: str, sheets: Sequence[Sheet], draws: Draws, at: Mapping[Key, int]) -> dict[str, Estimate]:
+    """Krippendorff's alpha among several: of choices (nominal) and of ratings (interval), where two or more have judged the same.
+
+    Scores of rules and reward models have scales of their own, and are left out.
+    """
+    sides: tuple[tuple[str, str, Callable[[Sheet], Mapping[Any, float]]], ...] = (
+        ("choices", "nominal", lambda one: one.choices),
+        ("ratings", "interval", lambda one: {} if one.judge.form in ("rule", "reward_model") else one.texts),
+    )
+    found = {}
+    for what, distance, of in sides:
+        tables = [table for one in sheets if (table := of(one))]
+        units = sorted({unit for table in tables for unit in table if sum(unit in other for other in tables) > 1})
+        if len(tables) > 1 and units:
+            rows = numpy.asarray([[table.get(unit, numpy.nan) for unit in units] for table in tables])
+            group_N = numpy.asarray([at[unit if what == "choices" else unit[0]] for unit in units])
+            if (estimate := _alpha(rows, group_N, distance, draws)) is not None:
+                found[f"alpha of {who}' {what}"] = estimate
+    return found
+
+
+def _alpha(rows_J_N: Array, group_N: Array, distance: str, draws: Draws) -> Estimate | None:
+    """Alpha with the units drawn by their groups."""
+    import evalica
+    import pandas
+
+    def alpha(columns_N: Array) -> float:
+        if not len(columns_N):
+            return float("nan")
+        return float(evalica.alpha(pandas.DataFrame(rows_J_N[:, columns_N]), distance).alpha)
+
+    if len(numpy.unique(rows_J_N[~numpy.isnan(rows_J_N)])) < 2:
+        return None  # all say one thing: nothing to agree about
+    units = numpy.arange(len(group_N))
+    drawn = draws.weights_R_G[:ALPHA_DRAWS, group_N].astype(int)
+    found = numpy.asarray([alpha(numpy.repeat(units, times_N)) for times_N in drawn])
+    return correlation(alpha(units), found, len(units), len(numpy.unique(group_N)), draws)
