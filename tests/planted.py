@@ -46,7 +46,8 @@ def pairs(groups: int, of_each: int, rng: numpy.random.Generator, identical: flo
             truth = 0.6 * length + rng.normal(size=2) + [MERIT[one], MERIT[two]]
             tokens = numpy.maximum(5, 60 + 20 * length).astype(int)
             texts = [
-                Text(text=f"text {g}/{i}/{k}", system=name, truth=float(truth[k]), tokens=int(tokens[k])) for k, name in enumerate((one, two))
+                Text(text=f"text {g}/{i}/{k}", system=name, truth=float(truth[k]), tokens=int(tokens[k]))
+                for k, name in enumerate((one, two))
             ]
             if rng.random() < identical:
                 texts = [texts[0], texts[0]]

@@ -80,7 +80,8 @@ def card_of(evidence: Evidence, *, against: Against | Literal["auto"], resamples
     if (true := _by_truth(evidence)) and kind == "truth":
         sheets.append(sheet(TRUTH, evidence.items, true, {}, lengths, at))
     for one in sheets:
-        card.rows.append(row(one, draws, kind))
+        whole = row(one, draws, kind)
+        card.rows.append(whole if one.judge is not TRUTH else replace(whole, figures=_no_judge(whole.figures)))
         kept = replace(one, compared=one.compared.where(one.compared.same))
         if not one.compared.same.all():
             card.left_out.append(row(kept, draws, kind))
@@ -94,8 +95,8 @@ def row(one: Sheet, draws: Draws, kind: Against | None) -> Row:
     identical, identical_first = leanings.alike(one.shown, draws)
     # Two identical texts are there to be told apart from all others, and count nowhere else.
     compared, rated, shown = one.compared.where(~one.compared.alike), one.rated, leanings.apart(one.shown)
-    longer, longer_lost, longer_bias = leanings.of_kind(compared, numpy.sign(compared.longer), draws)
-    own, own_lost, own_bias = leanings.of_kind(compared, compared.own, draws)
+    longer = leanings.of_kind(compared, numpy.sign(compared.longer), draws)
+    own = leanings.of_kind(compared, compared.own, draws)
     # Of numbers with how good their texts are; of choices with how much better the first text is.
     said = (rated.value, rated.truth, rated.group) if len(rated.value) else (compared.sign, compared.gap, compared.group)
     figures = {
@@ -110,14 +111,16 @@ def row(one: Sheet, draws: Draws, kind: Against | None) -> Row:
         "flips": leanings.flips(one, draws),
         "identical": identical,
         "identical_first": identical_first,
-        "longer": longer,
-        "longer_lost": longer_lost,
-        "longer_bias": longer_bias,
+        "longer": longer.won,
+        "longer_true": longer.truly,
+        "longer_lost": longer.where_lost,
+        "longer_bias": longer.leaning,
         "length_size": leanings.length_size(compared, draws),
         "length_rho": agreement.rho(rated.value, rated.length, rated.group, draws, None),
-        "own": own,
-        "own_lost": own_lost,
-        "own_bias": own_bias,
+        "own": own.won,
+        "own_true": own.truly,
+        "own_lost": own.where_lost,
+        "own_bias": own.leaning,
         "spread": leanings.spread(rated, draws),
         "ties": leanings.ties(compared, draws),
         "same": leanings.same(shown, compared, rated, draws),
@@ -125,6 +128,11 @@ def row(one: Sheet, draws: Draws, kind: Against | None) -> Row:
         "seconds": _thousand(mean(one.seconds, one.seconds_group, draws)),
     }
     return Row(one.judge, one.asked, one.asked - int(one.unanswered.sum()), figures, ranking(compared, draws))
+
+
+def _no_judge(figures: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """Of the truth: what it is like, and nothing that it would be held against."""
+    return {name: NOTHING if one.flag is not None and name != "same" else replace(one, flag=None) for name, one in figures.items()}
 
 
 def _thousand(one: Estimate) -> Estimate:

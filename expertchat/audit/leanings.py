@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -42,9 +42,19 @@ def apart(shown: Shown) -> Shown:
 # -- length and own texts -----------------------------------------------------------------------------------------------------
 
 
-def of_kind(compared: Compared, kind: Array, draws: Draws) -> tuple[Estimate, Estimate, Estimate]:
-    """Of comparisons of a text of a kind with one that is not (`kind`: 1 where the first is, -1 the second, 0 neither or both): the share
-    that is won, ties half; how often it wins where it truly lost; and the leaning, which without a truth is the share minus 0.5."""
+@dataclass(frozen=True)
+class OfKind:
+    """Texts of a kind against others: the share that they win, ties half; the share that is truly theirs; how often they win where they truly
+    lost; and the leaning, which without a truth is the share minus 0.5."""
+
+    won: Estimate
+    truly: Estimate
+    where_lost: Estimate
+    leaning: Estimate
+
+
+def of_kind(compared: Compared, kind: Array, draws: Draws) -> OfKind:
+    """`kind`: 1 where the first text of a comparison is of the kind and the second is not, -1 the other way, 0 neither or both."""
     rows = compared.where(kind != 0)
     side = numpy.sign(kind[kind != 0])
     won, truth = rows.sign * side, rows.truth * side
@@ -52,10 +62,11 @@ def of_kind(compared: Compared, kind: Array, draws: Draws) -> tuple[Estimate, Es
     known = ~numpy.isnan(truth)
     if not known.any():
         shifted = share((won + 1) / 2, rows.group, draws, 0.5)
-        return whole, NOTHING, _minus_half(shifted)
+        return OfKind(whole, NOTHING, NOTHING, _minus_half(shifted))
     lost = truth == -1
+    truly = share((truth[known] + 1) / 2, rows.group[known], draws)
     at_odds = share((won[lost] + 1) / 2, rows.group[lost], draws)
-    return whole, at_odds, leaning(won[known], truth[known], rows.group[known], draws)
+    return OfKind(whole, truly, at_odds, leaning(won[known], truth[known], rows.group[known], draws))
 
 
 def _minus_half(one: Estimate) -> Estimate:

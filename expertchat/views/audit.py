@@ -60,6 +60,7 @@ THEMES: dict[str, dict[str, Shape]] = {
     },
     "Length": {
         "longer": Shape("longer wins, %", PERCENT, 0),
+        "longer_true": Shape("longer truly wins, %", PERCENT, 0),
         "longer_lost": Shape("longer wins where it truly lost, %", PERCENT, 0),
         "longer_bias": Shape("leaning to length", PERCENT, 0),
         "length_size": Shape("weight of length"),
@@ -67,6 +68,7 @@ THEMES: dict[str, dict[str, Shape]] = {
     },
     "Own texts": {
         "own": Shape("own wins, %", PERCENT, 0),
+        "own_true": Shape("own truly wins, %", PERCENT, 0),
         "own_lost": Shape("own wins where it truly lost, %", PERCENT, 0),
         "own_bias": Shape("leaning to its own", PERCENT, 0),
     },

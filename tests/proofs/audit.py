@@ -1,7 +1,7 @@
 """Whether the judges' card finds planted faults, and nothing else, and whether its intervals hold: `python -m tests.proofs.audit OUT`.
 
-Whole faults (each judge goes by its fault alone) for the flags; faults of half strength for the intervals, whose planted values come from one
-set of 8,000 groups. OUT gets flags and coverage as audit.json and audit.md.
+Whole faults (each judge goes by its fault alone) for the flags; faults of half strength for the intervals, whose planted values come from
+one set of 8,000 groups. OUT gets flags and coverage as audit.json and audit.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy
 
 from expertchat.audit.card import Row, row
 from expertchat.audit.card import _truths as truths_of
-from expertchat.audit.estimates import Draws, t_quantile
+from expertchat.audit.estimates import Draws, share
 from expertchat.audit.evidence import Evidence
 from expertchat.audit.sheet import Sheet, length_of, sheet
 from tests.planted import BIASES, FAULTS, OWN_FLAG, answers, evidence, pairs, ratings, singles
@@ -99,8 +99,6 @@ def coverage(sets: int, groups: int, of_each: int, rated: bool) -> dict[str, dic
 
 def of_shares(sets: int, groups: int, of_each: int) -> dict[str, float]:
     """How often an interval holds a share: by the draws' percentiles, by these stretched by sqrt(G / (G - 1)), and by the card's way."""
-    from expertchat.audit.estimates import share
-
     held = dict.fromkeys(("percentile", "stretched percentile", "card"), 0)
     truth = 0.8  # beta(8, 2) by group
     for seed in range(sets):
@@ -153,7 +151,7 @@ def prove(out: Path, sets: int, groups: int, of_each: int) -> int:
         held = coverage(sets, groups, of_each, rated)
         title = f"{sets} sets of {groups} groups of {of_each} pairs"
         lines += [f"\n### {kind}, whole faults: flagged in how many of {title}\n", *flag_table(flagged)]
-        lines += [f"\n### {kind}, faults of strength {STRENGTH}: intervals that hold the planted value, %, {title}\n", *coverage_table(held)]
+        lines += [f"\n### {kind}, half faults ({STRENGTH}): intervals that hold the planted value, %, {title}\n", *coverage_table(held)]
         kept[kind] = {"flags": flagged, "coverage": held}
         shares = [(fault, name, n) for fault, of in flagged.items() for name, n in of.items()]
         wrong += [f"{kind}: {fault} is not found by {name}" for fault, name, n in shares if is_own(fault, name) and n < 0.95]
