@@ -35,7 +35,7 @@ class Evidence:
             *_twice(place, "judges", judges),
             *_twice(place, "opinions", opinions),
             *_strangers(place, items, judges, opinions),
-            *self._other(place, items, judges),
+            *self._other(place, items),
         ]
         if not problems and not any(one.answered for one in opinions):
             why = Counter(one.problem or one.fault or "no reason given" for one in opinions).most_common(1)
@@ -43,28 +43,43 @@ class Evidence:
             problems.append(f"{place}: {said}; there is nothing to audit: {REMEDY}")
         if problems:
             return problems
-        keys = {item.id: (item.source, item.id) for item in items}
+        keys = {item.id: key_of(item) for item in items}
         self.items.update({keys[item.id]: item for item in items})
+        names = {judge.id: self._name(place, judge) for judge in judges}
         for judge in judges:
-            self.judges[judge.id] = judge
-        known = {name: {one.id for _, one in said} for name, said in self.opinions.items()}
+            self.judges[names[judge.id]] = judge.model_copy(update={"id": names[judge.id]})
+        known = {name: {(key, _about(one)) for key, one in said} for name, said in self.opinions.items()}
         for one in opinions:
-            said = self.opinions.setdefault(one.judge, [])
-            if one.id not in known.get(one.judge, ()) or (keys[one.item], one) not in said:
-                said.append((keys[one.item], one))
+            name, key = names[one.judge], keys[one.item]
+            if (key, _about(one)) not in known.get(name, ()):
+                self.opinions.setdefault(name, []).append((key, one))
         return []
 
-    def _other(self, place: str, items: Iterable[Item], judges: Iterable[JudgeRef]) -> list[str]:
+    def _other(self, place: str, items: Iterable[Item]) -> list[str]:
         """What contradicts another folder."""
-        differ = [item.id for item in items if (known := self.items.get((item.source, item.id))) is not None and known != item]
-        problems = []
-        if differ:
-            problems.append(f"{place}, items.jsonl: {_rows(differ)} of the same source as another folder's, with other contents; {REMEDY}")
-        names = [judge.id for judge in judges if (kept := self.judges.get(judge.id)) is not None and kept != judge]
-        if names:
-            what = "in another folder with another form or wording; give the judges names of their own"
-            problems.append(f"{place}, judges.jsonl: {_rows(names)} {what}")
-        return problems
+        known = [(item, other) for item in items if (other := self.items.get(key_of(item))) is not None]
+        differ = [item.id for item, other in known if item.model_copy(update={"id": other.id}) != other]
+        if not differ:
+            return []
+        return [f"{place}, items.jsonl: {_rows(differ)} of the same source as another folder's, with other contents; {REMEDY}"]
+
+    def _name(self, place: str, judge: JudgeRef) -> str:
+        """What a judge is called here: as it is, unless another folder calls another one so."""
+        name, number = judge.id, 1
+        while (kept := self.judges.get(name)) is not None and kept.model_copy(update={"id": judge.id}) != judge:
+            name = f"{judge.id} of {Path(place).name}" + (f" ({number})" if number > 1 else "")
+            number += 1
+        return name
+
+
+def key_of(item: Item) -> Key:
+    """An item by its source; where several sources were read together, the first signs of each stand before its ids."""
+    return item.source, item.id.removeprefix(f"{item.source[:8]}/")
+
+
+def _about(one: Opinion) -> tuple[object, ...]:
+    """What an opinion is about, beside its item: said by one judge twice, it is the same opinion."""
+    return one.category, one.place, one.order, one.repeat
 
 
 def read_folder(folder: Path) -> tuple[list[Item], list[JudgeRef], list[Opinion]]:

@@ -44,8 +44,8 @@ def apart(shown: Shown) -> Shown:
 
 @dataclass(frozen=True)
 class OfKind:
-    """Texts of a kind against others: the share that they win, ties half; the share that is truly theirs; how often they win where they truly
-    lost; and the leaning, which without a truth is the share minus 0.5."""
+    """Texts of a kind against others: the share that they win, ties half; the share that is truly theirs; how often they win where they
+    truly lost; and the leaning, which without a truth is the share minus 0.5."""
 
     won: Estimate
     truly: Estimate
