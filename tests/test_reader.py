@@ -27,7 +27,8 @@ EARLIER = Path(__file__).parent / "earlier"
 TYPED: dict[str, Callable[[RunReader], Iterator[Record]]] = {
     "topics": RunReader.topics, "transcripts": RunReader.transcripts, "candidates": RunReader.candidates, "answers": RunReader.answers,
     "ratings": RunReader.ratings, "wim": RunReader.wims, "rewards": RunReader.rewards, "scores": RunReader.scores,
-    "pairs": RunReader.pairs, "metrics": RunReader.metrics,
+    "pairs": RunReader.pairs, "metrics": RunReader.metrics, "items": RunReader.items, "opinions": RunReader.opinions,
+    "judges": RunReader.judges,
 }  # fmt: skip
 
 

@@ -21,7 +21,10 @@ from expertchat.records import (
     SEATS,
     Answer,
     Candidate,
+    Item,
+    JudgeRef,
     Metrics,
+    Opinion,
     PreferencePair,
     Rating,
     Record,
@@ -39,7 +42,7 @@ R = TypeVar("R", bound=Record)
 # The files of records of a run, NAME.jsonl each.
 FILES: dict[str, type[Record]] = {
     "topics": Topic, "transcripts": Transcript, "candidates": Candidate, "answers": Answer, "ratings": Rating, "wim": Wim,
-    "rewards": Reward, "scores": Score, "pairs": PreferencePair, "metrics": Metrics,
+    "rewards": Reward, "scores": Score, "pairs": PreferencePair, "metrics": Metrics, "items": Item, "opinions": Opinion, "judges": JudgeRef,
 }  # fmt: skip
 MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of these makes a folder a run
 TRAINS = frozenset({"online_dpo"})  # the commands whose runs learn, round by round
@@ -205,6 +208,15 @@ class RunReader:
 
     def metrics(self) -> Iterator[Metrics]:
         return self._records("metrics", Metrics)
+
+    def items(self) -> Iterator[Item]:
+        return self._records("items", Item)
+
+    def opinions(self) -> Iterator[Opinion]:
+        return self._records("opinions", Opinion)
+
+    def judges(self) -> Iterator[JudgeRef]:
+        return self._records("judges", JudgeRef)
 
     def _records(self, name: str, model: type[R]) -> Iterator[R]:
         return read_records(self.path(name), model, self.remedy)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from expertchat.config import ConfigError
 
-_MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
+MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
-_NO_TEXT = (
+NO_TEXT = (
     (b"PK\x03\x04", "an office document or a zip archive"), (b"\xd0\xcf\x11\xe0", "an old office document"), (b"%PDF", "a PDF"),
     (b"\x1f\x8b", "compressed"), (b"PAR1", "a parquet file"), (b"SQLite", "a database"),
 )  # fmt: skip
@@ -32,10 +32,10 @@ def read_text(path: Path, what: str) -> str:
         raise ConfigError(f"{what} {path}: no such file; correct the path") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{what} {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    for magic, name in _NO_TEXT:
+    for magic, name in NO_TEXT:
         if raw.startswith(magic):
             raise ConfigError(f"{what} {path}: is no text but {name}; save it as UTF-8 text (a table: export it as CSV)")
-    coding = next((coding for mark, coding in _MARKS if raw.startswith(mark)), "utf-8")
+    coding = next((coding for mark, coding in MARKS if raw.startswith(mark)), "utf-8")
     if coding == "utf-8" and raw[:1000].count(0) > len(raw[:1000]) // 4:
         raise ConfigError(f"{what} {path}: looks like UTF-16 without a byte order mark; save the file as UTF-8")
     try:
@@ -68,7 +68,7 @@ def column(path: Path, text: str, what: str, wanted: str | None, usual: Sequence
 
     Raises ConfigError with the columns' names where there is none.
     """
-    rows = _rows(path, text, what)
+    rows = [cells for _, cells in table_rows(path, text, f"{what}.file:")]
     if not rows:
         return []
     head = [name.strip() for name in rows[0]]
@@ -89,9 +89,12 @@ def column(path: Path, text: str, what: str, wanted: str | None, usual: Sequence
     return [row[places[0]] for row in rows[1:] if len(row) > places[0]]
 
 
-def _rows(path: Path, text: str, what: str) -> list[list[str]]:
-    """All rows that hold something. A .tsv is separated by tabs, a .csv by what its first line says (sep=;), else by what it holds most of:
-    comma, semicolon or tab."""
+def table_rows(path: Path, text: str, what: str) -> list[tuple[int, list[str]]]:
+    """All rows that hold something, each with its number as a spreadsheet counts them, from 1.
+
+    A .tsv is separated by tabs, a .csv by what its first line says (sep=;), else by what it holds most of: comma, semicolon or tab.
+    `what` begins messages.
+    """
     first = next((line for _, line in text_lines(text)), "")
     outside = re.sub(r'"[^"]*"', "", first)
     separator = "\t" if path.suffix.lower() in (".tsv", ".tab") else max(",;\t", key=outside.count)
@@ -100,10 +103,10 @@ def _rows(path: Path, text: str, what: str) -> list[list[str]]:
     limit = csv.field_size_limit(_CELL)
     reader = csv.reader(io.StringIO(text.replace("\0", ""), newline=""), delimiter=separator, strict=True)
     try:
-        return [row for row in reader if any(cell.strip() for cell in row)]
+        return [(n, row) for n, row in enumerate(reader, 1) if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise ConfigError(
-            f"{what}.file: {path}, line {reader.line_num} is not written as a table ({error}); put quotes around a cell that holds quotes, "
+            f"{what} {path}, line {reader.line_num} is not written as a table ({error}); put quotes around a cell that holds quotes, "
             "and double those in it, or use a text file with one a line"
         ) from None
     finally:

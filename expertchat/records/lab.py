@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -119,8 +119,9 @@ class Opinion(Record):
 class Label(Record):
     """What a person says of one item, as of one moment; of several by one annotator on one item and pass, the last counts.
 
-    `shown`: which text of a pair stood on the left. `again`: the item came a second time, to see whether the annotator agrees with itself.
-    `withdrawn`: an undo. Everything is kept as it came.
+    `place`: which text of a pair that is rated text by text. `shown`: which text of a pair stood on the left. `again`: the item came a second
+    time, to see whether the annotator agrees with itself. `withdrawn`: an undo. `seen`: the annotator has looked at the judges' opinions of
+    it since, so it stands. Everything is kept as it came.
     """
 
     item: str
@@ -129,11 +130,13 @@ class Label(Record):
     form: str  # the name of the form
     at: float  # seconds since the epoch
     seconds: float = 0.0  # on the item
+    place: int = 0
     shown: Order | None = None
     again: bool = False
     skipped: bool = False
     withdrawn: bool = False
-    ratings: dict[str, int | None] = Field(default_factory=dict)
+    seen: bool = False
+    ratings: dict[str, Annotated[int, Field(ge=1, le=10)] | None] = Field(default_factory=dict)
     choice: Choice | None = None
     flags: list[str] = Field(default_factory=list)
     missing: str | None = None  # What Is Missing, in the annotator's words
