@@ -357,7 +357,7 @@ def test_the_command_writes_all_forms(tmp_path: Path, capsys: Captured) -> None:
 def test_wrong_keys_are_told_before_anything_is_read(capsys: Captured) -> None:
     assert cli.main(["audit", "out=card.xlsx", "resamples=3"]) == 2
     error = capsys.readouterr().err
-    assert "must end in .md, .csv, .json" in error and "resamples=3" in error and "is empty" in error
+    assert "must end in .md, .csv, .json" in error and "resamples=3" in error and "names nothing" in error
 
 
 def test_names_are_data(planted: Card, capsys: Captured) -> None:

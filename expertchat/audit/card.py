@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from expertchat.audit.evidence import Evidence, Key
 from expertchat.audit.ranking import Ranking, ranking
 from expertchat.audit.sheet import Sheet, length_of, sheet
 from expertchat.config import ConfigError
+from expertchat.labels.alternative import LEAST_PEOPLE, AlternativeTest, alternative_annotator
 from expertchat.records import JudgeRef, Opinion
 
 Array = NDArray[Any]
@@ -51,13 +52,15 @@ class Card:
     rows: list[Row] = field(default_factory=list)
     left_out: list[Row] = field(default_factory=list)
     together: dict[str, Estimate] = field(default_factory=dict)
+    alternative: dict[str, AlternativeTest] = field(default_factory=dict)  # by judge and what it gives: may it stand in for people
     notes: list[str] = field(default_factory=list)
 
     def values(self) -> dict[str, Any]:
         return {
             "schema": 1, "against": self.against, "unit": self.unit, "items": self.items, "groups": self.groups,
             "judges": [row.values() for row in self.rows], "left_out": [row.values() for row in self.left_out],
-            "together": {name: one.values() for name, one in self.together.items()}, "notes": self.notes,
+            "together": {name: one.values() for name, one in self.together.items()},
+            "alternative": {name: {**asdict(one), "passed": one.passed} for name, one in self.alternative.items()}, "notes": self.notes,
         }  # fmt: skip
 
 
@@ -87,6 +90,7 @@ def card_of(evidence: Evidence, *, against: Against | Literal["auto"], resamples
             card.left_out.append(row(kept, draws, kind))
     judges = [one for one in sheets if one.judge is not TRUTH]
     card.together |= _alphas("judges", judges, draws, at) | _alphas("people", list(by_people.values()), draws, at)
+    card.alternative |= _alternatives([one for one in judges if one.judge.form != "person"], list(by_people.values()))
     return card
 
 
@@ -222,6 +226,22 @@ def _alphas(who: str, sheets: Sequence[Sheet], draws: Draws, at: Mapping[Key, in
             group_N = numpy.asarray([at[unit if what == "choices" else unit[0]] for unit in units])
             if (estimate := _alpha(rows, group_N, distance, draws)) is not None:
                 found[f"alpha of {who}' {what}"] = estimate
+    return found
+
+
+def _alternatives(judges: Sequence[Sheet], people: Sequence[Sheet]) -> dict[str, AlternativeTest]:
+    """The alternative annotator test of each judge, where two or more people have judged what it has."""
+    names = {1.0: "first", 0.0: "tie", -1.0: "second"}
+    found = {}
+    for judge in judges:
+        for what in ("choices", "ratings"):
+
+            def answers(one: Sheet, what: str = what) -> dict[Any, float | str]:
+                return {key: names[sign] for key, sign in one.choices.items()} if what == "choices" else dict(one.texts)
+
+            own, theirs = answers(judge), {one.judge.id: said for one in people if (said := answers(one))}
+            if own and len(theirs) >= LEAST_PEOPLE:
+                found[f"{judge.judge.id}, {what}"] = alternative_annotator(own, theirs)
     return found
 
 

@@ -7,17 +7,18 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from expertchat.config import Group, Text
+from expertchat.sources.config import SourceConfig
 
 SUFFIXES = (".md", ".csv", ".json")
 
 
 class AuditConfig(Group):
-    """`expertchat audit`. `paths`: what is read together; `labels`: files of what people said of the same items.
+    """`expertchat audit`. `source`: what is read together; `labels`: folders or files of what people said of the same items.
 
     `against`: what a judge should agree with; auto takes the first that is there of truth, label (the source's own) and people.
     """
 
-    paths: list[Text]
+    source: SourceConfig
     labels: list[Text] = Field(default_factory=list)
     against: Literal["auto", "truth", "label", "people"]
     category: Text | None = None
@@ -26,12 +27,12 @@ class AuditConfig(Group):
     out: Text | None = None
     plot: Text | None = None
 
-    @field_validator("paths")
+    @field_validator("source")
     @classmethod
-    def _named(cls, paths: list[str]) -> list[str]:
-        if not paths:
-            raise ValueError("is empty: name a folder of expertchat judge, or a run: expertchat audit SOURCE ...")
-        return paths
+    def _named(cls, source: SourceConfig) -> SourceConfig:
+        if not source.path:
+            raise ValueError("path names nothing: name a folder of expertchat judge, or a run: expertchat audit SOURCE ...")
+        return source
 
     @field_validator("out")
     @classmethod

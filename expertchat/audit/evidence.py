@@ -28,8 +28,10 @@ class Evidence:
     opinions: dict[str, list[tuple[Key, Opinion]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, place: str, items: Sequence[Item], judges: Sequence[JudgeRef], opinions: Sequence[Opinion]) -> list[str]:
-        """Take in what one folder holds; returns what is wrong with it, and then takes in nothing."""
+    def add(
+        self, place: str, items: Sequence[Item], judges: Sequence[JudgeRef], opinions: Sequence[Opinion], judged: bool = True
+    ) -> list[str]:
+        """Take in what one folder holds; returns what is wrong with it, and then takes in nothing. `judged`: it must hold an answer."""
         problems = [
             *_twice(place, "items", items),
             *_twice(place, "judges", judges),
@@ -37,7 +39,7 @@ class Evidence:
             *_strangers(place, items, judges, opinions),
             *self._other(place, items),
         ]
-        if not problems and not any(one.answered for one in opinions):
+        if judged and not problems and not any(one.answered for one in opinions):
             why = Counter(one.problem or one.fault or "no reason given" for one in opinions).most_common(1)
             said = f"none of {len(opinions)} opinions is an answer ({why[0][0]})" if why else "it has no opinions"
             problems.append(f"{place}: {said}; there is nothing to audit: {REMEDY}")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.audit.config import AuditConfig
-from expertchat.audit.evidence import Evidence, read_folder
 from expertchat.config import ConfigError
 
 Values = Mapping[str, Any]
@@ -23,9 +22,10 @@ def run_audit(config: AuditConfig, show: Show, markdown: Text, plot: Text) -> in
     from expertchat.audit.estimates import needs_lab
 
     needs_lab()
-    evidence = read(config)
     from expertchat.audit.card import card_of
+    from expertchat.audit.reading import read
 
+    evidence = read(config)
     values = card_of(evidence, against=config.against, resamples=config.resamples, seed=config.seed, category=config.category).values()
     if config.out is not None:
         forms: dict[str, Text] = {".md": markdown, ".csv": as_csv, ".json": as_json}
@@ -34,19 +34,6 @@ def run_audit(config: AuditConfig, show: Show, markdown: Text, plot: Text) -> in
         _write("plot", config.plot, plot(values))
     show(values)
     return 0
-
-
-def read(config: AuditConfig) -> Evidence:
-    """All that is to be audited. Raises ConfigError with everything that is wrong with it."""
-    evidence, problems = Evidence(), []
-    for path in config.paths:
-        try:
-            problems += evidence.add(path, *read_folder(Path(path).expanduser()))
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return evidence
 
 
 def as_json(values: Values) -> str:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """The card as a table."""
-    return composed("audit", _named(arguments), _one)
+    from expertchat.sources.words import as_overrides
+
+    return composed("audit", as_overrides(arguments), _one)
 
 
 def _one(job: Job) -> int:
@@ -24,13 +26,6 @@ def _one(job: Job) -> int:
     from expertchat.views.audit_plot import svg
 
     return run_audit(job.config, print_card, markdown, svg)
-
-
-def _named(arguments: Sequence[str]) -> list[str]:
-    """`SOURCE ...` as overrides."""
-    words = [word for word in arguments if "=" not in word and not word.startswith("-")]
-    named = ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words)
-    return [*(one for one in arguments if one not in words), *([f"paths=[{named}]"] if words else [])]
 
 
 def check(config: AuditConfig, here: bool) -> Problems:

@@ -184,6 +184,19 @@ def together(card: Values) -> list[str]:
     return [f"Krippendorff's {name}: {written(SHAPES['kappa'], one)}, {one['n']:,} units" for name, one in card["together"].items()]
 
 
+def alternatives(card: Values) -> list[str]:
+    """The alternative annotator test, a line each."""
+    found = []
+    for name, test in card["alternative"].items():
+        if test["problem"]:
+            found.append(f"Alternative annotator test of {name}: {test['problem']}")
+            continue
+        may = "may stand in for a person" if test["passed"] else "may not stand in for a person"
+        won = f"wins against {sum(one['won'] for one in test['people'])} of {len(test['people'])} people"
+        found.append(f"Alternative annotator test of {name}: {may} ({won}, mean advantage {test['advantage']:.2f}, epsilon {test['epsilon']:g})")
+    return [one_line(clean(line)) for line in found]
+
+
 # -- Markdown -----------------------------------------------------------------------------------------------------------------
 
 
@@ -196,7 +209,7 @@ def markdown(card: Values) -> str:
                 parts += [f"**{theme}**{title}", _grid([("judge", names(rows)), answered(rows), *found])]
     for name, ranking in rankings(card):
         parts += [f"**Ranking by {name}**", _grid(places(ranking))]
-    lines = [f"- {line}" for line in (*together(card), *(one_line(clean(note)) for note in card["notes"]))]
+    lines = [f"- {line}" for line in (*together(card), *alternatives(card), *(one_line(clean(note)) for note in card["notes"]))]
     return "\n\n".join([*parts, *(["\n".join(lines)] if lines else [])]) + "\n"
 
 
@@ -233,8 +246,9 @@ def print_card(card: Values, stream: TextIO | None = None) -> None:
         for one in ranking["systems"]:
             label, chance = one_line(clean(one["system"]))[:30], one["chance"]["value"] or 0.0
             console.print(indented(Text.assemble(f"{label:<30} ", bar(chance, 30, "cyan"), f" {100 * chance:.0f} %")))
-    for line in together(card):
-        console.print(indented(Text(line), above=1))
+    console.print()
+    for line in (*together(card), *alternatives(card)):
+        console.print(indented(Text(line)))
     for note in card["notes"]:
         console.print(indented(Text(clean(note), "yellow")))
     console.print()
