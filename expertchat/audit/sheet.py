@@ -6,6 +6,7 @@ judges are drawn alike.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,10 +98,18 @@ def length_of(items: Mapping[Key, Item]) -> tuple[str, dict[tuple[Key, int], flo
 
 
 def own_of(judge: JudgeRef, text: Text) -> bool:
-    """Whether a text is by the judge's own model, by the last part of both names."""
+    """Whether a text is by the judge's own model, or a policy that was trained from it: by the last part of both names.
+
+    >>> own_of(JudgeRef(id="j", form="pairwise", model="HF/SmolLM2"), Text(text="a", system="models/SmolLM2 v3"))
+    True
+    """
     if judge.model is None or text.system is None:
         return False
-    return judge.model.rstrip("/").split("/")[-1].casefold() == text.system.rstrip("/").split("/")[-1].casefold()
+    return _name(judge.model) == _name(text.system)
+
+
+def _name(model: str) -> str:
+    return re.sub(r" v\d+$", "", model.rstrip("/").split("/")[-1]).casefold()
 
 
 def sheet(

@@ -38,4 +38,4 @@ def check(config: AuditConfig, here: bool) -> Problems:
         if path and (problem := new_file_problem(key, path)):
             yield problem
     if config.plot and find_spec("matplotlib") is None:
-        yield f"plot={config.plot}: needs matplotlib: pip install 'expertchat[lab]', or leave it out"
+        yield f"plot={config.plot}: needs matplotlib: pip install 'expertchat[plot]', or leave it out"
