@@ -20,6 +20,7 @@ from expertchat.labels.alternative import LEAST_PEOPLE, AlternativeTest, alterna
 from expertchat.records import JudgeRef, Opinion
 
 Array = NDArray[Any]
+Said = list[tuple[Key, Opinion]]
 Against = Literal["truth", "label", "people"]
 TRUTH = JudgeRef(id="truth", form="rule", note="what is known of the texts")
 ALPHA_DRAWS = 300  # each is a pass over all units
@@ -66,20 +67,19 @@ class Card:
 
 def card_of(evidence: Evidence, *, against: Against | Literal["auto"], resamples: int, seed: int, category: str | None = None) -> Card:
     """The card of all judges of the evidence. Raises ConfigError where nothing is left to audit."""
-    opinions = _of_category(evidence, category)
+    judges, opinions = _by_form(evidence.judges, _of_category(evidence, category))
     groups = {name: i for i, name in enumerate(sorted({(item.source, item.group) for item in evidence.items.values()}))}
     at = {key: groups[item.source, item.group] for key, item in evidence.items.items()}
     draws = Draws.of(len(groups), resamples, seed)
     unit, lengths = length_of(evidence.items)
-    people = {name for name, judge in evidence.judges.items() if judge.form == "person"}
-    kind = _against(evidence, people, against)
+    people = sorted(name for name, judge in judges.items() if judge.form == "person" and name in opinions)
+    kind = _against(evidence, bool(people), against)
     card = Card(kind, unit, len(groups), len(evidence.items), notes=list(evidence.notes))
-    heard = sorted(people & opinions.keys())
-    by_people = {name: sheet(evidence.judges[name], evidence.items, opinions[name], {}, lengths, at) for name in heard}
+    by_people = {name: sheet(judges[name], evidence.items, opinions[name], {}, lengths, at) for name in people}
     sheets: list[Sheet] = []
     for name, said in opinions.items():
         known = _truths(evidence, kind, [one for who, one in by_people.items() if who != name])
-        sheets.append(sheet(evidence.judges[name], evidence.items, said, known, lengths, at))
+        sheets.append(sheet(judges[name], evidence.items, said, known, lengths, at))
     if (true := _by_truth(evidence)) and kind == "truth":
         sheets.append(sheet(TRUTH, evidence.items, true, {}, lengths, at))
     for one in sheets:
@@ -88,9 +88,9 @@ def card_of(evidence: Evidence, *, against: Against | Literal["auto"], resamples
         kept = replace(one, compared=one.compared.where(one.compared.same))
         if not one.compared.same.all():
             card.left_out.append(row(kept, draws, kind))
-    judges = [one for one in sheets if one.judge is not TRUTH]
-    card.together |= _alphas("judges", judges, draws, at) | _alphas("people", list(by_people.values()), draws, at)
-    card.alternative |= _alternatives([one for one in judges if one.judge.form != "person"], list(by_people.values()))
+    asked = [one for one in sheets if one.judge is not TRUTH]
+    card.together |= _alphas("judges", asked, draws, at) | _alphas("people", list(by_people.values()), draws, at)
+    card.alternative |= _alternatives([one for one in asked if one.judge.form != "person"], list(by_people.values()))
     return card
 
 
@@ -147,7 +147,7 @@ def _thousand(one: Estimate) -> Estimate:
 # -- what judges are held against -------------------------------------------------------------------------------------------
 
 
-def _of_category(evidence: Evidence, category: str | None) -> dict[str, list[tuple[Key, Opinion]]]:
+def _of_category(evidence: Evidence, category: str | None) -> dict[str, Said]:
     if category is None:
         return dict(evidence.opinions)
     found = {name: kept for name, said in evidence.opinions.items() if (kept := [one for one in said if one[1].category == category])}
@@ -157,13 +157,27 @@ def _of_category(evidence: Evidence, category: str | None) -> dict[str, list[tup
     return found
 
 
-def _against(evidence: Evidence, people: set[str], wanted: str) -> Against | None:
+def _by_form(judges: Mapping[str, JudgeRef], opinions: Mapping[str, Said]) -> tuple[dict[str, JudgeRef], dict[str, Said]]:
+    """Judges that gave both a written and an expected number as two, for these are two instruments."""
+    found, said = dict(judges), dict[str, Said]()
+    for name, ones in opinions.items():
+        if not any(one.value is not None and one.expected is not None for _, one in ones):
+            said[name] = ones
+            continue
+        for form, other in (("expected", "value"), ("written", "expected")):
+            own = f"{name}, {form}"
+            found[own] = judges[name].model_copy(update={"id": own, "form": form})
+            said[own] = [(key, one.model_copy(update={other: None})) for key, one in ones]
+    return found, said
+
+
+def _against(evidence: Evidence, people: bool, wanted: str) -> Against | None:
     """What there is of what was asked for. Raises ConfigError where that is not there."""
     items = evidence.items.values()
     there: dict[Against, bool] = {
         "truth": any(text.truth is not None for item in items for text in item.texts),
         "label": any(item.label is not None for item in items),
-        "people": bool(people & evidence.opinions.keys()),
+        "people": people,
     }
     if wanted == "auto":
         return next((kind for kind, known in there.items() if known), None)
@@ -195,7 +209,7 @@ def _truths(evidence: Evidence, kind: Against | None, people: Sequence[Sheet]) -
     return found
 
 
-def _by_truth(evidence: Evidence) -> list[tuple[Key, Opinion]]:
+def _by_truth(evidence: Evidence) -> Said:
     """The truth as one more judge: what the figures of a judge without fault are."""
     return [
         (key, Opinion(id=f"{item.id}/truth/{place}", item=item.id, judge=TRUTH.id, category="overall", place=place, score=text.truth))
