@@ -193,7 +193,8 @@ def alternatives(card: Values) -> list[str]:
             continue
         may = "may stand in for a person" if test["passed"] else "may not stand in for a person"
         won = f"wins against {sum(one['won'] for one in test['people'])} of {len(test['people'])} people"
-        found.append(f"Alternative annotator test of {name}: {may} ({won}, mean advantage {test['advantage']:.2f}, epsilon {test['epsilon']:g})")
+        more = f"mean advantage {test['advantage']:.2f}, epsilon {test['epsilon']:g}"
+        found.append(f"Alternative annotator test of {name}: {may} ({won}, {more})")
     return [one_line(clean(line)) for line in found]
 
 
