@@ -82,6 +82,8 @@ def test_preferred_texts_do_not_always_stand_first(table: Callable[..., Path]) -
     assert [item.label for item in items] == [("first", "second")[place] for place in places]
     assert 8 <= sum(places) <= 32  # of 40 fair draws, all but 4 in 100,000
     assert items[0].turns[0].text == "q0"
+    by_a_judge = [{**row, "score_chosen": 1.0, "score_rejected": 0.0} for row in rows]
+    assert {item.label for item in read(table("\n".join(map(json.dumps, by_a_judge)), "u.jsonl"))} == {None}
 
 
 def test_a_prompt_that_stands_in_both_chats(table: Callable[..., Path]) -> None:

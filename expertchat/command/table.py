@@ -50,6 +50,11 @@ _ALL = (
         root="online_dpo", config="training.config:OnlineDpoConfig", added=("model@third", "model@moderator", "experiment", "control"),
         check="doors.online_dpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.online_dpo:WORK", gib=0.9,
     ),
+    Command(
+        "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
+        words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
+        models="doors.judge:named", resumes=True,
+    ),
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(
         "audit", "how good is a judge: its agreement, leanings and steadiness, with intervals: expertchat audit SOURCE [SOURCE ...]",

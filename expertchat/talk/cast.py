@@ -21,9 +21,10 @@ from expertchat.talk.config import ConverseConfig
 from expertchat.talk.order import Moderator, moderator_of
 
 if TYPE_CHECKING:
+    from expertchat.lab.config import LabConfig
     from expertchat.training.config import OnlineDpoConfig
 
-    CastConfig = ConverseConfig | OnlineDpoConfig
+    CastConfig = ConverseConfig | OnlineDpoConfig | LabConfig
 
 
 @dataclass

@@ -1,0 +1,91 @@
+"""`expertchat judge SOURCE [SOURCE ...]`: judges on what exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from expertchat.doors.entry import announce, composed
+from expertchat.sources.words import as_overrides
+
+if TYPE_CHECKING:
+    from expertchat.command.checks import Problems
+    from expertchat.command.launch import Job
+    from expertchat.lab.config import LabConfig
+
+_JUDGE = re.compile(r"judge(?:@([\w-]+))?=(\[[\w, -]*\]|[\w-]+)")
+_MODEL = re.compile(r"model(?:@([\w-]+))?=(\w+)")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One run, or a sweep."""
+    return composed("judge", list(named_judges(as_overrides(arguments))), _one)
+
+
+def _one(job: Job) -> int:
+    announce(job)
+    from expertchat.lab.run import run_judge
+    from expertchat.views.open import open_judging
+
+    config: LabConfig = job.config
+    return run_judge(config, ["expertchat", "judge", *job.overrides], open_judging(config.view))
+
+
+def named_judges(arguments: Sequence[str]) -> Iterator[str]:
+    """The short forms of judges and their models as Hydra's; everything else as it is.
+
+    >>> list(named_judges(["judge=[length,expected]", "judge@mine=written", "model=smollm", "model@mine=auto"]))
+    ... # doctest: +NORMALIZE_WHITESPACE
+    ['+judge@judges.length=length', '+judge@judges.expected=expected', '+judge@judges.mine=written',
+     'model@judges.expected.model=smollm', 'model@judges.mine.model=auto']
+    """
+    judges: dict[str, str] = {}  # name -> option
+    models, rest = dict[str, str](), list[str]()
+    for word in arguments:
+        if found := _JUDGE.fullmatch(word):
+            options = [option.strip() for option in found[2].strip("[]").split(",") if option.strip()]
+            judges |= {found[1] or option: option for option in options}
+        elif found := _MODEL.fullmatch(word):
+            models[found[1] or ""] = found[2]
+        else:
+            rest.append(word)
+    yield from (f"+judge@judges.{name}={option}" for name, option in judges.items())
+    for name in {**{judge: "" for judge, option in judges.items() if _has_model(option)}, **models}:
+        if name and (model := models.get(name, models.get(""))):
+            yield f"model@judges.{name}.model={model}"
+    yield from rest
+
+
+def _has_model(option: str) -> bool:
+    """Whether the judge of a file of conf/judge is a model."""
+    from expertchat.config import conf_dir
+
+    file = conf_dir() / "judge" / f"{option}.yaml"
+    text = file.read_text("utf-8") if file.is_file() else ""
+    based = re.search(r"^  - (\w+)$", text.replace("  - _self_\n", ""), re.MULTILINE)
+    return "/model@model:" in text or (based is not None and based[1] != option and _has_model(based[1]))
+
+
+def named(config: LabConfig) -> list[tuple[str, str | None]]:
+    """(path, models_dir) of each model that it may have to fetch, and each data set of the hub."""
+    from expertchat.sources.rows import HUB
+
+    models = [(model.path, model.models_dir) for _, model in config.experts.items() if model.backend == "local"]
+    return models + [(path.removeprefix(HUB).partition(":")[0], None) for path in config.source.path if path.startswith(HUB)]
+
+
+def check(config: LabConfig, here: bool) -> Problems:
+    """What keeps it from being run."""
+    from expertchat.command import check_runs as runs
+    from expertchat.sources.read import source_problems
+
+    yield from source_problems(config.source)
+    for name, judge in config.judges.items():
+        if judge.form == "pairwise" and judge.model is not None and not judge.model.prompts.compare:
+            yield (
+                f"judges.{name}.form=pairwise: the wordings of its model (family {judge.model.family}) have no `compare`; the embedded "
+                "models were not trained to compare: take form=expected, or another model"
+            )
+    yield from runs.texts(config)
+    yield from runs.cast(config, "judge", here)
