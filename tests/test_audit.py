@@ -15,10 +15,10 @@ import pytest
 
 from expertchat import cli
 from expertchat.audit import agreement, leanings
-from expertchat.audit.card import Card, card_of
+from expertchat.audit.card import Card, alphas, card_of
 from expertchat.audit.estimates import Draws, Estimate, correlation, leaning, share
 from expertchat.audit.evidence import Evidence
-from expertchat.audit.ranking import ranking
+from expertchat.audit.ranking import ranking, strengths
 from expertchat.audit.sheet import Compared, Rated
 from expertchat.config import ConfigError
 from expertchat.records import Item, JudgeRef, Opinion, Text
@@ -158,6 +158,24 @@ def test_a_ranking_by_hand() -> None:
     near(found.places[0].chance.value, 0.75)
     assert found.wins.tolist() == [[0, 30], [10, 0]]
     assert ranking(compared([1, 1], systems=[("x", None), ("x", "x")]), draws(2)) is None
+
+
+def test_draws_of_a_ranking_and_of_alpha_are_those_of_the_library() -> None:
+    import evalica
+    import pandas
+
+    # As a logistic regression Bradley-Terry has the same strengths.
+    wins = numpy.asarray([[0, 7, 9], [3, 0, 6], [1, 4, 0]])
+    one, two = numpy.nonzero(wins)
+    one, two = (numpy.repeat(side, wins[one, two]) for side in (one, two))
+    columns = (one[:, None] == alone(3)).astype(float) - (two[:, None] == alone(3))
+    weights, _ = leanings.logistic(columns, numpy.ones(30), alone(30), draws(30))
+    assert weights - weights.mean() == pytest.approx(strengths(wins) - strengths(wins).mean(), abs=1e-2)
+    # One draw that takes each group once is the sample itself.
+    rows = numpy.asarray([[1.0, 2, 3, 3, numpy.nan], [1, 2, 3, 4, 4], [numpy.nan, 3, 3, 4, 4]])
+    whole = Draws(numpy.ones((1, 5)))
+    found = alphas(numpy.nan_to_num(rows)[..., None], ~numpy.isnan(rows), alone(5), whole)
+    near(float(found[0]), evalica.alpha(pandas.DataFrame(rows), "interval").alpha)
 
 
 def test_length_held_constant() -> None:
@@ -358,7 +376,7 @@ def test_the_command_writes_all_forms(tmp_path: Path, capsys: Captured) -> None:
 def test_wrong_keys_are_told_before_anything_is_read(capsys: Captured) -> None:
     assert cli.main(["audit", "out=card.xlsx", "resamples=3"]) == 2
     error = capsys.readouterr().err
-    assert "must end in .md, .csv, .json" in error and "resamples=3" in error and "names nothing" in error
+    assert "must end in .md, .csv, .json" in error and "but is 3" in error and "names nothing" in error
 
 
 def test_names_are_data(planted: Card, capsys: Captured) -> None:

@@ -23,7 +23,6 @@ Array = NDArray[Any]
 Said = list[tuple[Key, Opinion]]
 Against = Literal["truth", "label", "people"]
 TRUTH = JudgeRef(id="truth", form="rule", note="what is known of the texts")
-ALPHA_DRAWS = 300  # each is a pass over all units
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,7 @@ def _alphas(who: str, sheets: Sequence[Sheet], draws: Draws, at: Mapping[Key, in
 
     Scores of rules and reward models have scales of their own, and are left out.
     """
-    sides: tuple[tuple[str, str, Callable[[Sheet], Mapping[Any, float]]], ...] = (
+    sides: tuple[tuple[str, Literal["nominal", "interval"], Callable[[Sheet], Mapping[Any, float]]], ...] = (
         ("choices", "nominal", lambda one: one.choices),
         ("ratings", "interval", lambda one: {} if one.judge.form in ("rule", "reward_model") else one.texts),
     )
@@ -259,19 +258,27 @@ def _alternatives(judges: Sequence[Sheet], people: Sequence[Sheet]) -> dict[str,
     return found
 
 
-def _alpha(rows_J_N: Array, group_N: Array, distance: str, draws: Draws) -> Estimate | None:
-    """Alpha with the units drawn by their groups."""
+def _alpha(rows_J_N: Array, group_N: Array, distance: Literal["nominal", "interval"], draws: Draws) -> Estimate | None:
+    """Alpha (Krippendorff 2011) by evalica, with the units drawn by their groups; None where all say one thing."""
     import evalica
     import pandas
 
-    def alpha(columns_N: Array) -> float:
-        if not len(columns_N):
-            return float("nan")
-        return float(evalica.alpha(pandas.DataFrame(rows_J_N[:, columns_N]), distance).alpha)
+    values = numpy.unique(rows_J_N[~numpy.isnan(rows_J_N)])
+    if len(values) < 2:
+        return None
+    found = float(evalica.alpha(pandas.DataFrame(rows_J_N), distance).alpha)
+    # Places between which the squared distance is the measure's: for choices the corners of a simplex, 1 apart.
+    known_J_N = ~numpy.isnan(rows_J_N)
+    at_J_N_D = (rows_J_N[..., None] == values) / 2**0.5 if distance == "nominal" else numpy.nan_to_num(rows_J_N)[..., None]
+    return correlation(found, alphas(at_J_N_D, known_J_N, group_N, draws), len(group_N), len(numpy.unique(group_N)), draws)
 
-    if len(numpy.unique(rows_J_N[~numpy.isnan(rows_J_N)])) < 2:
-        return None  # all say one thing: nothing to agree about
-    units = numpy.arange(len(group_N))
-    drawn = draws.weights_R_G[:ALPHA_DRAWS, group_N].astype(int)
-    found = numpy.asarray([alpha(numpy.repeat(units, times_N)) for times_N in drawn])
-    return correlation(alpha(units), found, len(units), len(numpy.unique(group_N)), draws)
+
+def alphas(at_J_N_D: Array, known_J_N: Array, group_N: Array, draws: Draws) -> Array:
+    """Alpha of each draw [R]: one minus the squared distances within units over those of all values, both from sums over units."""
+    at_J_N_D = at_J_N_D * known_J_N[..., None]
+    size_N, sum_N_D, square_N = known_J_N.sum(axis=0), at_J_N_D.sum(axis=0), (at_J_N_D**2).sum(axis=(0, 2))
+    within_N = 2 * (size_N * square_N - (sum_N_D**2).sum(axis=1)) / (size_N - 1)
+    total_R, square_R = draws.sums(size_N, group_N), draws.sums(square_N, group_N)
+    sums_R = numpy.stack([draws.sums(column, group_N) for column in sum_N_D.T])
+    with numpy.errstate(invalid="ignore", divide="ignore"):
+        return 1 - draws.sums(within_N, group_N) * (total_R - 1) / (2 * (total_R * square_R - (sums_R**2).sum(axis=0)))

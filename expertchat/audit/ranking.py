@@ -13,9 +13,9 @@ from expertchat.audit.leanings import logistic
 from expertchat.audit.sheet import Compared
 
 Array = NDArray[Any]
-DRAWS = 500  # each is a fit of its own
 MOST = 40  # systems
 STEPS = 1000  # of a fit; most need a few dozen
+WEAKEST = 1e-9
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Ranking:
 
 
 def ranking(compared: Compared, draws: Draws) -> Ranking | None:
-    """The ranking of all systems that were compared; None where there are not two, or too many."""
+    """The ranking of all systems that were compared; None where there are not two, or too many.
+
+    Strengths are evalica's; how they vary is told by the same model as a logistic regression, whose draws are cheap.
+    """
     apart = numpy.asarray([one is not None and two is not None and one != two for one, two in compared.systems], dtype=bool)
     rows = compared.where(apart)
     names = sorted({str(name) for pair in rows.systems for name in pair})
@@ -53,17 +56,22 @@ def ranking(compared: Compared, draws: Draws) -> Ranking | None:
         return None
     place = {name: i for i, name in enumerate(names)}
     one_N, two_N = (numpy.asarray([place[str(pair[side])] for pair in rows.systems]) for side in (0, 1))
-    k = len(names)
-    cell_N = (one_N * k + two_N) * 3 + rows.sign.astype(int) + 1
-    wins = _wins(numpy.bincount(cell_N, minlength=k * k * 3)[None], k)[0]
-    chance, chances_R = _chances(wins[None])[0], _chances(_wins(draws.tables(cell_N, rows.group, k * k * 3)[:DRAWS], k))
-    like, likes_R = _like_length(rows, one_N, two_N, k, draws)
+    k, m = len(names), len(rows)
+    wins = numpy.zeros((k, k))
+    numpy.add.at(wins, (one_N, two_N), (rows.sign + 1) / 2)
+    numpy.add.at(wins, (two_N, one_N), (1 - rows.sign) / 2)
+    chance = _against(strengths(wins))
+    apart_N_K = numpy.zeros((m, k))
+    apart_N_K[numpy.arange(m), one_N] = 1
+    apart_N_K[numpy.arange(m), two_N] = -1
+    _, chances_R = logistic(apart_N_K, rows.sign, rows.group, draws)
+    like, likes_R = _like_length(rows, apart_N_K, draws)
     groups = count(rows.group)
     places = [
         Place(
             name, float(wins[i].sum()), int(wins[i].sum() + wins[:, i].sum()),
-            _within(number(float(chance[i]), chances_R[:, i], len(rows), groups, draws)),
-            _within(number(float(like[i]), likes_R[:, i], len(rows), groups, draws)) if like is not None else NOTHING,
+            _within(number(float(chance[i]), _against(chances_R)[:, i], m, groups, draws)),
+            _within(number(float(like[i]), likes_R[:, i], m, groups, draws)) if like is not None else NOTHING,
         )
         for i, name in enumerate(names)
     ]  # fmt: skip
@@ -71,27 +79,14 @@ def ranking(compared: Compared, draws: Draws) -> Ranking | None:
     return Ranking([places[i] for i in order], wins[numpy.ix_(order, order)])
 
 
-def _wins(tables_R: Array, k: int) -> Array:
-    """Tables of (first, second, sign) as win matrices [R, K, K]."""
-    cells = tables_R.reshape(-1, k, k, 3)
-    lost, tied, won = (cells[..., i] for i in range(3))
-    return won + tied / 2 + (lost + tied / 2).transpose(0, 2, 1)
-
-
-def _chances(wins_R_K_K: Array) -> Array:
-    """Each system's chance against the others by its Bradley-Terry strength [R, K] (evalica's fit)."""
+def strengths(wins_K_K: Array) -> Array:
+    """Log-strengths by Bradley-Terry (1952; evalica's fit): who never wins has next to none."""
     import evalica
 
-    k = wins_R_K_K.shape[-1]
-    found = numpy.full(wins_R_K_K.shape[:2], numpy.nan)
-    for r, wins in enumerate(wins_R_K_K):
-        one, two = numpy.nonzero(wins)
-        if len(one):
-            won = [evalica.Winner.X] * len(one)
-            result = evalica.bradley_terry(one.tolist(), two.tolist(), won, weights=wins[one, two].tolist(), limit=STEPS)
-            strength = numpy.asarray(result.scores.reindex(range(k)), dtype=float)
-            found[r] = _against(numpy.log(numpy.maximum(strength, 1e-12)))
-    return found
+    one, two = numpy.nonzero(wins_K_K)
+    won = [evalica.Winner.X] * len(one)
+    found = evalica.bradley_terry(one.tolist(), two.tolist(), won, weights=wins_K_K[one, two].tolist(), limit=STEPS).scores
+    return numpy.log(numpy.maximum(numpy.asarray(found.reindex(range(len(wins_K_K))), dtype=float), WEAKEST))
 
 
 def _against(strength_K: Array) -> Array:
@@ -101,15 +96,12 @@ def _against(strength_K: Array) -> Array:
     return (chances.sum(axis=-1) - 0.5) / (k - 1)
 
 
-def _like_length(rows: Compared, one_N: Array, two_N: Array, k: int, draws: Draws) -> tuple[Array | None, Array]:
+def _like_length(rows: Compared, apart_N_K: Array, draws: Draws) -> tuple[Array | None, Array]:
     """The same with length held constant: strengths beside a weight of tanh of the standardised difference in length."""
-    spread = float(rows.longer.std())
+    spread, k = float(rows.longer.std()), apart_N_K.shape[1]
     if not spread:
         return None, numpy.zeros((0, k))
-    columns = numpy.zeros((len(rows), k + 1))
-    columns[numpy.arange(len(rows)), one_N] += 1
-    columns[numpy.arange(len(rows)), two_N] -= 1
-    columns[:, k] = numpy.tanh(rows.longer / spread)
+    columns = numpy.concatenate([apart_N_K, numpy.tanh(rows.longer / spread)[:, None]], axis=1)
     weights, weights_R = logistic(columns, rows.sign, rows.group, draws)
     return _against(weights[:k]), _against(weights_R[:, :k])
 

@@ -1,7 +1,7 @@
 """Whether the judges' card finds planted faults, and nothing else, and whether its intervals hold: `python -m tests.proofs.audit OUT`.
 
 Whole faults (each judge goes by its fault alone) for the flags; faults of half strength for the intervals, whose planted values come from
-one set of 8,000 groups. OUT gets flags and coverage as audit.json and audit.md.
+one set of 3,000 groups. OUT gets flags and coverage as audit.json and audit.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from expertchat.audit.sheet import Sheet, length_of, sheet
 from tests.planted import BIASES, FAULTS, OWN_FLAG, answers, evidence, pairs, ratings, singles
 
 STRENGTH = 0.5
-POPULATION = 8000  # groups of the set that the planted values come from
+POPULATION = 3000  # groups of the set that the planted values come from
 
 
 def sheets(found: Evidence) -> list[Sheet]:
