@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from expertchat.audit.config import AuditConfig
-from expertchat.audit.evidence import Evidence, read_folder
+from expertchat.audit.evidence import REMEDY, Evidence, read_folder
 from expertchat.config import ConfigError
+from expertchat.folder.reader import RunReader
+from expertchat.lab.judge import opinion_id
+from expertchat.lab.recorded import model_of, said_in
 from expertchat.labels.opinions import opinions_of
 from expertchat.labels.store import label_files, read_labels
 from expertchat.records import Item, JudgeRef, Opinion
@@ -42,7 +46,20 @@ def _read(path: str, config: SourceConfig) -> tuple[list[Item], list[JudgeRef], 
     place = Path(path).expanduser()
     if (place / "opinions.jsonl").exists() or (place / "items.jsonl").exists():
         return read_folder(place)
-    return read_items(config.model_copy(update={"path": [path]})), [], []
+    items = read_items(config.model_copy(update={"path": [path]}))
+    return (items, *_recorded(RunReader(place, REMEDY), items)) if place.is_dir() else (items, [], [])
+
+
+def _recorded(run: RunReader, items: Sequence[Item]) -> tuple[list[JudgeRef], list[Opinion]]:
+    """What the judges of a run have said of its items."""
+    found: dict[str, Opinion] = {}
+    names: list[str] = []
+    for item, said in said_in(run, items).items():
+        for judge, one in said:
+            name = opinion_id(item, judge, one.category, one.place, one.order, one.repeat)
+            found.setdefault(name, one.model_copy(update={"id": name, "judge": judge}))
+            names.append(judge)
+    return [JudgeRef(id=name, form="recorded", model=model_of(run, name)) for name in dict.fromkeys(names)], list(found.values())
 
 
 def _add_people(evidence: Evidence, path: str) -> list[str]:

@@ -19,7 +19,12 @@ class LabJudge(Protocol):
     """A judge at work: which items are for it, which opinions it owes of one, and the flow that asks for them."""
 
     @property
-    def ref(self) -> JudgeRef: ...
+    def name(self) -> str: ...
+
+    @property
+    def ref(self) -> JudgeRef:
+        """How it is told of."""
+        ...
 
     def takes(self, item: Item) -> bool:
         """Whether it can judge an item."""

@@ -13,7 +13,7 @@ from expertchat.judging.roles import Role
 from expertchat.judging.view import Judgement
 from expertchat.lab.config import JudgeConfig, seat_of
 from expertchat.lab.judge import OVERALL, Bench, asked_place, both_orders, opinion_id
-from expertchat.records import SEATS, Choice, Item, JudgeRef, Opinion, Order, Rating, Speaker, Turn, Verdict
+from expertchat.records import SEATS, Choice, Form, Item, JudgeRef, Opinion, Order, Rating, Speaker, Turn, Verdict
 from expertchat.text.sentences import shown_path
 
 UNTOLD = "what follows"  # the topic of a text that has none, in a judge's prompt
@@ -37,8 +37,9 @@ class Rater:
 
     @property
     def ref(self) -> JudgeRef:
-        assert self.config.form is not None and self.config.form != "pairwise"
-        return JudgeRef(id=self.name, form=self.config.form, model=_model_of(self.config), note=self.config.note)
+        form: Form = "written" if self.config.form == "written" else "expected"
+        note = self.config.note or ("in both forms" if self.config.form == "both" else None)
+        return JudgeRef(id=self.name, form=form, model=_model_of(self.config), note=note)
 
     def takes(self, item: Item) -> bool:
         return True

@@ -86,7 +86,7 @@ class _Lab:
         """Raise ConfigError for judges for whom there is nothing to judge."""
         pairs = sum(item.pair for item in self.items)
         there = f"the source holds {len(self.items)} items, {pairs} of them pairs"
-        idle = [judge.ref.id for judge in judges if not any(judge.takes(item) for item in self.items)]
+        idle = [judge.name for judge in judges if not any(judge.takes(item) for item in self.items)]
         if idle:
             raise ConfigError(
                 [f"judges.{name}: can judge nothing of this ({there}); leave it out, or choose another source.unit" for name in idle]
@@ -94,7 +94,7 @@ class _Lab:
 
     def _cast(self, left: Sequence[Work], backends: Mapping[str, Backend] | None) -> Cast:
         """The models of the judges that have something to do."""
-        busy = {judge.ref.id for judge, _, _ in left}
+        busy = {judge.name for judge, _, _ in left}
         wanted = {name: judge for name, judge in self.config.judges.items() if name in busy}
         config = self.config.model_copy(update={"judges": type(self.config.judges).model_construct(root=wanted)})
         with self.interrupts.at_once():  # nothing is in flight yet, and loading may take minutes
@@ -114,7 +114,7 @@ class _Lab:
     def _judged(self, work: Work) -> Flow[None]:
         """One judgement, from its first question to its opinions on disk."""
         judge, item, repeat = work
-        place = asked_place(item, judge.ref.id, repeat)
+        place = asked_place(item, judge.name, repeat)
         self.seconds[place] = 0.0
         opinions = yield from Journal(self.store.answers, self.store.keep).over(judge.flow(item, repeat))
         spent = self.seconds.pop(place)
