@@ -23,6 +23,7 @@ Array = NDArray[Any]
 Said = list[tuple[Key, Opinion]]
 Against = Literal["truth", "label", "people"]
 TRUTH = JudgeRef(id="truth", form="rule", note="what is known of the texts")
+OF_TRUTH = ("longer", "length_size", "length_rho", "spread", "ties")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def row(one: Sheet, draws: Draws, kind: Against | None) -> Row:
 
 def _no_judge(figures: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """Of the truth: what it is like, and nothing that it would be held against."""
-    return {name: NOTHING if one.flag is not None and name != "same" else replace(one, flag=None) for name, one in figures.items()}
+    return {name: one if name in OF_TRUTH else NOTHING for name, one in figures.items()}
 
 
 def _thousand(one: Estimate) -> Estimate:

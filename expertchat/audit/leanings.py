@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from expertchat.audit.estimates import NOTHING, Draws, Estimate, count, leaning,
 from expertchat.audit.sheet import Compared, Rated, Sheet, Shown
 
 Array = NDArray[Any]
+DECIDES = 10.0  # log-odds beyond which a preference is one without exception: its size has no meaning, and no interval
 RIDGE = 1e3  # inverse strength: next to none, but a preference without exception has a finite size
 
 
@@ -87,7 +89,10 @@ def length_size(compared: Compared, draws: Draws) -> Estimate:
     if not numpy.isnan(rows.gap).any() and (scale := float(rows.gap.std())):
         columns.append(rows.gap / scale)
     weights, draws_R = logistic(numpy.stack(columns, axis=1), rows.sign, rows.group, draws)
-    return number(float(weights[0]), draws_R[:, 0], len(rows), count(rows.group), draws)
+    groups = count(rows.group)
+    if abs(weights[0]) > DECIDES:
+        return Estimate(math.copysign(DECIDES, float(weights[0])), None, None, len(rows), groups)
+    return number(float(weights[0]), draws_R[:, 0], len(rows), groups, draws)
 
 
 def logistic(columns_N_K: Array, sign_N: Array, group_N: Array, draws: Draws) -> tuple[Array, Array]:

@@ -8,23 +8,23 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from expertchat.audit.estimates import NOTHING, Draws, Estimate, count, number
-from expertchat.audit.leanings import logistic
+from expertchat.audit.estimates import NOTHING, Draws, Estimate, count, number, share
+from expertchat.audit.leanings import DECIDES, logistic
 from expertchat.audit.sheet import Compared
 
 Array = NDArray[Any]
 MOST = 40  # systems
 STEPS = 1000  # of a fit; most need a few dozen
-WEAKEST = 1e-9
 
 
 @dataclass(frozen=True)
 class Place:
-    """A system: its chance to win against the others (their mean) by Bradley-Terry strengths, raw, and with length held constant."""
+    """A system: the share that it won, ties half; its chance to win against the others (their mean) by Bradley-Terry strengths, and with
+    length held constant."""
 
     system: str
-    wins: float
     n: int
+    won: Estimate
     chance: Estimate
     like_length: Estimate
 
@@ -38,7 +38,7 @@ class Ranking:
 
     def values(self) -> dict[str, Any]:
         places = [
-            {"system": one.system, "wins": one.wins, "n": one.n, "chance": one.chance.values(), "like_length": one.like_length.values()}
+            {"system": one.system, "n": one.n} | {name: getattr(one, name).values() for name in ("won", "chance", "like_length")}
             for one in self.places
         ]
         return {"systems": places, "wins": self.wins.tolist()}
@@ -60,17 +60,19 @@ def ranking(compared: Compared, draws: Draws) -> Ranking | None:
     wins = numpy.zeros((k, k))
     numpy.add.at(wins, (one_N, two_N), (rows.sign + 1) / 2)
     numpy.add.at(wins, (two_N, one_N), (1 - rows.sign) / 2)
-    chance = _against(strengths(wins))
     apart_N_K = numpy.zeros((m, k))
     apart_N_K[numpy.arange(m), one_N] = 1
     apart_N_K[numpy.arange(m), two_N] = -1
-    _, chances_R = logistic(apart_N_K, rows.sign, rows.group, draws)
-    like, likes_R = _like_length(rows, apart_N_K, draws)
+    weights, draws_R = logistic(apart_N_K, rows.sign, rows.group, draws)
+    # Where some have only won, or only lost, against all others no strength is large enough: it has a value for the order, and no interval.
+    tied = _strongly_connected(wins)
+    chance, chances_R = _against(strengths(wins) if tied else weights), _against(draws_R if tied else weights[None])
+    like, likes_R = _like_length(rows, apart_N_K, draws) if tied else (None, chances_R)
     groups = count(rows.group)
     places = [
         Place(
-            name, float(wins[i].sum()), int(wins[i].sum() + wins[:, i].sum()),
-            _within(number(float(chance[i]), _against(chances_R)[:, i], m, groups, draws)),
+            name, int(wins[i].sum() + wins[:, i].sum()), _won(i, one_N, two_N, rows, draws),
+            _within(number(float(chance[i]), chances_R[:, i], m, groups, draws)),
             _within(number(float(like[i]), likes_R[:, i], m, groups, draws)) if like is not None else NOTHING,
         )
         for i, name in enumerate(names)
@@ -79,14 +81,26 @@ def ranking(compared: Compared, draws: Draws) -> Ranking | None:
     return Ranking([places[i] for i in order], wins[numpy.ix_(order, order)])
 
 
+def _won(system: int, one_N: Array, two_N: Array, rows: Compared, draws: Draws) -> Estimate:
+    side = (one_N == system).astype(int) - (two_N == system)
+    return share((rows.sign * side + 1)[side != 0] / 2, rows.group[side != 0], draws)
+
+
+def _strongly_connected(wins_K_K: Array) -> bool:
+    """Whether everybody has beaten everybody, if over others: only then have all strengths a largest likelihood (Ford 1957)."""
+    from scipy.sparse.csgraph import connected_components
+
+    return int(connected_components(wins_K_K > 0, directed=True, connection="strong")[0]) == 1
+
+
 def strengths(wins_K_K: Array) -> Array:
-    """Log-strengths by Bradley-Terry (1952; evalica's fit): who never wins has next to none."""
+    """Log-strengths by Bradley-Terry (1952; evalica's fit)."""
     import evalica
 
     one, two = numpy.nonzero(wins_K_K)
     won = [evalica.Winner.X] * len(one)
     found = evalica.bradley_terry(one.tolist(), two.tolist(), won, weights=wins_K_K[one, two].tolist(), limit=STEPS).scores
-    return numpy.log(numpy.maximum(numpy.asarray(found.reindex(range(len(wins_K_K))), dtype=float), WEAKEST))
+    return numpy.log(numpy.asarray(found.reindex(range(len(wins_K_K))), dtype=float))
 
 
 def _against(strength_K: Array) -> Array:
@@ -103,6 +117,8 @@ def _like_length(rows: Compared, apart_N_K: Array, draws: Draws) -> tuple[Array 
         return None, numpy.zeros((0, k))
     columns = numpy.concatenate([apart_N_K, numpy.tanh(rows.longer / spread)[:, None]], axis=1)
     weights, weights_R = logistic(columns, rows.sign, rows.group, draws)
+    if abs(weights[k]) > DECIDES:
+        return None, weights_R[:, :k]
     return _against(weights[:k]), _against(weights_R[:, :k])
 
 

@@ -83,6 +83,7 @@ FLAGGED: dict[str, tuple[str, str, str]] = {
     "same": ("one answer", "says the same", "too few ties"),
     "again": ("repeats", "steadier than chance", ""),
 }
+BAR = 8  # cells of a chance
 AT = {"first": 0.5, "agreement": 0.5, "again": 0.5, "same": 0.0}  # what a value is compared with to tell its direction
 LEFT_OUT = ("Right", "Length", "Own texts")  # themes that disagreeing orders touch
 
@@ -115,7 +116,7 @@ def finding(name: str, figure: Estimate) -> str:
         case "above":
             return up
         case _:
-            return f"not {up} (by {least} or more)"
+            return f"like chance: none larger than {least} found"
 
 
 def names(rows: Sequence[Values]) -> list[str]:
@@ -164,7 +165,7 @@ def rankings(card: Values) -> Iterator[tuple[str, Values]]:
 
 
 def places(ranking: Values) -> list[Column]:
-    """A ranking as columns: chances by Bradley-Terry, and what each won against each."""
+    """A ranking as columns: shares, chances by Bradley-Terry, and what each won against each."""
     systems = ranking["systems"]
 
     def chance(of: str) -> list[str]:
@@ -173,10 +174,31 @@ def places(ranking: Values) -> list[Column]:
     labels = [one_line(clean(one["system"])) for one in systems]
     wins = [[NONE if i == j else f"{ranking['wins'][i][j]:g}" for i in range(len(systems))] for j in range(len(systems))]
     return [
-        ("system", labels), ("n", [f"{one['n']:,}" for one in systems]), ("chance to win, %", chance("chance")),
+        ("system", labels), ("n", [f"{one['n']:,}" for one in systems]), ("won, %", chance("won")), ("chance to win, %", chance("chance")),
         ("with length held constant", chance("like_length")),
         *((f"wins over {label}", cells) for label, cells in zip(labels, wins, strict=True)),
     ]  # fmt: skip
+
+
+CHANCES = {"chance": "Chance to win against the others, %", "like_length": "The same with length held constant, %"}
+
+
+def chances(card: Values, of: str) -> list[Column]:
+    """The rankings of all judges side by side, a bar before each chance; empty where there are none."""
+    found = [(name, {one["system"]: one for one in ranking["systems"]}) for name, ranking in rankings(card)]
+    found = [(name, systems) for name, systems in found if any(one[of]["value"] is not None for one in systems.values())]
+    if not found:
+        return []
+    labels = list(dict.fromkeys(label for _, systems in reversed(found) for label in systems))
+    shape = Shape("", PERCENT, 0)
+
+    def one(systems: Values, label: str) -> str:
+        if label not in systems or systems[label][of]["value"] is None:
+            return NONE
+        return f"{bar(systems[label][of]['value'], BAR, '').plain} {written(shape, systems[label][of])}"
+
+    columns = [(name, [one(systems, label) for label in labels]) for name, systems in found]
+    return [("system", [one_line(clean(label)) for label in labels]), *columns]
 
 
 def together(card: Values) -> list[str]:
@@ -241,12 +263,10 @@ def print_card(card: Values, stream: TextIO | None = None) -> None:
             if rows and (found := columns(rows, shapes)) and (not title or theme in LEFT_OUT):
                 console.print(indented(Text(f"{theme}{title}", "bold"), above=1))
                 tables([("judge", names(rows)), answered(rows), *found])
-    for name, ranking in rankings(card):
-        console.print(indented(Text(f"Ranking by {name}", "bold"), above=1))
-        tables(places(ranking))
-        for one in ranking["systems"]:
-            label, chance = one_line(clean(one["system"]))[:30], one["chance"]["value"] or 0.0
-            console.print(indented(Text.assemble(f"{label:<30} ", bar(chance, 30, "cyan"), f" {100 * chance:.0f} %")))
+    for of, title in CHANCES.items():
+        if found := chances(card, of):
+            console.print(indented(Text(title, "bold"), above=1))
+            tables(found)
     console.print()
     for line in (*together(card), *alternatives(card)):
         console.print(indented(Text(line)))
@@ -256,7 +276,7 @@ def print_card(card: Values, stream: TextIO | None = None) -> None:
 
 
 def _style(text: str) -> str:
-    if text.startswith(("shows a bias", "not ")):
+    if text.startswith(("shows a bias", "like chance")):
         return "bold red"
     return "dim" if text.startswith("n too small") else "green" if text.startswith("none") else ""
 
