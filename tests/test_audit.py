@@ -21,7 +21,7 @@ from expertchat.audit.evidence import Evidence
 from expertchat.audit.ranking import ranking, strengths
 from expertchat.audit.sheet import Compared, Rated
 from expertchat.config import ConfigError
-from expertchat.records import Item, JudgeRef, Opinion, Text
+from expertchat.records import Item, JudgeRef, Label, Opinion, Text
 from expertchat.views.audit import finding, markdown, print_card
 from tests.planted import BIASES, FAULTS, OWN_FLAG, Fault, answers, evidence, judge, pairs, ratings, singles
 
@@ -270,6 +270,45 @@ def test_people_are_rows_and_what_the_others_are_held_against() -> None:
     near(card.together["alpha of people' choices"].value, 1 - 59 * 10 / (2 * 35 * 25))
 
 
+def label(item: str, who: str, choice: Any, source: str = "s") -> Label:
+    return Label(id=f"{who}/{item}", item=item, source=source, annotator=who, form="pairs", at=0.0, choice=choice, shown="first")
+
+
+def test_labels_are_read_with_a_judged_folder(tmp_path: Path, capsys: Captured) -> None:
+    items = [Item(id=f"i{n}", source="s", texts=[Text(text=f"a{n}"), Text(text=f"b{n}")], group=f"g{n}") for n in range(40)]
+    opinions = [Opinion(id=f"i{n}/j", item=f"i{n}", judge="j", category="overall", choice="first") for n in range(40)]
+    folder, people = write(tmp_path / "judged", items, [JUDGE], opinions), tmp_path / "people"
+    for who, often in (("ann", 30), ("bob", 36), ("eve", 33)):
+        (people / who).mkdir(parents=True)
+        lines = [label(f"i{n}", who, "first" if n < often else "second") for n in range(40)]
+        (people / who / "labels.jsonl").write_text("".join(f"{one.to_json()}\n" for one in lines))
+    assert cli.main(["audit", str(folder), f"labels=[{people}]", f"out={tmp_path / 'card.json'}"]) == 0
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["against"] == "people" and {one["judge"] for one in card["judges"]} == {"j", "ann", "bob", "eve"}
+    assert "alpha of people' choices" in card["together"]
+    test = card["alternative"]["j, choices"]
+    assert test["passed"] is True and len(test["people"]) == 3  # always the first, as people nearly always
+    assert "Alternative annotator test of j, choices: may stand in for a person" in capsys.readouterr().out
+    (people / "ann" / "labels.jsonl").write_text(label("i1", "ann", "first", "other").to_json() + "\n")
+    assert cli.main(["audit", str(folder), f"labels=[{people}]"]) == 2
+    assert "labels are of another source (lines 1)" in capsys.readouterr().err
+    assert cli.main(["audit", str(folder), f"labels=[{tmp_path / 'nobody'}]"]) == 2
+    assert "holds no labels.jsonl" in capsys.readouterr().err
+
+
+def test_a_run_is_read_with_its_own_ratings(capsys: Captured) -> None:
+    assert cli.main(["audit", str(Path(__file__).parent / "earlier" / "talked"), "resamples=200"]) == 0
+    shown = capsys.readouterr().out
+    assert "a (recorded)" in shown and "b (recorded)" in shown and "n too small: shows nothing" in shown
+
+
+def test_what_nobody_has_judged_is_told(tmp_path: Path, capsys: Captured) -> None:
+    table = tmp_path / "pairs.jsonl"
+    table.write_text('{"a": "one", "b": "two"}\n{"a": "three", "b": "four"}\n')
+    assert cli.main(["audit", str(table)]) == 2
+    assert "nobody has judged it" in capsys.readouterr().err
+
+
 # -- what is refused --------------------------------------------------------------------------------------------------------------------
 
 ITEM = Item(id="i1", source="s", texts=[Text(text="one"), Text(text="two")], group="g")
@@ -365,12 +404,12 @@ def test_the_command_writes_all_forms(tmp_path: Path, capsys: Captured) -> None:
     for name in ("card.json", "card.csv", "card.md"):
         assert cli.main(["audit", str(folder), f"out={tmp_path / name}", "resamples=200"]) == 0
     shown = capsys.readouterr().out
-    assert "shows a bias: the first" in shown and "Ranking by perfect" in shown
+    assert "shows a bias: the first" in shown and "Chance to win against the others" in shown
     values = json.loads((tmp_path / "card.json").read_text())
     assert [one["judge"] for one in values["judges"]] == ["first", "perfect", "truth"]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "card.csv").read_text())))
     assert rows[0]["first"] == "1.0" and rows[0]["first_flag"] == "bias" and rows[0]["own_low"] != "nan"
-    assert "| judge | agreement | place |" in (tmp_path / "card.md").read_text()
+    assert "| judge | agreement | rho | place |" in (tmp_path / "card.md").read_text()
 
 
 def test_wrong_keys_are_told_before_anything_is_read(capsys: Captured) -> None:

@@ -127,7 +127,7 @@ def row(one: Sheet, draws: Draws, kind: Against | None) -> Row:
         "own_bias": own.leaning,
         "spread": leanings.spread(rated, draws),
         "ties": leanings.ties(compared, draws),
-        "same": leanings.same(shown, compared, rated, draws),
+        "same": leanings.same(shown, compared, one.numbers, draws),
         "again": leanings.again(one, draws),
         "seconds": _thousand(mean(one.seconds, one.seconds_group, draws)),
     }

@@ -120,8 +120,8 @@ def logistic(columns_N_K: Array, sign_N: Array, group_N: Array, draws: Draws) ->
 # -- the middle, and steadiness -------------------------------------------------------------------------------------------------
 
 
-def same(shown: Shown, compared: Compared, rated: Rated, draws: Draws) -> Estimate:
-    """How much of what it says is one and the same: the share of ties among answers on pairs; else of the most frequent rating.
+def same(shown: Shown, compared: Compared, numbers: tuple[Array, Array], draws: Draws) -> Estimate:
+    """How much of what it says is one and the same: the share of ties among answers on pairs; else of the most frequent point.
 
     A fault where it is more than one half, and more than the ties of the truth.
     """
@@ -129,11 +129,11 @@ def same(shown: Shown, compared: Compared, rated: Rated, draws: Draws) -> Estima
         truth = compared.truth[~numpy.isnan(compared.truth)]
         often = max(0.5, float((truth == 0).mean()) if len(truth) else 0.0)
         return _too_many(share((shown.sign == 0).astype(float), shown.group, draws, often))
-    if not len(rated.value):
+    value_N, group_N = numbers
+    if not len(value_N):
         return NOTHING
-    values, counts = numpy.unique(numpy.rint(rated.value), return_counts=True)
-    most = values[counts.argmax()]
-    return _too_many(share((numpy.rint(rated.value) == most).astype(float), rated.group, draws, 0.5))
+    values, counts = numpy.unique(value_N, return_counts=True)
+    return _too_many(share((value_N == values[counts.argmax()]).astype(float), group_N, draws, 0.5))
 
 
 def _too_many(found: Estimate) -> Estimate:

@@ -83,6 +83,7 @@ class Sheet:
     compared: Compared
     shown: Shown
     rated: Rated
+    numbers: tuple[Array, Array]  # each number that it gave, ratings rounded, and its group
     flips: tuple[Array, Array]
     again: tuple[Array, Array]
     texts: dict[tuple[Key, int], float] = field(default_factory=dict)  # its numbers by text
@@ -131,6 +132,7 @@ def sheet(
     rows, chosen = _by_choice(choices, signs)
     rows += _by_number(texts, items, {row[0][0] for row in rows})
     of_all = [(int(not one.answered), at[key], one) for key, one in said]
+    given = [(_point(one), group) for _, group, one in of_all if one.number is not None and not one.repeat]
     masses = [(one.mass, group) for _, group, one in of_all if one.mass is not None]
     times = [(one.seconds, group) for _, group, one in of_all if one.seconds is not None]
     return Sheet(
@@ -138,7 +140,7 @@ def sheet(
         _array([row[0] for row in masses]), _whole([row[1] for row in masses]),
         _array([row[0] for row in times]), _whole([row[1] for row in times]),
         _compared(judge, rows, items, truth, lengths, at), _shown(signs, items, at), _rated(texts, items, truth, lengths, at),
-        _flips(signs, at), _again(signs, values, at), texts, chosen,
+        (_array([row[0] for row in given]), _whole([row[1] for row in given])), _flips(signs, at), _again(signs, values, at), texts, chosen,
     )  # fmt: skip
 
 
@@ -155,6 +157,11 @@ def _verdict(ones: Sequence[Opinion]) -> int | None:
     overall = [one for one in ones if one.category == "overall"]
     answers = [SIGNS[one.choice] for one in overall or ones if one.choice is not None]
     return int(numpy.sign(sum(answers))) if answers else None
+
+
+def _point(one: Opinion) -> float:
+    """A rating as the point that it is next to; a score has no points."""
+    return float(one.number or 0) if one.score is not None else float(round(one.number or 0))
 
 
 # -- comparisons ------------------------------------------------------------------------------------------------------------

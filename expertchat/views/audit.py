@@ -77,6 +77,7 @@ SHAPES = {name: shape for theme in THEMES.values() for name, shape in theme.item
 # What is flagged: what a leaning is called by its direction, up and down; of scores what is above chance.
 FLAGGED: dict[str, tuple[str, str, str]] = {
     "agreement": ("agreement", "better than chance", ""),
+    "rho": ("rho", "better than chance", ""),
     "first": ("place", "the first", "the second"),
     "longer_bias": ("length", "the longer", "the shorter"),
     "own_bias": ("own texts", "its own", "others'"),
