@@ -23,9 +23,11 @@ from expertchat.events import JudgeCalled, OpinionGiven, RunStarted
 from expertchat.folder.reader import RunReader
 from expertchat.lab.config import LabConfig, seat_of
 from expertchat.lab.run import run_judge
+from expertchat.lab.store import with_earlier_judges
 from expertchat.records import Opinion
 from expertchat.sources.words import as_overrides
 from tests.scripted import Collect, Double
+from tests.tiny import build_reward_model
 
 EARLIER = Path(__file__).parent / "earlier"
 PAIRS = "id,topic,prompt,a,b,model_a,model_b,truth_a,truth_b\n" + "".join(
@@ -140,6 +142,37 @@ def test_answers_that_say_nothing_are_no_opinions_and_the_run_has_failed(tmp_pat
     assert failure is not None and "no judge answered anything: all 12 opinions are null" in failure
 
 
+def test_a_model_goes_by_principles_and_is_shown_the_reference(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("topic,a,b,reference\ntides,The Moon.,Wind.,Gravity of the Moon.\n")
+    (tmp_path / "mine.yaml").write_text("kind: Be kind.\nhonest: {text: Say the truth., weight: 3}\n")
+    words = [str(tmp_path / "t.csv"), "judge@one=principles", "judge@two=pairwise", "model=auto"]
+    keys = (f"principles={tmp_path / 'mine.yaml'}", "reference=true", "model.path=x")
+    words += [f"judges.{name}.{key}" for name in ("one", "two") for key in keys]
+    double = Double(score=lambda request: [math.log(0.6), math.log(0.2)])
+    assert judge(tmp_path / "run", *words, double=double) == 0
+    said = opinions(tmp_path / "run")
+    # By principles, 1 + 9 * .6 / (.6 + .2) = 7.75 for each text and principle; compared, one verdict a principle and order.
+    assert {(one.category, one.place): round(one.expected or 0, 6) for one in said if one.judge == "one"} == {
+        (name, place): 7.75 for name in ("kind", "honest") for place in (0, 1)
+    }  # fmt: skip
+    assert sorted((one.category, one.order) for one in said if one.judge == "two") == [
+        (name, order) for name in ("honest", "kind") for order in ("first", "second")
+    ]  # fmt: skip
+    assert all("Gravity of the Moon." in request.messages[-1].content for request in double.requests)
+    assert {ref.id: ref.form for ref in RunReader(tmp_path / "run").judges()} == {"one": "principles", "two": "pairwise"}
+    assert RunReader(tmp_path / "run").summary["judges"]["two"]["both_orders"] == 2
+
+
+def test_a_reward_model_gives_each_text_a_number(tmp_path: Path, pairs: Path) -> None:
+    folder = build_reward_model(tmp_path / "model", "bert")
+    config = config_of(str(pairs), "judge@rm=reward_model", f"judges.rm.reward_model.path={folder}", "source.limit=2", "source.seed=1")
+    config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(tmp_path / "run")})})
+    assert run_judge(config, ["expertchat"], Collect()) == 0
+    said = opinions(tmp_path / "run")
+    assert [(one.place, one.expected, one.order) for one in said] == [(0, None, None), (1, None, None)] * 2
+    assert all(one.score is not None for one in said) and RunReader(tmp_path / "run").summary["judges"]["rm"]["form"] == "reward_model"
+
+
 def test_what_was_rated_is_rated_alike_again(tmp_path: Path) -> None:
     """The embedded models judge greedily: asked the same again, they say the same as in the run itself."""
     words = [str(EARLIER / "talked"), "judge=[expected,recorded]", "model=embedded_mixtral", "source.subject=a", "judges.recorded.by=b"]
@@ -223,6 +256,17 @@ def test_a_judge_is_added_to_a_run_that_is_done(tmp_path: Path, pairs: Path, cap
     assert len({one.id for one in opinions(tmp_path / "run")}) == len(opinions(tmp_path / "run")) == 24
     with pytest.raises(ConfigError, match=r"length\.noise: was 0\.0, is 0\.5"):
         judge(tmp_path / "run", str(pairs), "judge=length", "judges.length.noise=0.5")
+
+
+def test_models_are_looked_for_where_this_machine_has_them(tmp_path: Path, pairs: Path) -> None:
+    """Where they lie is no matter of the run: its folder does not say it."""
+    words = [str(pairs), "judge=pairwise", "judges.pairwise.model.path=x", f"models_dir={tmp_path}"]
+    judge(tmp_path / "run", *words)
+    assert "models_dir" not in RunReader(tmp_path / "run").config["judges"]["pairwise"]["model"]
+    for more in (words, [str(pairs), "judge=length", f"models_dir={tmp_path}"]):
+        config, added = with_earlier_judges(config_of(*more), tmp_path / "run")
+        assert config.judges.root["pairwise"].model is not None and config.judges.root["pairwise"].model.models_dir == str(tmp_path)
+        assert added == (["length"] if "judge=length" in more else [])
 
 
 def test_a_source_that_has_changed_is_refused(tmp_path: Path, pairs: Path) -> None:

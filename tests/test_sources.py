@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertchat.command.overrides import parsed
@@ -309,6 +309,7 @@ def test_words_become_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert as_overrides(["judge=length"]) == ["judge=length"]
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="=\\$"), min_size=1), min_size=1))
 def test_any_word_is_read_back(words: list[str]) -> None:
     words = [f"./{word}" for word in words]

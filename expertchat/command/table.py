@@ -42,12 +42,13 @@ def find(place: str) -> Any:
 _ALL = (
     Command(
         "converse", "two experts talk, rate each other and say what is missing", "doors.converse:run",
-        root="converse", config="talk.config:ConverseConfig", added=("model@third", "model@moderator", "experiment"),
+        root="converse", config="talk.config:ConverseConfig", added=("model@third", "model@moderator", "reward_model", "experiment"),
         check="doors.converse:check", models="command.check_runs:named", resumes=True, jobs=True, parts=True, work="doors.converse:WORK",
     ),
     Command(
         "online_dpo", "rounds of conversation, judgement and DPO: the experts learn from each other", "doors.online_dpo:run",
-        root="online_dpo", config="training.config:OnlineDpoConfig", added=("model@third", "model@moderator", "experiment", "control"),
+        root="online_dpo", config="training.config:OnlineDpoConfig",
+        added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
         check="doors.online_dpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.online_dpo:WORK", gib=0.9,
     ),
     Command(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, RootModel, field_validator, model_validator
+from pydantic import ConfigDict, Field, RootModel, ValidationInfo, field_validator, model_validator
 
 from expertchat.config import (
     ConversationConfig,
@@ -17,11 +17,14 @@ from expertchat.config import (
     JudgeName,
     JudgingConfig,
     ModelConfig,
+    RewardModelConfig,
     RunConfig,
     Text,
+    conf_dir,
     may_name,
 )
 from expertchat.sources.config import SourceConfig
+from expertchat.text.written import Example, Principle, written
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 RuleName = Literal["length", "shorter", "first", "second", "own", "middle", "random", "truth"]
@@ -31,20 +34,30 @@ ASSUMED_TURNS = 8  # of a dialogue that is judged, for the memory plan, which kn
 class JudgeConfig(Group):
     """One judge. `kind` says what judges, and which other keys count.
 
-    model: `model` rates each text (form written, expected, both) or compares two in both orders (pairwise); `analysis` null: as
-    judging.analysis. rule: a planted judge whose defect is known; `of` is what `own` prefers, `noise` the share of its answers that are
+    model: `model` rates each text (form written, expected, both), by principles (principles) or compares two in both orders (pairwise);
+    null is as in judging for `analysis`, `principles` and `examples`; `reference`: it is shown the item's. reward_model: a model that gives
+    each text a number. rule: a planted judge whose defect is known; `of` is what `own` prefers, `noise` the share of its answers that are
     drawn at random. recorded: what is in the run folder `of` already (null: the source itself); `by`: only this judge of it.
     """
 
-    kind: Literal["model", "rule", "recorded"]
-    form: Literal["written", "expected", "both", "pairwise"] | None = None
+    kind: Literal["model", "reward_model", "rule", "recorded"]
+    form: Literal["written", "expected", "both", "pairwise", "principles"] | None = None
     model: ModelConfig | None = None
     analysis: bool | None = None
+    principles: dict[str, Principle] | None = None
+    examples: list[Example] | None = None
+    reference: bool = False
+    reward_model: RewardModelConfig | None = None
     rule: RuleName | None = None
     of: Text | None = None
     by: Text | None = None
     noise: float = Field(default=0.0, ge=0, le=1)
     note: Text | None = None
+
+    @field_validator("principles", "examples", mode="before")
+    @classmethod
+    def _from_file(cls, value: Any, info: ValidationInfo) -> Any:
+        return written(value, str(info.field_name), conf_dir())
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> JudgeConfig:
@@ -56,7 +69,7 @@ class JudgeConfig(Group):
         return self
 
 
-_NEEDED: dict[str, tuple[str, ...]] = {"model": ("form", "model"), "rule": ("rule",), "recorded": ()}
+_NEEDED: dict[str, tuple[str, ...]] = {"model": ("form", "model"), "reward_model": ("reward_model",), "rule": ("rule",), "recorded": ()}
 
 
 class JudgesConfig(RootModel[dict[str, JudgeConfig]]):
@@ -91,6 +104,18 @@ class LabConfig(Group):
     repeats: int = Field(ge=1, le=1000)
     engine: EngineConfig
 
+    @model_validator(mode="after")
+    def _has_principles(self) -> LabConfig:
+        lacking = [name for name, judge in self.judges.items() if judge.form == "principles" and not self.principles_of(judge)]
+        if lacking:
+            remedy = "take constitution, or a YAML file of yours"
+            raise ValueError("\n".join(f"judges.{name}.principles: names none; {remedy}" for name in lacking))
+        return self
+
+    def principles_of(self, judge: JudgeConfig) -> dict[str, Principle] | None:
+        """The principles that a judge goes by; None where it rates by categories or compares on the whole."""
+        return judge.principles or self.judging.principles if judge.form in ("principles", "pairwise") else None
+
     # -- what loading a model asks of a run's config ----------------------------------------------------------------------
 
     @property
@@ -105,6 +130,11 @@ class LabConfig(Group):
 
     @property
     def moderator(self) -> ModelConfig | None:
+        return None
+
+    @property
+    def reward_model(self) -> RewardModelConfig | None:
+        """There may be several here, and each belongs to its judge."""
         return None
 
     @property
@@ -126,6 +156,6 @@ class LabConfig(Group):
         return ConversationConfig(count=self.engine.max_batch or 64, turns=ASSUMED_TURNS)
 
 
-def seat_of(name: str) -> str:
+def seat_of(name: str, key: str = "model") -> str:
     """The place of a judge's model in the config, by which its backend and its expert go."""
-    return f"judges.{name}.model"
+    return f"judges.{name}.{key}"

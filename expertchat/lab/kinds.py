@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from expertchat.lab.config import JudgeConfig
 from expertchat.lab.judge import Bench, LabJudge
-from expertchat.lab.models import Comparer, Rater
+from expertchat.lab.models import Comparer, Rater, Scorer
 from expertchat.lab.recorded import Recorded
 from expertchat.lab.rules import Rule
 from expertchat.records import Item
@@ -16,6 +16,7 @@ Maker = Callable[[str, JudgeConfig, Bench, Sequence[Item]], LabJudge]
 # A new kind is a file of lab/, a value of JudgeConfig.kind and a line here.
 KINDS: dict[str, Maker] = {
     "model": lambda name, judge, bench, items: (Comparer if judge.form == "pairwise" else Rater)(name, judge, bench),
+    "reward_model": lambda name, judge, bench, items: Scorer(name, judge, bench),
     "rule": lambda name, judge, bench, items: Rule(name, judge, bench.config.run.seed),
     "recorded": Recorded.of,
 }

@@ -11,14 +11,14 @@ from expertchat.config import ConfigError
 from expertchat.events import JudgeCalled, OpinionGiven, Sink
 from expertchat.folder.reader import RunReader
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
-from expertchat.lab.config import LabConfig
+from expertchat.lab.config import LabConfig, seat_of
 from expertchat.lab.judge import Bench, LabJudge, asked_place
 from expertchat.lab.kinds import judges_of
 from expertchat.lab.store import LabFolder, with_earlier_judges
 from expertchat.lab.summary import summarise
 from expertchat.records import Item
 from expertchat.sources.read import read_items
-from expertchat.talk.cast import Cast, load_cast
+from expertchat.talk.cast import Cast, load_cast, load_reward_model
 from expertchat.talk.journal import Journal
 from expertchat.talk.scheduler import Scheduler
 
@@ -98,7 +98,12 @@ class _Lab:
         wanted = {name: judge for name, judge in self.config.judges.items() if name in busy}
         config = self.config.model_copy(update={"judges": type(self.config.judges).model_construct(root=wanted)})
         with self.interrupts.at_once():  # nothing is in flight yet, and loading may take minutes
-            return load_cast(config, self.hub, backends, None)
+            cast = load_cast(config, self.hub, backends, None)
+            for name, judge in config.judges.items():
+                if judge.reward_model is not None:
+                    seat = seat_of(name, "reward_model")
+                    cast.backends[seat] = (backends or {}).get(seat) or load_reward_model(judge.reward_model, self.hub)
+        return cast
 
     def _works(self, judges: Sequence[LabJudge]) -> Iterator[Work]:
         """All judgements. The judges of one item follow each other: what they show their models begins alike."""

@@ -13,7 +13,7 @@ from expertchat.folder.jsonl import read_lines, read_records
 from expertchat.folder.reader import read_config
 from expertchat.folder.run_folder import RunFolder
 from expertchat.folder.writing import replace
-from expertchat.lab.config import LabConfig
+from expertchat.lab.config import JudgeConfig, JudgesConfig, LabConfig
 from expertchat.records import Answer, Item, JudgeRef, Opinion
 from expertchat.text.sentences import as_yaml
 
@@ -28,16 +28,23 @@ def with_earlier_judges(config: LabConfig, folder: Path) -> tuple[LabConfig, lis
     file = folder / "config.yaml"
     if not file.is_file():
         return config, []
-    before, now = read_config(file, "name another run.dir"), config.model_dump(mode="json")
-    judges = before.get("judges")
+    judges, now = read_config(file, "name another run.dir").get("judges"), config.judges.root
     if not isinstance(judges, Mapping):
         return config, []  # it is no such run, which opening it will say
-    merged = {**judges, **now["judges"]}
     try:
-        whole = config.model_copy(update={"judges": type(config.judges).model_validate(merged)})
+        earlier = {name: _here(judge, config.models_dir) for name, judge in judges.items() if name not in now}
     except ValueError:
         raise ConfigError(f"run.dir: {folder} has judges of another version; name another run.dir") from None
-    return whole, [name for name in now["judges"] if name not in judges]
+    whole = JudgesConfig.model_construct(root=earlier | now)
+    return config.model_copy(update={"judges": whole}), [name for name in now if name not in judges]
+
+
+def _here(judge: Any, models_dir: str | None) -> JudgeConfig:
+    """A judge as a run has kept it, its model looked for where this machine has its models."""
+    found = JudgeConfig.model_validate(judge)
+    if found.model is None:
+        return found
+    return found.model_copy(update={"model": found.model.model_copy(update={"models_dir": models_dir})})
 
 
 class LabFolder(RunFolder):

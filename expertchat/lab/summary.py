@@ -76,9 +76,9 @@ def _compared(choices: Sequence[Opinion], items: dict[str, Item]) -> dict[str, A
     """
     known = [one for one in choices if one.choice is not None]
     shown = Counter("tie" if one.choice == "tie" else "first" if one.choice == one.order else "second" for one in known)
-    orders: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+    orders: dict[tuple[str, str, int], dict[str, str]] = defaultdict(dict)
     for one in known:
-        orders[one.item, one.repeat][one.order or ""] = one.choice or ""
+        orders[one.item, one.category, one.repeat][one.order or ""] = one.choice or ""
     both = [said for said in orders.values() if len(said) == len(ORDERS)]
     wins: dict[str, Counter[str]] = {order: Counter() for order in ORDERS}
     for one in known:

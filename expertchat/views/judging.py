@@ -104,10 +104,17 @@ def judges_table(judges: Mapping[str, Any]) -> Table:
         table.add_column(COLUMNS[i], justify="left" if i < 2 else "right", overflow="fold" if i == 0 else "ellipsis")
     for row in rows:
         table.add_row(*(row[i] for i in used))
+    table.caption = "\n".join(said for title, said in LEGEND if title in {COLUMNS[i] for i in used})
+    table.caption_justify, table.caption_style = "left", "dim"
     return table
 
 
-COLUMNS = ("judge", "form", "items", "opinions", "no answer", "mean", "took first", "second", "tie", "both orders agree", "s per 1,000")
+COLUMNS = ("judge", "form", "items", "opinions", "no answer", "mean", "1st", "2nd", "tie", "agree", "s/1,000")
+LEGEND = (  # of those columns that are there
+    ("mean", "mean: of all categories, of a rule or a reward model on its own scale"),
+    ("1st", "1st, 2nd: chosen by its place as shown; agree: pairs that are decided alike in both orders"),
+    ("s/1,000", "s/1,000: seconds of the model for a thousand opinions"),
+)
 
 
 def _row(name: str, judge: Mapping[str, Any]) -> list[str]:
