@@ -19,7 +19,9 @@ from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError, Group, conf_dir, may_name, near, near_key, validate
 from expertchat.text.redaction import secret_values
 
-OPEN = ("judging.categories", "judging.weights")  # groups whose keys are the user's own
+_RATED = ("judging.categories", "judging.weights")
+# Groups whose keys are the user's own, with those in which a new one must stand.
+OPEN = dict.fromkeys(_RATED, _RATED) | {place: (place,) for place in ("form.scales", "form.flags")}
 ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # ValueError: Hydra's own checks of its flags and of odd overrides
 
 
@@ -245,8 +247,8 @@ def _unknown(command: str, override: str, message: str, good: Sequence[str]) -> 
         if key not in OPEN:
             return "\n".join(f"{key}.{name}: unknown key{near(name, there) or ';'} there are {', '.join(there)}" for name in new)
         reserved = [f"{key}: '{name}' cannot be a category's name; rename it" for name in new if not may_name(name)]
-        add = " ".join(f"+{place}.{name}=..." for name in new for place in OPEN)
-        said = f"{key} has no {', '.join(new)}: it has {', '.join(there)}"
+        add = " ".join(f"+{place}.{name}=..." for name in new for place in OPEN[key])
+        said = f"{key} has no {', '.join(new)}: it has {', '.join(there) or 'none'}"
         return "\n".join([*reserved, f"{said}; add to it with {add}, or begin anew with '~{key}' '+{key}={{...}}'"])
     known = [*keys_of(plain), *_choices(command)]
     return f"{key}: unknown key{near_key(key, known) or _inside(plain, key, command)}"

@@ -56,10 +56,14 @@ _ALL = (
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
         models="doors.judge:named", resumes=True,
     ),
+    Command(
+        "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",
+        words="SOURCE", root="label", config="labels.config:LabelConfig", check="doors.label:check", models="doors.label:named",
+    ),
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(
         "audit", "how good is a judge: its agreement, leanings and steadiness, with intervals: expertchat audit SOURCE [SOURCE ...]",
-        "doors.audit:run", words="SOURCE ...", root="audit", config="audit.config:AuditConfig", check="doors.audit:check",
+        "doors.audit:run", words="SOURCE [SOURCE ...]", root="audit", config="audit.config:AuditConfig", check="doors.audit:check",
     ),
     Command(
         "merge", "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER", "doors.merge:run",

@@ -6,6 +6,7 @@ One person is left out at a time, and the judge and that person are compared by 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -36,7 +37,7 @@ class LeftOut:
 @dataclass(frozen=True)
 class AlternativeTest:
     """`winning_rate`: the share of the people against whom the judge wins; from 0.5 on it may stand in for them. `advantage`: the mean of
-    the judge's advantage probabilities, by which judges are compared. Both are None, and `problem` says why, where there is nothing to test.
+    the judge's advantage probabilities, by which judges are compared. Where there is nothing to test both are None, and `problem` says why.
     """
 
     epsilon: float
@@ -54,19 +55,21 @@ class AlternativeTest:
 def alternative_annotator(
     judge: Answers[K], people: Mapping[str, Answers[K]], epsilon: float = 0.2, q: float = 0.05, least_items: int = LEAST_ITEMS
 ) -> AlternativeTest:
-    """The test of a `judge` against `people`: name -> what they were asked -> a choice (text) or a rating (number).
+    """The test of a `judge` against `people`: name -> what was asked -> a choice (text) or a rating (number).
 
-    For each person j and each item i that j, the judge and another person answered, S is the agreement with the others: for choices the share
-    of them that say the same, for ratings minus the root of the mean squared difference. The judge scores 1 where S(judge) >= S(j), the
-    person where S(j) >= S(judge); the mean of the judge's is its advantage probability. A one-sided t-test of the differences (person -
+    For each person j and each item i that j, the judge and another person answered, S is the agreement with the others: for choices the
+    share of them that say the same, for ratings minus the root of the mean squared difference. The judge scores 1 where S(judge) >= S(j),
+    the person where S(j) >= S(judge); the mean of the judge's is its advantage probability. A one-sided t-test of the differences (person -
     judge) against `epsilon` gives p; the judge wins where the hypothesis falls with a false discovery rate of at most `q` (Benjamini and
-    Yekutieli 2001). `epsilon`, what a person costs more: 0.2 for experts, 0.15 for skilled annotators, 0.1 for a crowd. Follows the authors'
-    reference implementation (nitaytech/AltTest).
+    Yekutieli 2001). `epsilon` is what a person costs more: 0.2 for experts, 0.15 for skilled annotators, 0.1 for a crowd. As in the
+    authors' reference implementation (nitaytech/AltTest).
     """
     answers = {name: {key: value for key, value in own.items() if key in judge} for name, own in people.items()}
     if len(answers) < LEAST_PEOPLE:
-        return AlternativeTest(epsilon, problem=f"the test leaves one person out and needs {LEAST_PEOPLE}; there is {len(answers) or 'nobody'}")
-    shared = {key for own in answers.values() for key in own if sum(key in other for other in answers.values()) >= LEAST_PEOPLE}
+        here = len(answers) or "nobody"
+        return AlternativeTest(epsilon, problem=f"the test leaves one person out and needs {LEAST_PEOPLE}; there is {here}")
+    keys_of_all = [key for own in answers.values() for key in own]
+    shared = {key for key, count in Counter(keys_of_all).items() if count >= LEAST_PEOPLE}
     found, left = [], []
     for name, own in answers.items():
         keys = [key for key in own if key in shared]
@@ -82,7 +85,8 @@ def alternative_annotator(
         found.append(LeftOut(name, len(keys), fmean(wins), fmean(draws_or_losses), below(differences, epsilon)))
     if not found:
         most = max((sum(key in shared for key in own) for own in answers.values()), default=0)
-        return AlternativeTest(epsilon, left=left, problem=f"nobody shares {least_items} items with the judge and another person; the most is {most}")
+        problem = f"nobody shares {least_items} items with the judge and another person; the most is {most}"
+        return AlternativeTest(epsilon, left=left, problem=problem)
     won = rejected([one.p for one in found], q)
     tested = [LeftOut(one.name, one.items, one.advantage, one.person, one.p, n in won) for n, one in enumerate(found)]
     return AlternativeTest(epsilon, tested, len(won) / len(found), fmean(one.advantage for one in found), left)

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from expertchat.config import EmbedderConfig, Group, Text, may_name, near
 from expertchat.records.lab import Label
+from expertchat.sources.config import SourceConfig
 from expertchat.text.sentences import listed
 
 MOST_SCALES, MOST_FLAGS = 12, 15  # more lines than these leave no room for the text on a screen of 24
@@ -17,9 +18,9 @@ MOST_SCALES, MOST_FLAGS = 12, 15  # more lines than these leave no room for the 
 class FormConfig(Group):
     """What a person is asked of an item.
 
-    `scales`: category -> what it asks, each answered by 1..10 or "cannot say". `choice`: of a pair, which text is better (`tie`: or neither);
-    a form without it has the texts of a pair rated one by one. `flags`: name -> what it says; one of `spare` is answer enough, the rest may be
-    left out. `missing`: the annotator may write what is missing. `at_once`: an answer that is complete is kept without a further key.
+    `scales`: category -> what it asks, each answered by 1..10 or "cannot say". `choice`: of a pair, which text is better (`tie`: or
+    neither); a form without it has the texts of a pair rated one by one. `flags`: name -> what it says; one of `spare` is enough, and the
+    rest may be left out. `missing`: the annotator may write what is missing. `at_once`: what is complete is kept without a further key.
     """
 
     name: Text = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
@@ -45,7 +46,8 @@ class FormConfig(Group):
             problems.append(f"{listed(both)}: a scale and a flag of one name; rename one of them")
         for name in self.spare:
             if name not in self.flags:
-                problems.append(f"spare: {name!r} is no flag of the form{near(name, self.flags) or ''}; there are {', '.join(self.flags) or 'none'}")
+                near_one = near(name, self.flags) or f"; there are {', '.join(self.flags) or 'none'}"
+                problems.append(f"spare: {name!r} is no flag of the form{near_one}")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -86,6 +88,7 @@ class LabelConfig(Group):
     """`expertchat label`. `labels`: the folder, with one folder in it for each annotator; unset, beside or in the source."""
 
     models_dir: Text | None = None
+    source: SourceConfig
     form: FormConfig
     embedder: EmbedderConfig
     annotator: Text | None = None

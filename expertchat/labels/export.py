@@ -139,14 +139,17 @@ def table_of(labels: Sequence[Label], items: Sequence[Item], form_flags: Sequenc
     for label in rows:
         item = known.get(label.item)
         systems = [text.system or "" for text in item.texts] if item is not None else []
-        preferred = systems["first second".split().index(label.choice)] if systems and label.choice in ("first", "second") else ""
+        chosen = {"first": 0, "second": 1}.get(label.choice or "")
+        preferred = systems[chosen] if systems and chosen is not None else ""
         rated = systems[label.place] if systems and label.choice is None and label.ratings else ""
         score = wim.get(label.id)
         table.writerow([
             _plain(label.annotator), _plain(label.item), label.place, int(label.again), label.form,
-            datetime.fromtimestamp(label.at, timezone.utc).isoformat(timespec="seconds"), label.seconds, int(label.skipped), int(label.seen),
+            datetime.fromtimestamp(label.at, timezone.utc).isoformat(timespec="seconds"), label.seconds,
+            int(label.skipped), int(label.seen),
             label.shown or "", label.choice or "", _plain(preferred), _plain(rated),
-            *("" if (value := label.ratings.get(name)) is None else value for name in scales), *(int(name in label.flags) for name in flags),
+            *("" if (value := label.ratings.get(name)) is None else value for name in scales),
+            *(int(name in label.flags) for name in flags),
             _plain(label.missing or ""), "" if score is None else round(score, 6), _plain(label.comment or ""),
             _plain(item.topic if item is not None else ""),
         ])  # fmt: skip

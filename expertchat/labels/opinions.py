@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from expertchat.labels.store import standing_by_annotator
 from expertchat.labels.tasks import Key
@@ -34,7 +35,7 @@ def opinions_of(labels: Iterable[Label], items: Sequence[Item]) -> tuple[list[Ju
 def _opinions(key: Key, label: Label) -> list[Opinion]:
     repeat = int(key.again)
     end = f"/r{repeat}" if repeat else ""
-    own = {"item": label.item, "judge": label.annotator, "repeat": repeat}
+    own: dict[str, Any] = {"item": label.item, "judge": label.annotator, "repeat": repeat}
     if label.choice is not None:
         order = f"/{label.shown}-first" if label.shown else ""
         name = f"{label.item}/{label.annotator}/{OVERALL}{order}{end}"

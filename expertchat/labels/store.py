@@ -126,4 +126,5 @@ def _foreign(path: Path, labels: Sequence[Label], sources: Collection[str]) -> l
     if not other:
         return []
     shown = ", ".join(map(str, other[:3])) + (", ..." if len(other) > 3 else "")
-    return [f"{path}: {len(other)} of its {len(labels)} labels are of another source (lines {shown}); name another folder with labels=FOLDER"]
+    some = f"{len(other)} of its {len(labels)} labels are of another source (lines {shown})"
+    return [f"{path}: {some}; name another folder with labels=FOLDER"]

@@ -27,7 +27,7 @@ def key_of(label: Label) -> Key:
 
 @dataclass(frozen=True)
 class Task:
-    """One item on the screen. `left`: the text of a compared pair that stands on the left; None where one text is rated, that at `place`."""
+    """One item on the screen. `left`: the text of a compared pair that stands on the left; None where the one at `place` is rated."""
 
     item: Item
     place: int = 0

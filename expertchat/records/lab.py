@@ -119,9 +119,9 @@ class Opinion(Record):
 class Label(Record):
     """What a person says of one item, as of one moment; of several by one annotator on one item and pass, the last counts.
 
-    `place`: which text of a pair that is rated text by text. `shown`: which text of a pair stood on the left. `again`: the item came a second
-    time, to see whether the annotator agrees with itself. `withdrawn`: an undo. `seen`: the annotator has looked at the judges' opinions of
-    it since, so it stands. Everything is kept as it came.
+    `place`: which text of a pair that is rated text by text. `shown`: which text of a pair stood on the left. `again`: the item came a
+    second time, to see whether the annotator agrees with itself. `withdrawn`: an undo. `seen`: the annotator has looked at the judges'
+    opinions of it since, so it stands. Everything is kept as it came.
     """
 
     item: str

@@ -21,6 +21,7 @@ from expertchat.views.label.wanted import Sitting
 
 Begin = Callable[[str], Sitting]
 ORPHAN_SECONDS = 2.0
+WIDE = 96  # columns from which the texts of a pair stand side by side
 _COMPARES, _RATES = ("choose",), ("rate", "unsure", "mark")
 
 
@@ -31,7 +32,6 @@ class LabelApp(App[None]):
     """
 
     ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (96, "-wide")]
     CSS = """
     #top { height: 1; padding: 0 1; background: $panel; }
     #talk { height: 1fr; padding: 0 1; }
@@ -50,8 +50,8 @@ class LabelApp(App[None]):
         Binding("1", "rate(1)", "rate", key_display="1-9,0"),
         *[Binding(str(n % 10), f"rate({n})", show=False) for n in range(2, 11)],
         Binding("minus", "unsure", "cannot say", key_display="-"),
-        Binding("a", "choose('a')", "A"),
-        Binding("b", "choose('b')", "B"),
+        Binding("a", "choose('a')", "left"),
+        Binding("b", "choose('b')", "right"),
         Binding("t", "choose('tie')", "neither"),
         Binding("f", "flags", "flags"),
         Binding("w", "missing", "missing"),
@@ -75,12 +75,14 @@ class LabelApp(App[None]):
     def __init__(self, begin: Begin, annotator: str | None = None) -> None:
         super().__init__()
         self.animation_level = "none"
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]
         self.sitting: Sitting | None = begin(annotator) if annotator else None
         self.failed: WriteError | None = None
         self._begin = begin
         self._draft: Label | None = None
         self._cursor = 0
-        self._parent = os.getppid()
+        self._server = os.getppid()
+        self._mounted = False
 
     def compose(self) -> ComposeResult:
         yield Static(id="top")
@@ -93,6 +95,9 @@ class LabelApp(App[None]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
+        self._mounted = True
+        for name in ("#left", "#right"):
+            self.query_one(name, Static).display = False
         if self.is_web:  # a server that was killed leaves its apps behind
             self.set_interval(ORPHAN_SECONDS, self._end_alone)
         if self.sitting is None:
@@ -101,7 +106,7 @@ class LabelApp(App[None]):
             self._show()
 
     def _end_alone(self) -> None:
-        if os.getppid() != self._parent:
+        if os.getppid() != self._server:
             self.exit()
 
     def _named(self, name: str) -> str | None:
@@ -150,7 +155,8 @@ class LabelApp(App[None]):
         first.refresh_bindings()
 
     def on_resize(self, event: Resize) -> None:
-        if self.is_mounted:
+        if self._mounted:
+            self.screen_stack[0].query_one(Footer).compact = event.size.width < WIDE
             self.call_after_refresh(self._answered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

@@ -103,11 +103,12 @@ def _choice(form: Form, label: Label, width: int) -> Text:
 
 
 def _scales(form: Form, label: Label, cursor: int, width: int) -> list[Text]:
+    """A line each; of the marked one, where it is too long for the screen, what it asks once more and whole."""
     room = max((cell_len(name) for name in form.scales), default=0)
-    lines = []
+    lines, cut = [], False
     for number, (name, asks) in enumerate(form.scales.items()):
         here = number == cursor
-        line = Text("▸ " if here else "  ", "bold").append(name.replace("_", " ").ljust(room + 1), "bold" if here else "")
+        line = Text().append("▸ " if here else "  ", "bold").append(name.replace("_", " ").ljust(room + 1), "bold" if here else "")
         value = label.ratings.get(name)
         if name not in label.ratings:
             line.append(" · ".rjust(4), "dim").append("─" * SCALE, "dim")
@@ -115,7 +116,11 @@ def _scales(form: Form, label: Label, cursor: int, width: int) -> list[Text]:
             line.append(" ? ".rjust(4), "bold").append("cannot say".ljust(SCALE), "dim")
         else:
             line.append(f"{value:>3} ", "bold").append_text(bar(value / SCALE, SCALE, "green"))
-        lines.append(fitted(line.append(f"  {clean(one_line(asks))}", "" if here else "dim"), width))
+        line.append(f"  {clean(one_line(asks))}", "" if here else "dim")
+        cut = cut or (here and line.cell_len > width)
+        lines.append(fitted(line, width))
+    if cut:
+        lines.append(Text(f"  {clean(one_line(form.scales[list(form.scales)[cursor]]))}", "italic"))
     return lines
 
 

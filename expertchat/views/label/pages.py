@@ -15,7 +15,16 @@ from aiohttp import web
 from textual_serve.server import Server
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-_FONT = re.compile(r'<link[^>]*href="https?://[^>]*>', re.IGNORECASE | re.DOTALL)  # of another site, which would hear of every visitor
+# The page takes its font from another site, which would hear of every visitor; the same one lies here.
+_FONT = re.compile(r'<link[^>]*href="https://fonts\.[^>]*>')
+_OWN_FONT = '<style>@font-face {font-family: "Roboto Mono"; src: url("/static/fonts/RobotoMono-VariableFont_wght.ttf");}</style>'
+# Keys go to the terminal once it is there, not only after a click.
+_FOCUS = """<script>
+const wait = setInterval(() => {
+  const keys = document.querySelector(".xterm-helper-textarea");
+  if (keys) { keys.focus(); if (document.body.classList.contains("-first-byte")) clearInterval(wait); }
+}, 200);
+</script></body>"""
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -38,7 +47,7 @@ class Pages(Server):
         logging.basicConfig(level="WARNING", format="%(message)s")
 
     @web.middleware
-    async def _own_pages_only(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+    async def _own_pages_only(self, request: web.Request, handler: Answer) -> web.StreamResponse:
         here = urlsplit(f"//{request.host}")
         origin = request.headers.get("Origin")
         strange = self.host in LOCAL and here.hostname not in LOCAL
@@ -46,7 +55,7 @@ class Pages(Server):
             raise web.HTTPForbidden(text="This page does not belong to the server that it asks.")
         if request.path == "/":
             self.public_url = f"{request.scheme}://{request.host}"  # as the browser calls it, be it through a tunnel
-        found = await answer(request)
+        found = await handler(request)
         if request.path == "/" and isinstance(found, web.Response) and found.text:
-            found.text = _FONT.sub("", found.text)
+            found.text = _FONT.sub(_OWN_FONT, found.text).replace("</body>", _FOCUS)
         return found
