@@ -78,7 +78,7 @@ def card_of(evidence: Evidence, *, against: Against | Literal["auto"], resamples
     by_people = {name: sheet(judges[name], evidence.items, opinions[name], {}, lengths, at) for name in people}
     sheets: list[Sheet] = []
     for name, said in opinions.items():
-        known = _truths(evidence, kind, [one for who, one in by_people.items() if who != name])
+        known = truths_of(evidence, kind, [one for who, one in by_people.items() if who != name])
         sheets.append(sheet(judges[name], evidence.items, said, known, lengths, at))
     if (true := _by_truth(evidence)) and kind == "truth":
         sheets.append(sheet(TRUTH, evidence.items, true, {}, lengths, at))
@@ -189,7 +189,7 @@ def _against(evidence: Evidence, people: bool, wanted: str) -> Against | None:
     raise ConfigError(f"against={wanted}: nothing of the kind is known of these items; {remedy}")
 
 
-def _truths(evidence: Evidence, kind: Against | None, people: Sequence[Sheet]) -> dict[Key, float]:
+def truths_of(evidence: Evidence, kind: Against | None, people: Sequence[Sheet]) -> dict[Key, float]:
     """What is right of each item: of a pair a sign, of one text a number."""
     signs = {"first": 1.0, "second": -1.0, "tie": 0.0}
     found: dict[Key, float] = {}

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy
 
-from expertchat.audit.card import Row, row
-from expertchat.audit.card import _truths as truths_of
+from expertchat.audit.card import Row, row, truths_of
 from expertchat.audit.estimates import Draws, share
 from expertchat.audit.evidence import Evidence
 from expertchat.audit.sheet import Sheet, length_of, sheet
