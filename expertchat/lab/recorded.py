@@ -40,7 +40,7 @@ class Recorded:
         if not folder.is_dir():
             raise ConfigError(f"judges.{name}.of={place}: is no run folder; name the one that holds what was said")
         run = RunReader(folder, REMEDY)
-        found = _said(run, items)
+        found = said_in(run, items)
         who = sorted({judge for said in found.values() for judge, _ in said})
         if config.by is not None and config.by not in who and who:
             raise ConfigError(f"judges.{name}.by={config.by}: nobody in {place} is called so; there are {', '.join(who)}")
@@ -50,7 +50,7 @@ class Recorded:
         twice = [item for item, said in kept.items() if len({_about(one) for one in said}) < len(said)]
         if twice:
             raise ConfigError(f"judges.{name}: {', '.join(who)} each judge {twice[0]}; take one of them with judges.{name}.by=NAME")
-        return cls(name, config, _model(run, config.by or (who[0] if len(who) == 1 else None)), kept)
+        return cls(name, config, model_of(run, config.by or (who[0] if len(who) == 1 else None)), kept)
 
     @property
     def ref(self) -> JudgeRef:
@@ -81,7 +81,7 @@ def _about(one: Opinion) -> tuple[object, ...]:
     return one.category, one.place, one.order, one.repeat
 
 
-def _said(run: RunReader, items: Sequence[Item]) -> Said:
+def said_in(run: RunReader, items: Sequence[Item]) -> Said:
     """What a run says of items: opinions of an earlier `judge` by the items' ids, ratings and verdicts by those of what was judged."""
     found: Said = {}
     known = {item.id: item for item in items}
@@ -142,7 +142,7 @@ def _of_verdict(item: str, verdict: Verdict) -> Opinion:
     )
 
 
-def _model(run: RunReader, judge: str | None) -> str | None:
+def model_of(run: RunReader, judge: str | None) -> str | None:
     """The model that judged in a run, where one did: that of a seat, or the one that an earlier `judge` noted."""
     if judge is None:
         return None

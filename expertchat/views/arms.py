@@ -113,15 +113,15 @@ def print_arms(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
     ]  # fmt: skip
     console.print()
     for part in parts:
-        for fitting in _fitting(part, console.width - 2 - EDGES):
-            console.print(indented(_table(fitting, rows)))
+        for fits in fitting(part, console.width - 2 - EDGES):
+            console.print(indented(_table(fits, rows)))
     console.print(indented(Text(caption(rows), "dim")))
     for note in values["notes"]:
         console.print(indented(Text(clean(note), "yellow")))
     console.print()
 
 
-def _fitting(part: Sequence[Column], width: int) -> list[list[Column]]:
+def fitting(part: Sequence[Column], width: int) -> list[list[Column]]:
     """The same columns in as many tables as it takes for no cell to be broken, their titles in as many lines; one, where that fits."""
     if sum(max(map(len, (title, *cells))) + GAP for title, cells in part) - GAP <= width:
         return [list(part)]
