@@ -10,9 +10,19 @@ import re
 import string
 from collections.abc import ItemsView, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from expertchat.records import SEAT
 from expertchat.text.complaints import complaints
@@ -20,6 +30,8 @@ from expertchat.text.complaints import near as near
 from expertchat.text.complaints import near_key as near_key
 from expertchat.text.sentences import listed
 from expertchat.text.wordings import Prompts, WimWording
+from expertchat.text.written import Example, Principle, checked_references, topic_key, written, written_problems
+from expertchat.text.written import may_name as may_name
 
 
 class ConfigError(Exception):
@@ -137,6 +149,7 @@ class ModelConfig(Group):
 # Other parts of a run, and words of its config, of its records and of its progress.
 NOT_SEATS = (
     "third", "moderator", "embedder", "judge", "topics", "all", "both", "one", "none", "partner", "self", "alternate", "list", "file",
+    "reward_model",
 )  # fmt: skip
 
 
@@ -229,33 +242,32 @@ class TopicsConfig(Group):
         return self
 
 
-RESERVED = ("analysis", "wim", "reward")  # names of a judgement's other records: no categories
-
-
-def may_name(category: str) -> bool:
-    """Whether a category can be called so: its name is a part of its records' ids."""
-    return category not in RESERVED and "/" not in category and bool(category.strip())
-
-
 class WimConfig(Group):
     enabled: bool = True
     wording: WimWording = "missing"
     empty_score: float = Field(default=1.0, ge=-1, le=1)
 
 
-JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third"]
+JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference", "third", "reward_model"]
 """Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
-are the same), or without its adapter (reference); or a third model's."""
+are the same), or without its adapter (reference); a third model's; or those of a model that gives every reply a number (reward_model)."""
+Combine = Literal["mean", "worst", "majority"]
 
 
 class JudgingConfig(Group):
-    """`judge`: who judges each expert; of more than two, `partners` each (all others) or ring (the next one in the order of the seats).
+    """`judge`: who judges each expert; of more than two, `partners` each (all others) or ring (the next one in the order of the seats). A
+    list is an ensemble, whose rewards for candidates are put together as `combine` says (expertchat.preferences.ensemble).
     `form`: sampled text, the expected value over the options, or both.
 
     `min_mass`: where the options hold less of the probability than this, they say nothing, and there is no expected rating and no verdict.
+    `principles`, which stand in the place of the categories, `references` by topic, and `examples` (`examples_shown` of them in a prompt)
+    may be named by their files; the config holds what stands in those.
     """
 
-    judge: Literal["partner", "self", "third"]
+    allowed: ClassVar[tuple[str, ...]] = ("partner", "self", "third", "reward_model")
+
+    judge: JudgeName | list[JudgeName]
+    combine: Combine = "mean"
     partners: Literal["each", "ring"] = "each"
     form: Literal["sampled", "expected", "both"]
     min_mass: float = Field(default=0.5, ge=0, le=1)
@@ -263,8 +275,51 @@ class JudgingConfig(Group):
     per_turn: bool
     categories: dict[str, str]
     weights: dict[str, float]
+    principles: dict[str, Principle] | None = None
+    references: dict[str, str] | None = None
+    examples: list[Example] | None = None
+    examples_shown: int = Field(default=2, ge=1)
     z: float = Field(ge=0, le=1)
     wim: WimConfig
+
+    @property
+    def judges(self) -> tuple[JudgeName, ...]:
+        """Who judges."""
+        return tuple(self.judge) if isinstance(self.judge, list) else (self.judge,)
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """What a rating or a verdict is asked about, name -> description: the principles, else the categories."""
+        return self.categories if self.principles is None else {name: one.text for name, one in self.principles.items()}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The weights of what is asked."""
+        return self.weights if self.principles is None else {name: one.weight for name, one in self.principles.items()}
+
+    def reference(self, topic: str) -> str | None:
+        """The reference answer on a topic."""
+        key = topic_key(topic)
+        return next((text for known, text in (self.references or {}).items() if topic_key(known) == key), None)
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _known_judges(cls, judge: Any) -> Any:
+        names = judge if isinstance(judge, list) else [judge]
+        known = f"{', '.join(cls.allowed[:-1])} or {cls.allowed[-1]}, or a list of them, [{', '.join(cls.allowed[:2])}]"
+        if not names or any(name not in cls.allowed for name in names):
+            raise ValueError(f"must be {known}")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"has {', '.join(twice)} twice: a judge has one voice; to give it more weight is nothing that judges can do")
+        return judge
+
+    @field_validator("principles", "references", "examples", mode="before")
+    @classmethod
+    def _from_file(cls, value: Any, info: ValidationInfo) -> Any:
+        found = written(value, str(info.field_name), conf_dir())
+        if isinstance(value, str) and not found:
+            raise ValueError(f"{value}: holds nothing")
+        return checked_references(found) if info.field_name == "references" else found
 
     @model_validator(mode="after")
     def _weights_fit(self) -> JudgingConfig:
@@ -278,10 +333,11 @@ class JudgingConfig(Group):
             problems.append(f"judging.weights names {unknown}, which are not in judging.categories {sorted(self.categories)}")
         if any(w < 0 for w in self.weights.values()):
             problems.append("judging.weights: a weight is negative")
-        if self.z < 1 and not any(w > 0 for w in self.weights.values()):
+        if self.z < 1 and self.principles is None and not any(w > 0 for w in self.weights.values()):
             problems.append("judging.weights: no category has a positive weight, but judging.z < 1 needs ratings")
         if self.z > 0 and not self.wim.enabled:
             problems.append("judging.z > 0 needs judging.wim.enabled=true")
+        problems += written_problems(self.principles, self.examples, self.categories)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -298,6 +354,22 @@ class EmbedderConfig(Group):
     device: Device = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     batch_size: int = Field(default=64, ge=1)
+
+
+class RewardModelConfig(Group):
+    """A sequence-classification model that judges (judging.judge=reward_model): its score s of a reply is the reward
+    tanh((s - `center`) / `scale`); of a logit that is 2 p - 1 where scale is 2. `max_tokens`: of a text, None: what the model takes.
+    """
+
+    path: Text = Field(min_length=1)
+    revision: Text | None = None
+    models_dir: Text | None = Field(default=None, exclude=True)
+    device: Device = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    batch_size: int = Field(default=16, ge=1)
+    max_tokens: int | None = Field(default=None, ge=16)
+    center: float = 0.0
+    scale: float = Field(default=2.0, gt=0)
 
 
 class EngineConfig(Group):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from expertchat.records import ExpertRef, Metrics, Rating, Reward, Speaker, StopReason, Turn, Wim
+from expertchat.records import ExpertRef, JudgeRef, Metrics, Opinion, Rating, Reward, Speaker, StopReason, Turn, Wim
 
 
 class Event(BaseModel):
@@ -30,6 +30,7 @@ class RunStarted(Event):
     turns: int  # turns of each conversation at most
     resumed: int = 0
     rounds: int = 0  # of a training run; `conversations` are those of one round then
+    judgements: int = 0  # of `judge`: items times judges times repeats; `resumed` are of these then
     pid: int = 0
     host: str = ""
     job: str = ""  # of Slurm, "123" or "123_4"
@@ -166,6 +167,21 @@ class ConversationJudged(Event):
     conversation: str
 
 
+class JudgeCalled(Event):
+    """A judge that judges what exists, and how many items are for it."""
+
+    kind: Literal["judge_called"] = "judge_called"
+    judge: JudgeRef
+    items: int
+
+
+class OpinionGiven(Event):
+    """What such a judge says of an item."""
+
+    kind: Literal["opinion_given"] = "opinion_given"
+    opinion: Opinion
+
+
 class Progress(Event):
     """Counts so far, a few times a second at most. Not kept in events.jsonl."""
 
@@ -189,8 +205,8 @@ class RunFinished(Event):
 
 AnyEvent = Annotated[
     RunStarted | Loading | Note | ConversationStarted | TextStreamed | TurnFinished | ConversationFinished | RatingGiven | WimGiven
-    | RewardGiven | ConversationJudged | RoundStarted | PhaseStarted | CandidatesJudged | StepFinished | Measured | RoundFinished
-    | Progress | RunFinished,
+    | RewardGiven | ConversationJudged | JudgeCalled | OpinionGiven | RoundStarted | PhaseStarted | CandidatesJudged | StepFinished
+    | Measured | RoundFinished | Progress | RunFinished,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

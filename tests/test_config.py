@@ -33,8 +33,12 @@ SLOTS = {
     "evaluation": ["evaluation"],
     "control": ["+control"],
     "cluster": ["cluster"],
+    "principles": ["judging.principles"],
+    "examples": ["judging.examples"],
+    "reward_model": ["+reward_model"],
 }
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
+REAL_WORDS = ["prompts@experts.a.prompts=standard", "prompts@experts.b.prompts=standard"]
 # Options that ask the user for something.
 NEEDED = {
     "merge": ["adapter=runs/one", "out=merged"],
@@ -42,6 +46,9 @@ NEEDED = {
     "evaluation/reward": ["reward=length"],
     "topics/file": ["topics.file=topics.txt"],
     "topics/list": ["topics.list=[tides]"],
+    "principles/constitution": REAL_WORDS,
+    "examples/default": REAL_WORDS,
+    "reward_model/default": ["reward_model.path=folder"],
     "persona/file": ["experts.b.persona.file=personas.yaml", "experts.b.persona.name=historian"],
 }
 

@@ -38,7 +38,7 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "seconds", "finish", "fault", "altered", "thinking", "beyond", "of", "unshown",
         # of judges' folders and of labels, which nobody merges
         "item", "system", "group", "reference", "label", "form", "wording", "order", "choice", "annotator", "shown", "ratings", "flags",
-        "missing", "comment",
+        "missing", "comment", "principle",
     }  # fmt: skip
     seen: set[str] = set()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertchat.command.overrides import parsed
@@ -82,6 +82,8 @@ def test_preferred_texts_do_not_always_stand_first(table: Callable[..., Path]) -
     assert [item.label for item in items] == [("first", "second")[place] for place in places]
     assert 8 <= sum(places) <= 32  # of 40 fair draws, all but 4 in 100,000
     assert items[0].turns[0].text == "q0"
+    by_a_judge = [{**row, "score_chosen": 1.0, "score_rejected": 0.0} for row in rows]
+    assert {item.label for item in read(table("\n".join(map(json.dumps, by_a_judge)), "u.jsonl"))} == {None}
 
 
 def test_a_prompt_that_stands_in_both_chats(table: Callable[..., Path]) -> None:
@@ -307,6 +309,7 @@ def test_words_become_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert as_overrides(["judge=length"]) == ["judge=length"]
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="=\\$"), min_size=1), min_size=1))
 def test_any_word_is_read_back(words: list[str]) -> None:
     words = [f"./{word}" for word in words]

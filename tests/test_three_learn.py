@@ -105,9 +105,9 @@ def test_each_partner_judges_each_candidate_and_the_reward_is_their_mean() -> No
         assert [reward.id for reward in mine] == [f"{candidate.id}/a-by-{judge}/reward" for judge in "bc"]
         assert len([w for w in one.wims if w.candidate == candidate.id]) == 2
         assert len([r for r in one.ratings if r.candidate == candidate.id]) == 2 * len(config.judging.categories)
-        assert one.value(candidate) == fmean(reward.value for reward in mine if reward.value is not None)
+        assert one.values("mean")[candidate.index] == fmean(reward.value for reward in mine if reward.value is not None)
     told = [event for event in events if isinstance(event, CandidatesJudged)]
-    assert told[0].rewards == [one.value(candidate) for candidate in one.candidates]
+    assert told[0].rewards == [*one.values("mean")]
     assert [score.reward for score in scored([bundle], config.rules, BagOfWords())] == told[0].rewards
 
 

@@ -92,6 +92,31 @@ def build(folder: Path, kind: str, digits: str = "whole", seed: int = 0, context
     return folder
 
 
+def build_reward_model(folder: Path, kind: str, labels: int = 1, seed: int = 0, context: int = 256) -> Path:
+    """Save a random reward model with its tokenizer: kind "bert" (pairs of texts, WordPiece), or one of SPECIALS (a Llama, chats)."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(seed)
+    size: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size |= {"num_labels": labels, "max_position_embeddings": context, "initializer_range": 0.3}
+    if kind == "bert":
+        pieces = sorted({word for line in CORPUS for word in line.lower().replace(",", " ").replace(".", " ").split()})
+        letters = [mark + chr(i) for i in range(97, 123) for mark in ("", "##")]
+        folder.mkdir(parents=True, exist_ok=True)
+        vocabulary = folder / "vocab.txt"
+        vocabulary.write_text("\n".join(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *pieces])), "utf-8")
+        words: Any = BertTokenizerFast(str(vocabulary), model_max_length=context)
+        model: Any = BertForSequenceClassification(BertConfig(vocab_size=len(words), **size))
+    else:
+        words = tokenizer(kind)
+        more = {"num_key_value_heads": 2, "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
+        model = LlamaForSequenceClassification(LlamaConfig(vocab_size=len(words), **size, **more))
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
 @lru_cache
 def prompts() -> Prompts:
     """The wordings for real chat models."""

@@ -65,7 +65,16 @@ class EmbedRequest:
     text: str
 
 
-Request = GenerateRequest | ScoreRequest | EmbedRequest
+@dataclass(frozen=True)
+class ValueRequest:
+    """The worth of `reply` as the next message after `messages`, by a reward model."""
+
+    key: str
+    messages: tuple[Message, ...]
+    reply: str
+
+
+Request = GenerateRequest | ScoreRequest | EmbedRequest | ValueRequest
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,16 @@ class Embedding:
     vector: tuple[float, ...]
 
 
-Result = Completion | Scores | Embedding
+@dataclass(frozen=True)
+class Valued:
+    """A reward model's `score` of a reply, on its own scale, and the `reward` between -1 and 1 that it comes to; or why there is none."""
+
+    score: float | None
+    reward: float | None = None
+    problem: str | None = None
+
+
+Result = Completion | Scores | Embedding | Valued
 
 OnText = Callable[[int, str], None]
 """Called with a request's index in the batch and its text so far; backends call it a few times a second at most."""
@@ -201,6 +219,16 @@ class Backend(Computing, ABC):
     def lane(self, decoding: Decoding) -> Lane:
         """A lane for requests with this decoding and those that are `alike`, where it has `lanes`."""
         raise NotImplementedError(f"{self.info.name} runs whole batches only")
+
+
+class Valuer(Computing, ABC):
+    """Says what replies are worth, in batches (a reward model)."""
+
+    name: str
+
+    @abstractmethod
+    def value(self, requests: Sequence[ValueRequest]) -> list[Valued]:
+        """The worth of each request's reply."""
 
 
 class Embedder(Computing, ABC):

@@ -12,7 +12,7 @@ from expertchat.text.wordings import Prompts
 
 BenchPart = Literal[
     "ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "phases", "memory", "gpu", "online_dpo", "beside",
-    "embedding", "step",
+    "embedding", "step", "judgements",
 ]  # fmt: skip
 
 
@@ -33,6 +33,7 @@ class BenchSettings(Group):
     job_dialogues: int = Field(ge=1, le=1000)
     embedder: Text = Field(default="embedded:embedder", min_length=1)
     conversations: int = Field(ge=3, le=1_000_000)
+    judgements: int = Field(default=200, ge=1, le=100_000)
     quick: bool = False
     out: Text | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -55,7 +55,7 @@ class Part:
 
     name: str
     title: str
-    unit: str = "tokens"  # the speed that is shown: tokens/s, or dialogues/h
+    unit: str = "tokens"  # the speed that is shown: tokens/s, dialogues/h or judgements/h
     columns: list[Column] = field(default_factory=list)
     counts: dict[str, str] = field(default_factory=dict)  # key of Timing.counts -> title of its column
     timings: list[Timing] = field(default_factory=list)
@@ -80,8 +80,8 @@ class Part:
         return [b / e if column.meaning == "speed" else e / b for b, e in pairs]
 
     def speeds(self, case: str, way: str) -> list[float]:
-        """Tokens a second or dialogues an hour of each repeat; empty where there are none."""
-        if self.unit == "dialogues":
+        """Tokens a second, or dialogues or judgements an hour of each repeat; empty where there are none."""
+        if self.unit != "tokens":
             return [3600 / t.each for t in self.of(case, way)]
         return [t.tokens / t.seconds for t in self.of(case, way) if t.tokens]
 
@@ -105,4 +105,4 @@ class Part:
         }  # fmt: skip
 
 
-SPEED = {"tokens": "tokens/s", "dialogues": "dialogues/h"}
+SPEED = {"tokens": "tokens/s", "dialogues": "dialogues/h", "judgements": "judgements/h"}

@@ -21,6 +21,7 @@ from expertchat.bench.judged import measure_job, measure_ratings
 from expertchat.bench.kit import Kit, Watcher
 from expertchat.bench.machine import load, machine
 from expertchat.bench.memory import measure_memory
+from expertchat.bench.pairs import measure_judgements
 from expertchat.bench.peer import measure_online_dpo
 from expertchat.bench.phases import measure_phases
 from expertchat.bench.results import Part
@@ -47,6 +48,7 @@ PARTS: dict[str, Callable[[Kit], None]] = {
     "beside": measure_beside,
     "embedding": measure_embedding,
     "step": measure_step,
+    "judgements": measure_judgements,
 }
 BUSY = 0.5  # running programs for each core above which the figures are doubtful
 
@@ -118,6 +120,7 @@ def quick_form(settings: BenchSettings) -> BenchSettings:
         "job_rows": min(8, settings.job_rows),
         "job_dialogues": 1,
         "conversations": min(24, settings.conversations),
+        "judgements": min(16, settings.judgements),
     })  # fmt: skip
 
 

@@ -38,8 +38,8 @@ def find_seats(seats: Mapping[str, ModelConfig], problems: list[str]) -> dict[st
 
 
 def key_of(seat: str) -> str:
-    """The place of a seat's model in the config."""
-    return seat if seat in NOT_SEATS else f"experts.{seat}"
+    """The place of a seat's model in the config: a seat that is none of a dialogue is called by it."""
+    return seat if seat in NOT_SEATS or "." in seat else f"experts.{seat}"
 
 
 def short(problem: str, path: str) -> str:

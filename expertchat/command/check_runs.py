@@ -6,6 +6,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from expertchat.backends.folders import find_here, reward_model_problem
 from expertchat.command import check_models as models
 from expertchat.command import check_places as places
 from expertchat.command.checks import Problems, told
@@ -47,6 +48,9 @@ def cast(config: Any, command: str, here: bool) -> Generator[str, None, models.F
         yield problem
     seats, problems, lost = seats_of(config), list[str](), list[str]()
     found = models.find_seats(seats, problems)
+    if "reward_model" in config.judge_names and (wanted := config.reward_model) is not None:
+        looked = told(find_here, wanted.path, wanted.revision, reward_model_problem, wanted.models_dir)
+        problems += [f"reward_model.path={wanted.path}: {problem}" for problem in looked]
     if here:
         yield from problems
         if config.embeds:
@@ -65,11 +69,12 @@ def named(config: Any) -> list[tuple[str, str | None]]:
     """(path, models_dir) of each model that a run may have to fetch, its embedder among them."""
     others = [value for _, value in config if isinstance(value, ModelConfig)]  # the third
     found = [(m.path, m.models_dir) for m in (*dict(config.experts.items()).values(), *others) if m.backend == "local"]
-    embedder = config.embedder
+    embedder, valuer = config.embedder, getattr(config, "reward_model", None)
+    more = [(valuer.path, valuer.models_dir)] if valuer is not None else []
     if embedder.path == "mpnet_or_minilm":
-        return found  # it takes what is here
+        return [*found, *more]  # it takes what is here
     if embedder.path != "auto":
-        return [*found, (embedder.path, embedder.models_dir)]
+        return [*found, *more, (embedder.path, embedder.models_dir)]
     if any(not path.startswith("embedded:") for path, _ in found):
-        found.append(("sentence-transformers/all-mpnet-base-v2", embedder.models_dir))  # what auto means then
-    return found
+        more.append(("sentence-transformers/all-mpnet-base-v2", embedder.models_dir))  # what auto means then
+    return [*found, *more]

@@ -42,13 +42,19 @@ def find(place: str) -> Any:
 _ALL = (
     Command(
         "converse", "two experts talk, rate each other and say what is missing", "doors.converse:run",
-        root="converse", config="talk.config:ConverseConfig", added=("model@third", "model@moderator", "experiment"),
+        root="converse", config="talk.config:ConverseConfig", added=("model@third", "model@moderator", "reward_model", "experiment"),
         check="doors.converse:check", models="command.check_runs:named", resumes=True, jobs=True, parts=True, work="doors.converse:WORK",
     ),
     Command(
         "online_dpo", "rounds of conversation, judgement and DPO: the experts learn from each other", "doors.online_dpo:run",
-        root="online_dpo", config="training.config:OnlineDpoConfig", added=("model@third", "model@moderator", "experiment", "control"),
+        root="online_dpo", config="training.config:OnlineDpoConfig",
+        added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
         check="doors.online_dpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.online_dpo:WORK", gib=0.9,
+    ),
+    Command(
+        "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
+        words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
+        models="doors.judge:named", resumes=True,
     ),
     Command(
         "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",

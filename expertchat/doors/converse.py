@@ -33,12 +33,20 @@ def check(config: ConverseConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.command import check_runs as runs
     from expertchat.command.checks import told
-    from expertchat.talk.topics import given_topics
 
     yield from runs.texts(config)
     if runs.has_topics(config):
-        yield from told(given_topics, config.topics, config.conversation.count, config.run.seed)
+        yield from told(_topics, config)
     yield from runs.cast(config, "converse", here)
+
+
+def _topics(config: ConverseConfig) -> None:
+    """Raise ConfigError for topics that cannot be read, or that have no reference."""
+    from expertchat.judging.fits import check_references
+    from expertchat.talk.topics import given_topics
+
+    given = given_topics(config.topics, config.conversation.count, config.run.seed)
+    check_references(config.judging, [topic.text for topic in given])
 
 
 def _wanted(config: ConverseConfig) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from expertchat.backends.asking import Ask, Flow, together
@@ -14,14 +14,13 @@ from expertchat.evaluation.config import Evaluated
 from expertchat.evaluation.figures import RATINGS_APART, Comparison, outcome
 from expertchat.evaluation.histories import Held
 from expertchat.experts.base import CountTokens, ExpertChat, History
-from expertchat.judging.judge import Judge
-from expertchat.judging.pairwise import Duel, duel_flow, winner
+from expertchat.judging.judge import judged_by
+from expertchat.judging.pairwise import OUTCOMES, Duel, by_principles, duel_flow, winner
+from expertchat.judging.pairwise import outcome as by_all_principles
 from expertchat.judging.roles import Role, judges_of
 from expertchat.judging.view import Judgement
 from expertchat.records import Reward, Speaker, Turn, Verdict
 from expertchat.text.measures import PROGRAMS
-
-OUTCOMES = {"policy": 1.0, "tie": 0.5, "base": 0.0}
 
 
 def comparison_id(held: Held, version: int) -> str:
@@ -135,27 +134,38 @@ class Comparer:
 
         def rated(role: Role) -> Flow[Reward]:
             judgement = Judgement(
-                held.topic, turns, self.learner, len(held.turns), config.categories, self.config.experts.seats, role, place, held.id
+                held.topic, turns, self.learner, len(held.turns), config.asked, self.config.experts.seats, role, place, held.id
             )
-            return (yield from Judge(self.experts[role.seat], config, self.tokens.get(role.seat)).flow(judgement)).reward
+            judgement = replace(judgement, seed=self.config.run.seed)
+            return (yield from judged_by(judgement, config, self.experts, self.tokens)).reward
 
         return (yield from together([rated(role) for role in self.roles]))
 
     def _pairwise(self, held: Held, plain: Comparison) -> Flow[Comparison]:
-        """Who wins in both orders; of several judges, the mean of what they say."""
+        """Who wins in both orders, by each principle where there are such; of several judges, the mean of what they say."""
         assert held.reply is not None
         replies, least, judging = (held.reply.text, plain.reply.text), self.config.judging.min_mass, self.config.judging
 
-        def asked(role: Role) -> Flow[list[Verdict]]:
+        def asked(role: Role) -> Flow[list[list[Verdict]]]:
             key, turns = f"{plain.id}/by-{role.judge}", tuple(held.turns)
-            duel = Duel(key, held.id, held.topic, turns, self.learner, *replies, judging.categories)
-            return duel_flow(role.backend, self.experts[role.seat], duel, self.tokens.get(role.seat), least)
+            duel = Duel(key, held.id, held.topic, turns, self.learner, *replies, judging.categories, judging.reference(held.topic))
+            draw = f"{self.config.run.seed} {held.id} {role.judge}"
+            duels = [duel] if judging.principles is None else by_principles(duel, judging.principles, draw)
+            expert, count = self.experts[role.seat], self.tokens.get(role.seat)
+            return together([duel_flow(role.backend, expert, one, count, least) for one in duels])
 
         found = yield from together([asked(role) for role in self.roles])
-        said = [OUTCOMES[result] for verdicts in found if (result := winner(verdicts)) is not None]
-        every = [verdict for verdicts in found for verdict in verdicts]
+        said = [result for judge in found if (result := self._outcome(judge)) is not None]
+        every = [verdict for judge in found for verdicts in judge for verdict in verdicts]
         problem = None if said else next((verdict.problem for verdict in every if verdict.problem), None)
         return plain.model_copy(update={"verdicts": every, "outcome": fmean(said) if said else None, "problem": problem})
+
+    def _outcome(self, found: Sequence[Sequence[Verdict]]) -> float | None:
+        """What one judge's verdicts in both orders come to, over all principles where there are such."""
+        if self.config.judging.principles is not None:
+            return by_all_principles(found, self.config.judging.shares)
+        result = winner(found[0])
+        return None if result is None else OUTCOMES[result]
 
 
 def _mean(rewards: Sequence[Reward]) -> float | None:

@@ -59,9 +59,10 @@ def check(config: Evaluated) -> None:
             )
         roles = judges_of(evaluation.by, learner, config.experts.seats, config.judging.partners) if evaluation.judge == "pairwise" else ()
         for judge in (models[role.seat] for role in roles if role.seat in models):
-            if not judge.prompts.compare:
+            name = "compare" if config.judging.principles is None else "compare_principle"
+            if not getattr(judge.prompts, name):
                 problems.append(
-                    f"evaluation.judge=pairwise: the wordings of evaluation.by={evaluation.by} (family {judge.family}) have no `compare`; "
+                    f"evaluation.judge=pairwise: the wordings of evaluation.by={evaluation.by} (family {judge.family}) have no `{name}`; "
                     "the embedded models were not trained to compare: use evaluation=truth, evaluation=pointwise, or a third model as judge"
                 )
     if evaluation.asks and evaluation.by == "partner" and len(config.trained) > 1:
@@ -158,7 +159,7 @@ class Evaluator:
             self.announce(Note(text=text, level="warning"))
         config = self.config
         if config.evaluation.asks and config.reward.source == "judge":
-            by, trained = (self._judges(name) for name in (config.evaluation.by, config.judging.judge))
+            by, trained = (self._judges(names) for names in ((config.evaluation.by,), config.judging.judges))
             if by & trained:
                 text = (
                     f"evaluation.by={config.evaluation.by} is the model whose ratings are trained on: its win rate will be too good; "
@@ -166,7 +167,7 @@ class Evaluator:
                 )
                 self.announce(Note(text=text, level="warning"))
 
-    def _judges(self, how: JudgeName) -> set[str]:
+    def _judges(self, how: Sequence[JudgeName]) -> set[str]:
         """The seats of the judges of the learner."""
         return {role.seat for role in judges_of(how, self.learner, self.config.experts.seats, self.config.judging.partners)}
 

@@ -46,6 +46,7 @@ FILES: dict[str, type[Record]] = {
 }  # fmt: skip
 MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of these makes a folder a run
 TRAINS = frozenset({"online_dpo"})  # the commands whose runs learn, round by round
+JUDGES = frozenset({"judge"})  # and those whose runs hold opinions of what was there before
 END, WHOLE = 1 << 16, 1 << 20  # bytes of the events that are read for their ends, and where no line ends in these
 _COMMAND = re.compile("[a-z][a-z_]*")
 Event = Mapping[str, Any]
@@ -118,6 +119,11 @@ class RunReader:
     def trains(self) -> bool:
         """Whether somebody learns in it, round by round."""
         return self.kind in TRAINS
+
+    @property
+    def judges_only(self) -> bool:
+        """Whether it holds opinions of what was there before, and nobody talks in it."""
+        return self.kind in JUDGES
 
     @property
     def seats(self) -> tuple[Speaker, ...]:

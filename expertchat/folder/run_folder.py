@@ -37,8 +37,13 @@ NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "rep
 # A whole key counts before a name.
 ADDED = {
     "thinking": False, "topic_prefix": "", "order": "round_robin", "partners": "each", "update": "dpo", "embedder.dtype": "fp32",
+    "reward_model": None, "judging.principles": None, "judging.references": None, "judging.examples": None, "judging.examples_shown": 2,
+    "judging.combine": "mean",
 }  # fmt: skip
-UNUSED = ("company", "moderate", "next_speaker", "judge_several")
+UNUSED = (
+    "company", "moderate", "next_speaker", "judge_several", "principle", "principle_line", "principle_prefix", "principle_answers",
+    "compare_principle", "reference", "examples", "example",
+)  # fmt: skip
 OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
 OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from expertchat.backends.base import Completion, Result, Scores
 from expertchat.config import JudgingConfig
-from expertchat.judging import rating, wim
+from expertchat.judging import principles, rating, wim
 from expertchat.judging.faults import PARROT, Fault
 from expertchat.judging.view import Judgement
 from expertchat.records import Rating, Reward, Wim
 
 
-def _about(judgement: Judgement, name: str) -> dict[str, Any]:
+def about(judgement: Judgement, name: str) -> dict[str, Any]:
     """What all records of a judgement say of it."""
     return {
         "id": f"{judgement.key}/{name}",
@@ -29,17 +29,23 @@ def _about(judgement: Judgement, name: str) -> dict[str, Any]:
 
 
 def read_rating(
-    judgement: Judgement, category: str, text: Result | None, scores: Result | None, opened: str = "", min_mass: float = 0.0
+    judgement: Judgement,
+    category: str,
+    text: Result | None,
+    scores: Result | None,
+    opened: str = "",
+    min_mass: float = 0.0,
+    title: str | None = None,
 ) -> Rating:
     """A rating from what the judge answered: its text, the probabilities of the options, or both.
 
-    `opened`: the markup with which the prompt has begun the text for the judge.
+    `opened`: the markup with which the prompt has begun the text for the judge; `title`: what it calls the category, if something else.
     """
     value, expected, mass, raw, problems = None, None, None, "", list[Fault]()
     if isinstance(text, Completion):
         # The judge goes on in brackets that it did not open, and may not close.
         written = opened + text.text if "]" in text.text else text.text
-        parsed = rating.parse_rating(written, category, text.finish, judgement.subject, judgement.seats)
+        parsed = rating.parse_rating(written, title or category, text.finish, judgement.subject, judgement.seats)
         value, raw = parsed.value, text.text
         problems += [Fault(parsed.fault, parsed.problem)] if parsed.fault and parsed.problem else []
     if isinstance(scores, Scores):
@@ -53,7 +59,7 @@ def read_rating(
     if expected is not None:
         expected = min(10.0, max(1.0, expected))  # a sum of floats may end a hair outside
     return Rating(
-        **_about(judgement, category),
+        **about(judgement, category),
         category=category,
         value=value,
         expected=expected,
@@ -64,9 +70,24 @@ def read_rating(
     )
 
 
+def read_verdict(judgement: Judgement, name: str, scores: Result, words: Sequence[str], min_mass: float = 0.0) -> Rating:
+    """A judge's verdict on a principle as a rating: 1 where it is surely broken, 10 where it is surely kept (see principles.read)."""
+    assert isinstance(scores, Scores)
+    expected, held, fault = principles.read(scores.logprobs, words, min_mass)
+    return Rating(
+        **about(judgement, name),
+        category=name,
+        expected=expected,
+        mass=held,
+        raw=principles.raw(scores.logprobs, words),
+        problem=fault.problem if fault else None,
+        fault=fault.kind if fault else None,
+    )
+
+
 def no_rating(judgement: Judgement, category: str, fault: Fault) -> Rating:
     """The rating of a judge that was not asked."""
-    return Rating(**_about(judgement, category), category=category, problem=fault.problem, fault=fault.kind)
+    return Rating(**about(judgement, category), category=category, problem=fault.problem, fault=fault.kind)
 
 
 def _no_mean(scores: Scores) -> Fault:
@@ -81,12 +102,12 @@ def _no_mean(scores: Scores) -> Fault:
 
 def scored_wim(judgement: Judgement, text: str, analysis: str, cosine: float, empty: bool = False) -> Wim:
     """A WIM response with its score."""
-    return Wim(**_about(judgement, "wim"), text=text, analysis=analysis, cosine=cosine, empty=empty)
+    return Wim(**about(judgement, "wim"), text=text, analysis=analysis, cosine=cosine, empty=empty)
 
 
 def no_wim(judgement: Judgement, text: str, analysis: str, fault: Fault) -> Wim:
     """A WIM response at fault, or one that was not asked for: it has no score."""
-    return Wim(**_about(judgement, "wim"), text=text, analysis=analysis, problem=fault.problem, fault=fault.kind)
+    return Wim(**about(judgement, "wim"), text=text, analysis=analysis, problem=fault.problem, fault=fault.kind)
 
 
 def parrot_rate(responses: Sequence[Wim]) -> float | None:
@@ -100,10 +121,10 @@ def parrot_rate(responses: Sequence[Wim]) -> float | None:
 
 def reward(judgement: Judgement, config: JudgingConfig, ratings: Mapping[str, Rating], response: Wim | None) -> Reward:
     """(1 - z) R + z WIM, or None with what is lacking."""
-    mean = wim.mean_rating({c: r.number for c, r in ratings.items()}, config.weights)
+    mean = wim.mean_rating({c: r.number for c, r in ratings.items()}, config.shares)
     score = response.cosine if response is not None else None
     value = wim.reward(mean, score, config.z)
-    lacking = [c for c, r in ratings.items() if r.number is None and config.weights.get(c, 0) > 0] if config.z < 1 else []
+    lacking = [c for c, r in ratings.items() if r.number is None and config.shares.get(c, 0) > 0] if config.z < 1 else []
     lacking += ["WIM score"] if config.z > 0 and score is None else []
     problem = None if value is not None else f"no number for {', '.join(lacking)}"
-    return Reward(**_about(judgement, "reward"), rating=mean, wim=score, value=value, problem=problem)
+    return Reward(**about(judgement, "reward"), rating=mean, wim=score, value=value, problem=problem)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from expertchat.backends.asking import Ask, Flow, together
 from expertchat.backends.base import Completion, Embedding, EmbedRequest, GenerateRequest, Request, ScoreRequest
 from expertchat.config import JudgingConfig
 from expertchat.events import Announce, RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.judging import answers, faults, rating, requests, wim
+from expertchat.judging import answers, faults, principles, rating, requests, scored, wim
+from expertchat.judging.examples import drawn
 from expertchat.judging.faults import PARROT, PARROT_COSINE, Fault, copies
-from expertchat.judging.roles import judges_of
+from expertchat.judging.fits import lacks
+from expertchat.judging.roles import REWARD_MODEL, judges_of
 from expertchat.judging.view import Judgement
 from expertchat.records import Message, Rating, Reward, Speaker, Transcript, Wim
 from expertchat.text.likeness import blank
 
 Kept = Rating | Wim | Reward
+R = TypeVar("R", GenerateRequest, ScoreRequest)
 
 
 class Judged(NamedTuple):
@@ -38,16 +41,17 @@ def judgements(config: JudgingConfig, seats: Sequence[Speaker], speakers: Sequen
     if config.per_turn:
         asked += [(speaker, turn) for turn, speaker in enumerate(speakers)]
     return [
-        Judgement("", (), subject, turn, config.categories, tuple(seats), role)
+        Judgement("", (), subject, turn, config.asked, tuple(seats), role)
         for subject, turn in asked
-        for role in judges_of(config.judge, subject, seats, config.partners)
+        for role in judges_of(config.judges, subject, seats, config.partners)
     ]
 
 
 def record_counts(config: JudgingConfig, seats: Sequence[Speaker], speakers: Sequence[Speaker]) -> tuple[int, int, int]:
     """How many ratings, WIM responses and rewards a fully judged dialogue has."""
-    n = len(judgements(config, seats, speakers))
-    return n * len(config.categories), n * config.wim.enabled, n
+    made = judgements(config, seats, speakers)
+    rated = sum(judgement.role != REWARD_MODEL for judgement in made)
+    return rated * len(config.asked), rated * config.wim.enabled, len(made)
 
 
 def judge_dialogue(
@@ -64,10 +68,10 @@ def judge_dialogue(
     """
 
     def judged(judgement: Judgement) -> Flow[Reward]:
-        seat, turn = judgement.role.seat, judgement.turn
-        place = transcript.id if turn is None else f"{transcript.id}/t{turn:02d}"
+        place = transcript.id if judgement.turn is None else f"{transcript.id}/t{judgement.turn:02d}"
         whole = replace(judgement, topic=transcript.topic, turns=tuple(transcript.turns), place=place, transcript=transcript.id)
-        return (yield from Judge(experts[seat], config, (tokens or {}).get(seat), done, announce).flow(whole)).reward
+        whole = replace(whole, seed=transcript.seed)
+        return (yield from judged_by(whole, config, experts, tokens, done, announce)).reward
 
     speakers = [turn.speaker for turn in transcript.turns]
     return together([judged(judgement) for judgement in judgements(config, tuple(transcript.experts), speakers)])
@@ -76,8 +80,31 @@ def judge_dialogue(
 # -- one judgement -------------------------------------------------------------------------------------------------------
 
 
+def judged_by(
+    judgement: Judgement,
+    config: JudgingConfig,
+    experts: Mapping[str, ExpertChat],
+    tokens: Mapping[str, CountTokens] | None = None,
+    done: Mapping[str, Kept] | None = None,
+    announce: Announce = lambda event: None,
+) -> Flow[Judged]:
+    """The judgement of whoever its role names: an expert, of those by seat, or the reward model."""
+    if judgement.role != REWARD_MODEL:
+        seat = judgement.role.seat
+        return (yield from Judge(experts[seat], config, (tokens or {}).get(seat), done, announce).flow(judgement))
+    reward = (done or {}).get(f"{judgement.key}/reward")
+    if not isinstance(reward, Reward):
+        reward = yield from scored.flow(judgement)
+    announce(RewardGiven(reward=reward))
+    return Judged({}, None, reward)
+
+
 class Judge:
-    """One judge: what it asks of its model, by `config`. `count` counts the tokens of its prompts; without it nothing is found too long."""
+    """One judge: what it asks of its model, by `config`. `count` counts the tokens of its prompts; without it nothing is found too long.
+
+    By principles each is asked by itself, and a verdict comes in the place of a rating; of a model whose wordings know categories alone a
+    rating, of the principle's category.
+    """
 
     def __init__(
         self,
@@ -89,16 +116,19 @@ class Judge:
     ) -> None:
         self.expert, self.config, self.count = expert, config, count
         self.done, self.announce = done or {}, announce
+        # By principles, where its wordings know such.
+        self.by_principles = config.principles is not None and bool(expert.settings.prompts.principle)
 
     def flow(self, judgement: Judgement) -> Flow[Judged]:
-        """Analysis, ratings of all categories, WIM response, reward; each is announced as soon as it is there."""
+        """Analysis, ratings of all that is asked about, WIM response, reward; each is announced as soon as it is there."""
+        judgement = self._whole(judgement)
         kept, response = self._kept_ratings(judgement), self._kept_wim(judgement)
-        missing = [c for c in self.config.categories if c not in kept]
-        analysis, problem = "", nothing_said(judgement)
+        missing = [c for c in self.config.asked if c not in kept]
+        analysis, problem = "", nothing_said(judgement) or self._no_words(judgement)
         if problem is None and (missing or (response is None and self.config.wim.enabled)):
             analysis, problem = yield from self._analyse(judgement)
         made = (yield from self._rate(judgement, missing, analysis, problem)) if missing else {}
-        ratings = {c: made[c] if c in made else kept[c] for c in self.config.categories}
+        ratings = {c: made[c] if c in made else kept[c] for c in self.config.asked}
         for record in ratings.values():
             self.announce(RatingGiven(rating=record))
         if self.config.wim.enabled:
@@ -111,10 +141,24 @@ class Judge:
         self.announce(RewardGiven(reward=reward))
         return Judged(ratings, response, reward)
 
+    def _whole(self, judgement: Judgement) -> Judgement:
+        """With what the config has for it: what is asked about, the reference on its topic, the examples that are drawn for it."""
+        config = self.config
+        categories = config.asked if self.by_principles else config.categories
+        reference = config.reference(judgement.topic) if judgement.reference is None else judgement.reference
+        examples = drawn(config.examples, config.examples_shown, config.asked, judgement.draw) if config.examples else judgement.examples
+        return replace(judgement, categories=categories, reference=reference, examples=examples)
+
+    def _no_words(self, judgement: Judgement) -> Fault | None:
+        """Why this judge cannot be asked so."""
+        settings, config = self.expert.settings, self.config
+        lacking = lacks(settings.prompts, config.principles, judgement.reference is not None, bool(judgement.examples))
+        return Fault("wording", f"the judge's wordings {'; '.join(lacking)}") if lacking else None
+
     # -- what is there already --------------------------------------------------------------------------------------
 
     def _kept_ratings(self, judgement: Judgement) -> dict[str, Rating]:
-        kept = {c: self.done.get(f"{judgement.key}/{c}") for c in self.config.categories}
+        kept = {c: self.done.get(f"{judgement.key}/{c}") for c in self.config.asked}
         return {c: record for c, record in kept.items() if isinstance(record, Rating)}
 
     def _kept_wim(self, judgement: Judgement) -> Wim | None:
@@ -132,7 +176,7 @@ class Judge:
 
     def _analyse(self, judgement: Judgement) -> Flow[tuple[str, Fault | None]]:
         """The judge's analysis ("" if the config wants none), and what is wrong with it: nothing is then asked on top of it."""
-        if not self.config.analysis:
+        if not self.config.analysis or self.by_principles:
             return "", None
         request = requests.analysis_request(self.expert, judgement.key, judgement)
         if problem := self._too_long(request.messages, request.decoding.max_new_tokens):
@@ -155,8 +199,12 @@ class Judge:
         """Ask for all categories at once, in one form or both. With a `problem` nothing is asked and every rating is None."""
         form, key = self.config.form, judgement.key
         asked = [c for c in categories if form != "expected"], [c for c in categories if form != "sampled"]
-        texts = {c: requests.rating_request(self.expert, key, judgement, analysis, c) for c in asked[0]}
-        scores = {c: requests.score_request(self.expert, key, judgement, analysis, c) for c in asked[1]}
+        texts, scores = dict[str, GenerateRequest](), dict[str, ScoreRequest]()
+        if self.by_principles:
+            scores = {c: principles.request(self.expert, key, judgement, c) for c in principles.in_order(categories, judgement.draw)}
+        else:
+            texts = {c: self._named(requests.rating_request, judgement, analysis, c) for c in asked[0]}
+            scores = {c: self._named(requests.score_request, judgement, analysis, c) for c in asked[1]}
         both: list[GenerateRequest | ScoreRequest] = [*texts.values(), *scores.values()]
         if problem is None:
             longest = max(both, key=lambda request: len(request.prefix))
@@ -164,9 +212,24 @@ class Judge:
         if problem is not None:
             return {c: answers.no_rating(judgement, c, problem) for c in categories}
         results = yield [_ask(judgement, request) for request in both]
-        written, scored = dict(zip(texts, results, strict=False)), dict(zip(scores, results[len(texts) :], strict=True))
-        opened, least = rating.opened(self.expert.settings.prompts), self.config.min_mass
-        return {c: answers.read_rating(judgement, c, written.get(c), scored.get(c), opened, least) for c in categories}
+        written, found = dict(zip(texts, results, strict=False)), dict(zip(scores, results[len(texts) :], strict=True))
+        prompts, least = self.expert.settings.prompts, self.config.min_mass
+        if self.by_principles:
+            return {c: answers.read_verdict(judgement, c, found[c], prompts.principle_answers, least) for c in categories}
+        opened = rating.opened(prompts)
+        return {
+            c: answers.read_rating(judgement, c, written.get(c), found.get(c), opened, least, self._title(c)) for c in categories
+        }
+
+    def _title(self, name: str) -> str:
+        """The category that the judge is asked about for what is asked about."""
+        principle = (self.config.principles or {}).get(name)
+        return name if principle is None or self.by_principles else principle.category or name
+
+    def _named(self, make: Callable[..., R], judgement: Judgement, analysis: str, name: str) -> R:
+        """A request about a category, its key ending with what is asked about."""
+        made = make(self.expert, judgement.key, judgement, analysis, self._title(name))
+        return replace(made, key=f"{judgement.key}/{name}")
 
     # -- what is missing --------------------------------------------------------------------------------------------
 
@@ -174,7 +237,8 @@ class Judge:
         self, judgement: Judgement, ratings: Mapping[str, Rating], analysis: str, problem: Fault | None = None
     ) -> Flow[Wim]:
         """Ask for the WIM response and score it. With a `problem` nothing is asked."""
-        numbers = {c: r.value if r.value is not None else None if r.expected is None else round(r.expected) for c, r in ratings.items()}
+        rated = {self._title(c): r for c, r in ratings.items()}
+        numbers = {c: r.value if r.value is not None else None if r.expected is None else round(r.expected) for c, r in rated.items()}
         wording = self.config.wim.wording
         request = requests.wim_request(self.expert, judgement.key, judgement, analysis, numbers, wording)
         problem = problem or self._too_long(request.messages, request.decoding.max_new_tokens)

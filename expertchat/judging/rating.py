@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from expertchat.judging.reading import Parsed, parse_rating
-from expertchat.judging.view import Judgement
+from expertchat.judging.view import Judgement, Shown
 from expertchat.text.sentences import Safe, in_line, listed
 from expertchat.text.wordings import fill
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 NUMBERS = tuple(str(n) for n in range(1, 11))
 __all__ = [
-    "NUMBERS", "SAMPLED_TOKENS", "Parsed", "answer", "category_lines", "expected_value", "finite", "judge_prompt", "label", "low_mass",
-    "mass", "opened", "options", "parse_rating", "prefix", "title",
+    "NUMBERS", "SAMPLED_TOKENS", "Parsed", "answer", "before", "category_lines", "expected_value", "finite", "judge_prompt", "label",
+    "low_mass", "mass", "opened", "options", "parse_rating", "prefix", "reference_lines", "title",
 ]  # fmt: skip
 SAMPLED_TOKENS = 12  # room for " 10/10", "8 out of 10"
 
@@ -27,7 +27,7 @@ def judge_prompt(
 ) -> str:
     """The judge's first user message; that on one of several experts names them all, where there is a wording for it."""
     several = len(judgement.seats) > 2 and prompts.judge_several
-    return fill(
+    return before(prompts, judgement, special_tokens) + fill(
         several or prompts.judge,
         special_tokens,
         names=listed([seat.upper() for seat in judgement.seats]),
@@ -37,6 +37,23 @@ def judge_prompt(
         categories=category_lines(prompts, judgement.categories, special_tokens),
         explain=Safe(prompts.explain),
     )
+
+
+def before(prompts: Prompts, judgement: Judgement, special_tokens: Sequence[str] = ()) -> Safe:
+    """What a judge is shown before it is asked: examples, and the reference answer; nothing where there is neither."""
+    examples = [_example(prompts, shown, special_tokens) for shown in judgement.examples]
+    parts = [fill(prompts.examples, examples=Safe("\n".join(examples)))] if examples else []
+    return Safe("".join(f"{part}\n" for part in [*parts, *reference_lines(prompts, judgement.topic, judgement.reference, special_tokens)]))
+
+
+def reference_lines(prompts: Prompts, topic: str, reference: str | None, special_tokens: Sequence[str] = ()) -> list[Safe]:
+    """The reference answer as a prompt shows it, fenced; or nothing."""
+    return [] if reference is None else [fill(prompts.reference, special_tokens, topic=topic, reference=reference)]
+
+
+def _example(prompts: Prompts, shown: Shown, special_tokens: Sequence[str]) -> Safe:
+    ratings = Safe(answer(prompts, "", shown.ratings))
+    return fill(prompts.example, special_tokens, topic=shown.topic, text=shown.text, ratings=ratings)
 
 
 def category_lines(prompts: Prompts, categories: Mapping[str, str], special_tokens: Sequence[str] = ()) -> Safe:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from expertchat.config import ExpertsConfig, JudgeName, ModelConfig
+from expertchat.config import ExpertsConfig, JudgeName, ModelConfig, RewardModelConfig
 from expertchat.records import Speaker
 
 Partners = Literal["each", "ring"]
@@ -17,7 +17,8 @@ Partners = Literal["each", "ring"]
 
 @dataclass(frozen=True)
 class Role:
-    """Who judges a subject. `judge`: what records call it; `backend`: who is asked; `seat`: whose expert builds the requests."""
+    """Who judges a subject. `judge`: what records call it; `backend`: who is asked; `seat`: whose expert builds the requests (a reward
+    model has none)."""
 
     judge: str
     backend: str
@@ -25,10 +26,13 @@ class Role:
 
 
 NOBODY = Role("", "", "")
+REWARD_MODEL = Role("reward_model", "reward_model", "reward_model")
 
 
-def judges_of(how: JudgeName, subject: Speaker, seats: Sequence[Speaker], partners: Partners = "each") -> tuple[Role, ...]:
-    """The judges of `subject` in a dialogue of `seats`; several where it has several partners.
+def judges_of(
+    how: JudgeName | Sequence[JudgeName], subject: Speaker, seats: Sequence[Speaker], partners: Partners = "each"
+) -> tuple[Role, ...]:
+    """The judges of `subject` in a dialogue of `seats`; several where it has several partners, or of an ensemble, each of them once.
 
     `partners` each: all others, in the order of the seats; ring: the one whose turn is after the subject's alone. A base is the model
     as it was before any training.
@@ -37,7 +41,11 @@ def judges_of(how: JudgeName, subject: Speaker, seats: Sequence[Speaker], partne
     ['b', 'c']
     >>> judges_of("partner_reference", "c", ("a", "b", "c"), "ring")
     (Role(judge='base_a', backend='base_a', seat='a'),)
+    >>> [role.judge for role in judges_of(["partner", "self", "third"], "a", ("a", "b"))]
+    ['b', 'a', 'third']
     """
+    if not isinstance(how, str):
+        return tuple(dict.fromkeys(role for one in how for role in judges_of(one, subject, seats, partners)))
     match how:
         case "partner" | "partner_reference":
             others = [seat for seat in seats if seat != subject]
@@ -50,6 +58,8 @@ def judges_of(how: JudgeName, subject: Speaker, seats: Sequence[Speaker], partne
             return (_role(subject, base=True),)
         case "third":
             return (_role("third"),)
+        case "reward_model":
+            return (REWARD_MODEL,)
 
 
 def _role(seat: str, base: bool = False) -> Role:
@@ -68,6 +78,9 @@ class Casting(Protocol):
 
     @property
     def moderator(self) -> ModelConfig | None: ...
+
+    @property
+    def reward_model(self) -> RewardModelConfig | None: ...
 
     @property
     def judge_names(self) -> Collection[JudgeName]:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from expertchat.judging.roles import NOBODY, Role
 from expertchat.records import SEATS, Speaker, Turn
 from expertchat.text.sentences import number, quote, sentences
+
+
+class Shown(NamedTuple):
+    """An example as a judgement shows it: with the ratings that were drawn for it."""
+
+    topic: str
+    text: str
+    ratings: Mapping[str, int]  # by category
 
 
 @dataclass(frozen=True)
@@ -16,6 +25,9 @@ class Judgement:
 
     For a candidate, `turns` ends with the candidate as its last turn and `turn` is that turn's index. `role` says who judges, and `place`
     is the id of what is judged, with which those of all records begin; what is only shown needs neither.
+
+    `reference` is an answer that the judge may hold it against. What is drawn for a judgement (the order of principles, examples and their
+    numbers) is drawn by `draw`, whatever else is in a batch.
     """
 
     topic: str
@@ -28,11 +40,19 @@ class Judgement:
     place: str = ""
     transcript: str = ""  # its id
     candidate: str | None = None
+    reference: str | None = None
+    examples: tuple[Shown, ...] = ()
+    seed: int = 0  # the run's
 
     @property
     def key(self) -> str:
         """The id that all records of this judgement begin with: c0003/b-by-a, c0003/t02/b-by-a."""
         return f"{self.place}/{self.subject}-by-{self.role.judge}"
+
+    @property
+    def draw(self) -> str:
+        """What names the draws of a judgement. All candidates of a history have one: they are compared, and no draw is to part them."""
+        return f"{self.seed} {self.transcript} {self.turn} {self.subject} {self.role.judge}"
 
     def judged(self, index: int) -> bool:
         """Whether the turn at `index` is judged (else it is context)."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from expertchat.backends.folders import embedder_problem, resolve_path, settings_of, tensor_shapes
+from expertchat.backends.folders import embedder_problem, resolve_path, reward_model_problem, settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf
-from expertchat.config import ConfigError, EmbedderConfig, ModelConfig
+from expertchat.config import ConfigError, EmbedderConfig, ModelConfig, RewardModelConfig
 from expertchat.plan.memory import (
     GIB,
     PREFILL_TOKENS,
@@ -124,6 +124,7 @@ class Job:
     pass_tokens: int = PREFILL_TOKENS  # of one prefill pass at most
     seats: Mapping[str, str] = field(default_factory=dict)  # seat -> owner of the model that it uses; equal ones are loaded once
     others: tuple[Training, ...] = ()  # besides `training`: experts that learn by turns
+    valuer: Embedder | None = None  # a reward model, whole on one GPU
 
     @property
     def trainings(self) -> tuple[Training, ...]:
@@ -149,6 +150,9 @@ def chains(job: Job) -> tuple[dict[str, list[Unit]], dict[int, list[Unit]]]:
             free["embedder"] = [unit]
         else:
             fixed.setdefault(job.embedder.gpu, []).append(unit)
+    if job.valuer is not None and job.valuer.gpu is not None:
+        unit = Unit("reward_model", "", job.valuer.weights, talk_moment=job.valuer.moment)
+        fixed.setdefault(job.valuer.gpu, []).append(unit)
     return free, fixed
 
 
@@ -280,6 +284,21 @@ def embedder_of(config: EmbedderConfig, paths: Sequence[str]) -> Embedder:
     if str(place).rstrip("/").endswith("all-mpnet-base-v2"):
         return Embedder(path, 4 * mpnet_parameters(MPNET), embedder_pass(MPNET, config.batch_size), gpu, on_gpu)
     raise ConfigError(f"embedder.path={path}: its folder is not here and its size is not known; name its folder, or embedder=mpnet")
+
+
+def reward_model_of(config: RewardModelConfig) -> Embedder | None:
+    """A reward model on the GPU that it will be loaded to (the first, where its device is open); None where none holds it, or its size is
+    not known here."""
+    fixed = re.fullmatch(r"auto|cuda(?::(\d+))?", config.device)
+    place = resolve_path(config.path, config.models_dir)
+    if fixed is None or not isinstance(place, Path) or reward_model_problem(place) is not None:
+        return None
+    values = settings_of(place)
+    known = {key: int(values.get(key) or MPNET[key]) for key in ("hidden_size", "num_attention_heads", "max_position_embeddings")}
+    numbers = sum(map(_product, tensor_shapes(place).values()))
+    tokens = min(config.max_tokens or known["max_position_embeddings"], known["max_position_embeddings"])
+    moment = embedder_pass(known, config.batch_size, min(tokens, 1024))
+    return Embedder(config.path, (4 if config.dtype == "fp32" else 2) * numbers, moment, int(fixed[1] or 0))
 
 
 def _product(shape: Sequence[int]) -> int:

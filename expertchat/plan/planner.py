@@ -10,7 +10,20 @@ from typing import Any
 from expertchat.config import NOT_SEATS, ConfigError, ModelConfig
 from expertchat.judging.roles import seats_of
 from expertchat.plan.config import PlanConfig
-from expertchat.plan.job import Embedder, Gpu, Job, Method, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus
+from expertchat.plan.job import (
+    Embedder,
+    Gpu,
+    Job,
+    Method,
+    Model,
+    Training,
+    chains,
+    embedder_of,
+    machine_gpus,
+    model_of,
+    parse_gpus,
+    reward_model_of,
+)
 from expertchat.plan.memory import GIB, Lora, parameters
 from expertchat.plan.placement import Load, device_map, fits, place
 
@@ -79,7 +92,7 @@ class Plan:
 
 def make_plan(job: Job, gpus: Sequence[Gpu], names: Mapping[str, str] = SETTINGS) -> Plan:
     """The best placement of a job. Raises ConfigError for a GPU that is not there."""
-    everything: list[Model | Embedder] = [*job.models, *([job.embedder] if job.embedder else [])]
+    everything: list[Model | Embedder] = [*job.models, *(one for one in (job.embedder, job.valuer) if one is not None)]
     for model in everything:
         if model.on_gpu and model.gpu is not None and model.gpu >= len(gpus):
             raise ConfigError(f"{model.name}: device=cuda:{model.gpu}, but there are {len(gpus)} GPUs: set device=auto")
@@ -305,7 +318,8 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
         if one.seat in owners
     ]
     update, others = (updates[0], tuple(updates[1:])) if updates else (None, ())
-    job = Job(models, embedder if config.embeds else None, rows, longest, update, seats=owners, others=others)
+    valuer = reward_model_of(config.reward_model) if "reward_model" in config.judge_names and config.reward_model is not None else None
+    job = Job(models, embedder if config.embeds else None, rows, longest, update, seats=owners, others=others, valuer=valuer)
     automatic = {owners[seat] for seat, model in seats.items() if model.quantization == "auto" and seat in owners}
     plan = make_plan(choose_bits(job, gpus, automatic), gpus, CONVERSE)
     if not plan.fits:

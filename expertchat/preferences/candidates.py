@@ -12,11 +12,13 @@ from pydantic import BaseModel, Field
 
 from expertchat.backends.asking import Ask, Flow, Place, together
 from expertchat.backends.base import Completion
+from expertchat.config import Combine
 from expertchat.events import CandidatesJudged, ConversationFinished, ConversationJudged
-from expertchat.judging.judge import Judge, Judged
+from expertchat.judging.judge import Judged, judged_by
 from expertchat.judging.roles import judges_of
 from expertchat.judging.view import Judgement
 from expertchat.preferences.config import Rules
+from expertchat.preferences.ensemble import combined
 from expertchat.preferences.pairs import Choice
 from expertchat.records import Candidate, Message, Rating, Record, Reward, Speaker, Transcript, Turn, Wim
 from expertchat.talk.cast import Cast
@@ -39,9 +41,9 @@ class Sampled(BaseModel):
         """Its judges' rewards."""
         return [reward for reward in self.rewards if reward.candidate == candidate.id]
 
-    def value(self, candidate: Candidate) -> float | None:
-        """The mean of its judges' rewards."""
-        return mean(reward.value for reward in self.judged(candidate))
+    def values(self, how: Combine) -> list[float | None]:
+        """The candidates' rewards; those of several judges put together."""
+        return combined([{reward.judge: reward.value for reward in self.judged(one)} for one in self.candidates], how)
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -165,7 +167,7 @@ class Rollout:
         """What the candidates are worth before controls and penalties: by the judge, or by the program and in the direction of the sign."""
         settings = self.rules.reward
         if (program := PROGRAMS.get(settings.source)) is None:
-            return [one.value(candidate) for candidate in one.candidates]
+            return one.values(self.rules.judging.combine)
         numbers = [program.measure(candidate.text) for candidate in one.candidates]
         return [None if number is None else settings.sign * program.reward(number) for number in numbers]
 
@@ -198,11 +200,11 @@ class Rollout:
         """The judgements, one of each judge, of a candidate, the last of `turns`, or of the whole dialogue."""
         config, cast, seats = self.rules.judging, self.cast, self.dialogue.seats
         turn, name = (None, None) if candidate is None else (len(turns) - 1, candidate.id)
-        whole = Judgement(self.dialogue.topic.text, turns, subject, turn, config.categories, seats)
-        whole = replace(whole, place=name or self.id, transcript=self.id, candidate=name)
+        whole = Judgement(self.dialogue.topic.text, turns, subject, turn, config.asked, seats)
+        whole = replace(whole, place=name or self.id, transcript=self.id, candidate=name, seed=self.dialogue.seed)
         return [
-            Judge(cast.experts[role.seat], config, cast.tokens.get(role.seat)).flow(replace(whole, role=role))
-            for role in judges_of(config.judge, subject, seats, config.partners)
+            judged_by(replace(whole, role=role), config, cast.experts, cast.tokens)
+            for role in judges_of(config.judges, subject, seats, config.partners)
         ]
 
 

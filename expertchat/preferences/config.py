@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -19,9 +19,9 @@ else:  # whatever is registered can be named
 
 
 class CandidateJudging(JudgingConfig):
-    """How candidates are judged: as in a conversation, by a judge whose weights are named exactly."""
+    """How candidates are judged: as in a conversation, by judges whose weights are named exactly."""
 
-    judge: JudgeName  # type: ignore[assignment]
+    allowed: ClassVar[tuple[str, ...]] = get_args(JudgeName)
 
 
 class CandidatesConfig(Group):

@@ -6,11 +6,14 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from expertchat.backends.base import Embedder, EmbedRequest
+from expertchat.config import Combine
 from expertchat.judging import wim
 from expertchat.preferences.candidates import Bundle, mean
 from expertchat.preferences.config import RewardConfig, Rules
+from expertchat.preferences.ensemble import of_dialogue
 from expertchat.records import Candidate, Reward, Score, Wim
 from expertchat.text.likeness import blank, weight, words
 from expertchat.text.measures import PROGRAMS
@@ -27,16 +30,18 @@ def scored(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder | None) -
     """
     settings = rules.reward
     shuffled = _shuffled(bundles, rules, embedder) if settings.wim == "shuffled" and embedder is not None else {}
-    extra = _dialogue_parts(bundles) if settings.dialogue_weight else {}
+    extra = _dialogue_parts(bundles, rules.judging.combine) if settings.dialogue_weight else {}
     again = repeats(bundles, embedder, settings.repeat_cosine) if settings.repeat_penalty and embedder is not None else {}
-    found = []
-    for candidate, judged in ((c, one.judged(c)) for b in bundles for one in b.sampled for c in one.candidates):
+    found, how = [], rules.judging.combine
+    groups = [one for bundle in bundles for one in bundle.sampled]
+    together = {c.id: value for one in groups for c, value in zip(one.candidates, one.values(how), strict=True)}
+    for candidate, judged in ((c, one.judged(c)) for one in groups for c in one.candidates):
         about = {"id": candidate.id, "transcript": candidate.transcript, "turn": candidate.turn, "speaker": candidate.speaker}
         score = Score(**about, source=settings.source, sign=settings.sign)  # type: ignore[arg-type]
         if settings.source == "random":
             found.append(_drawn(score, candidate, rules.seed))
             continue
-        score = _rewarded(score, candidate, judged, settings, shuffled)
+        score = _rewarded(score, candidate, _by_judges(score, judged, together[candidate.id], how), settings, shuffled)
         part = settings.dialogue_weight * extra.get((candidate.transcript, candidate.speaker), 0.0) if candidate.continued else 0.0
         long, repeated = settings.length_penalty * candidate.tokens / 100, settings.repeat_penalty * again.get(candidate.id, 0)
         value = None if score.reward is None else settings.sign * (score.reward + part - (long + repeated))
@@ -52,10 +57,19 @@ def _drawn(score: Score, candidate: Candidate, seed: int) -> Score:
     return score.model_copy(update={"reward": drawn, "value": drawn, "sign": 1})
 
 
-def _rewarded(
-    score: Score, candidate: Candidate, judged: Sequence[Reward], settings: RewardConfig, shuffled: Mapping[str, float | None]
-) -> Score:
-    """A score with its reward: by the program, of the control reward.wim=shuffled, or the mean of its judges'; or why there is none."""
+def _by_judges(score: Score, judged: Sequence[Reward], together: float | None, how: Combine) -> Score:
+    """A score with the reward that its judges' come to together, or why there is none."""
+    problems = dict.fromkeys(one.problem for one in judged if one.problem)
+    none = "no other candidate has rewards to be held against" if how == "majority" and len(judged) > 1 else "was not judged"
+    problem = None if together is not None else "; ".join(problems) or (None if judged and len(judged) == 1 else none)
+    several: dict[str, Any] = {}
+    if len(judged) > 1:
+        several = {"judges": {one.judge: one.value for one in judged}, "combined": how}
+    return score.model_copy(update={"reward": together, "problem": problem, **several})
+
+
+def _rewarded(score: Score, candidate: Candidate, by_judges: Score, settings: RewardConfig, shuffled: Mapping[str, float | None]) -> Score:
+    """A score with its reward: by the program, of the control reward.wim=shuffled, or by its judges; or why there is none."""
     if settings.source != "judge":
         score = measured(score, candidate.text)
     elif settings.wim == "shuffled":
@@ -63,10 +77,7 @@ def _rewarded(
         problem = None if reward is not None else "no WIM score of another history, or no rating"
         score = score.model_copy(update={"reward": reward, "problem": problem})
     else:
-        reward = mean(one.value for one in judged)
-        problems = dict.fromkeys(one.problem for one in judged if one.problem)
-        problem = None if reward is not None else "; ".join(problems) or (None if judged else "was not judged")
-        score = score.model_copy(update={"reward": reward, "problem": problem})
+        score = by_judges
     if score.reward is not None and not math.isfinite(score.reward):
         return score.model_copy(update={"reward": None, "measured": None, "problem": "the reward is not a number"})
     return score
@@ -148,13 +159,13 @@ def _cosine(own: Wim, other: Wim, reply: Sequence[float], text: Sequence[float],
     return rules.judging.wim.empty_score if other.empty else wim.cosine(reply, text)
 
 
-def _dialogue_parts(bundles: Sequence[Bundle]) -> dict[tuple[str, str], float]:
-    """(dialogue, speaker) -> its whole reward, the mean of its judges', less the mean of that speaker's in this round."""
-    every: dict[tuple[str, str], list[float]] = {}
+def _dialogue_parts(bundles: Sequence[Bundle], how: Combine) -> dict[tuple[str, str], float]:
+    """(dialogue, speaker) -> its whole reward, its judges' put together, less the mean of that speaker's in this round."""
+    every: dict[tuple[str, str], dict[str, float | None]] = {}
     for bundle in bundles:
         for reward in bundle.whole:
-            if reward.value is not None and math.isfinite(reward.value):
-                every.setdefault((bundle.id, reward.subject), []).append(reward.value)
-    values = {key: fmean(given) for key, given in every.items()}
+            finite = reward.value is not None and math.isfinite(reward.value)
+            every.setdefault((bundle.id, reward.subject), {})[reward.judge] = reward.value if finite else None
+    values = {key: value for key, given in every.items() if (value := of_dialogue(given, how)) is not None}
     means = {speaker: fmean(v for (_, s), v in values.items() if s == speaker) for speaker in {s for _, s in values}}
     return {key: value - means[key[1]] for key, value in values.items()}

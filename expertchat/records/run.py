@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 from pydantic_core import PydanticSerializationError, to_json
@@ -218,8 +218,23 @@ class Wim(Record):
     fault: str | None = None  # the kind of a null, to be counted: docs/ratings.md has the list
 
 
-class Reward(Record):
-    """(1 - z) R + z WIM: what one judge's ratings and WIM response come to for one subject, or None with the problem."""
+class _Short(Record):
+    """Base of records with fields that few runs have, `rare`: they are written where they hold something."""
+
+    rare: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in whole(self).items() if name not in self.rare or value not in (None, {})}
+
+
+class Reward(_Short):
+    """(1 - z) R + z WIM: what one judge's ratings and WIM response come to for one subject, or None with the problem.
+
+    Of a reward model there is neither: `score` is its number on its own scale, and `value` what that comes to between -1 and 1.
+    """
+
+    rare: ClassVar[tuple[str, ...]] = ("score",)
 
     transcript: str
     turn: int | None = None
@@ -229,39 +244,48 @@ class Reward(Record):
     rating: float | None = None  # weighted mean rating, 1..10
     wim: float | None = None
     value: float | None = None
+    score: float | None = None
     problem: str | None = None
 
 
-class Score(Record):
+class Score(_Short):
     """What pairs are made of: the score of one candidate, by its id, and what it comes from. None where there is no number, and why.
 
     value = sign * (reward + dialogue - length_penalty - repeat_penalty); of a drawn reward (source random) it is the draw alone.
+    Where several judged, `judges` has the reward of each, and `combined` says how `reward` was made of them (judging.combine).
     """
+
+    rare: ClassVar[tuple[str, ...]] = ("judges", "combined")
 
     transcript: str
     turn: int
     speaker: Speaker
     source: str  # judge, random, or the program's name
     value: float | None = None
-    reward: float | None = None  # the mean of its judges', the control's in its place, or the program's, between -1 and 1
+    reward: float | None = None  # its judges', the control's in its place, or the program's, between -1 and 1
     measured: float | None = None  # what a program has measured, in its own unit
     dialogue: float = 0.0  # the whole dialogue's part
     length_penalty: float = 0.0
     repeat_penalty: float = 0.0
     sign: int = 1
+    judges: dict[str, float | None] = Field(default_factory=dict)
+    combined: str | None = None
     problem: str | None = None
 
 
-class Verdict(Record):
+class Verdict(_Short):
     """Which of two replies to one same history a judge prefers: A is the one that it was shown `first`. None: no answer, and why.
 
-    `mass`: the share of the probability that the answers hold together.
+    `mass`: the share of the probability that the answers hold together. `principle`: by which it was to choose, if by one.
     """
+
+    rare: ClassVar[tuple[str, ...]] = ("principle",)
 
     history: str
     judge: str
     first: Literal["base", "policy"]
     verdict: Literal["A", "B", "tie"] | None
+    principle: str | None = None
     mass: float | None = Field(default=None, ge=0, le=1)
     raw: str = ""
     problem: str | None = None

@@ -61,13 +61,15 @@ class Seen:
         rounds = int(as_number(first.get("rounds")))
         if rounds or "rounds" in self.names:
             return self.run.last_round, rounds or None, "rounds"
-        total = int(as_number(first.get("conversations"))) or None
+        judgements = int(as_number(first.get("judgements")))
+        unit = "judgements" if judgements else "conversations"
+        total = judgements or int(as_number(first.get("conversations"))) or None
         if self.done:
-            return total, total, "conversations"
+            return total, total, unit
         told = (read_json(self.run.folder / "live.json") or {}).get("progress") if "live.json" in self.names else None
         if isinstance(told, dict) and isinstance(told.get("finished"), int):
-            return told["finished"], total or int(as_number(told.get("total"))) or None, "conversations"
-        return self._judged(), total, "conversations"
+            return told["finished"], total or int(as_number(told.get("total"))) or None, unit
+        return None if judgements else self._judged(), total, unit
 
     def _judged(self) -> int | None:
         """Dialogues that are done, counted where that is quick; a text cannot look like the mark, for its quotes are escaped."""

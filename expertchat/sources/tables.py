@@ -12,7 +12,7 @@ from typing import Any
 from expertchat.config import ConfigError
 from expertchat.records import Choice, Item, Text, Turn
 from expertchat.sources.columns import SIDES, Columns, find_columns
-from expertchat.sources.config import SourceConfig
+from expertchat.sources.config import LEAVE, SourceConfig
 from expertchat.sources.encoding import Say, named
 from expertchat.sources.rows import Row, Table, is_chat, texts_of
 from expertchat.text.likeness import blank
@@ -23,6 +23,7 @@ SECOND = "b second right 2 model_b b>a b_is_better b_wins"
 TIE = "tie ties both equal same neither a=b draw tie_(bothbad) both_bad"
 PLACES: dict[str, Any] = dict.fromkeys(FIRST.split(), 0) | dict.fromkeys(SECOND.split(), 1) | dict.fromkeys(TIE.split(), "tie")
 LOWEST, HIGHEST = 1.0, 10.0
+JUDGED = "score_chosen"  # a column of pairs that a run has made of its judge's scores
 
 
 def table_items(table: Table, config: SourceConfig, say: Say) -> list[Item]:
@@ -79,7 +80,14 @@ class _Maker:
         self.problems: list[str] = []
         self.notes: list[str] = []
 
+    @property
+    def by_people(self) -> bool:
+        """Whether what is called chosen is taken for what a person chose; in a run's own pairs it is what a judge made of them."""
+        return self.config.columns.label != LEAVE and JUDGED not in self.table.columns
+
     def items(self) -> list[Item]:
+        if self.columns.preference and not self.by_people:
+            self.notes.append(f"what is called {self.columns.texts[0]} is nobody's label here")
         read = [one for row in self.table.rows if (one := self._read(row)) is not None]
         self._same_ids(read)
         self._labels(read)
@@ -250,10 +258,10 @@ class _Maker:
         for i, k in combinations(range(len(one.texts)), 2):
             name = one.id if len(one.texts) == 2 else f"{one.id}/{SIDES[i]}-{SIDES[k]}"
             texts, label = [one.texts[i], one.texts[k]], _of_two(one.label, i, k)
-            if self.columns.preference:  # else the preferred one would always be the first
-                label = "first"
-                if hashlib.sha256(f"{self.config.seed} {name}".encode()).digest()[0] % 2:
-                    texts, label = texts[::-1], "second"
+            if self.columns.preference:
+                turned = hashlib.sha256(f"{self.config.seed} {name}".encode()).digest()[0] % 2  # else the preferred one is always the first
+                texts, label = (texts[::-1], "second") if turned else (texts, "first")
+                label = label if self.by_people else None
             yield Item(id=name, texts=texts, label=label, **about)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from expertchat.backends import threads
 from expertchat.backends.base import Backend, Embedder
+from expertchat.backends.folders import find_folder, reward_model_problem
 from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models
-from expertchat.config import ConfigError, ModelConfig
+from expertchat.config import ConfigError, ModelConfig, RewardModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.folder.run import Hub
@@ -19,16 +21,18 @@ from expertchat.plan.planner import Trained, check, embedder_device, placed
 from expertchat.records import Speaker
 from expertchat.talk.config import ConverseConfig
 from expertchat.talk.order import Moderator, moderator_of
+from expertchat.text.sentences import shown_path
 
 if TYPE_CHECKING:
+    from expertchat.lab.config import LabConfig
     from expertchat.training.config import OnlineDpoConfig
 
-    CastConfig = ConverseConfig | OnlineDpoConfig
+    CastConfig = ConverseConfig | OnlineDpoConfig | LabConfig
 
 
 @dataclass
 class Cast:
-    """The loaded models: backends by seat (the experts' names, "third", "moderator") plus "embedder", and the experts."""
+    """The loaded models: backends by seat (experts' names, "third", "moderator") plus "embedder" and "reward_model", and the experts."""
 
     backends: dict[str, Any] = field(default_factory=dict)
     experts: dict[str, ExpertChat] = field(default_factory=dict)
@@ -59,6 +63,10 @@ def load_cast(
     from expertchat.experts.registry import expert_notes, family_class, make_expert
 
     cast, seats = Cast(seats=config.experts.seats), seats_of(config)
+    valuer = (given or {}).get("reward_model")
+    wants_valuer = valuer is None and "reward_model" in config.judge_names
+    if wants_valuer and config.reward_model is not None:
+        find_folder(config.reward_model.path, config.reward_model.revision, reward_model_problem, config.reward_model.models_dir)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
     lacking = embedder is None and config.embeds
     backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained)
@@ -71,6 +79,11 @@ def load_cast(
         notes = expert_notes(model, cast.experts[seat], backend.info)
         cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
         backend.say = lambda text: hub.send(Note(text=text, level="warning"))
+    if wants_valuer and config.reward_model is not None:
+        valuer = load_reward_model(config.reward_model, hub)
+        cast.notes += valuer.notes
+    if valuer is not None:
+        cast.backends["reward_model"] = valuer
     embedder = embedder or found
     if embedder is not None:
         cast.backends["embedder"] = embedder
@@ -122,6 +135,18 @@ def _set_threads(number: int | None, models: Sequence[ModelConfig]) -> None:
     from expertchat.backends.hardware import usable_cores
 
     torch.set_num_threads(number or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
+
+
+def load_reward_model(config: RewardModelConfig, hub: Hub) -> Any:
+    """The backend of a reward model. Raises ConfigError."""
+    from expertchat.backends.reward_model import RewardModel
+
+    began, what = time.monotonic(), f"reward model {shown_path(config.path)}"
+    hub.send(Loading(what=what))
+    loaded = RewardModel.load(config)
+    hub.send(Loading(what=what, done=True, seconds=time.monotonic() - began))
+    loaded.say = lambda text: hub.send(Note(text=text, level="warning"))
+    return loaded
 
 
 def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:

@@ -15,11 +15,13 @@ from expertchat.config import (
     JudgeName,
     JudgingConfig,
     ModelConfig,
+    RewardModelConfig,
     RunConfig,
     Text,
     TopicsConfig,
     talk_problems,
 )
+from expertchat.judging.fits import judging_problems
 
 
 class PartConversationConfig(ConversationConfig):
@@ -51,18 +53,19 @@ class ConverseConfig(Group):
     conversation: PartConversationConfig
     topics: TopicsConfig
     judging: JudgingConfig
+    reward_model: RewardModelConfig | None = None
     embedder: EmbedderConfig
     engine: EngineConfig
 
     @property
     def judge_names(self) -> set[JudgeName]:
         """Who judges."""
-        return {self.judging.judge}
+        return set(self.judging.judges)
 
     @property
     def embeds(self) -> bool:
         """Whether anything is embedded."""
-        return self.topics.source == "models" or self.judging.wim.enabled
+        return self.topics.source == "models" or (self.judging.wim.enabled and self.judge_names != {"reward_model"})
 
     @model_validator(mode="after")
     def _turns(self) -> ConverseConfig:
@@ -71,9 +74,12 @@ class ConverseConfig(Group):
         return self
 
     @model_validator(mode="after")
-    def _third(self) -> ConverseConfig:
-        if self.judging.judge == "third" and self.third is None:
-            raise ValueError("judging.judge=third needs a third model: add +model@third=NAME")
+    def _judges(self) -> ConverseConfig:
+        problems = judging_problems(self.judging, self, self.judging.judges, self.experts.seats)
+        if self.judging.references is not None and self.topics.source == "models":
+            problems.append("judging.references needs topics that are known before: use topics=list or topics=file")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     @model_validator(mode="after")

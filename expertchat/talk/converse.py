@@ -11,6 +11,7 @@ from expertchat.events import ConversationFinished, ConversationJudged, Sink
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.store import Store
 from expertchat.folder.summary import summarise
+from expertchat.judging.fits import check_references
 from expertchat.judging.judge import judge_dialogue, record_counts
 from expertchat.records import Topic
 from expertchat.talk.cast import load_cast
@@ -38,6 +39,7 @@ def run_converse(
     """
     with Hub(sink) as hub, Interrupts() as interrupts:
         given = [] if config.topics.source == "models" else given_topics(config.topics, config.conversation.count, config.run.seed)
+        check_references(config.judging, [topic.text for topic in given])
         place = run_folder(config.run.dir, "converse")
         return in_folder(
             hub,

@@ -10,10 +10,11 @@ from functools import partial
 from typing import TypeVar
 
 from expertchat.backends.asking import Ask, Flow, Fork
-from expertchat.backends.base import Completion, EmbedRequest, Request, Result, ScoreRequest, Scores
+from expertchat.backends.base import Completion, EmbedRequest, Request, Result, ScoreRequest, Scores, ValueRequest
 from expertchat.records import Answer
 
 T = TypeVar("T")
+NOT_KEPT = (EmbedRequest, ValueRequest)
 OPTIONS = ":options"  # behind the key of a request that scores options: one that writes may have the same key
 
 
@@ -22,7 +23,8 @@ class Journal:
     """`answers` of an earlier start by id, and where a new one is kept.
 
     An answer counts for the very request that it was given to, put to the same model: `version` says which, where a name stands for
-    several (the policies of a training). Embeddings are not kept: nobody draws them, and a batch of them takes no time.
+    several (the policies of a training). Embeddings and a reward model's numbers are not kept: nobody draws them, and a batch of them takes
+    no time.
     `tokens`: whether the token ids of what was not a judge's are kept too.
     """
 
@@ -46,7 +48,7 @@ class Journal:
             flow.close()
 
     def _known(self, ask: Ask | Fork) -> Result | None:
-        if isinstance(ask, Fork) or isinstance(ask.request, EmbedRequest):
+        if isinstance(ask, Fork) or isinstance(ask.request, NOT_KEPT):
             return None
         name, of = _name(ask.request), self._digest(ask)
         answer = self.answers.get(f"{name}@{of}") or self.answers.get(name)
@@ -55,7 +57,7 @@ class Journal:
     def _told(self, ask: Ask | Fork) -> Ask | Fork:
         if isinstance(ask, Fork):
             return Fork(self.over(ask.flow))
-        return ask if isinstance(ask.request, EmbedRequest) else replace(ask, told=partial(self._note, ask))
+        return ask if isinstance(ask.request, NOT_KEPT) else replace(ask, told=partial(self._note, ask))
 
     def _note(self, ask: Ask, result: Result) -> None:
         name, of = _name(ask.request), self._digest(ask)

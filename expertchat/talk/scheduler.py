@@ -29,7 +29,7 @@ from expertchat.text.thinking import so_far
 STREAM_SECONDS = 0.1  # a turn's text is announced at most this often
 PROGRESS_SECONDS = 0.25
 PATIENCE = 40  # advances of other lanes that a request waits for one of its own
-WAIT: dict[Does, float] = {"score": 0.5, "embed": 0.5, "generate": 20.0}  # seconds that it waits at most, after the advance that runs
+WAIT: dict[Does, float] = {"score": 0.5, "embed": 0.5, "value": 0.5, "generate": 20.0}  # seconds that it waits at most, after what runs
 ROWS = 64  # of a batch, where neither the config nor the backend says
 Spent = Callable[[Sequence[Ask], float], None]
 

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from expertchat.backends.asking import Ask, Flow
-from expertchat.backends.base import Backend, Embedder, GenerateRequest, Request, Result, ScoreRequest
+from expertchat.backends.base import Backend, Embedder, GenerateRequest, Request, Result, ScoreRequest, Valuer, ValueRequest
 from expertchat.backends.lanes import BatchLane
 
-Serves = Backend | Embedder
+Serves = Backend | Embedder | Valuer
 OnRow = Callable[[str], None]
 
 
@@ -45,7 +45,7 @@ class Waiting(NamedTuple):
         return self.ask.label or self.ask.who
 
 
-Does = Literal["generate", "score", "embed"]
+Does = Literal["generate", "score", "embed", "value"]
 
 
 class Kind(NamedTuple):
@@ -107,6 +107,8 @@ def kind_of(ask: Ask, backend: Serves) -> Kind:
             return Kind(id(backend), "generate", backend.alike(decoding) if isinstance(backend, Backend) else decoding)
         case ScoreRequest():
             return Kind(id(backend), "score", None)
+        case ValueRequest():
+            return Kind(id(backend), "value", None)
         case _:
             return Kind(id(backend), "embed", None)
 
@@ -124,5 +126,5 @@ def device_of(backend: Serves) -> str:
 def _lane(request: Request, backend: Any, rows: Callable[[], int]) -> Any:
     if isinstance(request, GenerateRequest):
         return backend.lane(request.decoding) if backend.capabilities.lanes else BatchLane(backend.generate, rows)
-    ask = backend.score if isinstance(request, ScoreRequest) else backend.embed
+    ask = backend.score if isinstance(request, ScoreRequest) else backend.value if isinstance(request, ValueRequest) else backend.embed
     return BatchLane(lambda requests, on_text: ask(requests), rows)

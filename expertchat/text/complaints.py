@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, RootModel
 
@@ -62,10 +62,16 @@ def _problem(model: type[BaseModel], detail: Any) -> str:
 
 def _fields(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
     """The keys that the config group at `place` may have."""
-    for part in place:
+    parts = list(place)
+    while parts:
+        part = parts.pop(0)
         annotation = model.model_fields["root" if issubclass(model, RootModel) else str(part)].annotation
-        if issubclass(model, RootModel):  # a mapping of names: what each of them is
-            annotation = get_args(annotation)[-1]
-        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        model = inner[0]
+        if parts and not issubclass(model, RootModel) and any(get_origin(kind) in (dict, list) for kind in _within(annotation)):
+            parts.pop(0)  # a name or a number in a mapping or list of groups
+        model = next(kind for kind in _within(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))
     return list(model.model_fields)
+
+
+def _within(annotation: Any) -> list[Any]:
+    """An annotation with all that it is made of: dict[str, Group] | None has Group in it."""
+    return [annotation, *(inner for part in get_args(annotation) for inner in _within(part))]

@@ -25,7 +25,7 @@ _ALIKE = str.maketrans(
     "<<<<<<>>>>>>||||||||////_[[[[[[]]]]]](((())))" + " aeopcxyijsdqwhlntoiuvapkegia",
 )
 _S = r"\s{0,8}"
-_FENCE = r"\s?".join("transcript")
+_FENCE = "|".join(r"\s?".join(name) for name in ("transcript", "reference", "example"))
 _NAMES = rf"system|user|assistant|human|developer|{_FENCE}|start_of_turn|end_of_turn"
 _HALF = "im_start|im_end|eot_id|endoftext|start_header_id|end_header_id|system|user|assistant|end"  # names that need no end to be read
 _ROLE = re.compile(

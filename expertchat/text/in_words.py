@@ -66,6 +66,12 @@ def event_in_words(event: Mapping[str, Any]) -> str:
             return f"round {metrics.get('round')} is measured" if isinstance(metrics, Mapping) else "measured"
         case "round_finished":
             return f"{nth} is done"
+        case "judge_called":
+            judge = event.get("judge")
+            return f"judge {line(str(judge.get('id')))} begins" if isinstance(judge, Mapping) else "a judge begins"
+        case "opinion_given":
+            opinion = event.get("opinion")
+            return f"{line(str(opinion.get('item')))} is judged" if isinstance(opinion, Mapping) else "an item is judged"
         case "run_finished":
             reason, stopped = stopped_by(told("reason")), event.get("status") == "stopped"
             return told("status") + (f"{'' if stopped else ':'} {reason}" if reason else "")

@@ -6,7 +6,7 @@ import string
 from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from expertchat.text.sentences import Safe, quote
 
@@ -33,8 +33,20 @@ _ALLOWED: dict[str, set[str]] = {
     "judge_several": {"subject", "topic", "transcript", "categories", "explain", "names"},
     "moderate": {"topic", "transcript", "names", "last", "lines"},
     "next_speaker": set(),
+    "principle": {"subject", "topic", "transcript", "names", "principle", "principles"},
+    "principle_line": {"name", "text"},
+    "principle_prefix": {"name"},
+    "compare_principle": {"topic", "transcript", "principle"},
+    "reference": {"topic", "reference"},
+    "examples": {"examples"},
+    "example": {"topic", "text", "ratings"},
 }
 _NEEDED = {"judge": {"transcript", "subject"}, "rating": {"category"}, "topic": {"avoid"}, "avoid": {"topics"}}
+_NEEDED_WHERE_THERE = {
+    "compare": ("transcript",), "moderate": ("transcript",), "judge_several": ("transcript",), "principle": ("transcript",),
+    "compare_principle": ("transcript", "principle"), "reference": ("reference",), "examples": ("examples",),
+    "example": ("text", "ratings"),
+}  # fmt: skip
 
 
 def fill(wording: str, special_tokens: Iterable[str] = (), **texts: str) -> Safe:
@@ -49,7 +61,8 @@ class Prompts(BaseModel):
     """One set of wordings. Fields hold `str.format` templates; the names that each may use are checked.
 
     Wordings without `compare` cannot ask which of two replies is the better one, and those without `moderate` not who speaks next.
-    `company` and `judge_several` are for more than two experts.
+    `company` and `judge_several` are for more than two experts. Without `principle`, `reference` or `example` they cannot ask or show such;
+    the first of `principle_answers` says that a principle is kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +88,14 @@ class Prompts(BaseModel):
     judge_several: str = ""
     moderate: str = ""
     next_speaker: str = ""
+    principle: str = ""
+    principle_line: str = ""
+    principle_prefix: str = ""
+    principle_answers: list[str] = Field(default_factory=list)
+    compare_principle: str = ""
+    reference: str = ""
+    examples: str = ""
+    example: str = ""
     nothing_new: list[str]
 
     @model_validator(mode="after")
@@ -97,9 +118,15 @@ class Prompts(BaseModel):
         missing = {"missing", "covers_then_missing"} - set(self.wim)
         if missing:
             problems.append(f"wim: lacks {sorted(missing)}")
-        for name in ("compare", "moderate", "judge_several"):
-            if getattr(self, name) and "{transcript}" not in getattr(self, name):
-                problems.append(f"{name}: must use ['transcript']")
+        for name, fields in _NEEDED_WHERE_THERE.items():
+            text = getattr(self, name)
+            problems += [f"{name}: must use ['{field}']" for field in fields if text and f"{{{field}}}" not in text]
+        if self.principle and "{principle}" not in self.principle + self.principle_prefix.replace("{name}", "{principle}"):
+            problems.append("principle: nothing says which of the principles is asked for: use {principle}, or {name} in principle_prefix")
+        if self.principle and (len(set(self.principle_answers)) != 2 or not all(answer.strip() for answer in self.principle_answers)):
+            problems.append(f"principle_answers: must be two answers, the first for a principle that is kept, not {self.principle_answers}")
+        if bool(self.examples) != bool(self.example):
+            problems.append("examples and example: one holds the other, so both or neither must be there")
         if problems:
             raise ValueError("; ".join(problems))
         return self

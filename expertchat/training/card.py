@@ -15,7 +15,7 @@ from expertchat.backends.packaged import PREFIX
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.folder.reader import RunReader
 from expertchat.records import Metrics, Speaker
-from expertchat.text.sentences import shown_path
+from expertchat.text.sentences import listed, shown_path
 from expertchat.training.config import OnlineDpoConfig
 from expertchat.training.tracking import FINAL
 
@@ -69,18 +69,21 @@ def _base_model(path: str) -> dict[str, str]:
 def _about(config: OnlineDpoConfig, lora: bool) -> str:
     several = len(config.experts.seats) > 2
     experts = NUMBERS.get(len(config.experts.seats), str(len(config.experts.seats)))
-    judge = {
+    names = {
         "partner": "every partner" if several else "the partner",
         "partner_reference": ("every" if several else "the") + " partner as it was before training", "self": "the speaker itself",
         "moving": "the speaker itself", "reference": "the speaker as it was before training", "third": "a third model",
-    }[config.judging.judge]  # fmt: skip
+        "reward_model": "a reward model",
+    }  # fmt: skip
+    judge, several_judge = listed([names[one] for one in config.judging.judges]), len(config.judging.judges) > 1
+    rates = "rate several replies to the same history and say" if several_judge else "rates several replies to the same history and says"
     made = "LoRA adapter" if lora else "set of weights"
     dpo = config.train.update == "dpo"
     trainer = "[TRL](https://github.com/huggingface/trl)'s DPO trainer" if dpo else f"the training method {config.train.update}"
     papers = {name: number for name, number in PAPERS.items() if dpo or "DPO" not in name}
     lines = [
         f"A {made} from {trainer} in ExpertChat: {experts} experts talk about a topic,",
-        f"{judge} rates several replies to the same history and says what is missing in them (WIM), and the better reply is preferred",
+        f"{judge} {rates} what is missing in them (WIM), and the better reply is preferred",
         "to the worse.",
         *([f"This is the arm `{config.arm}`."] if config.arm else []),
         f"Methods: {', '.join(f'[{name}](https://arxiv.org/abs/{number})' for name, number in papers.items())}.",
@@ -175,7 +178,9 @@ def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> lis
         "base": f"`{shown_path(model.path)}`{revision} ({model.dtype}, quantization {model.quantization})",
         "partner" if len(partners) == 1 else "partners": ", ".join(partners),
         "learner": config.learner,
-        "judge": f"{judging.judge}, z = {judging.z:g} (share of the WIM score in the reward), form {judging.form}",
+        "judge": f"{' + '.join(judging.judges)}, z = {judging.z:g} (share of the WIM score in the reward), form {judging.form}"
+        + (f", combined by {judging.combine}" if len(judging.judges) > 1 else ""),
+        **({"principles": ", ".join(judging.principles)} if judging.principles is not None else {}),
         "WIM": f"wording {judging.wim.wording}" if judging.wim.enabled else "off",
         "rounds": f"{config.rounds} of {config.conversation.count} dialogues of {config.conversation.turns} turns",
         "candidates": f"{config.candidates.count} replies to the same history",

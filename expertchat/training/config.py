@@ -18,12 +18,14 @@ from expertchat.config import (
     Group,
     JudgeName,
     ModelConfig,
+    RewardModelConfig,
     RunConfig,
     Text,
     TopicsConfig,
     talk_problems,
 )
 from expertchat.evaluation.config import EvaluationConfig
+from expertchat.judging.fits import judging_problems
 from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig, Rules
 from expertchat.records import Speaker
 from expertchat.talk.order import by_turns, opener_of
@@ -118,6 +120,7 @@ class OnlineDpoConfig(Group):
     topics: TopicsConfig
     candidates: CandidatesConfig
     judging: CandidateJudging
+    reward_model: RewardModelConfig | None = None
     reward: RewardConfig
     pairs: PairsConfig
     train: TrainConfig
@@ -131,16 +134,17 @@ class OnlineDpoConfig(Group):
     def _fits(self) -> OnlineDpoConfig:
         if problems := [*talk_problems(self.experts, self.conversation, self.moderator), *self._learner()]:
             raise ValueError("\n".join(problems))
-        if self.third is None:
-            problems += [
-                f"{key}=third needs a third model: add +model@third=NAME"
-                for key, judge in (("judging.judge", self.judging.judge), ("evaluation.by", self.evaluation.by))
-                if judge == "third"
-            ]
+        if self.third is None and self.evaluation.by == "third":
+            problems.append("evaluation.by=third needs a third model: add +model@third=NAME")
+        problems += judging_problems(self.judging, self, sorted(self.judge_names), self.trained)
         if self.reward.wim == "shuffled" and self.judging.z == 0:
             problems.append("reward.wim=shuffled has no effect with judging.z=0")
         if self.evaluation.asks and self.evaluation.by in ("self", "moving"):
             problems.append(f"evaluation.by={self.evaluation.by} lets the policy judge itself: use reference, partner_reference or third")
+        if self.evaluation.by == "reward_model":
+            problems.append("evaluation.by=reward_model gives no ratings and compares nothing: use reference, partner_reference or third")
+        if self.judging.references is not None and self.topics.source == "models":
+            problems.append("judging.references needs topics that are known before: use topics=list or topics=file")
         problems += [*self._decodings(), *self._rewards()]
         if self.train.method != "lora" and self.train.sharding != "pipeline":
             problems.append(f"train.method={self.train.method} runs with train.sharding=pipeline alone; use train.method=lora")
@@ -166,14 +170,14 @@ class OnlineDpoConfig(Group):
     @property
     def judge_names(self) -> set[JudgeName]:
         """Who judges: for the rewards, unless they ask nobody, and in the evaluations."""
-        judging = {self.judging.judge} if self.reward.source == "judge" else set()
+        judging = set(self.judging.judges) if self.reward.source == "judge" else set()
         return judging | ({self.evaluation.by} if self.evaluation.asks else set())
 
     @property
     def embeds(self) -> bool:
         """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
         reward = self.reward
-        asked = reward.source == "judge" and self.judging.wim.enabled
+        asked = reward.source == "judge" and self.judging.wim.enabled and self.judging.judges != ("reward_model",)
         return self.topics.source == "models" or asked or (reward.source != "random" and reward.repeat_penalty > 0)
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from expertchat.config import ConfigError
 from expertchat.evaluation.truth import check_topics
+from expertchat.judging.fits import check_references
 from expertchat.records import Topic
 from expertchat.talk.topics import given_topics
 from expertchat.training.config import OnlineDpoConfig
@@ -26,6 +27,10 @@ def part(topics: Sequence[Topic], config: OnlineDpoConfig) -> tuple[list[Topic],
 def check_given(config: OnlineDpoConfig) -> None:
     """Raise ConfigError for given topics that cannot be read, trained on or evaluated on."""
     if config.topics.source != "models":
-        _, held_out = part(given_topics(config.topics, MOST_TOPICS, config.run.seed), config)
+        given = given_topics(config.topics, MOST_TOPICS, config.run.seed)
+        trained, held_out = part(given, config)
+        judged = given if config.evaluation.asks else trained
+        if config.reward.source == "judge" or config.evaluation.asks:
+            check_references(config.judging, [topic.text for topic in judged])
         if config.evaluation.judge == "truth":
             check_topics(topic.text for topic in held_out)

@@ -225,7 +225,7 @@ class OnlineDpo:
     def _judge(self) -> str:
         """Who says which reply is better, as pairs name it."""
         source = self.config.reward.source
-        return self.config.judging.judge if source == "judge" else source
+        return "+".join(self.config.judging.judges) if source == "judge" else source
 
     # -- updating ---------------------------------------------------------------------------------------------------
 

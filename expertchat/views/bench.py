@@ -110,7 +110,7 @@ def part_table(part: Part) -> Table:
 
 
 def _unit(part: Part) -> str:
-    return {"tokens": "tokens/s", "dialogues": "dialogues/h"}[part.unit]
+    return {"tokens": "tokens/s", "dialogues": "dialogues/h", "judgements": "judgements/h"}[part.unit]
 
 
 def _spread(values: Sequence[float], shown: Shown) -> str:

@@ -271,7 +271,10 @@ class RunState:
                 if event.phase != "talking":  # no dialogue of an earlier phase goes on
                     for name in list(self.conversations):
                         self.release(name)
-            case events.Note() | events.StepFinished() | events.Measured() | events.RoundFinished():
+            case (
+                events.Note() | events.StepFinished() | events.Measured() | events.RoundFinished()
+                | events.JudgeCalled() | events.OpinionGiven()  # of runs that have a view of their own
+            ):  # fmt: skip
                 pass
             case events.Loading():
                 self.loading[event.what] = event

@@ -10,6 +10,7 @@ from typing import TextIO
 from expertchat.config import ConfigError
 from expertchat.events import Sink
 from expertchat.views.console import console_on
+from expertchat.views.judging import JudgingView
 from expertchat.views.live import LiveView, can_draw
 from expertchat.views.plain import NullView, PlainView
 
@@ -36,3 +37,10 @@ def open_view(view: str, stream: TextIO | None = None, everything: bool = False,
         with contextlib.suppress(io.UnsupportedOperation):
             stream.reconfigure(errors="replace")
     return PlainView(stream, show_thinking)
+
+
+def open_judging(view: str, stream: TextIO | None = None) -> Sink:
+    """The sink of a judges' run: "live", "plain" or "none", as `open_view`."""
+    if view not in VIEWS:
+        raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
+    return NullView() if view == "none" else JudgingView(stream, moves=view == "live")

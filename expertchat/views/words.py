@@ -43,6 +43,8 @@ def clock(seconds: float) -> str:
 
 def whole_in_words(run: RunStarted) -> str:
     """How large a run is."""
+    if run.judgements:
+        return counted(run.judgements, "judgement")
     rounds = f"{counted(run.rounds, 'round')} of " if run.rounds else ""
     return f"{rounds}{counted(run.conversations, 'conversation')} of up to {counted(run.turns, 'turn')}"
 
