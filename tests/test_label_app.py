@@ -26,7 +26,7 @@ from expertchat.views.label.app import LabelApp
 from tests.labelled import PAIRS, RATINGS, SOURCE, form, pair, single, written
 
 Steps = Callable[[Pilot[None]], Awaitable[None]]
-EVIL = "[bold red]x[/] [link=http://evil]y[/link] \x1b[2J\x1b]0;owned\x07 \u202eabc"
+EVIL = "\t[bold red]x[/] [link=http://evil]y[/link] \x1b[2J\x1b]0;owned\x07 \u202eabc"
 
 
 def app_of(folder: Path, items: list[Item], which: FormConfig = RATINGS, annotator: str | None = "ann", opinions: Any = None) -> LabelApp:

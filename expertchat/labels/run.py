@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expertchat.config import ConfigError, EmbedderConfig
-from expertchat.folder.jsonl import read_records
-from expertchat.folder.reader import read_config
+from expertchat.folder.reader import RunReader, read_config
 from expertchat.folder.writing import replace, saving
+from expertchat.lab.recorded import said_in
 from expertchat.labels.config import FormConfig, LabelConfig, annotator_name
 from expertchat.labels.export import preferences_of, table_of
 from expertchat.labels.sitting import Sitting
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 FOLDER = "labels"
-OPINIONS = "opinions.jsonl"
 NAMES = {"trl": "preferences.jsonl", "csv": "labels.csv"}
 
 
@@ -70,7 +69,7 @@ def sits_down(config: LabelConfig, items: Sequence[Item]) -> Callable[[str], Sit
         kind, remedy = ("pairs", "form=pairs") if items and items[0].pair else ("single texts", "form=ratings or form=open_assistant")
         raise ConfigError(f"form={config.form.name}: asks nothing of {kind}, and all {len(items)} items here are such; take {remedy}")
     folder = labels_folder(config.labels, config.source.path)
-    opinions = opinions_about(config.source.path) if config.verdicts else None
+    opinions = opinions_about(config.source.path, items) if config.verdicts else None
 
     def begin(name: str) -> Sitting:
         try:
@@ -108,15 +107,17 @@ def _same_form(folder: Path, form: FormConfig) -> None:
         )
 
 
-def opinions_about(sources: Sequence[str]) -> dict[str, list[Opinion]]:
-    """What judges say of the items of a source, by the items' ids. Raises ConfigError where nobody has judged it."""
-    place = Path(sources[0]).expanduser() if len(sources) == 1 else Path()
-    path = (place if place.is_dir() else place.parent) / OPINIONS
-    if len(sources) != 1 or not path.is_file():
-        raise ConfigError("verdicts=true: shows what judges have said; name one folder that `expertchat judge` has made as SOURCE")
+def opinions_about(sources: Sequence[str], items: Sequence[Item]) -> dict[str, list[Opinion]]:
+    """What judges of the sources say of items, by the items' ids: those of `expertchat judge`, and a run's own.
+
+    Raises ConfigError where nobody has judged any.
+    """
     found: dict[str, list[Opinion]] = {}
-    for opinion in read_records(path, Opinion, "leave verdicts=true away"):
-        found.setdefault(opinion.item, []).append(opinion)
+    for folder in (place for path in sources if (place := Path(path).expanduser()).is_dir()):
+        for item, said in said_in(RunReader(folder, "leave verdicts=true away"), items).items():
+            found.setdefault(item, []).extend(one.model_copy(update={"judge": judge}) for judge, one in said)
+    if not found:
+        raise ConfigError("verdicts=true: shows what judges have said, and none has said anything of these items; judge them first")
     return found
 
 

@@ -22,6 +22,7 @@ from expertchat.views.label.wanted import Sitting
 Begin = Callable[[str], Sitting]
 ORPHAN_SECONDS = 2.0
 WIDE = 96  # columns from which the texts of a pair stand side by side
+ROOMY = 108  # columns in which all keys find room at the foot
 _COMPARES, _RATES = ("choose",), ("rate", "unsure", "mark")
 
 
@@ -156,7 +157,7 @@ class LabelApp(App[None]):
 
     def on_resize(self, event: Resize) -> None:
         if self._mounted:
-            self.screen_stack[0].query_one(Footer).compact = event.size.width < WIDE
+            self.screen_stack[0].query_one(Footer).compact = event.size.width < ROOMY
             self.call_after_refresh(self._answered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

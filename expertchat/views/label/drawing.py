@@ -43,15 +43,20 @@ def context(task: Task) -> Text:
     if item.topic:
         text.append("Topic  ", "dim").append(f"{clean(one_line(item.topic))}\n", "bold")
     if item.reference:
-        text.append("Reference  ", "dim").append(f"{clean(item.reference.strip())}\n")
+        text.append("Reference  ", "dim").append(f"{_block(item.reference)}\n")
     if item.whole:
         text.append(f"Judge all that {names[item.subject]} says (marked ▌).\n", "bold")
     for turn in item.turns:
         judged = item.whole and turn.speaker == item.subject
         style = COLOURS[list(names).index(turn.speaker) % len(COLOURS)]
         text.append(f"\n{'▌' if judged else ''}{names[turn.speaker]}\n", f"bold {style}")
-        text.append(f"{clean(turn.text.strip())}\n", "" if judged or not item.whole else "dim")
+        text.append(f"{_block(turn.text)}\n", "" if judged or not item.whole else "dim")
     return text
+
+
+def _block(text: str) -> str:
+    """A text of several lines as it can be drawn: a tab has no width of its own."""
+    return clean(text.strip()).expandtabs(4)
 
 
 def judged(task: Task) -> list[tuple[str, Text]]:
@@ -61,9 +66,9 @@ def judged(task: Task) -> list[tuple[str, Text]]:
         return []
     who = speakers(item)[item.subject] if item.turns else ""
     if task.left is None:
-        return [(f"{who} goes on; judge this" if who else "Judge this", Text(clean(item.texts[task.place].text.strip())))]
+        return [(f"{who} goes on; judge this" if who else "Judge this", Text(_block(item.texts[task.place].text)))]
     texts = item.texts if task.left == "first" else [*reversed(item.texts)]
-    return [(f"{side}{f': {who} goes on' if who else ''}", Text(clean(one.text.strip()))) for side, one in zip(SIDES, texts, strict=True)]
+    return [(f"{side}{f': {who} goes on' if who else ''}", Text(_block(one.text))) for side, one in zip(SIDES, texts, strict=True)]
 
 
 def ended(sitting: Sitting) -> Text:
