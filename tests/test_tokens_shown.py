@@ -92,10 +92,10 @@ def test_long_texts_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_prompt_is_gone_on_with() -> None:
     prompt = {"prompt": "What do you know about tides?", "chat": True}
-    greedy = asked(**prompt, **{"continue": 5})
+    greedy = asked(**prompt, continues=5)
     assert {row["from"] for row in greedy["tokens"]} == {"continued"} and len(greedy["tokens"]) <= 5
     assert all(row["rank"] == 1 for row in greedy["tokens"])
-    drawn = [asked(**prompt, **{"continue": 5}, sample=True, seed=seed) for seed in (1, 1, 2)]
+    drawn = [asked(**prompt, continues=5, sample=True, seed=seed) for seed in (1, 1, 2)]
     texts = ["".join(row["text"] for row in one["tokens"]) for one in drawn]
     assert texts[0] == texts[1] != texts[2]
     answer = asked(TEXT, **prompt)
@@ -123,7 +123,7 @@ def test_bits_are_nats_over_ln_2() -> None:
 def test_texts_are_taken_as_they_stand() -> None:
     evil = 'a, "b" {c} ${d} = [e]'
     assert taken(["embedded:llama", evil, "top=3"]) == ({"text": evil}, ["top=3", "model=embedded_llama"])
-    assert taken(["m/x", f"prompt={evil}", "continue=4"]) == ({"prompt": evil}, ["continue=4", "model=auto", "model.path='m/x'"])
+    assert taken(["m/x", f"prompt={evil}", "continue=4"]) == ({"prompt": evil}, ["continues=4", "model=auto", "model.path='m/x'"])
     assert taken(["embedded:llama", "x=1 is true"])[0] == {"text": "x=1 is true"}
     assert taken(["--cfg", "job"]) == ({}, ["--cfg", "job"])
     with pytest.raises(ConfigError, match="here are 3 words"):

@@ -49,7 +49,7 @@ def taken(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         elif word in VALUED:
             rest += [word, next(waiting, "")]
         elif word.startswith("-") or _is_override(word, bool(words)):
-            rest.append(word)
+            rest.append(f"continues={value}" if key == "continue" else word)
         else:
             words.append(word)
     if len(words) > 2 or (len(words) == 2 and "text" in literal):
@@ -74,7 +74,7 @@ def _is_override(word: str, named: bool) -> bool:
 def _keys() -> set[str]:
     from expertchat.metrics.config import TokensConfig
 
-    return {field.alias or name for name, field in TokensConfig.model_fields.items()} | {"hydra"}
+    return {*TokensConfig.model_fields, "continue", "hydra"}
 
 
 def _target(word: str) -> list[str]:

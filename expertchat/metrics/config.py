@@ -49,7 +49,7 @@ class TokensConfig(Group):
     prompt: Annotated[Text, Field(max_length=LONGEST_TEXT)] | None = None
     text: Annotated[Text, Field(max_length=LONGEST_TEXT)] | None = None
     chat: bool = False
-    continues: int | None = Field(default=None, ge=0, le=10_000, alias="continue")
+    continues: int | None = Field(default=None, ge=0, le=10_000)
     sample: bool = False
     temperature: float = Field(default=1.0, gt=0, le=10)
     top: int = Field(default=5, ge=1, le=100)

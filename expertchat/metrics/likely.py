@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from expertchat.backends.local import LocalBackend
 
 CHUNK = 512  # tokens of a text in one request: long texts go through in parts
-WAVE = 64  # texts that are scored before progress is told
+WAVE = 32  # texts that are scored before they are kept and progress is told
 Kind = Literal["view", "chat", "none"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -169,8 +170,7 @@ def _notes(rows: Sequence[Row], systems: Sequence[str], groups: int) -> list[str
         found.append(f"only {groups} groups (dialogues or topics): the intervals are rather too narrow, and so few texts show little")
     if len(set(systems)) > 1 and not any(row.item.pair for row in rows):
         found.append("the texts of the systems are not pairs to one same context: no paired difference")
-    counts = {systems.count(system) for system in systems}
-    if len(counts) > 1:
+    if len(set(Counter(systems).values())) > 1 and "distinct_1" in rows[0].values:
         found.append("the systems have unequally many texts: distinct-n of all texts falls with their number and cannot be compared")
     cut = sum("context full" in note for row in rows for note in row.notes)
     if cut:
