@@ -172,7 +172,7 @@ def test_every_key_can_be_set_without_a_plus() -> None:
             node = node[part]
         return True
 
-    assert {key for key in keys(ConverseConfig) if not has(key)} == {"third", "moderator"}
+    assert {key for key in keys(ConverseConfig) if not has(key)} == {"third", "moderator", "reward_model"}
 
 
 def test_problems_of_hydra_and_of_values_are_all_named_at_once() -> None:

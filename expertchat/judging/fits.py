@@ -28,9 +28,7 @@ def lacks(
     return found
 
 
-def judging_problems(
-    judging: JudgingConfig, config: Casting, asked: Sequence[JudgeName], subjects: Sequence[Speaker]
-) -> list[str]:
+def judging_problems(judging: JudgingConfig, config: Casting, asked: Sequence[JudgeName], subjects: Sequence[Speaker]) -> list[str]:
     """What is wrong with who is `asked` to judge `subjects`: a model that is not there, or one without words for what it is to be asked."""
     experts, third = config.experts, config.third
     problems, own = [], [name for name in asked if name in judging.judges]

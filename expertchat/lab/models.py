@@ -13,7 +13,7 @@ from expertchat.judging.pairwise import Duel, by_principles, duel_flow
 from expertchat.judging.roles import Role
 from expertchat.judging.view import Judgement
 from expertchat.lab.config import JudgeConfig, LabConfig, seat_of
-from expertchat.lab.judge import ORDERS, OVERALL, Bench, asked_place, opinion_id
+from expertchat.lab.judge import ORDERS, OVERALL, Bench, asked_place, in_turn, opinion_id
 from expertchat.records import SEATS, Choice, Form, Item, JudgeRef, Opinion, Order, Rating, Reward, Speaker, Turn, Verdict
 from expertchat.text.sentences import shown_path
 
@@ -137,7 +137,7 @@ class Comparer:
         draw = f"{config.run.seed + repeat} {item.id} {self.name}"
         duels = [duel] if judging.principles is None else by_principles(duel, judging.principles, draw)
         expert, count = self.bench.experts[seat], self.bench.tokens.get(seat)
-        said = yield from together([duel_flow(seat, expert, each, count, judging.min_mass) for each in duels])
+        said = yield from together([in_turn(duel_flow(seat, expert, each, count, judging.min_mass)) for each in duels])
         return [self._opinion(item, repeat, verdict) for verdicts in said for verdict in verdicts]
 
     def _opinion(self, item: Item, repeat: int, verdict: Verdict) -> Opinion:
