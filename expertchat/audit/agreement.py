@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy
@@ -113,7 +114,10 @@ def calibration(rated: Rated, draws: Draws, same_scale: bool) -> Estimate:
     apart = _by_bins(value_N - truth_N, bin_N, group_N, draws)
     whole = Draws(numpy.ones((1, draws.groups)))
     found = float(_by_bins(value_N - truth_N, bin_N, group_N, whole)[0])
-    return number(max(0.0, 2 * found - float(apart.mean())), apart, len(value_N), count(group_N), draws, 0.0)
+    excess = float(apart.mean()) - found
+    # What is taken off is itself not known well, so it counts as one more error.
+    wider = found + excess + (apart - apart.mean()) * math.hypot(1.0, excess / max(float(apart.std()), 1e-12))
+    return number(max(0.0, found - excess), wider, len(value_N), count(group_N), draws, 0.0)
 
 
 def _by_bins(apart_N: Array, bin_N: Array, group_N: Array, draws: Draws) -> Array:
