@@ -17,8 +17,8 @@ BINS = 10  # of a calibration
 
 
 def raw(compared: Compared, draws: Draws) -> Estimate:
-    """The share of comparisons that end as the truth does; where one of the two is a tie it counts half, so that coins come to 0.5."""
-    known = ~numpy.isnan(compared.truth)
+    """Of comparisons of which one text is truly better, the share that it wins, a tie half: whoever does not look at them comes to 0.5."""
+    known = ~numpy.isnan(compared.truth) & (compared.truth != 0)
     apart = numpy.abs(compared.sign[known] - compared.truth[known])
     return share(1 - apart / 2, compared.group[known], draws, 0.5, score=True)
 
