@@ -56,7 +56,7 @@ class Shown:
     group: Array
     alike: Array
     pair: Array
-    balanced: bool  # nearly every pair was asked in both orders
+    balanced: bool  # most pairs have answers in both orders
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _shown(signs: Signs, items: Mapping[Key, Item], at: Mapping[Key, int]) -> Sh
     pairs = {key for key, order, _ in signs if order is not None}
     both = [key for key in pairs if (key, "first", 0) in signs and (key, "second", 0) in signs]
     columns = numpy.asarray(rows, dtype=float).reshape(-1, 4).T
-    return Shown(columns[0], columns[1].astype(int), columns[2] > 0, columns[3].astype(int), len(both) >= 0.9 * len(pairs))
+    return Shown(columns[0], columns[1].astype(int), columns[2] > 0, columns[3].astype(int), 2 * len(both) > len(pairs))
 
 
 def _flips(signs: Signs, at: Mapping[Key, int]) -> tuple[Array, Array]:
