@@ -127,11 +127,13 @@ def ratings(fault: Fault, items: Sequence[Item], rng: numpy.random.Generator, st
                 "random": float(rng.uniform(-3, 3)), "first": text.truth,
             }[fault]  # fmt: skip
             goes_by = by_fault if rng.random() < here else text.truth
+            silent = rng.random() < 0.03
             value = min(10.0, max(1.0, 5.5 + 1.0 * (goes_by + noise)))
             found.append(
                 Opinion(
                     id=f"{item.id}/{fault}/overall" + (f"/r{repeat}" if repeat else ""), item=item.id, judge=fault, category="overall",
-                    repeat=repeat, expected=value, mass=0.9, seconds=0.01,
+                    repeat=repeat, expected=None if silent else value, mass=float(rng.beta(9, 1)), seconds=float(rng.gamma(4, 0.01)),
+                    problem="silent" if silent else None,
                 )
             )  # fmt: skip
     return found

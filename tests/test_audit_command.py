@@ -46,7 +46,7 @@ def test_people_are_rows_and_what_the_others_are_held_against() -> None:
     rows = {row.judge.id: row for row in card.rows}
     assert card.against == "people"
     near(rows["ann"].figures["agreement"].value, 25 / 30)  # with bob alone
-    near(rows["llm"].figures["agreement"].value, (15 + 5 / 2) / 30)  # where ann and bob disagree they come to a tie
+    near(rows["llm"].figures["agreement"].value, 15 / 25)  # where ann and bob disagree nothing is right
     # Krippendorff by hand: of 60 values 35 first, 25 second; 5 of 30 units disagree: 1 - 59 x 10 / (2 x 35 x 25).
     near(card.together["alpha of people' choices"].value, 1 - 59 * 10 / (2 * 35 * 25))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy
@@ -13,11 +14,12 @@ from expertchat.audit.sheet import Compared, Rated
 Array = NDArray[Any]
 POINTS = 10  # of a rating
 BINS = 10  # of a calibration
+CALIBRATED = 400  # draws of one
 
 
 def raw(compared: Compared, draws: Draws) -> Estimate:
-    """The share of comparisons that end as the truth does; where one of the two is a tie it counts half, so that coins come to 0.5."""
-    known = ~numpy.isnan(compared.truth)
+    """Of comparisons of which one text is truly better, the share that it wins, a tie half: whoever does not look at them comes to 0.5."""
+    known = ~numpy.isnan(compared.truth) & (compared.truth != 0)
     apart = numpy.abs(compared.sign[known] - compared.truth[known])
     return share(1 - apart / 2, compared.group[known], draws, 0.5, score=True)
 
@@ -104,26 +106,36 @@ def calibration(rated: Rated, draws: Draws, same_scale: bool) -> Estimate:
     """
     known = ~numpy.isnan(rated.truth)
     value_N, truth_N, group_N = rated.value[known], rated.truth[known], rated.group[known]
-    if len(value_N) < 2 * BINS:
+    n = len(value_N)
+    if n < 2 * BINS:
         return NOTHING
-    if not same_scale:
-        truth_N = _on_scale(truth_N, value_N)
     edges = numpy.unique(numpy.quantile(value_N, numpy.linspace(0, 1, BINS + 1)))
     bin_N = numpy.clip(numpy.searchsorted(edges, value_N, side="right") - 1, 0, max(0, len(edges) - 2))
-    apart = _by_bins(value_N - truth_N, bin_N, group_N, draws)
-    whole = Draws(numpy.ones((1, draws.groups)))
-    found = float(_by_bins(value_N - truth_N, bin_N, group_N, whole)[0])
-    return number(max(0.0, 2 * found - float(apart.mean())), apart, len(value_N), count(group_N), draws, 0.0)
+
+    def errors(weights_R_N: Array) -> Array:
+        true_R_N = numpy.broadcast_to(truth_N, weights_R_N.shape) if same_scale else _on_scale(truth_N, value_N, weights_R_N)
+        sums_R_B = (weights_R_N * (value_N - true_R_N)) @ (bin_N[:, None] == numpy.unique(bin_N)).astype(float)
+        return numpy.abs(sums_R_B).sum(axis=1) / weights_R_N.sum(axis=1)
+
+    found, found_R = float(errors(numpy.ones((1, n)))[0]), errors(draws.weights_R_G[:CALIBRATED, group_N])
+    excess = float(numpy.nanmean(found_R)) - found
+    # What is taken off is itself not known well, so it counts as one more error.
+    wider_R = found_R * math.hypot(1.0, excess / max(float(numpy.nanstd(found_R)), 1e-12))
+    return number(max(0.0, found - excess), wider_R, n, count(group_N), draws, 0.0)
 
 
-def _by_bins(apart_N: Array, bin_N: Array, group_N: Array, draws: Draws) -> Array:
-    sums = [draws.sums(numpy.where(bin_N == one, apart_N, 0.0), group_N) for one in numpy.unique(bin_N)]
-    return numpy.abs(numpy.stack(sums)).sum(axis=0) / draws.sums(numpy.ones(len(apart_N)), group_N)
+def _on_scale(truth_N: Array, value_N: Array, weights_R_N: Array) -> Array:
+    """The truth's ranks as ratings, in each draw [R, N]: equal truths become the mean of the ratings that their ranks have."""
+    _, place_N, sizes = numpy.unique(truth_N, return_inverse=True, return_counts=True)
+    ends, order_N = numpy.cumsum(sizes) - 1, numpy.argsort(value_N)
+    up_to_R_L = numpy.cumsum(weights_R_N[:, numpy.argsort(place_N, kind="stable")], axis=1)[:, ends]
+    there_R_N = numpy.cumsum(weights_R_N[:, order_N], axis=1)
+    sums_R_N = numpy.cumsum(weights_R_N[:, order_N] * value_N[order_N], axis=1)
+    rows = zip(up_to_R_L, _from_0(there_R_N), _from_0(sums_R_N), strict=True)
+    below_R_L = numpy.stack([numpy.interp(up, there, sums) for up, there, sums in rows])
+    size_R_L = numpy.diff(up_to_R_L, axis=1, prepend=0)
+    return (numpy.diff(below_R_L, axis=1, prepend=0) / numpy.maximum(size_R_L, 1))[:, place_N]
 
 
-def _on_scale(truth_N: Array, value_N: Array) -> Array:
-    """The truth's ranks as ratings: equal truths become the mean of the ratings that their ranks would be."""
-    ordered, (_, place_N, sizes) = numpy.sort(value_N), numpy.unique(truth_N, return_inverse=True, return_counts=True)
-    ends = numpy.cumsum(sizes)
-    sums = numpy.concatenate([[0.0], numpy.cumsum(ordered)])
-    return ((sums[ends] - sums[ends - sizes]) / sizes)[place_N]
+def _from_0(sums_R_N: Array) -> Array:
+    return numpy.concatenate([numpy.zeros((len(sums_R_N), 1)), sums_R_N], axis=1)

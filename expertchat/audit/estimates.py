@@ -112,14 +112,15 @@ def share(values_N: Array, group_N: Array, draws: Draws, none: float | None = No
     with numpy.errstate(invalid="ignore", divide="ignore"):
         found_R = draws.sums(values_N, group_N) / draws.sums(numpy.ones(n), group_N)
     alone = float(values_N.var()) / n
-    square = max(draws.error(found_R, groups) ** 2, alone)
-    # Where all answers are alike nothing varies: then each group counts as one answer.
+    square = max(draws.error(found_R, groups) ** 2, alone / 4)
+    # Where all answers are alike nothing varies: then each group counts as one answer. Draws of few groups may be alike by chance: they
+    # count as no more than half the error of answers that depend on nothing.
     same = square < 1e-12
     effective = float(groups) if same else value * (1 - value) / square
     low, high = _wilson(value, effective, t_quantile(groups, (1 + LEVEL) / 2))
     if none is None:
         return Estimate(value, low, high, n, groups)
-    worse = 1.0 if same or alone == 0 else square / alone
+    worse = 1.0 if same or alone == 0 else max(1.0, square / alone)
     smallest = _reach(groups) * math.sqrt(max(none * (1 - none), 1 / (4 * n)) * worse / n)
     return Estimate(value, low, high, n, groups, smallest, _flag(low - none, high - none, smallest, max(none, 1 - none), score))
 
@@ -162,7 +163,7 @@ def leaning(sign_N: Array, truth_N: Array, group_N: Array, draws: Draws) -> Esti
         rate = (float(part_N.sum()) + 1) / (k + 2)
         rates.append(rate)
         square += (float(((part_N - rate) ** 2).sum()) + (1 - rate) ** 2 + rate**2) / (k + 2) ** 2 / 4
-    error = max(draws.error(found_R, groups), math.sqrt(square))
+    error = max(draws.error(found_R, groups), math.sqrt(square) / 2)
     reach = t_quantile(groups, (1 + LEVEL) / 2) * error
     middle = sum(rates) / 2 - 0.5
     low, high = max(-0.5, min(value, middle - reach)), min(0.5, max(value, middle + reach))

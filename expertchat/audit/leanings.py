@@ -21,8 +21,17 @@ RIDGE = 1e3  # inverse strength: next to none, but a preference without exceptio
 
 
 def first(shown: Shown, draws: Draws) -> Estimate:
-    """The share of answers that choose what stood first, a tie half. Only pairs asked in both orders tell a leaning from merit."""
-    return share((shown.sign + 1) / 2, shown.group, draws, 0.5 if shown.balanced else None)
+    """The share of answers that choose what stood first, a tie half.
+
+    Where pairs are asked in both orders, those with both answers alone, each as one value (0.5 where one text wins both times): else the
+    better text may have stood first, and there is no flag.
+    """
+    _, at_V, size_P = numpy.unique(shown.pair, return_inverse=True, return_counts=True)
+    if not shown.balanced or not len(at_V):
+        return share((shown.sign + 1) / 2, shown.group, draws)
+    chosen_P, group_P = numpy.bincount(at_V, weights=(shown.sign + 1) / 2) / size_P, numpy.zeros(len(size_P), dtype=int)
+    group_P[at_V] = shown.group
+    return share(chosen_P[size_P == 2], group_P[size_P == 2], draws, 0.5)
 
 
 def flips(sheet: Sheet, draws: Draws) -> Estimate:
@@ -38,7 +47,8 @@ def alike(shown: Shown, draws: Draws) -> tuple[Estimate, Estimate]:
 
 def apart(shown: Shown) -> Shown:
     """Without identical texts."""
-    return replace(shown, sign=shown.sign[~shown.alike], group=shown.group[~shown.alike], alike=shown.alike[~shown.alike])
+    kept = ~shown.alike
+    return replace(shown, sign=shown.sign[kept], group=shown.group[kept], alike=shown.alike[kept], pair=shown.pair[kept])
 
 
 # -- length and own texts -----------------------------------------------------------------------------------------------------

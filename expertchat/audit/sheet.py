@@ -50,12 +50,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Shown:
-    """Answers to one order each [V]: `sign` is 1 where the text that stood first is chosen; `flip` belongs to pairs asked both ways."""
+    """Answers to one order each [V]: `sign` is 1 where the text that stood first is chosen; `pair` numbers what was compared."""
 
     sign: Array
     group: Array
     alike: Array
-    balanced: bool  # nearly every pair was asked in both orders
+    pair: Array
+    balanced: bool  # most pairs have answers in both orders
 
 
 @dataclass(frozen=True)
@@ -227,15 +228,16 @@ def _compared(
 
 def _shown(signs: Signs, items: Mapping[Key, Item], at: Mapping[Key, int]) -> Shown:
     """By the place where a text stood. Repeats are left out: they say how steady a judge is, not more of what it prefers."""
+    number = {key: n for n, key in enumerate(dict.fromkeys(key for key, _, _ in signs))}
     rows = [
-        (sign if order == "first" else -sign, at[key], items[key].texts[0].text == items[key].texts[1].text)
+        (sign if order == "first" else -sign, at[key], items[key].texts[0].text == items[key].texts[1].text, number[key])
         for (key, order, repeat), sign in signs.items()
         if order is not None and repeat == 0
     ]
     pairs = {key for key, order, _ in signs if order is not None}
     both = [key for key in pairs if (key, "first", 0) in signs and (key, "second", 0) in signs]
-    columns = numpy.asarray(rows, dtype=float).reshape(-1, 3).T
-    return Shown(columns[0], columns[1].astype(int), columns[2] > 0, len(both) >= 0.9 * len(pairs))
+    columns = numpy.asarray(rows, dtype=float).reshape(-1, 4).T
+    return Shown(columns[0], columns[1].astype(int), columns[2] > 0, columns[3].astype(int), 2 * len(both) > len(pairs))
 
 
 def _flips(signs: Signs, at: Mapping[Key, int]) -> tuple[Array, Array]:
