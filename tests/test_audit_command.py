@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from expertchat.audit.evidence import Evidence
 from expertchat.config import ConfigError
 from expertchat.records import Item, JudgeRef, Label, Opinion, Text
 from expertchat.views.audit import markdown, print_card
+from expertchat.views.audit_plot import svg
 from tests.planted import answers, evidence, judge, pairs
 
 Captured = pytest.CaptureFixture[str]
@@ -207,3 +209,21 @@ def test_names_are_data(capsys: Captured) -> None:
     print_card(values)
     assert "\x1b[31m" not in capsys.readouterr().out
     assert "\\|name" in markdown(values)
+
+
+def test_rankings_are_drawn_as_text_and_alike_each_time() -> None:
+    pytest.importorskip("matplotlib")
+    rng = numpy.random.default_rng(4)
+    items = pairs(8, 3, rng)
+    card = card_of(evidence(items, {"perfect": answers("perfect", items, rng)}), against="auto", resamples=ALONE, seed=0).values()
+    drawn = svg(card)
+    assert drawn == svg(card) and "<svg" in drawn and ">north</text>" in drawn and "perfect (pairwise)" in drawn
+    with pytest.raises(ConfigError, match="no judge has compared texts of two systems"):
+        svg({**card, "judges": [{**one, "ranking": None} for one in card["judges"]]})
+
+
+def test_a_missing_library_is_told_with_its_remedy(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "evalica" else found(name, *more))
+    assert cli.main(["audit", str(write(tmp_path / "judged"))]) == 2
+    assert "the audit needs evalica: pip install 'expertchat[lab]'" in capsys.readouterr().err
