@@ -75,6 +75,8 @@ def test_old_messages_are_left_out_and_a_reply_that_fits_nowhere_has_no_score(fo
     long = (Message("user", "herons " * 200), Message("assistant", "trees " * 60), *short)
     found = model.value([ValueRequest("a", long, "In water."), ValueRequest("b", short, "In water."), ValueRequest("c", short, "x " * 200)])
     assert found[0].score is not None and found[0].score == pytest.approx(found[1].score, abs=1e-6)
+    lines = (Message("user", "\n".join(["herons " * 200, "How do they hunt?"])),)
+    assert model.value([ValueRequest("d", lines, "In water.")])[0].score == pytest.approx(found[1].score, abs=1e-6)
     assert (found[2].score, found[2].reward) == (None, None) and "does not fit into the 160 tokens" in (found[2].problem or "")
 
 
@@ -119,6 +121,8 @@ def test_what_a_reward_model_is_shown_of_a_judgement() -> None:
     assert [tuple(m) for m in asked.messages] == [
         ("user", "Let us talk about herons.\nHello."), ("assistant", "One."), ("user", "Two?"),
     ]  # fmt: skip
+    again = scored.request(Judgement("herons", (*turns[:2], turns[3]), "a", 2, role=REWARD_MODEL))
+    assert [m.content for m in again.messages][1:] == ["One.", "Please go on."]
     whole = scored.request(Judgement("herons", turns, "a", None, role=REWARD_MODEL))
     assert (whole.reply, [m.content for m in whole.messages]) == ("One. Three.", ["Let us talk about herons.\nHello.\nTwo?"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -81,12 +81,11 @@ class RewardModel(Valuer):
         return [found.get(i, too_long) for i in range(len(requests))]
 
     def _row(self, request: ValueRequest) -> dict[str, list[int]] | None:
-        """The tokens of a request without its oldest messages, as far as they do not fit; None where nothing fits."""
-        for first, message in enumerate(request.messages):
-            if message.role == "user":
-                row = self._encoded(request.messages[first:], request.reply)
-                if len(row["input_ids"]) <= self.limit:
-                    return row
+        """The tokens of a request without its oldest messages, and then the oldest lines, that do not fit; None where nothing fits."""
+        for shown in _shorter(request.messages):
+            row = self._encoded(shown, request.reply)
+            if len(row["input_ids"]) <= self.limit:
+                return row
         return None
 
     def _encoded(self, messages: Sequence[Message], reply: str) -> dict[str, list[int]]:
@@ -126,6 +125,16 @@ class RewardModel(Valuer):
         if not math.isfinite(score):
             return Valued(None, None, "the score is not a number")
         return Valued(score, math.tanh((score - self.config.center) / self.config.scale))
+
+
+def _shorter(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The messages, ever less of them from the oldest on: each begins with a user's; of the last one at least its last line is left."""
+    for first, message in enumerate(messages):
+        if message.role == "user":
+            yield messages[first:]
+    lines = messages[-1].content.split("\n")
+    for first in range(1, len(lines)):
+        yield [messages[-1]._replace(content="\n".join(lines[first:]))]
 
 
 def _cause(error: Exception) -> str:

@@ -50,7 +50,7 @@ def summarise(folder: Path) -> dict[str, Any]:
         **({"turns_by": dict(transcripts.speakers)} if len(transcripts.speakers) > 2 else {}),
         **ratings,
         **_wim(run.lines("wim"), problems, faults["wim"]),
-        **_rewards(run.lines("rewards"), len(directions)),
+        **_rewards(run.lines("rewards"), len(directions), problems),
         "stop_reasons": dict(sorted(transcripts.reasons.items())),
         "problems": dict(problems.most_common(20)),
         "faults": {what: dict(kinds.most_common()) for what, kinds in faults.items()},
@@ -63,10 +63,9 @@ def _failure(summary: Mapping[str, Any]) -> dict[str, str]:
     if summary["ratings_read"] or summary["rewards_read"]:
         return {}
     asked = summary["rating_count"]
-    reason = "nothing was judged"
-    if asked:
-        commonest = next(iter(summary["problems"]), "")
-        reason = f"no rating could be read: all {asked} are null" + (f" ({commonest})" if commonest else "")
+    commonest = next(iter(summary["problems"]), "")
+    why = f" ({commonest})" if commonest else ""
+    reason = f"no rating could be read: all {asked} are null{why}" if asked else f"nothing was judged{why}"
     return {"status": "failed", "reason": reason}
 
 
@@ -165,8 +164,10 @@ def _wim(lines: Iterable[Line], problems: Counter[str], faults: Counter[str]) ->
     return {"wim_count": count, "wim_empty": empty, "wim_null": lacking, "wim": _results(ways)}
 
 
-def _rewards(lines: Iterable[Line], directions: int) -> dict[str, Any]:
+def _rewards(lines: Iterable[Line], directions: int, problems: Counter[str]) -> dict[str, Any]:
     """Mean rewards, and ties: of the pairs of experts of a conversation that both have a mean rating, those whose two are equal.
+
+    A reward model's `problems` are counted, too; those of other rewards are those of their ratings and WIM responses.
 
     Of a conversation, the ratings by each judge are held until those of all `directions` have come.
     """
@@ -177,6 +178,8 @@ def _rewards(lines: Iterable[Line], directions: int) -> dict[str, Any]:
     for line in lines:
         lacking += line["value"] is None
         read += line["value"] is not None
+        if line.get("problem") and line["judge"] == "reward_model":
+            problems[f"reward: {line['problem']}"] += 1
         if _is_whole(line):
             ways[_direction(line)].add(line["value"])
             ratings = waiting.setdefault(line["transcript"], defaultdict(_Mean))

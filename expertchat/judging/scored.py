@@ -24,6 +24,8 @@ def request(judgement: Judgement) -> ValueRequest:
             messages[-1] = Message(role, f"{messages[-1].content}\n{turn.text}")
         else:
             messages.append(Message(role, turn.text))
+    if messages[-1].role == "assistant":  # the subject speaks again
+        messages.append(Message("user", "Please go on."))
     return ValueRequest(f"{judgement.key}/score", tuple(messages), judgement.reply)
 
 

@@ -132,7 +132,10 @@ class Conversation:
         """What could not be read of the judgements of the whole dialogue, one line each."""
         ratings = [record for record in self.whole() if isinstance(record, Rating) and record.problem]
         found = [f"{side_of(rating).title}, {line(rating.category)}: {line(rating.problem or '')}" for rating in ratings]
-        return found + [f"{side.title}, WIM: {line(w.problem)}" for side, w in self.whole_wims().items() if w.problem]
+        found += [f"{side.title}, WIM: {line(w.problem)}" for side, w in self.whole_wims().items() if w.problem]
+        # A reward model gives nothing but a reward; other rewards lack what is said above.
+        rewards = [one for one in self.whole() if isinstance(one, Reward) and one.problem and one.judge == "reward_model"]
+        return found + [f"{side_of(one).title}, reward: {line(one.problem or '')}" for one in rewards]
 
 
 @dataclass
