@@ -20,7 +20,7 @@ from expertchat.command.launch import Job, run
 from expertchat.command.table import COMMANDS
 from expertchat.config import ConfigError, conf_dir, may_name, validate
 
-MORE = {"merge": ["adapter=runs/one", "out=merged"]}  # what a command asks for
+MORE = {"merge": ["adapter=runs/one", "out=merged"], "audit": ["source.path=[judged]"]}  # what a command asks for
 
 
 def experiments() -> list[tuple[str, str]]:

@@ -38,12 +38,14 @@ SLOTS = {
     "reward_model": ["+reward_model"],
     "source": ["source"],
     "judge": ["+judge@judges.mine"],
+    "form": ["form"],
 }
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
 REAL_WORDS = ["prompts@experts.a.prompts=standard", "prompts@experts.b.prompts=standard"]
 # Options that ask the user for something.
 NEEDED = {
     "merge": ["adapter=runs/one", "out=merged"],
+    "audit": ["source.path=[judged]"],
     "model/auto": ["{at}.path=folder"],
     "evaluation/reward": ["reward=length"],
     "topics/file": ["topics.file=topics.txt"],
@@ -74,6 +76,8 @@ def test_every_file_composes_and_validates(option: str) -> None:
         command = "submit"
     if group in ("source", "judge"):
         command = "judge"
+    if group == "form":
+        command = "label"
     if group == "experiment":  # its second line says for which command it is
         command = (CONF / f"{option}.yaml").read_text("utf-8").splitlines()[1].removeprefix("# ").partition(":")[0]
     for slot in SLOTS[group]:

@@ -100,6 +100,15 @@ BAD: list[tuple[str, list[str]]] = [
     ("runs /nope /gone --out x.txt", ["3 problems", "/nope", "/gone", "--out x.txt"]),
     ("arms /nope thesis --out x.txt", ["3 problems", "/nope", "thesis", "--out x.txt"]),
     ("merge_runs /nope thesis --out file", ["2 problems", "/nope", "thesis"]),
+    # the judges' lab
+    ("judge gone.csv other.jsonl judge=expected", ["2 problems", "source.path=gone.csv: no such file", "source.path=other.jsonl"]),
+    ("judge script.jsonl", ["judges: nobody judges", "judge=expected"]),
+    ("audit gone", ["source.path=gone: no such file or folder"]),
+    ("audit against=trth thesis", ["against", "'truth', 'label' or 'people'", "trth"]),
+    ("label gone form=pairz", ["2 problems", "form=pairz", "did you mean pairs?", "source.path=gone"]),
+    ("metrics gone.csv model=/nope", ["2 problems", "source.path=gone.csv", "model.path=/nope"]),
+    ("tokens embedded:gemma hi", ["model.path=embedded:gemma", "llama, mixtral"]),
+    ("tokens embedded:llama", ["there is no text", 'prompt="TEXT"']),
 ]  # fmt: skip
 
 
