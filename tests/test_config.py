@@ -36,6 +36,8 @@ SLOTS = {
     "principles": ["judging.principles"],
     "examples": ["judging.examples"],
     "reward_model": ["+reward_model"],
+    "source": ["source"],
+    "judge": ["+judge@judges.mine"],
 }
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
 REAL_WORDS = ["prompts@experts.a.prompts=standard", "prompts@experts.b.prompts=standard"]
@@ -49,6 +51,10 @@ NEEDED = {
     "principles/constitution": REAL_WORDS,
     "examples/default": REAL_WORDS,
     "reward_model/default": ["reward_model.path=folder"],
+    "judge/own": ["judges.mine.of=embedded:llama"],
+    "judge/pairwise": ["judges.mine.model.path=folder"],
+    "judge/principles": ["judges.mine.model.path=folder"],
+    "judge/reward_model": ["judges.mine.reward_model.path=folder"],
     "persona/file": ["experts.b.persona.file=personas.yaml", "experts.b.persona.name=historian"],
 }
 
@@ -66,6 +72,8 @@ def test_every_file_composes_and_validates(option: str) -> None:
     command = "online_dpo" if group in TRAINING or option == "judging/candidates" else "converse"
     if group == "cluster":
         command = "submit"
+    if group in ("source", "judge"):
+        command = "judge"
     if group == "experiment":  # its second line says for which command it is
         command = (CONF / f"{option}.yaml").read_text("utf-8").splitlines()[1].removeprefix("# ").partition(":")[0]
     for slot in SLOTS[group]:
@@ -164,7 +172,7 @@ def test_every_key_can_be_set_without_a_plus() -> None:
             node = node[part]
         return True
 
-    assert {key for key in keys(ConverseConfig) if not has(key)} == {"third", "moderator"}
+    assert {key for key in keys(ConverseConfig) if not has(key)} == {"third", "moderator", "reward_model"}
 
 
 def test_problems_of_hydra_and_of_values_are_all_named_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 import shutil
@@ -18,15 +19,19 @@ from expertchat.backends.base import ScoreRequest
 from expertchat.cli import main
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
+from expertchat.doors import judge as doors_judge
 from expertchat.doors.judge import named_judges
 from expertchat.events import JudgeCalled, OpinionGiven, RunStarted
 from expertchat.folder.reader import RunReader
+from expertchat.lab import judge as lab_judge
 from expertchat.lab.config import LabConfig, seat_of
 from expertchat.lab.run import run_judge
 from expertchat.lab.store import with_earlier_judges
 from expertchat.records import Opinion
+from expertchat.sources import encoding, runs, words
 from expertchat.sources.words import as_overrides
 from tests.scripted import Collect, Double
+from tests.test_bench import SMALL
 from tests.tiny import build_reward_model
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -121,7 +126,9 @@ def test_a_model_compares_in_both_orders(tmp_path: Path, pairs: Path) -> None:
         ("q0/mine/overall/first-first", "first", "first"), ("q0/mine/overall/second-first", "second", "second")
     ]  # fmt: skip
     assert all(one.mass == pytest.approx(0.9) and one.seconds is not None for one in said)
-    assert len(double.asked()) == 12 and len(double.batches) == 1  # all pairs together
+    # All pairs together, one order after the other: the second finds the history that the first has computed.
+    assert [{key.rpartition("/")[2] for key in batch} for batch in double.batches] == [{"base-first"}, {"policy-first"}]
+    assert len(double.asked()) == 12
     (started,), (called,) = sink.of(RunStarted), sink.of(JudgeCalled)
     assert (started.judgements, called.items, called.judge.form, len(sink.of(OpinionGiven))) == (6, 6, "pairwise", 12)
 
@@ -318,6 +325,30 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
 ) -> None:
     code, text = said("judge", *words)
     assert code == 2 and says in text and "Traceback" not in text
+
+
+def test_the_examples_of_docstrings() -> None:
+    for module in (doors_judge, lab_judge, words, encoding, runs):
+        tried = doctest.testmod(module)
+        assert tried.attempted and not tried.failed
+
+
+def test_short_words_for_judges_and_models() -> None:
+    assert list(named_judges(["+judge@judges.x=written", "model=smollm"])) == ["+judge@judges.x=written", "model@judges.x.model=smollm"]
+    assert list(named_judges(["judge=length", "model=smollm"])) == ["+judge@judges.length=length", "model=smollm"]  # which Hydra refuses
+
+
+def test_the_bench_measures_judgements() -> None:
+    from expertchat.bench.kit import Kit
+    from expertchat.bench.pairs import measure_judgements
+    from expertchat.bench.subject import load_subject
+
+    config = load("bench", [*SMALL, "bench.judgements=3", "bench.repeats=1"])
+    kit = Kit(config, config.bench, load_subject(config.bench))
+    measure_judgements(kit)
+    (part,) = kit.parts
+    assert [(timing.way, timing.units) for timing in part.timings] == [("one by one", 3), ("engine", 3)]
+    assert part.timings[1].counts["reused"] > 0 and part.ratios("N=3", "engine", part.columns[0])
 
 
 def test_items_and_config_can_be_read_again(tmp_path: Path, pairs: Path, said: Callable[..., tuple[int, str]]) -> None:

@@ -156,6 +156,7 @@ def test_a_judge_that_cannot_be_asked_by_principles_is_refused() -> None:
         load("online_dpo", ["judging.principles=constitution"])
     kept = load("online_dpo", ["judging.principles=constitution", "reward=length"])  # which asks no judge
     assert kept.judge_names == set()
+    assert load("online_dpo", ["judging.principles=constitution", "prompts@experts.b.prompts=standard"])  # a judges nobody
 
 
 def test_principles_come_from_a_file_and_stand_in_the_config(tmp_path: Any) -> None:

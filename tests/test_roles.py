@@ -43,5 +43,5 @@ def test_every_judge_name_has_its_roles() -> None:
     for how in get_args(JudgeName):
         for subject in THREE:
             roles = judges_of(how, subject, THREE)
-            assert roles and all(role.seat in (*THREE, "third") for role in roles)
+            assert roles and all(role.seat in (*THREE, "third", "reward_model") for role in roles)
             assert all(role.backend in (role.seat, f"base_{role.seat}") for role in roles)

@@ -10,6 +10,7 @@ from expertchat.backends.base import Decoding, GenerateRequest
 from expertchat.bench.kit import Kit, Way, Work, counting, fresh
 from expertchat.bench.results import Column
 from expertchat.judging.pairwise import ANSWER_TOKENS, ORDERS, Duel, duel_flow, request
+from expertchat.lab.judge import in_turn
 
 SINGLE, ENGINE = "one by one", "engine"
 
@@ -50,7 +51,8 @@ def together(kit: Kit, backend: Any, duels: Sequence[Duel]) -> Way:
     def way(repeat: int) -> Work:
         fresh(backend)
         expert = kit.experts(backend)["a"]
-        flows = [duel_flow("a", expert, replace(duel, key=f"r{repeat}{duel.key}"), backend.count_tokens) for duel in duels]
+        named = [replace(duel, key=f"r{repeat}{duel.key}") for duel in duels]
+        flows = [in_turn(duel_flow("a", expert, duel, backend.count_tokens)) for duel in named]
         with kit.clock() as watch, counting(backend) as counts:
             kit.run(backend, flows, len(flows))
         return Work(watch.seconds, len(duels), 0, counts)

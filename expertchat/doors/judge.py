@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from expertchat.lab.config import LabConfig
 
 _JUDGE = re.compile(r"judge(?:@([\w-]+))?=(\[[\w, -]*\]|[\w-]+)")
+_WHOLE = re.compile(r"\+judge@judges\.([\w-]+)=([\w-]+)")
 _MODEL = re.compile(r"model(?:@([\w-]+))?=(\w+)")
 
 
@@ -46,14 +47,19 @@ def named_judges(arguments: Sequence[str]) -> Iterator[str]:
         if found := _JUDGE.fullmatch(word):
             options = [option.strip() for option in found[2].strip("[]").split(",") if option.strip()]
             judges |= {found[1] or option: option for option in options}
+        elif found := _WHOLE.fullmatch(word):
+            judges[found[1]] = found[2]
         elif found := _MODEL.fullmatch(word):
             models[found[1] or ""] = found[2]
         else:
             rest.append(word)
     yield from (f"+judge@judges.{name}={option}" for name, option in judges.items())
-    for name in {**{judge: "" for judge, option in judges.items() if _has_model(option)}, **models}:
-        if name and (model := models.get(name, models.get(""))):
+    asking = [name for name, option in judges.items() if _has_model(option)]
+    for name in dict.fromkeys([*asking, *filter(None, models)]):
+        if model := models.get(name, models.get("")):
             yield f"model@judges.{name}.model={model}"
+    if "" in models and not asking:
+        rest.append(f"model={models['']}")  # nobody's: let it be refused
     yield from rest
 
 
@@ -84,6 +90,8 @@ def check(config: LabConfig, here: bool) -> Problems:
     from expertchat.sources.read import source_problems
 
     yield from source_problems(config.source)
+    if not config.judges.root:
+        yield "judges: nobody judges; name one, as judge=expected or judge=[length,random], or +judge@judges.NAME=expected"
     yield from _wordings(config)
     for name, judge in config.judges.items():
         if here and (valuer := judge.reward_model) is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from expertchat.config import ConfigError, ExpertsConfig, JudgingConfig, ModelConfig
-from expertchat.judging.roles import judges_of
+from expertchat.config import ConfigError, JudgeName, JudgingConfig
+from expertchat.judging.roles import Casting, judges_of
+from expertchat.records import Speaker
 from expertchat.text.wordings import Prompts
 from expertchat.text.written import Principle
 
@@ -27,18 +28,19 @@ def lacks(
     return found
 
 
-def judging_problems(judging: JudgingConfig, experts: ExpertsConfig, third: ModelConfig | None, reward_model: object) -> list[str]:
-    """What is wrong with who judges: a model that is not there, or one that knows no words for what it is to be asked."""
-    problems = []
-    if "third" in judging.judges and third is None:
+def judging_problems(judging: JudgingConfig, config: Casting, asked: Sequence[JudgeName], subjects: Sequence[Speaker]) -> list[str]:
+    """What is wrong with who is `asked` to judge `subjects`: a model that is not there, or one without words for what it is to be asked."""
+    experts, third = config.experts, config.third
+    problems, own = [], [name for name in asked if name in judging.judges]
+    if "third" in own and third is None:
         problems.append("judging.judge=third needs a third model: add +model@third=NAME")
-    if "reward_model" in judging.judges and reward_model is None:
+    if "reward_model" in own and config.reward_model is None:
         problems.append("judging.judge=reward_model needs one: add +reward_model=default reward_model.path=FOLDER_OR_HUB_ID")
-    if judging.judges == ("reward_model",):
+    if set(asked) == {"reward_model"}:
         given = [key for key in ("principles", "references", "examples") if getattr(judging, key) is not None]
         problems += [f"judging.{key}: a reward model is asked nothing, it has no use for them; leave them out" for key in given]
     models = dict(experts.items()) | ({"third": third} if third is not None else {})
-    seats = [role.seat for seat in experts.seats for role in judges_of(judging.judges, seat, experts.seats, judging.partners)]
+    seats = [role.seat for seat in subjects for role in judges_of(asked, seat, experts.seats, judging.partners)]
     for seat in dict.fromkeys(seat for seat in seats if seat in models):
         model = models[seat]
         place = seat if seat == "third" else f"experts.{seat}"

@@ -82,8 +82,6 @@ class JudgesConfig(RootModel[dict[str, JudgeConfig]]):
     def _names(cls, judges: dict[str, JudgeConfig]) -> dict[str, JudgeConfig]:
         bad = [name for name in judges if not NAME.fullmatch(name) or not may_name(name)]
         problems = [f"judges.{name}: cannot be a judge's name; take small letters, digits, _ and -, a letter first" for name in bad]
-        if not judges:
-            problems.append("judges: nobody judges; name one, as judge=expected or judge=[length,random], or +judge@judges.NAME=expected")
         if problems:
             raise ValueError("\n".join(problems))
         return judges

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from expertchat.backends.asking import Flow
+from expertchat.backends.base import Result
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.lab.config import LabConfig
 from expertchat.records import Item, JudgeRef, Opinion, Order
 
+T = TypeVar("T")
 OVERALL = "overall"  # the category of what has but one
 ORDERS: tuple[Order, Order] = ("first", "second")
 
@@ -58,6 +60,23 @@ def opinion_id(
     """
     parts = [item, judge, category, *(["p1"] if place else []), *([f"{order}-first"] if order else []), *([f"r{repeat}"] if repeat else [])]
     return "/".join(parts)
+
+
+def in_turn(flow: Flow[T]) -> Flow[T]:
+    """The same flow, one question after the other: what a question begins with is found again by the next one, where all at once would
+    compute it for each.
+    """
+    try:
+        asks = next(flow)
+        while True:
+            results: list[Result] = []
+            for ask in asks:
+                results += yield [ask]
+            asks = flow.send(results)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    finally:
+        flow.close()
 
 
 def asked_place(item: Item, judge: str, repeat: int) -> str:

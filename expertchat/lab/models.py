@@ -13,7 +13,7 @@ from expertchat.judging.pairwise import Duel, by_principles, duel_flow
 from expertchat.judging.roles import Role
 from expertchat.judging.view import Judgement
 from expertchat.lab.config import JudgeConfig, LabConfig, seat_of
-from expertchat.lab.judge import ORDERS, OVERALL, Bench, asked_place, opinion_id
+from expertchat.lab.judge import ORDERS, OVERALL, Bench, asked_place, in_turn, opinion_id
 from expertchat.records import SEATS, Choice, Form, Item, JudgeRef, Opinion, Order, Rating, Reward, Speaker, Turn, Verdict
 from expertchat.text.sentences import shown_path
 
@@ -75,7 +75,8 @@ class Rater:
 
     @property
     def ref(self) -> JudgeRef:
-        form: Form = "expected" if self.config.form in (None, "both") else self.config.form
+        forms: dict[str, Form] = {"written": "written", "principles": "principles"}
+        form = forms.get(self.config.form or "", "expected")
         note = self.config.note or ("in both forms" if self.config.form == "both" else None)
         return JudgeRef(id=self.name, form=form, model=_model_of(self.config), note=note)
 
@@ -136,7 +137,7 @@ class Comparer:
         draw = f"{config.run.seed + repeat} {item.id} {self.name}"
         duels = [duel] if judging.principles is None else by_principles(duel, judging.principles, draw)
         expert, count = self.bench.experts[seat], self.bench.tokens.get(seat)
-        said = yield from together([duel_flow(seat, expert, each, count, judging.min_mass) for each in duels])
+        said = yield from together([in_turn(duel_flow(seat, expert, each, count, judging.min_mass)) for each in duels])
         return [self._opinion(item, repeat, verdict) for verdicts in said for verdict in verdicts]
 
     def _opinion(self, item: Item, repeat: int, verdict: Verdict) -> Opinion:
@@ -183,9 +184,16 @@ class Scorer:
         return [self._opinion(item, place, repeat, reward) for place, reward in enumerate(given)]
 
     def _opinion(self, item: Item, place: int, repeat: int, reward: Reward) -> Opinion:
-        name = opinion_id(item.id, self.name, OVERALL, place, None, repeat)
-        about = {"id": name, "item": item.id, "judge": self.name, "category": OVERALL, "place": place, "repeat": repeat}
-        return Opinion(**about, score=reward.score, problem=reward.problem)
+        return Opinion(
+            id=opinion_id(item.id, self.name, OVERALL, place, None, repeat),
+            item=item.id,
+            judge=self.name,
+            category=OVERALL,
+            place=place,
+            repeat=repeat,
+            score=reward.score,
+            problem=reward.problem,
+        )
 
 
 def _fault_of(verdict: Verdict) -> str | None:

@@ -75,7 +75,7 @@ class ConverseConfig(Group):
 
     @model_validator(mode="after")
     def _judges(self) -> ConverseConfig:
-        problems = judging_problems(self.judging, self.experts, self.third, self.reward_model)
+        problems = judging_problems(self.judging, self, self.judging.judges, self.experts.seats)
         if self.judging.references is not None and self.topics.source == "models":
             problems.append("judging.references needs topics that are known before: use topics=list or topics=file")
         if problems:

@@ -136,8 +136,7 @@ class OnlineDpoConfig(Group):
             raise ValueError("\n".join(problems))
         if self.third is None and self.evaluation.by == "third":
             problems.append("evaluation.by=third needs a third model: add +model@third=NAME")
-        if self.reward.source == "judge" or self.evaluation.asks:
-            problems += judging_problems(self.judging, self.experts, self.third, self.reward_model)
+        problems += judging_problems(self.judging, self, sorted(self.judge_names), self.trained)
         if self.reward.wim == "shuffled" and self.judging.z == 0:
             problems.append("reward.wim=shuffled has no effect with judging.z=0")
         if self.evaluation.asks and self.evaluation.by in ("self", "moving"):

@@ -82,7 +82,10 @@ class JudgingView:
         if judges := event.summary.get("judges"):
             assert isinstance(judges, Mapping)
             self.console.print()
-            self.console.print(judges_table(judges))
+            table = judges_table(judges)
+            self.console.print(table)
+            for said in (said for title, said in LEGEND if title in [column.header for column in table.columns]):
+                self._say(said, "dim")
             if (won := wins_table(judges)) is not None:
                 self.console.print()
                 self.console.print(won)
@@ -104,8 +107,6 @@ def judges_table(judges: Mapping[str, Any]) -> Table:
         table.add_column(COLUMNS[i], justify="left" if i < 2 else "right", overflow="fold" if i == 0 else "ellipsis")
     for row in rows:
         table.add_row(*(row[i] for i in used))
-    table.caption = "\n".join(said for title, said in LEGEND if title in {COLUMNS[i] for i in used})
-    table.caption_justify, table.caption_style = "left", "dim"
     return table
 
 
