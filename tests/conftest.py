@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -49,9 +50,26 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+# The modules that take longest, which the workers begin with: at the end all of them are to have something short left.
+LONG = (
+    "bench", "online_dpo", "stopping", "several_processes", "real", "pairs_file", "world_training", "sharding", "sweep", "three_learn",
+    "learning", "resume", "gpu_proof", "merge_seeds", "cli", "evaluation", "methods", "submit", "ranks", "embedding",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What waits for Slurm comes first: one worker begins with it, and the others compute."""
-    items.sort(key=lambda item: "slurm" not in getattr(item, "fixturenames", ()))
+    """Each worker is given as many tests as the others, in their order, and takes from others when it is done.
+
+    The first begins with what waits for Slurm, the others with the long modules, a whole one each, for its fixtures are made once a worker.
+    """
+    share = len(items) // (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    waiting = [item for item in items if "slurm" in getattr(item, "fixturenames", ())]
+    begun: list[list[pytest.Item]] = [waiting, *([] for _ in range(workers - 1))]
+    for i, name in enumerate(LONG):
+        mine = begun[1 + i % (workers - 1)] if workers > 1 else waiting
+        mine += [item for item in items if item.path.stem == f"test_{name}" and item not in waiting]
+    rest = iter([item for item in items if not any(item in queue for queue in begun)])
+    items[:] = [item for queue in begun for item in (*queue, *itertools.islice(rest, max(0, share - len(queue))))] + list(rest)
 
 
 # -- what is set ---------------------------------------------------------------------------------------------------------------

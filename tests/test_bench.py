@@ -246,7 +246,10 @@ def test_half_precision_is_measured_against_fp32(kit: Kit) -> None:
     assert [t.way for t in half.parts[0].timings] == ["fp32", "bf16"]
 
 
-@pytest.mark.parametrize(("share", "ways"), [(0.05, ["generate", "generate_batch", "engine"]), (0.0, ["generate", "engine"])])
+@pytest.mark.parametrize(
+    ("share", "ways"),
+    [(0.05, ["generate", "generate_batch", "engine"]), pytest.param(0.0, ["generate", "engine"], marks=pytest.mark.slow)],
+)
 def test_the_part_for_gpus_measures_wherever_the_model_is(
     kit: Kit, monkeypatch: pytest.MonkeyPatch, share: float, ways: list[str]
 ) -> None:

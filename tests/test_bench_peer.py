@@ -42,6 +42,7 @@ def kit() -> Kit:
     return Kit(config, config.bench, load_subject(config.bench))
 
 
+@pytest.mark.slow
 def test_both_sides_do_the_same_work(kit: Kit) -> None:
     pytest.importorskip("trl.experimental.online_dpo", reason="NOT TESTED: this TRL has no experimental OnlineDPOTrainer")
     before = {name: parameter.clone() for name, parameter in kit.subject.model.named_parameters()}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.proofs.faults import main
 
 
+@pytest.mark.slow
 def test_a_dozen_faults_of_a_run(tmp_path: Path) -> None:
     assert main([str(tmp_path), "--quick"]) == 0
     rows = json.loads((tmp_path / "faults.json").read_text("utf-8"))

@@ -196,7 +196,7 @@ def test_no_text_of_a_judge_is_generated_again(tmp_path: Path, listed: Path, mon
     assert not again & set(written) and contents(tmp_path / "run") == contents(listed)
 
 
-@pytest.mark.parametrize("overrides", [SMALL, PROPOSED], ids=["list", "models"])
+@pytest.mark.parametrize("overrides", [pytest.param(SMALL, id="list", marks=pytest.mark.slow), pytest.param(PROPOSED, id="models")])
 def test_kill_9_at_random_moments(tmp_path: Path, overrides: tuple[str, ...], listed: Path, proposed: Path) -> None:
     folder, rng, kills = tmp_path / "run", random.Random(len(overrides)), 0
     config_of(f"run.dir={folder}", *overrides)  # composed once, here, so that the children get to work at once

@@ -66,6 +66,7 @@ PHASES: dict[str, When] = {
     "evaluating": phase(2, "evaluating"),
     "saving": phase(2, "saving"),
 }
+ALIKE = ("pairing", "saving")  # stopped as updating and evaluating are
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def same(folder: Path, unbroken: Path) -> None:
 # -- a signal -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", PHASES)
+@pytest.mark.parametrize("where", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in PHASES])
 def test_a_stop_loses_what_was_in_flight_alone(where: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, first, second = tmp_path / "run", Interrupter(PHASES[where]), Collect()
     answered = count_answers(monkeypatch)
@@ -231,7 +232,7 @@ def _written(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
-@pytest.mark.parametrize("where", ["talking", "updating", "saving"])
+@pytest.mark.parametrize("where", ["talking", *(pytest.param(name, marks=pytest.mark.slow) for name in ("updating", "saving"))])
 def test_an_orphan_writes_nothing_more_and_its_successor_goes_on(
     where: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

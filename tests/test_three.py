@@ -327,6 +327,7 @@ def test_with_a_moderator_a_run_goes_on_as_it_was(tmp_path: Path) -> None:
     assert contents(folder) == expected
 
 
+@pytest.mark.slow
 def test_three_embedded_experts_killed_and_resumed(tmp_path: Path) -> None:
     """Once: `python -m tests.proofs.kill 5 +experiment=three` does it at many moments."""
     words = ("+experiment=three", "conversation.count=3", "conversation.turns=4", "run.seed=3", "view=none")
