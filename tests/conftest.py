@@ -52,7 +52,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 # The modules that take longest, which the workers begin with: at the end all of them are to have something short left.
 LONG = (
-    "bench", "online_dpo", "stopping", "several_processes", "real", "pairs_file", "world_training", "sharding", "sweep", "three_learn",
+    "bench", "online_dpo", "stopping", "several_processes", "real", "pairs_file", "sharding", "sweep", "three_learn",
     "learning", "resume", "gpu_proof", "merge_seeds", "cli", "evaluation", "methods", "submit", "ranks", "embedding",
 )  # fmt: skip
 

@@ -36,6 +36,7 @@ def test_the_parts_run_with_tiny_shapes(tmp_path: Path, monkeypatch: pytest.Monk
     assert "SHORT" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_fails_stays_in_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(proof: Proof) -> None:
         proof.row("before", 1)

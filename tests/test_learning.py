@@ -140,6 +140,7 @@ def rates(folder: Path) -> list[float]:
     return [m["figures"]["learning_rate"] for m in records(folder, "metrics") if m["kind"] == "round"]
 
 
+@pytest.mark.slow
 def test_the_rate_is_halved_once_also_across_a_stop_and_the_last_evaluation_is_of_the_best_weights(tmp_path: Path) -> None:
     """Some pair of words is always said twice, so that each round is below the limit."""
     limits = ("rounds=3", "reward=length", "evaluation=reward", "evaluation.every=1", "guards.action=lower", "guards.min_distinct_2=1.0")

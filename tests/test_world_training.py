@@ -61,6 +61,7 @@ def test_encoding_is_the_chat_template_and_weights_are_where_they_belong(simulat
     assert labelled.count(LABEL_WEIGHT) >= 4  # "Points:", a marker and a label of at least one token
 
 
+@pytest.mark.slow
 def test_training_learns(llama):
     _, lines = llama
     losses = [float(line.split("loss ")[1].split(",")[0]) for line in lines if "loss" in line]
@@ -69,6 +70,7 @@ def test_training_learns(llama):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_trained_folder_loads_and_speaks(llama):
     backend = LocalBackend.load(llama[0], "llama", dtype="fp32", device="cpu")
     (answer,) = backend.generate([GenerateRequest("k", (Message("user", "Propose a topic."),), HOT)])
@@ -76,6 +78,7 @@ def test_a_trained_folder_loads_and_speaks(llama):
     assert backend.info.context_length == 2048
 
 
+@pytest.mark.slow
 def test_the_mixtral_begins_as_the_llama(llama, tokenizer):
     model = make_model(SHAPES["mixtral"], len(tokenizer))
     upcycle(model, llama[0])
@@ -93,6 +96,7 @@ def test_the_mixtral_begins_as_the_llama(llama, tokenizer):
     assert torch.allclose(0.5 * halves[0] + 0.5 * halves[1], mlp(x), atol=1e-5)
 
 
+@pytest.mark.slow  # as the others here: who changes the world runs them, and expertchat world check
 def test_the_embedder_recipe_makes_unit_vectors(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fewer = partial(embedder_recipe.build_tokenizer, samples=300)
     monkeypatch.setattr(embedder_recipe, "build_tokenizer", fewer)
