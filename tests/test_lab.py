@@ -27,7 +27,7 @@ from expertchat.lab import judge as lab_judge
 from expertchat.lab.config import LabConfig, seat_of
 from expertchat.lab.run import run_judge
 from expertchat.lab.store import with_earlier_judges
-from expertchat.records import Opinion
+from expertchat.records import Opinion, Verdict
 from expertchat.sources import encoding, runs, words
 from expertchat.sources.words import as_overrides
 from tests.scripted import Collect, Double
@@ -189,6 +189,15 @@ def test_what_was_rated_is_rated_alike_again(tmp_path: Path) -> None:
     assert again == pytest.approx(then, abs=1e-3)
     refs = {ref.id: ref for ref in RunReader(tmp_path / "run").judges()}
     assert refs["recorded"].model == refs["expected"].model == "embedded:mixtral"
+
+
+def test_a_verdict_keeps_its_order_its_principle_and_its_fault_as_an_opinion() -> None:
+    verdict = Verdict(id="h/kind/policy-first", history="h", judge="b", first="policy", verdict="A", principle="kind", mass=0.9)
+    one = lab_judge.of_verdict(verdict, "q1", "mine", 1)
+    assert (one.id, one.category, one.order, one.choice) == ("q1/mine/kind/second-first/r1", "kind", "second", "second")
+    none = verdict.model_copy(update={"verdict": None, "principle": None, "problem": "not asked", "fault": "too_long"})
+    said = lab_judge.of_verdict(none, "q1", "mine")
+    assert (said.category, said.choice, said.problem, said.fault) == ("overall", None, "not asked", "too_long")
 
 
 def test_opinions_of_an_earlier_judge_are_recorded_ones(tmp_path: Path, pairs: Path) -> None:

@@ -15,6 +15,7 @@ from expertchat.backends.base import Decoding, ModelInfo, ScoreRequest
 from expertchat.experts.base import ExpertChat, Settings
 from expertchat.experts.llama3 import Llama3
 from expertchat.experts.mixtral import Mixtral
+from expertchat.judging.faults import Fault
 from expertchat.judging.pairwise import ANSWER_TOKENS, OPTIONS, Duel, duel_flow, read, request, winner
 from expertchat.records import Turn, Verdict
 from expertchat.talk.scheduler import Scheduler
@@ -124,16 +125,17 @@ def test_read(logprobs: tuple[float, ...], verdict: str) -> None:
 
 
 def test_what_cannot_be_read_is_none_with_its_problem() -> None:
-    assert read((-math.inf,) * 2) == (None, "no option has a probability")
+    assert read((-math.inf,) * 2) == (None, Fault("low_mass", "no option has a probability"))
     for wrong in ((), (-1.0,), (-1.0, -2.0, -3.0), (math.nan, -2.0), (-1.0, math.nan), (-1.0, math.inf)):
-        assert read(wrong) == (None, "2 probabilities were wanted")
+        assert read(wrong) == (None, Fault("not_finite", "2 probabilities were wanted"))
 
 
 def test_answers_that_hold_little_of_the_probability_are_no_verdict() -> None:
     # .3 + .1 = .4 of the probability: below a half there is none, above .4 there is.
     assert read((math.log(0.3), math.log(0.1)), 0.4 - 1e-9) == ("A", None)
     said, problem = read((math.log(0.3), math.log(0.1)), 0.5)
-    assert said is None and problem == "the answers A and B hold 40 % of the probability, less than judging.min_mass=0.5"
+    assert said is None
+    assert problem == Fault("low_mass", "the answers A and B hold 40 % of the probability, less than judging.min_mass=0.5")
 
 
 @given(st.lists(st.floats(-50, 0) | st.just(-math.inf), min_size=2, max_size=2))
@@ -209,5 +211,5 @@ def test_a_real_model_gives_each_option_a_probability(tmp_path: Path, kind: str)
 )
 def test_a_blank_reply_is_not_compared_and_nothing_is_asked(base: str, policy: str, whose: str) -> None:
     verdicts, double = judged({"base": "A", "policy": "A"}, duel(base, policy))
-    assert [(v.verdict, v.problem) for v in verdicts] == [(None, f"{whose} reply is blank")] * 2
+    assert [(v.verdict, v.problem, v.fault) for v in verdicts] == [(None, f"{whose} reply is blank", "blank")] * 2
     assert winner(verdicts) is None and not double.asked()

@@ -17,6 +17,7 @@ import numpy
 from numpy.typing import NDArray
 
 from expertchat.config import ConfigError
+from expertchat.evaluation.statistics import score_interval
 
 Flag = Literal["bias", "none", "above", "chance", "too_small"]
 """bias: the interval leaves no room for none. none: no effect larger than `smallest` found. above: better than chance; chance: not shown to
@@ -117,20 +118,12 @@ def share(values_N: Array, group_N: Array, draws: Draws, none: float | None = No
     # count as no more than half the error of answers that depend on nothing.
     same = square < 1e-12
     effective = float(groups) if same else value * (1 - value) / square
-    low, high = _wilson(value, effective, t_quantile(groups, (1 + LEVEL) / 2))
+    low, high = score_interval(value, effective, t_quantile(groups, (1 + LEVEL) / 2))
     if none is None:
         return Estimate(value, low, high, n, groups)
     worse = 1.0 if same or alone == 0 else max(1.0, square / alone)
     smallest = _reach(groups) * math.sqrt(max(none * (1 - none), 1 / (4 * n)) * worse / n)
     return Estimate(value, low, high, n, groups, smallest, _flag(low - none, high - none, smallest, max(none, 1 - none), score))
-
-
-def _wilson(rate: float, n: float, z: float) -> tuple[float, float]:
-    """Wilson's interval (1927) of a rate of n independent answers, n any number."""
-    scale = 1 + z * z / n
-    middle = (rate + z * z / (2 * n)) / scale
-    reach = z / scale * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return (0.0 if rate == 0 else max(0.0, middle - reach)), (1.0 if rate == 1 else min(1.0, middle + reach))
 
 
 # -- leanings -------------------------------------------------------------------------------------------------------------
@@ -185,7 +178,7 @@ def correlation(value: float, found_R: Array, n: int, groups: int, draws: Draws,
     low: float | None
     high: float | None
     if abs(value) > 1 - 1e-9:  # as sure as a share of all, on the scale from -1
-        low = 2 * _wilson(1.0, groups, t)[0] - 1
+        low = 2 * score_interval(1.0, groups, t)[0] - 1
         low, high = (low, 1.0) if value > 0 else (-1.0, -low)
     elif error < 1e-12:
         low, high = None, None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.audit.config import AuditConfig
-from expertchat.config import ConfigError
+from expertchat.folder.writing import write_out
 
 Values = Mapping[str, Any]
 Show = Callable[[Values], None]
@@ -29,9 +29,9 @@ def run_audit(config: AuditConfig, show: Show, markdown: Text, plot: Text) -> in
     values = card_of(evidence, against=config.against, resamples=config.resamples, seed=config.seed, category=config.category).values()
     if config.out is not None:
         forms: dict[str, Text] = {".md": markdown, ".csv": as_csv, ".json": as_json}
-        _write("out", config.out, forms[Path(config.out).suffix](values))
+        write_out(f"out={config.out}", config.out, forms[Path(config.out).suffix](values))
     if config.plot is not None:
-        _write("plot", config.plot, plot(values))
+        write_out(f"plot={config.plot}", config.plot, plot(values))
     show(values)
     return 0
 
@@ -54,10 +54,3 @@ def as_csv(values: Values) -> str:
             known = [one["judge"], one["form"], one["wording"], one["model"], said, one["asked"], one["n"]]
             writer.writerow([*known, *(one["figures"][name][part] for name in names for part in parts)])
     return out.getvalue()
-
-
-def _write(key: str, path: str, text: str) -> None:
-    try:
-        Path(path).expanduser().write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{key}={path}: cannot be written ({error.strerror or error}); name another file") from None

@@ -45,12 +45,16 @@ def wilson(wins: float, n: int, level: float = LEVEL) -> tuple[float, float]:
         raise ValueError(f"{wins} wins of {n}")
     if n == 0:
         return 0.0, 1.0
-    z = quantile(level)
-    rate, scale = wins / n, 1 + z * z / n
+    return score_interval(wins / n, n, quantile(level))
+
+
+def score_interval(rate: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's interval of a rate of n independent answers (any number of them) that reaches z standard errors."""
+    scale = 1 + z * z / n
     middle = (rate + z * z / (2 * n)) / scale
     reach = z / scale * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     # At the ends the bound is the rate itself; the sum of floats may miss it by a hair.
-    return (0.0 if wins == 0 else max(0.0, middle - reach)), (1.0 if wins == n else min(1.0, middle + reach))
+    return (0.0 if rate == 0 else max(0.0, middle - reach)), (1.0 if rate == 1 else min(1.0, middle + reach))
 
 
 def bootstrap(

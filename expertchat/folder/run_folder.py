@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from expertchat.config import ConfigError
-from expertchat.events import AnyEvent, ConversationFinished, PhaseStarted, Progress, StepFinished, TextStreamed, TurnFinished
+from expertchat.events import TRANSIENT, AnyEvent, ConversationFinished, PhaseStarted, Progress, StepFinished, TextStreamed, TurnFinished
 from expertchat.folder.jsonl import Log, read_json
 from expertchat.folder.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat
 from expertchat.folder.provenance import moved_on, provenance
@@ -178,6 +178,14 @@ class RunFolder:
         if embedder is None or "embedder.dtype" in dict(_flat(before)):
             return config
         return config.model_copy(update={"embedder": embedder.model_copy(update={"dtype": ADDED["embedder.dtype"]})})
+
+    def passes(self, event: AnyEvent) -> bool:
+        """Whether there is nothing to write of an event: it came before `begin`, which sends it again, or is shown while it lasts alone."""
+        if not self._begun:
+            self._early.append(event)
+        elif event.kind in TRANSIENT:
+            self._live.send(event)
+        return not self._begun or event.kind in TRANSIENT
 
     def send(self, event: AnyEvent) -> None:
         """Write an event."""

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ValidationError
 from expertchat.config import ConfigError
 from expertchat.events import (
     EVENT,
-    TRANSIENT,
     AnyEvent,
     ConversationFinished,
     ConversationJudged,
@@ -170,11 +169,7 @@ class Store(RunFolder):
 
     def send(self, event: AnyEvent) -> None:
         """Write an event and the record it carries, each once."""
-        if not self._begun:
-            self._early.append(event)
-            return
-        if event.kind in TRANSIENT:
-            self._live.send(event)
+        if self.passes(event):
             return
         conversation, key = _event_conversation(event), _event_key(event)
         if conversation is None or key is None:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from expertchat.text.sentences import first_line
+from expertchat.config import ConfigError
+from expertchat.text.sentences import first_line, writable
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # to open a file of a run: a link in its place would lead out of the folder
 
@@ -79,6 +80,14 @@ def replace(path: Path, text: str, sync: bool = False, mode: int | None = None) 
         raise
     if sync:
         _sync_folder(path.parent)
+
+
+def write_out(said: str, path: Path | str, text: str) -> None:
+    """Write a file that the user has asked for, whole. `said`: how, "out=FILE". Raises ConfigError."""
+    try:
+        replace(Path(path).expanduser(), writable(text))
+    except OSError as error:
+        raise ConfigError(f"{said}: cannot be written ({error.strerror or error}); name another file") from None
 
 
 def _sync_folder(folder: Path) -> None:

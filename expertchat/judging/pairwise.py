@@ -17,6 +17,7 @@ from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import Result, ScoreRequest, Scores
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging import rating
+from expertchat.judging.faults import Fault
 from expertchat.judging.fits import lacks
 from expertchat.judging.principles import in_order
 from expertchat.judging.wim import mean_rating
@@ -86,20 +87,20 @@ def request(expert: ExpertChat, duel: Duel, first: Order) -> ScoreRequest:
     return ScoreRequest(f"{duel.key}/{first}-first", messages, OPTIONS, prefix=prompts.better)
 
 
-def read(logprobs: Sequence[float], min_mass: float = 0.0) -> tuple[Literal["A", "B", "tie"] | None, str | None]:
+def read(logprobs: Sequence[float], min_mass: float = 0.0) -> tuple[Literal["A", "B", "tie"] | None, Fault | None]:
     """The likelier option and no problem, or None with it; A and B that are equally likely are a tie.
 
     >>> read([-0.1, -3.0])
     ('A', None)
     """
     if len(logprobs) != len(OPTIONS) or not rating.finite(logprobs):
-        return None, f"{len(OPTIONS)} probabilities were wanted"
+        return None, Fault("not_finite", f"{len(OPTIONS)} probabilities were wanted")
     a, b = logprobs
     if max(logprobs) == -math.inf:
-        return None, "no option has a probability"
+        return None, Fault("low_mass", "no option has a probability")
     held = rating.mass(logprobs)
     if held is not None and held < min_mass:
-        return None, rating.low_mass(held, min_mass, "answers A and B")
+        return None, Fault("low_mass", rating.low_mass(held, min_mass, "answers A and B"))
     return ("tie" if a == b else "A" if a > b else "B"), None
 
 
@@ -142,37 +143,38 @@ def duel_flow(
     """
     requests = [request(expert, duel, first) for first in ORDERS]
     problems = [_nothing_said(duel) or _no_words(expert, duel) or _too_long(expert, asked, count) for asked in requests]
-    if any(problems):
-        return [_verdict(who, duel, first, None, problem or "not asked", min_mass) for first, problem in zip(ORDERS, problems, strict=True)]
+    if (fault := next(filter(None, problems), None)) is not None:
+        given = [problem or Fault(fault.kind, "not asked") for problem in problems]
+        return [_verdict(who, duel, first, None, problem, min_mass) for first, problem in zip(ORDERS, given, strict=True)]
     results = yield [Ask(who, asked, label="judge") for asked in requests]
     return [_verdict(who, duel, first, result, None, min_mass) for first, result in zip(ORDERS, results, strict=True)]
 
 
-def _nothing_said(duel: Duel) -> str | None:
+def _nothing_said(duel: Duel) -> Fault | None:
     silent = [whose for whose, text in (("the base's", duel.base), ("the policy's", duel.policy)) if blank(text)]
-    return f"{' and '.join(silent)} reply is blank" if silent else None
+    return Fault("blank", f"{' and '.join(silent)} reply is blank") if silent else None
 
 
-def _no_words(expert: ExpertChat, duel: Duel) -> str | None:
+def _no_words(expert: ExpertChat, duel: Duel) -> Fault | None:
     prompts, name = expert.settings.prompts, "compare" if duel.principle is None else "compare_principle"
     lacking = [f"have no `{name}`"] if not getattr(prompts, name) else []
     lacking += lacks(prompts, reference=duel.reference is not None)
-    return f"the judge's wordings {'; '.join(lacking)}" if lacking else None
+    return Fault("wording", f"the judge's wordings {'; '.join(lacking)}") if lacking else None
 
 
-def _too_long(expert: ExpertChat, asked: ScoreRequest, count: CountTokens | None) -> str | None:
+def _too_long(expert: ExpertChat, asked: ScoreRequest, count: CountTokens | None) -> Fault | None:
     if count is None:
         return None
     needed = count([*asked.messages, Message("assistant", asked.prefix)])
     if needed + ANSWER_TOKENS <= expert.context_length:
         return None
-    return f"the judge's prompt takes {needed} tokens, but the context holds {expert.context_length}"
+    return Fault("too_long", f"the judge's prompt takes {needed} tokens, but the context holds {expert.context_length}")
 
 
-def _verdict(judge: str, duel: Duel, first: Order, result: Result | None, problem: str | None, min_mass: float) -> Verdict:
+def _verdict(judge: str, duel: Duel, first: Order, result: Result | None, fault: Fault | None, min_mass: float) -> Verdict:
     said, raw, held = None, "", None
     if isinstance(result, Scores):
-        (said, problem), held = read(result.logprobs, min_mass), rating.mass(result.logprobs)
+        (said, fault), held = read(result.logprobs, min_mass), rating.mass(result.logprobs)
         raw = one_line(" ".join(f"{option.strip()} {math.exp(p):.4f}" for option, p in zip(OPTIONS, result.logprobs, strict=False)))
     name = f"{duel.key}/{first}-first"
     return Verdict(
@@ -184,5 +186,6 @@ def _verdict(judge: str, duel: Duel, first: Order, result: Result | None, proble
         principle=duel.principle,
         mass=held,
         raw=raw,
-        problem=problem,
+        problem=None if fault is None else fault.problem,
+        fault=None if fault is None else fault.kind,
     )

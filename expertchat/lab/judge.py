@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from expertchat.backends.asking import Flow
 from expertchat.backends.base import Result
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.lab.config import LabConfig
-from expertchat.records import Item, JudgeRef, Opinion, Order
+from expertchat.records import Choice, Item, JudgeRef, Opinion, Order, Rating, Verdict
 
 T = TypeVar("T")
 OVERALL = "overall"  # the category of what has but one
@@ -60,6 +60,27 @@ def opinion_id(
     """
     parts = [item, judge, category, *(["p1"] if place else []), *([f"{order}-first"] if order else []), *([f"r{repeat}"] if repeat else [])]
     return "/".join(parts)
+
+
+# What a duel calls the two texts of a pair.
+PLACES: dict[str, Order] = {"base": "first", "policy": "second"}
+CHOICES: dict[str | None, Choice | None] = {"base": "first", "policy": "second", "tie": "tie", None: None}
+
+
+def of_rating(rating: Rating, item: str, judge: str, place: int = 0, repeat: int = 0) -> Opinion:
+    """A rating of one of an item's texts as an opinion."""
+    said: dict[str, Any] = rating.model_dump(include={"category", "value", "expected", "mass", "raw", "problem", "fault"})
+    name = opinion_id(item, judge, rating.category, place, None, repeat)
+    return Opinion(id=name, item=item, judge=judge, place=place, repeat=repeat, **said)
+
+
+def of_verdict(verdict: Verdict, item: str, judge: str, repeat: int = 0) -> Opinion:
+    """A verdict on a pair as an opinion."""
+    said: dict[str, Any] = verdict.model_dump(include={"mass", "raw", "problem", "fault"})
+    category, order = verdict.principle or OVERALL, PLACES[verdict.first]
+    name = opinion_id(item, judge, category, 0, order, repeat)
+    choice = CHOICES[verdict.winner]
+    return Opinion(id=name, item=item, judge=judge, category=category, order=order, repeat=repeat, choice=choice, **said)
 
 
 def in_turn(flow: Flow[T]) -> Flow[T]:

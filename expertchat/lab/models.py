@@ -13,13 +13,12 @@ from expertchat.judging.pairwise import Duel, by_principles, duel_flow
 from expertchat.judging.roles import Role
 from expertchat.judging.view import Judgement
 from expertchat.lab.config import JudgeConfig, LabConfig, seat_of
-from expertchat.lab.judge import ORDERS, OVERALL, Bench, asked_place, in_turn, opinion_id
-from expertchat.records import SEATS, Choice, Form, Item, JudgeRef, Opinion, Order, Rating, Reward, Speaker, Turn, Verdict
+from expertchat.lab.judge import ORDERS, OVERALL, Bench, asked_place, in_turn, of_rating, of_verdict, opinion_id
+from expertchat.records import SEATS, Form, Item, JudgeRef, Opinion, Reward, Speaker, Turn
 from expertchat.text.sentences import shown_path
 
 UNTOLD = "what follows"  # the topic of a text that has none, in a judge's prompt
 SAMPLED = {"written": "sampled", "both": "both"}  # how the judging config calls the forms that write
-CHOICES: dict[str, Choice] = {"base": "first", "policy": "second", "tie": "tie"}  # a duel's words for the two texts
 
 
 def seats_in(item: Item) -> tuple[Speaker, ...]:
@@ -95,18 +94,8 @@ class Rater:
         for place in range(len(item.texts)):  # one after the other: the second finds what the first has prefilled
             asked = judgement_of(item, place, role, repeat, judging, config.run.seed, self.config.reference)
             judged = yield from judge.flow(asked)
-            found += [self._opinion(item, place, repeat, rating) for rating in judged.ratings.values()]
+            found += [of_rating(rating, item.id, self.name, place, repeat) for rating in judged.ratings.values()]
         return found
-
-    def _opinion(self, item: Item, place: int, repeat: int, rating: Rating) -> Opinion:
-        return Opinion(
-            id=opinion_id(item.id, self.name, rating.category, place, None, repeat),
-            item=item.id,
-            judge=self.name,
-            place=place,
-            repeat=repeat,
-            **rating.model_dump(include={"category", "value", "expected", "mass", "raw", "problem", "fault"}),
-        )
 
 
 @dataclass(frozen=True)
@@ -138,24 +127,7 @@ class Comparer:
         duels = [duel] if judging.principles is None else by_principles(duel, judging.principles, draw)
         expert, count = self.bench.experts[seat], self.bench.tokens.get(seat)
         said = yield from together([in_turn(duel_flow(seat, expert, each, count, judging.min_mass)) for each in duels])
-        return [self._opinion(item, repeat, verdict) for verdicts in said for verdict in verdicts]
-
-    def _opinion(self, item: Item, repeat: int, verdict: Verdict) -> Opinion:
-        order: Order = "first" if verdict.first == "base" else "second"
-        category = verdict.principle or OVERALL
-        return Opinion(
-            id=opinion_id(item.id, self.name, category, 0, order, repeat),
-            item=item.id,
-            judge=self.name,
-            category=category,
-            order=order,
-            repeat=repeat,
-            choice=None if verdict.winner is None else CHOICES[verdict.winner],
-            mass=verdict.mass,
-            raw=verdict.raw,
-            problem=verdict.problem,
-            fault=_fault_of(verdict),
-        )
+        return [of_verdict(verdict, item.id, self.name, repeat) for verdicts in said for verdict in verdicts]
 
 
 @dataclass(frozen=True)
@@ -194,12 +166,3 @@ class Scorer:
             score=reward.score,
             problem=reward.problem,
         )
-
-
-def _fault_of(verdict: Verdict) -> str | None:
-    """The kind of a verdict that is none, as ratings call theirs."""
-    if verdict.problem is None:
-        return None
-    kinds = {"wordings have no": "wording", "blank": "blank"}
-    kinds |= {"the context holds": "too_long", "of the probability": "low_mass", "has a probability": "low_mass"}
-    return next((kind for words, kind in kinds.items() if words in verdict.problem), "not_finite")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from expertchat.backends.asking import Flow
 from expertchat.config import ConfigError
@@ -13,8 +12,8 @@ from expertchat.evaluation.figures import Comparison
 from expertchat.folder.jsonl import read_records
 from expertchat.folder.reader import RunReader
 from expertchat.lab.config import JudgeConfig
-from expertchat.lab.judge import OVERALL, Bench, LabJudge, opinion_id
-from expertchat.records import Choice, Item, JudgeRef, Opinion, Rating, Verdict
+from expertchat.lab.judge import Bench, LabJudge, of_rating, of_verdict, opinion_id
+from expertchat.records import Item, JudgeRef, Opinion, Rating
 
 REMEDY = "leave this judge out"
 Said = dict[str, list[tuple[str, Opinion]]]
@@ -91,13 +90,13 @@ def said_in(run: RunReader, items: Sequence[Item]) -> Said:
     places = dict(_places(items))
     for rating in run.ratings():
         for item, place in places.get(_judged(rating), []):
-            found.setdefault(item, []).append((rating.judge, _of_rating(item, place, rating)))
+            found.setdefault(item, []).append((rating.judge, of_rating(rating, item, "", place)))
     own = {_own_id(item): item.id for item in items if item.pair}
     for path in sorted((run.folder / "evaluations").glob("*.jsonl")):
         for comparison in () if path.name.startswith("base-") else read_records(path, Comparison, REMEDY):
             if comparison.id in own:
                 item = own[comparison.id]
-                found.setdefault(item, []).extend((verdict.judge, _of_verdict(item, verdict)) for verdict in comparison.verdicts)
+                found.setdefault(item, []).extend((verdict.judge, of_verdict(verdict, item, "")) for verdict in comparison.verdicts)
     return found
 
 
@@ -120,26 +119,6 @@ def _judged(rating: Rating) -> str:
     if rating.candidate is not None:
         return rating.candidate
     return f"{rating.transcript}/{rating.subject}" if rating.turn is None else f"{rating.transcript}/t{rating.turn:02d}"
-
-
-def _of_rating(item: str, place: int, rating: Rating) -> Opinion:
-    said: dict[str, Any] = rating.model_dump(include={"category", "value", "expected", "mass", "raw", "problem", "fault"})
-    return Opinion(id="", item=item, judge="", place=place, **said)
-
-
-def _of_verdict(item: str, verdict: Verdict) -> Opinion:
-    choices: dict[str | None, Choice | None] = {"base": "first", "policy": "second", "tie": "tie", None: None}
-    return Opinion(
-        id="",
-        item=item,
-        judge="",
-        category=OVERALL,
-        order="first" if verdict.first == "base" else "second",
-        choice=choices[verdict.winner],
-        mass=verdict.mass,
-        raw=verdict.raw,
-        problem=verdict.problem,
-    )
 
 
 def model_of(run: RunReader, judge: str | None) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.config import ConfigError
-from expertchat.events import TRANSIENT, AnyEvent, OpinionGiven
+from expertchat.events import AnyEvent, OpinionGiven
 from expertchat.folder.jsonl import read_lines, read_records
 from expertchat.folder.reader import read_config
 from expertchat.folder.run_folder import RunFolder
@@ -123,11 +123,7 @@ class LabFolder(RunFolder):
 
     def send(self, event: AnyEvent) -> None:
         """Write an event, and the opinion that it carries before it, each once."""
-        if not self._begun:
-            self._early.append(event)
-            return
-        if event.kind in TRANSIENT:
-            self._live.send(event)
+        if self.passes(event):
             return
         if isinstance(event, OpinionGiven):
             if event.opinion.id in self.opinions:

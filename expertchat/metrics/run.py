@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.config import ConfigError
+from expertchat.folder.writing import write_out
 from expertchat.metrics import overlap
 from expertchat.metrics.columns import Column, columns_of
 from expertchat.metrics.config import MetricsConfig
-from expertchat.metrics.files import as_csv, write_file
+from expertchat.metrics.files import as_csv
 from expertchat.metrics.kept import Kept
 from expertchat.metrics.likely import Likelihoods
 from expertchat.metrics.loaded import find_embedder, load_model
@@ -58,14 +59,14 @@ def run_metrics(
         kept.close(done=False)
     values = summed(config, rows, plan)
     if config.rows is not None:
-        write_file("rows", config.rows, _rows_text(config.rows, rows, labels(rows), plan.columns))
+        write_out(f"rows={config.rows}", config.rows, _rows_text(config.rows, rows, labels(rows), plan.columns))
     if config.out is not None:
         columns = ("measure", "system", "minus", "n", "mean", "low", "high")
         text = {
             ".md": lambda: markdown(values), ".csv": lambda: as_csv(columns, as_table(values)),
             ".json": lambda: json.dumps(values, indent=1, ensure_ascii=False) + "\n",
         }[Path(config.out).suffix]()  # fmt: skip
-        write_file("out", config.out, text)
+        write_out(f"out={config.out}", config.out, text)
     kept.close(done=True)
     show(values)
     return 0 if any(value is not None for row in rows for value in row.values.values()) else 1

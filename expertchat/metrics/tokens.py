@@ -14,8 +14,8 @@ from expertchat.backends.base import Decoding
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.experts.base import ContextTooSmallError, History
 from expertchat.folder.reader import RunReader
+from expertchat.folder.writing import write_out
 from expertchat.metrics.config import TokensConfig, given_problems
-from expertchat.metrics.files import write_file
 from expertchat.metrics.loaded import load_model
 from expertchat.metrics.said import ALTERED, Said, find_said, model_of, weights_of
 from expertchat.records import Message, finite
@@ -54,7 +54,7 @@ def run_tokens(config: TokensConfig, show: Show) -> int:
         asked = of_text(config, backend)
     values = looked_at(config, backend, asked)
     if config.out is not None:
-        write_file("out", config.out, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        write_out(f"out={config.out}", config.out, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     show(values)
     return 0
 

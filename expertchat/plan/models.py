@@ -14,6 +14,7 @@ from expertchat.backends.gguf import is_gguf, lacks_package
 from expertchat.backends.loading import weight_files
 from expertchat.backends.packaged import PREFIX, install_line
 from expertchat.config import ConfigError, conf_dir, near
+from expertchat.folder.writing import write_out
 from expertchat.plan.config import ModelsConfig
 from expertchat.text.thinking import template_thinks
 
@@ -64,10 +65,7 @@ def run_models(config: ModelsConfig, show: Show) -> int:
     }
     show(values)
     if config.out:
-        try:
-            Path(config.out).expanduser().write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"out={config.out}: cannot be written ({error.strerror or error}); name another file") from None
+        write_out(f"out={config.out}", config.out, json.dumps(values, indent=1) + "\n")
     bad = [model for model in found if model.state == "broken" or (model.state == "missing" and config.names)]
     return 2 if config.verify and bad else 0
 

@@ -279,7 +279,7 @@ class Verdict(_Short):
     `mass`: the share of the probability that the answers hold together. `principle`: by which it was to choose, if by one.
     """
 
-    rare: ClassVar[tuple[str, ...]] = ("principle",)
+    rare: ClassVar[tuple[str, ...]] = ("principle", "fault")
 
     history: str
     judge: str
@@ -289,6 +289,7 @@ class Verdict(_Short):
     mass: float | None = Field(default=None, ge=0, le=1)
     raw: str = ""
     problem: str | None = None
+    fault: str | None = None  # the kind of a null, as a rating has it; None in a record of an older version
 
     @property
     def winner(self) -> Literal["base", "policy", "tie"] | None:

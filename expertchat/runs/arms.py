@@ -15,6 +15,7 @@ from expertchat.config import ConfigError
 from expertchat.evaluation.statistics import quantile, wilson
 from expertchat.folder.reader import RunReader
 from expertchat.folder.run_folder import differences
+from expertchat.folder.writing import write_out
 from expertchat.records import Figure, Metrics, Speaker
 
 SUFFIXES = (".md", ".csv", ".json")
@@ -100,10 +101,7 @@ def run_arms(arguments: Sequence[str], show: Callable[[Mapping[str, Any]], None]
         raise ConfigError(wrong)
     if out is not None:
         text = {".md": lambda: markdown(table.values()), ".csv": lambda: as_csv(table.rows), ".json": lambda: as_json(table)}[out.suffix]()
-        try:
-            out.expanduser().write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--out {out}: cannot be written ({error.strerror or error}); name another file") from None
+        write_out(f"--out {out}", out, text)
     show(table.values())
     return 0
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypedDict
 from expertchat.config import ConfigError
 from expertchat.folder.jsonl import as_number
 from expertchat.folder.submission import PLACE
+from expertchat.folder.writing import write_out
 from expertchat.runs.seen import Seen, below
 from expertchat.runs.states import STATES, state_of
 from expertchat.slurm.queue import Answer, Run, states
@@ -70,10 +71,7 @@ def run_runs(arguments: Sequence[str], show: Show) -> int:
     found = runs(folders)
     if out is not None:
         text = as_csv(found["runs"]) if out.suffix == ".csv" else json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-        try:
-            out.expanduser().write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--out {out}: cannot be written ({error.strerror or error}); name another file") from None
+        write_out(f"--out {out}", out, text)
     show(found, everything=options.all)
     return 0
 

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from expertchat.config import ConfigError
 from expertchat.events import (
     EVENT,
-    TRANSIENT,
     AnyEvent,
     CandidatesJudged,
     ConversationFinished,
@@ -124,13 +123,10 @@ class TrainingFolder(RunFolder):
             self._there[name].add(line["id"])
 
     def send(self, event: AnyEvent) -> None:
-        if not self.writes:
-            return
-        if not self._begun:
-            self._early.append(event)
+        if not self.writes or self.passes(event):
             return
         key = _event_key(event)
-        if event.kind not in TRANSIENT and (key is None or key not in self._said):
+        if key is None or key not in self._said:
             self.append("events", event)
             if key is not None:
                 self._said.add(key)
