@@ -17,6 +17,7 @@ from expertchat.events import StepFinished, WimGiven
 from expertchat.folder.jsonl import read_lines
 from expertchat.folder.reader import RunReader
 from expertchat.judging import rating, wim
+from expertchat.judging.faults import Fault
 from expertchat.judging.pairwise import read
 from expertchat.preferences.pairs import Choice, make_pairs
 from expertchat.preferences.score import repeats, scored
@@ -93,7 +94,7 @@ def test_an_option_that_is_no_number_gives_no_rating_also_where_it_extends_anoth
 
 
 def test_a_verdict_over_what_is_no_number_is_none_with_its_reason() -> None:
-    assert read([NAN, -0.1]) == (None, "2 probabilities were wanted") == read([-0.1, INF])
+    assert read([NAN, -0.1]) == (None, Fault("not_finite", "2 probabilities were wanted")) == read([-0.1, INF])
     assert read([-INF, -0.1])[0] == "B"
 
 
