@@ -18,14 +18,15 @@ PACKAGE = ROOT / "expertchat"
 # The rooms, lowest first: each may import those before it.
 ROOMS = (
     "text", "records", "events", "config", "folder", "backends", "experts", "judging", "plan", "talk", "preferences", "world",
-    "evaluation", "sources", "lab", "labels", "metrics", "audit", "training", "bench", "views", "command", "slurm", "runs", "doors", "cli",
+    "evaluation", "sources", "lab", "labels", "metrics", "audit", "training", "reward_models", "building", "prompting",
+    "choosing", "bench", "views", "command", "slurm", "runs", "doors", "cli",
 )  # fmt: skip
 # Views know what is kept and what happens, and nothing of how it came about.
 VIEWS_MAY = {"records", "events", "text", "config", "folder"}
 # Who may ask for something to be drawn.
 MAY_DRAW = {"views", "doors", "cli"}
 HEAVY = {"torch", "transformers", "sentence_transformers", "accelerate", "peft", "trl", "datasets", "bitsandbytes", "tokenizers"}
-MAY_BE_HEAVY = {"backends", "training", "world"}
+MAY_BE_HEAVY = {"backends", "training", "reward_models", "world"}
 MAY_PRINT = {"cli", "doors", "views"}
 LONGEST = 400  # lines of a file
 

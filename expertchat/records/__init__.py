@@ -1,4 +1,4 @@
-"""What is kept: one JSON object a line. `run` has the records of a run, `lab` those of the judges' lab."""
+"""What is kept: one JSON object a line. `run`: of a run; `lab`: of the judges' lab; `learning`: what is taught besides."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from expertchat.records.lab import (
     Order,
     Text,
 )
+from expertchat.records.learning import Demonstration
 from expertchat.records.run import (
     SEAT,
     SEATS,
@@ -41,7 +42,7 @@ from expertchat.records.run import (
 )  # fmt: skip
 
 __all__ = [
-    "SEAT", "SEATS", "Answer", "Candidate", "Choice", "ExpertRef", "Figure", "Form", "Item", "JudgeRef", "Label", "Message",
-    "Metrics", "Opinion", "Order", "PairIds", "PreferencePair", "Rating", "Record", "Reward", "Role", "Score", "Speaker",
+    "SEAT", "SEATS", "Answer", "Candidate", "Choice", "Demonstration", "ExpertRef", "Figure", "Form", "Item", "JudgeRef", "Label",
+    "Message", "Metrics", "Opinion", "Order", "PairIds", "PreferencePair", "Rating", "Record", "Reward", "Role", "Score", "Speaker",
     "StopReason", "Text", "Topic", "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite", "other",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -39,23 +39,18 @@ LossName = Literal[
 Tracker = Literal["wandb", "trackio", "tensorboard"]
 
 
-class TrainConfig(Group):
-    """The update of a round, by the training method `update`. `batch` pairs a step over all processes, `micro_batch` of them at a time.
+class UpdateConfig(Group):
+    """What every training method is told. `batch` rows a step over all processes, `micro_batch` of them at a time.
 
-    `method`: which weights are trained.
+    `update`: the training method. `method`: which weights are trained.
     """
 
-    update: Text = "dpo"
+    update: Text
     method: Literal["lora", "full", "last_layer"]
     targets: Annotated[list[Text], Field(default_factory=list)]  # names of linear layers; empty: those of the model's family
     rank: int = Field(ge=1, le=1024)
     alpha: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
-    loss: Annotated[list[LossName], Field(min_length=1)]
-    loss_weights: list[float] | None = None
-    beta: float = Field(gt=0)
-    label_smoothing: float = Field(ge=0, lt=0.5)
-    reference: Literal["base", "round_start"]
     batch: int = Field(ge=1)
     micro_batch: int = Field(ge=1)
     epochs: int = Field(ge=1)
@@ -64,28 +59,44 @@ class TrainConfig(Group):
     warmup_rounds: float = Field(ge=0)
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(gt=0)
-    max_tokens: int | None = Field(default=None, ge=16)  # of a prompt with its reply; longer pairs are dropped and counted
+    max_tokens: int | None = Field(default=None, ge=16)  # of a prompt with its reply; longer rows are dropped and counted
     checkpointing: bool
     sharding: Literal["pipeline", "ddp", "fsdp"]
 
     @model_validator(mode="after")
-    def _fits(self) -> TrainConfig:
-        problems = []
-        if self.update not in METHODS:
-            problems.append(f"train.update={self.update} is no training method: take {' or '.join(METHODS)}")
-        if self.batch % self.micro_batch:
-            problems.append(f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}")
-        if self.loss_weights is not None and len(self.loss_weights) != len(self.loss):
-            problems.append(f"train.loss_weights has {len(self.loss_weights)} numbers for {len(self.loss)} losses")
-        if self.reference == "round_start" and self.method != "lora":
-            problems.append(f"train.reference=round_start needs train.method=lora; with {self.method} the only copy kept is the base")
-        if self.dropout and self.method != "lora":
-            problems.append(f"train.dropout={self.dropout:g} is that of LoRA adapters; with train.method={self.method} set train.dropout=0")
-        if "exo_pair" in self.loss and not self.label_smoothing:
-            problems.append("train.loss=exo_pair needs train.label_smoothing > 0 (the paper's value is 0.001)")
-        if problems:
+    def _fits(self) -> UpdateConfig:
+        if problems := [*self._problems()]:
             raise ValueError("\n".join(problems))
         return self
+
+    def _problems(self) -> Iterator[str]:
+        """What does not go together."""
+        if self.update not in METHODS:
+            yield f"train.update={self.update} is no training method: take {' or '.join(METHODS)}"
+        if self.batch % self.micro_batch:
+            yield f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}"
+        if self.dropout and self.method != "lora":
+            yield f"train.dropout={self.dropout:g} is that of LoRA adapters; with train.method={self.method} set train.dropout=0"
+
+
+class TrainConfig(UpdateConfig):
+    """The update of a round by DPO; the rows are preference pairs."""
+
+    update: Text = "dpo"
+    loss: Annotated[list[LossName], Field(min_length=1)]
+    loss_weights: list[float] | None = None
+    beta: float = Field(gt=0)
+    label_smoothing: float = Field(ge=0, lt=0.5)
+    reference: Literal["base", "round_start"]
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.loss_weights is not None and len(self.loss_weights) != len(self.loss):
+            yield f"train.loss_weights has {len(self.loss_weights)} numbers for {len(self.loss)} losses"
+        if self.reference == "round_start" and self.method != "lora":
+            yield f"train.reference=round_start needs train.method=lora; with {self.method} the only copy kept is the base"
+        if "exo_pair" in self.loss and not self.label_smoothing:
+            yield "train.loss=exo_pair needs train.label_smoothing > 0 (the paper's value is 0.001)"
 
 
 class GuardsConfig(Group):

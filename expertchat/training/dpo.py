@@ -22,6 +22,7 @@ from trl.trainer import dpo_trainer
 from trl.trainer import utils as trl_utils
 
 from expertchat.backends.decoding import body
+from expertchat.training.config import TrainConfig
 from expertchat.training.learner import Learner, LoraLearner
 from expertchat.training.method import Rows
 from expertchat.training.one_prompt import one_prompt
@@ -41,6 +42,7 @@ class Dpo(Updater):
     reference that the loss has. It is no KL: for how far the policy has gone see expertchat.training.drift.
     """
 
+    config: TrainConfig
     means: ClassVar[Mapping[str, str]] = {
         "loss": "loss",
         "grad_norm": "grad_norm",

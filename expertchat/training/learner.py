@@ -22,7 +22,7 @@ from expertchat.config import ConfigError
 from expertchat.folder.writing import WriteError, saving
 from expertchat.records import Speaker
 from expertchat.talk.cast import Cast
-from expertchat.training.config import OnlineDpoConfig, TrainConfig, learner_problems
+from expertchat.training.config import OnlineDpoConfig, UpdateConfig, learner_problems
 from expertchat.training.ranks import Ranks
 from expertchat.training.sharding import shard
 from expertchat.training.steady import check_finite
@@ -39,7 +39,7 @@ class Learner:
     policy: LocalBackend
     base: LocalBackend
 
-    def __init__(self, seat: Speaker, backend: LocalBackend, config: TrainConfig) -> None:
+    def __init__(self, seat: Speaker, backend: LocalBackend, config: UpdateConfig) -> None:
         self.seat, self.backend, self.config = seat, backend, config
         self.version = 0
         self.notes: list[str] = []
@@ -87,7 +87,7 @@ class LoraLearner(Learner):
     """An adapter on a frozen base (QLoRA where that is quantised). The base is the policy with the adapter off: no second copy."""
 
     def __init__(
-        self, seat: Speaker, backend: LocalBackend, config: TrainConfig, targets: Sequence[str], adapters: Adapters, path: str, seed: int
+        self, seat: Speaker, backend: LocalBackend, config: UpdateConfig, targets: Sequence[str], adapters: Adapters, path: str, seed: int
     ) -> None:
         super().__init__(seat, backend, config)
         self.adapters, self.name = adapters, f"expert_{seat}"
@@ -124,7 +124,7 @@ class LoraLearner(Learner):
 class WeightLearner(Learner):
     """All weights, or those of the last layer. The reference is a copy that shares every weight that stays as it is."""
 
-    def __init__(self, seat: Speaker, backend: LocalBackend, config: TrainConfig) -> None:
+    def __init__(self, seat: Speaker, backend: LocalBackend, config: UpdateConfig) -> None:
         super().__init__(seat, backend, config)
         model = backend.model
         found = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})

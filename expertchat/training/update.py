@@ -28,7 +28,7 @@ from expertchat.backends import threads
 from expertchat.config import ConfigError
 from expertchat.folder.writing import WriteError, saving
 from expertchat.text.sentences import first_line
-from expertchat.training.config import TrainConfig
+from expertchat.training.config import UpdateConfig
 from expertchat.training.learner import Learner
 from expertchat.training.method import Rows, Stopped, Updated
 from expertchat.training.ranks import Ranks
@@ -51,7 +51,7 @@ class Updater(ABC):
     def __init__(
         self,
         learner: Learner,
-        config: TrainConfig,
+        config: UpdateConfig,
         *,
         rounds: int,
         seed: int,

@@ -1,0 +1,28 @@
+"""What models are taught besides preference pairs: demonstrations."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from expertchat.records.run import Record
+
+
+class Demonstration(Record):
+    """One reply that a model is to learn to give (SFT): TRL's conversational prompt-completion form, which `datasets` and `trl sft` read.
+
+    `prompt`: the messages before the reply (a plain text is one message of the user), `completion`: the reply, one message of the
+    assistant. `rendered`: the prompt's text as it is shown to the model, where no chat template is to be used (an instruction template).
+    `part`: what it is for. `group`: rows of one group are alike (a topic, a type); parts are drawn by it. `source`: where it comes from,
+    file:row or run:id. `score`: what a judge gave it, where one chose it.
+    """
+
+    prompt: list[dict[str, str]]
+    completion: list[dict[str, str]]
+    rendered: str | None = None
+    part: Literal["train", "evaluation"] = "train"
+    group: str = ""
+    source: str = ""
+    score: float | None = None
+    provenance: dict[str, str | int | float] = Field(default_factory=dict)
