@@ -83,6 +83,9 @@ _ALL = (
         "submit", "a command as a Slurm job that goes on by itself: expertchat submit online_dpo +experiment=embedded cluster=narval",
         "doors.submit:run", words="COMMAND", root="submit", config="slurm.config:SubmitConfig", composed=False,
     ),
+    Command(
+        "study", "a whole study, step by step, from its texts to its tables: expertchat study NAME [smoke|small|full]", "doors.study:run",
+    ),
     Command("runs", "the runs of a folder with their states: expertchat runs [FOLDER ...]", "doors.runs:run"),
     Command(
         "merge_runs", "the tasks of an array, or runs that differ in their seeds, as one run: expertchat merge_runs RUN [RUN ...]",
