@@ -171,7 +171,8 @@ def steps_of(study: StudyFile, size: Size, place: Path, given: Mapping[str, str]
                  for name, words in more.items() if name not in study.steps]  # fmt: skip
     if problems:
         raise ConfigError(problems)
-    words = {name: str(value.get(size, "") if isinstance(value, dict) else value) for name, value in study.words.items()} | given
+    words = {name: str(value.get(size, "") if isinstance(value, dict) else value) for name, value in study.words.items()}
+    words = {**words, **given}
     made: list[Step] = []
     for name, step in study.steps.items():
         if size in step.sizes:
