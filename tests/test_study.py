@@ -242,6 +242,24 @@ def test_tables_have_what_is_there_and_say_what_others_reported(tmp_path: Path) 
     assert "`expertchat converse conversation.count=1 " in whole and "| 12 |" in whole
 
 
+def test_a_list_in_a_file_is_a_row_for_each_entry(tmp_path: Path) -> None:
+    file = StudyFile.model_validate({
+        "title": "t", "steps": {"table": {"run": "arms x --out $here/arms.json"}},
+        "tables": {"arms": {"title": "Arms", "rows": {"all": "table"}, "list": "arms.json:rows", "named": "arm", "figures": {"won": "win"}}},
+    })  # fmt: skip
+    made = steps_of(file, "smoke", tmp_path, {}, {})
+    made[0].folder.mkdir()
+    (made[0].folder / "arms.json").write_text('{"rows": [{"arm": "wim", "win": 0.5, "win_low": 0.25, "win_high": 0.75}, {"arm": "mixed"}]}')
+    rows = tables_of(file, made)["arms"].rows
+    assert {name: str(cells[0]) for name, cells in rows.items()} == {"wim": "0.5 (0.25 to 0.75)", "mixed": "–"}
+
+
+def test_a_list_of_values_may_be_one_for_each_size(tmp_path: Path) -> None:
+    seeds = {"smoke": [0], "small": [0, 1], "full": [0, 1, 2]}
+    file = StudyFile.model_validate({"title": "t", "steps": {"a": {"run": "converse run.seed=$seed", "each": {"seed": seeds}}}})
+    assert [len(steps_of(file, size, tmp_path, {}, {})) for size in SIZES] == [1, 2, 3]
+
+
 def test_a_figure_is_found_by_its_path_or_is_none(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps({"a": {"b": [0.5, 0.4, 0.6], "c": {"value": 1, "low": 0, "high": 2}, "d": None}}))
     assert [str(cell_of(tmp_path, path)) for path in ("a.b", "a.c", "a.d", "a.x.y", "other.json:a")] == [

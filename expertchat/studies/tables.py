@@ -53,7 +53,11 @@ def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
         runs = [step for step in steps if step.of == of]
         for step in runs:
             name = row if len(runs) == 1 else f"{row}, {step.name.removeprefix(f'{of}-')}"
-            rows[name] = [cell_of(step.folder, path) for path in table.figures.values()]
+            if table.list is None:
+                rows[name] = [cell_of(step.folder, path) for path in table.figures.values()]
+                continue
+            for entry in _entries(step.folder, table.list):
+                rows[str(entry.get(table.named))] = [_cell(entry, path) for path in table.figures.values()]
     beside = {row: [Cell(values.get(column)) for column in table.figures] for row, values in table.beside.items()}
     return Shown(table.title, list(table.figures), rows | beside, frozenset(beside), table.note or "")
 
@@ -61,8 +65,20 @@ def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
 def cell_of(folder: Path, path: str) -> Cell:
     """The figure "FILE:A.B.C" of a step's folder, of summary.json where no file is named."""
     file, colon, inside = path.rpartition(":")
-    values: Any = read_json(folder / (file if colon else SUMMARY))
-    *outer, last = inside.split(".")
+    return _cell(read_json(folder / (file if colon else SUMMARY)), inside)
+
+
+def _entries(folder: Path, path: str) -> list[Mapping[str, Any]]:
+    """The list "FILE:A.B" of a step's folder."""
+    file, colon, inside = path.rpartition(":")
+    found: Any = read_json(folder / (file if colon else SUMMARY))
+    for key in inside.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
+
+
+def _cell(values: Any, path: str) -> Cell:
+    *outer, last = path.split(".")
     for key in outer:
         values = values.get(key) if isinstance(values, Mapping) else None
     if not isinstance(values, Mapping):

@@ -32,7 +32,7 @@ OWN = ("here", "examples")  # names that every step knows
 class StepFile(Group):
     """One command. `smoke`, `small` and `full` are further words at that size; `each` runs it once for every combination of its values.
 
-    `input`: lines for its standard input; what it then says on standard output is kept as answers.txt in its folder.
+    A list of values may be one for each size. `input`: lines for its standard input; what it then says on standard output is kept as answers.txt in its folder.
     """
 
     run: Text
@@ -40,18 +40,21 @@ class StepFile(Group):
     smoke: Text = ""
     small: Text = ""
     full: Text = ""
-    each: dict[str, list[Value]] = Field(default_factory=dict)
+    each: dict[str, list[Value] | dict[Size, list[Value]]] = Field(default_factory=dict)
     input: list[Text] | None = None
     sizes: list[Size] = Field(default_factory=lambda: list(SIZES))
 
 
 class TableFile(Group):
-    """A table: of figures, a row a step and a column a figure ("FILE:PATH.TO.IT", of summary.json where no file is named), or of `lines`, a
-    row an input line and a column a step that has answered it. `beside`: rows of figures that others have published."""
+    """A table of `figures`, each by its place ("FILE:PATH.TO.IT", of summary.json where no file is named): a row a step, or with `list` a row
+    for each entry of a list in a file of theirs, called as its key `named` says. Or of `lines`: a row an input line and a column a step that
+    has answered it. `beside`: rows of figures that others have published."""
 
     title: Text
     rows: dict[str, Text]
     figures: dict[str, Text] = Field(default_factory=dict)
+    list: Text | None = None
+    named: Text = "name"
     lines: Text | None = None
     beside: dict[str, dict[str, Value]] = Field(default_factory=dict)
     note: Text | None = None
@@ -64,11 +67,11 @@ class TableFile(Group):
 
 
 class StudyFile(Group):
-    """A whole study. `words`: what its user may set, a value for all sizes or one for each."""
+    """A whole study. `words`: what its user may set, a value for all sizes or one for each; a list is as many words of a step."""
 
     title: Text
     about: Text = ""
-    words: dict[str, Value | dict[Size, Value]] = Field(default_factory=dict)
+    words: dict[str, Value | list[Text] | dict[Size, Value | list[Text]]] = Field(default_factory=dict)
     steps: Annotated[dict[str, StepFile], Field(min_length=1)]
     tables: dict[str, TableFile] = Field(default_factory=dict)
 
@@ -171,26 +174,36 @@ def steps_of(study: StudyFile, size: Size, place: Path, given: Mapping[str, str]
                  for name, words in more.items() if name not in study.steps]  # fmt: skip
     if problems:
         raise ConfigError(problems)
-    words = {name: str(value.get(size, "") if isinstance(value, dict) else value) for name, value in study.words.items()}
-    words = {**words, **given}
+    words = {name: given.get(name, value.get(size, "") if isinstance(value, dict) else value) for name, value in study.words.items()}
+    several = {name for name, value in study.words.items() if _listed(value)}
+    split = {name: _split(value) if name in several else [str(value)] for name, value in words.items()}
     made: list[Step] = []
     for name, step in study.steps.items():
         if size in step.sizes:
-            made += _runs(name, step, size, place, words, made, more.get(name, ()))
+            made += _runs(name, step, size, place, split, made, more.get(name, ()))
     return made
 
 
+def _listed(value: object) -> bool:
+    return isinstance(value, list) or (isinstance(value, dict) and any(isinstance(one, list) for one in value.values()))
+
+
+def _split(value: object) -> list[str]:
+    """A word that is several."""
+    return list(map(str, value)) if isinstance(value, list) else shlex.split(str(value))
+
+
 def _runs(
-    name: str, step: StepFile, size: Size, place: Path, words: Mapping[str, str], before: Sequence[Step], more: Sequence[str]
+    name: str, step: StepFile, size: Size, place: Path, words: Mapping[str, Sequence[str]], before: Sequence[Step], more: Sequence[str]
 ) -> Iterator[Step]:
     """The runs of one step: one, or one for each combination of values."""
     text = f"{step.run} {getattr(step, size)}"
-    for values in product(*step.each.values()):
+    for values in product(*(one[size] if isinstance(one, dict) else one for one in step.each.values())):
         tag = "-".join(re.sub(r"[^\w.]+", "_", str(value)) for value in values)
         run = f"{name}-{tag}" if tag else name
         here = place / run
-        own = {**words, **{key: str(value) for key, value in zip(step.each, values, strict=True)}}
-        own |= {"here": str(here), "examples": str(Path(__file__).parent / "data")}
+        own: dict[str, Sequence[str]] = {**words, **{key: [str(value)] for key, value in zip(step.each, values, strict=True)}}
+        own |= {"here": [str(here)], "examples": [str(Path(__file__).parent / "data")]}
         after: list[str] = []
         command, *rest = [filled for word in shlex.split(text) for filled in _filled(word, own, tag, before, after)]
         if COMMANDS[command].resumes:
@@ -199,18 +212,18 @@ def _runs(
                    None if step.input is None else tuple(step.input), step.about or "")  # fmt: skip
 
 
-def _filled(word: str, own: Mapping[str, str], tag: str, before: Sequence[Step], after: list[str]) -> list[str]:
-    """A word with what its places stand for; one that is a step of several runs alone becomes as many words."""
+def _filled(word: str, own: Mapping[str, Sequence[str]], tag: str, before: Sequence[Step], after: list[str]) -> list[str]:
+    """A word with what its places stand for; a place of several (a list, a step of several runs) gives as many words."""
 
     def runs(name: str) -> list[Step]:
         every = [step for step in before if step.of == name]
         return [step for step in every if step.name == f"{name}-{tag}"] or every
 
-    names = [name for name in PLACE.findall(word) if name not in own]
-    after += [step.name for name in names for step in runs(name)]
-    if len(names) == 1 and len(several := runs(names[0])) != 1:
-        return [PLACE.sub(lambda m, step=step: own.get(m[1]) or str(step.folder), word) for step in several]  # type: ignore[misc]
-    return [PLACE.sub(lambda m: own[m[1]] if m[1] in own else str(runs(m[1])[0].folder), word)]
+    names = list(dict.fromkeys(PLACE.findall(word)))
+    after += [step.name for name in names if name not in own for step in runs(name)]
+    stands = [own.get(name) or [str(step.folder) for step in runs(name)] for name in names]
+    found = [dict(zip(names, values, strict=True)) for values in product(*stands)]
+    return [PLACE.sub(lambda m, values=values: values[m[1]], word) for values in found]  # type: ignore[misc]
 
 
 def titles() -> dict[str, str]:
