@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep."""
-    return composed("converse", arguments, _one)
+    from expertchat.command.named_models import with_models
+
+    return composed("converse", with_models(arguments, None), _one)
 
 
 def _one(job: Job) -> int:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from expertchat.command.named_models import model_overrides
 from expertchat.doors.entry import announce, composed
 from expertchat.sources.words import as_overrides
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _JUDGE = re.compile(r"judge(?:@([\w-]+))?=(\[[\w, -]*\]|[\w-]+)")
 _WHOLE = re.compile(r"\+judge@judges\.([\w-]+)=([\w-]+)")
-_MODEL = re.compile(r"model(?:@([\w-]+))?=(\w+)")
+_MODEL = re.compile(r"model(?:@([\w-]+))?=([^,]+)")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -57,7 +58,7 @@ def named_judges(arguments: Sequence[str]) -> Iterator[str]:
     asking = [name for name, option in judges.items() if _has_model(option)]
     for name in dict.fromkeys([*asking, *filter(None, models)]):
         if model := models.get(name, models.get("")):
-            yield f"model@judges.{name}.model={model}"
+            yield from model_overrides(model, f"judges.{name}.model")
     if "" in models and not asking:
         rest.append(f"model={models['']}")  # nobody's: let it be refused
     yield from rest

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep, whose runs are shown in one table at its end."""
-    return composed("online_dpo", arguments, _one, _show_arms)
+    from expertchat.command.named_models import with_models
+
+    return composed("online_dpo", with_models(arguments, None), _one, _show_arms)
 
 
 def _one(job: Job) -> int:
