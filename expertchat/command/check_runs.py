@@ -52,7 +52,7 @@ def cast(config: Any, command: str, here: bool) -> Generator[str, None, models.F
         looked = told(find_here, wanted.path, wanted.revision, reward_model_problem, wanted.models_dir)
         problems += [f"reward_model.path={wanted.path}: {problem}" for problem in looked]
     for seat, model in seats.items():
-        problems += models.trained_problems(models.key_of(seat), model, found.get(seat))
+        yield from models.trained_problems(models.key_of(seat), model, found.get(seat))
     if here:
         yield from problems
         if config.embeds:

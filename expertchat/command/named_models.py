@@ -32,7 +32,8 @@ def model_overrides(word: str, place: str = "model", added: str = "") -> list[st
 def with_models(arguments: Sequence[str], place: str | None = "model") -> list[str]:
     """The arguments with model=WORD as what it means; lists of a sweep and null stay as they are.
 
-    So does model@PLACE=WORD (with place=None it alone) where WORD is a folder, or looks like one or like a hub id; any other is the name of an option.
+    So does model@PLACE=WORD (with place=None it alone) where WORD is a folder, or looks like one or like a hub id; any other is the name
+    of an option.
     """
     found: list[str] = []
     for word in arguments:

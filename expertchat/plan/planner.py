@@ -94,13 +94,18 @@ class Plan:
 
 def make_plan(job: Job, gpus: Sequence[Gpu], names: Mapping[str, str] = SETTINGS) -> Plan:
     """The best placement of a job. Raises ConfigError for a GPU that is not there."""
+    _all_there(job, gpus)
+    free, fixed = chains(job)
+    loads = place(free, fixed, [gpu.capacity for gpu in gpus])
+    return Plan(job, tuple(gpus), tuple(loads), names)
+
+
+def _all_there(job: Job, gpus: Sequence[Gpu]) -> None:
+    """Raise ConfigError for a GPU that is not there."""
     everything: list[Model | Embedder] = [*job.models, *(one for one in (job.embedder, job.valuer) if one is not None)]
     for model in everything:
         if model.on_gpu and model.gpu is not None and model.gpu >= len(gpus):
             raise ConfigError(f"{model.name}: device=cuda:{model.gpu}, but there are {len(gpus)} GPUs: set device=auto")
-    free, fixed = chains(job)
-    loads = place(free, fixed, [gpu.capacity for gpu in gpus])
-    return Plan(job, tuple(gpus), tuple(loads), names)
 
 
 def does_fit(job: Job, gpus: Sequence[Gpu]) -> bool:
@@ -280,6 +285,7 @@ def planned_gpus(config: PlanConfig) -> list[Gpu]:
 
 def choose_bits(job: Job, gpus: Sequence[Gpu], automatic: Iterable[str]) -> Job:
     """quantization=auto: plain weights where all fits so, else nf4, the largest model first."""
+    _all_there(job, gpus)
     wanted = set(automatic)
     for model in sorted(job.models, key=lambda m: -parameters(m.shape)):
         if does_fit(job, gpus):
