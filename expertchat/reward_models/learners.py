@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -184,6 +185,7 @@ def _encoder(folder: Path, device: str, dtype: torch.dtype) -> TokenEncoder:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     settings = {"use_safetensors": True, "dtype": dtype}
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # it tells of every embedder that it makes a classifier of
     encoder = TokenEncoder(
         str(folder), num_labels=1, device=device, model_kwargs=settings, local_files_only=True, trust_remote_code=False
     )
