@@ -71,7 +71,7 @@ class RewardLearner(Learner):
         self.facts = dict(facts)
 
     @property
-    def called(self) -> str:
+    def who(self) -> str:
         return NAME
 
     @property

@@ -45,11 +45,6 @@ class Learner:
         self.notes: list[str] = []
 
     @property
-    def called(self) -> str:
-        """How it is called in messages."""
-        return f"expert {self.seat}"
-
-    @property
     def tokenizer(self) -> Any:
         return self.backend.tokenizer
 
