@@ -38,7 +38,7 @@ def table(path: Path, lines: Sequence[dict[str, Any]]) -> Path:
 def train(folder: Path, source: Path, *overrides: str, sink: Any = None) -> int:
     from expertchat.reward_models.run import run_reward_model
 
-    given = [f"source.path=[{source}]", f"run.dir={folder}", "view=none", "resamples=200", "base.device=cpu", *overrides]
+    given = [f"source.path=[{source}]", f"run.dir={folder}", "view=none", "resamples=200", "model.device=cpu", *overrides]
     return run_reward_model(load("reward_model", given), ["expertchat", "reward_model"], sink or Collect())
 
 
@@ -171,7 +171,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, pairs:
 BROKEN = [
     (["train.max_tokens=16"], "all 30 rows are too long: no text fits into the 16 tokens"),
     (["train.learning_rate=1e30", "train.warmup=0", "train.schedule=constant"], "not finite"),
-    (["base.path=embedded:llama"], "cannot be made a reward model .*set kind=decoder"),
+    (["model.path=embedded:llama"], "cannot be made a reward model .*set kind=decoder"),
     (["kind=decoder", "train.targets=[nope_proj]"], "no linear layers named nope_proj; there are"),
     (["held_out.path=[{source}]"], "held_out.path: .* among what is trained on"),
 ]  # fmt: skip

@@ -76,7 +76,7 @@ def _settings(config: RewardModelTraining, summary: Mapping[str, Any]) -> list[l
     order = f"{config.order}{f' ({config.first})' if config.first else ''}, {'both orders' if config.swap else 'one order'} of each pair"
     left = ", ".join(f"{summary[key]} {what}" for key, what in (("ties", "ties"), ("again", "there again"), ("against", "preferred both ways")))
     rows = {
-        "base": f"`{shown_path(config.path)}` ({config.base.dtype}, quantization {config.base.quantization})",
+        "base": f"`{shown_path(config.path)}` ({config.model.dtype}, quantization {config.model.quantization})",
         "trained": trained,
         **({"order of the texts": order} if config.kind == "comparison" else {}),
         **({"left out": left} if config.kind in OF_PAIRS else {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -13,7 +13,7 @@ from expertchat.sources.config import SourceConfig
 Kind = Literal["pairwise", "comparison", "regression", "classification", "decoder"]
 Target = Literal["label", "people", "scores", "opinions", "truth"]
 OF_PAIRS = ("pairwise", "comparison", "decoder")  # they learn which of two texts is better; the others how good one is
-BASES = {"decoder": "embedded:llama"}  # what base.path=auto is, by kind
+BASES = {"decoder": "embedded:llama"}  # what model.path=auto is, by kind
 ENCODER = "embedded:embedder"
 
 
@@ -30,6 +30,11 @@ class BaseConfig(Group):
     device: Device = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     quantization: Literal["none", "nf4", "int8"] = "none"
+
+    @property
+    def backend(self) -> Literal["local"]:
+        """Nothing but a model of this machine is trained."""
+        return "local"
 
 
 class HeldOutConfig(Group):
@@ -60,6 +65,7 @@ class RewardTrain(Group):
     max_tokens: int | None = Field(default=None, ge=16)
     center: float | None = Field(default=None, gt=0)
     checkpointing: bool
+    sharding: Literal["pipeline", "ddp"]
 
 
 class RewardModelTraining(Group):
@@ -69,7 +75,7 @@ class RewardModelTraining(Group):
     run: RunConfig
     view: Literal["live", "plain", "none"]
     kind: Kind
-    base: BaseConfig
+    model: BaseConfig
     source: SourceConfig
     target: Literal["auto"] | Target
     judge: Text | None = None
@@ -85,6 +91,15 @@ class RewardModelTraining(Group):
     merge: Literal["auto", "always", "never"]
     keep_rounds: int = Field(ge=1)
     resamples: int = Field(ge=200, le=100_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begins_from(cls, values: Any) -> Any:
+        """What model.path=auto is goes by the kind."""
+        model = values.get("model") if isinstance(values, dict) else None
+        if not isinstance(model, dict) or model.get("path") != "auto":
+            return values
+        return {**values, "model": {**model, "path": BASES.get(str(values.get("kind")), ENCODER)}}
 
     @model_validator(mode="after")
     def _fits(self) -> RewardModelTraining:
@@ -109,10 +124,10 @@ class RewardModelTraining(Group):
             yield f"train.center={train.center:g} has no effect with kind={kind}: set kind=decoder"
         if train.method == "lora" and kind != "decoder":
             yield f"train.method=lora trains decoders here, and kind={kind} is an encoder, small enough for train.method=full"
-        if self.base.quantization != "none" and self.method != "lora":
-            yield f"base.quantization={self.base.quantization} needs kind=decoder train.method=lora: nothing else trains on such weights"
-        if self.method == "full" and self.base.dtype not in ("fp32",):
-            yield f"base.dtype={self.base.dtype}: small steps get lost in it where all weights are trained: set base.dtype=fp32"
+        if self.model.quantization != "none" and self.method != "lora":
+            yield f"model.quantization={self.model.quantization} needs kind=decoder train.method=lora: nothing else trains on such weights"
+        if self.method == "full" and self.model.dtype not in ("fp32",):
+            yield f"model.dtype={self.model.dtype}: small steps get lost in it where all weights are trained: set model.dtype=fp32"
         if self.judge is not None and self.target not in ("auto", "opinions"):
             yield f"judge={self.judge} has no effect with target={self.target}: set target=opinions"
         if self.target == "people" and not self.labels:
@@ -128,4 +143,4 @@ class RewardModelTraining(Group):
     @property
     def path(self) -> str:
         """Where the model that it begins from is."""
-        return BASES.get(self.kind, ENCODER) if self.base.path == "auto" else self.base.path
+        return self.model.path

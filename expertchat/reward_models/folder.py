@@ -29,9 +29,10 @@ class RewardFolder(RunFolder):
     folders = ("rounds", MODEL)
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], command_line: list[str], parts: Mapping[str, Any], say: Callable[[str], None]
-    ) -> None:
-        super().__init__(folder, config, command_line, say)
+        self, folder: Path, config: Mapping[str, Any], command_line: list[str], parts: Mapping[str, Any],
+        say: Callable[[str], None] = lambda text: None, writes: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(folder, config, command_line, say, writes)
         self.parts = dict(parts)  # what is trained on and held out: its digest and its counts
         self.metrics: dict[str, Metrics] = {}
         self._finished: set[int] = set()  # epochs whose end is told
@@ -41,7 +42,7 @@ class RewardFolder(RunFolder):
     def begin(self) -> None:
         """`open`, and keep what belongs to the run."""
         self.open()
-        if not self.resumed:
+        if self.writes and not (self.folder / PARTS).is_file():
             with self.writing():
                 replace(self.folder / PARTS, json.dumps(self.parts, indent=2) + "\n", sync=True)
 
@@ -51,9 +52,6 @@ class RewardFolder(RunFolder):
             raise ConfigError(
                 f"source: has changed since {self.folder} was begun (other texts, or other numbers of them); restore it, or name another run.dir"
             )
-        if before is None:
-            with self.writing():
-                replace(self.folder / PARTS, json.dumps(self.parts, indent=2) + "\n", sync=True)
         self.metrics = {one.id: one for one in read_records(self.folder / "metrics.jsonl", Metrics, REMEDY)}
         for event in RunReader(self.folder, REMEDY).events():
             if isinstance(event, RoundFinished):
@@ -71,7 +69,7 @@ class RewardFolder(RunFolder):
         return 0
 
     def send(self, event: AnyEvent) -> None:
-        if self.passes(event):
+        if not self.writes or self.passes(event):
             return
         if isinstance(event, RoundFinished):
             if event.round in self._finished:
@@ -91,9 +89,10 @@ class RewardFolder(RunFolder):
 
     def checkpoint(self, number: int, state: Mapping[str, Any], write: Callable[[Path], None], keep: Sequence[int]) -> None:
         """Let `write` fill the epoch's folder, which counts when everything is in it. Raises WriteError."""
-        with self.writing():
-            self.sync()
-            write_checkpoint(self.folder, number, state, write, keep)
+        if self.writes:
+            with self.writing():
+                self.sync()
+                write_checkpoint(self.folder, number, state, write, keep)
         self.last = number
 
     def state(self, number: int) -> dict[str, Any]:

@@ -127,8 +127,8 @@ class DecoderLearner(RewardLearner):
             _set_dropout(model, config.train.dropout)
         super().__init__(config, model, tokenizer, facts)
         self.trained = model
-        self.base, self.revision = config.path, config.base.revision
-        if not is_hub_id(self.base, config.base.models_dir) and Path(self.base).is_dir():
+        self.base, self.revision = config.path, config.model.revision
+        if not is_hub_id(self.base, config.model.models_dir) and Path(self.base).is_dir():
             self.base = str(Path(self.base).absolute())
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -162,11 +162,11 @@ class DecoderLearner(RewardLearner):
 
 def make_learner(config: RewardModelTraining, facts: Mapping[str, Any]) -> RewardLearner:
     """Load what training begins from, with a new head that the seed draws. Raises ConfigError where it cannot be trained so."""
-    folder = find_folder(config.path, config.base.revision, models_dir=config.base.models_dir)
-    device, _ = choose_device(config.base.device)
-    dtype, _ = choose_dtype(config.base.dtype, device, parameters_of(folder))
+    folder = find_folder(config.path, config.model.revision, models_dir=config.model.models_dir)
+    device, _ = choose_device(config.model.device)
+    dtype, _ = choose_dtype(config.model.dtype, device, parameters_of(folder))
     torch.manual_seed(config.run.seed)
-    kind = config.base.quantization
+    kind = config.model.quantization
     try:
         if config.kind != "decoder":
             return EncoderLearner(config, _encoder(folder, device, dtype), facts)
@@ -175,7 +175,7 @@ def make_learner(config: RewardModelTraining, facts: Mapping[str, Any]) -> Rewar
         raise
     except Exception as error:  # whatever an architecture without a classifier, or a broken folder, makes the loaders raise
         remedy = "name a language model" if config.kind == "decoder" else "name an encoder such as a BERT, or set kind=decoder"
-        raise ConfigError(f"base.path={config.path}: cannot be made a reward model ({first_line(error)}); {remedy}") from None
+        raise ConfigError(f"model.path={config.path}: cannot be made a reward model ({first_line(error)}); {remedy}") from None
     return DecoderLearner(config, model, tokenizer, {**facts, "quantization": kind})
 
 

@@ -14,7 +14,7 @@ from expertchat.reward_models.config import RewardModelTraining
 
 def merged(source: Path, target: Path, config: RewardModelTraining) -> None:
     """Write the whole model of the adapter at `source`."""
-    settings = RewardModelConfig(path=str(source), models_dir=config.base.models_dir, device="cpu", dtype="fp32")
+    settings = RewardModelConfig(path=str(source), models_dir=config.model.models_dir, device="cpu", dtype="fp32")
     loaded = RewardModel.load(settings)
     loaded.model.config.num_labels = 1
     loaded.model.save_pretrained(str(target), safe_serialization=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from expertchat.reward_models.summary import summarise
 from expertchat.text.sentences import shown_path
 from expertchat.training.folder import put
 from expertchat.training.method import Rows, Stopped
+from expertchat.training.offline_config import SEAT
+from expertchat.training.ranks import Ranks
 
-SEAT = "model"  # who learns, in events and figures
 OPTIMIZER = "optimizer.pt"
 WHOLE_BELOW = 2**28  # weights of a result that is written whole with merge=auto: 1 GiB in fp32
 
@@ -35,16 +37,16 @@ def run_reward_model(config: RewardModelTraining, command_line: list[str], sink:
 
     `sink` is closed at the end. Raises ConfigError for what is wrong with the config, the source or the model.
     """
-    with Hub(sink) as hub, Interrupts() as interrupts:
+    with Hub(sink) as hub, Interrupts() as interrupts, Ranks.start(config.train.sharding, command_line) as ranks:
         told: list[str] = []
-        place = run_folder(config.run.dir, "reward_model")
+        place = Path(ranks.same(str(run_folder(config.run.dir, "reward_model"))))
         material = read_material(config, told.append)
         parts = {"schema": 1, "digest": material.digest, "target": material.target, **material.counts}
         return in_folder(
             hub,
             interrupts,
-            lambda say: RewardFolder(place, config.model_dump(mode="json"), command_line, parts, say),
-            lambda store: _Run(config, store, hub, interrupts, material, told).run(),
+            lambda say: RewardFolder(place, config.model_dump(mode="json"), command_line, parts, say, ranks.rank == 0),
+            lambda store: _Run(config, store, hub, interrupts, ranks, material, told).run(),
         )
 
 
@@ -54,17 +56,20 @@ class _Run:
     store: RewardFolder
     hub: Hub
     interrupts: Interrupts
+    ranks: Ranks
     material: Material
     told: Sequence[str]  # what is to be said of the source
     best: tuple[int, dict[str, Figure]] | None = None  # the best epoch and its figures
     seconds: dict[str, float] = field(default_factory=dict)  # of the running epoch, by phase
 
     def run(self) -> int:
-        if self.store.summary is not None:
+        if (summary := self.ranks.same(self.store.summary)) is not None:
+            self.store.summary = summary
             return was_done(self.hub, self.store)
         store, hub, config = self.store, self.hub, self.config
         self._load()
         store.begin()
+        self.ranks.barrier()
         hub.send(started("reward_model", store, conversations=0, turns=0, rounds=config.epochs, resumed=store.last))
         hub.notes(store.notes, "warning")
         hub.notes([*self.told, *self.material.notes, *self.learner.notes])
@@ -79,9 +84,13 @@ class _Run:
                 return stopped(hub, self.interrupts, store)
             self._measured(epoch, trained)
             self._saved(epoch)
-            if self.interrupts.stop():
+            if self._stop():
                 return stopped(hub, self.interrupts, store)
-        return finished(hub, store, self._result())
+        return finished(hub, store, self.ranks.same(self._result() if self.ranks.rank == 0 else {}))
+
+    def _stop(self) -> bool:
+        """Whether a signal came to any process; asked by all of them at the same places."""
+        return self.ranks.agree(self.interrupts.stop())
 
     # -- the model and its rows -------------------------------------------------------------------------------------------
 
@@ -98,7 +107,7 @@ class _Run:
         torch.set_num_threads(1 if config.path.startswith("embedded:") else usable_cores())
         began, what = time.monotonic(), f"{shown_path(config.path)}, to learn"
         self.hub.send(Loading(what=what))
-        with self.interrupts.at_once():
+        with self.interrupts.at_once() if self.ranks.world == 1 else nullcontext():  # several processes stop together
             self.learner = make_learner(config, material.facts(config))
             judge = self.learner.judge
             rows = [([judge.row(request) for request in one.requests], one.value) for one in material.examples]
@@ -108,13 +117,14 @@ class _Run:
         if not fitting:
             raise ConfigError(
                 f"all {len(rows)} rows are too long: no text fits into the {judge.limit} tokens that the model takes; shorten the texts, "
-                "raise train.max_tokens, or name another base"
+                "raise train.max_tokens, or name another model"
             )
         if lost := len(rows) - len(fitting):
             self.learner.notes.append(f"{lost} of {len(rows)} rows are too long for the {judge.limit} tokens of the model: left out")
         self.updater = RewardUpdate(
-            self.learner, config, fitting, folder=self.store.folder / "rounds", on_step=self._step, stop=self.interrupts.stop
-        )
+            self.learner, config, fitting, folder=self.store.folder / "rounds", on_step=self._step, stop=self._stop,
+            ranks=self.ranks,
+        )  # fmt: skip
         self.measure = Measure(
             config, material.held_out, material.truth, material.people, material.mean, material.spread, material.bound
         )
@@ -150,7 +160,7 @@ class _Run:
         if not updated.steps:
             raise ConfigError(
                 f"epoch {epoch}: the loss or the gradient of all {updated.skipped} steps is not finite, and none was made; lower "
-                "train.learning_rate, or set base.dtype=fp32, in a new run"
+                "train.learning_rate, or set model.dtype=fp32, in a new run"
             )
         return {f"train_{name}": value for name, value in updated.all_figures().items() if name not in ("too_long", "surplus")}
 
@@ -183,6 +193,7 @@ class _Run:
         state = {"versions": {SEAT: self.learner.version}, "best": best, "ended": None}
         keep = [self.best[0], *range(epoch - self.config.keep_rounds + 1, epoch + 1)]
         self.store.checkpoint(epoch, state, write, keep)
+        self.ranks.barrier()
         self._ended("saving")
         self.hub.send(RoundFinished(round=epoch, seconds=dict(self.seconds)))
 
@@ -197,8 +208,8 @@ class _Run:
         with store.writing():
             _write_result(store.place(self.best[0]) / MODEL, store.folder / MODEL, config)
         settings = RewardModelConfig(
-            path=str(store.folder), models_dir=config.base.models_dir, device=config.base.device,
-            dtype=config.base.dtype, batch_size=max(8, config.train.micro_batch),
+            path=str(store.folder), models_dir=config.model.models_dir, device=config.model.device,
+            dtype=config.model.dtype, batch_size=max(8, config.train.micro_batch),
         )  # fmt: skip
         opinions = self._said(RewardModel.load(settings))
         store.keep_said(self.measure.items, judge_ref(config, shown_path(str(store.folder))), opinions)
@@ -212,8 +223,8 @@ def _write_result(source: Path, target: Path, config: RewardModelTraining) -> No
     """The best epoch's folder as the run's model: as it is, or an adapter worked into its base."""
     from expertchat.backends.reward_folders import is_adapter, numbers_of
 
-    plain = config.base.quantization == "none"
-    small = plain and is_adapter(source) and numbers_of(source, config.base.models_dir) < WHOLE_BELOW
+    plain = config.model.quantization == "none"
+    small = plain and is_adapter(source) and numbers_of(source, config.model.models_dir) < WHOLE_BELOW
     if not is_adapter(source) or config.merge == "never" or (config.merge == "auto" and not small):
         put(source, target)
         return
