@@ -55,6 +55,11 @@ _ALL = (
         work="doors.online_dpo:WORK", gib=0.9,
     ),
     Command(
+        "sft", "teach a model by rows of prompts and answers, or by a run's best dialogues: expertchat sft FILE|RUN", "doors.sft:run",
+        words="FILE|RUN", root="sft", config="training.sft_config:SftConfig", check="doors.sft:check", models="doors.sft:named",
+        meant="command.taught:taught", resumes=True, jobs=True, work="doors.sft:WORK", gib=0.9,
+    ),
+    Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
         models="doors.judge:named", meant="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",
@@ -81,6 +86,12 @@ _ALL = (
     Command(
         "merge", "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER", "doors.merge:run",
         root="merge", config="training.merge_config:MergeConfig", check="doors.merge:check",
+    ),
+    Command(
+        "reward_model", "train a model that gives replies a number, from pairs, ratings, labels: expertchat reward_model SOURCE [kind=decoder]",
+        "doors.reward_model:run", words="SOURCE [SOURCE ...]", root="reward_model", config="reward_models.config:RewardModelTraining",
+        check="doors.reward_model:check", models="doors.reward_model:named", meant="doors.reward_model:overrides", resumes=True, jobs=True,
+        gib=1.1,
     ),
     Command(
         "submit", "a command as a Slurm job that goes on by itself: expertchat submit online_dpo +experiment=embedded cluster=narval",

@@ -10,7 +10,7 @@ from typing import Any
 
 from expertchat.command.table import COMMANDS, find
 from expertchat.command.work import Work
-from expertchat.config import ConfigError
+from expertchat.config import ConfigError, ModelConfig
 from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
 from expertchat.plan.memory import GIB
@@ -117,17 +117,17 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
     if train is not None and train.sharding == "fsdp":
         checked.notes.append("the memory plan was not checked: it does not count train.sharding=fsdp")
         return
-    if not hasattr(config, "experts"):
+    alone = getattr(config, "model", None)
+    if not hasattr(config, "experts") and (train is None or not isinstance(alone, ModelConfig)):
         return _gpu_weights(config, cluster, checked)
-    trained: Sequence[Trained] = ()
-    if train is not None:
-        from expertchat.training.room import room_for
+    from expertchat.training.room import plan_one, room_for
 
-        trained = room_for(config)
+    trained: Sequence[Trained] = room_for(config) if train is not None and hasattr(config, "experts") else ()
     count = 1 if ranks > 1 else cluster.gpus
     kind = cluster.gpu_type or "GPU"
     try:
-        plan = check(config, [Gpu(int(cluster.gpu_gib * GIB), kind)] * count, trained)
+        gpus = [Gpu(int(cluster.gpu_gib * GIB), kind)] * count
+        plan = check(config, gpus, trained) if hasattr(config, "experts") else plan_one(config, config.model, gpus)
     except ConfigError as error:
         checked.doubts += [f"memory plan on {count} x {kind} of {cluster.gpu_gib:g} GiB: {problem}" for problem in error.problems]
         return
