@@ -47,6 +47,7 @@ FILES: dict[str, type[Record]] = {
 MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of these makes a folder a run
 TRAINS = frozenset({"online_dpo"})  # the commands whose runs learn, round by round
 JUDGES = frozenset({"judge"})  # and those whose runs hold opinions of what was there before
+CHOOSES = frozenset({"best_of_n"})  # and those whose runs choose among candidates
 END, WHOLE = 1 << 16, 1 << 20  # bytes of the events that are read for their ends, and where no line ends in these
 _COMMAND = re.compile("[a-z][a-z_]*")
 Event = Mapping[str, Any]
@@ -124,6 +125,11 @@ class RunReader:
     def judges_only(self) -> bool:
         """Whether it holds opinions of what was there before, and nobody talks in it."""
         return self.kind in JUDGES
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it holds candidates of prompts, one of which was chosen, and nobody talks in it."""
+        return self.kind in CHOOSES
 
     @property
     def seats(self) -> tuple[Speaker, ...]:

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from expertchat.config import ConfigError
 from expertchat.folder.jsonl import read_records
@@ -21,6 +22,16 @@ from expertchat.sources.tables import table_items
 ITEMS = "items.jsonl"  # in the folder of a judge
 
 
+class Named(Protocol):
+    """Anything that has an id."""
+
+    @property
+    def id(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
+
 def read_items(config: SourceConfig, say: Say = lambda text: None) -> list[Item]:
     """The items of all sources that a config names, in their order. `say` is told which choices were made.
 
@@ -32,7 +43,7 @@ def read_items(config: SourceConfig, say: Say = lambda text: None) -> list[Item]
     problems, sources = list[str](), list[list[Item]]()
     for path in config.path:
         try:
-            sources.append(_drawn(signed(_read(path, config, say)), config))
+            sources.append(drawn(signed(_read(path, config, say)), config))
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -95,7 +106,7 @@ def _kept(path: Path, config: SourceConfig) -> list[Item]:
     return found
 
 
-def _drawn(items: list[Item], config: SourceConfig) -> list[Item]:
+def drawn(items: list[N], config: SourceConfig) -> list[N]:
     """At most `limit` items, in the order that they had; the same seed draws the same ones, wherever they stand."""
     if config.limit is None or len(items) <= config.limit:
         return items
