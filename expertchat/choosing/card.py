@@ -77,8 +77,8 @@ def _written(figure: Mapping[str, Any], factor: float, digits: int) -> str:
 
 def _reading(summary: Mapping[str, Any]) -> str:
     said = [
-        "Win rates count a tie as half a win; 95 % intervals draw groups, then prompts. Against the first of N, a faultless judge of its own "
-        "choice has 100 (1 - 1 / 2N) %. The KL divergence is log N - (N - 1) / N where no scores tie.",
+        "Win rates count a tie as half a win; 95 % intervals draw groups, then prompts. Against the first of N, who chooses sees its own "
+        "choice win 100 (1 - 1 / 2N) %. The KL divergence is log N - (N - 1) / N where no scores tie.",
         *parted(summary),
     ]
     return "\n\n".join(said)
@@ -99,7 +99,8 @@ def parted(summary: Mapping[str, Any]) -> list[str]:
         elif part["best"] == summary["n"]:
             found.append(f"By {name} the largest N is the best one.")
         else:
-            found.append(f"By {name} N = {part['best']} is the best one; that N = {summary['n']} is worse is not shown ({_written(loss, PERCENT, 1)}).")
+            lost = _written(loss, PERCENT, 1)
+            found.append(f"By {name} N = {part['best']} is the best one; that N = {summary['n']} is worse is not shown ({lost}).")
     return found
 
 

@@ -176,9 +176,9 @@ def _text_problems(config: BestOfNConfig) -> list[str]:
     if not config.model.decoding.reply.varies:
         method = config.model.decoding.reply.method
         remedy = "take decoding@model.decoding=sampling"
-        found.append(f"model.decoding.reply.method={method}: all {config.n} candidates of a prompt would be nearly or wholly equal; {remedy}")
+        found.append(f"model.decoding.reply.method={method}: the {config.n} candidates of a prompt would be equal, or nearly so: {remedy}")
     if config.topics.source == "models":
-        found.append("topics.source=models: nobody proposes topics here; take topics=list, topics=file or topics=embedded, or name a SOURCE")
+        found.append("topics.source=models: nobody proposes topics here; take topics=list, topics=file, topics=embedded, or a SOURCE")
     return found
 
 

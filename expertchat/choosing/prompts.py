@@ -11,7 +11,7 @@ from expertchat.backends.base import GenerateRequest
 from expertchat.choosing.config import COLUMN, BestOfNConfig
 from expertchat.choosing.ruled import LONGEST, rule_text
 from expertchat.config import ConfigError
-from expertchat.experts.base import CountTokens, ContextTooSmallError, ExpertChat, History
+from expertchat.experts.base import ContextTooSmallError, CountTokens, ExpertChat, History
 from expertchat.folder.reader import RunReader
 from expertchat.records import SEATS, Item, Message, Prompt, Speaker, Turn
 from expertchat.sources.config import SourceConfig
@@ -160,5 +160,6 @@ def request_of(asked: Asked, expert: ExpertChat, count: CountTokens | None) -> G
     messages, decoding = expert.chat("", said), expert.settings.reply
     needed = count(messages) if count is not None else 0
     if needed + decoding.max_new_tokens > expert.context_length:
-        return f"the prompt takes {needed} tokens and the reply up to {decoding.max_new_tokens}, but the context holds {expert.context_length}"
+        room = f"the reply up to {decoding.max_new_tokens}, but the context holds {expert.context_length}"
+        return f"the prompt takes {needed} tokens and {room}"
     return GenerateRequest(asked.id, messages, decoding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from expertchat.choosing.prompts import Asked
 from expertchat.evaluation.figures import RATINGS_APART, outcome
@@ -44,7 +45,7 @@ def pair_of(asked: Asked, one: Said, other: Said, world: bool) -> Item:
     return Item(id=f"{one.name}-{other.name.rpartition('/')[2]}", texts=texts, **_about(asked))
 
 
-def _about(asked: Asked) -> dict[str, object]:
+def _about(asked: Asked) -> dict[str, Any]:
     prompt = asked.prompt
     return {
         "source": prompt.source, "topic": asked.topic, "turns": list(asked.turns), "subject": prompt.subject, "group": prompt.group,

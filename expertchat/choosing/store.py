@@ -59,10 +59,8 @@ class ChoosingFolder(RunFolder):
         """Read what an earlier start has left, and see that it answers the same prompts."""
         for kept, one in zip(read_records(self.folder / "prompts.jsonl", Prompt, REMEDY), self.asked, strict=False):
             if kept.to_json() != one.prompt.to_json():
-                raise ConfigError(
-                    f"source: has changed since {self.folder} was begun: {kept.id} was {kept.origin} and is {one.prompt.origin}; restore it, "
-                    "or name another run.dir"
-                )
+                told = f"{kept.id} was {kept.origin} and is {one.prompt.origin}"
+                raise ConfigError(f"source: has changed since {self.folder} was begun: {told}; restore it, or name another run.dir")
             self._prompts.add(kept.id)
         self.histories = {one.id: one for one in read_records(self.folder / "transcripts.jsonl", Transcript, REMEDY)}
         self._judges = {judge.id for judge in read_records(self.folder / "judges.jsonl", JudgeRef, REMEDY)}
@@ -70,8 +68,8 @@ class ChoosingFolder(RunFolder):
         self.answers = {one.id: one for one in read_records(self.folder / "answers.jsonl", Answer, REMEDY)}
         self.opinions = {one.id: one for one in read_records(self.folder / "opinions.jsonl", Opinion, REMEDY)}
         self.selections = {one.id: one for one in read_records(self.folder / "selections.jsonl", Selection, REMEDY)}
-        told = (line.get("selection") for _, line in read_lines(self.folder / "events.jsonl"))
-        self._told = {str(one.get("id")) for one in told if isinstance(one, dict)}
+        events = (line.get("selection") for _, line in read_lines(self.folder / "events.jsonl"))
+        self._told = {str(one.get("id")) for one in events if isinstance(one, dict)}
 
     def keep_answer(self, answer: Answer) -> None:
         """Append what a model answered, once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from expertchat.choosing.card import card
 from expertchat.choosing.config import CHOOSER, BestOfNConfig
@@ -137,9 +137,9 @@ def _pairs(
         own: list[Candidate] = [store.candidates[f"{one.id}/k{i}"] for i in range(config.n)]
         ids = store.answers[own[0].id].prompt if own[0].id in store.answers else []
         choices.append(Choice(tuple(shown(asked)), tuple(own), tuple(one.scores[CHOOSER]), CHOOSER, ids or None))
-    settings = PairsConfig(
-        mode="best_worst", min_margin=config.min_margin, max_lag=0, length_ratio=1.25, cut="drop" if config.cut == "drop" else "no_end"
-    )
+    cut: Literal["drop", "no_end"] = "drop" if config.cut == "drop" else "no_end"
+    settings = PairsConfig(mode="best_worst", min_margin=config.min_margin, max_lag=0, length_ratio=1.0, cut=cut)
     made = make_pairs(choices, settings, choices[0].candidates[0].policy_version if choices else 0)
-    counts = {"pairs": len(made.pairs), "pairs_tied": made.ties, "pairs_equal": made.equal, "pairs_altered": made.altered, "pairs_cut": made.cut}
+    dropped = {"tied": made.ties, "equal": made.equal, "altered": made.altered, "cut": made.cut}
+    counts = {"pairs": len(made.pairs), **{f"pairs_{why}": number for why, number in dropped.items()}}
     return counts, "".join(f"{as_line(pair)}\n" for pair in made.pairs)

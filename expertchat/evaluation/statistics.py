@@ -141,7 +141,7 @@ def scaled_margin(margins: Sequence[float], rewards: Sequence[float]) -> float |
 def two_stages(clusters: Sequence[str], *, seed: int, resamples: int = RESAMPLES) -> numpy.ndarray:
     """How often each value [N] is drawn, [resamples, N], where clusters are drawn first and then as many values within each of them.
 
-    With fewer than two clusters values are drawn alone. The same seed gives the same draws, so figures of one set of values can be compared.
+    With fewer than two clusters values are drawn alone. The same seed gives the same draws, so figures of the same values can be compared.
     A cluster of m values that is drawn c times draws c m of them: what c draws of m are together.
     """
     rng = numpy.random.default_rng(seed)

@@ -1,4 +1,5 @@
-"""What is kept: one JSON object a line. `run`: of a run; `lab`: of the judges' lab; `learning`: what is taught besides; `choosing`: of best_of_n."""
+"""What is kept: one JSON object a line. `run`: of a run; `lab`: of the judges' lab; `learning`: what is taught besides; `choosing`: what
+is chosen among candidates."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,12 @@ def _named(config: Any) -> Iterator[tuple[str, str, str | None, str | None, bool
         if model.path not in seen:
             seen.add(model.path)
             yield f"{key_of(seat)}.path", model.path, model.revision, model.models_dir, False
+    for name, judge in getattr(config, "judges", ()) and config.judges.items():
+        if (valuer := judge.reward_model) is not None and valuer.path not in seen:
+            seen.add(valuer.path)
+            yield f"judges.{name}.reward_model.path", valuer.path, valuer.revision, valuer.models_dir, False
+    if not config.embeds:
+        return
     path = config.embedder.path
     if path != "auto" or not embedded:
         from expertchat.backends.loading import embedder_path
@@ -244,9 +250,15 @@ def last_pace(runs: Path, command: str, config: Any) -> Pace | None:
 
 
 def _paths(config: dict[str, Any]) -> list[Any]:
-    """What makes two runs alike fast: the models and how they are loaded."""
-    models = [*config["experts"].values(), config.get("third") or {}]
-    return [[model.get(key) for key in ("path", "quantization", "dtype")] for model in models]
+    """What makes two runs alike fast: the models and how they are loaded, wherever they stand in the config."""
+    return [[model.get(key) for key in ("path", "quantization", "dtype")] for model in _loaded(config)]
+
+
+def _loaded(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The parts of a config that are models."""
+    for value in values.values():
+        if isinstance(value, Mapping):
+            yield from [value] if {"path", "quantization"} <= value.keys() else _loaded(value)
 
 
 def duration(seconds: float) -> str:
