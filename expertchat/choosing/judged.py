@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from expertchat.backends.asking import Flow, together
@@ -77,6 +78,7 @@ class Judges:
     judges: Mapping[str, LabJudge]
     store: ChoosingFolder
     world: bool
+    given: Counter[str] = field(default_factory=Counter)  # opinions by prompt
 
     def rated(self, name: str, asked: Asked, texts: Texts, only: Sequence[int] | None = None) -> Flow[Numbers]:
         """What each text is worth to a judge that rates; of texts that are equal the first is judged, and one that is blank is not.
@@ -111,6 +113,7 @@ class Judges:
             "scores": {name: [numbers[one.name] for one in texts.candidates] for name, numbers in found.items()},
             "others": {name: {key: numbers[one.name] for key, one in texts.others.items()} for name, numbers in found.items()},
             "duels": duels,
+            "opinions": self.given.pop(asked.id, 0),
             "same": texts.same,
             "like": {key: texts.like(key) for key in texts.against},
         }
@@ -133,6 +136,7 @@ class Judges:
         if not judge.takes(item):
             return []
         owed = judge.owes(item, 0)
+        self.given[item.id.partition("/")[0]] += len(owed)
         if all(one in self.store.opinions for one in owed):
             return [self.store.opinions[one] for one in owed]
         said = yield from judge.flow(item, 0)

@@ -74,7 +74,7 @@ class _Choosing:
         judges = judges_of(Bench(config.lab, self.cast.experts, self.cast.tokens), [])
         store.begin(self.asked, [judge.ref for judge in judges])
         self.judges = Judges(config, {judge.name: judge for judge in judges}, store, world)
-        left = [one for one in self.asked if one.id not in store.selections]
+        left = store.left()
         total, resumed = len(self.asked), len(self.asked) - len(left)
         hub.send(started("best_of_n", store, conversations=total, turns=0, candidates=config.n, resumed=resumed))
         hub.notes([*store.notes, *_warnings(config)], "warning")

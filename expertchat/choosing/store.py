@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,18 @@ class ChoosingFolder(RunFolder):
         self.selections = {one.id: one for one in read_records(self.folder / "selections.jsonl", Selection, REMEDY)}
         events = (line.get("selection") for _, line in read_lines(self.folder / "events.jsonl"))
         self._told = {str(one.get("id")) for one in events if isinstance(one, dict)}
+
+    def left(self) -> list[Asked]:
+        """The prompts of which something is not on disk: files that a broken machine left may end at different places."""
+        candidates = Counter(one.transcript for one in self.candidates.values())
+        opinions = Counter(one.item.partition("/")[0] for one in self.opinions.values())
+
+        def whole(one: Asked) -> bool:
+            found = self.selections.get(one.id)
+            drawn = found is not None and one.id in self.histories and candidates[one.id] == len(found.keys) * bool(found.scores)
+            return drawn and opinions[one.id] >= (found.opinions if found is not None else 0)
+
+        return [one for one in self.asked if not whole(one)]
 
     def keep_answer(self, answer: Answer) -> None:
         """Append what a model answered, once."""

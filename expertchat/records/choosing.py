@@ -40,5 +40,6 @@ class Selection(Record):
     duels: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     same: list[int] = Field(default_factory=list)  # for each candidate, the first one that says the same
     like: dict[str, list[int]] = Field(default_factory=dict)  # by text that it is held against, the candidates that say the same
+    opinions: int = 0  # that judges gave for it
     problem: str | None = None  # why nothing is chosen, or nothing was drawn
     seconds: float = 0.0
