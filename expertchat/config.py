@@ -132,6 +132,7 @@ class ModelConfig(Group):
     family: str
     path: Text = Field(min_length=1)
     revision: Text | None = None
+    trained: Text | None = None  # what a run has trained, on top of it: RUN, RUN/rounds/000003, the folder of an adapter or of weights
     models_dir: Text | None = Field(default=None, exclude=True)  # searched first for a hub id; a matter of the machine, not of the run
     backend: Literal["local", "scripted"] = "local"
     script: Text | None = None  # backend=scripted: a JSONL file of replies

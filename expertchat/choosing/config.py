@@ -92,8 +92,7 @@ class BestOfNConfig(Group):
     @property
     def base_model(self) -> ModelConfig | None:
         """Whose reply the choice is held against."""
-        learned = getattr(self.model, "trained", None) is not None
-        return self.base or (self.model.model_copy(update={"trained": None}) if learned else None)
+        return self.base or (self.model.model_copy(update={"trained": None}) if self.model.trained is not None else None)
 
     @property
     def against(self) -> list[str]:
@@ -198,4 +197,4 @@ def _asked(judge: JudgeConfig) -> str:
 
 def weights_of(model: ModelConfig) -> str:
     """Which weights a model is, however it is loaded."""
-    return f"{model.path} {getattr(model, 'trained', None) or ''}".strip()
+    return f"{model.path} {model.trained or ''}".strip()

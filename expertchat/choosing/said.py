@@ -55,7 +55,7 @@ def _about(asked: Asked) -> dict[str, Any]:
 
 def _text(asked: Asked, said: Said, world: bool) -> Text:
     truth = truth_of(said.ref or RULE_OF_THE_WORLD, asked.topic, asked.turns, said.text) if world else None
-    system = None if said.ref is None else system_name(said.ref.model, said.ref.policy_version)
+    system = None if said.ref is None else system_name(said.ref.model, said.ref.policy_version, said.ref.trained)
     return Text(text=said.text, system=system or "rule", truth=truth, tokens=said.tokens, candidate=said.name)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from expertchat.backends.folders import embedder_problem, find_here, settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf, lacks_package
 from expertchat.backends.layouts import experts_of, fused_experts
+from expertchat.backends.learnt import find_learnt, misfit
 from expertchat.backends.loading import embedder_path, other_embedder
 from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig
 
@@ -37,6 +38,35 @@ def find_seats(seats: Mapping[str, ModelConfig], problems: list[str]) -> dict[st
     return found
 
 
+def trained_problems(key: str, model: ModelConfig, folder: Path | None) -> Iterator[str]:
+    """Why what a run has trained does not go onto a model: no such run, nothing in it, of another base, broken."""
+    if model.trained is None:
+        return
+    said = f"{key}.trained={model.trained}"
+    if model.backend != "local":
+        yield f"{said}: backend={model.backend} has no weights; leave it away"
+        return
+    if problems := list(unfit(said, model.trained, model.path, folder, model.models_dir)):
+        yield from problems
+        return
+    learnt = find_learnt(model.trained)
+    if not learnt.shares and model.quantization in ("nf4", "int8"):
+        what = "an adapter on top of another training" if learnt.adapter else "trained weights"
+        yield (
+            f"{said}: is {what}, which {model.quantization} weights cannot take; set {key}.quantization=none, or merge it once "
+            f"(expertchat merge adapter={model.trained} out=FOLDER) and name that folder"
+        )
+
+
+def unfit(said: str, word: str, path: str, folder: Path | None, models_dir: str | None) -> Iterator[str]:
+    """Why a word means no trained weights, or those of another model than `path`."""
+    try:
+        if problem := misfit(find_learnt(word), path, folder, models_dir):
+            yield f"{said}: {problem}"
+    except ConfigError as error:
+        yield from (f"{said}: {problem}" for problem in error.problems)
+
+
 ALONE = ("model", "base")  # models that no others talk with
 
 
@@ -63,6 +93,7 @@ def model_problems(key: str, config: ModelConfig) -> Iterator[str]:
         return
     if folder is not None and is_gguf(folder) and (lacking := lacks_package()):
         yield f"{key}.path={config.path}: {lacking}"
+    yield from trained_problems(key, config, folder)
     yield from device_problems({f"{key}.device": config.device})
 
 

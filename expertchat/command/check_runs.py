@@ -51,6 +51,8 @@ def cast(config: Any, command: str, here: bool) -> Generator[str, None, models.F
     if "reward_model" in config.judge_names and (wanted := config.reward_model) is not None:
         looked = told(find_here, wanted.path, wanted.revision, reward_model_problem, wanted.models_dir)
         problems += [f"reward_model.path={wanted.path}: {problem}" for problem in looked]
+    for seat, model in seats.items():
+        yield from models.trained_problems(models.key_of(seat), model, found.get(seat))
     if here:
         yield from problems
         if config.embeds:

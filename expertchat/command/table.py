@@ -26,7 +26,8 @@ class Command(NamedTuple):
     models: str | None = None  # models(config) -> (path, models_dir) of each model that it may fetch; None: it never asks the network
     # -- how it runs
     resumes: bool = False  # whether it is a run: with a folder, run.dir, in which it goes on
-    jobs: bool = False  # whether it may run as jobs: by submit, or its sweep on Slurm. Its config has experts, embedder, models_dir, view
+    jobs: bool = False  # whether it may run as jobs: by submit, or its sweep on Slurm. Its config has run and view
+    meant: str | None = None  # meant(arguments) -> overrides: what its words stand for, where it has words of its own
     parts: bool = False  # whether the tasks of an array may share its dialogues out (conversation.part)
     work: str | None = None  # a command.work.Work: how long a job will take, by earlier runs
     gib: float = 0.7  # main memory of one process with the embedded models, as measured on a CPU
@@ -43,24 +44,26 @@ _ALL = (
     Command(
         "converse", "two experts talk, rate each other and say what is missing", "doors.converse:run",
         root="converse", config="talk.config:ConverseConfig", added=("model@third", "model@moderator", "reward_model", "experiment"),
-        check="doors.converse:check", models="command.check_runs:named", resumes=True, jobs=True, parts=True, work="doors.converse:WORK",
+        check="doors.converse:check", models="command.check_runs:named", meant="doors.converse:meant", resumes=True, jobs=True, parts=True,
+        work="doors.converse:WORK",
     ),
     Command(
         "online_dpo", "rounds of conversation, judgement and DPO: the experts learn from each other", "doors.online_dpo:run",
         root="online_dpo", config="training.config:OnlineDpoConfig",
         added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
-        check="doors.online_dpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.online_dpo:WORK", gib=0.9,
+        check="doors.online_dpo:check", models="command.check_runs:named", meant="doors.online_dpo:meant", resumes=True, jobs=True,
+        work="doors.online_dpo:WORK", gib=0.9,
     ),
     Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
-        models="doors.judge:named", resumes=True,
+        models="doors.judge:named", meant="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",
     ),
     Command(
         "best_of_n", "n replies to each prompt, one chosen by a judge, judged again by another: expertchat best_of_n [RUN|TABLE]",
         "doors.best_of_n:run", words="[SOURCE ...]", root="best_of_n", config="choosing.config:BestOfNConfig",
-        added=("judge@judges.NAME", "experiment"), check="doors.best_of_n:check", models="doors.best_of_n:named", resumes=True, jobs=True,
-        work="doors.best_of_n:WORK",
+        added=("judge@judges.NAME", "experiment"), check="doors.best_of_n:check", models="doors.best_of_n:named",
+        meant="doors.best_of_n:meant", resumes=True, jobs=True, work="doors.best_of_n:WORK",
     ),
     Command(
         "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",

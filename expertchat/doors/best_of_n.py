@@ -16,15 +16,21 @@ if TYPE_CHECKING:
     from expertchat.folder.reader import RunReader
 
 CHOOSER, OTHER = "judges.chooser", "judges.other"
+_WHO = re.compile(r"(chooser|judge)=(.+)")
 _JUDGE = re.compile(r"judge@([\w-]+)=([\w-]+)")
 _MODEL = re.compile(r"model@([\w-]+)=(.+)")
 
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep."""
+    return composed("best_of_n", meant(arguments), _one)
+
+
+def meant(arguments: Sequence[str]) -> list[str]:
+    """The arguments as overrides: what is answered, who chooses and who judges, by their short names."""
     from expertchat.sources.words import as_overrides
 
-    return composed("best_of_n", named_parts(as_overrides(arguments)), _one)
+    return named_parts(as_overrides(arguments))
 
 
 def _one(job: Job) -> int:
@@ -49,27 +55,18 @@ def named_parts(arguments: Sequence[str]) -> list[str]:
     found: list[str] = []
     for word in arguments:
         key, equals, value = word.partition("=")
-        if key == "chooser" and equals:
-            found.append(f"judge@{CHOOSER}={value}")
-        elif key == "judge" and equals:
-            found.append(f"judge@{OTHER}={value}")
+        if (made := _WHO.fullmatch(word)) is not None:
+            found.append(f"judge@{CHOOSER if made[1] == 'chooser' else OTHER}={made[2]}")
         elif key in ("model", "base") and equals and value not in ("", "null") and "," not in value:
-            found += _placed(model_overrides(value, key), key)
+            found += model_overrides(value, key)
         elif made := _JUDGE.fullmatch(word):
             there = made[1] in ("chooser", "other")
             found.append(f"{'' if there else '+'}judge@judges.{made[1]}={made[2]}")
         elif (made := _MODEL.fullmatch(word)) and "," not in made[2]:
-            place = f"judges.{made[1]}.model"
-            found += _placed(model_overrides(made[2], place), place)
+            found += model_overrides(made[2], f"judges.{made[1]}.model")
         else:
             found.append(word)
     return found
-
-
-def _placed(overrides: Sequence[str], place: str) -> list[str]:
-    """Overrides that choose a model for a place of the config which is not called model."""
-    choice, *rest = overrides
-    return [choice if place == "model" else f"model@{choice}", *rest]
 
 
 def named(config: BestOfNConfig) -> list[tuple[str, str | None]]:

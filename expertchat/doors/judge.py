@@ -6,22 +6,30 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from expertchat.command.named_models import model_overrides
+from expertchat.command.work import Work
 from expertchat.doors.entry import announce, composed
 from expertchat.sources.words import as_overrides
 
 if TYPE_CHECKING:
     from expertchat.command.checks import Problems
     from expertchat.command.launch import Job
+    from expertchat.folder.reader import RunReader
     from expertchat.lab.config import LabConfig
 
 _JUDGE = re.compile(r"judge(?:@([\w-]+))?=(\[[\w, -]*\]|[\w-]+)")
 _WHOLE = re.compile(r"\+judge@judges\.([\w-]+)=([\w-]+)")
-_MODEL = re.compile(r"model(?:@([\w-]+))?=(\w+)")
+_MODEL = re.compile(r"model(?:@([\w-]+))?=([^,]+)")
 
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep."""
-    return composed("judge", list(named_judges(as_overrides(arguments))), _one)
+    return composed("judge", meant(arguments), _one)
+
+
+def meant(arguments: Sequence[str]) -> list[str]:
+    """The arguments as overrides: what is judged, and the judges by their short names."""
+    return list(named_judges(as_overrides(arguments)))
 
 
 def _one(job: Job) -> int:
@@ -57,7 +65,7 @@ def named_judges(arguments: Sequence[str]) -> Iterator[str]:
     asking = [name for name, option in judges.items() if _has_model(option)]
     for name in dict.fromkeys([*asking, *filter(None, models)]):
         if model := models.get(name, models.get("")):
-            yield f"model@judges.{name}.model={model}"
+            yield from model_overrides(model, f"judges.{name}.model")
     if "" in models and not asking:
         rest.append(f"model={models['']}")  # nobody's: let it be refused
     yield from rest
@@ -96,3 +104,20 @@ def check(config: LabConfig, here: bool) -> Problems:
     yield from runs.texts(config)
     yield from runs.cast(config, "judge", here)
 
+
+def _wanted(config: LabConfig) -> int:
+    """The opinions that are owed on the items that there are now."""
+    from expertchat.lab.judge import Bench
+    from expertchat.lab.kinds import judges_of
+    from expertchat.sources.read import read_items
+
+    items = read_items(config.source, lambda text: None)
+    judges = judges_of(Bench(config, {}, {}), items)
+    return sum(len(judge.owes(item, n)) for judge in judges for item in items if judge.takes(item) for n in range(config.repeats))
+
+
+def _done(run: RunReader) -> int:
+    return sum(1 for _ in run.lines("opinions"))
+
+
+WORK = Work("an opinion", _wanted, _done)

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep, whose runs are shown in one table at its end."""
-    return composed("online_dpo", arguments, _one, _show_arms)
+    return composed("online_dpo", meant(arguments), _one, _show_arms)
+
+
+def meant(arguments: Sequence[str]) -> list[str]:
+    """The arguments as overrides: a model may be named in one word."""
+    from expertchat.command.named_models import with_models
+
+    return with_models(arguments, None)
 
 
 def _one(job: Job) -> int:

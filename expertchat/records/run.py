@@ -103,6 +103,7 @@ class ExpertRef(BaseModel):
     model: str
     revision: str | None = None
     policy_version: int = 0
+    trained: str | None = None  # what it was trained with before: a run, or a round of one
 
 
 class Topic(Record):

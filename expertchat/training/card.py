@@ -11,6 +11,7 @@ import yaml
 
 from expertchat.backends.folders import is_hub_id, resolve_path
 from expertchat.backends.gguf import is_gguf
+from expertchat.backends.learnt import trained_name
 from expertchat.backends.packaged import PREFIX
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.folder.reader import RunReader
@@ -175,7 +176,8 @@ def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> lis
     partners = [f"`{shown_path(partner.path)}` (expert {name})" for name, partner in config.experts.items() if name != seat]
     revision = f" at `{model.revision}`" if model.revision else ""
     settings = {
-        "base": f"`{shown_path(model.path)}`{revision} ({model.dtype}, quantization {model.quantization})",
+        "base": f"`{shown_path(model.path)}`{revision} ({model.dtype}, quantization {model.quantization})"
+        + (f", with what `{trained_name(model.trained)}` had trained worked into it" if model.trained else ""),
         "partner" if len(partners) == 1 else "partners": ", ".join(partners),
         "learner": config.learner,
         "judge": f"{' + '.join(judging.judges)}, z = {judging.z:g} (share of the WIM score in the reward), form {judging.form}"
@@ -196,6 +198,10 @@ def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> lis
 
 
 def _use(config: OnlineDpoConfig, model: ModelConfig) -> str:
+    if model.trained:
+        before = f"what `{trained_name(model.trained)}` had trained"
+        after = f"As full weights, for it goes onto its base with {before}, and not onto the base alone:"
+        return "\n\n".join([after, _code("expertchat merge adapter=THE_RUN out=MERGED", "bash")])
     embedded, file, named = model.path.startswith("embedded:"), _gguf_file(model), _named(model.path)
     rank = next((rank for rank in RANKS if rank >= config.train.rank), config.train.rank)
     vllm = f"vllm serve {named} --enable-lora --max-lora-rank {rank} --lora-modules expert=THIS_FOLDER"
