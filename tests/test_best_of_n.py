@@ -33,7 +33,10 @@ from expertchat.views.choosing import ChoosingView
 from tests.scripted import Collect, Double
 
 PROMPTS = "prompt,group,lead\nWhat are tides?,sea,The sea rises.\nWhat is honey?,bees,Bees make it.\nWhy sleep?,rest,\n"
-WORDS = {"p0000": ("one two", "a b c d e", "x", "five other words are here"), "p0001": ("y", "y", "", "z z"), "p0002": ("s t", "u v", "w x", "s t")}
+WORDS = {
+    "p0000": ("one two", "a b c d e", "x", "five other words are here"), "p0001": ("y", "y", "", "z z"),
+    "p0002": ("s t", "u v", "w x", "s t"),
+}  # fmt: skip
 PLAIN = ["chooser=length", "judge=shorter", "n=4", "topics=list", "topics.list=[tides]", "resamples=100"]
 Captured = pytest.CaptureFixture[str]
 
@@ -93,8 +96,8 @@ def test_the_longest_is_chosen_and_a_judge_of_another_mind_says_what_it_thinks_o
     # As they were made, against the first, at N = 4. By the chooser 5 > 2, 2 > 1, itself: (1 + 1 + .5) / 3; by the other 0, 0, .5.
     assert four["judges"]["chooser"]["against"]["first"]["first_n"] == pytest.approx(2.5 / 3)
     assert four["judges"]["other"]["against"]["first"]["first_n"] == pytest.approx(0.5 / 3)
-    # N = 1: a tie with itself, whoever judges. Against the rule's texts, of 3 words each, all subsets of one: p0000 2, 5, 1, 5 -> 2 of 4 win,
-    # p0001 1, 1, 2 -> none wins.
+    # N = 1: a tie with itself, whoever judges. Against the rule's texts, of 3 words each, all subsets of one: of p0000 (2, 5, 1, 5) 2 of 4
+    # win, of p0001 (1, 1, 2) none.
     assert one["judges"]["other"]["against"]["first"]["value"] == 0.5
     assert one["judges"]["chooser"]["against"]["rule"] == pytest.approx(
         {"value": (0.5 + 0) / 2, "low": 0.0, "high": 0.5, "n": 2, "first_n": 0.0, "ties": 0}
@@ -107,7 +110,8 @@ def test_the_longest_is_chosen_and_a_judge_of_another_mind_says_what_it_thinks_o
 def test_the_choices_are_rows_for_sft_and_pairs(tmp_path: Path, table: Path) -> None:
     assert run(tmp_path / "run", str(table), *PLAIN, "write_pairs=true") == 0
     rows = [Demonstration.model_validate(line) for line in lines(tmp_path / "run", "demonstrations")]
-    assert [(row.id, row.group, row.score) for row in rows] == [("p0000/k1", "sea", 5.0), ("p0001/k3", "bees", 2.0), ("p0002/k0", "rest", 2.0)]
+    told = [(row.id, row.group, row.score) for row in rows]
+    assert told == [("p0000/k1", "sea", 5.0), ("p0001/k3", "bees", 2.0), ("p0002/k0", "rest", 2.0)]
     assert rows[0].completion == [{"role": "assistant", "content": "a b c d e"}] and rows[0].prompt[-1]["content"] == "What are tides?"
     assert rows[0].provenance["n"] == 4 and rows[0].source == "run:p0000/k1"
     pairs = lines(tmp_path / "run", "pairs")
@@ -233,7 +237,7 @@ def test_a_chooser_that_judges_its_choice_in_another_form_is_warned_of(tmp_path:
 
 
 def test_the_truth_judges_only_where_it_is_known(tmp_path: Path, table: Path) -> None:
-    with pytest.raises(ConfigError, match=r"judges\.other: the truth is that of the embedded world, and of '' and the other topics nothing"):
+    with pytest.raises(ConfigError, match=r"other: the truth is that of the embedded world, and of '' and the other topics nothing"):
         run(tmp_path / "run", str(table), "chooser=length", "judge=truth", "n=2")
 
 
