@@ -103,6 +103,12 @@ BAD: list[tuple[str, list[str]]] = [
     # the judges' lab
     ("judge gone.csv other.jsonl judge=expected", ["2 problems", "source.path=gone.csv: no such file", "source.path=other.jsonl"]),
     ("judge script.jsonl", ["judges: nobody judges", "judge=expected"]),
+    ("best_of_n gone.csv judge=expected judges.other.model.path=/nope",
+     ["2 problems", "source.path=gone.csv", "judges.other.model.path=/nope"]),
+    ("best_of_n chooser=length judge=length decoding@model.decoding=greedy",
+     ["2 problems", "judges.other: is the chooser itself", "model.decoding.reply.method=greedy"]),
+    ("best_of_n chooser=recorded judge=truth rule_text=best",
+     ["2 problems", "judges.chooser: kind=recorded", "rule_text=best: is no rule"]),
     ("audit gone", ["source.path=gone: no such file or folder"]),
     ("audit against=trth thesis", ["against", "'truth', 'label' or 'people'", "trth"]),
     ("label gone form=pairz", ["2 problems", "form=pairz", "did you mean pairs?", "source.path=gone"]),

@@ -65,6 +65,12 @@ _ALL = (
         models="doors.judge:named", meant="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",
     ),
     Command(
+        "best_of_n", "n replies to each prompt, one chosen by a judge, judged again by another: expertchat best_of_n [RUN|TABLE]",
+        "doors.best_of_n:run", words="[SOURCE ...]", root="best_of_n", config="choosing.config:BestOfNConfig",
+        added=("judge@judges.NAME", "experiment"), check="doors.best_of_n:check", models="doors.best_of_n:named",
+        meant="doors.best_of_n:meant", resumes=True, jobs=True, work="doors.best_of_n:WORK",
+    ),
+    Command(
         "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",
         words="SOURCE", root="label", config="labels.config:LabelConfig", check="doors.label:check", models="doors.label:named",
     ),

@@ -92,20 +92,15 @@ def named(config: LabConfig) -> list[tuple[str, str | None]]:
 
 def check(config: LabConfig, here: bool) -> Problems:
     """What keeps it from being run."""
-    from expertchat.backends.folders import find_here
-    from expertchat.backends.reward_folders import any_reward_model_problem
     from expertchat.command import check_runs as runs
-    from expertchat.command.checks import told
+    from expertchat.command.check_judges import reward_models, wordings
     from expertchat.sources.read import source_problems
 
     yield from source_problems(config.source)
     if not config.judges.root:
         yield "judges: nobody judges; name one, as judge=expected or judge=[length,random], or +judge@judges.NAME=expected"
-    yield from _wordings(config)
-    for name, judge in config.judges.items():
-        if here and (valuer := judge.reward_model) is not None:
-            looked = told(find_here, valuer.path, valuer.revision, any_reward_model_problem, valuer.models_dir)
-            yield from (f"judges.{name}.reward_model.path={valuer.path}: {problem}" for problem in looked)
+    yield from wordings(config)
+    yield from reward_models(config, here)
     yield from runs.texts(config)
     yield from runs.cast(config, "judge", here)
 
@@ -126,24 +121,3 @@ def _done(run: RunReader) -> int:
 
 
 WORK = Work("an opinion", _wanted, _done)
-
-
-def _wordings(config: LabConfig) -> Problems:
-    """Judges whose wordings have no words for what they are to be asked."""
-    from expertchat.judging.fits import lacks
-
-    for name, judge in config.judges.items():
-        if judge.model is None:
-            continue
-        prompts, principles = judge.model.prompts, config.principles_of(judge)
-        if judge.form == "pairwise":
-            wanted = "compare_principle" if principles else "compare"
-            lacking = [] if getattr(prompts, wanted) else [f"have no `{wanted}`"]
-            lacking += lacks(prompts, None, judge.reference or config.judging.references is not None)
-        else:
-            shown = judge.examples or config.judging.examples
-            lacking = lacks(prompts, principles, judge.reference or config.judging.references is not None, bool(shown))
-        remedy = f"take form=expected, prompts@judges.{name}.model.prompts=standard, or another model"
-        if judge.model.family == "world":
-            remedy = "the embedded models were trained to rate categories and nothing else: take form=expected, or another model"
-        yield from (f"judges.{name}: the wordings of its model (family {judge.model.family}) {one}; {remedy}" for one in lacking)

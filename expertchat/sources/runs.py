@@ -90,7 +90,7 @@ class _Reading:
         """Why there may be nothing."""
         if self.silent:
             return f" that say anything ({named_ids(self.silent)} are blank)"
-        if unit in ("candidates", "pairs") and not self.run.trains:
+        if unit in ("candidates", "pairs") and not (self.run.trains or self.run.chooses):
             return f" (a run of {self.run.kind or 'another command'} has no candidates)"
         return "" if self.run.done else " yet (it is not done)"
 
@@ -106,7 +106,7 @@ class _Reading:
                     self.silent += [f"{one.id}/{seat}"] if own else []
                     continue
                 places = [i for i, turn in enumerate(one.turns) if turn.speaker == seat]
-                scores = [_truth(ref, one.topic, one.turns[:i], one.turns[i].text) for i in places]
+                scores = [truth_of(ref, one.topic, one.turns[:i], one.turns[i].text) for i in places]
                 known = [score for score in scores if score is not None]
                 said = Text(
                     text=text,
@@ -223,10 +223,10 @@ def _of(one: Candidate, history: Transcript) -> Text:
 
 def _text(ref: ExpertRef, topic: str, before: Sequence[Turn], text: str, tokens: int) -> Text:
     said = system_name(ref.model, ref.policy_version, ref.trained)
-    return Text(text=text, system=said, truth=_truth(ref, topic, before, text), tokens=tokens)
+    return Text(text=text, system=said, truth=truth_of(ref, topic, before, text), tokens=tokens)
 
 
-def _truth(ref: ExpertRef, topic: str, before: Sequence[Turn], text: str) -> float | None:
+def truth_of(ref: ExpertRef, topic: str, before: Sequence[Turn], text: str) -> float | None:
     """What a text of the embedded world truly adds; of any other model nobody knows."""
     if ref.family != "world" or topic not in truth.load().topics:
         return None

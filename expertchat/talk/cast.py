@@ -26,10 +26,11 @@ from expertchat.talk.order import Moderator, moderator_of
 from expertchat.text.sentences import shown_path
 
 if TYPE_CHECKING:
+    from expertchat.choosing.config import BestOfNConfig
     from expertchat.lab.config import LabConfig
     from expertchat.training.config import OnlineDpoConfig
 
-    CastConfig = ConverseConfig | OnlineDpoConfig | LabConfig
+    CastConfig = ConverseConfig | OnlineDpoConfig | LabConfig | BestOfNConfig
 
 
 @dataclass

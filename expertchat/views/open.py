@@ -9,6 +9,7 @@ from typing import TextIO
 
 from expertchat.config import ConfigError
 from expertchat.events import Sink
+from expertchat.views.choosing import ChoosingView
 from expertchat.views.console import console_on
 from expertchat.views.judging import JudgingView
 from expertchat.views.live import LiveView, can_draw
@@ -52,3 +53,10 @@ def open_rewards(view: str, stream: TextIO | None = None) -> Sink:
     if view not in VIEWS:
         raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
     return NullView() if view == "none" else RewardsView(stream, moves=view == "live")
+
+
+def open_choosing(view: str, stream: TextIO | None = None) -> Sink:
+    """The sink of a run that chooses among candidates: "live", "plain" or "none", as `open_view`."""
+    if view not in VIEWS:
+        raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
+    return NullView() if view == "none" else ChoosingView(stream, moves=view == "live")
