@@ -60,6 +60,11 @@ _ALL = (
         "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",
         words="SOURCE", root="label", config="labels.config:LabelConfig", check="doors.label:check", models="doors.label:named",
     ),
+    Command(
+        "build_pairs", "pairs for DPO out of rated texts: expertchat build_pairs SOURCE judge=truth model=embedded_llama",
+        "doors.build_pairs:run", words="SOURCE [SOURCE ...]", root="build_pairs", config="building.config:BuildConfig",
+        added=("judge@judges.NAME",), check="doors.build_pairs:check", models="doors.build_pairs:named", resumes=True,
+    ),
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(
         "audit", "how good is a judge: its agreement, leanings and steadiness, with intervals: expertchat audit SOURCE [SOURCE ...]",

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from expertchat.config import ConfigError
 from expertchat.events import Sink
+from expertchat.views.building import BuildingView
 from expertchat.views.console import console_on
 from expertchat.views.judging import JudgingView
 from expertchat.views.live import LiveView, can_draw
@@ -44,3 +45,10 @@ def open_judging(view: str, stream: TextIO | None = None) -> Sink:
     if view not in VIEWS:
         raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
     return NullView() if view == "none" else JudgingView(stream, moves=view == "live")
+
+
+def open_building(view: str, stream: TextIO | None = None) -> Sink:
+    """The sink of a run that builds pairs: "live", "plain" or "none", as `open_view`."""
+    if view not in VIEWS:
+        raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
+    return NullView() if view == "none" else BuildingView(stream, moves=view == "live")
