@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from expertchat.building.config import BuildConfig, ChooseConfig
 from expertchat.building.counterpart import BLANK, CUT, HELD_OUT, UNSCORED, Low
@@ -26,8 +27,7 @@ REJECTED, ALONE, BETWEEN, ENOUGH = "is the rejected one", "no other text with it
 NO_LOW = "no low counterpart"
 
 
-@dataclass(frozen=True)
-class Bounds:
+class Bounds(NamedTuple):
     """The scores that a chosen text of a type reaches, and that a rejected one does not pass."""
 
     high: float
