@@ -139,8 +139,9 @@ def test_the_model_is_asked_for_what_is_wanted_besides_and_the_pair_keeps_the_pr
         return "short"
 
     words = ("counterpart.asks='Say nothing of {topic} and no {type}, unlike: {chosen}'", "source.topic=fish", "choose.by_type=true")
-    assert build(tmp_path / "run", str(texts), *BY_LENGTH, *words, "source.columns.group=prompt", double=Double(reply)) == 0
-    assert any(one.startswith("Count?\n\nSay nothing of fish and no Count?, unlike: one two") for one in seen)
+    texts.write_text(f"type,prompt,text\nlist,Count?,{TEN}\nfact,Herons?,{NINE}\n")
+    assert build(tmp_path / "run", str(texts), *BY_LENGTH, *words, "source.columns.group=type", double=Double(reply)) == 0
+    assert any(one.startswith("Count?\n\nSay nothing of fish and no list, unlike: one two") for one in seen)
     assert {one.prompt[-1]["content"] for one in pairs(tmp_path / "run").values()} == {"Count?", "Herons?"}
 
 
