@@ -26,7 +26,7 @@ def learners(config: Any, found: models.Found) -> Problems:
             continue
         if train.method == "lora":
             if seat in found:
-                yield from _targets(seat, train.targets, model, found[seat])
+                yield from target_problems(f"the model of expert {seat}", train.targets, model, found[seat])
             continue
         kind = f"train.method={train.method}: the model of expert {seat} must be plain fp32 weights, for in others small steps get lost"
         if model.quantization in ("nf4", "int8"):
@@ -35,7 +35,8 @@ def learners(config: Any, found: models.Found) -> Problems:
             yield f"{kind}; set experts.{seat}.dtype=fp32 (not {model.dtype}), or train=lora"
 
 
-def _targets(seat: str, wanted: list[str], model: ModelConfig, folder: Path) -> Problems:
+def target_problems(whose: str, wanted: list[str], model: ModelConfig, folder: Path) -> Problems:
+    """Layers for adapters that a model has not; `whose` names it."""
     there = models.linear_names(folder, model.quantization)
     if there is None or told(family_class, model.family):
         return
@@ -43,4 +44,4 @@ def _targets(seat: str, wanted: list[str], model: ModelConfig, folder: Path) -> 
     lacking = [name for name in names if name not in there]
     if (wanted and lacking) or len(lacking) == len(names):
         known = ", ".join(sorted(there))
-        yield f"train.targets: the model of expert {seat} has no linear layers named {', '.join(lacking)}; there are {known}"
+        yield f"train.targets: {whose} has no linear layers named {', '.join(lacking)}; there are {known}"

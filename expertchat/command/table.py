@@ -20,6 +20,7 @@ class Command(NamedTuple):
     root: str | None = None  # its file conf/ROOT.yaml
     config: str | None = None  # the class that its values are checked by
     composed: bool = True  # whether Hydra composes its overrides; those of submit are another command's
+    overrides: str | None = None  # overrides(words) -> overrides, of words that are none yet
     added: tuple[str, ...] = ()  # groups that it has no choice of yet: +experiment=NAME, +model@third=NAME
     # -- before it starts
     check: str | None = None  # check(config, here) -> what keeps it from being run
@@ -50,6 +51,11 @@ _ALL = (
         root="online_dpo", config="training.config:OnlineDpoConfig",
         added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
         check="doors.online_dpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.online_dpo:WORK", gib=0.9,
+    ),
+    Command(
+        "sft", "teach a model by rows of prompts and answers, or by a run's best dialogues: expertchat sft FILE|RUN", "doors.sft:run",
+        words="FILE|RUN", root="sft", config="training.sft_config:SftConfig", check="doors.sft:check", models="doors.sft:named",
+        overrides="command.taught:taught", resumes=True, jobs=True, work="doors.sft:WORK", gib=0.9,
     ),
     Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",

@@ -87,13 +87,15 @@ def _named(config: Any) -> Iterator[tuple[str, str, str | None, str | None, bool
         if model.path not in seen:
             seen.add(model.path)
             yield f"{key_of(seat)}.path", model.path, model.revision, model.models_dir, False
-    path = config.embedder.path
+    if (embedder := getattr(config, "embedder", None)) is None:
+        return
+    path = embedder.path
     if path != "auto" or not embedded:
         from expertchat.backends.loading import embedder_path
 
-        path, _ = embedder_path(config.embedder, ["real"])
+        path, _ = embedder_path(embedder, ["real"])
     if path != "auto" and not path.startswith("embedded:"):
-        yield "embedder.path", path, None, config.embedder.models_dir, True
+        yield "embedder.path", path, None, embedder.models_dir, True
 
 
 def _archive(folder: str, name: str) -> list[Path]:
@@ -136,15 +138,17 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
     if train is not None and train.sharding == "fsdp":
         checked.notes.append("the memory plan was not checked: it does not count train.sharding=fsdp")
         return
-    trained: Sequence[Trained] = ()
-    if train is not None:
-        from expertchat.training.room import room_for
+    from expertchat.training.room import plan_one, room_for
 
+    trained: Sequence[Trained] = ()
+    alone = not hasattr(config, "experts")
+    if train is not None and not alone:
         trained = room_for(config)
     count = 1 if ranks > 1 else cluster.gpus
     kind = cluster.gpu_type or "GPU"
     try:
-        plan = check(config, [Gpu(int(cluster.gpu_gib * GIB), kind)] * count, trained)
+        gpus = [Gpu(int(cluster.gpu_gib * GIB), kind)] * count
+        plan = plan_one(config, config.model, gpus) if alone else check(config, gpus, trained)
     except ConfigError as error:
         checked.doubts += [f"memory plan on {count} x {kind} of {cluster.gpu_gib:g} GiB: {problem}" for problem in error.problems]
         return
@@ -245,7 +249,7 @@ def last_pace(runs: Path, command: str, config: Any) -> Pace | None:
 
 def _paths(config: dict[str, Any]) -> list[Any]:
     """What makes two runs alike fast: the models and how they are loaded."""
-    models = [*config["experts"].values(), config.get("third") or {}]
+    models = [*config.get("experts", {}).values(), config.get("third") or {}, config.get("model") or {}]
     return [[model.get(key) for key in ("path", "quantization", "dtype")] for model in models]
 
 

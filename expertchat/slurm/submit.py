@@ -17,7 +17,7 @@ from expertchat.command.compose import load
 from expertchat.command.frozen import freeze
 from expertchat.command.launch import load_whole, without_secrets
 from expertchat.command.overrides import mended
-from expertchat.command.table import COMMANDS
+from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError, near
 from expertchat.folder.reader import RunReader, read_config
 from expertchat.folder.run import run_folder
@@ -82,6 +82,8 @@ def _wanted(options: argparse.Namespace, command_line: list[str]) -> Wanted:
         raise ConfigError(f"submit {command}: cannot be submitted{near(command, _jobs()) or ';'} there are {', '.join(_jobs())}")
     ours = [word for word in options.overrides if word.lstrip("+~").startswith(("cluster=", "cluster."))]
     theirs = [word for word in options.overrides if word not in ours]
+    if (place := COMMANDS[command].overrides) is not None:
+        theirs = find(place)(theirs)
     problems: list[str] = []
     config = _tried(lambda: load_whole(command, [*theirs, "view=plain"], here=False), problems)
     cluster = _tried(lambda: load("submit", ours).cluster, problems)
@@ -154,7 +156,8 @@ def _device_problems(wanted: Wanted) -> list[str]:
     """Devices that the config names and the job will not have."""
     seats = seats_of(wanted.config)
     devices = {f"{key_of(seat)}.device": model.device for seat, model in seats.items() if model.backend == "local"}
-    devices["embedder.device"] = wanted.config.embedder.device
+    if (embedder := getattr(wanted.config, "embedder", None)) is not None:
+        devices["embedder.device"] = embedder.device
     if wanted.cluster.scheduler == "local":
         return list(device_problems(devices))
     gpus, found = wanted.cluster.gpus, []
