@@ -58,6 +58,11 @@ _ALL = (
         overrides="command.taught:taught", resumes=True, jobs=True, work="doors.sft:WORK", gib=0.9,
     ),
     Command(
+        "dpo", "train a model on pairs or judged replies that are there: expertchat dpo FILE|RUN [train=kto]", "doors.dpo:run",
+        words="FILE|RUN", root="dpo", config="training.dpo_config:DpoConfig", added=("model@third",), check="doors.dpo:check",
+        models="doors.dpo:named", overrides="command.taught:preferred", resumes=True, jobs=True, work="doors.dpo:WORK", gib=0.9,
+    ),
+    Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
         models="doors.judge:named", resumes=True,

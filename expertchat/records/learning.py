@@ -51,7 +51,8 @@ class Preference(Record):
     def pair(self) -> bool:
         """Whether both are there."""
         return self.chosen is not None and self.rejected is not None
-||||||| a9b965c
+
+
 class Step(Record):
     """One optimizer step of a model that is trained on rows, for its loss curve."""
 
