@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from expertchat.cli import main
 from expertchat.command.compose import load
-from expertchat.command.taught import preferred
 from expertchat.config import ConfigError
+from expertchat.doors.dpo import in_full
 from expertchat.folder.reader import RunReader
 from expertchat.records import Metrics
 from expertchat.training.against_base import held_out_topics
@@ -47,7 +47,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def config_of(*words: str) -> DpoConfig:
-    config = load("dpo", preferred([*words, "view=none"]))
+    config = load("dpo", in_full([*words, "view=none"]))
     assert isinstance(config, DpoConfig)
     return config
 
@@ -77,7 +77,8 @@ def test_pairs_train_a_model_that_is_held_against_its_base(tmp_path: Path, pairs
     assert steps(tmp_path / "run")[0] == pytest.approx(0.6931, abs=1e-4)  # -log sigmoid(0): policy and reference are the same
     before, *after = metrics(tmp_path / "run", "evaluation")
     # The policy is the base: all four are ties, which count a half; it lies 0 nats from itself.
-    assert before.figures["accuracy"] == 0.5 and before.figures["heldout_margin"] == 0 and before.figures["kl"] == pytest.approx(0, abs=1e-5)
+    assert before.figures["accuracy"] == 0.5 and before.figures["heldout_margin"] == 0
+    assert before.figures["kl"] == pytest.approx(0, abs=1e-5)
     assert after[-1].figures["accuracy"] == 1.0 and after[-1].figures["heldout_margin"] > 0  # type: ignore[operator]
     assert before.figures["judge"] == "truth" and before.figures["n"] == 2 and after[-1].weights_of is not None
     card = (tmp_path / "run" / "adapter" / "README.md").read_text()
@@ -88,7 +89,9 @@ def test_pairs_train_a_model_that_is_held_against_its_base(tmp_path: Path, pairs
 
 
 @pytest.mark.parametrize("where", ["update", "evaluate", "_save"])
-def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(tmp_path: Path, pairs: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(
+    tmp_path: Path, pairs: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = (str(pairs), *SMALL, "evaluation.judge=none")
     assert train(tmp_path / "whole", *words) == 0
     with monkeypatch.context() as patch:
@@ -124,9 +127,10 @@ def test_other_losses_begin_where_their_formulas_do(tmp_path: Path, pairs: Path,
 
 def test_single_replies_with_labels_train_by_kto(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
-    rows = [row(n) for n in range(12)]
-    single = [{"prompt": one["prompt"], "completion": one["chosen" if n % 2 else "rejected"], "label": bool(n % 2)} for n, one in enumerate(rows)]
-    path.write_text("".join(json.dumps(one) + "\n" for one in single))
+    for n in range(12):
+        one, good = row(n), bool(n % 2)
+        single = {"prompt": one["prompt"], "completion": one["chosen" if good else "rejected"], "label": good}
+        path.open("a").write(json.dumps(single) + "\n")
     with pytest.raises(ConfigError, match=r"train.update=dpo: takes pairs, but 12 of 12 rows are single replies .*; take train=kto"):
         train(tmp_path / "no", str(path), *SMALL, "evaluation.judge=none")
     assert train(tmp_path / "run", str(path), *SMALL, "evaluation.judge=none", "train=kto", "train.epochs=3") == 0
@@ -150,7 +154,8 @@ def test_what_is_measured_on_held_out_rows() -> None:
 
 
 def test_the_evaluation_has_topics_that_no_row_is_on() -> None:
-    against = config_of("x", "topics=list", "topics.list=[tides,chess,coffee,jazz]", "topics.shuffle=false", "evaluation.topics=2").against_base
+    words = ("topics=list", "topics.list=[tides,chess,coffee,jazz]", "topics.shuffle=false", "evaluation.topics=2")
+    against = config_of("x", *words).against_base
     assert against is not None
     topics, said = held_out_topics(against, {"JAZZ"})
     assert [topic.text for topic in topics] == ["chess", "coffee"] and said is None

@@ -103,6 +103,14 @@ BAD: list[tuple[str, list[str]]] = [
     # the judges' lab
     ("judge gone.csv other.jsonl judge=expected", ["2 problems", "source.path=gone.csv: no such file", "source.path=other.jsonl"]),
     ("judge script.jsonl", ["judges: nobody judges", "judge=expected"]),
+    # pairs
+    ("build_pairs gone.csv judge=[length,truth] choose.high=1 choose.low=2", ["low=2 must be below high=1"]),
+    ("build_pairs gone.csv judge=[length,truth]", ["judges: one judge scores the texts, but there are length, truth"]),
+    ("build_pairs gone.csv judge=length model=/nope held_out.near=2",
+     ["3 problems", "source.path=gone.csv", "model.path=/nope", "held_out.near"]),
+    ("dpo gone.jsonl model=/nope", ["2 problems", "data.path=gone.jsonl: no such file", "model.path=/nope"]),
+    ("dpo thesis train=kto train.micro_batch=1", ["train.micro_batch=1: kto holds each reply against another one"]),
+    ("dpo thesis", ["data.path=thesis: holds no pairs.jsonl"]),
     ("audit gone", ["source.path=gone: no such file or folder"]),
     ("audit against=trth thesis", ["against", "'truth', 'label' or 'people'", "trth"]),
     ("label gone form=pairz", ["2 problems", "form=pairz", "did you mean pairs?", "source.path=gone"]),

@@ -28,13 +28,15 @@ def test_what_a_line_names_is_there(command: Command) -> None:
     if command.root is not None:
         assert (conf_dir() / f"{command.root}.yaml").is_file()
         assert issubclass(config_class(command.name), Group)
-    for place in (command.check, command.models):
+    for place in (command.check, command.models, command.overrides):
         assert place is None or callable(find(place))
     assert command.work is None or isinstance(find(command.work), Work)
     if command.resumes:
         assert "run" in config_class(command.name).model_fields
     if command.jobs:
-        assert command.resumes and {"experts", "embedder", "models_dir", "view"} <= config_class(command.name).model_fields.keys()
+        fields = config_class(command.name).model_fields.keys()
+        assert command.resumes and {"models_dir", "view"} <= fields
+        assert {"experts", "embedder"} <= fields or "model" in fields
     assert all((conf_dir() / group.partition("@")[0]).is_dir() for group in command.added)
 
 
@@ -145,11 +147,11 @@ def test_its_config_can_be_frozen(said: Callable[..., tuple[int, str]], toy: Pat
 
 
 def test_submit_refuses_what_may_not_be_submitted(said: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert said("submit", "toy") == (2, "expertchat: submit toy: cannot be submitted; there are converse, online_dpo\n")
+    assert said("submit", "toy") == (2, "expertchat: submit toy: cannot be submitted; there are converse, online_dpo, sft, dpo\n")
     monkeypatch.setitem(COMMANDS, "toy", LINE._replace(jobs=True))
     code, text = said("submit", "bench")
-    assert code == 2 and text.endswith("there are converse, online_dpo, toy\n")
-    assert "COMMAND: converse or online_dpo or toy, with any of its keys" in said("submit", "--help")[1]
+    assert code == 2 and text.endswith("there are converse, online_dpo, sft, dpo, toy\n")
+    assert "COMMAND: converse or online_dpo or sft or dpo or toy, with any of its keys" in said("submit", "--help")[1]
     assert "sweeps on Slurm" in said("toy", "--help")[1]
 
 

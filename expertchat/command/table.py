@@ -27,7 +27,7 @@ class Command(NamedTuple):
     models: str | None = None  # models(config) -> (path, models_dir) of each model that it may fetch; None: it never asks the network
     # -- how it runs
     resumes: bool = False  # whether it is a run: with a folder, run.dir, in which it goes on
-    jobs: bool = False  # whether it may run as jobs: by submit, or its sweep on Slurm. Its config has experts, embedder, models_dir, view
+    jobs: bool = False  # whether it may run as jobs: by submit, or its sweep on Slurm. Its config has experts or model, models_dir, view
     parts: bool = False  # whether the tasks of an array may share its dialogues out (conversation.part)
     work: str | None = None  # a command.work.Work: how long a job will take, by earlier runs
     gib: float = 0.7  # main memory of one process with the embedded models, as measured on a CPU
@@ -60,7 +60,7 @@ _ALL = (
     Command(
         "dpo", "train a model on pairs or judged replies that are there: expertchat dpo FILE|RUN [train=kto]", "doors.dpo:run",
         words="FILE|RUN", root="dpo", config="training.dpo_config:DpoConfig", added=("model@third",), check="doors.dpo:check",
-        models="doors.dpo:named", overrides="command.taught:preferred", resumes=True, jobs=True, work="doors.dpo:WORK", gib=0.9,
+        models="doors.dpo:named", overrides="doors.dpo:in_full", resumes=True, jobs=True, work="doors.dpo:WORK", gib=0.9,
     ),
     Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",

@@ -11,15 +11,6 @@ TRAIN = {"lora": "sft", "full": "sft_full", "last_layer": "sft_last_layer"}  # m
 DATA = "data="
 
 
-def preferred(words: Sequence[str]) -> list[str]:
-    """The words of dpo as overrides.
-
-    >>> preferred(["data=pairs.jsonl", "train=full"])
-    ['train=dpo_full', 'data.path=["pairs.jsonl"]']
-    """
-    return taught(words, {"lora": "dpo", "full": "dpo_full", "last_layer": "dpo_last_layer"})
-
-
 def taught(words: Sequence[str], train: Mapping[str, str] = TRAIN) -> list[str]:
     """The words as overrides; `train`: methods -> options of conf/train.
 

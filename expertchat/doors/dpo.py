@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from expertchat.command.taught import preferred
+from expertchat.command.taught import taught
 from expertchat.command.work import Work
 from expertchat.doors.entry import announce, composed
 from expertchat.doors.guard import FIRST
@@ -17,9 +17,21 @@ if TYPE_CHECKING:
     from expertchat.training.dpo_config import DpoConfig
 
 
+TRAIN = {"lora": "dpo", "full": "dpo_full", "last_layer": "dpo_last_layer"}  # methods as online_dpo has them -> options of conf/train
+
+
+def in_full(words: Sequence[str]) -> list[str]:
+    """The words as overrides.
+
+    >>> in_full(["data=pairs.jsonl", "train=full"])
+    ['train=dpo_full', 'data.path=["pairs.jsonl"]']
+    """
+    return taught(words, TRAIN)
+
+
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep."""
-    return composed("dpo", preferred(arguments), _one)
+    return composed("dpo", in_full(arguments), _one)
 
 
 def _one(job: Job) -> int:
