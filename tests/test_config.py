@@ -38,6 +38,7 @@ SLOTS = {
     "reward_model": ["+reward_model"],
     "source": ["source"],
     "judge": ["+judge@judges.mine"],
+    "data": ["data"],
     "form": ["form"],
 }
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
@@ -46,6 +47,7 @@ REAL_WORDS = ["prompts@experts.a.prompts=standard", "prompts@experts.b.prompts=s
 NEEDED = {
     "merge": ["adapter=runs/one", "out=merged"],
     "audit": ["source.path=[judged]"],
+    "build_pairs": ["+judge@judges.mine=length"],
     "model/auto": ["{at}.path=folder"],
     "evaluation/reward": ["reward=length"],
     "topics/file": ["topics.file=topics.txt"],
@@ -72,6 +74,10 @@ def test_every_file_composes_and_validates(option: str) -> None:
         assert load(option, NEEDED.get(option, []))
         return
     command = "online_dpo" if group in TRAINING or option == "judging/candidates" else "converse"
+    if option == "data/taught":
+        command = "sft"
+    elif group == "data" or option.startswith(("train/dpo", "train/kto", "evaluation/against")):
+        command = "dpo"
     if group == "cluster":
         command = "submit"
     if group in ("source", "judge"):

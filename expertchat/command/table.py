@@ -60,6 +60,11 @@ _ALL = (
         meant="command.taught:taught", resumes=True, jobs=True, work="doors.sft:WORK", gib=0.9,
     ),
     Command(
+        "dpo", "train a model on pairs or judged replies that are there: expertchat dpo FILE|RUN [train=kto]", "doors.dpo:run",
+        words="FILE|RUN", root="dpo", config="training.dpo_config:DpoConfig", added=("model@third",), check="doors.dpo:check",
+        models="doors.dpo:named", meant="doors.dpo:in_full", resumes=True, jobs=True, work="doors.dpo:WORK", gib=0.9,
+    ),
+    Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
         models="doors.judge:named", meant="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",
@@ -73,6 +78,11 @@ _ALL = (
     Command(
         "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",
         words="SOURCE", root="label", config="labels.config:LabelConfig", check="doors.label:check", models="doors.label:named",
+    ),
+    Command(
+        "build_pairs", "pairs for DPO out of rated texts: expertchat build_pairs SOURCE judge=truth model=embedded_llama",
+        "doors.build_pairs:run", words="SOURCE [SOURCE ...]", root="build_pairs", config="building.config:BuildConfig",
+        added=("judge@judges.NAME",), check="doors.build_pairs:check", models="doors.build_pairs:named", resumes=True,
     ),
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(

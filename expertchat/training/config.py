@@ -45,7 +45,7 @@ class UpdateConfig(Group):
     `update`: the training method. `method`: which weights are trained.
     """
 
-    trains: ClassVar[str] = "pairs"  # what the command gives to train on: see expertchat.training.method.Entry
+    trains: ClassVar[tuple[str, ...]] = ("pairs",)  # what the command gives to train on: see expertchat.training.method.Entry
 
     update: Text
     method: Literal["lora", "full", "last_layer"]
@@ -73,7 +73,7 @@ class UpdateConfig(Group):
 
     def _problems(self) -> Iterator[str]:
         """What does not go together."""
-        known = [name for name, entry in METHODS.items() if entry.trains == self.trains]
+        known = [name for name, entry in METHODS.items() if entry.trains in self.trains]
         if self.update not in known:
             yield f"train.update={self.update} is no training method: take {' or '.join(known)}"
         if self.batch % self.micro_batch:

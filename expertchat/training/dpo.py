@@ -53,6 +53,8 @@ class Dpo(Updater):
     }
 
     def rows(self, given: Rows, round: int) -> list[Row]:
+        if given.shown:  # of a file, in their order already
+            return [dict(row) for row in given.shown]
         return [row_of(pair, self.learner.backend.renderer) for pair in arranged(given.pairs, self.seed, round)]
 
     @contextlib.contextmanager
@@ -67,7 +69,7 @@ class Dpo(Updater):
             max_length=None,
         )
         with patched(model, self.learner, config.checkpointing):
-            yield _built(model, self.learner, config.reference, config.dropout, args=settings, **more)
+            yield built(model, self.learner, config.reference, config.dropout, args=settings, **more)
 
     def figures(self, logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
         means = super().figures(logs)
@@ -76,16 +78,19 @@ class Dpo(Updater):
         return {**means, "log_ratio": ratio, "learning_rate": last}
 
 
-class _RoundTrainer(SharedUpdate, DPOTrainer):
+class RoundTrainer(SharedUpdate, DPOTrainer):
     """DPOTrainer on rows that have token ids already."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset
 
 
-def _built(model: Any, learner: Learner, reference: str, dropout: float, **more: Any) -> _RoundTrainer:
-    """The round's trainer. TRL trains a PEFT model against a copy of its adapter "default", called "ref", where there is one, else with the
-    adapters off. So the learner's adapter is called "default" while TRL builds, and "ref" is filled or taken away."""
+def built(
+    model: Any, learner: Learner, reference: str, dropout: float, kind: type[SharedUpdate] = RoundTrainer, **more: Any
+) -> SharedUpdate:
+    """The round's trainer, of a `kind` of TRL's that takes its reference as DPOTrainer does. TRL trains a PEFT model against a copy of its
+    adapter "default", called "ref", where there is one, else with the adapters off. So the learner's adapter is called "default" while
+    TRL builds, and "ref" is filled or taken away."""
     peft = model if isinstance(learner, LoraLearner) else None
     base = model.get_base_model() if peft is not None else model
     weights = learner.parameters()
@@ -93,7 +98,7 @@ def _built(model: Any, learner: Learner, reference: str, dropout: float, **more:
     if peft is not None:
         peft.peft_config["default"] = peft.peft_config[learner.name]  # type: ignore[attr-defined]
     try:
-        trainer = _RoundTrainer(model=model, ref_model=learner.reference(), processing_class=learner.tokenizer, **more)
+        trainer = kind(model=model, ref_model=learner.reference(), processing_class=learner.tokenizer, **more)
     finally:
         if peft is not None:
             del peft.peft_config["default"]

@@ -74,16 +74,17 @@ class Method(Protocol):
 class Entry:
     """Where a method's class stands ("module:Class"), and how many texts of each row it passes through the model, for the memory plan.
 
-    `trains`: on what, pairs (and the candidates that they were made of) or shown rows; a command gives one of them.
+    `trains`: on what, pairs (and the candidates that they were made of), shown rows, or shown rows that were judged each by itself.
     """
 
     place: str
     texts: int
-    trains: Literal["pairs", "shown"] = "pairs"
+    trains: Literal["pairs", "shown", "judged"] = "pairs"
 
 
 METHODS = {
     "dpo": Entry("expertchat.training.dpo:Dpo", texts=2),
+    "kto": Entry("expertchat.training.kto:Kto", texts=2, trains="judged"),
     "sft": Entry("expertchat.training.sft:Sft", texts=1, trains="shown"),
 }
 
