@@ -261,9 +261,9 @@ def test_a_list_of_values_may_be_one_for_each_size(tmp_path: Path) -> None:
 
 
 def test_a_figure_is_found_by_its_path_or_is_none(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text(json.dumps({"a": {"b": [0.5, 0.4, 0.6], "c": {"value": 1, "low": 0, "high": 2}, "d": None}}))
-    assert [str(cell_of(tmp_path, path)) for path in ("a.b", "a.c", "a.d", "a.x.y", "other.json:a")] == [
-        "0.5 (0.4 to 0.6)", "1 (0 to 2)", "–", "–", "–",
+    (tmp_path / "summary.json").write_text(json.dumps({"a": {"b": [0.5, 0.4, 0.6], "c": {"value": 1, "low": 0, "high": 2}, "d": None, "e": {"mean": 3, "n": 1}}}))
+    assert [str(cell_of(tmp_path, path)) for path in ("a.b", "a.c", "a.d", "a.e", "a.x.y", "other.json:a")] == [
+        "0.5 (0.4 to 0.6)", "1 (0 to 2)", "–", "3", "–", "–",
     ]  # fmt: skip
 
 

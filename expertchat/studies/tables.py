@@ -87,7 +87,8 @@ def _cell(values: Any, path: str) -> Cell:
     if isinstance(value, list) and len(value) == 3:
         value, low, high = value
     if isinstance(value, Mapping):
-        value, low, high = (value.get(key) for key in ("value", "low", "high"))
+        low, high = value.get("low"), value.get("high")
+        value = value.get("value", value.get("mean"))
     plain = value if isinstance(value, int | float | str) and not isinstance(value, bool) else None
     interval = [one if isinstance(one, int | float) else None for one in (low, high)]
     return Cell(plain, *interval)
