@@ -28,13 +28,15 @@ def test_what_a_line_names_is_there(command: Command) -> None:
     if command.root is not None:
         assert (conf_dir() / f"{command.root}.yaml").is_file()
         assert issubclass(config_class(command.name), Group)
-    for place in (command.check, command.models):
+    for place in (command.check, command.models, command.overrides):
         assert place is None or callable(find(place))
     assert command.work is None or isinstance(find(command.work), Work)
     if command.resumes:
         assert "run" in config_class(command.name).model_fields
     if command.jobs:
-        assert command.resumes and {"experts", "embedder", "models_dir", "view"} <= config_class(command.name).model_fields.keys()
+        fields = config_class(command.name).model_fields.keys()
+        assert command.resumes and {"models_dir", "view"} <= fields
+        assert {"experts", "embedder"} <= fields or "model" in fields
     assert all((conf_dir() / group.partition("@")[0]).is_dir() for group in command.added)
 
 

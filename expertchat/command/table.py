@@ -27,7 +27,7 @@ class Command(NamedTuple):
     models: str | None = None  # models(config) -> (path, models_dir) of each model that it may fetch; None: it never asks the network
     # -- how it runs
     resumes: bool = False  # whether it is a run: with a folder, run.dir, in which it goes on
-    jobs: bool = False  # whether it may run as jobs: by submit, or its sweep on Slurm. Its config has experts, embedder, models_dir, view
+    jobs: bool = False  # whether it may run as jobs: by submit, or its sweep on Slurm. Its config has experts or model, models_dir, view
     parts: bool = False  # whether the tasks of an array may share its dialogues out (conversation.part)
     work: str | None = None  # a command.work.Work: how long a job will take, by earlier runs
     gib: float = 0.7  # main memory of one process with the embedded models, as measured on a CPU
