@@ -147,7 +147,7 @@ def test_its_config_can_be_frozen(said: Callable[..., tuple[int, str]], toy: Pat
 
 
 def test_submit_refuses_what_may_not_be_submitted(said: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert said("submit", "toy") == (2, "expertchat: submit toy: cannot be submitted; there are converse, online_dpo\n")
+    assert said("submit", "toy") == (2, "expertchat: submit toy: cannot be submitted; there are converse, online_dpo, sft\n")
     monkeypatch.setitem(COMMANDS, "toy", LINE._replace(jobs=True))
     code, text = said("submit", "bench")
     assert code == 2 and text.endswith("there are converse, online_dpo, toy\n")
