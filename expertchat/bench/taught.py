@@ -34,7 +34,7 @@ def measure_sft(kit: Kit) -> None:
     part.notes += [
         f"{OURS}: the updater of `expertchat sft` (TRL's SFTTrainer on exact tokens, replies alone through the output layer, in fp32); it "
         "builds a trainer every epoch",
-        f"{PEER}: TRL alone, key by key as it comes, on the same tokens with the same mask, optimizer and batches; built once",
+        f"{PEER}: TRL alone, as it comes, on the same tokens with the same mask, optimizer and batches; built once",
     ]
     rows = taught(kit)
     with tempfile.TemporaryDirectory() as folder:
