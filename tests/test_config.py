@@ -13,6 +13,8 @@ from expertchat.backends.folders import resolve_path
 from expertchat.command.compose import compose, config_class, load
 from expertchat.command.launch import names_hub
 from expertchat.config import ConfigError, DecodingConfig, ExpertsConfig, ModelConfig, PersonaConfig, conf_dir, validate
+from expertchat.sources.instructions import find_template
+from expertchat.studies.written import read_study
 from expertchat.talk.config import ConverseConfig
 
 CONF = conf_dir()
@@ -41,11 +43,13 @@ SLOTS = {
     "data": ["data"],
     "form": ["form"],
 }
+TAUGHT = ("data/taught", "evaluation/held_out", "train/sft_lora", "train/sft_full", "train/sft_last_layer")  # of sft
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
 REAL_WORDS = ["prompts@experts.a.prompts=standard", "prompts@experts.b.prompts=standard"]
 # Options that ask the user for something.
 NEEDED = {
     "merge": ["adapter=runs/one", "out=merged"],
+    "sft": ["data.path=[rows.txt]"],
     "audit": ["source.path=[judged]"],
     "build_pairs": ["+judge@judges.mine=length"],
     "model/auto": ["{at}.path=folder"],
@@ -74,7 +78,10 @@ def test_every_file_composes_and_validates(option: str) -> None:
         assert load(option, NEEDED.get(option, []))
         return
     command = "online_dpo" if group in TRAINING or option == "judging/candidates" else "converse"
-    if option == "data/taught":
+    if group in ("instructions", "study"):  # no options of a config: data.template and `study` name them
+        assert find_template(name) if group == "instructions" else read_study(name)
+        return
+    if option in TAUGHT:
         command = "sft"
     elif group == "data" or option.startswith(("train/dpo", "train/kto", "evaluation/against")):
         command = "dpo"

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from expertchat.command.named_models import with_models
 from expertchat.sources.words import as_overrides
 
-TRAIN = {"lora": "sft", "full": "sft_full", "last_layer": "sft_last_layer"}  # methods as online_dpo has them -> options of conf/train
+# As online_dpo has them; their own options of conf/train begin with sft_.
+TRAIN = {name: f"sft_{name}" for name in ("lora", "full", "last_layer")}
 DATA = "data="
 
 
