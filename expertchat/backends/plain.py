@@ -55,7 +55,7 @@ def write(
         out_B_S = model.generate(
             input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings,
             logits_processor=LogitsProcessorList([Finite(), *unrepeated]),
-            stopping_criteria=StoppingCriteriaList([BeamStops(rows, ids_B_S.shape[1])] if any(row.stops for row in rows) else []),
+            stopping_criteria=StoppingCriteriaList([BeamStops(rows, ids_B_S.shape[1])] if decoding.stop else []),
         )  # fmt: skip
         for row, tokens in zip(rows, out_B_S[:, ids_B_S.shape[1] :].tolist(), strict=True):
             for token in tokens:

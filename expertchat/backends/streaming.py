@@ -69,11 +69,6 @@ class Row:
         elif self.tokens >= self.limit:
             self.finish = "length"
 
-    @property
-    def stops(self) -> bool:
-        """Whether any stop string ends it."""
-        return bool(self._stop)
-
     def would_stop(self, new: Sequence[int]) -> bool:
         """Whether a stop string would have ended the reply, had it been these tokens."""
         if not self._stop or not new or not self._pieces.may_end(new[-1], self._stop):
