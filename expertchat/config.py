@@ -152,7 +152,7 @@ class ModelConfig(Group):
 # Other parts of a run, and words of its config, of its records and of its progress.
 NOT_SEATS = (
     "third", "moderator", "embedder", "judge", "topics", "all", "both", "one", "none", "partner", "self", "alternate", "list", "file",
-    "reward_model",
+    "reward_model", "model",
 )  # fmt: skip
 
 

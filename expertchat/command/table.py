@@ -44,8 +44,8 @@ _ALL = (
     Command(
         "converse", "two experts talk, rate each other and say what is missing", "doors.converse:run",
         root="converse", config="talk.config:ConverseConfig", added=("model@third", "model@moderator", "reward_model", "experiment"),
-        check="doors.converse:check", models="command.check_runs:named", overrides="doors.converse:meant", resumes=True, jobs=True, parts=True,
-        work="doors.converse:WORK",
+        check="doors.converse:check", models="command.check_runs:named", overrides="doors.converse:meant", resumes=True, jobs=True,
+        parts=True, work="doors.converse:WORK",
     ),
     Command(
         "online_dpo", "rounds of conversation, judgement and DPO: the experts learn from each other", "doors.online_dpo:run",
@@ -53,6 +53,11 @@ _ALL = (
         added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
         check="doors.online_dpo:check", models="command.check_runs:named", overrides="doors.online_dpo:meant", resumes=True, jobs=True,
         work="doors.online_dpo:WORK", gib=0.9,
+    ),
+    Command(
+        "sft", "teach a model by rows of prompts and answers, or by a run's best dialogues: expertchat sft FILE|RUN", "doors.sft:run",
+        words="FILE|RUN", root="sft", config="training.sft_config:SftConfig", check="doors.sft:check", models="doors.sft:named",
+        overrides="command.taught:taught", resumes=True, jobs=True, work="doors.sft:WORK", gib=0.9,
     ),
     Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
