@@ -28,27 +28,13 @@ def test_what_a_line_names_is_there(command: Command) -> None:
     if command.root is not None:
         assert (conf_dir() / f"{command.root}.yaml").is_file()
         assert issubclass(config_class(command.name), Group)
-<<<<<<< HEAD
-    for place in (command.check, command.models, command.meant):
-||||||| 1909658
-    for place in (command.check, command.models):
-=======
     for place in (command.check, command.models, command.overrides):
->>>>>>> sft
         assert place is None or callable(find(place))
     assert command.work is None or isinstance(find(command.work), Work)
     if command.resumes:
         assert "run" in config_class(command.name).model_fields
     if command.jobs:
-<<<<<<< HEAD
         assert command.resumes and {"run", "view"} <= config_class(command.name).model_fields.keys()
-||||||| 1909658
-        assert command.resumes and {"experts", "embedder", "models_dir", "view"} <= config_class(command.name).model_fields.keys()
-=======
-        fields = config_class(command.name).model_fields.keys()
-        assert command.resumes and {"models_dir", "view"} <= fields
-        assert {"experts", "embedder"} <= fields or "model" in fields
->>>>>>> sft
     assert all((conf_dir() / group.partition("@")[0]).is_dir() for group in command.added)
 
 
@@ -159,14 +145,8 @@ def test_its_config_can_be_frozen(said: Callable[..., tuple[int, str]], toy: Pat
 
 
 def test_submit_refuses_what_may_not_be_submitted(said: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-<<<<<<< HEAD
     there = [name for name, entry in COMMANDS.items() if entry.jobs]
     assert said("submit", "toy") == (2, f"expertchat: submit toy: cannot be submitted; there are {', '.join(there)}\n")
-||||||| 1909658
-    assert said("submit", "toy") == (2, "expertchat: submit toy: cannot be submitted; there are converse, online_dpo\n")
-=======
-    assert said("submit", "toy") == (2, "expertchat: submit toy: cannot be submitted; there are converse, online_dpo, sft\n")
->>>>>>> sft
     monkeypatch.setitem(COMMANDS, "toy", LINE._replace(jobs=True))
     code, text = said("submit", "bench")
     assert code == 2 and text.endswith(f"there are {', '.join([*there, 'toy'])}\n")

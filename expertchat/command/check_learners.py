@@ -32,12 +32,7 @@ def learners(config: Any, found: models.Found) -> Problems:
         model = experts[seat]
         if seat in scripted:
             continue
-        if model.trained and model.quantization in ("nf4", "int8"):
-            yield (
-                f"experts.{seat}.trained={model.trained}: an expert that learns on has it worked into its weights, which cannot be done in "
-                f"{model.quantization}: merge it once (expertchat merge adapter={model.trained} out=FOLDER), and name FOLDER as "
-                f"experts.{seat}.path"
-            )
+        yield from models.learning_on_problems(f"experts.{seat}", model)
         if train.method == "lora":
             if seat in found:
                 yield from target_problems(f"the model of expert {seat}", train.targets, model, found[seat])
