@@ -16,7 +16,7 @@ from expertchat.config import ConfigError
 from expertchat.lab.models import between
 from expertchat.records import Item, Text, Turn
 from expertchat.reward_models.config import RewardModelTraining
-from expertchat.reward_models.examples import apart, bound_of, both_ways, parted, preferences, request_of, spread_of, valued
+from expertchat.reward_models.examples import apart, both_ways, bound_of, parted, preferences, request_of, spread_of, valued
 from expertchat.reward_models.known import Known, of_values
 from expertchat.reward_models.material import read_material
 from expertchat.reward_models.measuring import Measure, better, calibration_error
