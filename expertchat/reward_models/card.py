@@ -40,12 +40,11 @@ def card_of(config: RewardModelTraining, summary: Mapping[str, Any], epochs: Seq
         "tags": ["reward-model", "expertchat", config.kind, *(["trl"] if config.kind == "decoder" else ["sentence-transformers"])],
     }
     figures = summary["figures"]
+    measured = [[title, _shown(figures, name, form)] for title, name, form in SHOWN if figures.get(name) is not None]
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# A reward model from {shown_path(config.path)}\n\nThis is {READS[config.kind]}. Every figure here was written by the run.",
-        f"## On what was held out\n\n{_about(summary)}\n\n" + _table(["", ""], [
-            [title, _shown(figures, name, form)] for title, name, form in SHOWN if figures.get(name) is not None
-        ]),
+        f"## On what was held out\n\n{_about(summary)}\n\n" + _table(["", ""], measured),
         "## The epochs\n\n" + _curve(epochs, int(summary["best"])),
         "## Config\n\n" + _table(["", ""], _settings(config, summary)),
         f"## How to use it\n\n```bash\n{_use(config)}\n```",
@@ -56,7 +55,7 @@ def card_of(config: RewardModelTraining, summary: Mapping[str, Any], epochs: Seq
 def _about(summary: Mapping[str, Any]) -> str:
     return (
         f"Learnt is `{summary['target']}` from {summary['rows']:,} rows of {summary['groups']:,} groups; measured on "
-        f"{summary['held_out']:,} items of {summary['held_out_groups']:,} others, none of which is in both. In brackets 95 % intervals, whole groups drawn."
+        f"{summary['held_out']:,} items of {summary['held_out_groups']:,} others. In brackets 95 % intervals, whole groups drawn."
     )
 
 
