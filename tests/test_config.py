@@ -42,6 +42,7 @@ SLOTS = {
     "judge": ["+judge@judges.mine"],
     "data": ["data"],
     "form": ["form"],
+    "classifier": ["classifier@model"],
 }
 TAUGHT = ("data/taught", "evaluation/held_out", "train/sft_lora", "train/sft_full", "train/sft_last_layer")  # of sft
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
@@ -91,6 +92,8 @@ def test_every_file_composes_and_validates(option: str) -> None:
         command = "judge"
     if group == "form":
         command = "label"
+    if group == "classifier":
+        command = "reward_model"
     if group == "experiment":  # its second line says for which command it is
         command = (CONF / f"{option}.yaml").read_text("utf-8").splitlines()[1].removeprefix("# ").partition(":")[0]
     for slot in SLOTS[group]:

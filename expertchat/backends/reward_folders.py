@@ -1,4 +1,4 @@
-"""Where a reward model is: a folder of transformers, a run of `expertchat reward_model` or a round of it, a LoRA adapter with its score head.
+"""Where a reward model is: a folder of transformers, a run of `expertchat reward_model` or a round of it, an adapter with its score head.
 
 A model that was trained here has reward_model.json beside its weights, which says what it reads and in which numbers. No torch here.
 """

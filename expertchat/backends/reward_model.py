@@ -102,10 +102,10 @@ class RewardModel(Valuer):
             return {"input_ids": self.renderer.encode(messages) + self.renderer.reply(messages, Message("assistant", reply))}
         special = self.tokenizer.all_special_tokens
         said = "\n".join(message.content for message in messages)
-        before, first, text = (neutralise(one, special) if one is not None else None for one in (said, first, reply))
-        if first is not None:  # no text can hold the mark between them: see above
-            before = f"{before} {self.tokenizer.sep_token or ''} {first}"
-        row = self.tokenizer(before, text, add_special_tokens=True)
+        before, text = neutralise(said, special), neutralise(reply, special)
+        mark = self.tokenizer.sep_token or ""  # no text can hold it
+        shown = before if first is None else f"{before} {mark} {neutralise(first, special)}"
+        row = self.tokenizer(shown, text, add_special_tokens=True)
         return {key: row[key] for key in ("input_ids", "token_type_ids") if key in row}
 
     def batch(self, rows: Sequence[Tokens]) -> dict[str, Tensor]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from expertchat.command.work import Work
 from expertchat.doors.entry import announce, composed
 from expertchat.doors.guard import FIRST
 
 if TYPE_CHECKING:
     from expertchat.command.checks import Problems
     from expertchat.command.launch import Job
+    from expertchat.folder.reader import RunReader
     from expertchat.reward_models.config import RewardModelTraining
 
 
@@ -23,18 +25,18 @@ def overrides(words: Sequence[str]) -> list[str]:
     """The words as overrides: SOURCE, and the model in one word.
 
     >>> overrides(["runs/one", "model=minilm"]), overrides(["model=models/it's"])
-    (['base@model=minilm', 'source.path=["runs/one"]'], ["model.path='models/it\\\\'s'"])
+    (['classifier@model=minilm', 'source.path=["runs/one"]'], ["model.path='models/it\\\\'s'"])
     """
     from expertchat.config import conf_dir
     from expertchat.sources.words import as_overrides
 
-    options = {path.stem for path in (conf_dir() / "base").glob("*.yaml")}
+    options = {path.stem for path in (conf_dir() / "classifier").glob("*.yaml")}
     found = []
     for word in as_overrides(words):
         key, _, value = word.partition("=")
         if key == "model" and value:
             quoted = value.replace("'", "\\'")
-            word = f"base@model={value}" if value in options or "," in value else f"model.path='{quoted}'"
+            word = f"classifier@model={value}" if value in options or "," in value else f"model.path='{quoted}'"
         found.append(word)
     return found
 
@@ -55,8 +57,8 @@ def named(config: RewardModelTraining) -> list[tuple[str, str | None]]:
     """(path, models_dir) of the model that it begins from, and each data set of the hub."""
     from expertchat.sources.rows import HUB
 
-    paths = [*config.source.path, *config.held_out.path]
-    return [(config.path, config.model.models_dir), *((path.removeprefix(HUB).partition(":")[0], None) for path in paths if path.startswith(HUB))]
+    paths = [path for path in (*config.source.path, *config.held_out.path) if path.startswith(HUB)]
+    return [(config.path, config.model.models_dir), *((path.removeprefix(HUB).partition(":")[0], None) for path in paths)]
 
 
 def check(config: RewardModelTraining, here: bool) -> Problems:
@@ -79,3 +81,10 @@ def check(config: RewardModelTraining, here: bool) -> Problems:
         looked = told(lambda: find_here(model.path, model.revision, models_dir=model.models_dir))
         yield from (f"model.path={model.path}: {models.short(problem, model.path)}" for problem in looked)
         yield from models.device_problems({"model.device": model.device})
+
+
+def _done(run: RunReader) -> int:
+    return sum(one.round > 0 for one in run.metrics())
+
+
+WORK = Work("an epoch", lambda config: int(config.epochs), _done)

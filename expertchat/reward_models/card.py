@@ -17,7 +17,8 @@ SHOWN: Sequence[Column] = (
     ("pairs ordered rightly", "accuracy", ".1%"), ("against the truth", "truth_accuracy", ".1%"),
     ("against people", "people_accuracy", ".1%"), ("rank correlation with what is known (rho)", "rho", ".2f"),
     ("loss", "loss", ".3f"), ("calibration error", "calibration", ".3f"), ("Brier score", "brier", ".3f"),
-    ("error, in points", "error", ".2f"), ("the longer one is preferred", "longer", ".1%"), ("the longer one is better", "longer_true", ".1%"),
+    ("error, in points", "error", ".2f"),
+    ("the longer one is preferred", "longer", ".1%"), ("the longer one is better", "longer_true", ".1%"),
     ("leaning to the longer one", "longer_bias", "+.3f"), ("the first one is preferred", "first", ".1%"),
     ("another choice in the other order", "flips", ".1%"),
 )  # fmt: skip
@@ -39,12 +40,11 @@ def card_of(config: RewardModelTraining, summary: Mapping[str, Any], epochs: Seq
         "tags": ["reward-model", "expertchat", config.kind, *(["trl"] if config.kind == "decoder" else ["sentence-transformers"])],
     }
     figures = summary["figures"]
+    measured = [[title, _shown(figures, name, form)] for title, name, form in SHOWN if figures.get(name) is not None]
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# A reward model from {shown_path(config.path)}\n\nThis is {READS[config.kind]}. Every figure on this page was written by the run.",
-        f"## On what was held out\n\n{_about(summary)}\n\n" + _table(["", ""], [
-            [title, _shown(figures, name, form)] for title, name, form in SHOWN if figures.get(name) is not None
-        ]),
+        f"# A reward model from {shown_path(config.path)}\n\nThis is {READS[config.kind]}. Every figure here was written by the run.",
+        f"## On what was held out\n\n{_about(summary)}\n\n" + _table(["", ""], measured),
         "## The epochs\n\n" + _curve(epochs, int(summary["best"])),
         "## Config\n\n" + _table(["", ""], _settings(config, summary)),
         f"## How to use it\n\n```bash\n{_use(config)}\n```",
@@ -54,8 +54,8 @@ def card_of(config: RewardModelTraining, summary: Mapping[str, Any], epochs: Seq
 
 def _about(summary: Mapping[str, Any]) -> str:
     return (
-        f"Learnt is `{summary['target']}` from {summary['rows']:,} rows of {summary['groups']:,} groups; measured on {summary['held_out']:,} "
-        f"items of {summary['held_out_groups']:,} others, none of which is in both. In brackets 95 % intervals, whole groups drawn."
+        f"Learnt is `{summary['target']}` from {summary['rows']:,} rows of {summary['groups']:,} groups; measured on "
+        f"{summary['held_out']:,} items of {summary['held_out_groups']:,} others. In brackets 95 % intervals, whole groups drawn."
     )
 
 
@@ -74,7 +74,8 @@ def _settings(config: RewardModelTraining, summary: Mapping[str, Any]) -> list[l
     train = config.train
     trained = f"LoRA rank {train.rank}, alpha {train.alpha}, and the score head" if config.method == "lora" else "all weights"
     order = f"{config.order}{f' ({config.first})' if config.first else ''}, {'both orders' if config.swap else 'one order'} of each pair"
-    left = ", ".join(f"{summary[key]} {what}" for key, what in (("ties", "ties"), ("again", "there again"), ("against", "preferred both ways")))
+    told = (("ties", "ties"), ("again", "there again"), ("against", "preferred both ways"))
+    left = ", ".join(f"{summary[key]} {what}" for key, what in told)
     rows = {
         "base": f"`{shown_path(config.path)}` ({config.model.dtype}, quantization {config.model.quantization})",
         "trained": trained,

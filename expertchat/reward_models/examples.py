@@ -35,6 +35,15 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """`mean` and `spread` (standard deviation) of the numbers that a regression learns; `bound`: from which number on a text is good."""
+
+    mean: float = 0.0
+    spread: float = 1.0
+    bound: float = 0.0
+
+
+@dataclass(frozen=True)
 class Parts:
     """What is trained on and what is held out, without a group in both."""
 

@@ -50,7 +50,8 @@ class RewardFolder(RunFolder):
         before = read_json(self.folder / PARTS)
         if before is not None and before.get("digest") != self.parts["digest"]:
             raise ConfigError(
-                f"source: has changed since {self.folder} was begun (other texts, or other numbers of them); restore it, or name another run.dir"
+                f"source: has changed since {self.folder} was begun (other texts, or other numbers of them); restore it, or name another "
+                "run.dir"
             )
         self.metrics = {one.id: one for one in read_records(self.folder / "metrics.jsonl", Metrics, REMEDY)}
         for event in RunReader(self.folder, REMEDY).events():

@@ -1,4 +1,4 @@
-"""What is known of texts, read from whatever holds it: people's labels, a run's scores, judges' opinions, the truth of the embedded world."""
+"""What is known of texts, from whatever holds it: people's labels, a run's scores, judges' opinions, the truth of the embedded world."""
 
 from __future__ import annotations
 

@@ -127,9 +127,8 @@ class DecoderLearner(RewardLearner):
             _set_dropout(model, config.train.dropout)
         super().__init__(config, model, tokenizer, facts)
         self.trained = model
-        self.base, self.revision = config.path, config.model.revision
-        if not is_hub_id(self.base, config.model.models_dir) and Path(self.base).is_dir():
-            self.base = str(Path(self.base).absolute())
+        own = not is_hub_id(config.path, config.model.models_dir) and Path(config.path).is_dir()
+        self.begins_from, self.revision = str(Path(config.path).absolute()) if own else config.path, config.model.revision
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.trained.named_parameters() if p.requires_grad}
@@ -144,7 +143,7 @@ class DecoderLearner(RewardLearner):
             values = json.loads((folder / ADAPTER).read_text("utf-8"))
             if isinstance(values["target_modules"], list):
                 values["target_modules"].sort()
-            values |= {"base_model_name_or_path": self.base, "revision": self.revision, "task_type": "SEQ_CLS"}
+            values |= {"base_model_name_or_path": self.begins_from, "revision": self.revision, "task_type": "SEQ_CLS"}
             (folder / ADAPTER).write_text(json.dumps(values, indent=2, sort_keys=True), "utf-8")
             self._describe(folder)
 
@@ -155,7 +154,8 @@ class DecoderLearner(RewardLearner):
             tensors = load_file(folder / ADAPTER_WEIGHTS)
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"{folder / ADAPTER_WEIGHTS} is damaged or missing ({first_line(error)})") from None
-        missing = set_peft_model_state_dict(self.trained, tensors).unexpected_keys
+        told: Any = set_peft_model_state_dict(self.trained, tensors)
+        missing = told.unexpected_keys
         if missing:
             raise ConfigError(f"{folder / ADAPTER_WEIGHTS} is not of this model ({missing[0]}); name another run.dir")
 
@@ -201,7 +201,8 @@ def _adapted(model: Any, config: RewardModelTraining) -> Any:
     targets = train.targets or usual
     leaves = {path.rpartition(".")[2] for path in linear_layers(model)} - set(HEADS)
     if lacking := [name for name in targets if name not in leaves]:
-        raise ConfigError(f"train.targets: {config.path} has no linear layers named {', '.join(lacking)}; there are {', '.join(sorted(leaves))}")
+        there = ", ".join(sorted(leaves))
+        raise ConfigError(f"train.targets: {config.path} has no linear layers named {', '.join(lacking)}; there are {there}")
     head = next(name for name in HEADS if hasattr(model, name))
     lora = LoraConfig(
         r=train.rank, lora_alpha=train.alpha, lora_dropout=train.dropout or 0.0, target_modules=list(targets), task_type="SEQ_CLS",

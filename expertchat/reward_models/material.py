@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from expertchat.reward_models.config import OF_PAIRS, RewardModelTraining, Targe
 from expertchat.reward_models.examples import (
     Example,
     Preferences,
+    Scale,
     apart,
     as_pairs,
     both_ways,
@@ -31,7 +32,7 @@ FEWEST = 2  # rows of training
 @dataclass(frozen=True)
 class Material:
     """Rows of training, and what is held out with what is known of it, the truth and people's word beside it (empty where that is learnt
-    itself, or nobody knows). `mean` and `spread` of the numbers that a regression learns; `bound` from which a text is good."""
+    itself, or nobody knows)."""
 
     target: Target
     examples: list[Example]
@@ -40,9 +41,7 @@ class Material:
     people: list[Known]
     notes: list[str]
     counts: dict[str, int]
-    mean: float = 0.0
-    spread: float = 1.0
-    bound: float = 0.0
+    scale: Scale
 
     @property
     def digest(self) -> str:
@@ -55,8 +54,8 @@ class Material:
         values: dict[str, Any] = {"schema": 1, "kind": config.kind, "target": self.target, "base": config.path}
         values |= {"max_tokens": config.train.max_tokens, "quantization": "none"}
         if config.kind == "regression":
-            values |= {"mean": self.mean, "spread": self.spread}
-        return values | ({"bound": self.bound} if config.kind == "classification" else {})
+            values |= {"mean": self.scale.mean, "spread": self.scale.spread}
+        return values | ({"bound": self.scale.bound} if config.kind == "classification" else {})
 
 
 def read_material(config: RewardModelTraining, say: Say) -> Material:
@@ -70,25 +69,27 @@ def read_material(config: RewardModelTraining, say: Say) -> Material:
     items = [one.item for one in parts.held_out]
     truth = by_truth(items, config.min_margin) if target != "truth" else []
     people = by_people(items, other, config.labels, config.min_margin) if config.labels and target != "people" else []
-    held_out, beside = list(parts.held_out), [[one for one in ones if one.known] for ones in (truth, people)]
+    held_out, truth, people = (list(ones) for ones in (parts.held_out, truth, people))
     if config.kind in OF_PAIRS:
-        held_out, *beside = (as_pairs(ones, config.min_margin) for ones in (held_out, *beside))
+        held_out, truth, people = (as_pairs(ones, config.min_margin) for ones in (held_out, truth, people))
+    truth, people = ([one for one in ones if one.known] for ones in (truth, people))
     maker = _of_pairs if config.kind in OF_PAIRS else _of_texts
-    examples, counts, more = maker(config, parts.train)
+    examples, counts, scale = maker(config, parts.train)
     if not any(one.sign for one in as_pairs(held_out, config.min_margin)):
         raise ConfigError(
             f"held_out: of its {len(held_out)} items no two are known to differ, so nothing can be measured; raise held_out.share, lower "
             "min_margin, or name another source with held_out.path"
         )
     counts |= {"held_out": len(held_out), "held_out_groups": _groups(held_out), "groups": _groups(parts.train)}
-    return Material(target, examples, held_out, *beside, [*parts.notes, _told(config, counts)], counts, **more)
+    notes = [*parts.notes, _told(config, counts)]
+    return Material(target, examples, held_out, truth, people, notes, counts, scale or Scale())
 
 
 def _groups(known: Sequence[Known]) -> int:
     return len({(one.item.source, one.item.group) for one in known})
 
 
-Made = tuple[list[Example], dict[str, int], dict[str, float]]
+Made = tuple[list[Example], dict[str, int], "Scale | None"]
 
 
 def _of_pairs(config: RewardModelTraining, known: Sequence[Known]) -> Made:
@@ -101,7 +102,7 @@ def _of_pairs(config: RewardModelTraining, known: Sequence[Known]) -> Made:
         _two_classes(examples, config)
     else:
         examples = [Example((request_of(one.item, one.better), request_of(one.item, 1 - one.better))) for one in found.pairs]
-    return examples, {"rows": len(examples), "ties": found.ties, "again": found.again, "against": found.against}, {}
+    return examples, {"rows": len(examples), "ties": found.ties, "again": found.again, "against": found.against}, None
 
 
 def _too_few(found: Preferences) -> str:
@@ -127,16 +128,13 @@ def _of_texts(config: RewardModelTraining, known: Sequence[Known]) -> Made:
         what = "choices between two texts alone" if any(one.better for one in known) else f"{len(texts)} texts with a number"
         raise ConfigError(f"kind={config.kind}: learns the numbers of texts, and the training rows hold {what}; set kind=pairwise")
     values = [one.value for one in texts]
-    scale: Callable[[float], float]
-    more: dict[str, float]
-    if config.kind == "regression":
-        mean, spread = spread_of(values)
-        scale, more = lambda value: (value - mean) / spread, {"mean": mean, "spread": spread}
-    else:
-        bound = bound_of(values, config.threshold)
-        scale, more = lambda value: float(value >= bound), {"bound": bound}
-    examples = [Example((request_of(one.item, one.place),), scale(one.value)) for one in texts]
-    return examples, {"rows": len(examples), "ties": 0, "again": again, "against": 0}, more
+    scale = Scale(*spread_of(values)) if config.kind == "regression" else Scale(bound=bound_of(values, config.threshold))
+
+    def learnt(value: float) -> float:
+        return (value - scale.mean) / scale.spread if config.kind == "regression" else float(value >= scale.bound)
+
+    examples = [Example((request_of(one.item, one.place),), learnt(one.value)) for one in texts]
+    return examples, {"rows": len(examples), "ties": 0, "again": again, "against": 0}, scale
 
 
 def _told(config: RewardModelTraining, counts: dict[str, int]) -> str:

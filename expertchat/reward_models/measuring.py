@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -24,7 +24,7 @@ from expertchat.lab.judge import ORDERS, OVERALL, opinion_id
 from expertchat.lab.models import between
 from expertchat.records import Figure, Item, JudgeRef, Opinion
 from expertchat.reward_models.config import RewardModelTraining
-from expertchat.reward_models.examples import request_of
+from expertchat.reward_models.examples import Scale, request_of
 from expertchat.reward_models.known import Known
 
 NAME = "reward_model"
@@ -61,9 +61,7 @@ class Measure:
     known: Sequence[Known]
     truth: Sequence[Known]
     people: Sequence[Known]
-    mean: float = 0.0  # of the numbers that a regression has learnt, and their spread
-    spread: float = 1.0
-    bound: float = 0.0  # from which number on a text is good
+    scale: Scale = field(default_factory=Scale)
 
     @property
     def items(self) -> list[Item]:
@@ -97,12 +95,13 @@ class Measure:
     def _sure(self, own: Sheet, opinions: Sequence[Opinion]) -> dict[str, Figure]:
         """The loss on what is held out; of probabilities the calibration error, of a regression the error in points."""
         if self.config.kind == "regression":
-            errors = [value - (self.mean + self.spread * score) for score, value in self._texts(own)]
+            mean, spread = self.scale.mean, self.scale.spread
+            errors = [value - (mean + spread * score) for score, value in self._texts(own)]
             square = sum(error * error for error in errors) / len(errors) if errors else None
-            loss = None if square is None else square / self.spread**2
+            loss = None if square is None else square / spread**2
             return {"loss": loss, "error": None if square is None else math.sqrt(square)}
         if self.config.kind == "classification":
-            odds_N, right_N = _columns([(score, float(value >= self.bound)) for score, value in self._texts(own)])
+            odds_N, right_N = _columns([(score, float(value >= self.scale.bound)) for score, value in self._texts(own)])
         else:
             odds_N, right_N = _columns(self._pairs(own, opinions))
         if not len(odds_N):
@@ -164,7 +163,7 @@ def _others(own: Sheet, draws: Draws) -> dict[str, Estimate]:
 
 
 def calibration_error(chance_N: Array, right_N: Array) -> float:
-    """The expected calibration error (Naeini et al. 2015): over bins of equally many, how far the chances lie from how often they came true.
+    """The expected calibration error (Naeini et al. 2015): over bins of equally many, how far chances lie from how often they came true.
 
     >>> calibration_error(numpy.array([.9, .9, .1, .1]), numpy.array([1., 0., 0., 0.]))  # bins of one: .1, .9, .1, .1
     0.3

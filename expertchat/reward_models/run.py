@@ -125,9 +125,7 @@ class _Run:
             self.learner, config, fitting, folder=self.store.folder / "rounds", on_step=self._step, stop=self._stop,
             ranks=self.ranks,
         )  # fmt: skip
-        self.measure = Measure(
-            config, material.held_out, material.truth, material.people, material.mean, material.spread, material.bound
-        )
+        self.measure = Measure(config, material.held_out, material.truth, material.people, material.scale)
 
     def _step(self, round: int, step: int, steps: int, loss: float) -> None:
         self.hub.send(StepFinished(round=round, step=step, steps=steps, loss=loss))

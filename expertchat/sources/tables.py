@@ -27,7 +27,10 @@ JUDGED = "score_chosen"  # a column of pairs that a run has made of its judge's 
 
 
 def table_items(table: Table, config: SourceConfig, say: Say, scored: bool = False) -> list[Item]:
-    """The items of a table, in the order of its rows; `scored`: see read_items. Raises ConfigError with every row that holds none, unless these may be skipped."""
+    """The items of a table, in the order of its rows; `scored`: see read_items.
+
+    Raises ConfigError with every row that holds none, unless these may be skipped.
+    """
     columns = find_columns(config.columns, table.columns, table.name)
     say(f"{table.name}: {columns.told()}; others: source.columns.KEY=NAME")
     _check_unit(config, columns, table)

@@ -1,4 +1,4 @@
-"""What `expertchat reward_model` shows: a bar while a pass lasts (plain lines where there is no terminal), a line an epoch, and the result."""
+"""What `expertchat reward_model` shows: a bar while a pass lasts (lines where there is no terminal), a line an epoch, and the result."""
 
 from __future__ import annotations
 
