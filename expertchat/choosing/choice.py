@@ -15,14 +15,19 @@ Outcome = Callable[[int, int], float | None]
 """1, 0.5 or 0 of one candidate against another, by their places; None where nobody knows."""
 
 
-def keys_of(scores: Sequence[float | None], config: ChooseConfig, bar: float | None, draw: str) -> list[float | None]:
+def keys_of(
+    scores: Sequence[float | None], config: ChooseConfig, bar: float | None, draw: str, least: float = 0.0
+) -> list[float | None]:
     """What stands for each candidate when the highest is taken; None: it cannot be chosen (no score, or below the `bar`).
+
+    Scores count in steps of `least`, where what else is in a batch changes their last digits: else chance would choose among equals.
 
     highest: its score. threshold (rejection sampling, arXiv 2312.12457): candidates come one after the other, and the first one passes that
     is worth the bar. softmax: score / temperature plus Gumbel's noise, whose highest is one drawn with the chance exp(score / temperature)
     (Yellott 1977), for every N alike; the noise depends on `draw` and the place alone.
     """
-    known = [score if score is not None and math.isfinite(score) else None for score in scores]
+    known = [_stepped(score, least) if score is not None and math.isfinite(score) else None for score in scores]
+    bar = None if bar is None else _stepped(bar, least)
     match config.rule:
         case "highest":
             return known
@@ -30,6 +35,10 @@ def keys_of(scores: Sequence[float | None], config: ChooseConfig, bar: float | N
             return [None if score is None or bar is None or score < bar else -float(i) for i, score in enumerate(known)]
         case "softmax":
             return [None if score is None else score / config.temperature + _gumbel(f"{draw} {i}") for i, score in enumerate(known)]
+
+
+def _stepped(score: float, least: float) -> float:
+    return round(score / least) * least if least else score
 
 
 def _gumbel(draw: str) -> float:
