@@ -101,19 +101,23 @@ def expected(chance: Sequence[float], values: Sequence[float | None]) -> float |
     return sum(p * value for p, value in known) / sum(p for p, _ in known) if known else None
 
 
-def against_first(keys: Sequence[float | None], outcome: Outcome, size: int) -> list[float | None]:
-    """What each candidate, where it is the choice among `size`, comes to against the first of them, over all subsets and orders.
-
-    It is the first one itself in 1 of `size` cases, a tie; else any of those below it, or of those that cannot be chosen.
-    """
-    order = ranked(keys)
+def against_below(keys: Sequence[float | None], outcome: Outcome) -> list[float | None]:
+    """What each candidate comes to, on the mean, against those that stand below it or cannot be chosen; None where there is no such one."""
     below = [i for i, key in enumerate(keys) if key is None]
     found: list[float | None] = [None] * len(keys)
-    for i in order:
+    for i in ranked(keys):
         others = [value for j in below if (value := outcome(i, j)) is not None]
-        if size == 1:
-            found[i] = 0.5
-        elif others:
-            found[i] = 0.5 / size + (size - 1) / size * sum(others) / len(others)
+        found[i] = sum(others) / len(others) if others else None
         below.append(i)
     return found
+
+
+def against_first(below: Sequence[float | None], size: int) -> list[float | None]:
+    """What each candidate, where it is the choice among `size`, comes to against the first of them, over all subsets and orders: `below` is
+    `against_below`.
+
+    It is the first one itself in 1 of `size` cases, a tie; else that is one of those below it.
+    """
+    if size == 1:
+        return [0.5] * len(below)
+    return [None if value is None else 0.5 / size + (size - 1) / size * value for value in below]
