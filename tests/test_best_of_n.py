@@ -30,6 +30,7 @@ from expertchat.sources.config import SourceConfig
 from expertchat.sources.read import read_items
 from expertchat.sources.words import as_overrides
 from expertchat.views.choosing import ChoosingView
+from tests import trained_runs
 from tests.scripted import Collect, Double
 
 PROMPTS = "prompt,group,lead\nWhat are tides?,sea,The sea rises.\nWhat is honey?,bees,Bees make it.\nWhy sleep?,rest,\n"
@@ -331,6 +332,17 @@ def test_the_command_in_the_embedded_world(said: Callable[..., tuple[int, str]],
     assert code == 0
     code, text = said("submit", "best_of_n", "cluster=generic", "--dry-run", "run.dir=job")
     assert code == 0 and "best_of_n with no GPU" in text
+
+
+def test_what_a_run_has_trained_is_held_against_what_it_was_before(said: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    trained_runs.run(tmp_path / "learnt")
+    short = ["n=2", "count=2", "turns=1", "model.decoding.reply.max_new_tokens=12", "engine.threads=1", "run.dir=run"]
+    code, text = said("best_of_n", "model=learnt", "chooser=length", "judge=shorter", *short)
+    assert code == 0 and "wins against the base's reply, %" in text
+    summary = RunReader(tmp_path / "run").summary
+    assert summary["against"] == ["first", "base"] and summary["curve"][0]["judges"]["chooser"]["against"]["base"]["n"] == 2
+    told = next(RunReader(tmp_path / "run").transcripts())
+    assert told.experts["a"].trained == "learnt" and set(told.experts) == {"a", "b"}
 
 
 def test_a_name_is_no_escape_of_the_terminal(whole: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertchat.choosing import choice, ruled
-from expertchat.choosing.choice import against_first, best, chances, expected, keys_of, kl, sizes
+from expertchat.choosing.choice import against_below, against_first, best, chances, expected, keys_of, kl, sizes
 from expertchat.choosing.config import ChooseConfig
 from expertchat.choosing.ruled import key_phrases, rule_text
 from expertchat.evaluation.statistics import of_draws, two_stages
@@ -71,13 +71,13 @@ def test_all_subsets_at_once_are_what_they_are_one_by_one(keys: list[float | Non
     chance = chances(keys, size)
     assert chance == pytest.approx([found[i] / len(subsets) for i in range(len(keys))])
     assert expected(chance, [float(value) for value in values]) == (pytest.approx(fmean(worth)) if worth else None)
-    assert expected(chance, against_first(keys, outcome, size)) == (pytest.approx(fmean(won)) if won else None)
+    assert expected(chance, against_first(against_below(keys, outcome), size)) == (pytest.approx(fmean(won)) if won else None)
 
 
 def test_by_the_chooser_the_best_of_n_wins_all_but_half_a_case_against_the_first() -> None:
     keys: list[float | None] = [float(i) for i in range(8)]
     for size in (1, 2, 4, 8):
-        won = expected(chances(keys, size), against_first(keys, lambda i, j: float(i > j), size))
+        won = expected(chances(keys, size), against_first(against_below(keys, lambda i, j: float(i > j)), size))
         assert won == pytest.approx(1 - 1 / (2 * size))  # it is the first itself in 1 of N cases, a tie, and wins all others
 
 

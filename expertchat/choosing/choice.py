@@ -15,14 +15,19 @@ Outcome = Callable[[int, int], float | None]
 """1, 0.5 or 0 of one candidate against another, by their places; None where nobody knows."""
 
 
-def keys_of(scores: Sequence[float | None], config: ChooseConfig, bar: float | None, draw: str) -> list[float | None]:
+def keys_of(
+    scores: Sequence[float | None], config: ChooseConfig, bar: float | None, draw: str, least: float = 0.0
+) -> list[float | None]:
     """What stands for each candidate when the highest is taken; None: it cannot be chosen (no score, or below the `bar`).
+
+    Scores count in steps of `least`, where what else is in a batch changes their last digits: else chance would choose among equals.
 
     highest: its score. threshold (rejection sampling, arXiv 2312.12457): candidates come one after the other, and the first one passes that
     is worth the bar. softmax: score / temperature plus Gumbel's noise, whose highest is one drawn with the chance exp(score / temperature)
     (Yellott 1977), for every N alike; the noise depends on `draw` and the place alone.
     """
-    known = [score if score is not None and math.isfinite(score) else None for score in scores]
+    known = [_stepped(score, least) if score is not None and math.isfinite(score) else None for score in scores]
+    bar = None if bar is None else _stepped(bar, least)
     match config.rule:
         case "highest":
             return known
@@ -30,6 +35,10 @@ def keys_of(scores: Sequence[float | None], config: ChooseConfig, bar: float | N
             return [None if score is None or bar is None or score < bar else -float(i) for i, score in enumerate(known)]
         case "softmax":
             return [None if score is None else score / config.temperature + _gumbel(f"{draw} {i}") for i, score in enumerate(known)]
+
+
+def _stepped(score: float, least: float) -> float:
+    return round(score / least) * least if least else score
 
 
 def _gumbel(draw: str) -> float:
@@ -92,19 +101,23 @@ def expected(chance: Sequence[float], values: Sequence[float | None]) -> float |
     return sum(p * value for p, value in known) / sum(p for p, _ in known) if known else None
 
 
-def against_first(keys: Sequence[float | None], outcome: Outcome, size: int) -> list[float | None]:
-    """What each candidate, where it is the choice among `size`, comes to against the first of them, over all subsets and orders.
-
-    It is the first one itself in 1 of `size` cases, a tie; else any of those below it, or of those that cannot be chosen.
-    """
-    order = ranked(keys)
+def against_below(keys: Sequence[float | None], outcome: Outcome) -> list[float | None]:
+    """What each candidate comes to, on the mean, against those that stand below it or cannot be chosen; None where there is no such one."""
     below = [i for i, key in enumerate(keys) if key is None]
     found: list[float | None] = [None] * len(keys)
-    for i in order:
+    for i in ranked(keys):
         others = [value for j in below if (value := outcome(i, j)) is not None]
-        if size == 1:
-            found[i] = 0.5
-        elif others:
-            found[i] = 0.5 / size + (size - 1) / size * sum(others) / len(others)
+        found[i] = sum(others) / len(others) if others else None
         below.append(i)
     return found
+
+
+def against_first(below: Sequence[float | None], size: int) -> list[float | None]:
+    """What each candidate, where it is the choice among `size`, comes to against the first of them, over all subsets and orders: `below` is
+    `against_below`.
+
+    It is the first one itself in 1 of `size` cases, a tie; else that is one of those below it.
+    """
+    if size == 1:
+        return [0.5] * len(below)
+    return [None if value is None else 0.5 / size + (size - 1) / size * value for value in below]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 
-from expertchat.choosing.choice import against_first, chances, expected, kl
+from expertchat.choosing.choice import against_below, against_first, chances, expected, kl
 from expertchat.choosing.config import CHOOSER, BestOfNConfig
 from expertchat.choosing.judged import compares
 from expertchat.choosing.said import apart, of_numbers
@@ -29,6 +29,7 @@ class Curve:
     selections: Sequence[Selection]
     groups: Sequence[str]
     _chances: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    _below: dict[tuple[str, str], Values] = field(default_factory=dict)
 
     @cached_property
     def draws_R_P(self) -> numpy.ndarray:
@@ -120,14 +121,20 @@ class Curve:
     def _over_subsets(self, one: Selection, name: str, other: str, size: int) -> float | None:
         chance = self._chance(one, size)
         if other == "first":
+            return expected(chance, against_first(self._against_below(one, name), size))
+        won = self._outcome(one, name, other)
+        return expected(chance, [won(i) for i in range(len(one.keys))])
+
+    def _against_below(self, one: Selection, name: str) -> Values:
+        key = one.id, name
+        if key not in self._below:
             scores, least = one.scores[name], apart(self.config.judges.root[name])
 
             def outcome(i: int, j: int) -> float | None:
                 return 0.5 if one.same[i] == one.same[j] else of_numbers(scores[i], scores[j], least)
 
-            return expected(chance, against_first(one.keys, outcome, size))
-        won = self._outcome(one, name, other)
-        return expected(chance, [won(i) for i in range(len(one.keys))])
+            self._below[key] = against_below(one.keys, outcome)
+        return self._below[key]
 
     def _outcome(self, one: Selection, name: str, other: str) -> Callable[[int], float | None]:
         """Candidate -> 1, 0.5, 0 against a text, by a judge."""

@@ -14,7 +14,7 @@ from expertchat.choosing.config import BASE, CHOOSER, MODEL, BestOfNConfig, weig
 from expertchat.choosing.judged import Judges, check_truth, texts_of
 from expertchat.choosing.prompts import Asked, read_prompts, request_of, ruled
 from expertchat.choosing.ruled import LONGEST
-from expertchat.choosing.said import Said, faults_of
+from expertchat.choosing.said import Said, apart, faults_of
 from expertchat.choosing.store import ChoosingFolder
 from expertchat.choosing.summary import close
 from expertchat.events import CandidateChosen, JudgeCalled, Sink
@@ -159,7 +159,7 @@ class _Choosing:
         bar: Any = config.choose.threshold
         if bar == "rule_text":
             bar = scores.get(texts.others["rule"].name) if "rule" in texts.others else None
-        keys = keys_of(own, config.choose, bar, f"{config.run.seed} {asked.id}")
+        keys = keys_of(own, config.choose, bar, f"{config.run.seed} {asked.id}", apart(config.chooser))
         chosen = [best(keys[:size]) for size in at]
         found = yield from self.judges.after(asked, texts, scores, chosen)
         problem = None if chosen[-1] is not None else self._why_not(own, bar)

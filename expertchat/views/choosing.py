@@ -104,6 +104,8 @@ def end(summary: Values) -> Iterator[Table | Text]:
     for other in summary["against"]:
         yield win_table(summary, names, str(other))
         yield Text("")
+    yield gap_table(summary, names)
+    yield Text("")
     yield score_table(summary, names)
     yield Text("")
     yield from curve(summary, names)
@@ -116,20 +118,25 @@ def win_table(summary: Values, names: Sequence[str], other: str) -> Table:
     title = {"first": "the first of N", "base": "the base's reply", "rule": "the rule's text"}[other]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title=f"wins against {title}, %", title_justify="left")
     table.add_column("N", justify="right")
-    gaps = other == "first"
     for i, name in enumerate(names):
         table.add_column(Text(line(name), style=COLOURS[i % len(COLOURS)]), justify="right")
-        if gaps and name != CHOOSER:
-            table.add_column(f"{CHOOSER} is above {line(name)} by", justify="right", overflow="fold")
-    table.add_column("ties", justify="right")
-    table.add_column("nothing chosen", justify="right")
     for row in summary["curve"]:
-        cells = [str(row["n"])]
-        for name in names:
-            cells.append(_percent(row["judges"][name]["against"][other]))
-            if gaps and name != CHOOSER:
-                cells.append(_percent(row["gaps"][name]))
-        table.add_row(*cells, f"{row['ties']:,}", f"{row['nothing']:,}")
+        table.add_row(str(row["n"]), *(_percent(row["judges"][name]["against"][other]) for name in names))
+    return table
+
+
+def gap_table(summary: Values, names: Sequence[str]) -> Table:
+    """A row for each N: by how much the chooser thinks better of its choice than each other judge does, and prompts with none."""
+    title = f"the {CHOOSER}'s win rate against the first of N is higher by, points"
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title=title, title_justify="left")
+    table.add_column("N", justify="right")
+    for name in names[1:]:
+        table.add_column(f"than by {line(name)}", justify="right")
+    table.add_column("prompts with two best", justify="right")
+    table.add_column("with no choice", justify="right")
+    for row in summary["curve"]:
+        gaps = (_percent(row["gaps"][name]) for name in names[1:])
+        table.add_row(str(row["n"]), *gaps, f"{row['ties']:,}", f"{row['nothing']:,}")
     return table
 
 
