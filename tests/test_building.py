@@ -29,6 +29,7 @@ from expertchat.sources.read import read_items
 from expertchat.sources.words import as_overrides
 from expertchat.views.building import came_to, numbers_table
 from tests.scripted import Collect, Double
+from tests.test_pairs_file import test_trl_trains_on_it as trl_trains
 
 TEN = "one two three four five six seven eight nine ten"
 NINE = "herons stand in the water and wait for fish"
@@ -302,3 +303,9 @@ def test_what_does_not_go_together_is_told(words: list[str], said: str, tmp_path
 def test_single_texts_without_a_model_are_refused(tmp_path: Path, texts: Path) -> None:
     with pytest.raises(ConfigError, match="the source holds 3 single texts, and no pairs: no model writes"):
         build(tmp_path / "run", str(texts), "judge=length", "source.incomplete=skip")
+
+
+@pytest.mark.slow
+def test_trl_trains_on_the_file(tmp_path: Path, texts: Path) -> None:
+    assert build(tmp_path / "run", str(texts), *BY_LENGTH, double=Double(lambda request: "short")) == 0
+    trl_trains(tmp_path / "run" / "pairs.jsonl", tmp_path)
