@@ -50,6 +50,7 @@ FILES: dict[str, type[Record]] = {
 MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of these makes a folder a run
 TRAINS = frozenset({"online_dpo", "sft", "dpo"})  # the commands whose runs learn, round by round
 JUDGES = frozenset({"judge"})  # and those whose runs hold opinions of what was there before
+MAKES_JUDGES = frozenset({"reward_model"})  # and those whose runs make a judge of a model
 END, WHOLE = 1 << 16, 1 << 20  # bytes of the events that are read for their ends, and where no line ends in these
 _COMMAND = re.compile("[a-z][a-z_]*")
 Event = Mapping[str, Any]
@@ -127,6 +128,11 @@ class RunReader:
     def judges_only(self) -> bool:
         """Whether it holds opinions of what was there before, and nobody talks in it."""
         return self.kind in JUDGES
+
+    @property
+    def makes_judge(self) -> bool:
+        """Whether a model learns in it to give texts a number."""
+        return self.kind in MAKES_JUDGES
 
     @property
     def seats(self) -> tuple[Speaker, ...]:
