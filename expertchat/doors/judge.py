@@ -85,7 +85,7 @@ def named(config: LabConfig) -> list[tuple[str, str | None]]:
 def check(config: LabConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.backends.folders import find_here
-    from expertchat.backends.reward_folders import any_reward_model_problem
+    from expertchat.backends.reward_folders import problem_for
     from expertchat.command import check_runs as runs
     from expertchat.command.checks import told
     from expertchat.sources.read import source_problems
@@ -96,7 +96,7 @@ def check(config: LabConfig, here: bool) -> Problems:
     yield from _wordings(config)
     for name, judge in config.judges.items():
         if here and (valuer := judge.reward_model) is not None:
-            looked = told(find_here, valuer.path, valuer.revision, any_reward_model_problem, valuer.models_dir)
+            looked = told(find_here, valuer.path, valuer.revision, problem_for(valuer.label), valuer.models_dir)
             yield from (f"judges.{name}.reward_model.path={valuer.path}: {problem}" for problem in looked)
     yield from runs.texts(config)
     yield from runs.cast(config, "judge", here)
