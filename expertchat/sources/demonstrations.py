@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from expertchat.config import ConfigError
@@ -20,9 +21,9 @@ from expertchat.sources.runs import is_run
 from expertchat.sources.taught_tables import taught_rows
 from expertchat.sources.teaching import DataConfig
 from expertchat.sources.wording import Wording
-from expertchat.text.likeness import overlap, units
+from expertchat.text.likeness import units
 
-NEAR = 0.9  # share of their words from which two rows are nearly the same
+NEAR = 0.9  # share of their words, in the same order, from which two rows are nearly the same
 MOST_COMPARED = 2_000_000  # pairs of rows that are compared for likeness
 
 
@@ -160,18 +161,24 @@ def shared(rows: Sequence[Demonstration]) -> Shared:
             found.same.append((row.id, exact[whole]))
             continue
         left.append((row, prompt, answer))
-        found.answers += units(answer) in answers
     found.looked = len(left) * len(trained) <= MOST_COMPARED
+    known = [(row.id, units(prompt), units(answer)) for row, prompt, answer in trained]
     for row, prompt, answer in left if found.looked else ():
-        size = len(units(prompt + " " + answer))
-        for other, its_prompt, its_answer in trained:
-            length = len(units(its_prompt + " " + its_answer))
-            if min(size, length) < NEAR / (2 - NEAR) * max(size, length):  # their words cannot overlap so much
-                continue
-            if overlap(prompt, its_prompt) >= NEAR and overlap(answer, its_answer) >= NEAR:
-                found.near.append((row.id, other.id))
-                break
+        mine = units(prompt), units(answer)
+        other = next((name for name, *its in known if all(map(_near, mine, its))), None)
+        if other is not None:
+            found.near.append((row.id, other))
+        found.answers += other is None and mine[1] in answers
     return found
+
+
+def _near(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether most words of two texts are the same, in the same order."""
+    if one == other:
+        return True
+    if 2 * (Counter(one) & Counter(other)).total() < NEAR * (len(one) + len(other)):  # quickly said of nearly all
+        return False
+    return SequenceMatcher(None, one, other, autojunk=False).ratio() >= NEAR
 
 
 def _text(row: Demonstration) -> tuple[str, str]:

@@ -164,7 +164,8 @@ class WeightLearner(Learner):
         self.policy = backend
         self.base = backend.over(self._reference) if compared else backend
         size = sum(p.numel() for p in self.parameters().values())
-        self.notes.append(f"{self.who} learns {size / 1e6:.2f} million of its own weights ({config.method})")
+        which = f": those of layer {last}, {_shown(self._names)}" if config.method == "last_layer" else ""
+        self.notes.append(f"{self.who} learns {size / 1e6:.2f} million of its own weights ({config.method}{which})")
 
     def model(self) -> Any:
         for parameter in self.parameters().values():
@@ -202,6 +203,11 @@ class WeightLearner(Learner):
             for name, parameter in mine.items():
                 parameter.copy_(tensors[name])
         self.refresh()
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The tensors of a layer by what comes after its number: "self_attn.q_proj, mlp.up_proj, ..."."""
+    return ", ".join(name.split(".layers.")[1].partition(".")[2].removesuffix(".weight") for name in names)
 
 
 # -- all of a run ---------------------------------------------------------------------------------------------------------

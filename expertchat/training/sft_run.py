@@ -11,6 +11,7 @@ from expertchat.backends.base import Decoding, GenerateRequest
 from expertchat.backends.likelihood import likelihoods
 from expertchat.backends.local import LocalBackend
 from expertchat.folder.jsonl import read_records
+from expertchat.folder.reader import RunReader
 from expertchat.folder.writing import replace
 from expertchat.records import Demonstration, Figure, Message, Sample
 from expertchat.sources.demonstrations import read_demonstrations, shared
@@ -21,9 +22,11 @@ from expertchat.training.encoded import Checked, Encoder, checked
 from expertchat.training.method import Rows
 from expertchat.training.offline import Offline
 from expertchat.training.offline_card import offline_card
+from expertchat.training.offline_config import SEAT
 from expertchat.training.sft_config import SftConfig
 
 T = TypeVar("T")
+LOSSES = 200  # of the curve in the summary; steps.jsonl has all
 NAMED = "prompt"  # the beginning of the ids of prompts that the config names
 
 
@@ -87,7 +90,10 @@ class SftRun(Offline[SftConfig]):
                 place = self.store.folder / "evaluations"
                 place.mkdir(exist_ok=True)
                 replace(place / name, "".join(f"{one.to_json()}\n" for one in written))
-        return perplexities(sums) | of_samples(written)
+        figures = perplexities(sums) | of_samples(written)
+        if (base := self.store.metrics.get(f"evaluation-{SEAT}-0000")) is not None:
+            figures |= {f"{name}_base": base.figures.get(name) for name in ("perplexity", "perplexity_byte", "exact")}
+        return figures
 
     def nothing(self) -> str:
         if any(m.figures.get("skipped") for m in self.store.metrics.values()):
@@ -102,7 +108,8 @@ class SftRun(Offline[SftConfig]):
         samples: dict[str, Any] = {"before": self._samples(0)}
         if self.learner.version:
             samples["after"] = self._samples(self.store.last, "-final")
-        return {"rows": counts, "too_long": len(self.rows_found.too_long), "samples": samples}
+        losses = [step.loss for step in RunReader(self.store.folder).steps()]
+        return {"rows": counts, "too_long": len(self.rows_found.too_long), "losses": thinned(losses), "samples": samples}
 
     def _about(self) -> str:
         """What the card says of the training."""
@@ -184,6 +191,18 @@ def with_prompts(backend: LocalBackend, prompts: Mapping[str, list[int]]) -> Loc
     return found
 
 
+def thinned(values: Sequence[float | None], most: int = LOSSES) -> list[float | None]:
+    """At most `most` values, each the mean of an equal share of them.
+
+    >>> thinned([4.0, 2.0, 1.0, None], 2)
+    [3.0, 1.0]
+    """
+    count = min(most, len(values))
+    shares = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
+    known = [[value for value in share if value is not None] for share in shares]
+    return [sum(share) / len(share) if share else None for share in known]
+
+
 def spread(rows: Sequence[T], count: int) -> list[T]:
     """At most `count` of the rows, evenly spread over them.
 
@@ -213,7 +232,7 @@ def perplexities(found: Sequence[Scored]) -> dict[str, Figure]:
     """
     tokens, size = sum(one.tokens for one in found), sum(one.size for one in found)
     total = sum(one.logp for one in found)
-    counts: dict[str, Figure] = {"n": len(found), "tokens": tokens, "bytes": size}
+    counts: dict[str, Figure] = {"n": len(found), "n_tokens": tokens, "n_bytes": size}
     if not tokens or not size or not math.isfinite(total):
         return {"perplexity": None, "perplexity_byte": None, **counts}
     return {"perplexity": _exp(-total / tokens), "perplexity_byte": _exp(-total / size), **counts}

@@ -59,7 +59,7 @@ def _expert_of(folder: Path, base: str | None) -> dict[str, Any]:
         if run.begun:
             try:
                 seat = next((seat for seat in run.learners if folder.name == f"adapter_{seat}"), run.learners[0])
-                expert: dict[str, Any] = run.config["experts"][seat]
+                expert: dict[str, Any] = run.config["experts"][seat] if "experts" in run.config else run.config[seat]
                 return expert if base in (None, expert["path"]) else {}
             except (ConfigError, IndexError, KeyError, TypeError):
                 return {}
