@@ -362,6 +362,8 @@ class EmbedderConfig(Group):
 class RewardModelConfig(Group):
     """A sequence-classification model that judges (judging.judge=reward_model): its score s of a reply is the reward
     tanh((s - `center`) / `scale`); of a logit that is 2 p - 1 where scale is 2. `max_tokens`: of a text, None: what the model takes.
+    `label`: of a classifier with any number of labels, the one whose probability p is the score (and 2 p - 1 the reward); "type": the one
+    that is called as the text's type, where texts have one.
     """
 
     path: Text = Field(min_length=1)
@@ -373,6 +375,7 @@ class RewardModelConfig(Group):
     max_tokens: int | None = Field(default=None, ge=16)
     center: float = 0.0
     scale: float = Field(default=2.0, gt=0)
+    label: Text | None = None
 
 
 class EngineConfig(Group):

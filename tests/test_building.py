@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from expertchat.backends.base import GenerateRequest
+from expertchat.backends.base import GenerateRequest, ValueRequest
+from expertchat.backends.reward_model import RewardModel
 from expertchat.building.card import card
 from expertchat.building.choosing import bounds
 from expertchat.building.config import MODEL, BuildConfig, ChooseConfig
@@ -18,17 +19,19 @@ from expertchat.building.run import run_build
 from expertchat.building.scoring import Scored, score_of
 from expertchat.cli import main
 from expertchat.command.compose import load
-from expertchat.config import ConfigError
+from expertchat.config import ConfigError, RewardModelConfig
 from expertchat.doors.build_pairs import in_full
 from expertchat.folder.jsonl import read_records
 from expertchat.labels.store import LabelFile
-from expertchat.records import Item, Label, Opinion, PreferencePair, Text
+from expertchat.records import Item, Label, Message, Opinion, PreferencePair, Text
 from expertchat.records.building import Attempt, Outcome
 from expertchat.sources.config import SourceConfig
 from expertchat.sources.read import read_items
 from expertchat.sources.words import as_overrides
 from expertchat.views.building import came_to, numbers_table
+from tests import tiny
 from tests.scripted import Collect, Double
+from tests.test_pairs_file import test_trl_trains_on_it as trl_trains
 
 TEN = "one two three four five six seven eight nine ten"
 NINE = "herons stand in the water and wait for fish"
@@ -247,6 +250,21 @@ def test_a_score_is_a_weighted_mean_and_nothing_unanswered_becomes_a_number() ->
     assert (score_of(chosen, 0, "", {})[0], score_of(chosen, 1, "", {})[0]) == (0.25, 0.75)  # (0 + 1/2) / 2, (1 + 1/2) / 2
 
 
+def test_a_classifier_says_how_likely_a_text_is_of_its_type(tmp_path: Path) -> None:
+    folder = tiny.build_reward_model(tmp_path / "bert3", "bert", 3)  # its labels are LABEL_0, LABEL_1, LABEL_2
+    why, types = (Message("user", "Why?"),), ("LABEL_2", "LABEL_0", None, "x")
+    asked = [ValueRequest(f"k{i}", why, NINE, label=label) for i, label in enumerate(types)]
+    settings = {"path": str(folder), "device": "cpu", "dtype": "fp32"}
+    two, zero, none, unknown = RewardModel.load(RewardModelConfig.model_validate({**settings, "label": "type"})).value(asked)
+    model = RewardModel.load(RewardModelConfig.model_validate({**settings, "label": "LABEL_1"}))
+    one = model.value(asked)[0]
+    likely = model.logits([model.row(asked[0]) or {}]).softmax(1)[0].tolist()
+    assert [zero.score, one.score, two.score] == pytest.approx(likely, abs=1e-6) and sum(likely) == pytest.approx(1)
+    assert one.reward == pytest.approx(2 * likely[1] - 1) and none.score is None and "no label 'x'" in str(unknown.problem)
+    with pytest.raises(ConfigError, match="has no such label; it has LABEL_0, LABEL_1, LABEL_2"):
+        RewardModel.load(RewardModelConfig.model_validate({**settings, "label": "nope"}))
+
+
 def pair(name: str, chosen: str, rejected: str, **provenance: Any) -> PreferencePair:
     sides = {side: [{"role": "assistant", "content": text}] for side, text in (("chosen", chosen), ("rejected", rejected))}
     about = {"prompt": [{"role": "user", "content": "Q"}], "round": 0, "policy_version": 0, "provenance": provenance}
@@ -302,3 +320,9 @@ def test_what_does_not_go_together_is_told(words: list[str], said: str, tmp_path
 def test_single_texts_without_a_model_are_refused(tmp_path: Path, texts: Path) -> None:
     with pytest.raises(ConfigError, match="the source holds 3 single texts, and no pairs: no model writes"):
         build(tmp_path / "run", str(texts), "judge=length", "source.incomplete=skip")
+
+
+@pytest.mark.slow
+def test_trl_trains_on_the_file(tmp_path: Path, texts: Path) -> None:
+    assert build(tmp_path / "run", str(texts), *BY_LENGTH, double=Double(lambda request: "short")) == 0
+    trl_trains(tmp_path / "run" / "pairs.jsonl", tmp_path)

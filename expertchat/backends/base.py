@@ -78,13 +78,15 @@ class EmbedRequest:
 class ValueRequest:
     """The worth of `reply` as the next message after `messages`, by a reward model.
 
-    `first`: the other text, which stands before it, where the model compares two: how much better than that one it is.
+    `first`: the other text, which stands before it, where the model compares two: how much better than that one it is. `label`: the type
+    that a classifier may be asked for.
     """
 
     key: str
     messages: tuple[Message, ...]
     reply: str
     first: str | None = None
+    label: str | None = None
 
 
 Request = GenerateRequest | ScoreRequest | EmbedRequest | ValueRequest

@@ -6,6 +6,7 @@ A model that was trained here has reward_model.json beside its weights, which sa
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,16 @@ ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TWO = "comparison"  # the kind that reads two texts at once
 
 
-def find_reward_model(path: str, revision: str | None = None, models_dir: str | None = None) -> Path:
-    """The checked folder of a reward model of any kind; what is on the hub is fetched. Raises ConfigError."""
-    return inside(find_folder(path, revision, any_reward_model_problem, models_dir))
+def find_reward_model(path: str, revision: str | None = None, models_dir: str | None = None, label: str | None = None) -> Path:
+    """The checked folder of a reward model of any kind, with a `label` of any classifier; what is on the hub is fetched. Raises
+    ConfigError.
+    """
+    return inside(find_folder(path, revision, problem_for(label), models_dir))
+
+
+def problem_for(label: str | None) -> Callable[[Path], str | None]:
+    """What is asked of the folder of a model that judges: where a label is named, any classifier will do."""
+    return any_reward_model_problem if label is None else classifier_problem
 
 
 def inside(folder: Path) -> Path:
@@ -48,6 +56,15 @@ def reward_model_problem(folder: Path) -> str | None:
 
 def any_reward_model_problem(folder: Path) -> str | None:
     """The same for one that gives a number to a reply, or to two that it compares: a sequence classifier with one label or two."""
+    if problem := classifier_problem(folder):
+        return problem
+    labels = labels_of(inside(folder))
+    remedy = "a reward model has one, or two of which the second is the better; name the one that counts with reward_model.label=NAME"
+    return None if labels in (1, 2) else f"has {labels} labels; {remedy}"
+
+
+def classifier_problem(folder: Path) -> str | None:
+    """The same for a sequence classifier with any number of labels."""
     if gguf.is_gguf(folder):
         return f"{folder.name} is a GGUF file, and a reward model is a folder with config.json and *.safetensors"
     place = inside(folder)
@@ -63,8 +80,7 @@ def any_reward_model_problem(folder: Path) -> str | None:
         return f"is no sequence classifier ({', '.join(kinds) or 'its config.json names no architecture'}): name a reward model"
     if "auto_map" in values:
         return "needs code of its own (auto_map in its config.json), which is not run; name a model that transformers knows"
-    labels = labels_of(place)
-    return None if labels in (1, 2) else f"has {labels} labels; a reward model has one, or two of which the second is the better"
+    return None
 
 
 def _adapter_problem(folder: Path) -> str | None:

@@ -24,6 +24,7 @@ from expertchat.text.sentences import first_line, shown_path
 
 Tokens = dict[str, list[int]]
 """What a model is shown of a request: input_ids, and token_type_ids where it has any."""
+OF_TYPE = "type"  # as reward_model.label: the one that is called as the text's type
 HEADS = ("score", "classifier", "classification_head", "pooler")  # what a model that was not trained to give numbers has not
 
 
@@ -46,11 +47,14 @@ class RewardModel(Valuer):
         known = [config.max_tokens, claimed, tokenizer.model_max_length]
         self.limit = min(int(one) for one in known if one is not None and one > 0)
         self.notes: list[str] = []
+        self.names = {str(label): int(i) for i, label in (getattr(model.config, "id2label", None) or {}).items()}
+        if config.label not in (None, OF_TYPE, *self.names):
+            raise ConfigError(f"reward_model.label={config.label}: {name} has no such label; it has {', '.join(self.names)}")
 
     @classmethod
     def load(cls, config: RewardModelConfig) -> RewardModel:
         """Load the model of a checked folder. Raises ConfigError for one that is none, or cannot be loaded."""
-        folder, name = find_reward_model(config.path, config.revision, config.models_dir), shown_path(config.path)
+        folder, name = find_reward_model(config.path, config.revision, config.models_dir, config.label), shown_path(config.path)
         base = base_of(folder, config.models_dir) if is_adapter(folder) else folder
         device, _ = choose_device(config.device)
         dtype, why = choose_dtype(config.dtype, device, parameters_of(base))
@@ -84,8 +88,8 @@ class RewardModel(Valuer):
         found: dict[int, Valued] = {}
         for start in range(0, len(order), self.config.batch_size):
             part = order[start : start + self.config.batch_size]
-            scores = self.scores([row for i in part if (row := rows[i]) is not None])
-            found |= {i: self._valued(score) for i, score in zip(part, scores, strict=True)}
+            logits_B_L = self.logits([row for i in part if (row := rows[i]) is not None])
+            found |= {i: self._valued(one, requests[i].label) for i, one in zip(part, logits_B_L, strict=True)}
         too_long = Valued(None, None, f"the reply does not fit into the {self.limit} tokens of the reward model")
         return [found.get(i, too_long) for i in range(len(requests))]
 
@@ -125,11 +129,10 @@ class RewardModel(Valuer):
         return given
 
     @torch.inference_mode()
-    def scores(self, rows: Sequence[Tokens]) -> list[float]:
-        """The scores of rows, in one pass."""
-        logits_B_L = self.model(**self.batch(rows)).logits.float()
-        scores_B = logits_B_L[:, 0] if self.labels == 1 else logits_B_L[:, 1] - logits_B_L[:, 0]
-        return [float(score) for score in scores_B]
+    def logits(self, rows: Sequence[Tokens]) -> Tensor:
+        """The logits [B, labels] of rows, in one pass."""
+        logits_B_L: Tensor = self.model(**self.batch(rows)).logits.float()
+        return logits_B_L
 
     def _padding(self, ids: Sequence[Sequence[int]]) -> int:
         """The tokenizer's token for padding; where a text ends with that one, another with which none ends."""
@@ -137,10 +140,22 @@ class RewardModel(Valuer):
         usual = [own.pad_token_id, own.bos_token_id, own.unk_token_id]
         return next(token for token in [*usual, *range(len(last) + 1)] if token is not None and token not in last)
 
-    def _valued(self, score: float) -> Valued:
-        if not math.isfinite(score):
+    def _valued(self, logits_L: Tensor, of: str | None = None) -> Valued:
+        """What the logits of one text come to; `of`: its type."""
+        if not bool(logits_L.isfinite().all()):
             return Valued(None, None, "the score is not a number")
+        if self.config.label is not None:
+            return self._likely(logits_L, of if self.config.label == OF_TYPE else self.config.label)
+        score = float(logits_L[0] if self.labels == 1 else logits_L[1] - logits_L[0])
         return Valued(score, math.tanh((score - self.config.center) / self.config.scale))
+
+    def _likely(self, logits_L: Tensor, label: str | None) -> Valued:
+        """How likely a label is."""
+        if label not in self.names:
+            said = "the text has no type" if label is None else f"the classifier has no label {label!r}"
+            return Valued(None, None, f"{said}: its labels are {', '.join(self.names)}")
+        likely = float(torch.sigmoid(logits_L[0]) if self.labels == 1 else logits_L.softmax(0)[self.names[label]])
+        return Valued(likely, 2 * likely - 1)
 
 
 def load_classifier(

@@ -19,7 +19,7 @@ from expertchat.building.config import MODEL, BuildConfig
 from expertchat.building.counterpart import Low, Writing, reasons
 from expertchat.building.held_out import HeldOut, held_out
 from expertchat.building.reading import Prompts, cut_texts, items_of, plainly
-from expertchat.building.scoring import Scored, scored, the_judge, to_judge
+from expertchat.building.scoring import Scored, alone, scored, the_judge, to_judge
 from expertchat.building.store import PAIRS, BuildFolder
 from expertchat.config import ConfigError
 from expertchat.events import JudgeCalled, OpinionGiven, Sink
@@ -75,12 +75,11 @@ class _Building:
         store, config = self.store, self.config
         if store.summary is not None:
             return was_done(self.hub, store)
-        judged = to_judge(config, self.items)
-        the_judge(config, Bench(config, {}, {}), judged)  # what is wrong with it is told before anything is loaded
-        generates = self._generates()
+        judge = the_judge(config, Bench(config, {}, {}), self.items)  # what is wrong with it is told before anything is loaded
+        judged, generates = to_judge(judge, self.items), self._generates(judge)
         with self.interrupts.at_once():  # nothing is in flight yet
             self.cast = load_judges(config, self.hub, backends)
-        judge = the_judge(config, Bench(config, self.cast.experts, self.cast.tokens), judged)
+        judge = the_judge(config, Bench(config, self.cast.experts, self.cast.tokens), self.items)
         self._begin(judged, judge)
         if not self._score(judged, judge):
             return stopped(self.hub, self.interrupts, store)
@@ -95,13 +94,13 @@ class _Building:
             self._match(texts, sorting, low, judge.name)
         return finished(self.hub, store, self._end(judge.name))
 
-    def _generates(self) -> bool:
+    def _generates(self, judge: LabJudge) -> bool:
         """Whether counterparts are written. Raises ConfigError where they should be and cannot."""
         origin = self.config.counterpart.origin
-        if origin != "auto":
-            return origin == "generated"
-        if any(item.pair for item in self.items):
+        if origin == "source" or (origin == "auto" and any(item.pair for item in self.items)):
             return False
+        if not any(judge.takes(alone(item, place)) for item in self.items for place in range(len(item.texts))):
+            raise ConfigError(f"counterpart.origin=generated: {judge.name} scores no text by itself; take counterpart.origin=source")
         if problems := self.config.cannot_generate():
             single = f"the source holds {len(self.items)} single texts, and no pairs"
             raise ConfigError([problem.replace("counterpart.origin=generated", single) for problem in problems])

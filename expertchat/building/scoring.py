@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from expertchat.backends.asking import Flow
-from expertchat.building.config import BuildConfig, judges_alone
+from expertchat.building.config import BuildConfig
 from expertchat.config import ConfigError
 from expertchat.judging.wim import mean_rating
 from expertchat.lab.judge import OVERALL, Bench, LabJudge
@@ -101,19 +101,20 @@ def the_judge(config: BuildConfig, bench: Bench, items: Sequence[Item]) -> LabJu
     if config.labels is not None:
         return people(config, items)
     (judge,) = judges_of(bench, items)
-    if not any(judge.takes(item) for item in items):
+    if not any(map(judge.takes, to_judge(judge, items))):
         pairs = sum(item.pair for item in items)
         there = f"the source holds {len(items)} items, {pairs} of them pairs"
         raise ConfigError(f"judges.{judge.name}: can judge nothing of this ({there}); take another judge, or another source.unit")
     return judge
 
 
-def to_judge(config: BuildConfig, items: Sequence[Item]) -> list[Item]:
+def to_judge(judge: LabJudge, items: Sequence[Item]) -> list[Item]:
     """The items as the judge is asked about them: the two texts of a pair one by one, wherever it judges one text by itself."""
-    judges = [judge for _, judge in config.judges.items()]
-    if not judges or judges[0].kind == "recorded" or not judges_alone(judges[0]):
-        return list(items)
-    return [alone(item, place) for item in items for place in range(len(item.texts))]
+    found = []
+    for item in items:
+        single = [alone(item, place) for place in range(len(item.texts))]
+        found += single if any(map(judge.takes, single)) else [item]
+    return found
 
 
 def scored(config: BuildConfig, items: Sequence[Item], said: Mapping[str, Sequence[Opinion]], cut: Iterable[str]) -> list[Scored]:
