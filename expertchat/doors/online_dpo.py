@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from expertchat.command.checks import Problems
     from expertchat.command.launch import Job
     from expertchat.folder.reader import RunReader
-    from expertchat.training.config import OnlineDpoConfig
+    from expertchat.training.config import OnlineConfig
 
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep, whose runs are shown in one table at its end."""
-    return composed("online_dpo", arguments, _one, _show_arms)
+    return learn("online_dpo", arguments)
+
+
+def learn(command: str, arguments: Sequence[str]) -> int:
+    """The same for every command whose experts learn in rounds."""
+    return composed(command, arguments, _one, _show_arms)
 
 
 def _one(job: Job) -> int:
@@ -28,11 +33,11 @@ def _one(job: Job) -> int:
     from expertchat.training.ranks import own_gpu
 
     own_gpu()  # before anything below asks torch for GPUs
-    from expertchat.training.online_dpo import run_online_dpo
+    from expertchat.training.online import run_online
     from expertchat.views.open import open_view
 
     view = open_view(job.config.view if FIRST else "none", show_thinking=job.config.show_thinking)
-    return run_online_dpo(job.config, ["expertchat", "online_dpo", *job.overrides], view)
+    return run_online(job.config, ["expertchat", job.config.command, *job.overrides], view)
 
 
 def _show_arms(jobs: Sequence[Job]) -> None:
@@ -45,7 +50,7 @@ def _show_arms(jobs: Sequence[Job]) -> None:
         arms.run([*map(str, folders), "--out", str(Path(os.path.commonpath(folders)) / "arms.md")])
 
 
-def check(config: OnlineDpoConfig, here: bool) -> Problems:
+def check(config: OnlineConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.training.ranks import own_gpu
 
@@ -63,11 +68,11 @@ def check(config: OnlineDpoConfig, here: bool) -> Problems:
         yield from told(check_given, config)
     yield from told(check_evaluation, config)
     yield from told(check_trackers, config.report_to)
-    found = yield from runs.cast(config, "online_dpo", here)
+    found = yield from runs.cast(config, config.command, here)
     yield from learners(config, found)
 
 
-def _wanted(config: OnlineDpoConfig) -> int:
+def _wanted(config: OnlineConfig) -> int:
     return config.conversation.count * config.conversation.turns * config.rounds
 
 

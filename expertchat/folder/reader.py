@@ -45,7 +45,7 @@ FILES: dict[str, type[Record]] = {
     "rewards": Reward, "scores": Score, "pairs": PreferencePair, "metrics": Metrics, "items": Item, "opinions": Opinion, "judges": JudgeRef,
 }  # fmt: skip
 MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of these makes a folder a run
-TRAINS = frozenset({"online_dpo"})  # the commands whose runs learn, round by round
+TRAINS = frozenset({"online_dpo", "rloo", "grpo"})  # the commands whose runs learn, round by round
 JUDGES = frozenset({"judge"})  # and those whose runs hold opinions of what was there before
 END, WHOLE = 1 << 16, 1 << 20  # bytes of the events that are read for their ends, and where no line ends in these
 _COMMAND = re.compile("[a-z][a-z_]*")

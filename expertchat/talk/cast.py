@@ -25,9 +25,9 @@ from expertchat.text.sentences import shown_path
 
 if TYPE_CHECKING:
     from expertchat.lab.config import LabConfig
-    from expertchat.training.config import OnlineDpoConfig
+    from expertchat.training.config import OnlineConfig
 
-    CastConfig = ConverseConfig | OnlineDpoConfig | LabConfig
+    CastConfig = ConverseConfig | OnlineConfig | LabConfig
 
 
 @dataclass

@@ -1,9 +1,9 @@
-"""The config of `expertchat online_dpo`: one pydantic model for each of its groups. Nothing here imports torch."""
+"""The config of `expertchat online_dpo`, `rloo` and `grpo`: one pydantic model for each of its groups. Nothing here imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,7 +30,7 @@ from expertchat.preferences.config import CandidateJudging, CandidatesConfig, Pa
 from expertchat.records import Speaker
 from expertchat.talk.order import by_turns, opener_of
 from expertchat.text.measures import PROGRAMS
-from expertchat.training.method import METHODS
+from expertchat.training.method import METHODS, methods
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
@@ -44,6 +44,8 @@ class UpdateConfig(Group):
 
     `update`: the training method. `method`: which weights are trained.
     """
+
+    takes: ClassVar[str] = "pairs"  # what the method's rows are made of
 
     update: Text
     method: Literal["lora", "full", "last_layer"]
@@ -72,7 +74,9 @@ class UpdateConfig(Group):
     def _problems(self) -> Iterator[str]:
         """What does not go together."""
         if self.update not in METHODS:
-            yield f"train.update={self.update} is no training method: take {' or '.join(METHODS)}"
+            yield f"train.update={self.update} is no training method: take {' or '.join(methods(self.takes))}"
+        elif METHODS[self.update].takes != self.takes:
+            yield f"train.update={self.update} takes no {self.takes}: run expertchat {self.update}, or take {' or '.join(methods(self.takes))}"
         if self.batch % self.micro_batch:
             yield f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}"
         if self.dropout and self.method != "lora":
@@ -99,6 +103,40 @@ class TrainConfig(UpdateConfig):
             yield "train.loss=exo_pair needs train.label_smoothing > 0 (the paper's value is 0.001)"
 
 
+class PolicyGradientTrain(UpdateConfig):
+    """The update of a round by RLOO or GRPO; the rows are histories with all their candidates.
+
+    `baseline`: what a reward is held against, the other replies to the same history or all of the expert who speaks in the round. `scale`:
+    over whose standard deviation it is divided. `cut`: replies that the token limit cut are trained as far as they go, or not.
+    """
+
+    takes: ClassVar[str] = "groups"
+
+    update: Text
+    baseline: Literal["group", "role"]
+    scale: Literal["group", "role"] | None
+    epsilon: float = Field(gt=0)
+    epsilon_high: float | None = Field(default=None, gt=0)  # None: as epsilon
+    beta: float = Field(ge=0)  # rloo: taken off the reward for each nat of log policy - log base; grpo: the weight of the KL in the loss
+    normalise: Literal["reply", "tokens", "constant"] | None = None  # grpo: see expertchat.training.grpo
+    reply_tokens: int = Field(default=64, ge=1)  # normalise=constant: what the sum over a reply's tokens is divided by
+    cut: Literal["no_end", "mask"]
+
+    @property
+    def clip(self) -> tuple[float, float]:
+        """How far below and above 1 a ratio of probabilities counts."""
+        return self.epsilon, self.epsilon if self.epsilon_high is None else self.epsilon_high
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.update == "rloo" and self.normalise is not None:
+            yield f"train.normalise={self.normalise} has no effect with train.update=rloo, where a whole reply is one action: set it to null"
+        if self.update == "grpo" and self.normalise is None:
+            yield "train.normalise=null: train.update=grpo needs one of reply, tokens, constant"
+        if self.epsilon >= 1:
+            yield f"train.epsilon={self.epsilon:g} clips nothing: a ratio of probabilities is never below 0; take less than 1 (0.2 is usual)"
+
+
 class GuardsConfig(Group):
     """Limits that a round is held against; None: not watched. A length is held against that of the base's replies."""
 
@@ -112,9 +150,9 @@ class GuardsConfig(Group):
     lowest: float = Field(default=0.0625, gt=0, le=1)  # lower: the least share of the learning rate
 
 
-class OnlineDpoConfig(Group):
-    """`expertchat online_dpo`. `learner`: who is trained. all (of two also both): every expert by turns, a round each; one: one policy that
-    plays them all."""
+class OnlineConfig(Group):
+    """What all commands have whose experts learn round by round from what they have just said. `learner`: who is trained. all (of two also
+    both): every expert by turns, a round each; one: one policy that plays them all."""
 
     models_dir: Text | None = None
     run: RunConfig
@@ -133,16 +171,20 @@ class OnlineDpoConfig(Group):
     judging: CandidateJudging
     reward_model: RewardModelConfig | None = None
     reward: RewardConfig
-    pairs: PairsConfig
-    train: TrainConfig
+    train: UpdateConfig
     guards: GuardsConfig
     evaluation: EvaluationConfig
     keep_rounds: int = Field(ge=1)  # checkpoints that stay on disk besides the best
     embedder: EmbedderConfig
     engine: EngineConfig
 
+    @property
+    def command(self) -> str:
+        """The command that it is of."""
+        return "online_dpo" if self.train.takes == "pairs" else self.train.update
+
     @model_validator(mode="after")
-    def _fits(self) -> OnlineDpoConfig:
+    def _fits(self) -> OnlineConfig:
         if problems := [*talk_problems(self.experts, self.conversation, self.moderator), *self._learner()]:
             raise ValueError("\n".join(problems))
         if self.third is None and self.evaluation.by == "third":
@@ -206,7 +248,7 @@ class OnlineDpoConfig(Group):
         return [f"learner={self.learner}: {'there are more than two experts' if self.learner == 'both' else 'is no expert'}; {remedy}"]
 
     def _decodings(self) -> list[str]:
-        """A learner's candidates must differ: equal texts make no pair."""
+        """A learner's candidates must differ: of equal texts none is better."""
         found = []
         for seat in self.trained:
             reply = self.experts[seat].decoding.reply
@@ -217,10 +259,14 @@ class OnlineDpoConfig(Group):
                     said = f"sampling ({', '.join(f'{key}={value}' for key, value in shown.items())})"
                     remedy = f" (temperature >= {LEAST_TEMPERATURE}, top_k not 1, top_p > {LEAST_TOP_P}, min_p <= {MOST_MIN_P})"
                 found.append(
-                    f"experts.{seat}.decoding.reply: {said} gives a learner {self.candidates.count} equal candidates, of which no pair can "
-                    f"be made; set decoding@experts.{seat}.decoding=sampling{remedy}"
+                    f"experts.{seat}.decoding.reply: {said} gives a learner {self.candidates.count} equal candidates, {self._useless}; "
+                    f"set decoding@experts.{seat}.decoding=sampling{remedy}"
                 )
         return found
+
+    @property
+    def _useless(self) -> str:
+        return "of which no pair can be made" if self.train.takes == "pairs" else "of which none is better than another"
 
     def _rewards(self) -> list[str]:
         """Settings of the reward that would do nothing, or could not be done."""
@@ -258,7 +304,20 @@ class OnlineDpoConfig(Group):
         return sum(map(of, seats)) if self.learner == "one" else min(map(of, self.trained))
 
 
-def learner_problems(config: OnlineDpoConfig, scripted: Sequence[Speaker], loaded: Mapping[Speaker, object]) -> list[str]:
+class OnlineDpoConfig(OnlineConfig):
+    """`expertchat online_dpo`."""
+
+    pairs: PairsConfig
+    train: TrainConfig
+
+
+class PolicyGradientConfig(OnlineConfig):
+    """`expertchat rloo` and `expertchat grpo`, which differ in their defaults."""
+
+    train: PolicyGradientTrain
+
+
+def learner_problems(config: OnlineConfig, scripted: Sequence[Speaker], loaded: Mapping[Speaker, object]) -> list[str]:
     """Why experts cannot learn so. `scripted`: learners that are no models; `loaded`: seats with equal values share a loaded model."""
     others = [seat for seat in config.experts.seats if seat not in scripted]
     remedy = f", or learner={others[0]}" if others else ""
@@ -274,5 +333,5 @@ def learner_problems(config: OnlineDpoConfig, scripted: Sequence[Speaker], loade
     return problems
 
 
-def _all(config: OnlineDpoConfig) -> str:
+def _all(config: OnlineConfig) -> str:
     return "both" if len(config.trained) == 2 else "all"

@@ -66,7 +66,7 @@ class Dpo(Updater):
             label_smoothing=config.label_smoothing,
             max_length=None,
         )
-        with _patched(model, self.learner, config.checkpointing):
+        with patched(model, self.learner, config.checkpointing):
             yield _built(model, self.learner, config.reference, config.dropout, args=settings, **more)
 
     def figures(self, logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -101,17 +101,14 @@ def _built(model: Any, learner: Learner, reference: str, dropout: float, **more:
         parameter.data = exact[name]  # TRL rounds the adapters of a 4-bit model to bf16
     if peft is not None:
         _reference(peft, learner.name, reference)  # type: ignore[attr-defined]
-        _drop(base, learner.name, dropout)  # type: ignore[attr-defined]
-    for patched in (base, learner.reference()):
-        if patched is not None:
-            head: torch.device = patched.get_output_embeddings().weight.device
-            patched.forward = _results_where_asked(on_gpu(head, patched.forward))
+        drop(base, learner.name, dropout)  # type: ignore[attr-defined]
+    place_heads(base, learner)
     return trainer
 
 
 @contextlib.contextmanager
-def _patched(model: Any, learner: Learner, checkpointing: bool) -> Iterator[None]:
-    """TRL may build and train in here; afterwards the model is as it was."""
+def patched(model: Any, learner: Learner, checkpointing: bool, replies: int = 2) -> Iterator[None]:
+    """TRL may build and train in here, on rows of so many replies; afterwards the model is as it was."""
     peft = model if isinstance(learner, LoraLearner) else None
     base = model.get_base_model() if peft is not None else model
     models = [one for one in (base, learner.reference()) if one is not None]
@@ -123,7 +120,7 @@ def _patched(model: Any, learner: Learner, checkpointing: bool) -> Iterator[None
         with contextlib.ExitStack() as stack, warnings.catch_warnings(), exact_replies(), _anywhere(base):
             if learner.backend.engine is not None:  # which has seen that the model computes rows that are shared
                 for inner in bodies.values():
-                    stack.enter_context(one_prompt(inner))
+                    stack.enter_context(one_prompt(inner, replies))
             warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
             yield
     finally:
@@ -155,7 +152,7 @@ def _reference(peft: Any, name: str, reference: str) -> None:
                 peft.get_parameter(path.replace(f".{name}.", ".ref.")).copy_(parameter)
 
 
-def _drop(base: Any, name: str, dropout: float) -> None:
+def drop(base: Any, name: str, dropout: float) -> None:
     """Dropout in the learner's adapter alone: TRL has switched off all that is a layer, and the reference is to stay without."""
     for module in base.modules():
         for rate in ("attention_dropout", "dropout", "activation_dropout", "hidden_dropout", "layerdrop"):
@@ -218,6 +215,14 @@ def on_gpu(device: torch.device, forward: Callable[..., Any]) -> Callable[..., A
             return forward(*args, **more)
 
     return there
+
+
+def place_heads(base: Any, learner: Learner) -> None:
+    """Let the output layers that TRL has put on a learner's models compute on whatever GPU those stand."""
+    for one in (base, learner.reference()):
+        if one is not None:
+            head: torch.device = one.get_output_embeddings().weight.device
+            one.forward = _results_where_asked(on_gpu(head, one.forward))
 
 
 def _results_where_asked(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,12 +9,12 @@ from expertchat.evaluation.truth import check_topics
 from expertchat.judging.fits import check_references
 from expertchat.records import Topic
 from expertchat.talk.topics import given_topics
-from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.config import OnlineConfig
 
 MOST_TOPICS = 10_000
 
 
-def part(topics: Sequence[Topic], config: OnlineDpoConfig) -> tuple[list[Topic], list[Topic]]:
+def part(topics: Sequence[Topic], config: OnlineConfig) -> tuple[list[Topic], list[Topic]]:
     """(topics that are trained on, topics held out). Raises ConfigError where nothing would be left to train on."""
     held = config.evaluation.topics
     if len(topics) <= held:
@@ -24,7 +24,7 @@ def part(topics: Sequence[Topic], config: OnlineDpoConfig) -> tuple[list[Topic],
     return (list(topics), list(topics)) if not held else (list(topics[:-held]), list(topics[-held:]))
 
 
-def check_given(config: OnlineDpoConfig) -> None:
+def check_given(config: OnlineConfig) -> None:
     """Raise ConfigError for given topics that cannot be read, trained on or evaluated on."""
     if config.topics.source != "models":
         given = given_topics(config.topics, MOST_TOPICS, config.run.seed)

@@ -6,11 +6,11 @@ expertchat.training.update.Updater, which has the optimizer, the schedule, sever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from expertchat.preferences.pairs import Choice
 from expertchat.records import Figure, PreferencePair
@@ -18,15 +18,19 @@ from expertchat.records import Figure, PreferencePair
 
 @dataclass(frozen=True)
 class Rows:
-    """What a round gives to train on: its pairs, and the histories with all their candidates and scores, of which they were made."""
+    """What a round gives to train on: its pairs, and the histories with all their candidates and scores, of which they were made.
+
+    `log_ratios`: by candidate, log policy - log base of the policy that has given it, nats a reply; without those of which none is known.
+    """
 
     pairs: Sequence[PreferencePair]
     choices: Sequence[Choice] = ()
+    log_ratios: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Updated:
-    """What an update was: figures averaged over its steps, in the names of a round's metrics."""
+    """What an update was: figures averaged over its steps, in the names of a round's metrics. `counts`: what became of the rows given."""
 
     steps: int = 0
     skipped: int = 0  # steps not made: their loss or gradient was not finite
@@ -34,9 +38,11 @@ class Updated:
     too_long: int = 0
     surplus: int = 0  # rows given up because the last batch did not divide by the processes
     figures: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, Figure] = field(default_factory=dict)
 
     def all_figures(self) -> dict[str, Figure]:
-        return {"steps": self.steps, "skipped": self.skipped, "too_long": self.too_long, "surplus": self.surplus, **self.figures}
+        made = {"steps": self.steps, "skipped": self.skipped, "too_long": self.too_long, "surplus": self.surplus}
+        return self.counts | made | self.figures
 
 
 class Stopped(Exception):
@@ -68,15 +74,24 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a method's class stands ("module:Class"), and how many texts of each row it passes through the model, for the memory plan."""
+    """Where a method's class stands ("module:Class"), and how many texts of each row it passes through the model, for the memory plan
+    (None: all candidates of a history). `takes`: what its rows are made of."""
 
     place: str
-    texts: int
+    texts: int | None
+    takes: Literal["pairs", "groups"] = "pairs"
 
 
 METHODS = {
     "dpo": Entry("expertchat.training.dpo:Dpo", texts=2),
+    "rloo": Entry("expertchat.training.rloo:Rloo", texts=None, takes="groups"),
+    "grpo": Entry("expertchat.training.grpo:Grpo", texts=None, takes="groups"),
 }
+
+
+def methods(takes: str) -> list[str]:
+    """The names of those whose rows are made of `takes`."""
+    return [name for name, entry in METHODS.items() if entry.takes == takes]
 
 
 def method_of(name: str) -> Callable[..., Method]:

@@ -17,7 +17,7 @@ from expertchat.talk.order import opener_of
 from expertchat.talk.scheduler import Scheduler, Spent
 from expertchat.talk.topics import Proposals, conversation_id, given_topics
 from expertchat.training.at_work import AtWork
-from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.config import OnlineConfig
 from expertchat.training.drift import drift, moved
 from expertchat.training.folder import TrainingFolder, round_name
 from expertchat.training.held_out import MOST_TOPICS, part
@@ -33,7 +33,7 @@ class Rollouts:
 
     def __init__(
         self,
-        config: OnlineDpoConfig,
+        config: OnlineConfig,
         learners: Learners,
         cast: Cast,
         store: TrainingFolder,
@@ -124,12 +124,14 @@ class Rollouts:
             self.cast.moderator,
         )
 
-    def drift(self, learner: Learner, bundles: Sequence[Bundle]) -> dict[str, Figure]:
-        """How far the policy that gave the replies of a round has gone from its base; each process measures its share."""
+    def drift(self, learner: Learner, bundles: Sequence[Bundle]) -> tuple[dict[str, float], dict[str, Figure]]:
+        """How far the policy that gave the replies of a round has gone from its base, by candidate where that is known, and on the whole;
+        each process measures its share."""
         mine = self.ranks.mine([one for bundle in bundles for one in bundle.sampled])
         with Lockstep(self.ranks, self.learners.sharded):
             found = moved(learner, mine)
-        return drift([one for part in self.ranks.gather([found]) for one in part])
+        every = [one for part in self.ranks.gather([found]) for one in part]
+        return {one.id: one.log_ratio for of_history in every for one in of_history}, drift(every)
 
     # -- the models -------------------------------------------------------------------------------------------------
 

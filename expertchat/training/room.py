@@ -7,13 +7,13 @@ from expertchat.config import ModelConfig
 from expertchat.experts.registry import family_class
 from expertchat.plan.memory import ATTENTION, Lora, Targets
 from expertchat.plan.planner import Trained
-from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.config import OnlineConfig
 from expertchat.training.method import METHODS
 
 PROMPT = 256  # tokens of a prompt besides the turns
 
 
-def room_for(config: OnlineDpoConfig) -> list[Trained]:
+def room_for(config: OnlineConfig) -> list[Trained]:
     """What the memory plan is to leave room for: each learner's update, of the longest row that a dialogue can give."""
     train, found = config.train, []
     longest = max(model.decoding.reply.max_new_tokens for _, model in config.experts.items())
@@ -23,12 +23,12 @@ def room_for(config: OnlineDpoConfig) -> list[Trained]:
         wanted = train.targets or family_class(model.family).family.lora_targets
         targets: Targets = "attention" if train.method == "lora" and set(wanted) <= set(ATTENTION) else "all-linear"
         most = min(tokens, model.context_length or tokens)
-        lora, texts = Lora(train.rank, targets), METHODS[train.update].texts
+        lora, texts = Lora(train.rank, targets), METHODS[train.update].texts or config.candidates.count
         found.append(Trained(seat, lora, train.micro_batch, most, train.checkpointing, train.method, texts))
     return found
 
 
-def on_cpu(config: OnlineDpoConfig) -> OnlineDpoConfig:
+def on_cpu(config: OnlineConfig) -> OnlineConfig:
     """The same config, its models loaded in main memory, where they are parted among the processes; in the number type of their GPUs."""
 
     def moved(model: ModelConfig) -> ModelConfig:
