@@ -14,6 +14,7 @@ from expertchat.backends.gguf import is_gguf
 from expertchat.backends.packaged import PREFIX
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.folder.reader import RunReader
+from expertchat.preferences.config import RewardConfig
 from expertchat.records import Metrics, Speaker
 from expertchat.text.sentences import listed, shown_path
 from expertchat.training.config import OnlineConfig, OnlineDpoConfig, PolicyGradientTrain
@@ -199,11 +200,16 @@ def _settings(config: OnlineConfig, model: ModelConfig, seat: Speaker) -> list[l
         "trained": f"LoRA rank {train.rank}, alpha {train.alpha:g}, dropout {train.dropout:g}" if train.method == "lora" else train.method,
         "optimizer": f"AdamW, learning rate {train.learning_rate:g} ({train.schedule}), {train.batch} {ROWS[train.takes]} a step, "
         f"epochs {train.epochs}",
-        "reward": f"source {reward.source}, WIM texts {reward.wim}, sign {reward.sign:+d}, penalties: length {reward.length_penalty:g}, "
+        "reward": f"source {_source(reward)}, WIM texts {reward.wim}, sign {reward.sign:+d}, penalties: length {reward.length_penalty:g}, "
         f"repeats {reward.repeat_penalty:g}",
         "seed": str(config.run.seed),
     }
     return [[key, value] for key, value in settings.items()]
+
+
+def _source(reward: RewardConfig) -> str:
+    weights = reward.weights or [1.0] * len(reward.functions)
+    return " + ".join(f"{weight:g} x {name}" for weight, name in zip(weights, reward.functions, strict=True)) or reward.source
 
 
 def _of_method(config: OnlineConfig) -> dict[str, str]:

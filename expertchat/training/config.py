@@ -26,6 +26,7 @@ from expertchat.config import (
 )
 from expertchat.evaluation.config import EvaluationConfig
 from expertchat.judging.fits import judging_problems
+from expertchat.preferences import functions
 from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig, Rules
 from expertchat.records import Speaker
 from expertchat.talk.order import by_turns, opener_of
@@ -223,21 +224,21 @@ class OnlineConfig(Group):
     @property
     def judge_names(self) -> set[JudgeName]:
         """Who judges: for the rewards, unless they ask nobody, and in the evaluations."""
-        judging = set(self.judging.judges) if self.reward.source == "judge" else set()
+        judging = set(self.judging.judges) if self.reward.judged(self.judging) else set()
         return judging | ({self.evaluation.by} if self.evaluation.asks else set())
 
     @property
     def embeds(self) -> bool:
         """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
         reward = self.reward
-        asked = reward.source == "judge" and self.judging.wim.enabled and self.judging.judges != ("reward_model",)
-        return self.topics.source == "models" or asked or (reward.source != "random" and reward.repeat_penalty > 0)
+        asked = reward.judged(self.judging) and self.judging.wim.enabled and self.judging.judges != ("reward_model",)
+        return self.topics.source == "models" or asked or (reward.kind != "random" and reward.repeat_penalty > 0)
 
     @property
     def program(self) -> ProgramName | None:
         """What a program measures in the replies, for the reward or for the evaluation."""
-        source = self.reward.source
-        return self.evaluation.measure or (None if source in ("judge", "random") else source)
+        kind = self.reward.kind
+        return self.evaluation.measure or (None if kind in ("judge", "random", "functions") else kind)
 
     def _learner(self) -> list[str]:
         names = self.experts.seats
@@ -271,11 +272,18 @@ class OnlineConfig(Group):
     def _rewards(self) -> list[str]:
         """Settings of the reward that would do nothing, or could not be done."""
         reward, evaluation, known, found = self.reward, self.evaluation, list(PROGRAMS), list[str]()
-        if reward.source != "judge":
+        if reward.kind != "judge":
+            of = "reward.functions" if reward.functions else f"reward.source={reward.source}"
             if reward.wim == "shuffled":
-                found.append(f"reward.wim=shuffled has no effect with reward.source={reward.source}: no judge is asked")
+                why = "each function is what it says" if reward.functions else "no judge is asked"
+                found.append(f"reward.wim=shuffled has no effect with {of}: {why}")
             if reward.dialogue_weight:
-                found.append(f"reward.dialogue_weight={reward.dialogue_weight:g} needs reward.source=judge, not {reward.source}")
+                found.append(f"reward.dialogue_weight={reward.dialogue_weight:g} needs reward.source=judge, not {of.removeprefix('reward.source=')}")
+        if reward.functions and reward.source != "judge":
+            found.append(f"reward.functions stand in the place of reward.source={reward.source}: take one of them away")
+        if reward.weights is not None and not reward.functions:
+            found.append("reward.weights are those of reward.functions, of which there are none")
+        found += functions.problems(reward.functions, reward.weights, self.judging) if reward.functions else []
         if reward.wim == "shuffled" and self.histories < 2:
             found.append(
                 f"reward.wim=shuffled takes the WIM responses of another history, but a round has {self.histories}; raise "
@@ -283,7 +291,7 @@ class OnlineConfig(Group):
             )
         if evaluation.judge == "reward" and self.program is None:
             found.append(
-                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.source}: set "
+                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.kind}: set "
                 f"evaluation.measure={known[0]} (or {', '.join(known[1:])}), or another reward"
             )
         if evaluation.measure is not None and evaluation.judge != "reward":

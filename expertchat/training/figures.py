@@ -52,6 +52,7 @@ def round_figures(bundles: Sequence[Bundle], scored: Sequence[Score], pairing: P
         "cut_rate": _mean([float(c.cut) for c in candidates]),
         "reward_mean": _mean(values),
         "reward_spread": stdev(values) if len(values) > 1 else None,
+        **_functions(scored),
         "measured": _mean([score.measured for score in scored if score.measured is not None]),
         "rating_mean": _mean([r.rating for r in rewards if r.rating is not None]),
         "wim_mean": _mean([r.wim for r in rewards if r.wim is not None]),
@@ -93,6 +94,18 @@ def _paired(pairing: Pairing, candidates: int, values: Sequence[float]) -> dict[
 def _repeats(bundle: Bundle, one: Sampled) -> list[float]:
     earlier = [turn.text for turn in bundle.transcript.turns[: one.candidates[0].turn]]
     return [repeated_sentences(c.text, earlier) for c in one.candidates]
+
+
+def _functions(scored: Sequence[Score]) -> dict[str, Figure]:
+    """Of every reward function what it says in the mean, how far its values spread (standard deviation) and how often it says nothing."""
+    found: dict[str, Figure] = {}
+    for name in dict.fromkeys(name for score in scored for name in score.parts):
+        said = [score.parts.get(name) for score in scored]
+        known = [value for value in said if value is not None]
+        found[f"function_{name}"] = _mean(known)
+        found[f"function_{name}_spread"] = stdev(known) if len(known) > 1 else None
+        found[f"function_{name}_nulls"] = len(said) - len(known)
+    return found
 
 
 def _faults(groups: Sequence[Sampled]) -> dict[str, Figure]:

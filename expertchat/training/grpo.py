@@ -13,8 +13,9 @@ from expertchat.training.rows import Row
 
 
 class Grpo(PolicyGradient):
-    """Of each token: -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A) + beta KL(policy || base), the KL divergence by
-    k3 = base/policy - 1 - log(base/policy) (Schulman 2020, http://joschu.net/blog/kl-approx.html).
+    """Of each token: -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A) + beta r k3, with k3 = base/policy - 1 - log(base/policy) (Schulman
+    2020, http://joschu.net/blog/kl-approx.html), whose gradient is that of KL(policy || base) by the ratio r before it alone (DeepSeek-V3.2,
+    arXiv 2512.02556).
 
     `train.normalise`: reply, the mean over a reply's tokens, then over replies (the paper's; a short reply's tokens count more); tokens, the
     mean over all tokens of a step (DAPO, arXiv 2503.14476); constant, the sum over a reply's tokens over `train.reply_tokens`, whatever
@@ -50,7 +51,7 @@ class Grpo(PolicyGradient):
         kl = torch.zeros((), device=loss_N_T.device)
         if batch.base_N_T is not None:
             away_N_T = batch.base_N_T - batch.logps_N_T
-            k3_N_T = away_N_T.exp() - away_N_T - 1
+            k3_N_T = ratio_N_T * (away_N_T.exp() - away_N_T - 1)
             loss_N_T = loss_N_T + self.config.beta * k3_N_T
             kl = (k3_N_T * weights_N_T).sum() / total
         return (loss_N_T * weights_N_T).sum() / batch.rows, {"clipped": (beyond_N_T * weights_N_T).sum() / total, "kl_loss": kl}

@@ -30,7 +30,7 @@ def check_given(config: OnlineConfig) -> None:
         given = given_topics(config.topics, MOST_TOPICS, config.run.seed)
         trained, held_out = part(given, config)
         judged = given if config.evaluation.asks else trained
-        if config.reward.source == "judge" or config.evaluation.asks:
+        if config.reward.judged(config.judging) or config.evaluation.asks:
             check_references(config.judging, [topic.text for topic in judged])
         if config.evaluation.judge == "truth":
             check_topics(topic.text for topic in held_out)

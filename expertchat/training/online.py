@@ -224,8 +224,8 @@ class Online:
     @property
     def _judge(self) -> str:
         """Who says which reply is better, as pairs name it."""
-        source = self.config.reward.source
-        return "+".join(self.config.judging.judges) if source == "judge" else source
+        reward = self.config.reward
+        return "+".join(self.config.judging.judges) if reward.kind == "judge" else "+".join(reward.functions) or reward.source
 
     # -- updating ---------------------------------------------------------------------------------------------------
 
