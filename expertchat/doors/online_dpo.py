@@ -60,12 +60,14 @@ def check(config: OnlineConfig, here: bool) -> Problems:
     from expertchat.command.check_learners import learners
     from expertchat.command.checks import told
     from expertchat.evaluation.evaluator import check as check_evaluation
+    from expertchat.preferences.functions import file_problems
     from expertchat.training.held_out import check_given
     from expertchat.training.tracking import check_trackers
 
     yield from runs.texts(config)
     if runs.has_topics(config):
         yield from told(check_given, config)
+    yield from file_problems(config.reward.functions)
     yield from told(check_evaluation, config)
     yield from told(check_trackers, config.report_to)
     found = yield from runs.cast(config, config.command, here)

@@ -169,7 +169,7 @@ class Rollout:
         sign."""
         settings = self.rules.reward
         if settings.functions:
-            found = worths([about(one, self.dialogue.topic.text, self.rules)], self.rules)
+            found = worths([shown_as(one, self.dialogue.topic.text, self.rules)], self.rules)
             return [None if (value := found[c.id].value) is None else settings.sign * value for c in one.candidates]
         if (program := PROGRAMS.get(settings.source)) is None:
             return one.values(self.rules.judging.combine)
@@ -213,7 +213,7 @@ class Rollout:
         ]
 
 
-def about(one: Sampled, topic: str, rules: Rules) -> About:
+def shown_as(one: Sampled, topic: str, rules: Rules) -> About:
     """A history as reward functions are told of it."""
     return About(one, {"topic": topic, **rules.columns.get(topic, {})})
 

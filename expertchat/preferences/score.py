@@ -11,7 +11,7 @@ from typing import Any
 from expertchat.backends.base import Embedder, EmbedRequest
 from expertchat.config import Combine
 from expertchat.judging import wim
-from expertchat.preferences.candidates import Bundle, about, mean
+from expertchat.preferences.candidates import Bundle, mean, shown_as
 from expertchat.preferences.config import RewardConfig, Rules
 from expertchat.preferences.ensemble import of_dialogue
 from expertchat.preferences.functions import Worth, worths
@@ -36,7 +36,7 @@ def scored(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder | None) -
     found, how = [], rules.judging.combine
     groups = [one for bundle in bundles for one in bundle.sampled]
     together = {c.id: value for one in groups for c, value in zip(one.candidates, one.values(how), strict=True)}
-    histories = [about(one, bundle.transcript.topic, rules) for bundle in bundles for one in bundle.sampled] if settings.functions else []
+    histories = [shown_as(one, bundle.transcript.topic, rules) for bundle in bundles for one in bundle.sampled] if settings.functions else []
     worth = worths(histories, rules)
     for candidate, judged in ((c, one.judged(c)) for one in groups for c in one.candidates):
         about = {"id": candidate.id, "transcript": candidate.transcript, "turn": candidate.turn, "speaker": candidate.speaker}

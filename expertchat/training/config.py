@@ -151,6 +151,13 @@ class GuardsConfig(Group):
     lowest: float = Field(default=0.0625, gt=0, le=1)  # lower: the least share of the learning rate
 
 
+class SinglePrompts(Group):
+    """A file of single prompts in the place of dialogues on topics (expertchat.training.single); None: dialogues."""
+
+    file: Text | None = None
+    column: Text | None = None
+
+
 class OnlineConfig(Group):
     """What all commands have whose experts learn round by round from what they have just said. `learner`: who is trained. all (of two also
     both): every expert by turns, a round each; one: one policy that plays them all."""
@@ -168,6 +175,7 @@ class OnlineConfig(Group):
     rounds: int = Field(ge=1, le=9999)
     conversation: ConversationConfig  # count: dialogues of a round
     topics: TopicsConfig
+    prompts: SinglePrompts
     candidates: CandidatesConfig
     judging: CandidateJudging
     reward_model: RewardModelConfig | None = None
@@ -199,7 +207,7 @@ class OnlineConfig(Group):
             problems.append("evaluation.by=reward_model gives no ratings and compares nothing: use reference, partner_reference or third")
         if self.judging.references is not None and self.topics.source == "models":
             problems.append("judging.references needs topics that are known before: use topics=list or topics=file")
-        problems += [*self._decodings(), *self._rewards()]
+        problems += [*self._decodings(), *self._rewards(), *self._single()]
         if self.train.method != "lora" and self.train.sharding != "pipeline":
             problems.append(f"train.method={self.train.method} runs with train.sharding=pipeline alone; use train.method=lora")
         if problems:
@@ -268,6 +276,19 @@ class OnlineConfig(Group):
     @property
     def _useless(self) -> str:
         return "of which no pair can be made" if self.train.takes == "pairs" else "of which none is better than another"
+
+    def _single(self) -> Iterator[str]:
+        """What does not go with single prompts."""
+        if self.prompts.file is None:
+            if self.prompts.column is not None:
+                yield f"prompts.column={self.prompts.column} is the column of a file: it goes with prompts.file=PATH"
+            return
+        if self.evaluation.judge == "truth":
+            yield "prompts.file: evaluation.judge=truth knows the embedded world's topics alone; use evaluation=pointwise, pairwise or reward"
+        if self.reward.dialogue_weight:
+            yield f"prompts.file: there is no dialogue for reward.dialogue_weight={self.reward.dialogue_weight:g}; set it to 0"
+        if self.judging.references is not None:
+            yield "prompts.file: judging.references are those of topics; take them away"
 
     def _rewards(self) -> list[str]:
         """Settings of the reward that would do nothing, or could not be done."""

@@ -8,10 +8,8 @@ from expertchat.config import ConfigError
 from expertchat.evaluation.truth import check_topics
 from expertchat.judging.fits import check_references
 from expertchat.records import Topic
-from expertchat.talk.topics import given_topics
 from expertchat.training.config import OnlineConfig
-
-MOST_TOPICS = 10_000
+from expertchat.training.single import given as given_of
 
 
 def part(topics: Sequence[Topic], config: OnlineConfig) -> tuple[list[Topic], list[Topic]]:
@@ -19,15 +17,16 @@ def part(topics: Sequence[Topic], config: OnlineConfig) -> tuple[list[Topic], li
     held = config.evaluation.topics
     if len(topics) <= held:
         raise ConfigError(
-            f"evaluation.topics={held} of {len(topics)} topics are held out, so none is left to train on; give more topics or lower it"
+            f"evaluation.topics={held} of {len(topics)} {'topics' if config.prompts.file is None else 'prompts'} are held out, so none is left to "
+            f"train on; give more {'topics' if config.prompts.file is None else 'of them'} or lower it"
         )
     return (list(topics), list(topics)) if not held else (list(topics[:-held]), list(topics[-held:]))
 
 
 def check_given(config: OnlineConfig) -> None:
     """Raise ConfigError for given topics that cannot be read, trained on or evaluated on."""
-    if config.topics.source != "models":
-        given = given_topics(config.topics, MOST_TOPICS, config.run.seed)
+    if config.topics.source != "models" or config.prompts.file is not None:
+        given = given_of(config)
         trained, held_out = part(given, config)
         judged = given if config.evaluation.asks else trained
         if config.reward.judged(config.judging) or config.evaluation.asks:

@@ -1,6 +1,7 @@
 """`expertchat online_dpo`, `rloo`, `grpo`: rounds of dialogue, candidates, judgement and an update on them, in one run folder.
 
-With preference pairs and DPO that is OAIF (arXiv 2402.04792). `Online.round` is the algorithm; what stands around it goes on where an earlier start was broken off, evaluates, and ends the run.
+With preference pairs and DPO that is OAIF (arXiv 2402.04792). `Online.round` is the algorithm; what stands around it goes on where an earlier
+start was broken off, evaluates, and ends the run.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from expertchat.training.method import Rows, Stopped, Updated, method_of
 from expertchat.training.ranks import Ranks
 from expertchat.training.rollouts import Rollouts
 from expertchat.training.room import on_cpu, room_for
+from expertchat.training.single import alone
 from expertchat.training.tracking import check_trackers, open_trackers
 
 
@@ -61,7 +63,7 @@ def run_online(
             hub,
             interrupts,
             lambda say: TrainingFolder(place, config.model_dump(mode="json"), command_line, say, writes=ranks.rank == 0),
-            lambda store: Online(store.as_begun(config), store, hub, interrupts, ranks).run(backends, embedder),
+            lambda store: Online(alone(store.as_begun(config)), store, hub, interrupts, ranks).run(backends, embedder),
         )
 
 
@@ -84,7 +86,7 @@ class Online:
         if bundles is None:
             return False
         with clock("pairing"):
-            scores = scored(bundles, self.config.rules, self.backends.get("embedder"))
+            scores = scored(bundles, self.rollouts.rules, self.backends.get("embedder"))
             values = {score.id: score.value for score in scores}
             made = self.ranks.same(choices(bundles, values, self._judge))  # no rounding of another machine's in it
             pairing = make_pairs(made, self.config.pairs, learner.version) if isinstance(self.config, OnlineDpoConfig) else None
