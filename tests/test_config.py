@@ -72,6 +72,8 @@ def test_every_file_composes_and_validates(option: str) -> None:
         assert load(option, NEEDED.get(option, []))
         return
     command = "online_dpo" if group in TRAINING or option == "judging/candidates" else "converse"
+    if option in ("train/rloo", "train/grpo"):
+        command = name
     if group == "cluster":
         command = "submit"
     if group in ("source", "judge"):

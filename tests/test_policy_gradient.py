@@ -21,7 +21,7 @@ from expertchat.training.config import PolicyGradientTrain
 from expertchat.training.method import Rows, method_of
 from expertchat.training.policy_gradient import Batch, Collator
 from expertchat.training.rows import Row
-from tests.test_update import lora, shake
+from tests.test_update import lora, shake, weights
 
 torch.set_num_threads(1)
 PROMPTS = ["Why do tides come and go?", "Say more.", "How do bees make honey, and for whom?"]
@@ -237,3 +237,91 @@ def test_the_loss_is_trls(tmp_path: Path, kind: str, more: dict[str, Any], their
     for name, p in learner.parameters().items():
         assert torch.allclose(p.grad, wanted[name], atol=2e-4 * float(wanted[name].abs().max()) + 1e-7), name
     assert float(max(g.abs().max() for g in wanted.values())) > 1e-4
+
+
+# -- updates -------------------------------------------------------------------------------------------------------------
+
+
+def logp(learner: Any, one: Choice) -> float:
+    """Log probability of a history's best reply under the policy, less that of its worst."""
+    from expertchat.backends.likelihood import likelihoods
+    from expertchat.training.rows import prompt_of, reply_of
+
+    renderer = learner.backend.renderer
+    replies = [tuple(reply_of(one, c, renderer)) for c in one.candidates]
+    found = likelihoods(learner.policy, [(tuple(prompt_of(one, renderer)), replies)])[0]
+    return float(found[-1].logp - found[0].logp)
+
+
+@pytest.mark.parametrize("method", ["rloo", "grpo"])
+def test_what_is_better_becomes_likelier_and_a_restart_goes_on(tmp_path: Path, method: str) -> None:
+    """Two updates in one go, and the second after a restart: the same loss and weights. With two steps a round ratios are not 1."""
+    given = Rows([], [choice(h, [0.0, 0.5, 1.0]) for h in range(4)])
+
+    def fresh() -> tuple[Any, Any]:
+        learner = lora(settings(method, batch=2, micro_batch=2, targets=["q_proj", "v_proj"], learning_rate=2e-3, schedule="constant"))
+        return learner, method_of(method)(learner, learner.config, rounds=4, seed=3, folder=tmp_path)
+
+    learner, one = fresh()
+    before = logp(learner, given.choices[0])
+    first = one.update(given, 1)
+    assert (first.steps, first.counts["groups"], first.counts["flat"], learner.version) == (2, 4, 0, 1)
+    assert logp(learner, given.choices[0]) > before + 0.05
+    one.save(tmp_path / "state.pt")
+    learner.save(tmp_path / "adapter")
+    second = one.update(given, 2)
+    again, two = fresh()
+    again.load(tmp_path / "adapter")
+    again.version = 1
+    two.load(tmp_path / "state.pt")
+    assert two.update(given, 2).figures == second.figures
+    assert all(torch.equal(p, again.parameters()[name]) for name, p in learner.parameters().items())
+
+
+def test_nothing_to_tell_apart_changes_nothing(tmp_path: Path) -> None:
+    learner = lora(settings("grpo", targets=["q_proj"]))
+    before = weights(learner)
+    done = method_of("grpo")(learner, learner.config, rounds=1, seed=0, folder=tmp_path).update(Rows([], [choice(0, [1.0, 1.0])]), 1)
+    assert (done.steps, learner.version, done.counts["flat"]) == (0, 0, 1)
+    assert all(torch.equal(p, before[name]) for name, p in learner.parameters().items())
+
+
+def test_a_reply_that_was_cut_is_in_the_baseline_and_trains_as_it_is_told(tmp_path: Path) -> None:
+    one = choice(0, [0.0, 1.0])
+    cut = Choice(one.prompt, (one.candidates[0].model_copy(update={"cut": True}), one.candidates[1]), one.scores, "partner")
+    rows = {}
+    for how in ("no_end", "mask"):
+        learner = lora(settings("grpo", cut=how, targets=["q_proj"]))
+        (rows[how],) = method_of("grpo")(learner, learner.config, rounds=1, seed=0, folder=tmp_path).rows(Rows([], [cut]), 1)
+    assert rows["mask"]["shares"] == [0.0, 0.5] and rows["no_end"]["shares"] == [0.5, 0.5]
+    assert rows["mask"]["advantages"] == rows["no_end"]["advantages"]  # it was in the baseline
+    whole = lora(settings("grpo", targets=["q_proj"]))
+    (row,) = method_of("grpo")(whole, whole.config, rounds=1, seed=0, folder=tmp_path).rows(Rows([], [one]), 1)
+    assert row["replies"][0][: len(rows["no_end"]["replies"][0])] == rows["no_end"]["replies"][0]
+    assert len(row["replies"][0]) > len(rows["no_end"]["replies"][0])  # the end that a cut reply has not
+    batch = Collator(2, [1.0])([rows["mask"] | {"row": 0}])
+    assert (batch["labels"][0] == -100).all() and not (batch["labels"][1] == -100).all()
+
+
+# -- config --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides", "said"),
+    [
+        ("online_dpo", ["train=grpo"], r"update=grpo is of another command, expertchat grpo; here take dpo"),
+        ("rloo", ["train=lora"], r"update=dpo is of another command, expertchat online_dpo; here take rloo or grpo"),
+        ("rloo", ["train.normalise=reply"], r"train\.normalise=reply has no effect with train\.update=rloo"),
+        ("grpo", ["train.normalise=null"], r"train\.update=grpo needs one of reply, tokens, constant"),
+        ("grpo", ["train.epsilon=1.5"], r"train\.epsilon=1\.5 clips nothing"),
+        ("grpo", ["decoding@experts.a.decoding=greedy"], r"4 equal candidates, of which none is better than another; set decoding@"),
+    ],
+)
+def test_what_does_not_go_together(command: str, overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(command, overrides)
+
+
+def test_one_command_is_the_other_with_other_defaults() -> None:
+    assert load("rloo", ["train=grpo"]).train == load("grpo").train and load("rloo", ["train=grpo"]).command == "grpo"
+    assert METHODS["grpo"].takes == "groups" and issubclass(PolicyGradient, Updater)

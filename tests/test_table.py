@@ -145,11 +145,11 @@ def test_its_config_can_be_frozen(said: Callable[..., tuple[int, str]], toy: Pat
 
 
 def test_submit_refuses_what_may_not_be_submitted(said: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert said("submit", "toy") == (2, "expertchat: submit toy: cannot be submitted; there are converse, online_dpo\n")
+    assert said("submit", "toy") == (2, "expertchat: submit toy: cannot be submitted; there are converse, online_dpo, rloo, grpo\n")
     monkeypatch.setitem(COMMANDS, "toy", LINE._replace(jobs=True))
     code, text = said("submit", "bench")
-    assert code == 2 and text.endswith("there are converse, online_dpo, toy\n")
-    assert "COMMAND: converse or online_dpo or toy, with any of its keys" in said("submit", "--help")[1]
+    assert code == 2 and text.endswith("there are converse, online_dpo, rloo, grpo, toy\n")
+    assert "COMMAND: converse or online_dpo or rloo or grpo or toy, with any of its keys" in said("submit", "--help")[1]
     assert "sweeps on Slurm" in said("toy", "--help")[1]
 
 

@@ -53,14 +53,15 @@ def measure_online_dpo(kit: Kit) -> None:
             kit.tell(f"online_dpo: warming up {name}")
             way(-1)
         kit.rounds(part, f"N={count}", ways)
-    _verdict(part, f"N={count}")
+    tell_verdict(part, f"N={count}", TARGET)
 
 
-def _verdict(part: Part, case: str) -> None:
+def tell_verdict(part: Part, case: str, target: float) -> None:
+    """Say whether our way takes at most `target` times as long as the peer."""
     ratios = part.ratios(case, OURS, part.columns[0])
     if ratios:
-        met = "met" if median(ratios) <= TARGET else "missed"
-        part.facts.append(("median of the ratios", f"{median(ratios):.2f}, target {TARGET:g}: {met}"))
+        met = "met" if median(ratios) <= target else "missed"
+        part.facts.append(("median of the ratios", f"{median(ratios):.2f}, target {target:g}: {met}"))
 
 
 def requests(kit: Kit, count: int) -> list[GenerateRequest]:
@@ -181,7 +182,7 @@ def _trained(
             r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(Llama3.family.lora_targets), task_type="CAUSAL_LM"
         ),
     )  # fmt: skip
-    clock = _Clock()
+    clock = Clock()
     made.add_callback(clock.callback())
     with suppress(AttributeError):  # what it prints belongs to nobody
         made.remove_callback(next(type(c) for c in made.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"))
@@ -197,7 +198,7 @@ def _trained(
     return way
 
 
-class _Clock:
+class Clock:
     """Seconds of a trainer's steps without its setup, and of what it samples."""
 
     def __init__(self) -> None:

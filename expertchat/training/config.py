@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -66,6 +66,16 @@ class UpdateConfig(Group):
     checkpointing: bool
     sharding: Literal["pipeline", "ddp", "fsdp"]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_such_rows(cls, values: Any) -> Any:
+        """Before its keys are looked at, which are other ones."""
+        name = values.get("update") if isinstance(values, Mapping) else None
+        if name in METHODS and METHODS[name].takes != cls.takes:
+            command = name if METHODS[name].takes == "groups" else "online_dpo"
+            raise ValueError(f"update={name} is of another command, expertchat {command}; here take {' or '.join(methods(cls.takes))}")
+        return values
+
     @model_validator(mode="after")
     def _fits(self) -> UpdateConfig:
         if problems := [*self._problems()]:
@@ -76,8 +86,6 @@ class UpdateConfig(Group):
         """What does not go together."""
         if self.update not in METHODS:
             yield f"train.update={self.update} is no training method: take {' or '.join(methods(self.takes))}"
-        elif METHODS[self.update].takes != self.takes:
-            yield f"train.update={self.update} takes no {self.takes}: run expertchat {self.update}, or take {' or '.join(methods(self.takes))}"
         if self.batch % self.micro_batch:
             yield f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}"
         if self.dropout and self.method != "lora":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -58,7 +58,7 @@ class Column:
     figure: str = ""
 
 
-LOST = (("nulls", "null"), ("equal", "equal pair"), ("stale", "stale pair"))  # figures of what made no pair, named where there is any
+LOST = (("nulls", "null"), ("equal", "equal pair"), ("stale", "stale pair"), ("lone", "lone group"))  # figures of what made no pair, named where there is any
 ROUND = Column("round", 5, 0)
 LEARNER = Column("by", 2, 0)
 LONGEST = 8  # characters of a name in a column
@@ -73,8 +73,19 @@ COLUMNS = (
     Column("loss", 5, 9, ".3f", "loss"),
     Column("time", 5, 7),
 )
+OF_GROUPS = {  # in the place of those of pairs, where a method trains on histories with all their replies
+    "pairs": Column("groups", 6, 8, ",.0f", "groups"),
+    "ties": Column("flat", 4, 10, ",.0f", "flat"),
+    "margin": Column("spread", 6, 4, ".2f", "spread"),
+}
 WIN = Column("win %", 10, 5)
 FACTS = Column("facts/base", 10, 6)
+
+
+def of_rounds(rows: Iterable[Round]) -> list[Column]:
+    """The columns of rounds: of pairs, or of groups where they have such figures."""
+    grouped = any("groups" in row.figures for row in rows)
+    return [OF_GROUPS.get(column.title, column) if grouped else column for column in COLUMNS]
 
 
 def name_width(names: Sequence[str]) -> int:
@@ -86,7 +97,7 @@ def columns(training: Training, width: int, gap: int) -> list[Column]:
     """The columns that fit into `width`, the round's number first. Those of evaluations only where there are such figures."""
     learners = training.learners()
     by = replace(LEARNER, width=max(LEARNER.width, name_width(learners)))
-    chosen = [ROUND, *([by] if len(learners) > 1 else []), *COLUMNS]
+    chosen = [ROUND, *([by] if len(learners) > 1 else []), *of_rounds(training.rounds.values())]
     chosen += [WIN] if training.has("win_rate") else []
     chosen += [FACTS] if training.has("distinct_policy") else []
     while len(chosen) > 1 and sum(c.width + gap for c in chosen) - gap > width:
@@ -132,7 +143,7 @@ def round_label(row: Round, training: Training) -> str:
 def round_words(row: Round, training: Training) -> str:
     """A finished round as one line whose figures stand under those of the line before."""
     by = f"  {called(row.learner)}" if row.learner else ""
-    parts = [f"{c.title} {cell(c, row, row.learner):>{c.width}}" for c in COLUMNS]
+    parts = [f"{c.title} {cell(c, row, row.learner):>{c.width}}" for c in of_rounds([row])]
     lost = [counted(int(row.figures[name]), word) for name, word in LOST if row.figures.get(name)]
     phases = [f"{phase} {clock(round(row.phases[phase]))}" for phase in PHASES if row.phases.get(phase, 0) >= 1]
     return "  ".join([round_label(row, training) + by, *parts, *lost, *([f"({', '.join(phases)})"] if phases else [])])
@@ -246,10 +257,11 @@ def closing_lines(state: RunState) -> list[tuple[str, str]]:
     done = state.training.finished if done is None else done
     seconds = number(summary.get("seconds"))
     seconds = sum(r.seconds or 0.0 for r in state.training.rounds.values()) if seconds is None else seconds
-    pairs = number(summary.get("pairs"))
-    pairs = sum(r.figures.get("pairs", 0) for r in state.training.rounds.values()) if pairs is None else pairs
+    rows = "groups" if "groups" in summary or any("groups" in r.figures for r in state.training.rounds.values()) else "pairs"
+    made = number(summary.get(rows))
+    made = sum(r.figures.get(rows, 0) for r in state.training.rounds.values()) if made is None else made
     took = f" in {clock(round(seconds))}" if seconds else ""
-    lines = [("rounds", f"{done:,.0f} of {max(total, done):,.0f}{took}"), ("pairs", f"{pairs:,.0f}")]
+    lines = [("rounds", f"{done:,.0f} of {max(total, done):,.0f}{took}"), (rows, f"{made:,.0f}")]
     if kinds := fault_words(_faults(state.training)):
         lines.append(("no answer", kinds))
     if stopped := summary.get("stopped_by"):

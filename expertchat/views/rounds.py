@@ -29,6 +29,7 @@ CURVES = (  # title, figure, form, of evaluations
     ("kl", "kl", ".3f", False),
     ("facts", "distinct_policy", ".2f", True),
     ("margin", "margin", ".2f", False),
+    ("spread", "spread", ".2f", False),
     ("length", "length", ".1f", False),
     ("loss", "loss", ".3f", False),
 )
@@ -207,7 +208,7 @@ def round_line(row: Round, training: Training, width: int) -> Text:
     head = Text.assemble(("✓ ", "green"), figures.round_label(row, training))
     if row.learner:
         head.append("  ").append(*looks.person(row.learner, training.seats))
-    chosen = [c for c in figures.COLUMNS if row.figures or not c.figure]
+    chosen = [c for c in figures.of_rounds([row]) if row.figures or not c.figure]
     while chosen and head.cell_len + sum(len(c.title) + c.width + 3 for c in chosen) > width:
         chosen.remove(max(chosen, key=lambda c: c.rank))
     for column in chosen:
