@@ -14,18 +14,20 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from expertchat.command.compose import load
+from expertchat.config import ConfigError
 from expertchat.preferences.pairs import Choice
 from expertchat.records import Candidate, Message
 from expertchat.training.advantages import Grouping, grouped
 from expertchat.training.config import PolicyGradientTrain
-from expertchat.training.method import Rows, method_of
-from expertchat.training.policy_gradient import Batch, Collator
+from expertchat.training.method import METHODS, Rows, method_of
+from expertchat.training.policy_gradient import Batch, Collator, PolicyGradient
 from expertchat.training.rows import Row
+from expertchat.training.update import Updater
 from tests.test_update import lora, shake, weights
 
 torch.set_num_threads(1)
 PROMPTS = ["Why do tides come and go?", "Say more.", "How do bees make honey, and for whom?"]
-TEXTS = ["The Moon pulls.", "The Moon pulls the sea, and the Sun helps it.", "Herons nest in trees.", "Bees gather nectar from many flowers."]
+TEXTS = ["The Moon pulls.", "The Moon pulls the sea, and the Sun helps it.", "Herons nest in trees.", "Bees gather nectar."]
 
 
 def settings(method: str, **more: Any) -> PolicyGradientTrain:

@@ -165,7 +165,7 @@ class Rollout:
         return random.Random(f"{self.dialogue.seed} {one.candidates[0].id}").choice(spoken)
 
     def _values(self, one: Sampled) -> list[float | None]:
-        """What the candidates are worth before controls and penalties: by the judge, or by a program or functions and in the direction of the
+        """What the candidates are worth before controls and penalties: by the judge, or by a program or functions in the direction of the
         sign."""
         settings = self.rules.reward
         if settings.functions:

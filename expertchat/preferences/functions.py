@@ -195,7 +195,7 @@ def _own_values(name: str, every: Sequence[tuple[About, Candidate]]) -> dict[str
         raise ConfigError(f"{where}: it gave {len(values)} values for {len(every)} completions; {after}")
     for n, value in enumerate(values):
         if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value)):
-            shown = first_line(repr(value))[:60]
+            shown = repr(value)[:60]
             raise ConfigError(f"{where}: its value {n + 1} of {len(values)} is no number: {shown}; give None where there is none; {after}")
     return {one.id: None if value is None else float(value) for (_, one), value in zip(every, values, strict=True)}
 

@@ -36,8 +36,8 @@ def scored(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder | None) -
     found, how = [], rules.judging.combine
     groups = [one for bundle in bundles for one in bundle.sampled]
     together = {c.id: value for one in groups for c, value in zip(one.candidates, one.values(how), strict=True)}
-    histories = [shown_as(one, bundle.transcript.topic, rules) for bundle in bundles for one in bundle.sampled] if settings.functions else []
-    worth = worths(histories, rules)
+    histories = [shown_as(one, bundle.transcript.topic, rules) for bundle in bundles for one in bundle.sampled]
+    worth = worths(histories, rules) if settings.functions else {}
     for candidate, judged in ((c, one.judged(c)) for one in groups for c in one.candidates):
         about = {"id": candidate.id, "transcript": candidate.transcript, "turn": candidate.turn, "speaker": candidate.speaker}
         score = Score(**about, source=settings.kind, sign=settings.sign)  # type: ignore[arg-type]

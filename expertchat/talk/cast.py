@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from expertchat.backends import threads
 from expertchat.backends.base import Backend, Embedder
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from expertchat.lab.config import LabConfig
     from expertchat.training.config import OnlineConfig
 
-    CastConfig = ConverseConfig | OnlineConfig | LabConfig
+    CastConfig: TypeAlias = ConverseConfig | OnlineConfig | LabConfig
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""From scored candidates to advantages: by how much each reply is better than what its policy usually gives there. Nothing here imports torch.
+"""From scored candidates to advantages: by how much each reply is better than what its policy usually gives there. No torch here.
 
 RLOO (Ahmadian et al. 2024, arXiv 2402.14740): the reward less the mean of the other replies' to the same history (leave one out).
 GRPO (Shao et al. 2024, arXiv 2402.03300): the reward less the mean of the group, over the group's standard deviation. Without that division
@@ -72,8 +72,8 @@ def grouped(
 ) -> Grouping:
     """The advantages of a round's candidates: reward less baseline, over the standard deviation of `scale` where one is named.
 
-    A candidate without a score (or with one that is no number) plays no part, nor does one that was altered or thought before it spoke: what
-    was judged and what would be trained are not the same. `beta`: taken off the reward for each nat of log policy - log base (RLOO's way;
+    A candidate without a score (or with one that is no number) plays no part, nor does one that was altered or thought before it spoke:
+    what was judged and what would be trained are not the same. `beta`: taken off the reward for each nat of log policy - log base (RLOO's;
     a candidate of which that is not known plays no part then). Histories without two candidates, or without a spread, are counted.
     """
     made, known = Grouping(), log_ratios or {}

@@ -110,7 +110,8 @@ EVALUATED: Sequence[Column] = (
 ROUNDS: Sequence[Column] = (
     ("KL to the base, nats a reply", "kl", ".3g"), ("log ratio of the pairs", "log_ratio", ".3g"),
     ("reward", "reward_mean", ".3f"), ("measured by a program", "measured", ".3g"), ("margin", "margin", ".3f"),
-    ("margin over the rewards' spread", "margin_scaled", ".2f"), ("spread of the rewards in a history", "spread", ".3f"), ("rating", "rating_mean", ".2f"), ("WIM score", "wim_mean", ".3f"),
+    ("margin over the rewards' spread", "margin_scaled", ".2f"), ("spread of the rewards in a history", "spread", ".3f"),
+    ("rating", "rating_mean", ".2f"), ("WIM score", "wim_mean", ".3f"),
     ("tokens a reply", "length", ".1f"), ("distinct-2", "distinct_2", ".3f"), ("repeats", "repeats", ".3f"), ("entropy", "entropy", ".3f"),
     ("loss", "loss", ".3f"), ("accuracy of the implicit reward", "accuracy", ".1%"), ("null rate", "null_rate", ".1%"),
     ("cut at the token limit", "cut_rate", ".1%"),
@@ -147,8 +148,8 @@ def _rounds(found: Sequence[Metrics]) -> str:
         sum(_number(m.figures, name) or 0 for m in found) for name in ("pairs", "ties", "groups", "flat", "steps")
     )
     of_groups = any("groups" in m.figures for m in found)
-    rows = f"{groups:,.0f} histories with their replies" if of_groups else f"{pairs:,.0f} preference pairs"
-    lines = [f"{len(found)} rounds, {rows}, {steps:,.0f} steps"]
+    trained = f"{groups:,.0f} histories with their replies" if of_groups else f"{pairs:,.0f} preference pairs"
+    lines = [f"{len(found)} rounds, {trained}, {steps:,.0f} steps"]
     if flat:
         lines[0] += f"; {flat:,.0f} histories whose replies were all worth the same were left out"
     if pairs + ties:
@@ -225,7 +226,8 @@ def _of_method(config: OnlineConfig) -> dict[str, str]:
     of_tokens = "" if train.normalise is None else f", normalised by {train.normalise}"
     return {
         "advantages": f"baseline of the {train.baseline}, over the standard deviation of {train.scale or 'nothing'}",
-        "loss": f"{train.update.upper()}, beta {train.beta:g}, ratios clipped {train.clip[0]:g} below and {train.clip[1]:g} above 1{of_tokens}",
+        "loss": f"{train.update.upper()}, beta {train.beta:g}, ratios clipped {train.clip[0]:g} below and {train.clip[1]:g} above 1"
+        f"{of_tokens}",
     }
 
 

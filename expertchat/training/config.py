@@ -139,11 +139,11 @@ class PolicyGradientTrain(UpdateConfig):
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         if self.update == "rloo" and self.normalise is not None:
-            yield f"train.normalise={self.normalise} has no effect with train.update=rloo, where a whole reply is one action: set it to null"
+            yield f"train.normalise={self.normalise} has no effect with train.update=rloo, to which a whole reply is one action; set null"
         if self.update == "grpo" and self.normalise is None:
             yield "train.normalise=null: train.update=grpo needs one of reply, tokens, constant"
         if self.epsilon >= 1:
-            yield f"train.epsilon={self.epsilon:g} clips nothing: a ratio of probabilities is never below 0; take less than 1 (0.2 is usual)"
+            yield f"train.epsilon={self.epsilon:g} clips nothing: a ratio of probabilities is never below 0; take less than 1 (usual: 0.2)"
 
 
 class GuardsConfig(Group):
@@ -292,7 +292,7 @@ class OnlineConfig(Group):
                 yield f"prompts.column={self.prompts.column} is the column of a file: it goes with prompts.file=PATH"
             return
         if self.evaluation.judge == "truth":
-            yield "prompts.file: evaluation.judge=truth knows the embedded world's topics alone; use evaluation=pointwise, pairwise or reward"
+            yield "prompts.file: evaluation.judge=truth knows the embedded world's topics; use evaluation=pointwise, pairwise or reward"
         if self.reward.dialogue_weight:
             yield f"prompts.file: there is no dialogue for reward.dialogue_weight={self.reward.dialogue_weight:g}; set it to 0"
         if self.judging.references is not None:
@@ -307,7 +307,7 @@ class OnlineConfig(Group):
                 why = "each function is what it says" if reward.functions else "no judge is asked"
                 found.append(f"reward.wim=shuffled has no effect with {of}: {why}")
             if reward.dialogue_weight:
-                found.append(f"reward.dialogue_weight={reward.dialogue_weight:g} needs reward.source=judge, not {of.removeprefix('reward.source=')}")
+                found.append(f"reward.dialogue_weight={reward.dialogue_weight:g} needs reward.source=judge, not {of.rpartition('=')[2]}")
         if reward.functions and reward.source != "judge":
             found.append(f"reward.functions stand in the place of reward.source={reward.source}: take one of them away")
         if reward.weights is not None and not reward.functions:

@@ -21,7 +21,7 @@ from expertchat.training.learner import Learner
 
 
 class Moved(NamedTuple):
-    """Of one reply, by its candidate's id: log policy - log base and the sum of the policy's entropies, in nats, and how many tokens it has."""
+    """Of one reply, by its candidate's id: log policy - log base and the sum of the policy's entropies, in nats; and its tokens."""
 
     id: str
     log_ratio: float

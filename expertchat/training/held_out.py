@@ -16,9 +16,9 @@ def part(topics: Sequence[Topic], config: OnlineConfig) -> tuple[list[Topic], li
     """(topics that are trained on, topics held out). Raises ConfigError where nothing would be left to train on."""
     held = config.evaluation.topics
     if len(topics) <= held:
+        what = "topics" if config.prompts.file is None else "prompts"
         raise ConfigError(
-            f"evaluation.topics={held} of {len(topics)} {'topics' if config.prompts.file is None else 'prompts'} are held out, so none is left to "
-            f"train on; give more {'topics' if config.prompts.file is None else 'of them'} or lower it"
+            f"evaluation.topics={held} of {len(topics)} {what} are held out, so none is left to train on; give more {what} or lower it"
         )
     return (list(topics), list(topics)) if not held else (list(topics[:-held]), list(topics[-held:]))
 

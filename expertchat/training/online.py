@@ -1,7 +1,7 @@
 """`expertchat online_dpo`, `rloo`, `grpo`: rounds of dialogue, candidates, judgement and an update on them, in one run folder.
 
-With preference pairs and DPO that is OAIF (arXiv 2402.04792). `Online.round` is the algorithm; what stands around it goes on where an earlier
-start was broken off, evaluates, and ends the run.
+With preference pairs and DPO that is OAIF (arXiv 2402.04792). `Online.round` is the algorithm; what stands around it goes on where an
+earlier start was broken off, evaluates, and ends the run.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ Loss = Callable[["Batch"], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Batch:
-    """What a loss is made of. `weights_N_T` are what each trained token counts for, and 0 elsewhere; a row's replies have its loss together.
+    """What a loss is made of. `weights_N_T` are what each trained token counts for, and 0 elsewhere.
 
     `old_N_T`: log probabilities of the policy that gave the replies; `base_N_T`: of the base, where they are asked for.
     """
@@ -199,6 +199,8 @@ class _Losses(Trainer):
 class _GroupTrainer(SharedUpdate, _Losses):
     """A step over all processes on rows of replies."""
 
+    model: Any
+
     def remember(self, learner: Learner, old: bool, base: bool) -> None:
         """Compute the log probabilities of the policy as it is now, and of the base, where they are needed: before the first step."""
         if not old and not base:
@@ -208,10 +210,9 @@ class _GroupTrainer(SharedUpdate, _Losses):
             with torch.no_grad(), _quiet(self.model):
                 known = {"old": self.logps(self.model, inputs)} if old else {}
                 if base:
-                    reference = learner.reference()
-                    off: Any = contextlib.nullcontext() if reference is not None else self.model.disable_adapter()  # type: ignore[union-attr,operator]
-                    with off:
-                        known["base"] = self.logps(reference if reference is not None else self.model, inputs)
+                    reference, policy = learner.reference(), self.model
+                    with policy.disable_adapter() if reference is None else contextlib.nullcontext():
+                        known["base"] = self.logps(policy if reference is None else reference, inputs)
             self._known.append(known)
 
 

@@ -11,9 +11,11 @@ from expertchat.training.policy_gradient import Batch, PolicyGradient
 
 
 class Rloo(PolicyGradient):
-    """Of each reply: -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A), r the ratio of its probabilities under the policy and under the one
-    that gave it, A its advantage; the mean over a history's replies, then over histories. `train.beta` is taken off the reward for each nat
-    of log policy - log base, as in the paper, and costs nothing: that is measured in every round."""
+    """Of each reply: -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A), r the ratio of its probabilities under the policy and under the
+    one that gave it, A its advantage; the mean over a history's replies, then over histories.
+
+    `train.beta` is taken off the reward for each nat of log policy - log base, as in the paper; that is measured in every round anyway.
+    """
 
     leave_one_out: ClassVar[bool] = True
     of_reward: ClassVar[bool] = True

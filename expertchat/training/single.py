@@ -1,4 +1,4 @@
-"""Single prompts (prompts.file=PATH) in the place of dialogues: dialogues of one turn, which the learner opens and is shown the prompt alone for.
+"""Single prompts (prompts.file=PATH) in the place of dialogues: dialogues of one turn, whose speaker is shown the prompt and nothing else.
 
 So the loop, the judges, the evaluation and the records are those of dialogues. Nothing here imports torch.
 """
@@ -42,7 +42,7 @@ def read_prompts(file: str, column: str | None = None) -> Prompts:
     path = Path(file).expanduser()
     if not is_table(path):
         if column is not None:
-            raise ConfigError(f"prompts.column={column}: {path} is read as a list with one prompt a line; call a table .csv, .tsv or .jsonl")
+            raise ConfigError(f"prompts.column={column}: {path} is read as a list, one prompt a line; call a table .csv, .tsv or .jsonl")
         lines = [line.strip() for _, line in text_lines(read_text(path, "prompts.file:")) if not line.lstrip().startswith("#")]
         return _whole(path, Prompts(list(dict.fromkeys(lines))))
     try:

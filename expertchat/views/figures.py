@@ -58,7 +58,8 @@ class Column:
     figure: str = ""
 
 
-LOST = (("nulls", "null"), ("equal", "equal pair"), ("stale", "stale pair"), ("lone", "lone group"))  # figures of what made no pair, named where there is any
+# Figures of what is not trained on, named where there is any.
+LOST = (("nulls", "null"), ("equal", "equal pair"), ("stale", "stale pair"), ("lone", "lone group"))
 ROUND = Column("round", 5, 0)
 LEARNER = Column("by", 2, 0)
 LONGEST = 8  # characters of a name in a column

@@ -2,8 +2,8 @@
 
     python -m tests.proofs.kill_training [KILLS] [--three] [--grpo|--rloo] [OVERRIDE ...]
 
---three: three experts learn, by turns. --grpo, --rloo: by that command, of fewer dialogues. The moments are spread over the phases: what each kill hit is printed. Exit code 0 if records and
-adapters are the same.
+--three: three experts learn, by turns. --grpo, --rloo: by that command, of fewer dialogues. The moments are spread over the phases: what
+each kill hit is printed. Exit code 0 if records and adapters are the same.
 """
 
 from __future__ import annotations
