@@ -119,7 +119,8 @@ def test_a_run_stops_at_the_last_whole_round_and_goes_on_when_the_function_is_me
     overrides = (f"reward.functions=[{file}:long]", "evaluation=reward", "evaluation.measure=length", "rounds=2")
     file.write_text(f"def long(completions, **columns):\n    {words}\n")
     assert train(tmp_path / "whole", "grpo", *overrides)[0] == 0
-    file.write_text(f"def long(completions, transcript, **columns):\n    assert not transcript[0].startswith('r0002')\n    {words}\n")
+    early = "assert not transcript[0].startswith('r0002')"
+    file.write_text(f"def long(completions, transcript, **columns):\n    {early}\n    {words}\n")
     loaded.cache_clear()
     with pytest.raises(ConfigError, match=r"my\.py:long, round 2: it raised AssertionError"):
         train(tmp_path / "run", "grpo", *overrides)
@@ -146,8 +147,8 @@ def test_single_prompts_are_shown_as_they_are(tmp_path: Path) -> None:
         "    assert all(len(p) == 1 for p in prompts) and set(level) <= {0, 1, 2}\n"
         "    return [float(len(c[0]['content'])) for c in completions]\n"
     )
-    told = (f"prompts.file={table}", f"reward.functions=[{file}:f]", "evaluation=reward", "evaluation.measure=length", "evaluation.topics=1")
-    code, _ = train(tmp_path / "run", "rloo", *told, "rounds=1", "conversation.count=3")
+    told = (f"prompts.file={table}", f"reward.functions=[{file}:f]", "evaluation=reward", "evaluation.measure=length")
+    code, _ = train(tmp_path / "run", "rloo", *told, "evaluation.topics=1", "rounds=1", "conversation.count=3")
     assert code == 0
     shown = {t["topic"] for t in records(tmp_path / "run", "transcripts")}
     assert shown == set(prompts[:3]) and all(len(t["turns"]) == 1 for t in records(tmp_path / "run", "transcripts"))

@@ -112,7 +112,8 @@ def _peer(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
         seen.extend(len(ids) for ids in completion_ids)
         return [reward(completion[0]["content"]) for completion in completions]
 
-    made = GRPOTrainer(
+    build: Any = GRPOTrainer  # what stands in it is replaced below
+    made = build(
         model=subject.model,
         reward_funcs=judge,
         args=GRPOConfig(

@@ -15,7 +15,7 @@ from expertchat.training.rows import Row
 class Grpo(PolicyGradient):
     """Of each token: -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A) + beta r k3, r the ratio of its probabilities under the policy and
     under the one that gave it, A its reply's advantage, k3 = base/policy - 1 - log(base/policy) (Schulman 2020,
-    http://joschu.net/blog/kl-approx.html). Only with r before it has k3 the gradient of the KL divergence (DeepSeek-V3.2, arXiv 2512.02556).
+    http://joschu.net/blog/kl-approx.html). Only with r before it has k3 the gradient of the divergence (DeepSeek-V3.2, arXiv 2512.02556).
 
     `train.normalise`: reply, the mean over a reply's tokens, then over replies (the paper's; a short reply's tokens count more); tokens,
     the mean over all tokens of a step (DAPO, arXiv 2503.14476); constant, the sum over a reply's tokens over `train.reply_tokens`,
