@@ -243,11 +243,14 @@ def test_any_number_of_processes_goes_on(llama: str, tmp_path: Path) -> None:
 
 
 def test_groups_of_replies_make_the_steps_of_one_process(llama: str, tmp_path: Path) -> None:
-    """GRPO and RLOO by two processes: histories of two to four replies, some without a score, ratios and a base that are remembered."""
+    """GRPO and RLOO by two processes: histories of two to four replies, some without a score, ratios and a base that are remembered.
+
+    Of 21 histories 16 have a spread, of 23 they are 18: steps of 8, 8 and 2.
+    """
     cases: list[dict[str, Any]] = [
-        {"method": "grpo", "count": 22, "micro_batch": 2, "rounds": 2},
-        {"method": "grpo", "count": 22, "micro_batch": 2, "epochs": 2, "normalise": "tokens"},
-        {"method": "rloo", "count": 22, "micro_batch": 4, "normalise": None, "scale": None, "epochs": 2},
+        {"method": "grpo", "count": 21, "micro_batch": 2, "rounds": 2},
+        {"method": "grpo", "count": 23, "micro_batch": 2, "epochs": 2, "normalise": "tokens"},
+        {"method": "rloo", "count": 23, "micro_batch": 4, "normalise": None, "scale": None, "epochs": 2},
     ]
     shared = [{"sharding": sharding, "model": llama, **case} for case, sharding in zip(cases, ("ddp", "fsdp", "ddp"), strict=True)]
     found = run(2, "updates.many", tmp_path / "two", cases=[{"out": str(tmp_path / "two" / str(i)), **c} for i, c in enumerate(shared)])
