@@ -97,7 +97,7 @@ def test_the_verdict_is_the_median_of_the_ratios(seconds: tuple[float, ...], sai
     part = Part("online_dpo", "", columns=[Column("x", PEER, "cost", (OURS,))])
     for repeat, mine in enumerate(seconds):
         part.timings += [Timing("N=1", PEER, repeat, 10.0), Timing("N=1", OURS, repeat, mine)]
-    peer._verdict(part, "N=1")
+    peer.tell_verdict(part, "N=1", peer.TARGET)
     assert part.facts == [("median of the ratios", said)]
 
 

@@ -86,6 +86,8 @@ def test_every_file_composes_and_validates(option: str) -> None:
         command = "sft"
     elif group == "data" or option.startswith(("train/dpo", "train/kto", "evaluation/against")):
         command = "dpo"
+    if option in ("train/rloo", "train/grpo"):
+        command = name
     if group == "cluster":
         command = "submit"
     if group in ("source", "judge"):

@@ -11,8 +11,8 @@ from expertchat.plan.random_shapes import parse_random
 from expertchat.text.wordings import Prompts
 
 BenchPart = Literal[
-    "ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "phases", "memory", "gpu", "online_dpo", "beside",
-    "embedding", "step", "judgements", "sft",
+    "ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "phases", "memory", "gpu", "online_dpo", "grpo",
+    "beside", "embedding", "step", "judgements", "sft",
 ]  # fmt: skip
 
 

@@ -18,8 +18,10 @@ from expertchat.judging.roles import REWARD_MODEL, model_paths, seats_of
 
 
 def has_topics(config: Any) -> bool:
-    """Whether there are topics that can be looked at now."""
-    topics = config.topics
+    """Whether there are topics, or prompts in their place, that can be looked at now."""
+    topics, prompts = config.topics, getattr(config, "prompts", None)
+    if prompts is not None and prompts.file is not None:
+        return places.can_be_read_twice(prompts.file)
     return topics.source == "list" or (topics.source == "file" and places.can_be_read_twice(topics.file))
 
 

@@ -65,6 +65,18 @@ _ALL = (
         models="doors.dpo:named", overrides="doors.dpo:in_full", resumes=True, jobs=True, work="doors.dpo:WORK", gib=0.9,
     ),
     Command(
+        "rloo", "online_dpo's rounds with a policy gradient: each reply against the others to its history", "doors.rloo:run",
+        root="rloo", config="training.config:PolicyGradientConfig",
+        added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
+        check="doors.rloo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.rloo:WORK", gib=0.9,
+    ),
+    Command(
+        "grpo", "the same by GRPO: each reply against its group, token by token", "doors.grpo:run",
+        root="grpo", config="training.config:PolicyGradientConfig",
+        added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
+        check="doors.grpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.grpo:WORK", gib=0.9,
+    ),
+    Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
         models="doors.judge:named", overrides="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",

@@ -48,7 +48,7 @@ FILES: dict[str, type[Record]] = {
     "demonstrations": Demonstration, "steps": Step,
 }  # fmt: skip
 MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of these makes a folder a run
-TRAINS = frozenset({"online_dpo", "sft", "dpo"})  # the commands whose runs learn, round by round
+TRAINS = frozenset({"online_dpo", "rloo", "grpo", "sft", "dpo"})  # the commands whose runs learn, round by round
 JUDGES = frozenset({"judge"})  # and those whose runs hold opinions of what was there before
 MAKES_JUDGES = frozenset({"reward_model"})  # and those whose runs make a judge of a model
 CHOOSES = frozenset({"best_of_n"})  # and those whose runs choose among candidates

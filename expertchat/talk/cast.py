@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from expertchat.backends import threads
 from expertchat.backends.base import Backend, Embedder
@@ -28,9 +28,9 @@ from expertchat.text.sentences import shown_path
 if TYPE_CHECKING:
     from expertchat.choosing.config import BestOfNConfig
     from expertchat.lab.config import LabConfig
-    from expertchat.training.config import OnlineDpoConfig
+    from expertchat.training.config import OnlineConfig
 
-    CastConfig = ConverseConfig | OnlineDpoConfig | LabConfig | BestOfNConfig
+    CastConfig: TypeAlias = ConverseConfig | OnlineConfig | LabConfig | BestOfNConfig
 
 
 @dataclass
