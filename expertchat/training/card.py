@@ -203,7 +203,7 @@ def _settings(config: OnlineConfig, model: ModelConfig, seat: Speaker) -> list[l
         "candidates": f"{config.candidates.count} replies to the same history",
         **_of_method(config),
         "trained": f"LoRA rank {train.rank}, alpha {train.alpha:g}, dropout {train.dropout:g}" if train.method == "lora" else train.method,
-        "optimizer": f"AdamW, learning rate {train.learning_rate:g} ({train.schedule}), {train.batch} {ROWS[train.takes]} a step, "
+        "optimizer": f"AdamW, learning rate {train.learning_rate:g} ({train.schedule}), {train.batch} {ROWS[train.rows]} a step, "
         f"epochs {train.epochs}",
         "reward": f"source {_source(reward)}, WIM texts {reward.wim}, sign {reward.sign:+d}, penalties: length {reward.length_penalty:g}, "
         f"repeats {reward.repeat_penalty:g}",

@@ -76,6 +76,11 @@ class UpdateConfig(Group):
             raise ValueError(f"update={name} is of another command, expertchat {command}; here take {' or '.join(methods(*cls.takes))}")
         return values
 
+    @property
+    def rows(self) -> str:
+        """What its rows are made of, as figures of a round count them: pairs, groups, shown, judged."""
+        return METHODS[self.update].takes
+
     @model_validator(mode="after")
     def _fits(self) -> UpdateConfig:
         if problems := [*self._problems()]:
@@ -198,7 +203,7 @@ class OnlineConfig(Group):
     @property
     def command(self) -> str:
         """The command that it is of."""
-        return "online_dpo" if "pairs" in self.train.takes else self.train.update
+        return "online_dpo" if self.train.rows == "pairs" else self.train.update
 
     @model_validator(mode="after")
     def _fits(self) -> OnlineConfig:

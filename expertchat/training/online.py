@@ -94,7 +94,7 @@ class Online:
         with clock("measuring"):
             ratios, drift = self.rollouts.drift(learner, bundles)  # of the policy that has talked, from the base
         with clock("updating"):
-            updated = self.update(number, Rows(pairing.pairs if pairing else [], made, ratios))
+            updated = self.update(number, Rows(pairing.pairs if pairing else [], made, log_ratios=ratios))
         if updated is None:
             return False
         figures = round_figures(bundles, scores, pairing) | drift | updated.all_figures() | clock.figures(bundles)
@@ -376,7 +376,7 @@ class Online:
             "schema": 1,
             "rounds": self.store.last,
             "learner": self.config.learner,
-            self.config.train.takes: sum(int(figures.get(self.config.train.takes) or 0) for figures in self._figures()),
+            self.config.train.rows: sum(int(figures.get(self.config.train.rows) or 0) for figures in self._figures()),
             "seconds": round(seconds_of(self.store.folder), 1),
             "stopped_by": self.ended,
         }
