@@ -87,7 +87,7 @@ def _about(config: OnlineConfig, lora: bool) -> str:
     trainer = "[TRL](https://github.com/huggingface/trl)'s DPO trainer" if dpo else f"the training method {name.upper()}"
     papers = PAPERS.get(name, {}) | WIM
     of_groups = "and each reply is made\nlikelier by as much as it is better than the others to the same history."
-    learnt = "and the better reply is preferred\nto the worse." if config.train.takes == "pairs" else of_groups
+    learnt = "and the better reply is preferred\nto the worse." if config.train.rows == "pairs" else of_groups
     lines = [
         f"A {made} from {trainer} in ExpertChat: {experts} experts talk about a topic,",
         f"{judge} {rates} what is missing in them (WIM), {learnt}",

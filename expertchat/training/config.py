@@ -288,7 +288,7 @@ class OnlineConfig(Group):
 
     @property
     def _useless(self) -> str:
-        return "of which no pair can be made" if self.train.takes == "pairs" else "of which none is better than another"
+        return "of which no pair can be made" if self.train.rows == "pairs" else "of which none is better than another"
 
     def _single(self) -> Iterator[str]:
         """What does not go with single prompts."""
