@@ -129,6 +129,13 @@ class Step(NamedTuple):
 # -- reading ----------------------------------------------------------------------------------------------------------------
 
 
+def examples_dir() -> Path:
+    """The data that comes with the package: inside of it in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "examples"
+    return inside if inside.is_dir() else package.parent / "examples"
+
+
 def studies() -> dict[str, Path]:
     """The studies that come with the package, by name."""
     return {path.stem: path for path in sorted((conf_dir() / "study").glob("*.yaml"))}
@@ -203,7 +210,7 @@ def _runs(
         run = f"{name}-{tag}" if tag else name
         here = place / run
         own: dict[str, Sequence[str]] = {**words, **{key: [str(value)] for key, value in zip(step.each, values, strict=True)}}
-        own |= {"here": [str(here)], "examples": [str(Path(__file__).parent / "data")]}
+        own |= {"here": [str(here)], "examples": [str(examples_dir())]}
         after: list[str] = []
         command, *rest = [filled for word in shlex.split(text) for filled in _filled(word, own, tag, before, after)]
         if COMMANDS[command].resumes:
