@@ -21,7 +21,9 @@ from expertchat.training.dpo_config import DpoConfig
 from expertchat.training.dpo_run import DpoRun
 from expertchat.training.offline import run_offline
 from expertchat.training.preferred import Stand, figures_of
+from tests.alike import records, same
 from tests.scripted import Collect
+from tests.workers.forked import run as forked
 
 torch.set_num_threads(1)
 TOPICS = ("tides", "coffee", "chess", "whales", "DNA", "sleep")
@@ -137,6 +139,25 @@ def test_single_replies_with_labels_train_by_kto(tmp_path: Path) -> None:
     first, *_, last = (one.figures for one in metrics(tmp_path / "run", "round"))
     assert last["reward_chosen"] > last["reward_rejected"] and first["kl_estimate"] >= 0  # type: ignore[operator]
     assert metrics(tmp_path / "run", "evaluation")[-1].figures["likelier"] is None  # there are no pairs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_two_processes_make_the_run_of_one(tmp_path: Path, pairs: Path, method: str) -> None:
+    own = ["train.unpaired=apo_zero_unpaired"] if method == "kto" else []  # kto's own loss is that of its micro-batches
+    arguments = ["dpo", str(pairs), *SMALL, f"train={method}", *own, "view=none"]
+    assert main([*arguments, f"run.dir={tmp_path / 'one'}"]) == 0
+    several = {"arguments": [*arguments, "train.sharding=ddp"], "run_dir": str(tmp_path / "two")}
+    assert forked(2, "runs.run", tmp_path / "codes", **several) == [0, 0]
+    mine, theirs = (records(tmp_path / name, "metrics") for name in ("one", "two"))
+    for record in [*mine, *theirs]:  # kto's rewards are means of the steps' own, which are those of a process
+        for name in ("reward_chosen", "reward_rejected", "kl_estimate") if method == "kto" else ():
+            record["figures"].pop(name, None)
+    assert all(map(same, mine, theirs)), next((a, b) for a, b in zip(mine, theirs, strict=True) if not same(a, b))
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    apart = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
+    # Adam divides a gradient by its own size: where that is a rounding error, it makes a whole step of it, this way or that.
+    assert float((apart > 1e-5).float().mean()) < 1e-3
 
 
 def test_a_guard_ends_the_run(tmp_path: Path, pairs: Path) -> None:
