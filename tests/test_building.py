@@ -31,7 +31,7 @@ from expertchat.sources.words import as_overrides
 from expertchat.views.building import came_to, numbers_table
 from tests import tiny
 from tests.scripted import Collect, Double
-from tests.test_pairs_file import test_trl_trains_on_it as trl_trains
+from tests.test_pairs_file import test_the_command_of_trl_trains_on_it as trl_trains
 
 TEN = "one two three four five six seven eight nine ten"
 NINE = "herons stand in the water and wait for fish"

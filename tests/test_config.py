@@ -13,6 +13,7 @@ from expertchat.backends.folders import resolve_path
 from expertchat.command.compose import compose, config_class, load
 from expertchat.command.launch import names_hub
 from expertchat.config import ConfigError, DecodingConfig, ExpertsConfig, ModelConfig, PersonaConfig, conf_dir, validate
+from expertchat.sources.instructions import find_template
 from expertchat.talk.config import ConverseConfig
 
 CONF = conf_dir()
@@ -38,14 +39,17 @@ SLOTS = {
     "reward_model": ["+reward_model"],
     "source": ["source"],
     "judge": ["+judge@judges.mine"],
-    "data": ["data"],
     "form": ["form"],
+    "data": ["data"],
 }
+TAUGHT = ("data/taught", "evaluation/held_out", "train/sft_lora", "train/sft_full", "train/sft_last_layer")  # of sft
+PREFERRED = ("data/preferred", "evaluation/against_base", "train/dpo_lora", "train/dpo_full", "train/dpo_last_layer", "train/kto")  # of dpo
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
 REAL_WORDS = ["prompts@experts.a.prompts=standard", "prompts@experts.b.prompts=standard"]
 # Options that ask the user for something.
 NEEDED = {
     "merge": ["adapter=runs/one", "out=merged"],
+    "sft": ["data.path=[rows.txt]"],
     "audit": ["source.path=[judged]"],
     "build_pairs": ["+judge@judges.mine=length"],
     "model/auto": ["{at}.path=folder"],
@@ -74,9 +78,12 @@ def test_every_file_composes_and_validates(option: str) -> None:
         assert load(option, NEEDED.get(option, []))
         return
     command = "online_dpo" if group in TRAINING or option == "judging/candidates" else "converse"
-    if option == "data/taught":
+    if group == "instructions":  # no option of a config: data.template names it
+        assert find_template(name)
+        return
+    if option in TAUGHT:
         command = "sft"
-    elif group == "data" or option.startswith(("train/dpo", "train/kto", "evaluation/against")):
+    if option in PREFERRED:
         command = "dpo"
     if group == "cluster":
         command = "submit"
