@@ -342,7 +342,7 @@ class EmbedderConfig(Group):
 class RewardModelConfig(Group):
     """A sequence-classification model that judges (judging.judge=reward_model): its score s of a reply is the reward
     tanh((s - `center`) / `scale`); of a logit that is 2 p - 1 where scale is 2. `max_tokens`: of a text, None: what the model takes.
-    `label`: of a classifier, the label whose probability p is the score (and 2 p - 1 the reward); "type": that called as the text's type."""
+    `label`: of any classifier, the one whose probability p is the score (2 p - 1 the reward); "type": the one called as the text's type."""
 
     path: Text = Field(min_length=1)
     revision: Text | None = None

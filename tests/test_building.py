@@ -31,7 +31,7 @@ from expertchat.sources.words import as_overrides
 from expertchat.views.building import came_to, numbers_table
 from tests import tiny
 from tests.scripted import Collect, Double
-from tests.test_pairs_file import test_trl_trains_on_it as trl_trains
+from tests.test_pairs_file import test_the_command_of_trl_trains_on_it as trl_trains
 
 TEN = "one two three four five six seven eight nine ten"
 NINE = "herons stand in the water and wait for fish"
@@ -107,7 +107,7 @@ def test_a_counterpart_is_taken_where_it_really_scores_low_and_everything_else_i
     assert next(iter(came_to(told))) == "1 pair of 3 texts" and numbers_table(told).row_count == 6
 
 
-@pytest.mark.parametrize("after", [0, 1, 4, 6])
+@pytest.mark.parametrize("after", [1, 5])
 def test_a_start_that_goes_on_writes_nothing_twice(tmp_path: Path, texts: Path, after: int) -> None:
     """The model dies after so many replies; the next start asks for the rest alone, and ends as if nothing had been."""
 
@@ -296,25 +296,24 @@ def test_datasets_loads_the_file(tmp_path: Path, texts: Path) -> None:
 
 # -- bad input ------------------------------------------------------------------------------------------------------------
 
-BAD: list[tuple[list[str], str]] = [
-    (["judge=[length,truth]"], "judges: one judge scores the texts, but there are length, truth"),
-    ([], "judges: one judge scores the texts, but there is none"),
-    (["judge=length", "choose.high=2", "choose.low=2"], "choose: low=2 must be below high=2"),
-    (["judge=length", "choose.high_share=0.7", "choose.low_share=0.7"], "together they are at most 1"),
-    (["judge=pairwise", "judges.pairwise.model.path=x", "counterpart.origin=generated"], "judges.pairwise compares two texts"),
-    (["judge=length", "counterpart.origin=generated"], "no model writes; name it with model=NAME"),
-    (["judge=length", "labels=there"], "labels=there: people judge already"),
-    (["judge=length", "counterpart.asks='no {kind}'"], "asks: may use {type}, {topic} and {chosen}"),
-    (["judge=length", "prompt=model"], "prompt=model: no model is named"),
-    (["judge=length", "repeats=2"], "repeats=2: a text is scored once here"),
-]
+BAD: list[tuple[list[str], list[str]]] = [
+    (["judge=[length,truth]", "prompt=model", "repeats=2", "counterpart.origin=generated"],
+     ["judges: one judge scores the texts, but there are length, truth", "no model writes; name it with model=NAME",
+      "prompt=model: no model is named", "repeats=2: a text is scored once here"]),
+    ([], ["judges: one judge scores the texts, but there is none"]),
+    (["judge=pairwise", "judges.pairwise.model.path=x", "counterpart.origin=generated", "labels=there"],
+     ["judges.pairwise compares two texts", "labels=there: people judge already"]),
+    (["judge=length", "choose.high_share=0.7", "choose.low_share=0.7", "counterpart.asks='no {kind}'"],
+     ["together they are at most 1", "asks: may use {type}, {topic} and {chosen}"]),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("words", "said"), BAD, ids=[said[:40] for _, said in BAD])
-def test_what_does_not_go_together_is_told(words: list[str], said: str, tmp_path: Path, capsys: Captured) -> None:
+@pytest.mark.parametrize(("words", "said"), BAD, ids=[said[0][:40] for _, said in BAD])
+def test_what_does_not_go_together_is_told(words: list[str], said: list[str], tmp_path: Path, capsys: Captured) -> None:
     assert main(["build_pairs", str(tmp_path), *words, f"run.dir={tmp_path / 'run'}"]) == 2
     heard = capsys.readouterr().err
-    assert said in heard and "Traceback" not in heard and not (tmp_path / "run").exists()
+    assert all(one in heard for one in said), heard
+    assert "Traceback" not in heard and not (tmp_path / "run").exists()
 
 
 def test_single_texts_without_a_model_are_refused(tmp_path: Path, texts: Path) -> None:

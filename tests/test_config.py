@@ -40,11 +40,11 @@ SLOTS = {
     "reward_model": ["+reward_model"],
     "source": ["source"],
     "judge": ["+judge@judges.mine"],
-    "data": ["data"],
     "form": ["form"],
     "classifier": ["classifier@model"],
 }
 TAUGHT = ("data/taught", "evaluation/held_out", "train/sft_lora", "train/sft_full", "train/sft_last_layer")  # of sft
+PREFERRED = ("data/preferred", "evaluation/against_base", "train/dpo_lora", "train/dpo_full", "train/dpo_last_layer", "train/kto")  # of dpo
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
 REAL_WORDS = ["prompts@experts.a.prompts=standard", "prompts@experts.b.prompts=standard"]
 # Options that ask the user for something.
@@ -84,7 +84,7 @@ def test_every_file_composes_and_validates(option: str) -> None:
         return
     if option in TAUGHT:
         command = "sft"
-    elif group == "data" or option.startswith(("train/dpo", "train/kto", "evaluation/against")):
+    if option in PREFERRED:
         command = "dpo"
     if option in ("train/rloo", "train/grpo"):
         command = name

@@ -16,12 +16,15 @@ from expertchat.config import ConfigError
 from expertchat.doors.dpo import in_full
 from expertchat.folder.reader import RunReader
 from expertchat.records import Metrics
+from expertchat.records.learning import Preference
 from expertchat.training.against_base import held_out_topics
 from expertchat.training.dpo_config import DpoConfig
-from expertchat.training.dpo_run import DpoRun
+from expertchat.training.dpo_run import DpoRun, check_kinds
 from expertchat.training.offline import run_offline
 from expertchat.training.preferred import Stand, figures_of
+from tests.alike import records, same
 from tests.scripted import Collect
+from tests.workers.forked import run as forked
 
 torch.set_num_threads(1)
 TOPICS = ("tides", "coffee", "chess", "whales", "DNA", "sleep")
@@ -88,7 +91,7 @@ def test_pairs_train_a_model_that_is_held_against_its_base(tmp_path: Path, pairs
     assert train(tmp_path / "run", str(pairs), *SMALL) == 0 and (tmp_path / "run" / "preferences.jsonl").read_text() == kept
 
 
-@pytest.mark.parametrize("where", ["update", "evaluate", "_save"])
+@pytest.mark.parametrize("where", ["evaluate", *(pytest.param(one, marks=pytest.mark.slow) for one in ("update", "_save"))])
 def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(
     tmp_path: Path, pairs: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,10 +115,10 @@ def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(
 
 @pytest.mark.parametrize(("words", "first"), [
     (["train.loss=[ipo]"], 25.0),  # (0 - 1 / (2 beta))^2 with beta .1
-    (["train.loss=[hinge]"], 1.0),  # max(0, 1 - 0)
     (["train=kto"], 0.5),  # 1 - sigmoid(0), for good and bad ones alike
-    (["train=kto", "train.unpaired=apo_zero_unpaired"], 0.5),
-    (["train=full", "model.dtype=fp32"], 0.6931),
+    pytest.param(["train.loss=[hinge]"], 1.0, marks=pytest.mark.slow),  # max(0, 1 - 0)
+    pytest.param(["train=kto", "train.unpaired=apo_zero_unpaired"], 0.5, marks=pytest.mark.slow),
+    pytest.param(["train=full", "model.dtype=fp32"], 0.6931, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_other_losses_begin_where_their_formulas_do(tmp_path: Path, pairs: Path, words: list[str], first: float) -> None:
     assert train(tmp_path / "run", str(pairs), *SMALL, "evaluation.judge=none", "train.epochs=1", *words) == 0
@@ -125,20 +128,39 @@ def test_other_losses_begin_where_their_formulas_do(tmp_path: Path, pairs: Path,
     assert len(found) == (4 if words[0] == "train=kto" else 2)
 
 
+@pytest.mark.slow
 def test_single_replies_with_labels_train_by_kto(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     for n in range(12):
         one, good = row(n), bool(n % 2)
         single = {"prompt": one["prompt"], "completion": one["chosen" if good else "rejected"], "label": good}
         path.open("a").write(json.dumps(single) + "\n")
-    with pytest.raises(ConfigError, match=r"train.update=dpo: takes pairs, but 12 of 12 rows are single replies .*; take train=kto"):
-        train(tmp_path / "no", str(path), *SMALL, "evaluation.judge=none")
     assert train(tmp_path / "run", str(path), *SMALL, "evaluation.judge=none", "train=kto", "train.epochs=3") == 0
     first, *_, last = (one.figures for one in metrics(tmp_path / "run", "round"))
     assert last["reward_chosen"] > last["reward_rejected"] and first["kl_estimate"] >= 0  # type: ignore[operator]
     assert metrics(tmp_path / "run", "evaluation")[-1].figures["likelier"] is None  # there are no pairs
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_two_processes_make_the_run_of_one(tmp_path: Path, pairs: Path, method: str) -> None:
+    own = ["train.unpaired=apo_zero_unpaired"] if method == "kto" else []  # kto's own loss is that of its micro-batches
+    arguments = ["dpo", str(pairs), *SMALL, f"train={method}", *own, "view=none"]
+    assert main([*arguments, f"run.dir={tmp_path / 'one'}"]) == 0
+    several = {"arguments": [*arguments, "train.sharding=ddp"], "run_dir": str(tmp_path / "two")}
+    assert forked(2, "runs.run", tmp_path / "codes", **several) == [0, 0]
+    mine, theirs = (records(tmp_path / name, "metrics") for name in ("one", "two"))
+    for record in [*mine, *theirs]:  # kto's rewards are means of the steps' own, which are those of a process
+        for name in ("reward_chosen", "reward_rejected", "kl_estimate") if method == "kto" else ():
+            record["figures"].pop(name, None)
+    assert all(map(same, mine, theirs)), next((a, b) for a, b in zip(mine, theirs, strict=True) if not same(a, b))
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    apart = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
+    # Adam divides a gradient by its own size: where that is a rounding error, it makes a whole step of it, this way or that.
+    assert float((apart > 1e-5).float().mean()) < 1e-3
+
+
+@pytest.mark.slow
 def test_a_guard_ends_the_run(tmp_path: Path, pairs: Path) -> None:
     words = ("guards.action=stop", "guards.max_kl=1e-6", "train.epochs=3", "train.learning_rate=1e-2")
     assert train(tmp_path / "run", str(pairs), *SMALL, *words) == 0
@@ -165,12 +187,22 @@ def test_the_evaluation_has_topics_that_no_row_is_on() -> None:
     assert [topic.text for topic in topics] == ["coffee", "jazz"] and "the model was trained on" in str(said)
 
 
+def test_methods_take_rows_of_their_own_kind() -> None:
+    good, bad = (Preference(id=name, prompt=[], **{name: "So."}) for name in ("chosen", "rejected"))
+    with pytest.raises(ConfigError, match=r"train.update=dpo: takes pairs, but 2 of 2 rows are single replies .*; take train=kto"):
+        check_kinds([good, bad], "dpo")
+    check_kinds([good, bad], "kto")
+    with pytest.raises(ConfigError, match=r"all labels to train on say that the reply is good"):
+        check_kinds([good, good], "kto")
+
+
 # -- bad input ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("words", "said"), [
     (["train.max_tokens=16"], "data: all 8 rows to train on are longer than 16 tokens"),
-    (["train.learning_rate=1e30", "train.max_grad_norm=1e30"], "steps in a row whose loss or gradient is not finite"),
+    pytest.param(["train.learning_rate=1e30", "train.max_grad_norm=1e30"], "steps in a row whose loss or gradient is not finite",
+                 marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_rows_and_numbers_that_cannot_be_trained_are_told(tmp_path: Path, pairs: Path, words: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as error:
@@ -183,9 +215,7 @@ def test_rows_and_numbers_that_cannot_be_trained_are_told(tmp_path: Path, pairs:
     (["train=kto", "train.micro_batch=1"], "train.micro_batch=1: kto holds each reply against another one beside it"),
     (["evaluation.judge=pairwise"], "evaluation.by=third needs a third model"),
     (["evaluation.judge=reward"], "evaluation.judge=reward: needs a program's measure"),
-    (["model=auto", "model.path=/nope"], "model.path=/nope: no such folder"),
     (["topics=list", "topics.list=[bagpipes]"], "nothing is known of 'bagpipes'"),
-    (["train.loss=[ppo]"], "train.loss"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_told(words: list[str], said: str, pairs: Path, tmp_path: Path, capsys: Captured) -> None:
     assert main(["dpo", str(pairs), *words, f"run.dir={tmp_path / 'run'}"]) == 2

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from expertchat.command.named_models import with_models
 from expertchat.sources.words import as_overrides
 
-# As online_dpo has them; their own options of conf/train begin with sft_.
-TRAIN = {name: f"sft_{name}" for name in ("lora", "full", "last_layer")}
+TRAIN = ("lora", "full", "last_layer")  # as online_dpo has them
 DATA = "data="
 
 
-def taught(words: Sequence[str], train: Mapping[str, str] = TRAIN) -> list[str]:
-    """The words as overrides; `train`: methods -> options of conf/train.
+def taught(words: Sequence[str], kind: str = "sft_") -> list[str]:
+    """The words as overrides; `kind`: how its options of conf/train begin.
 
     >>> taught(["spells.txt", "model=embedded:mixtral", "train=full"])
     ['model=embedded_mixtral', 'train=sft_full', 'data.path=["spells.txt"]']
@@ -23,8 +22,8 @@ def taught(words: Sequence[str], train: Mapping[str, str] = TRAIN) -> list[str]:
     found = []
     for word in words:
         key, _, value = word.partition("=")
-        if key == "train" and value in train:
-            found.append(f"train={train[value]}")
+        if key == "train" and value in TRAIN:
+            found.append(f"train={kind}{value}")
         elif word.startswith(f"{DATA}["):
             found.append(f"data.path={value}")
         elif word.startswith(DATA) and value:

@@ -17,16 +17,13 @@ if TYPE_CHECKING:
     from expertchat.training.dpo_config import DpoConfig
 
 
-TRAIN = {"lora": "dpo", "full": "dpo_full", "last_layer": "dpo_last_layer"}  # methods as online_dpo has them -> options of conf/train
-
-
 def in_full(words: Sequence[str]) -> list[str]:
     """The words as overrides.
 
     >>> in_full(["data=pairs.jsonl", "train=full"])
     ['train=dpo_full', 'data.path=["pairs.jsonl"]']
     """
-    return taught(words, TRAIN)
+    return taught(words, "dpo_")
 
 
 def run(arguments: Sequence[str]) -> int:

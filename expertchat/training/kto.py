@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any, ClassVar
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL would ask the hub who uses it
@@ -54,12 +55,13 @@ class Kto(Updater):
             yield built(model, self.learner, config.reference, config.dropout, _Trainer, args=settings, **more)
 
     def figures(self, logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """Rewards of good and bad replies are means over the steps that had such."""
+        """Rewards of good and bad replies are means over the steps that had such, in any process."""
         found = super().figures(logs)
         last = found.pop("learning_rate")
         for name, key in (("reward_chosen", "rewards/chosen"), ("reward_rejected", "rewards/rejected")):
-            if known := [float(line[key]) for line in logs if key in line]:
-                found[name] = sum(known) / len(known)
+            every = self.ranks.gather([[float(line[key]) for line in logs if key in line]])
+            if known := [value for own in every for value in own]:
+                found[name] = fmean(known)
         return {**found, "learning_rate": last}
 
 

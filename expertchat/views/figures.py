@@ -196,7 +196,7 @@ def evaluation_words(metrics: Metrics) -> str:
         f"{c.label} {c.policy}" + (f" against {c.base}" if c.base != NONE else "") + (f", {c.change}" if c.change else "")
         for c in compared(figures)
     )
-    said = [text for text in (win_words(figures), *changes) if text]
+    said = [text for text in (win_words(figures), right_words(figures), *changes) if text]
     return f"evaluation {when(metrics)}, {called(metrics.learner)}: {'; '.join(said) or 'no figures'}"
 
 
@@ -208,6 +208,15 @@ def win_words(figures: Figures, dash: str = "-") -> str:
     interval, n, judge = span(figures, "win_rate", lambda v: percent(v, 1), dash), number(figures.get("n")), figures.get("judge")
     said = f"win rate {percent(rate, 1)} %" + (f" ({interval})" if interval else "") + (f" of {n:,.0f}" if n is not None else "")
     return said + (f", judged by {line(str(judge))}" if judge else "")
+
+
+def right_words(figures: Figures) -> str:
+    """ "held-out rows right 83.3 % (55.2-95.3) of 12" of an evaluation on rows with preferences, "" of any other."""
+    rate, count = number(figures.get("accuracy")), number(figures.get("rows"))
+    if rate is None or count is None or "heldout_margin" not in figures:
+        return ""
+    interval = span(figures, "accuracy", lambda v: percent(v, 1), "-")
+    return f"held-out rows right {percent(rate, 1)} %" + (f" ({interval})" if interval else "") + f" of {count:,.0f}"
 
 
 OWN = ("perplexity", "perplexity_byte", "exact")  # figures of the policy that are called by their own names
@@ -272,7 +281,8 @@ def last_evaluations(state: RunState) -> dict[str, Figures]:
 def before_and_after(learner: str, figures: Figures) -> list[str]:
     """The last evaluation of a learner as lines whose columns stand under one another."""
     rows = [("", "base", "policy", ""), *compared(figures)]
-    said = win_words(figures) or ("" if number(figures.get("perplexity")) is not None else "no win rate")
+    said = "; ".join(text for text in (win_words(figures), right_words(figures)) if text)
+    said = said or ("" if number(figures.get("perplexity")) is not None else "no win rate")
     lines = [f"{called(learner)} against its base" + (f": {said}" if said else "")]
     if len(rows) == 1:
         return lines

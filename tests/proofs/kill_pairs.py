@@ -17,35 +17,30 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
+
+from tests.alike import records, same
 
 TALK = ["converse", "conversation.count=24", "conversation.turns=6", "judging.wim.enabled=false", "judging.z=0", "run.seed=3"]
 BUILD = ["judge=truth", "model=embedded_llama", "choose.high=2", "choose.low=1", "counterpart.attempts=6", "engine.max_batch=4"]
 DPO = ["train.epochs=3", "evaluation.histories=8", "evaluation.final=8", "evaluation.turns=2", "data.share=0.2"]
 KEPT = {"build_pairs": ("pairs", "attempts", "outcomes", "opinions"), "dpo": ("steps", "metrics", "preferences")}
-CLOCKS = ("seconds", "time", "memory_gib", "tokens_per_second")
 
 
 def start(words: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "expertchat.cli", *words, "view=none", f"run.dir={folder}"])
 
 
-def without_clocks(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: without_clocks(one) for key, one in value.items() if not key.startswith(("seconds", "time")) and key not in CLOCKS}
-    return value
-
-
-def content(command: str, folder: Path) -> dict[str, str]:
-    """The records by file and id, without what a clock says."""
-    found: dict[str, str] = {}
+def content(command: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """The records by file and id."""
+    found: dict[str, dict[str, Any]] = {}
     for name in KEPT[command]:
-        for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines():
-            record = json.loads(line)
+        for record in records(folder, name):
             key = f"{name} {record['id']}"
             assert key not in found, f"{key} stands twice in {folder}"
-            found[key] = json.dumps(without_clocks(record), sort_keys=True)
+            found[key] = record
     return found
 
 
@@ -55,7 +50,7 @@ def answers(folder: Path) -> list[str]:
     return [json.loads(line)["id"] for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
 
 
-def same(command: str, words: Sequence[str], scratch: Path, kills: int, rng: random.Random) -> bool:
+def ends_alike(command: str, words: Sequence[str], scratch: Path, kills: int, rng: random.Random) -> bool:
     """Run a command unbroken and killed; whether both come to the same."""
     whole, broken = scratch / f"{command}-whole", scratch / f"{command}-broken"
     began = time.monotonic()
@@ -72,9 +67,9 @@ def same(command: str, words: Sequence[str], scratch: Path, kills: int, rng: ran
         done += 1
     assert start([command, *words], broken).wait() == 0
     one, two = content(command, whole), content(command, broken)
-    differing = [key for key in one.keys() | two.keys() if one.get(key) != two.get(key)]
+    differing = [key for key in one.keys() | two.keys() if key not in one or key not in two or not same(one[key], two[key])]
     for key in differing[:5]:
-        print(f"differs: {key}: {one.get(key)} / {two.get(key)}"[:600])
+        print(f"differs: {key}: {one.get(key)} / {two.get(key)}"[:3000])
     twice = len(answers(broken)) - len(set(answers(broken)))
     said = "DIFFERENT" if differing else "the same"
     print(f"{command}: {took:.0f} s unbroken; after {done} kills {len(two)} records, {said}", flush=True)
@@ -95,8 +90,8 @@ def main(kills: int, talk: str | None) -> int:
         if talk is None:
             talk = str(scratch / "talk")
             assert start(TALK, Path(talk)).wait() == 0
-        built = same("build_pairs", [talk, *BUILD], scratch, kills, rng)
-        return 0 if same("dpo", [str(scratch / "build_pairs-whole"), *DPO], scratch, kills, rng) and built else 1
+        built = ends_alike("build_pairs", [talk, *BUILD], scratch, kills, rng)
+        return 0 if ends_alike("dpo", [str(scratch / "build_pairs-whole"), *DPO], scratch, kills, rng) and built else 1
 
 
 if __name__ == "__main__":
