@@ -33,13 +33,15 @@ class RewardModel(Valuer):
 
     A tokenizer with a chat template is shown the chat with the reply as the assistant's last message, any other the pair (what was said,
     the reply). One that `compares` is shown what was said with the first text, then the reply; its score is the log odds that the reply is
-    the better one. The oldest messages are left out where the whole is too long; a reply that does not fit by itself has no score.
+    the better one. The oldest messages are left out where the whole is too long; a reply that does not fit by itself has no score. Without
+    `history` it is shown the topic alone of what was said before (the first line).
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, name: str, config: RewardModelConfig, labels: int, compares: bool = False
+        self, model: Any, tokenizer: Any, name: str, config: RewardModelConfig, labels: int, compares: bool = False, history: bool = True
     ) -> None:
         self.model, self.tokenizer, self.name, self.config, self.labels, self.compares = model, tokenizer, name, config, labels, compares
+        self.history = history
         chats = bool(getattr(tokenizer, "chat_template", None)) and not compares
         self.renderer = Renderer(tokenizer, name) if chats else None
         held = position_table(model, model.get_input_embeddings())  # which may be fewer than the config says: some keep a place for padding
@@ -70,9 +72,9 @@ class RewardModel(Valuer):
                 f"reward_model.path={config.path}: its weights lack {', '.join(missing[:3])}, so its scores would be random; name a model "
                 "that was trained to give rewards"
             )
-        shown = config.max_tokens or facts_of(folder).get("max_tokens")
-        settings = config.model_copy(update={"max_tokens": shown})
-        found = cls(model.eval(), tokenizer, name, settings, labels_of(folder), reads_two(folder))
+        facts = facts_of(folder)
+        settings = config.model_copy(update={"max_tokens": config.max_tokens or facts.get("max_tokens")})
+        found = cls(model.eval(), tokenizer, name, settings, labels_of(folder), reads_two(folder), bool(facts.get("history", True)))
         if why and dtype != torch.float32:
             found.notes.append(f"reward model {name}: {why.replace('dtype=', 'reward_model.dtype=')}")
         return found
@@ -95,7 +97,7 @@ class RewardModel(Valuer):
 
     def row(self, request: ValueRequest) -> Tokens | None:
         """The tokens of a request without its oldest messages, and then the oldest lines, that do not fit; None where nothing fits."""
-        for shown in _shorter(request.messages):
+        for shown in _shorter(request.messages if self.history else _topic(request.messages)):
             row = self._encoded(shown, request.reply, request.first)
             if len(row["input_ids"]) <= self.limit:
                 return row
@@ -204,6 +206,11 @@ def with_exact_head(model: Any) -> Any:
 
 def _as_its_weights(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(one.to(module.weight.dtype) if torch.is_tensor(one) else one for one in given)
+
+
+def _topic(messages: Sequence[Message]) -> list[Message]:
+    """What is talked about, which is the first line of what was said."""
+    return [messages[0]._replace(content=messages[0].content.partition("\n")[0])]
 
 
 def _shorter(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
