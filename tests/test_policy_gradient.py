@@ -259,7 +259,8 @@ def logp(learner: Any, one: Choice) -> float:
 def test_what_is_better_becomes_likelier_and_a_restart_goes_on(tmp_path: Path, method: str) -> None:
     """Two updates in one go, and the second after a restart: the same loss and weights. With two steps a round ratios are not 1."""
     scores = (0.0, 0.5, 1.0)
-    given = Rows([], [Choice((Message("user", PROMPTS[h % 3] + "?" * h),), choice(0, list(scores)).candidates, scores, "b") for h in range(4)])
+    texts = choice(0, list(scores)).candidates
+    given = Rows([], [Choice((Message("user", PROMPTS[h % 3] + "?" * h),), texts, scores, "b") for h in range(4)])
 
     def fresh() -> tuple[Any, Any]:
         learner = lora(settings(method, batch=2, micro_batch=2, targets=["q_proj", "v_proj"], learning_rate=2e-3, schedule="constant"))

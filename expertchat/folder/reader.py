@@ -99,7 +99,8 @@ class RunReader:
         """The command whose run it is, of a merged run that of its sources; "" where nothing says it.
 
         The first event tells it. A run that has told nothing yet has its command line in provenance.json. Where both are lost, as in a
-        folder that was copied in part, the config must do: with rounds and a learner it is online_dpo's, with a conversation converse's.
+        folder that was copied in part, the config must do: with rounds and a learner it is that of a training, by its method, with a
+        conversation converse's.
         """
         told = _events(self._head())
         first = next((event for event in told if event["kind"] == "run_started"), {})
@@ -112,7 +113,10 @@ class RunReader:
             keys = self.config.keys()
         except ConfigError:
             return ""
-        return "online_dpo" if {"rounds", "learner"} <= keys else "converse" if "conversation" in keys else ""
+        if {"rounds", "learner"} <= keys:
+            method = str(self.config.get("train", {}).get("update"))
+            return method if method in TRAINS else "online_dpo"
+        return "converse" if "conversation" in keys else ""
 
     @property
     def command_line(self) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import ClassVar
 
 import torch
@@ -48,10 +49,15 @@ class Grpo(PolicyGradient):
         loss_N_T = -torch.min(ratio_N_T * advantages_N_1, ratio_N_T.clamp(1 - low, 1 + high) * advantages_N_1)
         beyond_N_T = (loss_N_T > -ratio_N_T * advantages_N_1).float()
         total = weights_N_T.sum().clamp(min=1e-9)
-        kl = torch.zeros((), device=loss_N_T.device)
+        figures = {"clipped": (beyond_N_T * weights_N_T).sum() / total}
         if batch.base_N_T is not None:
             away_N_T = batch.base_N_T - batch.logps_N_T
             k3_N_T = ratio_N_T * (away_N_T.exp() - away_N_T - 1)
             loss_N_T = loss_N_T + self.config.beta * k3_N_T
-            kl = (k3_N_T * weights_N_T).sum() / total
-        return (loss_N_T * weights_N_T).sum() / batch.rows, {"clipped": (beyond_N_T * weights_N_T).sum() / total, "kl_loss": kl}
+            figures["kl_loss"] = (k3_N_T * weights_N_T).sum() / total
+        return (loss_N_T * weights_N_T).sum() / batch.rows, figures
+
+    def figures(self, logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """With train.beta `kl_loss` too: the divergence that is in the loss, nats a token."""
+        away = self.ranks.mean({"kl_loss": fmean(line["kl_loss"] for line in logs)}) if self.config.beta else {}
+        return super().figures(logs) | away

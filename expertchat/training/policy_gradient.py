@@ -61,11 +61,11 @@ class PolicyGradient(Updater):
     leave_one_out: ClassVar[bool]
     of_reward: ClassVar[bool]
     """Whether train.beta is taken off the reward (then nothing of it is in the loss)."""
-    means: ClassVar[Mapping[str, str]] = {"loss": "loss", "grad_norm": "grad_norm", "clipped": "clipped", "kl_loss": "kl_loss"}
+    means: ClassVar[Mapping[str, str]] = {"loss": "loss", "grad_norm": "grad_norm", "clipped": "clipped"}
 
     @abstractmethod
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of a batch's rows, and figures of it: `clipped`, `kl_loss`."""
+        """The mean loss of a batch's rows, and figures of it: `clipped`, the share of what was beyond the clip."""
 
     # -- rows -------------------------------------------------------------------------------------------------------
 

@@ -27,4 +27,4 @@ class Rloo(PolicyGradient):
         loss_N = -torch.min(ratio_N * batch.advantages_N, clipped_N * batch.advantages_N)
         beyond_N = (loss_N > -ratio_N * batch.advantages_N).float()
         share = (beyond_N * batch.shares_N).sum() / batch.shares_N.sum().clamp(min=1e-9)
-        return (loss_N * batch.shares_N).sum() / batch.rows, {"clipped": share, "kl_loss": torch.zeros(())}
+        return (loss_N * batch.shares_N).sum() / batch.rows, {"clipped": share}
