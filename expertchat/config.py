@@ -76,6 +76,8 @@ class DecodingConfig(Group):
     min_p: float = Field(default=0.0, ge=0, lt=1)
     penalty_alpha: float = Field(default=0.6, ge=0, le=1)
     beams: int = Field(default=4, ge=1, le=64)
+    no_repeat_ngram: int = Field(default=0, ge=0, le=1000)
+    stop: list[Annotated[Text, Field(min_length=1)]] = []
 
     @property
     def varies(self) -> bool:
@@ -150,7 +152,7 @@ class ModelConfig(Group):
 # Other parts of a run, and words of its config, of its records and of its progress.
 NOT_SEATS = (
     "third", "moderator", "embedder", "judge", "topics", "all", "both", "one", "none", "partner", "self", "alternate", "list", "file",
-    "reward_model",
+    "reward_model", "model",
 )  # fmt: skip
 
 

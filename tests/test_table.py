@@ -28,7 +28,7 @@ def test_what_a_line_names_is_there(command: Command) -> None:
     if command.root is not None:
         assert (conf_dir() / f"{command.root}.yaml").is_file()
         assert issubclass(config_class(command.name), Group)
-    for place in (command.check, command.models, command.meant):
+    for place in (command.check, command.models, command.overrides):
         assert place is None or callable(find(place))
     assert command.work is None or isinstance(find(command.work), Work)
     if command.resumes:

@@ -32,15 +32,10 @@ def learners(config: Any, found: models.Found) -> Problems:
         model = experts[seat]
         if seat in scripted:
             continue
-        if model.trained and model.quantization in ("nf4", "int8"):
-            yield (
-                f"experts.{seat}.trained={model.trained}: an expert that learns on has it worked into its weights, which cannot be done in "
-                f"{model.quantization}: merge it once (expertchat merge adapter={model.trained} out=FOLDER), and name FOLDER as "
-                f"experts.{seat}.path"
-            )
+        yield from models.learning_on_problems(f"experts.{seat}", model)
         if train.method == "lora":
             if seat in found:
-                yield from _targets(seat, train.targets, model, found[seat])
+                yield from target_problems(f"the model of expert {seat}", train.targets, model, found[seat])
             continue
         kind = f"train.method={train.method}: the model of expert {seat} must be plain fp32 weights, for in others small steps get lost"
         if model.quantization in ("nf4", "int8"):
@@ -49,7 +44,8 @@ def learners(config: Any, found: models.Found) -> Problems:
             yield f"{kind}; set experts.{seat}.dtype=fp32 (not {model.dtype}), or train=lora"
 
 
-def _targets(seat: str, wanted: list[str], model: ModelConfig, folder: Path) -> Problems:
+def target_problems(whose: str, wanted: list[str], model: ModelConfig, folder: Path) -> Problems:
+    """Layers for adapters that a model has not; `whose` names it."""
     there = models.linear_names(folder, model.quantization)
     if there is None or told(family_class, model.family):
         return
@@ -57,4 +53,4 @@ def _targets(seat: str, wanted: list[str], model: ModelConfig, folder: Path) -> 
     lacking = [name for name in names if name not in there]
     if (wanted and lacking) or len(lacking) == len(names):
         known = ", ".join(sorted(there))
-        yield f"train.targets: the model of expert {seat} has no linear layers named {', '.join(lacking)}; there are {known}"
+        yield f"train.targets: {whose} has no linear layers named {', '.join(lacking)}; there are {known}"

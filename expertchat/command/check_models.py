@@ -58,6 +58,15 @@ def trained_problems(key: str, model: ModelConfig, folder: Path | None) -> Itera
         )
 
 
+def learning_on_problems(key: str, model: ModelConfig) -> Iterator[str]:
+    """Why a model cannot learn on from what a run has trained: it is worked into its weights."""
+    if model.trained and model.quantization in ("nf4", "int8"):
+        yield (
+            f"{key}.trained={model.trained}: a model that learns on has it worked into its weights, which cannot be done in "
+            f"{model.quantization}: merge it once (expertchat merge adapter={model.trained} out=FOLDER), and name FOLDER as {key}.path"
+        )
+
+
 def unfit(said: str, word: str, path: str, folder: Path | None, models_dir: str | None) -> Iterator[str]:
     """Why a word means no trained weights, or those of another model than `path`."""
     try:

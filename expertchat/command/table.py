@@ -20,6 +20,7 @@ class Command(NamedTuple):
     root: str | None = None  # its file conf/ROOT.yaml
     config: str | None = None  # the class that its values are checked by
     composed: bool = True  # whether Hydra composes its overrides; those of submit are another command's
+    overrides: str | None = None  # overrides(words) -> overrides, of words that are none yet
     added: tuple[str, ...] = ()  # groups that it has no choice of yet: +experiment=NAME, +model@third=NAME
     # -- before it starts
     check: str | None = None  # check(config, here) -> what keeps it from being run
@@ -27,7 +28,6 @@ class Command(NamedTuple):
     # -- how it runs
     resumes: bool = False  # whether it is a run: with a folder, run.dir, in which it goes on
     jobs: bool = False  # whether it may run as jobs: by submit, or its sweep on Slurm. Its config has run and view
-    meant: str | None = None  # meant(arguments) -> overrides: what its words stand for, where it has words of its own
     parts: bool = False  # whether the tasks of an array may share its dialogues out (conversation.part)
     work: str | None = None  # a command.work.Work: how long a job will take, by earlier runs
     gib: float = 0.7  # main memory of one process with the embedded models, as measured on a CPU
@@ -44,26 +44,31 @@ _ALL = (
     Command(
         "converse", "two experts talk, rate each other and say what is missing", "doors.converse:run",
         root="converse", config="talk.config:ConverseConfig", added=("model@third", "model@moderator", "reward_model", "experiment"),
-        check="doors.converse:check", models="command.check_runs:named", meant="doors.converse:meant", resumes=True, jobs=True, parts=True,
-        work="doors.converse:WORK",
+        check="doors.converse:check", models="command.check_runs:named", overrides="doors.converse:meant", resumes=True, jobs=True,
+        parts=True, work="doors.converse:WORK",
     ),
     Command(
         "online_dpo", "rounds of conversation, judgement and DPO: the experts learn from each other", "doors.online_dpo:run",
         root="online_dpo", config="training.config:OnlineDpoConfig",
         added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
-        check="doors.online_dpo:check", models="command.check_runs:named", meant="doors.online_dpo:meant", resumes=True, jobs=True,
+        check="doors.online_dpo:check", models="command.check_runs:named", overrides="doors.online_dpo:meant", resumes=True, jobs=True,
         work="doors.online_dpo:WORK", gib=0.9,
+    ),
+    Command(
+        "sft", "teach a model by rows of prompts and answers, or by a run's best dialogues: expertchat sft FILE|RUN", "doors.sft:run",
+        words="FILE|RUN", root="sft", config="training.sft_config:SftConfig", check="doors.sft:check", models="doors.sft:named",
+        overrides="command.taught:taught", resumes=True, jobs=True, work="doors.sft:WORK", gib=0.9,
     ),
     Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
-        models="doors.judge:named", meant="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",
+        models="doors.judge:named", overrides="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",
     ),
     Command(
         "best_of_n", "n replies to each prompt, one chosen by a judge, judged again by another: expertchat best_of_n [RUN|TABLE]",
         "doors.best_of_n:run", words="[SOURCE ...]", root="best_of_n", config="choosing.config:BestOfNConfig",
         added=("judge@judges.NAME", "experiment"), check="doors.best_of_n:check", models="doors.best_of_n:named",
-        meant="doors.best_of_n:meant", resumes=True, jobs=True, work="doors.best_of_n:WORK",
+        overrides="doors.best_of_n:meant", resumes=True, jobs=True, work="doors.best_of_n:WORK",
     ),
     Command(
         "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",

@@ -79,7 +79,7 @@ def expert_notes(config: ModelConfig, expert: ExpertChat, info: ModelInfo) -> li
 
 def decoding(config: DecodingConfig) -> Decoding:
     """A decoding config as the backends take it."""
-    return Decoding(**config.model_dump())
+    return Decoding(**config.model_dump() | {"stop": tuple(config.stop)})
 
 
 def persona_brief(config: PersonaConfig) -> str:

@@ -21,6 +21,7 @@ from expertchat.records import (
     SEATS,
     Answer,
     Candidate,
+    Demonstration,
     Item,
     JudgeRef,
     Metrics,
@@ -31,6 +32,7 @@ from expertchat.records import (
     Reward,
     Score,
     Speaker,
+    Step,
     Topic,
     Transcript,
     Wim,
@@ -43,9 +45,10 @@ R = TypeVar("R", bound=Record)
 FILES: dict[str, type[Record]] = {
     "topics": Topic, "transcripts": Transcript, "candidates": Candidate, "answers": Answer, "ratings": Rating, "wim": Wim,
     "rewards": Reward, "scores": Score, "pairs": PreferencePair, "metrics": Metrics, "items": Item, "opinions": Opinion, "judges": JudgeRef,
+    "demonstrations": Demonstration, "steps": Step,
 }  # fmt: skip
 MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of these makes a folder a run
-TRAINS = frozenset({"online_dpo"})  # the commands whose runs learn, round by round
+TRAINS = frozenset({"online_dpo", "sft"})  # the commands whose runs learn, round by round
 JUDGES = frozenset({"judge"})  # and those whose runs hold opinions of what was there before
 CHOOSES = frozenset({"best_of_n"})  # and those whose runs choose among candidates
 END, WHOLE = 1 << 16, 1 << 20  # bytes of the events that are read for their ends, and where no line ends in these
@@ -141,6 +144,8 @@ class RunReader:
     def learners(self) -> tuple[Speaker, ...]:
         """Who learns, in the order of their rounds; one policy that plays all is the first."""
         learner = self.config.get("learner")
+        if learner is None and "train" in self.config and "model" in self.config:
+            return ("model",)  # which learns alone, from rows
         if learner in ("all", "both"):
             return self.seats
         return () if learner is None else self.seats[:1] if learner == "one" else (str(learner),)
@@ -148,7 +153,9 @@ class RunReader:
     @property
     def rounds(self) -> int:
         """The rounds that are to be made; 0 where there are none."""
-        rounds = self.config.get("rounds")
+        rounds, train = self.config.get("rounds"), self.config.get("train")
+        if rounds is None and isinstance(train, dict) and isinstance(parts := self.config.get("rounds_per_epoch"), int):
+            rounds = parts * train["epochs"] if isinstance(train.get("epochs"), int) else 0
         return rounds if isinstance(rounds, int) else 0
 
     @property
@@ -220,6 +227,12 @@ class RunReader:
 
     def metrics(self) -> Iterator[Metrics]:
         return self._records("metrics", Metrics)
+
+    def demonstrations(self) -> Iterator[Demonstration]:
+        return self._records("demonstrations", Demonstration)
+
+    def steps(self) -> Iterator[Step]:
+        return self._records("steps", Step)
 
     def items(self) -> Iterator[Item]:
         return self._records("items", Item)

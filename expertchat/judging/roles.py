@@ -94,7 +94,9 @@ class Casting(Protocol):
 
 
 def seats_of(config: Casting) -> dict[str, ModelConfig]:
-    """The models that a run needs, by seat."""
+    """The models that a run needs, by seat; of a command with one model alone that is "model"."""
+    if (alone := getattr(config, "model", None)) is not None and not hasattr(config, "experts"):
+        return {"model": alone}
     seats = dict(config.experts.items())
     if config.third is not None and "third" in config.judge_names:
         seats["third"] = config.third

@@ -32,6 +32,7 @@ from expertchat.plan.placement import Load, device_map, fits, place
 MOST = 65_536  # conversations that anybody asks for
 SETTINGS = {"conversations": "conversations", "tokens": "tokens"}
 CONVERSE = {"conversations": "engine.max_batch", "tokens": "the tokens of a dialogue (conversation.turns, max_new_tokens)"}
+ALONE = {"conversations": "engine.max_batch", "tokens": "train.max_tokens"}
 HEAD_CHUNK = 256  # tokens whose logits TRL has at a time
 OUTSIDE = 512  # tokens of a judgement's prompt beside the dialogue
 
@@ -343,6 +344,29 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
     job = Job(models, embedder if config.embeds else None, rows, longest, update, seats=owners, others=others, valuer=valuer)
     automatic = {owners[seat] for seat, model in seats.items() if model.quantization == "auto" and seat in owners}
     plan = make_plan(choose_bits(job, gpus, automatic), gpus, CONVERSE)
+    if not plan.fits:
+        raise ConfigError(plan.problems())
+    return plan
+
+
+def check_one(
+    config: ModelConfig, seat: str, tokens: int, rows: int, trained: Trained, gpus: Sequence[Gpu] | None = None
+) -> Plan | None:
+    """The same for a command with one model, which writes `rows` texts of `tokens` at once, and trains it."""
+    gpus = machine_gpus() if gpus is None else gpus
+    if not gpus or config.backend == "scripted" or config.device in ("cpu", "mps"):
+        return None
+    try:
+        model = model_of(config, seat, seat)
+    except ConfigError:
+        return None
+    if model is None:
+        return None
+    update = Training(
+        seat, trained.lora, trained.pairs, trained.tokens, trained.checkpointing, HEAD_CHUNK, trained.method, trained.texts
+    )
+    job = Job((model,), None, rows, tokens, update, seats={seat: seat})
+    plan = make_plan(choose_bits(job, gpus, [seat] if config.quantization == "auto" else []), gpus, ALONE)
     if not plan.fits:
         raise ConfigError(plan.problems())
     return plan

@@ -14,7 +14,7 @@ from expertchat.records.lab import (
     Order,
     Text,
 )
-from expertchat.records.learning import Demonstration
+from expertchat.records.learning import Demonstration, Sample, Step
 from expertchat.records.run import (
     SEAT,
     SEATS,
@@ -45,6 +45,7 @@ from expertchat.records.run import (
 
 __all__ = [
     "SEAT", "SEATS", "Answer", "Candidate", "Choice", "Demonstration", "ExpertRef", "Figure", "Form", "Item", "JudgeRef", "Label",
-    "Message", "Metrics", "Opinion", "Order", "PairIds", "PreferencePair", "Prompt", "Rating", "Record", "Reward", "Role", "Score",
-    "Selection", "Speaker", "StopReason", "Text", "Topic", "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite", "other",
+    "Message", "Metrics", "Opinion", "Order", "PairIds", "PreferencePair", "Prompt", "Rating", "Record", "Reward", "Role", "Sample",
+    "Score", "Selection", "Speaker", "Step", "StopReason", "Text", "Topic", "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite",
+    "other",
 ]  # fmt: skip

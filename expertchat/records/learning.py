@@ -26,3 +26,29 @@ class Demonstration(Record):
     source: str = ""
     score: float | None = None
     provenance: dict[str, str | int | float] = Field(default_factory=dict)
+
+
+class Step(Record):
+    """One optimizer step of a model that is trained on rows, for its loss curve."""
+
+    round: int
+    step: int  # of its round, from 1
+    loss: float | None
+    seconds: float  # of the update so far
+
+
+class Sample(Record):
+    """What a model writes after a prompt, before it is trained or after a round: looked at, not counted.
+
+    `way`: how it was written (greedy, sampled). `wanted`: what the rows have there, None where it is a prompt of nobody's. `ended`:
+    whether it ended by itself.
+    """
+
+    prompt: list[dict[str, str]]
+    rendered: str | None = None
+    way: str
+    text: str
+    wanted: str | None = None
+    tokens: int
+    ended: bool
+    policy_version: int

@@ -117,17 +117,20 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
     if train is not None and train.sharding == "fsdp":
         checked.notes.append("the memory plan was not checked: it does not count train.sharding=fsdp")
         return
-    if not hasattr(config, "experts"):
+    if not hasattr(config, "experts") and (train is None or not hasattr(config, "model")):
         return _gpu_weights(config, cluster, checked)
-    trained: Sequence[Trained] = ()
-    if train is not None:
-        from expertchat.training.room import room_for
+    from expertchat.training.room import plan_one, room_for
 
+
+    trained: Sequence[Trained] = ()
+    alone = not hasattr(config, "experts")
+    if train is not None and not alone:
         trained = room_for(config)
     count = 1 if ranks > 1 else cluster.gpus
     kind = cluster.gpu_type or "GPU"
     try:
-        plan = check(config, [Gpu(int(cluster.gpu_gib * GIB), kind)] * count, trained)
+        gpus = [Gpu(int(cluster.gpu_gib * GIB), kind)] * count
+        plan = plan_one(config, config.model, gpus) if alone else check(config, gpus, trained)
     except ConfigError as error:
         checked.doubts += [f"memory plan on {count} x {kind} of {cluster.gpu_gib:g} GiB: {problem}" for problem in error.problems]
         return

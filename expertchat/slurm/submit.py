@@ -82,8 +82,8 @@ def _wanted(options: argparse.Namespace, command_line: list[str]) -> Wanted:
         raise ConfigError(f"submit {command}: cannot be submitted{near(command, _jobs()) or ';'} there are {', '.join(_jobs())}")
     ours = [word for word in options.overrides if word.lstrip("+~").startswith(("cluster=", "cluster."))]
     theirs = [word for word in options.overrides if word not in ours]
-    if (meant := COMMANDS[command].meant) is not None:
-        theirs = list(find(meant)(theirs))
+    if (place := COMMANDS[command].overrides) is not None:
+        theirs = find(place)(theirs)
     problems: list[str] = []
     config = _tried(lambda: load_whole(command, [*theirs, "view=plain"], here=False), problems)
     cluster = _tried(lambda: load("submit", ours).cluster, problems)

@@ -116,7 +116,7 @@ def _load(
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    _set_threads(config.engine.threads, [one.config for one in models.values() if one.config.backend == "local"])
+    set_threads(config.engine.threads, [one.config for one in models.values() if one.config.backend == "local"])
     plan = check(config, trained=trained) if models else None
     for key, one in models.items():
         placed_config, device_map = placed(one.config, next(seat for seat in wanted if keys[seat] == key), plan)
@@ -171,7 +171,8 @@ def what_is_loaded(wanted: Wanted) -> str:
     return wanted.config.model_dump_json(exclude={"family", "prompts", "persona", "decoding"}) + repr(wanted.stop_tokens)
 
 
-def _set_threads(number: int | None, models: Sequence[ModelConfig]) -> None:
+def set_threads(number: int | None, models: Sequence[ModelConfig]) -> None:
+    """Let torch compute with `number` threads; None: as many as these models gain from."""
     if not models:
         return
     import torch

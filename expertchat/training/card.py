@@ -17,7 +17,7 @@ from expertchat.config import ConfigError, ModelConfig
 from expertchat.folder.reader import RunReader
 from expertchat.records import Metrics, Speaker
 from expertchat.text.sentences import listed, shown_path
-from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.config import OnlineDpoConfig, UpdateConfig
 from expertchat.training.tracking import FINAL
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
@@ -33,7 +33,7 @@ def model_card(config: OnlineDpoConfig, run_folder: Path, learner: Speaker | Non
     mine = [m for m in RunReader(run_folder).metrics() if m.learner == seat]
     lora, dpo = config.train.method == "lora", config.train.update == "dpo"
     front = {
-        **_base_model(model.path),
+        **base_model(model.path),
         "library_name": "peft" if lora else "transformers",
         "pipeline_tag": "text-generation",
         "tags": [*(["dpo"] if dpo else []), "expertchat", *(["lora"] if lora else []), *(["online-dpo", "trl"] if dpo else [])],
@@ -43,15 +43,15 @@ def model_card(config: OnlineDpoConfig, run_folder: Path, learner: Speaker | Non
         f"# {shown_path(model.path)}, trained by {'online DPO' if dpo else config.train.update}\n\n{_about(config, lora)}",
         "## Against its base\n\n" + _evaluations([m for m in mine if m.kind == "evaluation"]),
         "## The run\n\n" + _rounds([m for m in mine if m.kind == "round"]),
-        "## Config\n\n" + _table(["", ""], _settings(config, model, seat)),
-        "## How to use it\n\n" + (_use(config, model) if lora else _use_weights(model)),
+        "## Config\n\n" + table(["", ""], _settings(config, model, seat)),
+        "## How to use it\n\n" + how_to_use(config.train, model),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def merged_card(base: str, source: Path, dtype: str) -> str:
     """The card of a merged model; what `source`'s own card says of its run is taken over."""
-    front = {**_base_model(base), "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["dpo", "expertchat"]}
+    front = {**base_model(base), "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["dpo", "expertchat"]}
     text = (
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {shown_path(base)}, merged\n\n"
         f"{shown_path(base)} with the weights that a run of ExpertChat has trained worked in, in {dtype}. It is loaded like its base.\n"
@@ -62,7 +62,7 @@ def merged_card(base: str, source: Path, dtype: str) -> str:
     return text + (f"\n{body[start:end].rstrip()}\n" if 0 <= start < end else "")
 
 
-def _base_model(path: str) -> dict[str, str]:
+def base_model(path: str) -> dict[str, str]:
     """base_model for the front matter, where the hub can know it: it refuses the names of folders."""
     return {"base_model": path} if is_hub_id(path) else {}
 
@@ -116,19 +116,20 @@ def _evaluations(found: Sequence[Metrics]) -> str:
     if not found:
         return "Not evaluated in this run."
     if len(found) > MOST:
-        best = max(found, key=lambda m: _number(m.figures, "win_rate") or 0.0)
+        best = max(found, key=lambda m: number(m.figures, "win_rate") or 0.0)
         keep = {id(m) for m in (*found[: MOST // 2], best, *found[-(MOST // 2) + 1 :])}
         found = [m for m in found if id(m) in keep]
-    columns = [column for column in EVALUATED if any(_number(m.figures, column[1]) is not None for m in found)]
-    rows = [[_when(m), str(m.figures.get("judge")), *(_shown(m.figures, name, form) for _, name, form in columns)] for m in found]
-    table = _table(["rounds", "judge", *(title for title, _, _ in columns)], rows)
+    columns = [column for column in EVALUATED if any(number(m.figures, column[1]) is not None for m in found)]
+    rows = [[when(m), str(m.figures.get("judge")), *(figure(m.figures, name, form) for _, name, form in columns)] for m in found]
+    drawn = table(["rounds", "judge", *(title for title, _, _ in columns)], rows)
     said = "The trained model against its base on held-out topics; in brackets 95 % intervals, in parentheses the base."
     if any(m.id.endswith(FINAL) for m in found):
         said += " Final: the weights that the run has kept, on histories by which none were chosen."
-    return f"{said}\n\n{table}"
+    return f"{said}\n\n{drawn}"
 
 
-def _when(evaluation: Metrics) -> str:
+def when(evaluation: Metrics) -> str:
+    """After which round an evaluation was made."""
     if evaluation.id.endswith(FINAL) and evaluation.weights_of not in (None, evaluation.round):
         return f"{evaluation.round}, final (weights of round {evaluation.weights_of})"
     return f"{evaluation.round}, final" if evaluation.id.endswith(FINAL) else str(evaluation.round)
@@ -138,30 +139,31 @@ def _rounds(found: Sequence[Metrics]) -> str:
     """Totals over the rounds, then the first round's figures beside the last one's."""
     if not found:
         return "No round was finished."
-    pairs, ties = (sum(_number(m.figures, name) or 0 for m in found) for name in ("pairs", "ties"))
-    lines = [f"{len(found)} rounds, {pairs:,.0f} preference pairs, {sum(_number(m.figures, 'steps') or 0 for m in found):,.0f} steps"]
+    pairs, ties = (sum(number(m.figures, name) or 0 for m in found) for name in ("pairs", "ties"))
+    lines = [f"{len(found)} rounds, {pairs:,.0f} preference pairs, {sum(number(m.figures, 'steps') or 0 for m in found):,.0f} steps"]
     if pairs + ties:
         lines[0] += f"; {ties / (pairs + ties):.1%} of all pairs were ties and left out"
-    if equal := sum(_number(m.figures, "equal") or 0 for m in found):
+    if equal := sum(number(m.figures, "equal") or 0 for m in found):
         lines[0] += f"; {equal:,.0f} times there was no other text"
     first, last = found[0].figures, found[-1].figures
     rows = [
-        [title, _shown(first, name, form), _shown(last, name, form)]
+        [title, figure(first, name, form), figure(last, name, form)]
         for title, name, form in ROUNDS
-        if _number(first, name) is not None or _number(last, name) is not None
+        if number(first, name) is not None or number(last, name) is not None
     ]
-    return f"{lines[0]}.\n\n" + _table(["", "first round", "last round"], rows)
+    return f"{lines[0]}.\n\n" + table(["", "first round", "last round"], rows)
 
 
-def _number(figures: Mapping[str, Any], name: str) -> float | None:
+def number(figures: Mapping[str, Any], name: str) -> float | None:
+    """A figure that is a number."""
     value = figures.get(name)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _shown(figures: Mapping[str, Any], name: str, form: str) -> str:
+def figure(figures: Mapping[str, Any], name: str, form: str) -> str:
     """A figure with its interval and the base's, where it has them; a dash where it was not measured."""
-    value, low, high = (_number(figures, key) for key in (name, f"{name}_low", f"{name}_high"))
-    base = _number(figures, name.replace("_policy", "_base")) if name.endswith("_policy") else None
+    value, low, high = (number(figures, key) for key in (name, f"{name}_low", f"{name}_high"))
+    base = number(figures, name.replace("_policy", "_base")) if name.endswith("_policy") else None
     if value is None:
         return "–"
     interval = f" [{low:{form}}, {high:{form}}]" if low is not None and high is not None else ""
@@ -197,13 +199,18 @@ def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> lis
     return [[key, value] for key, value in settings.items()]
 
 
-def _use(config: OnlineDpoConfig, model: ModelConfig) -> str:
+def how_to_use(train: UpdateConfig, model: ModelConfig) -> str:
+    """What to do with a folder of trained weights of `model`."""
+    return _use(train, model) if train.method == "lora" else _use_weights(model)
+
+
+def _use(train: UpdateConfig, model: ModelConfig) -> str:
     if model.trained:
         before = f"what `{trained_name(model.trained)}` had trained"
         after = f"As full weights, for it goes onto its base with {before}, and not onto the base alone:"
         return "\n\n".join([after, _code("expertchat merge adapter=THE_RUN out=MERGED", "bash")])
     embedded, file, named = model.path.startswith("embedded:"), _gguf_file(model), _named(model.path)
-    rank = next((rank for rank in RANKS if rank >= config.train.rank), config.train.rank)
+    rank = next((rank for rank in RANKS if rank >= train.rank), train.rank)
     vllm = f"vllm serve {named} --enable-lora --max-lora-rank {rank} --lora-modules expert=THIS_FOLDER"
     late = embedded or file is not None  # served only as full weights
     served = [_code("vllm serve MERGED", "bash")] if late else ["With vLLM, which then has a model `expert`:", _code(vllm, "bash")]
@@ -267,7 +274,8 @@ def _use_weights(model: ModelConfig) -> str:
     )
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(_text(cell) for cell in line)} |" for line in lines)
 

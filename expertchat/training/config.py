@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -45,6 +45,8 @@ class UpdateConfig(Group):
     `update`: the training method. `method`: which weights are trained.
     """
 
+    trains: ClassVar[str] = "pairs"  # what the command gives to train on: see expertchat.training.method.Entry
+
     update: Text
     method: Literal["lora", "full", "last_layer"]
     targets: Annotated[list[Text], Field(default_factory=list)]  # names of linear layers; empty: those of the model's family
@@ -71,8 +73,9 @@ class UpdateConfig(Group):
 
     def _problems(self) -> Iterator[str]:
         """What does not go together."""
-        if self.update not in METHODS:
-            yield f"train.update={self.update} is no training method: take {' or '.join(METHODS)}"
+        known = [name for name, entry in METHODS.items() if entry.trains == self.trains]
+        if self.update not in known:
+            yield f"train.update={self.update} is no training method: take {' or '.join(known)}"
         if self.batch % self.micro_batch:
             yield f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}"
         if self.dropout and self.method != "lora":

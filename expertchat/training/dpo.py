@@ -66,7 +66,7 @@ class Dpo(Updater):
             label_smoothing=config.label_smoothing,
             max_length=None,
         )
-        with _patched(model, self.learner, config.checkpointing):
+        with patched(model, self.learner, config.checkpointing):
             yield _built(model, self.learner, config.reference, config.dropout, args=settings, **more)
 
     def figures(self, logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -101,17 +101,17 @@ def _built(model: Any, learner: Learner, reference: str, dropout: float, **more:
         parameter.data = exact[name]  # TRL rounds the adapters of a 4-bit model to bf16
     if peft is not None:
         _reference(peft, learner.name, reference)  # type: ignore[attr-defined]
-        _drop(base, learner.name, dropout)  # type: ignore[attr-defined]
-    for patched in (base, learner.reference()):
-        if patched is not None:
-            head: torch.device = patched.get_output_embeddings().weight.device
-            patched.forward = _results_where_asked(on_gpu(head, patched.forward))
+        drop(base, learner.name, dropout)  # type: ignore[attr-defined]
+    for one in (base, learner.reference()):
+        if one is not None:
+            where_asked(one)
     return trainer
 
 
 @contextlib.contextmanager
-def _patched(model: Any, learner: Learner, checkpointing: bool) -> Iterator[None]:
-    """TRL may build and train in here; afterwards the model is as it was."""
+def patched(model: Any, learner: Learner, checkpointing: bool, trainer: Any = dpo_trainer, pairs: bool = True) -> Iterator[None]:
+    """TRL may build and train in here; afterwards the model is as it was. `trainer`: the module of the one that is built; `pairs`: whether
+    its rows are pairs, whose replies share a prompt."""
     peft = model if isinstance(learner, LoraLearner) else None
     base = model.get_base_model() if peft is not None else model
     models = [one for one in (base, learner.reference()) if one is not None]
@@ -120,8 +120,8 @@ def _patched(model: Any, learner: Learner, checkpointing: bool) -> Iterator[None
         if one.base_model is one:  # TRL looks for the body there
             one.base_model_prefix = next(name for name, child in one.named_children() if child is inner)
     try:
-        with contextlib.ExitStack() as stack, warnings.catch_warnings(), exact_replies(), _anywhere(base):
-            if learner.backend.engine is not None:  # which has seen that the model computes rows that are shared
+        with contextlib.ExitStack() as stack, warnings.catch_warnings(), exact_replies(trainer), _anywhere(base):
+            if pairs and learner.backend.engine is not None:  # which has seen that the model computes rows that are shared
                 for inner in bodies.values():
                     stack.enter_context(one_prompt(inner))
             warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
@@ -155,7 +155,7 @@ def _reference(peft: Any, name: str, reference: str) -> None:
                 peft.get_parameter(path.replace(f".{name}.", ".ref.")).copy_(parameter)
 
 
-def _drop(base: Any, name: str, dropout: float) -> None:
+def drop(base: Any, name: str, dropout: float) -> None:
     """Dropout in the learner's adapter alone: TRL has switched off all that is a layer, and the reference is to stay without."""
     for module in base.modules():
         for rate in ("attention_dropout", "dropout", "activation_dropout", "hidden_dropout", "layerdrop"):
@@ -169,14 +169,14 @@ def _drop(base: Any, name: str, dropout: float) -> None:
 
 
 @contextlib.contextmanager
-def exact_replies() -> Iterator[None]:
-    """Trainers that are built and run in here score replies alone, in fp32."""
+def exact_replies(trainer: Any = dpo_trainer) -> Iterator[None]:
+    """Trainers of TRL's module `trainer` that are built and run in here score replies alone, in fp32."""
     with contextlib.ExitStack() as stack:
         if hasattr(trl_utils, EVERYWHERE):
             stack.enter_context(_replaced(trl_utils, EVERYWHERE, lambda device: True))
-        fuse = getattr(dpo_trainer, "add_fused_lm_head", None)
+        fuse = getattr(trainer, "add_fused_lm_head", None)
         if fuse is not None and IN_FP32 in inspect.signature(fuse).parameters:
-            stack.enter_context(_replaced(dpo_trainer, "add_fused_lm_head", functools.partial(fuse, **{IN_FP32: True})))
+            stack.enter_context(_replaced(trainer, "add_fused_lm_head", functools.partial(fuse, **{IN_FP32: True})))
         yield
 
 
@@ -218,6 +218,12 @@ def on_gpu(device: torch.device, forward: Callable[..., Any]) -> Callable[..., A
             return forward(*args, **more)
 
     return there
+
+
+def where_asked(model: Any) -> None:
+    """Let TRL's forward of a model run on the GPU of its output layer, and its results lie where its tokens do."""
+    head: torch.device = model.get_output_embeddings().weight.device
+    model.forward = _results_where_asked(on_gpu(head, model.forward))
 
 
 def _results_where_asked(forward: Callable[..., Any]) -> Callable[..., Any]:

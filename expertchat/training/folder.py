@@ -44,7 +44,7 @@ def round_name(number: int) -> str:
 class TrainingFolder(RunFolder):
     """What one process writes for all: events, records, pairs, metrics, checkpoints. Every record is written once."""
 
-    logs = ("events", "topics", "transcripts", "candidates", "ratings", "wim", "rewards", "scores", "pairs", "metrics")
+    logs: tuple[str, ...] = ("events", "topics", "transcripts", "candidates", "ratings", "wim", "rewards", "scores", "pairs", "metrics")
 
     def __init__(
         self,

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from expertchat.backends.adapters import Adapters, usual_targets
 from expertchat.backends.local import LocalBackend
-from expertchat.config import ConfigError
+from expertchat.config import ConfigError, ModelConfig
+from expertchat.experts.registry import family_class
 from expertchat.folder.writing import WriteError, saving
 from expertchat.records import Speaker
 from expertchat.talk.cast import Cast
 from expertchat.training.config import OnlineDpoConfig, UpdateConfig, learner_problems
+from expertchat.training.offline_config import SEAT
 from expertchat.training.ranks import Ranks
 from expertchat.training.sharding import shard
 from expertchat.training.steady import check_finite
@@ -47,6 +49,21 @@ class Learner:
     @property
     def tokenizer(self) -> Any:
         return self.backend.tokenizer
+
+    @property
+    def who(self) -> str:
+        """Who learns, in messages."""
+        return "the model" if self.seat == SEAT else f"expert {self.seat}"
+
+    @property
+    def its_model(self) -> str:
+        """What it trains, in messages."""
+        return self.who if self.seat == SEAT else f"the model of {self.who}"
+
+    @property
+    def key(self) -> str:
+        """Where its model stands in the config."""
+        return SEAT if self.seat == SEAT else f"experts.{self.seat}"
 
     def model(self) -> Any:
         """What TRL trains, its trainable weights switched on."""
@@ -96,14 +113,14 @@ class LoraLearner(Learner):
             self.name, config.targets or usual, r=config.rank, alpha=config.alpha, dropout=config.dropout, seed=seed, path=path
         )
         if config.targets and lacking:
-            raise ConfigError(f"train.targets: the model of expert {seat} has no linear layers named {', '.join(lacking)}; leave them out")
+            raise ConfigError(f"train.targets: {self.its_model} has no linear layers named {', '.join(lacking)}; leave them out")
         self.policy = backend.voice(partial(adapters.use, self.name))
         self.base = backend.voice(partial(adapters.use, None))
         size = sum(p.numel() for p in self.parameters().values())
-        self.notes.append(f"expert {seat} learns {size / 1e6:.2f} million LoRA weights (rank {config.rank})")
+        self.notes.append(f"{self.who} learns {size / 1e6:.2f} million LoRA weights (rank {config.rank})")
         if not config.targets and set(usual) != set(targets):
             here, absent = ", ".join(usual), ", ".join(sorted(set(targets) - set(usual)))
-            self.notes.append(f"expert {seat}: LoRA on {here}, which its model has in the place of {absent} (train.targets names others)")
+            self.notes.append(f"{self.who}: LoRA on {here}, which its model has in the place of {absent} (train.targets names others)")
 
     def model(self) -> Any:
         self.adapters.use(self.name)
@@ -113,7 +130,7 @@ class LoraLearner(Learner):
         return self.adapters.parameters(self.name)
 
     def save(self, folder: Path) -> None:
-        check_finite(self.parameters(), f"expert {self.seat}")
+        check_finite(self.parameters(), self.who)
         self.adapters.save(self.name, folder)
 
     def load(self, folder: Path) -> None:
@@ -122,16 +139,19 @@ class LoraLearner(Learner):
 
 
 class WeightLearner(Learner):
-    """All weights, or those of the last layer. The reference is a copy that shares every weight that stays as it is."""
+    """All weights, or those of the last layer. The reference is a copy that shares every weight that stays as it is.
 
-    def __init__(self, seat: Speaker, backend: LocalBackend, config: UpdateConfig) -> None:
+    `compared` False: no method asks for a reference, so none is kept, and `base` is what the policy was before its first update.
+    """
+
+    def __init__(self, seat: Speaker, backend: LocalBackend, config: UpdateConfig, compared: bool = True) -> None:
         super().__init__(seat, backend, config)
         model = backend.model
         found = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
         if getattr(model, "quantization_method", None) or found != ["float32"]:
             raise ConfigError(  # a bf16 weight has 8 bits: a step of less than 1/256 of it is rounded away
-                f"train.method={config.method} needs the model of expert {seat} in fp32, and it is in {', '.join(found)}, in which small "
-                f"steps get lost: set experts.{seat}.dtype=fp32 and experts.{seat}.quantization=none, or use train=lora, whose adapters "
+                f"train.method={config.method} needs {self.its_model} in fp32, and it is in {', '.join(found)}, in which small "
+                f"steps get lost: set {self.key}.dtype=fp32 and {self.key}.quantization=none, or use train=lora, whose adapters "
                 "are fp32"
             )
         last = max((int(n.split(".layers.")[1].split(".")[0]) for n, _ in model.named_parameters() if ".layers." in n), default=0)
@@ -140,11 +160,12 @@ class WeightLearner(Learner):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in chosen)
         frozen = {id(p): p for n, p in model.named_parameters() if n not in chosen}
-        self._reference = deepcopy(model, frozen).requires_grad_(False).eval()
+        self._reference = deepcopy(model, frozen).requires_grad_(False).eval() if compared else None
         self.policy = backend
-        self.base = backend.over(self._reference)
+        self.base = backend.over(self._reference) if compared else backend
         size = sum(p.numel() for p in self.parameters().values())
-        self.notes.append(f"expert {seat} learns {size / 1e6:.2f} million of its own weights ({config.method})")
+        which = f": those of layer {last}, {_shown(self._names)}" if config.method == "last_layer" else ""
+        self.notes.append(f"{self.who} learns {size / 1e6:.2f} million of its own weights ({config.method}{which})")
 
     def model(self) -> Any:
         for parameter in self.parameters().values():
@@ -158,7 +179,7 @@ class WeightLearner(Learner):
         return {name: self.backend.model.get_parameter(name) for name in self._names}
 
     def save(self, folder: Path) -> None:
-        check_finite(self.parameters(), f"expert {self.seat}")
+        check_finite(self.parameters(), self.who)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().cpu().contiguous().clone() for name, p in self.parameters().items()}
         new = folder / f"{WEIGHTS}.new"
@@ -182,6 +203,11 @@ class WeightLearner(Learner):
             for name, parameter in mine.items():
                 parameter.copy_(tensors[name])
         self.refresh()
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The tensors of a layer by what comes after its number: "self_attn.q_proj, mlp.up_proj, ..."."""
+    return ", ".join(name.split(".layers.")[1].partition(".")[2].removesuffix(".weight") for name in names)
 
 
 # -- all of a run ---------------------------------------------------------------------------------------------------------
@@ -247,6 +273,17 @@ def _learner(config: OnlineDpoConfig, cast: Cast, seat: Speaker, adapters: dict[
     shared = adapters.setdefault(id(backend), Adapters(backend.model))
     targets = cast.experts[seat].family.lora_targets
     return LoraLearner(seat, backend, config.train, targets, shared, model.path, config.run.seed)
+
+
+def one_learner(model: ModelConfig, backend: LocalBackend, train: UpdateConfig, seed: int, compared: bool) -> Learner:
+    """The learner of a model that learns alone, from rows. `compared`: whether its base is asked for after the first update.
+
+    Raises ConfigError where it cannot be trained so.
+    """
+    if train.method != "lora":
+        return WeightLearner(SEAT, backend, train, compared)
+    targets = family_class(model.family).family.lora_targets
+    return LoraLearner(SEAT, backend, train, targets, Adapters(backend.model), model.path, seed)
 
 
 def _backends(cast: Cast, learners: Mapping[Speaker, Learner]) -> dict[str, Any]:

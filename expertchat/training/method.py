@@ -6,11 +6,11 @@ expertchat.training.update.Updater, which has the optimizer, the schedule, sever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from expertchat.preferences.pairs import Choice
 from expertchat.records import Figure, PreferencePair
@@ -18,10 +18,14 @@ from expertchat.records import Figure, PreferencePair
 
 @dataclass(frozen=True)
 class Rows:
-    """What a round gives to train on: its pairs, and the histories with all their candidates and scores, of which they were made."""
+    """What a round gives to train on: its pairs, and the histories with all their candidates and scores, of which they were made.
 
-    pairs: Sequence[PreferencePair]
+    `shown`: rows of token ids as a file gave them, prompts with what is to follow them (offline methods).
+    """
+
+    pairs: Sequence[PreferencePair] = ()
     choices: Sequence[Choice] = ()
+    shown: Sequence[Mapping[str, list[int]]] = ()
 
 
 @dataclass
@@ -68,14 +72,19 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a method's class stands ("module:Class"), and how many texts of each row it passes through the model, for the memory plan."""
+    """Where a method's class stands ("module:Class"), and how many texts of each row it passes through the model, for the memory plan.
+
+    `trains`: on what, pairs (and the candidates that they were made of) or shown rows; a command gives one of them.
+    """
 
     place: str
     texts: int
+    trains: Literal["pairs", "shown"] = "pairs"
 
 
 METHODS = {
     "dpo": Entry("expertchat.training.dpo:Dpo", texts=2),
+    "sft": Entry("expertchat.training.sft:Sft", texts=1, trains="shown"),
 }
 
 

@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from expertchat.backends.hardware import DTYPES, choose_device, choose_dtype
 from expertchat.config import ModelConfig
 from expertchat.experts.registry import family_class
+from expertchat.plan.job import Gpu
 from expertchat.plan.memory import ATTENTION, Lora, Targets
-from expertchat.plan.planner import Trained
-from expertchat.training.config import OnlineDpoConfig
+from expertchat.plan.planner import Plan, Trained, check_one
+from expertchat.records import Speaker
+from expertchat.training.config import OnlineDpoConfig, UpdateConfig
 from expertchat.training.method import METHODS
+from expertchat.training.offline_config import SEAT, OfflineConfig
 
 PROMPT = 256  # tokens of a prompt besides the turns
+LONGEST = 1024  # tokens of a row of a file, where neither train.max_tokens nor model.context_length says
 
 
 def room_for(config: OnlineDpoConfig) -> list[Trained]:
     """What the memory plan is to leave room for: each learner's update, of the longest row that a dialogue can give."""
-    train, found = config.train, []
     longest = max(model.decoding.reply.max_new_tokens for _, model in config.experts.items())
-    tokens = train.max_tokens or config.conversation.turns * longest + PROMPT
-    for seat in config.learners:
-        model = config.experts[seat]
-        wanted = train.targets or family_class(model.family).family.lora_targets
-        targets: Targets = "attention" if train.method == "lora" and set(wanted) <= set(ATTENTION) else "all-linear"
-        most = min(tokens, model.context_length or tokens)
-        lora, texts = Lora(train.rank, targets), METHODS[train.update].texts
-        found.append(Trained(seat, lora, train.micro_batch, most, train.checkpointing, train.method, texts))
-    return found
+    tokens = config.train.max_tokens or config.conversation.turns * longest + PROMPT
+    return [_room(seat, config.experts[seat], config.train, tokens) for seat in config.learners]
+
+
+def _room(seat: Speaker, model: ModelConfig, train: UpdateConfig, tokens: int) -> Trained:
+    wanted = train.targets or family_class(model.family).family.lora_targets
+    targets: Targets = "attention" if train.method == "lora" and set(wanted) <= set(ATTENTION) else "all-linear"
+    most = min(tokens, model.context_length or tokens)
+    lora, texts = Lora(train.rank, targets), METHODS[train.update].texts
+    return Trained(seat, lora, train.micro_batch, most, train.checkpointing, train.method, texts)
+
+
+def plan_one(config: OfflineConfig, model: ModelConfig, gpus: Sequence[Gpu] | None = None) -> Plan | None:
+    """The plan of a run that trains one `model` on rows (None: nothing of it on a GPU). Raises ConfigError where it does not fit."""
+    tokens = config.train.max_tokens or model.context_length or LONGEST
+    return check_one(model, SEAT, tokens, config.engine.max_batch or 1, _room(SEAT, model, config.train, tokens), gpus)
 
 
 def on_cpu(config: OnlineDpoConfig) -> OnlineDpoConfig:
     """The same config, its models loaded in main memory, where they are parted among the processes; in the number type of their GPUs."""
-
-    def moved(model: ModelConfig) -> ModelConfig:
-        where = choose_device(model.device)[0]
-        names = {number: name for name, number in DTYPES.items()}
-        dtype = model.dtype if where == "cpu" else names[choose_dtype(model.dtype, where)[0]]
-        return model.model_copy(update={"device": "cpu", "dtype": dtype})
-
-    seats = {seat: moved(model) for seat, model in config.experts.items()}
-    others = {name: moved(model) for name in ("third", "moderator") if (model := getattr(config, name, None)) is not None}
+    seats = {seat: in_main_memory(model) for seat, model in config.experts.items()}
+    others = {name: in_main_memory(model) for name in ("third", "moderator") if (model := getattr(config, name, None)) is not None}
     return config.model_copy(update={"experts": config.experts.having(**seats), **others})
+
+
+def in_main_memory(model: ModelConfig) -> ModelConfig:
+    """The same model, loaded in main memory in the number type of its GPU."""
+    where = choose_device(model.device)[0]
+    names = {number: name for name, number in DTYPES.items()}
+    dtype = model.dtype if where == "cpu" else names[choose_dtype(model.dtype, where)[0]]
+    return model.model_copy(update={"device": "cpu", "dtype": dtype})

@@ -19,14 +19,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from expertchat.config import ConfigError
+from expertchat.config import ConfigError, Group
 from expertchat.events import Note
 from expertchat.folder.jsonl import Log, read_lines
 from expertchat.folder.reader import RunReader
 from expertchat.folder.writing import saving
 from expertchat.records import Metrics
 from expertchat.text.sentences import first_line
-from expertchat.training.config import OnlineDpoConfig
 
 PROJECT = "expertchat"
 FOLDER = "trackers"
@@ -65,7 +64,7 @@ class Tracking:
             log.close()
         self._open = {}
 
-    def add(self, name: str, folder: Path, config: OnlineDpoConfig, title: str, known: Sequence[Metrics]) -> None:
+    def add(self, name: str, folder: Path, config: Group, title: str, known: Sequence[Metrics]) -> None:
         """Open a tracker, or go on with its run, and tell it of the `known` records that it lacks."""
         place = folder / f"{name}.jsonl"
         lines = [line for _, line in read_lines(place)]
@@ -105,11 +104,11 @@ class Tracking:
 
 
 def open_trackers(
-    names: Sequence[str], run_folder: Path, config: OnlineDpoConfig, arm: str | None = None, tell: Tell = lambda note: None
+    names: Sequence[str], run_folder: Path, config: Group, arm: str | None = None, tell: Tell = lambda note: None
 ) -> Tracking:
-    """The trackers of `config.report_to`, or those named, for a run. Raises ConfigError where one is not installed."""
+    """The trackers `names` (of `report_to`) for a run with `config`. Raises ConfigError where one is not installed."""
     check_trackers(names)
-    tracking = Tracking(len(config.learners) > 1, tell)
+    tracking = Tracking(len(getattr(config, "learners", ())) > 1, tell)
     known = list(RunReader(run_folder).metrics()) if names else []
     for name in dict.fromkeys(names):
         tracking.add(name, run_folder / FOLDER, config, f"{arm}-{run_folder.name}" if arm else run_folder.name, known)
@@ -144,7 +143,7 @@ def _environment(**values: str) -> Iterator[None]:
 class _Wandb:
     """Offline unless WANDB_MODE says otherwise; `wandb sync` sends it later, the starts of a run under one id."""
 
-    def __init__(self, folder: Path, title: str, number: str, config: OnlineDpoConfig) -> None:
+    def __init__(self, folder: Path, title: str, number: str, config: Group) -> None:
         wandb = import_module("wandb")
         own = str(folder / "wandb")
         with _environment(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_CACHE_DIR=own, WANDB_DATA_DIR=own):
@@ -169,7 +168,7 @@ class _Wandb:
 class _Trackio:
     """Local, in trackers/trackio: `TRACKIO_DIR=... trackio show` draws it. A run is known by its name there."""
 
-    def __init__(self, folder: Path, title: str, number: str, config: OnlineDpoConfig) -> None:
+    def __init__(self, folder: Path, title: str, number: str, config: Group) -> None:
         for module in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
             del sys.modules[module]  # it reads TRACKIO_DIR once, and another run of this process (a sweep) has its own
         with _environment(TRACKIO_DIR=str(folder / "trackio")):
@@ -189,7 +188,7 @@ class _Trackio:
 class _TensorBoard:
     """Event files in trackers/tensorboard, by torch where tensorboard is installed, else by tensorboardX."""
 
-    def __init__(self, folder: Path, title: str, number: str, config: OnlineDpoConfig) -> None:
+    def __init__(self, folder: Path, title: str, number: str, config: Group) -> None:
         module = "torch.utils.tensorboard" if importlib.util.find_spec("tensorboard") else "tensorboardX"
         suffix = f".{secrets.token_hex(4)}"  # tensorboardX would write over the file of a start in the same second
         self._writer = import_module(module).SummaryWriter(str(folder / "tensorboard"), filename_suffix=suffix)
@@ -204,4 +203,4 @@ class _TensorBoard:
         self._writer.close()
 
 
-OPEN: dict[str, Callable[[Path, str, str, OnlineDpoConfig], Tracker]] = {"wandb": _Wandb, "trackio": _Trackio, "tensorboard": _TensorBoard}
+OPEN: dict[str, Callable[[Path, str, str, Group], Tracker]] = {"wandb": _Wandb, "trackio": _Trackio, "tensorboard": _TensorBoard}

@@ -67,7 +67,7 @@ class Updater(ABC):
         learner.model()
         weights = list(learner.parameters().values())
         dtype = learner.backend.model.dtype
-        self.steady = Steady(dtype == torch.float16, f"expert {learner.seat} ({str(dtype).removeprefix('torch.')})")
+        self.steady = Steady(dtype == torch.float16, f"{learner.who} ({str(dtype).removeprefix('torch.')})")
         self.optimizer = AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
         self._nth, self._first, self._steps = 0, 0, 1  # updates before this one; the scheduler's step at its beginning; its own steps
         self.scheduler = LambdaLR(self.optimizer, lambda step: self._rate(step, rounds))

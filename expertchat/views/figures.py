@@ -11,11 +11,13 @@ from expertchat.records import Metrics, Speaker
 from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 from expertchat.views.model import RunState
+from expertchat.views.samples import loss_line
 from expertchat.views.sides import called
 from expertchat.views.training import FAULT, PHASES, Round, Told, Training, is_final, number
 from expertchat.views.words import clock, counted, fault_words, look_again
 
 NONE = "-"  # no figure: never a 0
+LOSSES = 40  # cells of the curve of the losses of all steps
 Figures = Mapping[str, object]
 
 
@@ -73,7 +75,17 @@ COLUMNS = (
     Column("loss", 5, 9, ".3f", "loss"),
     Column("time", 5, 7),
 )
+OFFLINE = (  # of one model that learns from rows
+    Column("rows", 6, 8, ",.0f", "rows"),
+    Column("loss", 6, 1, ".3f", "loss"),
+    Column("right", 5, 4, ".0%", "token_accuracy"),
+    Column("right", 5, 4, ".0%", "accuracy"),
+    Column("margin", 6, 5, ".2f", "implicit_margin"),
+    Column("kl", 5, 6, ".3f", "kl"),
+    Column("time", 5, 7),
+)
 WIN = Column("win %", 10, 5)
+PERPLEXITY = Column("perplexity", 10, 2)
 FACTS = Column("facts/base", 10, 6)
 
 
@@ -86,12 +98,20 @@ def columns(training: Training, width: int, gap: int) -> list[Column]:
     """The columns that fit into `width`, the round's number first. Those of evaluations only where there are such figures."""
     learners = training.learners()
     by = replace(LEARNER, width=max(LEARNER.width, name_width(learners)))
-    chosen = [ROUND, *([by] if len(learners) > 1 else []), *COLUMNS]
+    chosen = [ROUND, *([by] if len(learners) > 1 else []), *columns_of(training)]
+    chosen += [PERPLEXITY] if training.has("perplexity") else []
     chosen += [WIN] if training.has("win_rate") else []
     chosen += [FACTS] if training.has("distinct_policy") else []
     while len(chosen) > 1 and sum(c.width + gap for c in chosen) - gap > width:
         chosen.remove(max(chosen, key=lambda c: c.rank))
     return chosen
+
+
+def columns_of(training: Training) -> tuple[Column, ...]:
+    """The columns of a round's own figures; of a model that learns from rows those that any round has."""
+    if not training.offline:
+        return COLUMNS
+    return tuple(c for c in OFFLINE if not c.figure or any(c.figure in row.figures for row in training.rounds.values()))
 
 
 def cell(column: Column, row: Round, learner: Speaker | None) -> str:
@@ -101,6 +121,9 @@ def cell(column: Column, row: Round, learner: Speaker | None) -> str:
     if column is FACTS:
         policy, base = row.evaluated("distinct_policy", learner), row.evaluated("distinct_base", learner)
         return "" if policy is None and base is None else f"{shown(policy, '.2f', 4)}/{shown(base, '.2f', 4)}"
+    if column is PERPLEXITY:
+        known = row.evaluated("perplexity", learner)
+        return "" if known is None else shown(known, ".3f" if known < 100 else ",.0f", PERPLEXITY.width)
     if column is ROUND:
         return str(row.number) if row.number else "base"
     if column.title == LEARNER.title:
@@ -131,8 +154,8 @@ def round_label(row: Round, training: Training) -> str:
 
 def round_words(row: Round, training: Training) -> str:
     """A finished round as one line whose figures stand under those of the line before."""
-    by = f"  {called(row.learner)}" if row.learner else ""
-    parts = [f"{c.title} {cell(c, row, row.learner):>{c.width}}" for c in COLUMNS]
+    by = f"  {called(row.learner)}" if row.learner and not training.offline else ""
+    parts = [f"{c.title} {cell(c, row, row.learner):>{c.width}}" for c in columns_of(training)]
     lost = [counted(int(row.figures[name]), word) for name, word in LOST if row.figures.get(name)]
     phases = [f"{phase} {clock(round(row.phases[phase]))}" for phase in PHASES if row.phases.get(phase, 0) >= 1]
     return "  ".join([round_label(row, training) + by, *parts, *lost, *([f"({', '.join(phases)})"] if phases else [])])
@@ -177,6 +200,9 @@ def win_words(figures: Figures, dash: str = "-") -> str:
     return said + (f", judged by {line(str(judge))}" if judge else "")
 
 
+OWN = ("perplexity", "perplexity_byte", "exact")  # figures of the policy that are called by their own names
+
+
 class Compared(NamedTuple):
     """A figure of the base and of the policy, and what lies between them."""
 
@@ -196,11 +222,16 @@ def compared(figures: Figures, dash: str = "-") -> list[Compared]:
         ("wrong facts", "wrong", ".2f"),
         ("tokens", "tokens", ".1f"),
         ("measured", "measure", ".2f"),
+        ("perplexity", "perplexity", ".3f"),
+        ("a byte", "perplexity_byte", ".3f"),
+        ("word by word", "exact", ".2f"),
     ):
-        policy, base = number(figures.get(f"{name}_policy")), number(figures.get(f"{name}_base"))
+        policy, base = number(figures.get(name if name in OWN else f"{name}_policy")), number(figures.get(f"{name}_base"))
         if policy is None and base is None:
             continue
         change = "" if policy is None or base is None else shown(policy - base, f"+{form}", 12)
+        if name in ("perplexity", "perplexity_byte") and policy is not None and base:
+            change = f"x{policy / base:.3g}"
         if name == "measure" and (interval := span(figures, "measure_difference", lambda v: f"{v:+.2f}", " to ")):
             change += f" ({interval})"
         if name == "distinct" and (ratio := number(figures.get("distinct_ratio"))) is not None:
@@ -230,8 +261,9 @@ def last_evaluations(state: RunState) -> dict[str, Figures]:
 
 def before_and_after(learner: str, figures: Figures) -> list[str]:
     """The last evaluation of a learner as lines whose columns stand under one another."""
-    lines = [f"{called(learner)} against its base: {win_words(figures) or 'no win rate'}"]
     rows = [("", "base", "policy", ""), *compared(figures)]
+    said = win_words(figures) or ("" if number(figures.get("perplexity")) is not None else "no win rate")
+    lines = [f"{called(learner)} against its base" + (f": {said}" if said else "")]
     if len(rows) == 1:
         return lines
     widths = [max(len(row[at]) for row in rows) for at in range(3)]
@@ -249,7 +281,11 @@ def closing_lines(state: RunState) -> list[tuple[str, str]]:
     pairs = number(summary.get("pairs"))
     pairs = sum(r.figures.get("pairs", 0) for r in state.training.rounds.values()) if pairs is None else pairs
     took = f" in {clock(round(seconds))}" if seconds else ""
-    lines = [("rounds", f"{done:,.0f} of {max(total, done):,.0f}{took}"), ("pairs", f"{pairs:,.0f}")]
+    lines = [("rounds", f"{done:,.0f} of {max(total, done):,.0f}{took}"), *([] if state.training.offline else [("pairs", f"{pairs:,.0f}")])]
+    rows = summary.get("rows")
+    if isinstance(rows, Mapping):
+        lines.append(("rows", f"{number(rows.get('train')) or 0:,.0f} to train on, {number(rows.get('evaluation')) or 0:,.0f} held out"))
+    lines += [found] if (found := loss_line(summary, LOSSES)) else []
     if kinds := fault_words(_faults(state.training)):
         lines.append(("no answer", kinds))
     if stopped := summary.get("stopped_by"):

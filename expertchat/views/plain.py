@@ -12,6 +12,7 @@ from expertchat.text.sentences import clean
 from expertchat.views import words
 from expertchat.views.figures import before_and_after, closing_lines, last_evaluations, shown, told_words, where_words
 from expertchat.views.model import Conversation, RunState
+from expertchat.views.samples import samples
 from expertchat.views.sides import Table, called, model_name
 from expertchat.views.training import Training, number
 
@@ -105,6 +106,8 @@ class PlainView:
             self._write(*(told_words(told, training) for told in self.state.told), words.ending(event))
             for learner, figures in last_evaluations(self.state).items():
                 self._write(*before_and_after(learner, figures))
+            for one in samples(event.summary):
+                self._write(*(f"{label}: {text}" for label, text in one.lines()))
             self._write(*(f"{label}: {value}" for label, value in closing_lines(self.state)))
             return
         self._write(words.ending(event))

@@ -17,6 +17,7 @@ from expertchat.records import Metrics, Speaker
 from expertchat.views import figures, looks
 from expertchat.views.figures import FACTS, LEARNER, ROUND, WIN, cell, columns
 from expertchat.views.model import RunState
+from expertchat.views.samples import samples
 from expertchat.views.sides import Seats, called, seat_number
 from expertchat.views.sparkline import sparkline
 from expertchat.views.training import Round, Told, Training
@@ -31,6 +32,7 @@ CURVES = (  # title, figure, form, of evaluations
     ("margin", "margin", ".2f", False),
     ("length", "length", ".1f", False),
     ("loss", "loss", ".3f", False),
+    ("ppl", "perplexity", ".3g", True),
 )
 SHOWN_CURVES = 6
 SHORT_NAME = 6  # cells that a long name keeps, where there are so many
@@ -205,9 +207,9 @@ def told_line(told: Told, training: Training, width: int) -> Text:
 def round_line(row: Round, training: Training, width: int) -> Text:
     """A finished round as one line; what does not fit is left out, the least important figure first."""
     head = Text.assemble(("✓ ", "green"), figures.round_label(row, training))
-    if row.learner:
+    if row.learner and not training.offline:
         head.append("  ").append(*looks.person(row.learner, training.seats))
-    chosen = [c for c in figures.COLUMNS if row.figures or not c.figure]
+    chosen = [c for c in figures.columns_of(training) if row.figures or not c.figure]
     while chosen and head.cell_len + sum(len(c.title) + c.width + 3 for c in chosen) > width:
         chosen.remove(max(chosen, key=lambda c: c.rank))
     for column in chosen:
@@ -240,6 +242,8 @@ def closing(state: RunState, width: int) -> RenderableType:
         parts += [before_and_after(learner, last, state.seats, min(width, looks.WIDEST)), Text("")]
     drawn = curves(state.training, min(width, looks.WIDEST) - 4, 2 * SHOWN_CURVES)
     parts += [looks.indented(Group(*drawn)), Text("")] if drawn else []
+    for one in samples(state.finished.summary):
+        parts += [looks.labelled(one.lines()), Text("")]
     return Group(*parts, looks.labelled(figures.closing_lines(state)))
 
 

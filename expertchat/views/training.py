@@ -11,7 +11,10 @@ from expertchat.views.sides import TWO, Seats, seat_number
 
 PHASES = ("talking", "candidates", "judging", "embedding", "pairing", "measuring", "updating", "evaluating", "saving")
 """What the seconds of a round are told of, in this order."""
-KEPT = ("pairs", "ties", "equal", "nulls", "stale", "reward_mean", "margin", "kl", "length", "loss", "cut_rate")
+KEPT = (
+    "pairs", "ties", "equal", "nulls", "stale", "reward_mean", "margin", "kl", "length", "loss", "cut_rate", "rows", "token_accuracy",
+    "accuracy", "implicit_margin",
+)  # fmt: skip
 """Figures of a round that are shown. The others stay in metrics.jsonl, so that a view of a long run stays small."""
 FAULT = "fault_"  # how the figures begin that count nulls by their kind: fault_wim_loop
 LATELY = 5  # rounds from which the time that is left is guessed
@@ -65,6 +68,7 @@ class Training:
 
     total: int = 0
     conversations: int = 0  # of a round
+    offline: bool = False  # one model learns from rows, and nobody talks
     seats: Seats = TWO
     rounds: dict[int, Round] = field(default_factory=dict)
     final: dict[Speaker, dict[str, Figure]] = field(default_factory=dict)  # evaluations of what the run gives in the end, by learner
@@ -81,6 +85,7 @@ class Training:
         match event:
             case RunStarted():
                 self.total, self.conversations = max(self.total, event.rounds), event.conversations
+                self.offline = event.rounds > 0 and not event.conversations
                 self.running, self.phase, self.step, self.progress = False, None, None, None
             case RoundStarted():
                 self.total = max(self.total, event.rounds)
