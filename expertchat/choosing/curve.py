@@ -161,14 +161,16 @@ class Curve:
         """Where another judge's win rate is highest, and what it loses from there to the largest N, while the chooser's goes up.
 
         `over_optimised`: the loss's interval leaves no room for none. The highest of several is picked by the same prompts, so the loss is
-        rather too large.
+        rather too large. `enough`: the least N to which the largest one adds nothing that is shown.
         """
         rates = {size: self.won(name, "first", size, place) for place, size in enumerate(self.sizes)}
         means = {size: self.figure(values)["value"] for size, values in rates.items()}
         known = {size: mean for size, mean in means.items() if mean is not None}
         if not known:
-            return {"best": None, "loss": None, "over_optimised": None}
+            return {"best": None, "loss": None, "over_optimised": None, "enough": None}
         best, last = max(known, key=lambda size: (known[size], -size)), self.sizes[-1]
         loss = self._gap(rates[best], rates[last])
         low = loss["low"]
-        return {"best": best, "loss": loss, "over_optimised": best != last and low is not None and low > 0}
+        gains = {size: self._gap(rates[last], rates[size])["low"] for size in self.sizes}
+        enough = next(size for size in self.sizes if size == last or (gains[size] or 0.0) <= 0)
+        return {"best": best, "loss": loss, "over_optimised": best != last and low is not None and low > 0, "enough": enough}

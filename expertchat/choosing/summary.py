@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from expertchat.choosing.card import card
+from expertchat.choosing.card import card, findings
 from expertchat.choosing.config import CHOOSER, BestOfNConfig
 from expertchat.choosing.curve import Curve
 from expertchat.choosing.prompts import Asked
@@ -64,7 +64,8 @@ def summarise(config: BestOfNConfig, store: ChoosingFolder, selections: Sequence
         "against": config.against,
         "judges": {name: _judge(config, store, name, selections) for name in curve.names},
         "curve": [curve.at(size) for size in curve.sizes],
-        "parting": {name: curve.parting(name) for name in curve.names if name != CHOOSER},
+        "parting": (parting := {name: curve.parting(name) for name in curve.names if name != CHOOSER}),
+        "findings": findings(parting, config.n),
     }
     if summary["chosen"]:
         return summary

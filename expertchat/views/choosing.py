@@ -109,7 +109,9 @@ def end(summary: Values) -> Iterator[Table | Text]:
     yield score_table(summary, names)
     yield Text("")
     yield from curve(summary, names)
-    for said in (*findings(summary), *counts(summary)):
+    for said in summary["findings"]:
+        yield Text(line(str(said)), style="bold")
+    for said in counts(summary):
         yield Text(said, style="dim")
 
 
@@ -181,21 +183,6 @@ def curve(summary: Values, names: Sequence[str]) -> Iterator[Text]:
 def _legend(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     for i, name in enumerate(names):
         yield f"{MARKS[i % len(MARKS)]} {line(name)}  ", COLOURS[i % len(COLOURS)]
-
-
-def findings(summary: Values) -> Iterator[str]:
-    """Whether the chooser was over-optimised, by each other judge."""
-    last = summary["n"]
-    for name, part in summary["parting"].items():
-        loss = part["loss"]
-        if part["best"] is None or loss is None or loss["value"] is None:
-            yield f"{line(name)} has answered nothing"
-        elif part["over_optimised"]:
-            yield f"over-optimised: by {line(name)} N = {part['best']} is best, and N = {last} loses {_percent(loss)} points against it"
-        elif part["best"] == last:
-            yield f"by {line(name)} the largest N is the best one"
-        else:
-            yield f"by {line(name)} N = {part['best']} is best; that N = {last} is worse is not shown (it loses {_percent(loss)} points)"
 
 
 def counts(summary: Values) -> Iterator[str]:
