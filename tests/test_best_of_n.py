@@ -211,7 +211,8 @@ def test_a_prompt_that_does_not_fit_is_left_out_and_counted(tmp_path: Path, tabl
 def test_it_is_said_where_the_chooser_was_over_optimised() -> None:
     """The chooser's favourite of four is the worst of them to the other judge; else both are of one mind."""
     scores: dict[str, list[float | None]] = {"chooser": [0.0, 1.0, 2.0, 3.0], "other": [0.0, 1.0, 2.0, -1.0]}
-    one = Selection(id="p", sizes=[1, 2, 4], chosen=[0, 1, 3], keys=scores["chooser"], scores=scores, same=[0, 1, 2, 3], like={"first": [0]})
+    about: dict[str, Any] = {"sizes": [1, 2, 4], "chosen": [0, 1, 3], "same": [0, 1, 2, 3], "like": {"first": [0]}}
+    one = Selection(id="p", keys=scores["chooser"], scores=scores, **about)
     curve = Curve(config_of(*PLAIN), [one.model_copy(update={"id": f"p{i}"}) for i in range(6)], [f"g{i % 3}" for i in range(6)])
     # N = 2: of six pairs three hold the favourite, which loses to the other: .5 / 2 + .5 * 0; in three the choice wins: .5 / 2 + .5 * 1
     rates = [curve.at(size)["judges"]["other"]["against"]["first"]["value"] for size in (1, 2, 4)]
