@@ -39,6 +39,7 @@ SLOTS = {
     "source": ["source"],
     "judge": ["+judge@judges.mine"],
     "form": ["form"],
+    "classifier": ["classifier@model"],
 }
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
 REAL_WORDS = ["prompts@experts.a.prompts=standard", "prompts@experts.b.prompts=standard"]
@@ -78,6 +79,8 @@ def test_every_file_composes_and_validates(option: str) -> None:
         command = "judge"
     if group == "form":
         command = "label"
+    if group == "classifier":
+        command = "reward_model"
     if group == "experiment":  # its second line says for which command it is
         command = (CONF / f"{option}.yaml").read_text("utf-8").splitlines()[1].removeprefix("# ").partition(":")[0]
     for slot in SLOTS[group]:

@@ -76,11 +76,15 @@ class EmbedRequest:
 
 @dataclass(frozen=True)
 class ValueRequest:
-    """The worth of `reply` as the next message after `messages`, by a reward model."""
+    """The worth of `reply` as the next message after `messages`, by a reward model.
+
+    `first`: the other text, which stands before it, where the model compares two: how much better than that one it is.
+    """
 
     key: str
     messages: tuple[Message, ...]
     reply: str
+    first: str | None = None
 
 
 Request = GenerateRequest | ScoreRequest | EmbedRequest | ValueRequest

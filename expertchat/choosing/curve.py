@@ -12,7 +12,6 @@ import numpy
 
 from expertchat.choosing.choice import against_below, against_first, chances, expected, kl
 from expertchat.choosing.config import CHOOSER, BestOfNConfig
-from expertchat.choosing.judged import compares
 from expertchat.choosing.said import apart, of_numbers
 from expertchat.evaluation.statistics import of_draws, two_stages
 from expertchat.records import Selection
@@ -147,7 +146,8 @@ class Curve:
         return lambda i: 0.5 if i in like else of_numbers(scores[i], against, least)
 
     def _compares(self, name: str) -> bool:
-        return compares(self.config.judges.root[name])
+        """Whether a judge has compared texts, and given none a number of its own."""
+        return not any(name in one.scores for one in self.selections)
 
     def _chance(self, one: Selection, size: int) -> list[float]:
         key = one.id, size

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from expertchat.backends.folders import find_here, reward_model_problem
+from expertchat.backends.folders import find_here
+from expertchat.backends.reward_folders import any_reward_model_problem
 from expertchat.command.checks import Problems, told
 from expertchat.judging.fits import lacks
 from expertchat.lab.config import LabConfig
@@ -12,7 +13,7 @@ def reward_models(config: LabConfig, here: bool) -> Problems:
     """Reward models that are none, or not here."""
     for name, judge in config.judges.items():
         if here and (valuer := judge.reward_model) is not None:
-            looked = told(find_here, valuer.path, valuer.revision, reward_model_problem, valuer.models_dir)
+            looked = told(find_here, valuer.path, valuer.revision, any_reward_model_problem, valuer.models_dir)
             yield from (f"judges.{name}.reward_model.path={valuer.path}: {problem}" for problem in looked)
 
 

@@ -94,6 +94,12 @@ _ALL = (
         root="merge", config="training.merge_config:MergeConfig", check="doors.merge:check",
     ),
     Command(
+        "reward_model", "train a model that gives texts a number, from pairs, ratings, labels: expertchat reward_model SOURCE [kind=...]",
+        "doors.reward_model:run", words="SOURCE [SOURCE ...]", root="reward_model", config="reward_models.config:RewardModelTraining",
+        check="doors.reward_model:check", models="doors.reward_model:named", overrides="doors.reward_model:overrides",
+        resumes=True, jobs=True, work="doors.reward_model:WORK", gib=1.1,
+    ),
+    Command(
         "submit", "a command as a Slurm job that goes on by itself: expertchat submit online_dpo +experiment=embedded cluster=narval",
         "doors.submit:run", words="COMMAND", root="submit", config="slurm.config:SubmitConfig", composed=False,
     ),

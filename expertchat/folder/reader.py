@@ -51,6 +51,7 @@ MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of th
 TRAINS = frozenset({"online_dpo", "sft"})  # the commands whose runs learn, round by round
 JUDGES = frozenset({"judge"})  # and those whose runs hold opinions of what was there before
 CHOOSES = frozenset({"best_of_n"})  # and those whose runs choose among candidates
+MAKES_JUDGES = frozenset({"reward_model"})  # and those whose runs make a judge of a model
 END, WHOLE = 1 << 16, 1 << 20  # bytes of the events that are read for their ends, and where no line ends in these
 _COMMAND = re.compile("[a-z][a-z_]*")
 Event = Mapping[str, Any]
@@ -133,6 +134,11 @@ class RunReader:
     def chooses(self) -> bool:
         """Whether it holds candidates of prompts, one of which was chosen, and nobody talks in it."""
         return self.kind in CHOOSES
+
+    @property
+    def makes_judge(self) -> bool:
+        """Whether a model learns in it to give texts a number."""
+        return self.kind in MAKES_JUDGES
 
     @property
     def seats(self) -> tuple[Speaker, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from expertchat.command.table import COMMANDS, find
 from expertchat.command.work import Work
-from expertchat.config import ConfigError
+from expertchat.config import ConfigError, ModelConfig
 from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
 from expertchat.plan.memory import GIB
@@ -124,6 +124,9 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
 
     trained: Sequence[Trained] = ()
     alone = not hasattr(config, "experts")
+    if alone and not isinstance(config.model, ModelConfig):
+        checked.notes.append("the memory plan was not checked: it counts models that talk")
+        return
     if train is not None and not alone:
         trained = room_for(config)
     count = 1 if ranks > 1 else cluster.gpus

@@ -32,8 +32,10 @@ class Named(Protocol):
 N = TypeVar("N", bound=Named)
 
 
-def read_items(config: SourceConfig, say: Say = lambda text: None) -> list[Item]:
+def read_items(config: SourceConfig, say: Say = lambda text: None, scored: bool = False) -> list[Item]:
     """The items of all sources that a config names, in their order. `say` is told which choices were made.
+
+    `scored`: what a table calls chosen is taken for its label, also where a judge's scores have made it so.
 
     Each has the digest of its own source: of all that it holds, whatever the order of reading and wherever it lies. Where several are read,
     the first signs of it stand before the ids. Raises ConfigError with everything that cannot be read.
@@ -43,7 +45,7 @@ def read_items(config: SourceConfig, say: Say = lambda text: None) -> list[Item]
     problems, sources = list[str](), list[list[Item]]()
     for path in config.path:
         try:
-            sources.append(drawn(signed(_read(path, config, say)), config))
+            sources.append(drawn(signed(_read(path, config, say, scored)), config))
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -69,16 +71,16 @@ def signed(items: Sequence[Item]) -> list[Item]:
     return [item if item.source else item.model_copy(update={"source": digest}) for item in items]
 
 
-def _read(path: str, config: SourceConfig, say: Say) -> list[Item]:
+def _read(path: str, config: SourceConfig, say: Say, scored: bool) -> list[Item]:
     if path.startswith(HUB):
-        return table_items(read_table(path, config, say), config, say)
+        return table_items(read_table(path, config, say), config, say, scored)
     if problem := _place_problem(path):
         raise ConfigError(problem)
     place = Path(path).expanduser()
     if (place / ITEMS).is_file() or place.name == ITEMS:
         return _kept(place if place.name == ITEMS else place / ITEMS, config)
     if is_table(place):
-        return table_items(read_table(path, config, say), config, say)
+        return table_items(read_table(path, config, say), config, say, scored)
     return run_items(RunReader(place, "judge another source"), config, say)
 
 

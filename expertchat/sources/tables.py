@@ -26,12 +26,15 @@ LOWEST, HIGHEST = 1.0, 10.0
 JUDGED = "score_chosen"  # a column of pairs that a run has made of its judge's scores
 
 
-def table_items(table: Table, config: SourceConfig, say: Say) -> list[Item]:
-    """The items of a table, in the order of its rows. Raises ConfigError with every row that holds none, unless these may be skipped."""
+def table_items(table: Table, config: SourceConfig, say: Say, scored: bool = False) -> list[Item]:
+    """The items of a table, in the order of its rows; `scored`: see read_items.
+
+    Raises ConfigError with every row that holds none, unless these may be skipped.
+    """
     columns = find_columns(config.columns, table.columns, table.name)
     say(f"{table.name}: {columns.told()}; others: source.columns.KEY=NAME")
     _check_unit(config, columns, table)
-    maker = _Maker(table, config, columns)
+    maker = _Maker(table, config, columns, scored)
     items = maker.items()
     left = sum(maker.skippable.values())
     if config.incomplete == "skip" and left and items:
@@ -72,8 +75,8 @@ class _Read:
 class _Maker:
     """Makes the items of one table and gathers what is wrong with its rows, by kind."""
 
-    def __init__(self, table: Table, config: SourceConfig, columns: Columns) -> None:
-        self.table, self.config, self.columns = table, config, columns
+    def __init__(self, table: Table, config: SourceConfig, columns: Columns, scored: bool = False) -> None:
+        self.table, self.config, self.columns, self.scored = table, config, columns, scored
         self.faults: dict[str, list[int]] = defaultdict(list)  # what is wrong -> rows
         self.remedies: dict[str, str] = {}
         self.skippable: dict[str, int] = defaultdict(int)
@@ -83,7 +86,7 @@ class _Maker:
     @property
     def by_people(self) -> bool:
         """Whether what is called chosen is taken for what a person chose; in a run's own pairs it is what a judge made of them."""
-        return self.config.columns.label != LEAVE and JUDGED not in self.table.columns
+        return self.config.columns.label != LEAVE and (self.scored or JUDGED not in self.table.columns)
 
     def items(self) -> list[Item]:
         if self.columns.preference and not self.by_people:

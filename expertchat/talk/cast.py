@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from expertchat.backends import threads
 from expertchat.backends.base import Backend, Embedder
-from expertchat.backends.folders import find_folder, reward_model_problem
+from expertchat.backends.folders import find_folder
 from expertchat.backends.learnt import Learnt, weights_of
 from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models, trained_of
+from expertchat.backends.reward_folders import reward_model_problem
 from expertchat.config import ConfigError, ModelConfig, RewardModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat

@@ -14,6 +14,7 @@ from expertchat.views.console import console_on
 from expertchat.views.judging import JudgingView
 from expertchat.views.live import LiveView, can_draw
 from expertchat.views.plain import NullView, PlainView
+from expertchat.views.rewards import RewardsView
 
 VIEWS = ("live", "plain", "none")
 
@@ -52,3 +53,10 @@ def open_choosing(view: str, stream: TextIO | None = None) -> Sink:
     if view not in VIEWS:
         raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
     return NullView() if view == "none" else ChoosingView(stream, moves=view == "live")
+
+
+def open_rewards(view: str, stream: TextIO | None = None) -> Sink:
+    """The sink of a reward model's training: "live", "plain" or "none", as `open_view`."""
+    if view not in VIEWS:
+        raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
+    return NullView() if view == "none" else RewardsView(stream, moves=view == "live")
