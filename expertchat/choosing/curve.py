@@ -34,6 +34,11 @@ class Curve:
     def draws_R_P(self) -> numpy.ndarray:
         return two_stages(self.groups, seed=self.config.run.seed, resamples=self.config.resamples)
 
+    @cached_property
+    def _rating(self) -> set[str]:
+        """The judges that give each text a number."""
+        return {CHOOSER, *(name for one in self.selections for name in one.scores)}
+
     @property
     def sizes(self) -> list[int]:
         return self.selections[0].sizes if self.selections else []
@@ -147,7 +152,7 @@ class Curve:
 
     def _compares(self, name: str) -> bool:
         """Whether a judge has compared texts, and given none a number of its own."""
-        return not any(name in one.scores for one in self.selections)
+        return name not in self._rating
 
     def _chance(self, one: Selection, size: int) -> list[float]:
         key = one.id, size

@@ -60,8 +60,8 @@ def check_chooser(judge: LabJudge, config: JudgeConfig) -> None:
     """Raise ConfigError for a chooser that compares, which of a reward model its folder alone says."""
     if compares(judge, config):
         raise ConfigError(
-            f"judges.{CHOOSER}: {judge.ref.model} compares two texts, but who chooses gives each a number; take a reward model that scores, or "
-            "chooser=expected"
+            f"judges.{CHOOSER}: {judge.ref.model} compares two texts, but who chooses gives each a number; take one that scores, "
+            "or chooser=expected"
         )
 
 

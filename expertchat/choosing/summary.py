@@ -86,13 +86,9 @@ def _judge(config: BestOfNConfig, store: ChoosingFolder, name: str, selections: 
         "model": shown_path(model.path) if model is not None else None,
         "opinions": len(given),
         "answered": sum(one.answered for one in given),
-        "null": sum(value is None for value in (duels if name not in _rates(selections) else numbers)),
+        "null": sum(value is None for value in (numbers or duels)),
         "faults": dict(Counter(one.fault or "problem" for one in given if not one.answered).most_common()),
     }
-
-
-def _rates(selections: Sequence[Selection]) -> set[str]:
-    return {name for one in selections for name in one.scores}
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------
