@@ -44,9 +44,10 @@ def check_all(command: str, config: Any, cluster: ClusterConfig, ranks: int, run
 
 def _models(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
     """Every model must be a whole folder that the node can see, or an archive that is unpacked there: nodes have no internet."""
-    from expertchat.backends.folders import embedder_problem, find_folder, is_hub_id, reward_model_problem
+    from expertchat.backends.folders import embedder_problem, find_folder, is_hub_id
+    from expertchat.backends.reward_folders import any_reward_model_problem
 
-    checks = {"embedder": embedder_problem, "reward_model": reward_model_problem}
+    checks = {"embedder": embedder_problem, "reward_model": any_reward_model_problem}
 
     if cluster.archives and not Path(cluster.archives).expanduser().is_dir():
         checked.problems.append(f"cluster.archives={cluster.archives}: no such folder; correct it, or set it to null")
