@@ -204,23 +204,6 @@ class ConversationConfig(Group):
     stop_when_nothing_new: bool = True
 
 
-def talk_problems(experts: ExpertsConfig, conversation: ConversationConfig, moderator: ModelConfig | None) -> list[str]:
-    """What is wrong with who talks when."""
-    found, opener, order = list[str](), conversation.opener, conversation.order
-    if opener != ALTERNATE and opener not in experts.seats:
-        found.append(f"conversation.opener={opener}: is no expert; take {ALTERNATE}, or one of {', '.join(experts.seats)}")
-    if order == "moderator" and moderator is None:
-        found.append("conversation.order=moderator needs a model that picks who is next: add +model@moderator=NAME")
-    elif order == "moderator" and moderator is not None and not moderator.prompts.moderate:
-        found.append(
-            f"conversation.order=moderator: the wordings of the moderator (family {moderator.family}) have no `moderate`; the embedded "
-            "models were not trained to moderate: take another model, or conversation.order=round_robin or random"
-        )
-    elif moderator is not None and order != "moderator":
-        found.append(f"moderator: nobody asks it with conversation.order={order}; add conversation.order=moderator, or take it away")
-    return found
-
-
 class TopicsConfig(Group):
     """Where topics come from; a list or file is used in order and again from its start when it runs out."""
 

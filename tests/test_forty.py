@@ -119,6 +119,12 @@ BAD: list[tuple[str, list[str]]] = [
     ("reward_model script.jsonl kind=pairwse", ["kind", "pairwse"]),
     ("metrics gone.csv model=/nope", ["2 problems", "source.path=gone.csv", "model.path=/nope"]),
     ("tokens embedded:gemma hi", ["model.path=embedded:gemma", "llama, mixtral"]),
+    ("talk", ["name a model, or a run that has trained one"]),
+    ("talk embedded:llama embedded:mixtral", ["talk takes one model, or one run"]),
+    ("talk embedded:gemma template=nope device=tpu", ["device"]),
+    ("talk embedded:gemma template=nope", ["2 problems", "template=nope: is no file; take chat, none", "llama, mixtral"]),
+    ("converse experts.a.trained=thesis experts.b.trained=gone",
+     ["2 problems", "experts.a.trained=thesis: is no run, and holds neither", "experts.b.trained=gone: no such folder"]),
     ("tokens embedded:llama", ["there is no text", 'prompt="TEXT"']),
 ]  # fmt: skip
 

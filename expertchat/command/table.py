@@ -90,6 +90,10 @@ _ALL = (
         check="doors.tokens:check", models="doors.tokens:named",
     ),
     Command(
+        "talk", "a prompt loop with a model, or with what a run has trained: expertchat talk MODEL|RUN", "doors.talk:run",
+        words="MODEL|RUN", root="talk", config="prompting.config:TalkConfig", check="doors.talk:check", models="doors.talk:named",
+    ),
+    Command(
         "merge", "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER", "doors.merge:run",
         root="merge", config="training.merge_config:MergeConfig", check="doors.merge:check",
     ),

@@ -22,12 +22,12 @@ from expertchat.config import (
     RunConfig,
     Text,
     TopicsConfig,
-    talk_problems,
 )
 from expertchat.evaluation.config import EvaluationConfig
 from expertchat.judging.fits import judging_problems
 from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig, Rules
 from expertchat.records import Speaker
+from expertchat.talk.config import talk_problems
 from expertchat.talk.order import by_turns, opener_of
 from expertchat.text.measures import PROGRAMS
 from expertchat.training.method import METHODS
