@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from expertchat.backends.base import GenerateRequest, ScoreRequest
+from expertchat.choosing.card import findings
 from expertchat.choosing.config import BestOfNConfig
+from expertchat.choosing.curve import Curve
 from expertchat.choosing.run import run_best_of_n
 from expertchat.cli import main
 from expertchat.command.compose import load
@@ -204,6 +206,22 @@ def test_a_prompt_that_does_not_fit_is_left_out_and_counted(tmp_path: Path, tabl
     assert run(tmp_path / "run", str(table), *PLAIN, double=double) == 0
     (problem,) = RunReader(tmp_path / "run").summary["problems"]
     assert "but the context holds 160" in problem and RunReader(tmp_path / "run").summary["chosen"] == 1
+
+
+def test_it_is_said_where_the_chooser_was_over_optimised() -> None:
+    """The chooser's favourite of four is the worst of them to the other judge; else both are of one mind."""
+    scores: dict[str, list[float | None]] = {"chooser": [0.0, 1.0, 2.0, 3.0], "other": [0.0, 1.0, 2.0, -1.0]}
+    about: dict[str, Any] = {"sizes": [1, 2, 4], "chosen": [0, 1, 3], "same": [0, 1, 2, 3], "like": {"first": [0]}}
+    one = Selection(id="p", keys=scores["chooser"], scores=scores, **about)
+    curve = Curve(config_of(*PLAIN), [one.model_copy(update={"id": f"p{i}"}) for i in range(6)], [f"g{i % 3}" for i in range(6)])
+    # N = 2: of six pairs three hold the favourite, which loses to the other: .5 / 2 + .5 * 0; in three the choice wins: .5 / 2 + .5 * 1
+    rates = [curve.at(size)["judges"]["other"]["against"]["first"]["value"] for size in (1, 2, 4)]
+    assert rates == pytest.approx([0.5, 0.5 * 0.25 + 0.5 * 0.75, 0.5 / 4])
+    assert [curve.at(size)["gaps"]["other"]["value"] for size in (2, 4)] == pytest.approx([0.75 - 0.5, 0.875 - 0.125])
+    found = curve.parting("other")
+    assert (found["best"], found["over_optimised"], found["enough"]) == (1, True, 1) and found["loss"]["value"] == pytest.approx(0.375)
+    (said,) = findings({"other": found}, 4)
+    assert said == "over-optimised: by other N = 1 is the best one, and N = 4 loses 37.5 (37.5 to 37.5) points against it"
 
 
 # -- who judges whom --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from expertchat.backends.folders import cached, embedder_problem, find_folder, r
 from expertchat.backends.gguf import is_gguf
 from expertchat.backends.learnt import Learnt, find_learnt
 from expertchat.backends.packaged import install_line
-from expertchat.config import ConfigError, EmbedderConfig, EngineConfig, ModelConfig
+from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, EngineConfig, ModelConfig
 from expertchat.events import Loading
 from expertchat.text.sentences import shown_path
 
@@ -124,8 +124,9 @@ def load_backend(
     return as_trained(loaded, trained_of(config))
 
 
-def trained_of(config: ModelConfig, key: str = "model") -> Learnt:
-    """What a model was trained with (config.trained). Raises ConfigError with its key."""
+def trained_of(config: ModelConfig, seat: str = "model") -> Learnt:
+    """What the model of a seat was trained with (config.trained). Raises ConfigError with its key."""
+    key = seat if seat in NOT_SEATS or "." in seat else f"experts.{seat}"
     try:
         return find_learnt(str(config.trained))
     except ConfigError as error:

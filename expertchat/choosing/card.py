@@ -79,28 +79,25 @@ def _reading(summary: Mapping[str, Any]) -> str:
     said = [
         "Win rates count a tie as half a win; 95 % intervals draw groups, then prompts. Against the first of N, who chooses sees its own "
         "choice win 100 (1 - 1 / 2N) %. The KL divergence is log N - (N - 1) / N where no scores tie.",
-        *parted(summary),
+        *(f"{one[0].upper()}{one[1:]}." for one in summary["findings"]),
     ]
     return "\n\n".join(said)
 
 
-def parted(summary: Mapping[str, Any]) -> list[str]:
-    """Whether the chooser was over-optimised, by each other judge, in words."""
+def findings(parting: Mapping[str, Any], last: int) -> list[str]:
+    """Whether the chooser was over-optimised, and how many candidates are enough, by each other judge, in words."""
     found = []
-    for name, part in summary["parting"].items():
-        loss = part["loss"]
-        if part["best"] is None or loss is None or loss["value"] is None:
-            found.append(f"By {name} nothing can be said: it has answered nothing.")
+    for name, part in parting.items():
+        loss, best, enough = part["loss"], part["best"], part["enough"]
+        if best is None:
+            found.append(f"by {name} nothing can be said: it has answered nothing")
         elif part["over_optimised"]:
-            found.append(
-                f"Over-optimised: by {name} the best N is {part['best']}, and N = {summary['n']} loses "
-                f"{_written(loss, PERCENT, 1)} points against it."
-            )
-        elif part["best"] == summary["n"]:
-            found.append(f"By {name} the largest N is the best one.")
-        else:
             lost = _written(loss, PERCENT, 1)
-            found.append(f"By {name} N = {part['best']} is the best one; that N = {summary['n']} is worse is not shown ({lost}).")
+            found.append(f"over-optimised: by {name} N = {best} is the best one, and N = {last} loses {lost} points against it")
+        elif enough == last:
+            found.append(f"by {name} the largest N is the best one: its gain over all others is shown")
+        else:
+            found.append(f"by {name} N = {enough} is as good as N = {last}, as far as these prompts can tell")
     return found
 
 

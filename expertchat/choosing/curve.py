@@ -12,7 +12,6 @@ import numpy
 
 from expertchat.choosing.choice import against_below, against_first, chances, expected, kl
 from expertchat.choosing.config import CHOOSER, BestOfNConfig
-from expertchat.choosing.judged import compares
 from expertchat.choosing.said import apart, of_numbers
 from expertchat.evaluation.statistics import of_draws, two_stages
 from expertchat.records import Selection
@@ -34,6 +33,11 @@ class Curve:
     @cached_property
     def draws_R_P(self) -> numpy.ndarray:
         return two_stages(self.groups, seed=self.config.run.seed, resamples=self.config.resamples)
+
+    @cached_property
+    def _rating(self) -> set[str]:
+        """The judges that give each text a number."""
+        return {CHOOSER, *(name for one in self.selections for name in one.scores)}
 
     @property
     def sizes(self) -> list[int]:
@@ -147,7 +151,8 @@ class Curve:
         return lambda i: 0.5 if i in like else of_numbers(scores[i], against, least)
 
     def _compares(self, name: str) -> bool:
-        return compares(self.config.judges.root[name])
+        """Whether a judge has compared texts, and given none a number of its own."""
+        return name not in self._rating
 
     def _chance(self, one: Selection, size: int) -> list[float]:
         key = one.id, size
@@ -161,14 +166,16 @@ class Curve:
         """Where another judge's win rate is highest, and what it loses from there to the largest N, while the chooser's goes up.
 
         `over_optimised`: the loss's interval leaves no room for none. The highest of several is picked by the same prompts, so the loss is
-        rather too large.
+        rather too large. `enough`: the least N to which the largest one adds nothing that is shown.
         """
         rates = {size: self.won(name, "first", size, place) for place, size in enumerate(self.sizes)}
         means = {size: self.figure(values)["value"] for size, values in rates.items()}
         known = {size: mean for size, mean in means.items() if mean is not None}
         if not known:
-            return {"best": None, "loss": None, "over_optimised": None}
+            return {"best": None, "loss": None, "over_optimised": None, "enough": None}
         best, last = max(known, key=lambda size: (known[size], -size)), self.sizes[-1]
         loss = self._gap(rates[best], rates[last])
         low = loss["low"]
-        return {"best": best, "loss": loss, "over_optimised": best != last and low is not None and low > 0}
+        gains = {size: self._gap(rates[last], rates[size])["low"] for size in self.sizes}
+        enough = next(size for size in self.sizes if size == last or (gains[size] or 0.0) <= 0)
+        return {"best": best, "loss": loss, "over_optimised": best != last and low is not None and low > 0, "enough": enough}

@@ -51,9 +51,18 @@ def texts_of(candidates: Sequence[Candidate], others: Mapping[str, Said], ref: E
     return Texts([Said(one.id, one.text, ref, one.tokens) for one in candidates], others)
 
 
-def compares(judge: JudgeConfig) -> bool:
+def compares(judge: LabJudge, config: JudgeConfig) -> bool:
     """Whether a judge compares two texts and gives one alone no number."""
-    return judge.form == "pairwise" or judge.rule in OF_PAIRS
+    return judge.ref.form == "pairwise" or config.rule in OF_PAIRS
+
+
+def check_chooser(judge: LabJudge, config: JudgeConfig) -> None:
+    """Raise ConfigError for a chooser that compares, which of a reward model its folder alone says."""
+    if compares(judge, config):
+        raise ConfigError(
+            f"judges.{CHOOSER}: {judge.ref.model} compares two texts, but who chooses gives each a number; take one that scores, "
+            "or chooser=expected"
+        )
 
 
 def check_truth(config: BestOfNConfig, asked: Sequence[Asked]) -> None:
@@ -104,7 +113,7 @@ class Judges:
         for name, judge in self.config.judges.items():
             if name == CHOOSER:
                 continue
-            if compares(judge):
+            if compares(self.judges[name], judge):
                 duels[name] = yield from self._duels(name, asked, texts, picked)
             else:
                 few = self.config.again == "chosen" and judge.model is not None

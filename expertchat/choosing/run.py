@@ -11,7 +11,7 @@ from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import Backend, Completion
 from expertchat.choosing.choice import best, keys_of, sizes
 from expertchat.choosing.config import BASE, CHOOSER, MODEL, BestOfNConfig, weights_of
-from expertchat.choosing.judged import Judges, check_truth, texts_of
+from expertchat.choosing.judged import Judges, check_chooser, check_truth, texts_of
 from expertchat.choosing.prompts import Asked, read_prompts, request_of, ruled
 from expertchat.choosing.ruled import LONGEST
 from expertchat.choosing.said import Said, apart, faults_of
@@ -70,6 +70,8 @@ class _Choosing:
         store, hub, config = self.store, self.hub, self.config
         world = config.model.family == "world"
         check_truth(config, self.asked)
+        unloaded = judges_of(Bench(config.lab, {}, {}), [])
+        check_chooser(next(judge for judge in unloaded if judge.name == CHOOSER), config.chooser)
         self.cast = self._cast(backends)
         judges = judges_of(Bench(config.lab, self.cast.experts, self.cast.tokens), [])
         store.begin(self.asked, [judge.ref for judge in judges])

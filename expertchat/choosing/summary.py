@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from expertchat.choosing.card import card
+from expertchat.choosing.card import card, findings
 from expertchat.choosing.config import CHOOSER, BestOfNConfig
 from expertchat.choosing.curve import Curve
 from expertchat.choosing.prompts import Asked
@@ -64,7 +64,8 @@ def summarise(config: BestOfNConfig, store: ChoosingFolder, selections: Sequence
         "against": config.against,
         "judges": {name: _judge(config, store, name, selections) for name in curve.names},
         "curve": [curve.at(size) for size in curve.sizes],
-        "parting": {name: curve.parting(name) for name in curve.names if name != CHOOSER},
+        "parting": (parting := {name: curve.parting(name) for name in curve.names if name != CHOOSER}),
+        "findings": findings(parting, config.n),
     }
     if summary["chosen"]:
         return summary
@@ -85,13 +86,9 @@ def _judge(config: BestOfNConfig, store: ChoosingFolder, name: str, selections: 
         "model": shown_path(model.path) if model is not None else None,
         "opinions": len(given),
         "answered": sum(one.answered for one in given),
-        "null": sum(value is None for value in (duels if name not in _rates(selections) else numbers)),
+        "null": sum(value is None for value in (numbers or duels)),
         "faults": dict(Counter(one.fault or "problem" for one in given if not one.answered).most_common()),
     }
-
-
-def _rates(selections: Sequence[Selection]) -> set[str]:
-    return {name for one in selections for name in one.scores}
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------

@@ -76,12 +76,12 @@ def unfit(said: str, word: str, path: str, folder: Path | None, models_dir: str 
         yield from (f"{said}: {problem}" for problem in error.problems)
 
 
-ALONE = ("model", "base")  # models that no others talk with
+BASE = "base"  # what a model is held against, which no dialogue has a seat for
 
 
 def key_of(seat: str) -> str:
     """The place of a seat's model in the config: a seat that is none of a dialogue is called by it."""
-    return seat if seat in NOT_SEATS or seat in ALONE or "." in seat else f"experts.{seat}"
+    return seat if seat in NOT_SEATS or seat == BASE or "." in seat else f"experts.{seat}"
 
 
 def short(problem: str, path: str) -> str:

@@ -158,7 +158,8 @@ def _notes_on_trained(seats: Mapping[str, ModelConfig], learning: Collection[str
             learnt = trained_of(model, seat)
             below = " -> ".join(str(one.folder) for one in learnt.layers)
             what = f"{'an adapter' if learnt.adapter else 'weights'} on {shown_path(model.path)}"
-            how = ", worked into its weights in memory, for it learns on from there" if seat in learning or not learnt.shares else ""
+            why = ", for it learns on from there" if seat in learning else ""
+            how = f", worked into its weights in memory{why}" if seat in learning or not learnt.shares else ""
             yield f"{seat} speaks with what was trained in {below}: {what}{how}"
 
 

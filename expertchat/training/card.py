@@ -237,14 +237,14 @@ def _of_method(config: OnlineConfig) -> dict[str, str]:
 
 def how_to_use(train: UpdateConfig, model: ModelConfig) -> str:
     """What to do with a folder of trained weights of `model`."""
-    return _use(train, model) if train.method == "lora" else _use_weights(model)
-
-
-def _use(train: UpdateConfig, model: ModelConfig) -> str:
     if model.trained:
         before = f"what `{trained_name(model.trained)}` had trained"
         after = f"As full weights, for it goes onto its base with {before}, and not onto the base alone:"
         return "\n\n".join([after, _code("expertchat merge adapter=THE_RUN out=MERGED", "bash")])
+    return _use(train, model) if train.method == "lora" else _use_weights(model)
+
+
+def _use(train: UpdateConfig, model: ModelConfig) -> str:
     embedded, file, named = model.path.startswith("embedded:"), _gguf_file(model), _named(model.path)
     rank = next((rank for rank in RANKS if rank >= train.rank), train.rank)
     vllm = f"vllm serve {named} --enable-lora --max-lora-rank {rank} --lora-modules expert=THIS_FOLDER"

@@ -18,6 +18,7 @@ from expertchat.views.live import can_draw
 
 PROGRESS_EVERY = 30.0  # seconds between two lines of progress
 CHOOSER = "chooser"
+EXAMPLES, SHOWN = 2, 300  # choices that are shown at the end, and characters of each
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")  # of the judges, the chooser's first
 MARKS = "●○▲△■□"
 ROWS, CELL = 11, 9  # lines of the curve, and columns for each N
@@ -35,6 +36,7 @@ class ChoosingView:
         self._run: events.RunStarted | None = None
         self._said_at = 0.0
         self._without = 0
+        self._examples: list[events.CandidateChosen] = []
 
     def send(self, event: events.AnyEvent) -> None:
         """Draw what the event says."""
@@ -57,6 +59,8 @@ class ChoosingView:
                 self._say(f"{line(event.judge.id)} {does}: {line(event.judge.note or event.judge.form)}{model}")
             case events.CandidateChosen():
                 self._without += event.text is None
+                if event.text is not None and len(self._examples) < EXAMPLES:
+                    self._examples.append(event)
             case events.Progress():
                 self._on_progress(event)
             case events.RunFinished():
@@ -90,6 +94,9 @@ class ChoosingView:
             for part in end(event.summary):
                 self.console.print(part, soft_wrap=isinstance(part, Text) and not self.console.is_terminal)
             self.console.print()
+            for one in self._examples:
+                self._say(f"chosen{f', on {line(one.topic)}' if one.topic else ''}: {line(one.text or '')[:SHOWN]}")
+            self.console.print()
         self._say(words.ending(event), {"done": "bold green", "stopped": "bold", "failed": "bold red"}[event.status])
         if self._run is not None:
             self._say(f"run folder: {clean(self._run.folder)}")
@@ -109,7 +116,9 @@ def end(summary: Values) -> Iterator[Table | Text]:
     yield score_table(summary, names)
     yield Text("")
     yield from curve(summary, names)
-    for said in (*findings(summary), *counts(summary)):
+    for said in summary["findings"]:
+        yield Text(line(str(said)), style="bold")
+    for said in counts(summary):
         yield Text(said, style="dim")
 
 
@@ -181,21 +190,6 @@ def curve(summary: Values, names: Sequence[str]) -> Iterator[Text]:
 def _legend(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     for i, name in enumerate(names):
         yield f"{MARKS[i % len(MARKS)]} {line(name)}  ", COLOURS[i % len(COLOURS)]
-
-
-def findings(summary: Values) -> Iterator[str]:
-    """Whether the chooser was over-optimised, by each other judge."""
-    last = summary["n"]
-    for name, part in summary["parting"].items():
-        loss = part["loss"]
-        if part["best"] is None or loss is None or loss["value"] is None:
-            yield f"{line(name)} has answered nothing"
-        elif part["over_optimised"]:
-            yield f"over-optimised: by {line(name)} N = {part['best']} is best, and N = {last} loses {_percent(loss)} points against it"
-        elif part["best"] == last:
-            yield f"by {line(name)} the largest N is the best one"
-        else:
-            yield f"by {line(name)} N = {part['best']} is best; that N = {last} is worse is not shown (it loses {_percent(loss)} points)"
 
 
 def counts(summary: Values) -> Iterator[str]:
