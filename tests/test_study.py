@@ -261,9 +261,9 @@ def test_a_list_of_values_may_be_one_for_each_size(tmp_path: Path) -> None:
 
 
 def test_a_figure_is_found_by_its_path_or_is_none(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text(json.dumps({"a": {"b": [0.5, 0.4, 0.6], "c": {"value": 1, "low": 0, "high": 2}, "d": None, "e": {"mean": 3, "n": 1}}}))
-    assert [str(cell_of(tmp_path, path)) for path in ("a.b", "a.c", "a.d", "a.e", "a.x.y", "other.json:a")] == [
-        "0.5 (0.4 to 0.6)", "1 (0 to 2)", "–", "3", "–", "–",
+    (tmp_path / "summary.json").write_text(json.dumps({"a": {"b": [0.5, 0.4, 0.6], "c": {"value": 1, "low": 0, "high": 2}, "d": None, "e": {"mean": 3, "n": 1}, "f": {"x": 5}}}))
+    assert [str(cell_of(tmp_path, path)) for path in ("a.b", "a.c", "a.d", "a.e", "a.f.*", "a.*", "a.x.y", "other.json:a")] == [
+        "0.5 (0.4 to 0.6)", "1 (0 to 2)", "–", "3", "5", "–", "–", "–",
     ]  # fmt: skip
 
 
@@ -279,3 +279,15 @@ def test_answers_stand_beside_each_other(tmp_path: Path) -> None:
     shown = tables_of(file, made)["said"]
     assert [str(cell) for cell in shown.rows["y|z"]] == ["2", "–"]
     assert "| y\\|z | 2 | – |" in markdown(shown)
+
+
+@pytest.mark.slow  # a minute each
+@pytest.mark.parametrize("name", sorted(studies()))
+def test_every_study_runs_at_its_smallest(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "expertchat.cli", "study", name, "smoke", "view=plain", f"run.dir={tmp_path / 's'}"]
+    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    tables = json.loads((tmp_path / "s" / "report.json").read_text())["tables"]
+    for table in tables.values():  # no column stands empty
+        columns = zip(*(cells for row, cells in table["rows"].items() if row not in table["published"]), strict=True)
+        assert all(any(cell[0] is not None for cell in column) for column in columns), table

@@ -80,10 +80,10 @@ def _entries(folder: Path, path: str) -> list[Mapping[str, Any]]:
 def _cell(values: Any, path: str) -> Cell:
     *outer, last = path.split(".")
     for key in outer:
-        values = values.get(key) if isinstance(values, Mapping) else None
+        values = _at(values, key)
     if not isinstance(values, Mapping):
         return Cell(None)
-    value, low, high = (values.get(f"{last}{end}") for end in ("", "_low", "_high"))
+    value, low, high = _at(values, last), values.get(f"{last}_low"), values.get(f"{last}_high")
     if isinstance(value, list) and len(value) == 3:
         value, low, high = value
     if isinstance(value, Mapping):
@@ -92,6 +92,13 @@ def _cell(values: Any, path: str) -> Cell:
     plain = value if isinstance(value, int | float | str) and not isinstance(value, bool) else None
     interval = [one if isinstance(one, int | float) else None for one in (low, high)]
     return Cell(plain, *interval)
+
+
+def _at(values: Any, key: str) -> Any:
+    """What stands at a key; * is the only one that there is."""
+    if not isinstance(values, Mapping):
+        return None
+    return next(iter(values.values())) if key == "*" and len(values) == 1 else values.get(key)
 
 
 def _lines(table: TableFile, steps: Sequence[Step]) -> Shown:

@@ -101,7 +101,8 @@ class StudyView:
     def show(self, tables: Mapping[str, Shown], report: str) -> None:
         """The tables of the study, and where the report lies."""
         for table in tables.values():
-            self.console.print()
+            self._say("")
+            self._say(one_line(table.title), "bold")
             self.console.print(_drawn_table(table))
             if table.published:
                 self._say("in italics: what others have reported; nothing of it was measured here", "dim")
@@ -124,7 +125,7 @@ class StudyView:
 
 
 def _drawn_table(shown: Shown) -> Table:
-    table = Table(title=Text(one_line(shown.title), "bold"), title_justify="left", box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("")
     for column in shown.columns:
         table.add_column(Text(one_line(column)), justify="left")
