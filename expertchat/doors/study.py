@@ -21,7 +21,6 @@ The same command goes on where it was broken off. What has changed is run again,
 
 def run(arguments: Sequence[str]) -> int:
     """A study from its first step to its tables."""
-    from expertchat.doors.guard import say
     from expertchat.folder.writing import write_out
     from expertchat.studies.going import run_study, seconds_of
     from expertchat.studies.tables import as_json, report, tables_of
@@ -31,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or {"--help", "-h"} & set(arguments):
         from expertchat.studies.written import titles
 
-        say("\n".join([USAGE, "", "studies:", *(f"  {name:<22}{title}" for name, title in titles().items())]))
+        print("\n".join([USAGE, "", "studies:", *(f"  {name:<22}{title}" for name, title in titles().items())]))
         return 0
     plain = [word for word in arguments if "=" not in word and not word.startswith("--")]
     sizes = [word for word in plain[1:] if word in SIZES]
@@ -50,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     folder = Path(place or f"runs/study-{short}-{size}").expanduser()
     steps = steps_of(study, size, folder, values, more)
     if "--list" in arguments:
-        say("\n".join([study.title, *(f"  {step.name}: expertchat {' '.join([step.command, *step.words])}" for step in steps)]))
+        print("\n".join([study.title, *(f"  {step.name}: expertchat {' '.join([step.command, *step.words])}" for step in steps)]))
         return 0
     watcher = StudyView(study.title, draws=view == "live")
     try:

@@ -32,7 +32,8 @@ OWN = ("here", "examples")  # names that every step knows
 class StepFile(Group):
     """One command. `smoke`, `small` and `full` are further words at that size; `each` runs it once for every combination of its values.
 
-    A list of values may be one for each size. `input`: lines for its standard input; what it then says on standard output is kept as answers.txt in its folder.
+    A list of values may be one for each size. `input`: lines for its standard input; what it then says on standard output is kept as
+    answers.txt in its folder.
     """
 
     run: Text
@@ -46,9 +47,9 @@ class StepFile(Group):
 
 
 class TableFile(Group):
-    """A table of `figures`, each by its place ("FILE:PATH.TO.IT", of summary.json where no file is named): a row a step, or with `list` a row
-    for each entry of a list in a file of theirs, called as its key `named` says. Or of `lines`: a row an input line and a column a step that
-    has answered it. `beside`: rows of figures that others have published."""
+    """A table of `figures`, each by its place ("FILE:PATH.TO.IT", of summary.json where no file is named): a row a step, or with `list` a
+    row for each entry of a list in a file of theirs, called as its key `named` says. Or of `lines`: a row an input line and a column a step
+    that has answered it. `beside`: rows of figures that others have published."""
 
     title: Text
     rows: dict[str, Text]
