@@ -151,7 +151,7 @@ def test_submit_refuses_what_may_not_be_submitted(said: Callable[..., tuple[int,
     monkeypatch.setitem(COMMANDS, "toy", LINE._replace(jobs=True))
     code, text = said("submit", "bench")
     assert code == 2 and text.endswith("there are converse, online_dpo, sft, toy\n")
-    assert "COMMAND: converse or online_dpo or toy, with any of its keys" in said("submit", "--help")[1]
+    assert "COMMAND: converse or online_dpo or sft or toy, with any of its keys" in said("submit", "--help")[1]
     assert "sweeps on Slurm" in said("toy", "--help")[1]
 
 
