@@ -56,7 +56,7 @@ _ALL = (
     ),
     Command(
         "sft", "teach a model by rows of prompts and answers, or by a run's best dialogues: expertchat sft FILE|RUN", "doors.sft:run",
-        words="FILE|RUN", root="sft", config="training.sft_config:SftConfig", check="doors.sft:check", models="doors.sft:named",
+        words="FILE|RUN [--show N]", root="sft", config="training.sft_config:SftConfig", check="doors.sft:check", models="doors.sft:named",
         overrides="command.taught:taught", resumes=True, jobs=True, work="doors.sft:WORK", gib=0.9,
     ),
     Command(

@@ -55,15 +55,26 @@ def model_card(config: OnlineConfig, run_folder: Path, learner: Speaker | None =
 
 def merged_card(base: str, source: Path, dtype: str) -> str:
     """The card of a merged model; what `source`'s own card says of its run is taken over."""
-    front = {**base_model(base), "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["dpo", "expertchat"]}
+    card = source / "README.md"
+    body = card.read_text("utf-8") if card.is_file() else ""
+    front = {**base_model(base), "library_name": "transformers", "pipeline_tag": "text-generation", "tags": _methods(body)}
     text = (
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {shown_path(base)}, merged\n\n"
         f"{shown_path(base)} with the weights that a run of ExpertChat has trained worked in, in {dtype}. It is loaded like its base.\n"
     )
-    card = source / "README.md"
-    body = card.read_text("utf-8") if card.is_file() else ""
     start, end = body.find("## Against its base"), body.find("## How to use it")
     return text + (f"\n{body[start:end].rstrip()}\n" if 0 <= start < end else "")
+
+
+def _methods(card: str) -> list[str]:
+    """The tags of a merged model: the methods that the card of what was merged has."""
+    try:
+        front = yaml.safe_load(card.split("---")[1]) if card.startswith("---") else {}
+    except yaml.YAMLError:
+        front = {}
+    tags = front.get("tags") if isinstance(front, dict) else None
+    kept = [str(tag) for tag in tags if tag not in ("lora", "trl", "online-dpo")] if isinstance(tags, list) else []
+    return kept or ["expertchat"]
 
 
 def base_model(path: str) -> dict[str, str]:
