@@ -76,7 +76,7 @@ def scores(folder: Path, texts: Sequence[str] = (*GOOD, *BAD)) -> list[float]:
 # -- each kind ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["pairwise", "regression", "classification", "decoder"])
+@pytest.mark.parametrize("kind", ["pairwise", "regression", pytest.param("classification", marks=pytest.mark.slow), "decoder"])
 def test_each_kind_learns_a_planted_rule_and_judges_by_it(tmp_path: Path, pairs: Path, rated: Path, kind: str) -> None:
     sink = Collect()
     source = rated if kind in ("regression", "classification") else pairs
@@ -130,6 +130,20 @@ def test_an_adapter_with_its_head_judges_as_the_whole_model_does(tmp_path: Path,
     values = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
     (adapter / "adapter_config.json").write_text(json.dumps(values | {"task_type": "CAUSAL_LM"}), "utf-8")
     assert "score head" in (reward_model_problem(adapter) or "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_an_adapter_on_a_quantised_base_judges_as_it_was_measured(tmp_path: Path, pairs: Path, kind: str) -> None:
+    more = ("kind=decoder", f"model.quantization={kind}", "epochs=2", *SMALL, "train.schedule=constant")
+    assert train(tmp_path / "run", pairs, *more) == 0
+    adapter = tmp_path / "run" / "model"
+    assert is_adapter(adapter) and facts_of(adapter)["quantization"] == kind
+    judge = judge_of(tmp_path / "run")
+    assert {type(p).__name__ for p in judge.model.parameters()} & {"Params4bit", "Int8Params"}
+    last = list(RunReader(tmp_path / "run").metrics())[-1].figures
+    if RunReader(tmp_path / "run").summary["best"] == 2:
+        assert RunReader(tmp_path / "run").summary["figures"]["loss"] == pytest.approx(last["loss"], abs=1e-4)
 
 
 # -- broken off -----------------------------------------------------------------------------------------------------------

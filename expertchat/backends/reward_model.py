@@ -13,7 +13,7 @@ from torch import Tensor
 from expertchat.backends.base import Valued, Valuer, ValueRequest
 from expertchat.backends.claims import position_table
 from expertchat.backends.hardware import choose_device, choose_dtype, parameters_of
-from expertchat.backends.quantization import Kind, bits_config
+from expertchat.backends.quantization import Kind, bits_config, compute_exactly, unquantised
 from expertchat.backends.rendering import Renderer
 from expertchat.backends.reward_folders import ADAPTER_WEIGHTS, base_of, facts_of, find_reward_model, is_adapter, labels_of, reads_two
 from expertchat.backends.unloadable import out_of_memory
@@ -180,7 +180,13 @@ def load_classifier(
     if labels is not None or words not in (None, base):
         settings["num_labels"] = labels or 1
     model, told = AutoModelForSequenceClassification.from_pretrained(base, output_loading_info=True, **settings)
-    return model if bits is not None else model.to(device), tokenizer, sorted(told["missing_keys"])
+    if bits is None:
+        return model.to(device), tokenizer, sorted(told["missing_keys"])
+    compute_exactly(model)
+    plain = [name for name in unquantised(model, kind) if set(HEADS).isdisjoint(name.split("."))]
+    if plain:
+        raise ValueError(f"quantization={kind} leaves {len(plain)} of its weights as they are ({plain[0]}, ...): set quantization=none")
+    return model, tokenizer, sorted(told["missing_keys"])
 
 
 def _with_adapter(model: Any, folder: Path, kind: Kind) -> Any:
