@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from expertchat.backends.base import GenerateRequest, ScoreRequest
+from expertchat.backends.loading import load_backend
 from expertchat.choosing.card import findings
 from expertchat.choosing.config import BestOfNConfig
 from expertchat.choosing.curve import Curve
@@ -26,6 +27,7 @@ from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.doors import best_of_n as door
 from expertchat.events import CandidateChosen, Note
+from expertchat.experts.registry import family_class
 from expertchat.folder.reader import RunReader
 from expertchat.records import Demonstration, Selection
 from expertchat.sources.config import SourceConfig
@@ -294,8 +296,7 @@ def test_a_run_that_was_cut_anywhere_goes_on_and_asks_nothing_twice(
     assert run(copy, *TALKING, double=double) == 0
     for name in ("prompts", "transcripts", "candidates", "opinions"):
         assert sorted(map(str, lines(copy, name))) == sorted(map(str, lines(whole, name)))
-    told = {one.id: one.model_dump(exclude={"seconds"}) for one in selections(copy).values()}
-    assert told == {one.id: one.model_dump(exclude={"seconds"}) for one in selections(whole).values()}
+    assert selections(copy) == selections(whole)
     assert (copy / "demonstrations.jsonl").read_text() == (whole / "demonstrations.jsonl").read_text()
     assert RunReader(copy).summary["curve"] == RunReader(whole).summary["curve"]
     asked = [f"{one.key}:options" if isinstance(one, ScoreRequest) else one.key for one in double.requests]
@@ -350,6 +351,18 @@ def test_the_command_in_the_embedded_world(said: Callable[..., tuple[int, str]],
     assert code == 0
     code, text = said("submit", "best_of_n", "cluster=generic", "--dry-run", "run.dir=job")
     assert code == 0 and "best_of_n with no GPU" in text
+
+
+def test_more_candidates_compute_no_more_of_their_prompts(tmp_path: Path) -> None:
+    prefilled = []
+    for n in (2, 6):
+        words = ("chooser=length", "judge=shorter", f"n={n}", "count=2", "turns=1", "model.decoding.reply.max_new_tokens=8")
+        config = config_of(*words)
+        backend = load_backend(config.model, 0, family_class("world").family.stop)
+        config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(tmp_path / str(n))})})
+        assert run_best_of_n(config, [], Collect(), backends={"model": backend}) == 0
+        prefilled.append(backend.engine.counts.prefilled)
+    assert prefilled[0] == prefilled[1] > 0
 
 
 def test_what_a_run_has_trained_is_held_against_what_it_was_before(said: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -140,10 +139,9 @@ class _Choosing:
 
     def _chosen(self, asked: Asked) -> Flow[None]:
         """One prompt, from its first question to its choice on disk."""
-        began, journal = time.monotonic(), Journal(self.store.answers, self.store.keep_answer, tokens=True)
+        journal = Journal(self.store.answers, self.store.keep_answer, tokens=True)
         selection, text = yield from journal.over(self._selected(asked))
-        seconds = time.monotonic() - began
-        self.hub.send(CandidateChosen(selection=selection.model_copy(update={"seconds": seconds}), topic=asked.topic, text=text))
+        self.hub.send(CandidateChosen(selection=selection, topic=asked.topic, text=text))
         self.forget(f"{asked.id}/")
 
     def _selected(self, asked: Asked) -> Flow[tuple[Selection, str | None]]:

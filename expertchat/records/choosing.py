@@ -42,4 +42,3 @@ class Selection(Record):
     like: dict[str, list[int]] = Field(default_factory=dict)  # by text that it is held against, the candidates that say the same
     opinions: int = 0  # that judges gave for it
     problem: str | None = None  # why nothing is chosen, or nothing was drawn
-    seconds: float = 0.0
