@@ -39,7 +39,8 @@ def row(one: Exchange, model: str) -> dict[str, Any]:
     return {
         "prompt": [{"role": message.role, "content": message.content} for message in messages],
         "completion": [{"role": "assistant", "content": one.text}],
-        "rendered": one.messages[-1].content if one.worded and one.messages else None, "thinking": one.thinking or None, "model": model, "trained": one.trained, "drawn": drawn(one.decoding),
+        "rendered": one.messages[-1].content if one.worded and one.messages else None,
+        "thinking": one.thinking or None, "model": model, "trained": one.trained, "drawn": drawn(one.decoding),
         "draw": one.draw, "tokens": told.tokens if told else None, "finish": told.finish if told else "stopped",
     }  # fmt: skip
 
