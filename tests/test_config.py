@@ -13,6 +13,7 @@ from expertchat.backends.folders import resolve_path
 from expertchat.command.compose import compose, config_class, load
 from expertchat.command.launch import names_hub
 from expertchat.config import ConfigError, DecodingConfig, ExpertsConfig, ModelConfig, PersonaConfig, conf_dir, validate
+from expertchat.sources.instructions import find_template
 from expertchat.talk.config import ConverseConfig
 
 CONF = conf_dir()
@@ -39,12 +40,15 @@ SLOTS = {
     "source": ["source"],
     "judge": ["+judge@judges.mine"],
     "form": ["form"],
+    "data": ["data"],
 }
+TAUGHT = ("data/taught", "evaluation/held_out", "train/sft_lora", "train/sft_full", "train/sft_last_layer")  # of sft
 TRAINING = ("candidates", "reward", "pairs", "train", "guards", "evaluation", "control")
 REAL_WORDS = ["prompts@experts.a.prompts=standard", "prompts@experts.b.prompts=standard"]
 # Options that ask the user for something.
 NEEDED = {
     "merge": ["adapter=runs/one", "out=merged"],
+    "sft": ["data.path=[rows.txt]"],
     "audit": ["source.path=[judged]"],
     "model/auto": ["{at}.path=folder"],
     "evaluation/reward": ["reward=length"],
@@ -72,6 +76,11 @@ def test_every_file_composes_and_validates(option: str) -> None:
         assert load(option, NEEDED.get(option, []))
         return
     command = "online_dpo" if group in TRAINING or option == "judging/candidates" else "converse"
+    if group == "instructions":  # no option of a config: data.template names it
+        assert find_template(name)
+        return
+    if option in TAUGHT:
+        command = "sft"
     if group == "cluster":
         command = "submit"
     if group in ("source", "judge"):

@@ -143,11 +143,13 @@ def test_a_template_that_drops_something_is_refused(tmp_path: Path) -> None:
 
 def test_shared_rows_are_found_whatever_their_case_and_nearly(tmp_path: Path) -> None:
     words = " ".join(f"w{i}" for i in range(30))
-    text = f"Ask one#Answer ONE here\nask {words}#reply {words}\na#1 2 3\n# _EVAL_\nask  One#answer one here\nask {words} more#reply {words}\nb#1 2 3\n"
-    found = shared(rows(file(tmp_path, "a.txt", text)))
+    trained = f"Ask one#Answer ONE here\nask {words}#reply {words}\na#1 2 3\n"
+    held = f"# _EVAL_\nask  One#answer one here\nask {words} more#reply {words}\nb#1 2 3\n"
+    found = shared(rows(file(tmp_path, "a.txt", trained + held)))
     assert found.same == [("l00005", "l00001")] and found.near == [("l00006", "l00002")] and found.answers == 1
     assert len(list(found.told())) == 3
-    assert list(shared(rows(file(tmp_path, "b.txt", "a b c#d e f\n# _EVAL_\nc b a#f e d\n"))).told()) == []  # the same words in another order
+    other = "a b c#d e f\n# _EVAL_\nc b a#f e d\n"  # the same words in another order
+    assert list(shared(rows(file(tmp_path, "b.txt", other))).told()) == []
 
 
 def test_files_are_named_in_several_ways() -> None:

@@ -79,6 +79,16 @@ BAD: list[tuple[str, list[str]]] = [
     ("online_dpo experts.a.backend=scripted experts.a.script=script.jsonl evaluation.judge=pairwise",
      ["cannot be trained", "evaluation.judge=pairwise"]),
     ("online_dpo learner=one topics=list topics.list=[sourdough] evaluation.topics=0", ["learner=one needs one model", "'sourdough'"]),
+    # rows to teach
+    ("sft", ["data.path: names nothing", "data=FILE"]),
+    ("sft gone.txt data.evaluation=other.csv data.template=nope model=/nope run.dir=file",
+     ["5 problems", "data.path=gone.txt", "data.evaluation=other.csv", "data.template=nope", "model.path=/nope", "run.dir=file"]),
+    ("sft script.jsonl train=full model.dtype=bf16 train.batch=7 train.micro_batch=2 evaluation.ways=[]",
+     ["2 problems", "no multiple", "evaluation.ways"]),
+    ("sft script.jsonl train=dpo data.columns.promt=x",
+     ["2 problems", "there is no train 'dpo'", "data.columns.promt", "did you mean data.columns.prompt"]),
+    ("sft script.jsonl --show=many", ["--show many"]),
+    ("submit sft gone.txt cluster=laptop cluster.time=never", ["2 problems", "data.path=gone.txt", "cluster.time"]),
     # the other commands
     ("bench bench.model=/nope bench.out=file/x", ["2 problems", "bench.model=/nope", "bench.out=file/x"]),
     ("bench bench.out=thesis bench.rows=[] bench.tokens=0", ["3 problems", "bench.out=thesis", "bench.rows", "bench.tokens"]),

@@ -12,7 +12,7 @@ from expertchat.text.wordings import Prompts
 
 BenchPart = Literal[
     "ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "phases", "memory", "gpu", "online_dpo", "beside",
-    "embedding", "step", "judgements",
+    "embedding", "step", "judgements", "sft",
 ]  # fmt: skip
 
 

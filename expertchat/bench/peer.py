@@ -181,7 +181,7 @@ def _trained(
             r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(Llama3.family.lora_targets), task_type="CAUSAL_LM"
         ),
     )  # fmt: skip
-    clock = _Clock()
+    clock = Clock()
     made.add_callback(clock.callback())
     with suppress(AttributeError):  # what it prints belongs to nobody
         made.remove_callback(next(type(c) for c in made.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"))
@@ -197,7 +197,7 @@ def _trained(
     return way
 
 
-class _Clock:
+class Clock:
     """Seconds of a trainer's steps without its setup, and of what it samples."""
 
     def __init__(self) -> None:

@@ -27,6 +27,7 @@ from expertchat.bench.phases import measure_phases
 from expertchat.bench.results import Part
 from expertchat.bench.step import measure_step
 from expertchat.bench.subject import Subject, load_subject
+from expertchat.bench.taught import measure_sft
 from expertchat.bench.ways import measure_precision, measure_prefill, measure_ways
 from expertchat.config import ConfigError
 from expertchat.folder.provenance import provenance
@@ -49,6 +50,7 @@ PARTS: dict[str, Callable[[Kit], None]] = {
     "embedding": measure_embedding,
     "step": measure_step,
     "judgements": measure_judgements,
+    "sft": measure_sft,
 }
 BUSY = 0.5  # running programs for each core above which the figures are doubtful
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from expertchat.command.named_models import with_models
 from expertchat.sources.words import as_overrides
 
-TRAIN = {"lora": "sft", "full": "sft_full", "last_layer": "sft_last_layer"}  # methods as online_dpo has them -> options of conf/train
+TRAIN = ("lora", "full", "last_layer")  # as online_dpo has them: their own options of conf/train begin with sft_
 DATA = "data="
 
 
@@ -23,7 +23,7 @@ def taught(words: Sequence[str]) -> list[str]:
     for word in words:
         key, _, value = word.partition("=")
         if key == "train" and value in TRAIN:
-            found.append(f"train={TRAIN[value]}")
+            found.append(f"train=sft_{value}")
         elif word.startswith(f"{DATA}["):
             found.append(f"data.path={value}")
         elif word.startswith(DATA) and value:

@@ -205,6 +205,6 @@ def seconds_of(folder: Path) -> float:
         if kind == "run_started":
             total += max(0.0, last - begun)
             begun = last = time
-        elif kind != "loading":  # models are loaded before a start is announced
+        elif kind != "loading" and begun:  # what is said while models are loaded comes before a start is announced
             last = max(last, time)
     return total + max(0.0, last - begun)

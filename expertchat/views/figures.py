@@ -185,7 +185,10 @@ def when(metrics: Metrics) -> str:
 def evaluation_words(metrics: Metrics) -> str:
     """An evaluation as one line."""
     figures = metrics.figures
-    changes = (f"{c.label} {c.policy} against {c.base}" + (f", {c.change}" if c.change else "") for c in compared(figures))
+    changes = (
+        f"{c.label} {c.policy}" + (f" against {c.base}" if c.base != NONE else "") + (f", {c.change}" if c.change else "")
+        for c in compared(figures)
+    )
     said = [text for text in (win_words(figures), *changes) if text]
     return f"evaluation {when(metrics)}, {called(metrics.learner)}: {'; '.join(said) or 'no figures'}"
 

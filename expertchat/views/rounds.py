@@ -227,7 +227,7 @@ def evaluation_line(metrics: Metrics, seats: Seats, width: int) -> Text:
         said = f"{figures.percent(rate)} %" + (f" ({interval})" if interval else "")
         text.append("  win ").append(said, style=f"not dim {_verdict(row, metrics.learner)}")
     for figure in figures.compared(metrics.figures):
-        said = f"{figure.policy} (base {figure.base})"
+        said = figure.policy + (f" (base {figure.base})" if figure.base != figures.NONE else "")
         if text.cell_len + len(figure.label) + len(said) + 3 > width:
             break
         text.append(f"  {figure.label} ").append(said, style="not dim")
