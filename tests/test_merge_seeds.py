@@ -39,6 +39,8 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         # of judges' folders and of labels, which nobody merges
         "item", "system", "group", "reference", "label", "form", "wording", "order", "choice", "annotator", "shown", "ratings", "flags",
         "missing", "comment", "principle", "judges", "combined",
+        # of demonstrations, which are no run's
+        "completion", "rendered", "part",
     }  # fmt: skip
     seen: set[str] = set()
 
@@ -65,6 +67,7 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "Verdict",  # inside Comparison
         "Bundle",  # of a round that is at work
         "Label",  # of people, in a folder of theirs
+        "Demonstration",  # in a file that models are taught by
     }
 
 
