@@ -25,7 +25,7 @@ from expertchat.config import ConfigError
 from expertchat.doors.talk import taken
 from expertchat.prompting import slash
 from expertchat.prompting.config import TalkConfig
-from expertchat.prompting.kept import markdown, saved
+from expertchat.prompting.kept import markdown, row, saved
 from expertchat.prompting.lines import run_lines
 from expertchat.prompting.session import run_talk
 from expertchat.prompting.talk import Exchange, Talk, _held_back, drawn
@@ -201,9 +201,9 @@ def test_a_session_on_a_screen(talk: Talk, tmp_path: Path) -> None:
                   "no whole answer", "'x' is no whole number", "nothing was said yet"):  # fmt: skip
         assert sum(line.startswith("wrong: ") and wrong in line for line in shown) == 1, wrong
     assert "/quit | leave" in text and "never read" not in text
-    (row,) = [json.loads(line) for line in file.read_text().splitlines()]
-    assert row["prompt"] == [{"role": "user", "content": BEES}] and row["completion"][0]["content"]
-    assert row["typed"] == BEES and row["drawn"].startswith("greedy") and row["trained"] is False
+    (kept,) = [json.loads(line) for line in file.read_text().splitlines()]
+    assert kept["prompt"] == [{"role": "user", "content": BEES}] and kept["completion"][0]["content"]
+    assert kept["rendered"] is None and kept["drawn"].startswith("greedy") and kept["trained"] is False
     assert book.read_text().startswith("# A talk with embedded:llama + one\n\nSystem text:")
 
 
@@ -239,6 +239,8 @@ def test_a_template_words_each_prompt_by_itself(spoken: Any) -> None:
     assert talk.last is not None and len(talk.last.messages) == 1 and talk.last.completion is not None
     text = talk.backend().tokenizer.decode(talk.last.completion.prompt)
     assert "### Instruction:\nAgain.\n\n### Response:" in text and "Spell" not in text
+    kept = row(talk.last, "m")
+    assert kept["prompt"] == [{"role": "user", "content": "Again."}] and kept["rendered"] == talk.last.messages[0].content
     plain = Talk(config_of("embedded:llama", "template=none"), lambda text: None)
     plain.spoken, plain.decoding = spoken, Decoding("greedy", 6)
     list(plain.ask("Bees </s> make"))
@@ -382,3 +384,21 @@ def test_words_stay_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         screen.piece(piece)
     screen.ended("9 tokens")
     assert capsys.readouterr().out == "one two three four \nfive six\nseven\n9 tokens\n"
+
+
+def test_a_run_is_asked_as_its_rows_were_worded(trained: Path, spoken: Any, tmp_path: Path) -> None:
+    import yaml
+
+    from expertchat.backends.learnt import find_learnt
+    from expertchat.prompting.talk import wording_of
+
+    assert wording_of("auto", find_learnt(str(trained))) == ("chat", "", "")
+    place = trained_runs.weights(tmp_path / "taught")
+    values = yaml.safe_load((place / "config.yaml").read_text())
+    for data, found in (
+        ({"template": "alpaca_de", "system": "Kurz."}, ("alpaca_de", "Kurz.", "")), ({"template": "none"}, ("none", "", "\n")),
+        ({"template": "chat"}, ("chat", "", "")), (None, ("chat", "", "")),
+    ):  # fmt: skip
+        (place / "config.yaml").write_text(yaml.safe_dump(values | {"data": data}))
+        assert wording_of("auto", find_learnt(str(place))) == found
+    assert wording_of("none", find_learnt(str(place))) == ("none", "", "")

@@ -23,7 +23,7 @@ DEEPEST = 16  # trainings on top of each other
 class Learnt:
     """Trained weights: an adapter in `folder`, or weights of the model itself.
 
-    `base`: the model that they are for, None where nothing says it. `expert`: that model's config in the run that they come from; empty
+    `base`: the model that they are for, None where nothing says it. `expert`: that model's config in the `run` that they come from; empty
     where they come from none. `below`: what that model had been trained with before.
     """
 
@@ -33,6 +33,7 @@ class Learnt:
     revision: str | None = None
     expert: Mapping[str, Any] = field(default_factory=dict)
     below: Learnt | None = None
+    run: Path | None = None
 
     @property
     def layers(self) -> Iterator[Learnt]:
@@ -80,9 +81,9 @@ def find_learnt(word: str, depth: int = 0) -> Learnt:
     if problem:
         raise ConfigError(f"{folder} is broken: {problem.removesuffix(': the download was cut short').partition(';')[0]}")
     base, revision = (values.get("base_model_name_or_path"), values.get("revision")) if values is not None else (None, None)
-    expert = _expert_of(folder, base)
+    expert, run = _expert_of(folder, base)
     base, revision = base or expert.get("path"), revision or expert.get("revision")
-    return Learnt(folder, values is not None, base, revision, expert, _below(expert, folder, depth))
+    return Learnt(folder, values is not None, base, revision, expert, _below(expert, folder, depth), run)
 
 
 def trained_name(word: str | None) -> str | None:
@@ -131,8 +132,8 @@ def _adapter_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _expert_of(folder: Path, base: str | None) -> dict[str, Any]:
-    """The config of the model that was trained, from the run that `folder` lies in; empty where it lies in none, or is of another one."""
+def _expert_of(folder: Path, base: str | None) -> tuple[dict[str, Any], Path | None]:
+    """The config of the model that was trained, and the run that `folder` lies in; nothing where it lies in none, or is of another one."""
     for place in list(folder.absolute().parents)[:3]:
         run = RunReader(place)
         if run.begun:
@@ -142,10 +143,10 @@ def _expert_of(folder: Path, base: str | None) -> dict[str, Any]:
                 else:
                     seat = next((seat for seat in run.learners if folder.name == f"adapter_{seat}"), run.learners[0])
                     expert = dict(run.config["experts"][seat])
-                return expert if base in (None, expert["path"]) else {}
+                return (expert, place) if base in (None, expert["path"]) else ({}, None)
             except (ConfigError, IndexError, KeyError, TypeError, ValueError):
-                return {}
-    return {}
+                return {}, None
+    return {}, None
 
 
 def _below(expert: Mapping[str, Any], folder: Path, depth: int) -> Learnt | None:

@@ -88,7 +88,8 @@ def check(config: TalkConfig, here: bool) -> Problems:
     from expertchat.experts.registry import family_class
     from expertchat.sources.instructions import find_template
 
-    yield from (problem.replace("data.template=", "template=", 1) for problem in told(find_template, config.template))
+    if config.template != "auto":
+        yield from (problem.replace("data.template=", "template=", 1) for problem in told(find_template, config.template))
     if config.model is not None:
         yield from (f"model.{problem}" for problem in told(family_class, config.model.family))
         yield from models.model_problems("model", config.model)

@@ -10,6 +10,7 @@ from typing import Any
 from expertchat.config import ConfigError
 from expertchat.folder.writing import write_out
 from expertchat.prompting.talk import Exchange, drawn
+from expertchat.records import Message
 
 FORMS = (".jsonl", ".md")
 
@@ -34,10 +35,12 @@ def saved(name: str, exchanges: Sequence[Exchange], system: str, model: str) -> 
 def row(one: Exchange, model: str) -> dict[str, Any]:
     """An exchange as a row of prompt and completion, with how the answer came about."""
     told = one.completion
+    messages = [Message("user", one.prompt)] if one.worded else one.messages
     return {
-        "prompt": [{"role": message.role, "content": message.content} for message in one.messages],
+        "prompt": [{"role": message.role, "content": message.content} for message in messages],
         "completion": [{"role": "assistant", "content": one.text}],
-        "typed": one.prompt, "thinking": one.thinking or None, "model": model, "trained": one.trained, "drawn": drawn(one.decoding),
+        "rendered": one.messages[-1].content if one.worded and one.messages else None,
+        "thinking": one.thinking or None, "model": model, "trained": one.trained, "drawn": drawn(one.decoding),
         "draw": one.draw, "tokens": told.tokens if told else None, "finish": told.finish if told else "stopped",
     }  # fmt: skip
 

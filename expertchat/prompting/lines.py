@@ -23,7 +23,7 @@ def run_lines(config: TalkConfig, lines: Iterable[str], write: Callable[[str], N
     talk = Talk(config, say)
     talk.spoken.start()
     asked = unanswered = 0
-    batches = _batches(lines, config.engine.max_batch or TOGETHER) if not config.remembers else ([line] for line in lines)
+    batches = _batches(lines, config.engine.max_batch or TOGETHER) if not talk.remembers else ([line] for line in lines)
     for batch in batches:
         prompts = [clean(line).strip() for line in batch]
         for at, found in enumerate(_answered(talk, prompts, say, asked)):
@@ -49,7 +49,7 @@ def _answered(talk: Talk, prompts: list[str], say: Callable[[str], None], before
     found: list[Exchange | None] = []
     full = [prompt for prompt in prompts if prompt]
     try:
-        if not talk.config.remembers and full:
+        if not talk.remembers and full:
             made = iter(talk.answers(full, before))
             return [next(made) if prompt else None for prompt in prompts]
     except ConfigError:

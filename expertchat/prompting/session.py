@@ -123,12 +123,12 @@ class _Session:
         if learnt is not None:
             told.append(("trained", f"{'on' if talk.trained else 'off'}: {learnt.folder}"))
         words = {"chat": "the model's own chat template", "none": "prompts as they stand"}
-        told += [("drawn by", drawn(talk.decoding)), ("template", words.get(talk.config.template, talk.config.template))]
+        told += [("drawn by", drawn(talk.decoding)), ("template", words.get(talk.wording, talk.wording))]
         told += [("system", talk.system or "none"), ("said", f"{len(talk.exchanges)} exchanges{self._remembered()}")]
         self.screen.rows(told)
 
     def _remembered(self) -> str:
-        return "" if self.talk.config.remembers else ", each by itself"
+        return "" if self.talk.remembers else ", each by itself"
 
     def _again(self) -> None:
         last = self.talk.undo()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from expertchat.backends.base import Completion, Decoding, GenerateRequest
+from expertchat.backends.learnt import Learnt
 from expertchat.config import ConfigError
 from expertchat.experts.registry import decoding
+from expertchat.folder.reader import RunReader
 from expertchat.prompting.config import TalkConfig
 from expertchat.prompting.model import Spoken, as_text
 from expertchat.records import Message
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Exchange:
-    """A prompt, as it was typed and as it was shown (`messages`), and its answer. `stopped`: by the user, in the middle."""
+    """A prompt, as it was typed and as it was shown (`messages`), and its answer. `worded`: by a template, so that the one message is all
+    that the model was shown; `stopped`: by the user, in the middle."""
 
     prompt: str
     messages: tuple[Message, ...] = ()
@@ -32,6 +35,7 @@ class Exchange:
     decoding: Decoding = field(default_factory=Decoding)
     completion: Completion | None = None
     draw: int = 0
+    worded: bool = False
     stopped: bool = False
 
     @property
@@ -52,8 +56,9 @@ class Talk:
         assert config.model is not None
         self.config, self.say = config, say
         self.spoken = Spoken(config, say)
-        self.template = find_template(config.template)
-        self.system = config.system or ""
+        self.wording, system, self.ends = wording_of(config.template, self.spoken.learnt)
+        self.template = find_template(self.wording)
+        self.system = system if config.system is None else config.system
         self.decoding: Decoding = decoding(config.model.decoding.reply)
         self.trained = True  # whether it speaks as it was trained, where it was
         self.exchanges: list[Exchange] = []
@@ -66,16 +71,21 @@ class Talk:
     def backend(self, trained: bool | None = None) -> LocalBackend:
         """Who answers. Raises ConfigError where it cannot be loaded."""
         found = self.spoken.voice(self.trained if trained is None else trained)
-        return found if self.config.template == "chat" else as_text(found)
+        return found if self.wording == "chat" else as_text(found)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a prompt stands after what was said before: one that a template words stands alone."""
+        return self.config.history and self.wording == "chat"
 
     # -- wording ----------------------------------------------------------------------------------------------------
 
     def worded(self, prompt: str, before: Sequence[Exchange], backend: LocalBackend) -> tuple[tuple[Message, ...], int]:
         """What the model is shown of a prompt, and how many of the oldest exchanges are left out of it. Raises ConfigError."""
-        if self.config.template != "chat":
-            text = self.template.prompt(prompt, "") if self.template is not None else prompt
+        if self.wording != "chat":
+            text = self.template.prompt(prompt, "") if self.template is not None else prompt + self.ends
             return (Message("user", f"{self.system}\n\n{text}" if self.system else text),), 0
-        shown = [one for one in before if one.text.strip()][self._left_out :] if self.config.remembers else []
+        shown = [one for one in before if one.text.strip()][self._left_out :] if self.remembers else []
         room, dropped = backend.info.context_length - self.decoding.max_new_tokens, self._left_out
         while True:
             messages = self._chat(prompt, shown, backend)
@@ -120,7 +130,7 @@ class Talk:
             oldest = f"{dropped} oldest exchanges are" if dropped > 1 else "oldest exchange is"
             self.say(f"the context is full: the {oldest} not shown to the model any more")
         self._left_out = dropped
-        exchange = Exchange(prompt, messages, trained=voice, decoding=self.decoding, draw=draw)
+        exchange = Exchange(prompt, messages, trained=voice, decoding=self.decoding, draw=draw, worded=self.wording != "chat")
         lane = backend.lane(exchange.decoding)
         heard, shown, opened = [""], "", backend.info.opens_thinking
         lane.add(self.request(exchange, len(self.exchanges)), lambda text: heard.__setitem__(0, text))
@@ -152,7 +162,8 @@ class Talk:
         """The answers to prompts that each stand alone, together; they do not become a part of the conversation. `first`: the number of
         the first, which names its noise. Raises ConfigError."""
         backend = self.backend()
-        made = [Exchange(prompt, self.worded(prompt, (), backend)[0], trained=self.trained, decoding=self.decoding) for prompt in prompts]
+        how: dict[str, Any] = {"trained": self.trained, "decoding": self.decoding, "worded": self.wording != "chat"}
+        made = [Exchange(prompt, self.worded(prompt, (), backend)[0], **how) for prompt in prompts]
         requests = [self.request(one, first + i) for i, one in enumerate(made)]
         for one, completion in zip(made, backend.generate(requests), strict=True):
             found = split(completion.text, backend.info.opens_thinking)
@@ -183,6 +194,16 @@ class Talk:
             raise ConfigError("there is no whole answer to look at yet")
         asked = Asked(one.completion.prompt, one.completion.ids, notes=[f"it was drawn by {drawn(one.decoding)}"])
         return looked_at(TokensConfig(text="x", continues=0, top=3, lines=lines), self.backend(one.trained), asked)
+
+
+def wording_of(wanted: str, learnt: Learnt | None) -> tuple[str, str, str]:
+    """The template of prompts, their system text, and what ends a prompt that stands as it is: with auto as a run's rows were worded."""
+    data: Any = {}
+    if wanted == "auto" and learnt is not None and learnt.run is not None:
+        data = RunReader(learnt.run).config.get("data")
+    if not isinstance(data, Mapping) or not isinstance(template := data.get("template"), str):
+        return ("chat" if wanted == "auto" else wanted), "", ""
+    return template, str(data.get("system") or ""), "\n" if template == "none" else ""
 
 
 def _held_back(text: str, stops: Sequence[str]) -> int:
