@@ -31,6 +31,8 @@ TINY = "random:llama:hidden=32,layers=2,heads=4,kv_heads=2,ffn=48"
 SMALL = [f'bench.model="{TINY}"', "bench.rows=[1,2]", "bench.tokens=4", "bench.turns=3", "bench.repeats=2", "bench.threads=1",
          "bench.conversations=6", "bench.job_rows=2", "bench.job_dialogues=1", "bench.dtype=fp32", "bench.device=cpu"]  # fmt: skip
 
+DECODING = ("candidates", "ratings", "contrastive")  # parts that generate much
+
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -170,12 +172,13 @@ def test_of_a_mixture_a_step_reads_the_experts_that_were_chosen() -> None:
 
 def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "bench.json"
-    assert cli.main(["bench", *SMALL, f"bench.out={out}"]) == 0
+    named = [name for name in load("bench").bench.parts if name not in DECODING]
+    assert cli.main(["bench", *SMALL, f"bench.out={out}", f"bench.parts=[{','.join(named)}]"]) == 0
     found = json.loads(out.read_text("utf-8"))
     assert found["status"] == "done" and found["model"]["dtype"] == "fp32" and found["machine"]["threads"] == 1
     assert [path.name for path in out.parent.iterdir()] == ["bench.json"]
     parts = {part["name"]: part for part in found["parts"]}
-    assert list(parts) == load("bench").bench.parts
+    assert list(parts) == named
     ways = parts["ways"]["timings"]
     one = [(t["case"], t["way"], t["repeat"]) for t in ways if t["case"] == "N=2"]
     # A B C D, A B C D
@@ -191,13 +194,20 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert prefilled["nothing kept"]["reused"] == 0 < prefilled["cache kept"]["reused"]
     assert sum(prefilled["nothing kept"].values()) == sum(prefilled["cache kept"].values())
     assert "fp32 here" in parts["precision"]["notes"][0] and "no GPU here" in parts["gpu"]["notes"][0]
-    assert {t["case"] for t in parts["candidates"]["timings"]} == {"k=1", "k=4", "k=8"}
-    assert {t["way"] for t in parts["ratings"]["timings"]} == {"one prefill", "scored", "written", "one by one"}
     assert [t["units"] for t in parts["job"]["timings"]] == [1, 2]  # one repeat less than the others
     assert len(parts["memory"]["numbers"]["resident_bytes"]) == 6
     shown = capsys.readouterr().out
     for words in ("x one by one", "prefill saved", "x original's way", "growth later", "no GPU here", str(out)):
         assert words in shown
+
+
+def test_what_many_replies_and_answers_cost(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    assert cli.main(["bench", *SMALL, f"bench.out={out}", f"bench.parts=[{','.join(DECODING)}]", "bench.repeats=1"]) == 0
+    parts = {part["name"]: part for part in json.loads(out.read_text("utf-8"))["parts"]}
+    assert {t["case"] for t in parts["candidates"]["timings"]} == {"k=1", "k=4", "k=8"}
+    assert {t["way"] for t in parts["ratings"]["timings"]} == {"one prefill", "scored", "written", "one by one"}
+    assert parts["contrastive"]["ratios"]
 
 
 def test_the_seconds_of_a_rated_run_are_told_by_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -262,6 +262,7 @@ def test_cosines_of_a_real_embedder_in_half_precision() -> None:
     assert embed(SentenceEmbedder.load(MPNET, "mpnet", "cpu", dtype="bf16"), texts[3])[0] == embed(half, texts[3])[0]
 
 
+@pytest.mark.slow
 def test_the_bench_measures_it_beside_sentence_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     more = ["bench.embedder=embedded:embedder", "bench.model=embedded:llama", "bench.repeats=1", "bench.rows=[1]", "bench.tokens=4"]

@@ -317,7 +317,7 @@ def embedded_stage(folder: Path, models: dict[str, Any], rows: int, *overrides: 
 @pytest.mark.parametrize("judge", ["truth", pytest.param("pointwise", marks=pytest.mark.slow)])
 def test_no_batch_size_changes_a_figure(tmp_path: Path, embedded: dict[str, Any], judge: str) -> None:
     found, overrides = [], (f"evaluation={judge}", *SMALL, "evaluation.turns=3")
-    for rows in (1, 5, 64) if judge == "truth" else (5, 64):  # judged in words, one row at a time takes a minute
+    for rows in (5, 64):  # one row at a time takes seconds, and judged in words a minute
         stage = embedded_stage(tmp_path / str(rows), embedded, rows, *overrides)
         assert stage.prepare()
         metrics = stage.evaluate()
@@ -325,7 +325,7 @@ def test_no_batch_size_changes_a_figure(tmp_path: Path, embedded: dict[str, Any]
         texts = [(tmp_path / str(rows) / "evaluations" / name).read_bytes() for name in names]
         found.append((metrics, texts[0], texts[1] if judge == "truth" else b""))  # ratings differ in their last digits
     if judge == "truth":
-        assert found[0] == found[1] == found[2]
+        assert found[0] == found[1]
     else:
         for metrics, base, _ in found[1:]:
             assert base == found[0][1]

@@ -22,7 +22,7 @@ from expertchat.records import Record
 from expertchat.runs import arms as table
 from expertchat.runs import merged as files
 from expertchat.runs.merge_runs import merge_runs
-from expertchat.training.online_dpo import run_online_dpo
+from expertchat.training.online import run_online
 from expertchat.views.outcomes import print_merged_runs
 from tests.scripted import Collect, run
 from tests.test_merge_runs import SMALL, problems, records
@@ -39,6 +39,8 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         # of judges' folders and of labels, which nobody merges
         "item", "system", "group", "reference", "label", "form", "wording", "order", "choice", "annotator", "shown", "ratings", "flags",
         "missing", "comment", "principle", "judges", "combined",
+        # of demonstrations, which are no run's
+        "completion", "rendered", "part",
     }  # fmt: skip
     seen: set[str] = set()
 
@@ -65,6 +67,7 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "Verdict",  # inside Comparison
         "Bundle",  # of a round that is at work
         "Label",  # of people, in a folder of theirs
+        "Demonstration",  # in a file that models are taught by
     }
 
 
@@ -125,7 +128,7 @@ FAST = (
 def test_training_runs_of_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [tmp_path / "array" / f"task-{seed}" for seed in (0, 1)]
     for seed, folder in enumerate(runs):
-        assert run_online_dpo(load("online_dpo", [*FAST, f"run.dir={folder}", f"run.seed={seed}"]), ["expertchat"], Collect()) == 0
+        assert run_online(load("online_dpo", [*FAST, f"run.dir={folder}", f"run.seed={seed}"]), ["expertchat"], Collect()) == 0
     merged = merge_runs([tmp_path / "array"], None)
     out = tmp_path / "array" / "merged"
     for name in files.FILES:

@@ -70,25 +70,51 @@ def test_datasets_loads_it(pairs_file: Path, tmp_path: Path, block: int | None) 
     assert len({tuple((key, type(value).__name__) for key, value in row["provenance"].items()) for row in kept}) == 1
 
 
+LEARNS = {
+    "max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "report_to": "none", "use_cpu": True, "bf16": False,
+    "logging_steps": 1,
+}  # fmt: skip
+
+
+def learnt(history: list[dict[str, Any]], before: Path, after: Path) -> None:
+    """Two steps were made, from where policy and reference are the same: -log sigmoid(0) = 0.6931; and they changed the weights."""
+    losses = [line["loss"] for line in history if "loss" in line]
+    assert len(losses) == 2 and losses[0] == pytest.approx(0.6931, abs=1e-3)
+    weights = [load_file(folder / "model.safetensors") for folder in (before, after)]
+    assert any(not torch.equal(weights[0][name].float(), weights[1][name].float()) for name in weights[1])
+
+
 def test_trl_trains_on_it(pairs_file: Path, tmp_path: Path) -> None:
+    """TRL's trainer, given the file as `datasets` reads it."""
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    rows = load_dataset("json", data_files=str(pairs_file), split="train", cache_dir=str(tmp_path / "cache"))
+    folder = find_folder("embedded:llama")
+    trainer = DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
+        args=DPOConfig(output_dir=str(tmp_path / "out"), disable_tqdm=True, **LEARNS),
+        train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(folder),
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "out"))
+    learnt(trainer.state.log_history, folder, tmp_path / "out")
+
+
+@pytest.mark.slow  # a process of its own, which takes ten seconds to import TRL
+def test_the_command_of_trl_trains_on_it(pairs_file: Path, tmp_path: Path) -> None:
     """`trl dpo` from its command line; the YAML file names the pairs, since a run's folder holds other JSON lines too."""
     model = tmp_path / "model"
     shutil.copytree(find_folder("embedded:llama"), model)
-    settings = {
+    settings = LEARNS | {
         "model_name_or_path": str(model), "datasets": [{"path": "json", "data_files": str(pairs_file)}],
-        "output_dir": str(tmp_path / "out"),
-        "max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "report_to": "none", "use_cpu": True, "bf16": False,
-        "dtype": "float32", "logging_steps": 1,
+        "output_dir": str(tmp_path / "out"), "dtype": "float32",
     }  # fmt: skip
     (tmp_path / "dpo.yaml").write_text(json.dumps(settings))
     command = [str(Path(sys.executable).parent / "trl"), "dpo", "--config", str(tmp_path / "dpo.yaml")]
     environment = os.environ | OFFLINE | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    state = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())
-    assert state["global_step"] == 2
-    losses = [line["loss"] for line in state["log_history"] if "loss" in line]
-    # -log sigmoid(0) = 0.6931 before the first step, when policy and reference are the same
-    assert len(losses) == 2 and losses[0] == pytest.approx(0.6931, abs=1e-3)
-    before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "out"))
-    assert any(not torch.equal(before[name].float(), after[name].float()) for name in after)
+    learnt(json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"], model, tmp_path / "out")

@@ -153,7 +153,7 @@ def test_third_judges_alone(tmp_path: Path) -> None:
 # -- broken off ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.dictionaries(st.sampled_from(FILES), st.floats(0, 1), max_size=6), batch=st.sampled_from([1, 4, 64]))
 def test_files_cut_at_any_byte_are_completed(
     cuts: dict[str, float], batch: int, proposed: Path, tmp_path_factory: pytest.TempPathFactory

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from expertchat.backends.base import Valued, Valuer, ValueRequest
-from expertchat.backends.folders import reward_model_problem
+from expertchat.backends.reward_folders import reward_model_problem
 from expertchat.backends.reward_model import RewardModel
 from expertchat.config import ConfigError, RewardModelConfig
 from expertchat.judging import scored

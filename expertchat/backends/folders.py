@@ -159,29 +159,6 @@ def folder_problem(folder: Path) -> str | None:
     return next((_pointer(file) for file in found if _is_pointer(file)), None)
 
 
-def reward_model_problem(folder: Path) -> str | None:
-    """Like folder_problem, for a model that gives a reply one number: a sequence classifier with one label or two."""
-    if gguf.is_gguf(folder):
-        return f"{folder.name} is a GGUF file, and a reward model is a folder with config.json and *.safetensors"
-    if problem := folder_problem(folder):
-        return problem
-    values = settings_of(folder)
-    kinds = [str(one) for one in values.get("architectures") or []]
-    if not any(one.endswith("ForSequenceClassification") for one in kinds):
-        return f"is no sequence classifier ({', '.join(kinds) or 'its config.json names no architecture'}): name a reward model"
-    if "auto_map" in values:
-        return "needs code of its own (auto_map in its config.json), which is not run; name a model that transformers knows"
-    labels = labels_of(folder)
-    return None if labels in (1, 2) else f"has {labels} labels; a reward model has one, or two of which the second is the better"
-
-
-def labels_of(folder: Path) -> int:
-    """How many labels a sequence classifier has; transformers' own default is two."""
-    values = settings_of(folder)
-    named = values.get("id2label")
-    return len(named) if isinstance(named, dict) else int(values.get("num_labels") or 2)
-
-
 def embedder_problem(folder: Path) -> str | None:
     """Like folder_problem, for a sentence-transformers folder: its parts may stand in folders of their own."""
     if gguf.is_gguf(folder):
@@ -249,6 +226,11 @@ class _Header(NamedTuple):
 def weights_problem(file: Path) -> str | None:
     """What is wrong with a safetensors file, from its header and its size."""
     return _pointer(file) if _is_pointer(file) else _header(file).problem
+
+
+def header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in one safetensors file."""
+    return dict(_header(file).shapes)
 
 
 def _header(file: Path) -> _Header:

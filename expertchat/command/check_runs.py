@@ -6,19 +6,22 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from expertchat.backends.folders import find_here, reward_model_problem
+from expertchat.backends.folders import find_here
+from expertchat.backends.reward_folders import reward_model_problem
 from expertchat.command import check_models as models
 from expertchat.command import check_places as places
 from expertchat.command.checks import Problems, told
 from expertchat.config import ModelConfig
 from expertchat.experts.registry import family_class, persona_brief
 from expertchat.folder.run import run_folder
-from expertchat.judging.roles import model_paths, seats_of
+from expertchat.judging.roles import REWARD_MODEL, model_paths, seats_of
 
 
 def has_topics(config: Any) -> bool:
-    """Whether there are topics that can be looked at now."""
-    topics = config.topics
+    """Whether there are topics, or prompts in their place, that can be looked at now."""
+    topics, prompts = config.topics, getattr(config, "prompts", None)
+    if prompts is not None and prompts.file is not None:
+        return places.can_be_read_twice(prompts.file)
     return topics.source == "list" or (topics.source == "file" and places.can_be_read_twice(topics.file))
 
 
@@ -48,9 +51,11 @@ def cast(config: Any, command: str, here: bool) -> Generator[str, None, models.F
         yield problem
     seats, problems, lost = seats_of(config), list[str](), list[str]()
     found = models.find_seats(seats, problems)
-    if "reward_model" in config.judge_names and (wanted := config.reward_model) is not None:
+    if REWARD_MODEL.judge in config.judge_names and (wanted := config.reward_model) is not None:
         looked = told(find_here, wanted.path, wanted.revision, reward_model_problem, wanted.models_dir)
         problems += [f"reward_model.path={wanted.path}: {problem}" for problem in looked]
+    for seat, model in seats.items():
+        yield from models.trained_problems(models.key_of(seat), model, found.get(seat))
     if here:
         yield from problems
         if config.embeds:
@@ -69,7 +74,7 @@ def named(config: Any) -> list[tuple[str, str | None]]:
     """(path, models_dir) of each model that a run may have to fetch, its embedder among them."""
     others = [value for _, value in config if isinstance(value, ModelConfig)]  # the third
     found = [(m.path, m.models_dir) for m in (*dict(config.experts.items()).values(), *others) if m.backend == "local"]
-    embedder, valuer = config.embedder, getattr(config, "reward_model", None)
+    embedder, valuer = config.embedder, getattr(config, REWARD_MODEL.backend, None)
     more = [(valuer.path, valuer.models_dir)] if valuer is not None else []
     if embedder.path == "mpnet_or_minilm":
         return [*found, *more]  # it takes what is here

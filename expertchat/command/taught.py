@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from expertchat.command.named_models import with_models
 from expertchat.sources.words import as_overrides
 
-TRAIN = ("lora", "full", "last_layer")  # as online_dpo has them: their own options of conf/train begin with sft_
+TRAIN = ("lora", "full", "last_layer")  # as online_dpo has them
 DATA = "data="
 
 
-def taught(words: Sequence[str]) -> list[str]:
-    """The words as overrides.
+def taught(words: Sequence[str], kind: str = "sft_") -> list[str]:
+    """The words as overrides; `kind`: how its options of conf/train begin.
 
     >>> taught(["spells.txt", "model=embedded:mixtral", "train=full"])
     ['model=embedded_mixtral', 'train=sft_full', 'data.path=["spells.txt"]']
@@ -23,7 +23,7 @@ def taught(words: Sequence[str]) -> list[str]:
     for word in words:
         key, _, value = word.partition("=")
         if key == "train" and value in TRAIN:
-            found.append(f"train=sft_{value}")
+            found.append(f"train={kind}{value}")
         elif word.startswith(f"{DATA}["):
             found.append(f"data.path={value}")
         elif word.startswith(DATA) and value:

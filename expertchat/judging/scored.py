@@ -10,10 +10,11 @@ from expertchat.records import Message, Reward, Role
 from expertchat.text.likeness import blank
 
 
-def request(judgement: Judgement) -> ValueRequest:
+def request(judgement: Judgement, label: str | None = None) -> ValueRequest:
     """The judged text as the reply to what was said before it; of a whole dialogue to all that the others said.
 
     The first message names the topic. What the subject said is "assistant", what the others said "user"; the texts are as they are.
+    `label`: the text's type.
     """
     messages = [Message("user", f"Let us talk about {judgement.topic}.")]
     for index, turn in enumerate(judgement.shown()):
@@ -26,13 +27,13 @@ def request(judgement: Judgement) -> ValueRequest:
             messages.append(Message(role, turn.text))
     if messages[-1].role == "assistant":  # the subject speaks again
         messages.append(Message("user", "Please go on."))
-    return ValueRequest(f"{judgement.key}/score", tuple(messages), judgement.reply)
+    return ValueRequest(f"{judgement.key}/score", tuple(messages), judgement.reply, label=label)
 
 
-def flow(judgement: Judgement) -> Flow[Reward]:
+def flow(judgement: Judgement, label: str | None = None) -> Flow[Reward]:
     """Ask the reward model; a text that is blank is not scored."""
     if blank(judgement.reply):
         return Reward(**about(judgement, "reward"), problem="the judged text is blank")
-    (answer,) = yield [Ask(judgement.role.backend, request(judgement), label="judge")]
+    (answer,) = yield [Ask(judgement.role.backend, request(judgement, label), label="judge")]
     assert isinstance(answer, Valued)
     return Reward(**about(judgement, "reward"), value=answer.reward, score=answer.score, problem=answer.problem)

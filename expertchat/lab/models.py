@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from expertchat.backends.asking import Flow, together
+from expertchat.backends.asking import Ask, Flow, together
+from expertchat.backends.base import Result, Valued
+from expertchat.backends.learnt import trained_name
 from expertchat.config import JudgingConfig
 from expertchat.evaluation.comparing import ratings_alone
 from expertchat.judging import scored
@@ -13,8 +16,9 @@ from expertchat.judging.pairwise import Duel, by_principles, duel_flow
 from expertchat.judging.roles import Role
 from expertchat.judging.view import Judgement
 from expertchat.lab.config import JudgeConfig, LabConfig, seat_of
-from expertchat.lab.judge import ORDERS, OVERALL, Bench, asked_place, in_turn, of_rating, of_verdict, opinion_id
-from expertchat.records import SEATS, Form, Item, JudgeRef, Opinion, Reward, Speaker, Turn
+from expertchat.lab.judge import ORDERS, OVERALL, Bench, asked_place, both_orders, in_turn, of_rating, of_verdict, opinion_id
+from expertchat.records import SEATS, Choice, Form, Item, JudgeRef, Opinion, Order, Reward, Speaker, Turn
+from expertchat.sources.runs import system_name
 from expertchat.text.sentences import shown_path
 
 UNTOLD = "what follows"  # the topic of a text that has none, in a judge's prompt
@@ -27,7 +31,9 @@ def seats_in(item: Item) -> tuple[Speaker, ...]:
     return seats if len(seats) > 1 or item.subject not in SEATS else SEATS
 
 
-def judgement_of(item: Item, place: int, role: Role, repeat: int, judging: JudgingConfig, seed: int, reference: bool) -> Judgement:
+def judgement_of(
+    item: Item, place: int, role: Role, repeat: int, categories: Mapping[str, str], seed: int, reference: bool
+) -> Judgement:
     """An item as a judge sees it: its text as the last turn of the dialogue, or all turns of a whole one."""
     turns, turn = tuple(item.turns), None
     if not item.whole:
@@ -37,7 +43,7 @@ def judgement_of(item: Item, place: int, role: Role, repeat: int, judging: Judgi
         turns,
         item.subject,
         turn,
-        judging.categories,
+        categories,
         seats_in(item),
         role,
         place=asked_place(item, role.judge, repeat) + (f"/p{place}" if item.pair else ""),
@@ -60,8 +66,9 @@ def judging_of(config: LabConfig, judge: JudgeConfig) -> JudgingConfig:
 
 
 def _model_of(judge: JudgeConfig) -> str | None:
-    found = judge.model or judge.reward_model
-    return shown_path(found.path) if found is not None else None
+    if judge.model is not None:
+        return system_name(shown_path(judge.model.path), 0, trained_name(judge.model.trained))
+    return shown_path(judge.reward_model.path) if judge.reward_model is not None else None
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Rater:
         judge = Judge(self.bench.experts[seat], judging, self.bench.tokens.get(seat))
         found: list[Opinion] = []
         for place in range(len(item.texts)):  # one after the other: the second finds what the first has prefilled
-            asked = judgement_of(item, place, role, repeat, judging, config.run.seed, self.config.reference)
+            asked = judgement_of(item, place, role, repeat, judging.categories, config.run.seed, self.config.reference)
             judged = yield from judge.flow(asked)
             found += [of_rating(rating, item.id, self.name, place, repeat) for rating in judged.ratings.values()]
         return found
@@ -151,8 +158,8 @@ class Scorer:
     def flow(self, item: Item, repeat: int) -> Flow[list[Opinion]]:
         seat, config = seat_of(self.name, "reward_model"), self.bench.config
         role, places = Role(self.name, seat, seat), range(len(item.texts))
-        asked = [judgement_of(item, place, role, repeat, config.judging, config.run.seed, False) for place in places]
-        given = yield from together([scored.flow(one) for one in asked])
+        asked = [judgement_of(item, place, role, repeat, config.judging.categories, config.run.seed, False) for place in places]
+        given = yield from together([scored.flow(one, item.group) for one in asked])
         return [self._opinion(item, place, repeat, reward) for place, reward in enumerate(given)]
 
     def _opinion(self, item: Item, place: int, repeat: int, reward: Reward) -> Opinion:
@@ -166,3 +173,42 @@ class Scorer:
             score=reward.score,
             problem=reward.problem,
         )
+
+
+@dataclass(frozen=True)
+class Between(Scorer):
+    """A reward model that compares two texts, asked in both orders: its score is the log odds that the one behind is the better one."""
+
+    @property
+    def ref(self) -> JudgeRef:
+        return super().ref.model_copy(update={"form": "pairwise"})
+
+    def takes(self, item: Item) -> bool:
+        return item.pair
+
+    def owes(self, item: Item, repeat: int) -> list[str]:
+        return both_orders(item, self.name, repeat)
+
+    def flow(self, item: Item, repeat: int) -> Flow[list[Opinion]]:
+        seat, config = seat_of(self.name, "reward_model"), self.bench.config
+        asked = []
+        for order in ORDERS:
+            behind = 1 if order == "first" else 0
+            judgement = judgement_of(item, behind, Role(self.name, seat, seat), repeat, config.judging.categories, config.run.seed, False)
+            request = replace(scored.request(judgement), first=item.texts[1 - behind].text)
+            asked.append(Ask(seat, replace(request, key=f"{request.key}/{order}-first"), label="judge"))
+        given = yield asked
+        return [between(item.id, self.name, order, one, repeat) for order, one in zip(ORDERS, given, strict=True)]
+
+
+def between(item: str, judge: str, order: Order, given: Result, repeat: int = 0) -> Opinion:
+    """What a model that compares has said of a pair in one order."""
+    assert isinstance(given, Valued)
+    names: dict[Order, tuple[Choice, Choice]] = {"first": ("first", "second"), "second": ("second", "first")}
+    ahead, behind = names[order]
+    choice = None if given.score is None else behind if given.score > 0 else ahead if given.score < 0 else "tie"
+    name = opinion_id(item, judge, OVERALL, 0, order, repeat)
+    raw = "" if given.score is None else f"{given.score:.6g}"
+    return Opinion(
+        id=name, item=item, judge=judge, category=OVERALL, order=order, repeat=repeat, choice=choice, raw=raw, problem=given.problem
+    )

@@ -98,12 +98,7 @@ class _Lab:
         wanted = {name: judge for name, judge in self.config.judges.items() if name in busy}
         config = self.config.model_copy(update={"judges": type(self.config.judges).model_construct(root=wanted)})
         with self.interrupts.at_once():  # nothing is in flight yet, and loading may take minutes
-            cast = load_cast(config, self.hub, backends, None)
-            for name, judge in config.judges.items():
-                if judge.reward_model is not None:
-                    seat = seat_of(name, "reward_model")
-                    cast.backends[seat] = (backends or {}).get(seat) or load_reward_model(judge.reward_model, self.hub)
-        return cast
+            return load_judges(config, self.hub, backends)
 
     def _works(self, judges: Sequence[LabJudge]) -> Iterator[Work]:
         """All judgements. The judges of one item follow each other: what they show their models begins alike."""
@@ -136,6 +131,16 @@ class _Lab:
                 place = place.rpartition("/")[0]
             if place:
                 self.seconds[place] += seconds / len(asked)
+
+
+def load_judges(config: LabConfig, hub: Hub, backends: Mapping[str, Backend] | None) -> Cast:
+    """The models of a config, those of its judges among them; `backends` by their places replace them."""
+    cast = load_cast(config, hub, backends, None)
+    for name, judge in config.judges.items():
+        if judge.reward_model is not None:
+            seat = seat_of(name, "reward_model")
+            cast.backends[seat] = (backends or {}).get(seat) or load_reward_model(judge.reward_model, hub)
+    return cast
 
 
 def _above(key: str) -> Iterator[str]:

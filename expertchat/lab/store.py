@@ -53,7 +53,7 @@ class LabFolder(RunFolder):
     Raises ConfigError as RunFolder does, and in `begin` where it holds the items of something else.
     """
 
-    logs = ("events", "items", "judges", "opinions", "answers")
+    logs: tuple[str, ...] = ("events", "items", "judges", "opinions", "answers")
 
     def __init__(
         self,

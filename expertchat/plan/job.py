@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from expertchat.backends.folders import embedder_problem, resolve_path, reward_model_problem, settings_of, tensor_shapes
+from expertchat.backends.folders import embedder_problem, resolve_path, settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf
+from expertchat.backends.reward_folders import any_reward_model_problem, base_of, inside, is_adapter, numbers_of
 from expertchat.config import ConfigError, EmbedderConfig, ModelConfig, RewardModelConfig
 from expertchat.plan.memory import (
     GIB,
@@ -291,11 +292,12 @@ def reward_model_of(config: RewardModelConfig) -> Embedder | None:
     not known here."""
     fixed = re.fullmatch(r"auto|cuda(?::(\d+))?", config.device)
     place = resolve_path(config.path, config.models_dir)
-    if fixed is None or not isinstance(place, Path) or reward_model_problem(place) is not None:
+    if fixed is None or not isinstance(place, Path) or any_reward_model_problem(place) is not None:
         return None
-    values = settings_of(place)
+    folder = inside(place)
+    values = settings_of(base_of(folder, config.models_dir) if is_adapter(folder) else folder)
     known = {key: int(values.get(key) or MPNET[key]) for key in ("hidden_size", "num_attention_heads", "max_position_embeddings")}
-    numbers = sum(map(_product, tensor_shapes(place).values()))
+    numbers = numbers_of(folder, config.models_dir)
     tokens = min(config.max_tokens or known["max_position_embeddings"], known["max_position_embeddings"])
     moment = embedder_pass(known, config.batch_size, min(tokens, 1024))
     return Embedder(config.path, (4 if config.dtype == "fp32" else 2) * numbers, moment, int(fixed[1] or 0))

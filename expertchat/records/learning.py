@@ -28,6 +28,31 @@ class Demonstration(Record):
     provenance: dict[str, str | int | float] = Field(default_factory=dict)
 
 
+class Preference(Record):
+    """A prompt with a reply that is to become likelier (`chosen`), one that is to become unlikelier (`rejected`), or both (a pair).
+
+    `prompt`, `rendered`, `part`, `group` and `source` are as a Demonstration has them. `cut`: replies that the token limit ended, which
+    are trained without an end. `topic`: what it is about, where that is known.
+    """
+
+    prompt: list[dict[str, str]]
+    rendered: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    score_chosen: float | None = None
+    score_rejected: float | None = None
+    cut: list[Literal["chosen", "rejected"]] = Field(default_factory=list)
+    part: Literal["train", "evaluation"] = "train"
+    group: str = ""
+    topic: str = ""
+    source: str = ""
+
+    @property
+    def pair(self) -> bool:
+        """Whether both are there."""
+        return self.chosen is not None and self.rejected is not None
+
+
 class Step(Record):
     """One optimizer step of a model that is trained on rows, for its loss curve."""
 

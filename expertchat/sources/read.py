@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from expertchat.config import ConfigError
 from expertchat.folder.jsonl import read_records
@@ -21,8 +22,20 @@ from expertchat.sources.tables import table_items
 ITEMS = "items.jsonl"  # in the folder of a judge
 
 
-def read_items(config: SourceConfig, say: Say = lambda text: None) -> list[Item]:
+class Named(Protocol):
+    """Anything that has an id."""
+
+    @property
+    def id(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def read_items(config: SourceConfig, say: Say = lambda text: None, scored: bool = False) -> list[Item]:
     """The items of all sources that a config names, in their order. `say` is told which choices were made.
+
+    `scored`: what a table calls chosen is taken for its label, also where a judge's scores have made it so.
 
     Each has the digest of its own source: of all that it holds, whatever the order of reading and wherever it lies. Where several are read,
     the first signs of it stand before the ids. Raises ConfigError with everything that cannot be read.
@@ -32,7 +45,7 @@ def read_items(config: SourceConfig, say: Say = lambda text: None) -> list[Item]
     problems, sources = list[str](), list[list[Item]]()
     for path in config.path:
         try:
-            sources.append(_drawn(signed(_read(path, config, say)), config))
+            sources.append(drawn(signed(_read(path, config, say, scored)), config))
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -58,16 +71,16 @@ def signed(items: Sequence[Item]) -> list[Item]:
     return [item if item.source else item.model_copy(update={"source": digest}) for item in items]
 
 
-def _read(path: str, config: SourceConfig, say: Say) -> list[Item]:
+def _read(path: str, config: SourceConfig, say: Say, scored: bool) -> list[Item]:
     if path.startswith(HUB):
-        return table_items(read_table(path, config, say), config, say)
+        return table_items(read_table(path, config, say), config, say, scored)
     if problem := _place_problem(path):
         raise ConfigError(problem)
     place = Path(path).expanduser()
     if (place / ITEMS).is_file() or place.name == ITEMS:
         return _kept(place if place.name == ITEMS else place / ITEMS, config)
     if is_table(place):
-        return table_items(read_table(path, config, say), config, say)
+        return table_items(read_table(path, config, say), config, say, scored)
     return run_items(RunReader(place, "judge another source"), config, say)
 
 
@@ -95,7 +108,7 @@ def _kept(path: Path, config: SourceConfig) -> list[Item]:
     return found
 
 
-def _drawn(items: list[Item], config: SourceConfig) -> list[Item]:
+def drawn(items: list[N], config: SourceConfig) -> list[N]:
     """At most `limit` items, in the order that they had; the same seed draws the same ones, wherever they stand."""
     if config.limit is None or len(items) <= config.limit:
         return items

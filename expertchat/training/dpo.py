@@ -53,6 +53,8 @@ class Dpo(Updater):
     }
 
     def rows(self, given: Rows, round: int) -> list[Row]:
+        if given.shown:  # of a file, in their order already
+            return [dict(row) for row in given.shown]
         return [row_of(pair, self.learner.backend.renderer) for pair in arranged(given.pairs, self.seed, round)]
 
     @contextlib.contextmanager
@@ -67,7 +69,7 @@ class Dpo(Updater):
             max_length=None,
         )
         with patched(model, self.learner, config.checkpointing):
-            yield _built(model, self.learner, config.reference, config.dropout, args=settings, **more)
+            yield built(model, self.learner, config.reference, config.dropout, args=settings, **more)
 
     def figures(self, logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
         means = super().figures(logs)
@@ -76,16 +78,19 @@ class Dpo(Updater):
         return {**means, "log_ratio": ratio, "learning_rate": last}
 
 
-class _RoundTrainer(SharedUpdate, DPOTrainer):
+class RoundTrainer(SharedUpdate, DPOTrainer):
     """DPOTrainer on rows that have token ids already."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset
 
 
-def _built(model: Any, learner: Learner, reference: str, dropout: float, **more: Any) -> _RoundTrainer:
-    """The round's trainer. TRL trains a PEFT model against a copy of its adapter "default", called "ref", where there is one, else with the
-    adapters off. So the learner's adapter is called "default" while TRL builds, and "ref" is filled or taken away."""
+def built(
+    model: Any, learner: Learner, reference: str, dropout: float, kind: type[SharedUpdate] = RoundTrainer, **more: Any
+) -> SharedUpdate:
+    """The round's trainer, of a `kind` of TRL's that takes its reference as DPOTrainer does. TRL trains a PEFT model against a copy of its
+    adapter "default", called "ref", where there is one, else with the adapters off. So the learner's adapter is called "default" while
+    TRL builds, and "ref" is filled or taken away."""
     peft = model if isinstance(learner, LoraLearner) else None
     base = model.get_base_model() if peft is not None else model
     weights = learner.parameters()
@@ -93,7 +98,7 @@ def _built(model: Any, learner: Learner, reference: str, dropout: float, **more:
     if peft is not None:
         peft.peft_config["default"] = peft.peft_config[learner.name]  # type: ignore[attr-defined]
     try:
-        trainer = _RoundTrainer(model=model, ref_model=learner.reference(), processing_class=learner.tokenizer, **more)
+        trainer = kind(model=model, ref_model=learner.reference(), processing_class=learner.tokenizer, **more)
     finally:
         if peft is not None:
             del peft.peft_config["default"]
@@ -102,16 +107,14 @@ def _built(model: Any, learner: Learner, reference: str, dropout: float, **more:
     if peft is not None:
         _reference(peft, learner.name, reference)  # type: ignore[attr-defined]
         drop(base, learner.name, dropout)  # type: ignore[attr-defined]
-    for one in (base, learner.reference()):
-        if one is not None:
-            where_asked(one)
+    place_heads(base, learner)
     return trainer
 
 
 @contextlib.contextmanager
-def patched(model: Any, learner: Learner, checkpointing: bool, trainer: Any = dpo_trainer, pairs: bool = True) -> Iterator[None]:
-    """TRL may build and train in here; afterwards the model is as it was. `trainer`: the module of the one that is built; `pairs`: whether
-    its rows are pairs, whose replies share a prompt."""
+def patched(model: Any, learner: Learner, checkpointing: bool, trainer: Any = dpo_trainer, replies: int = 2) -> Iterator[None]:
+    """TRL may build and train in here; afterwards the model is as it was. `trainer`: the module of the one that is built; `replies`: how
+    many replies a row has, which share its prompt."""
     peft = model if isinstance(learner, LoraLearner) else None
     base = model.get_base_model() if peft is not None else model
     models = [one for one in (base, learner.reference()) if one is not None]
@@ -121,9 +124,9 @@ def patched(model: Any, learner: Learner, checkpointing: bool, trainer: Any = dp
             one.base_model_prefix = next(name for name, child in one.named_children() if child is inner)
     try:
         with contextlib.ExitStack() as stack, warnings.catch_warnings(), exact_replies(trainer), _anywhere(base):
-            if pairs and learner.backend.engine is not None:  # which has seen that the model computes rows that are shared
+            if replies > 1 and learner.backend.engine is not None:  # which has seen that the model computes rows that are shared
                 for inner in bodies.values():
-                    stack.enter_context(one_prompt(inner))
+                    stack.enter_context(one_prompt(inner, replies))
             warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
             yield
     finally:
@@ -218,6 +221,13 @@ def on_gpu(device: torch.device, forward: Callable[..., Any]) -> Callable[..., A
             return forward(*args, **more)
 
     return there
+
+
+def place_heads(base: Any, learner: Learner) -> None:
+    """Let the output layers that TRL has put on a learner's models compute on whatever GPU those stand."""
+    for one in (base, learner.reference()):
+        if one is not None:
+            where_asked(one)
 
 
 def where_asked(model: Any) -> None:

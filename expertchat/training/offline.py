@@ -91,8 +91,8 @@ class Offline(ABC, Generic[C]):
     """One run: the loop in `round`, what a command must give, and what stands around them."""
 
     command: ClassVar[str]
-    figure: ClassVar[str]
-    higher: ClassVar[bool]
+    figure: str
+    higher: bool
     compared: ClassVar[bool] = True
 
     def __init__(self, config: C, store: OfflineFolder, hub: Hub, interrupts: Interrupts, ranks: Ranks) -> None:

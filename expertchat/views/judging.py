@@ -22,9 +22,10 @@ MOST_FAULTS = 3  # kinds that a row of the table names
 
 
 class JudgingView:
-    """A sink that draws on `stream` (standard output). `moves`: a bar moves on a terminal that can show it."""
+    """A sink that draws on `stream` (standard output). `moves`: a bar moves on a terminal that can show it; `doing` stands before it."""
 
-    def __init__(self, stream: TextIO | None = None, moves: bool = True) -> None:
+    def __init__(self, stream: TextIO | None = None, moves: bool = True, doing: str = "judged") -> None:
+        self._doing = doing
         self.console: CleanConsole = open_console(stream)
         self._moves = moves and can_draw(self.console)
         self._bar: Progress | None = None
@@ -68,14 +69,14 @@ class JudgingView:
         nulls = f", {self._unanswered:,} unanswered" if self._unanswered else ""
         if self._moves:
             if self._bar is None:
-                columns = (TextColumn("judged"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+                columns = (TextColumn(self._doing), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
                 self._bar = Progress(*columns, TextColumn("{task.fields[nulls]}"), console=self.console, transient=True)
                 self._bar.add_task("", total=event.total, nulls="")
                 self._bar.start()
             self._bar.update(self._bar.task_ids[0], completed=event.finished, total=event.total, nulls=nulls.lstrip(", "))
         elif event.seconds - self._said_at >= PROGRESS_EVERY:
             self._said_at = event.seconds
-            self._say(f"progress: {event.finished:,} of {event.total:,} judged{nulls}, {words.clock(event.seconds)}")
+            self._say(f"progress: {event.finished:,} of {event.total:,} {self._doing}{nulls}, {words.clock(event.seconds)}")
 
     def _on_finished(self, event: events.RunFinished) -> None:
         self.close()

@@ -1,0 +1,151 @@
+"""What `expertchat reward_model` shows: a bar while a pass lasts (lines where there is no terminal), a line an epoch, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from expertchat import events
+from expertchat.records import Metrics
+from expertchat.text.in_words import line
+from expertchat.text.sentences import clean
+from expertchat.views import words
+from expertchat.views.console import CleanConsole, open_console
+from expertchat.views.live import can_draw
+from expertchat.views.sparkline import sparkline
+
+CURVE = 32  # cells of a curve
+# Title, figure, how it is written, and what a faultless or a blind judge has.
+ROWS: Sequence[tuple[str, str, str, str]] = (
+    ("ordered rightly", "accuracy", "%", "a coin: 50.0 %"), ("against the truth", "truth_accuracy", "%", "a coin: 50.0 %"),
+    ("against people", "people_accuracy", "%", "a coin: 50.0 %"),
+    ("  in the order as read", "accuracy_as_read", "%", ""), ("  turned round", "accuracy_turned", "%", ""),
+    ("rank correlation", "rho", ".2f", ""), ("loss", "loss", ".3f", ""),
+    ("calibration error", "calibration", ".3f", "perfect: 0"), ("error in points", "error", ".2f", ""),
+    ("prefers the longer", "longer", "%", ""), ("  which is better", "longer_true", "%", ""),
+    ("leans to the longer", "longer_bias", "+.3f", "none: 0"), ("prefers the first", "first", "%", "none: 50.0 %"),
+    ("orders disagree", "flips", "%", "none: 0"),
+)  # fmt: skip
+
+
+class RewardsView:
+    """A sink that draws on `stream` (standard output). `moves`: a bar moves on a terminal that can show it."""
+
+    def __init__(self, stream: TextIO | None = None, moves: bool = True) -> None:
+        self.console: CleanConsole = open_console(stream)
+        self._moves = moves and can_draw(self.console)
+        self._bar: Progress | None = None
+        self._run: events.RunStarted | None = None
+        self._epochs: dict[int, Metrics] = {}
+
+    def send(self, event: events.AnyEvent) -> None:
+        """Draw what the event says."""
+        match event:
+            case events.RunStarted():
+                self._run = event
+                before = f", {event.resumed:,} of them done before" if event.resumed else ""
+                self._say(f"ExpertChat {line(event.command)}: {words.counted(event.rounds, 'epoch')}{before}", "bold")
+                self._say(f"run folder: {line(event.folder)}")
+            case events.Loading(done=False) if not self._moves:
+                self._say(f"loading {line(event.what)}")
+            case events.Loading(done=True):
+                self._say(f"loaded {line(event.what)} in {event.seconds:.1f} s", "dim")
+            case events.Note():
+                warns = event.level == "warning"
+                self._say(f"{'warning' if warns else 'note'}: {line(event.text)}", "bold red" if warns else "dim")
+            case events.StepFinished() if self._moves:
+                self._on_step(event)
+            case events.Measured():
+                self.close()
+                self._epochs[event.metrics.round] = event.metrics
+                self._say(epoch_in_words(event.metrics, self._run.rounds if self._run else 0))
+            case events.RunFinished():
+                self._on_finished(event)
+
+    def close(self) -> None:
+        """Put the terminal back in order. May be called twice."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _on_step(self, event: events.StepFinished) -> None:
+        if self._bar is None:
+            columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, TextColumn("loss {task.fields[loss]}"), console=self.console, transient=True)
+            self._bar.add_task(str(event.round), total=event.steps, loss="")
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=event.step, total=event.steps, loss=f"{event.loss:.3f}")
+
+    def _on_finished(self, event: events.RunFinished) -> None:
+        self.close()
+        if isinstance(figures := event.summary.get("figures"), Mapping):
+            self.console.print()
+            self.console.print(Panel(result_table(figures), title=result_title(event.summary), title_align="left", expand=False))
+            self._curves()
+            self.console.print()
+        self._say(words.ending(event), {"done": "bold green", "stopped": "bold", "failed": "bold red"}[event.status])
+        if self._run is not None:
+            self._say(f"run folder: {clean(self._run.folder)}")
+
+    def _curves(self) -> None:
+        """Accuracy and loss from epoch to epoch, where there are several."""
+        told = [self._epochs[number] for number in sorted(self._epochs)]
+        for title, name, form in (("ordered rightly", "accuracy", "%"), ("loss", "loss", ".3f")) if len(told) > 2 else ():
+            values = [number(one.figures.get(name)) for one in told]
+            if values[0] is not None and values[-1] is not None:
+                self._say(f"  {title:<16} {written(values[0], form):>7} {sparkline(values, CURVE)} {written(values[-1], form)}")
+
+    def _say(self, text: str, style: str = "") -> None:
+        self.console.print(Text(text, style=style), soft_wrap=not self.console.is_terminal)
+
+
+def number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def written(value: float, form: str) -> str:
+    return f"{100 * value:.1f} %" if form == "%" else format(value, form)
+
+
+def with_interval(figures: Mapping[str, Any], name: str, form: str) -> str:
+    """ "81.3 % (77.0–85.1)"."""
+    value, low, high = (number(figures.get(key)) for key in (name, f"{name}_low", f"{name}_high"))
+    if value is None:
+        return "-"
+    scale, inner = (100.0, ".1f") if form == "%" else (1.0, form)
+    interval = f" ({scale * low:{inner}}–{scale * high:{inner}})" if low is not None and high is not None else ""
+    return written(value, form) + interval
+
+
+def epoch_in_words(one: Metrics, epochs: int) -> str:
+    """ "epoch 2/4  training loss 0.512  loss 0.498  ordered rightly 76.2 % (71.0–80.8)"."""
+    figures = one.figures
+    parts = ["before training" if not one.round else f"epoch {one.round}/{epochs}"]
+    for title, name in (("training loss", "train_loss"), ("loss", "loss")):
+        if (value := number(figures.get(name))) is not None:
+            parts.append(f"{title} {value:.3f}")
+    parts.append(f"ordered rightly {with_interval(figures, 'accuracy', '%')}")
+    if number(figures.get("truth_accuracy")) is not None:
+        parts.append(f"by truth {with_interval(figures, 'truth_accuracy', '%')}")
+    if (skipped := number(figures.get("train_skipped"))) is not None and skipped:
+        parts.append(f"{skipped:.0f} steps not made")
+    return "  ".join(parts)
+
+
+def result_title(summary: Mapping[str, Any]) -> str:
+    return line(f"{summary.get('kind')} from {summary.get('base')}, epoch {summary.get('best')}")
+
+
+def result_table(figures: Mapping[str, Any]) -> Table:
+    """What the result does on what is held out."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_row("measured on", f"{figures.get('n')} comparisons of {figures.get('groups')} groups", "")
+    for title, name, form, beside in ROWS:
+        if number(figures.get(name)) is not None:
+            table.add_row(title, with_interval(figures, name, form), Text(beside, style="dim"))
+    return table
