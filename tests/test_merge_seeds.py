@@ -39,6 +39,8 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         # of judges' folders and of labels, which nobody merges
         "item", "system", "group", "reference", "label", "form", "wording", "order", "choice", "annotator", "shown", "ratings", "flags",
         "missing", "comment", "principle", "judges", "combined",
+        # of what is chosen among candidates, which nobody merges
+        "origin", "rule_text", "scores", "others", "duels", "like", "selection",
     }  # fmt: skip
     seen: set[str] = set()
 
@@ -65,6 +67,8 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "Verdict",  # inside Comparison
         "Bundle",  # of a round that is at work
         "Label",  # of people, in a folder of theirs
+        "Prompt",  # of best_of_n
+        "Selection",
     }
 
 
