@@ -41,6 +41,8 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "missing", "comment", "principle", "judges", "combined",
         # of demonstrations, which are no run's
         "completion", "rendered", "part",
+        # of what is chosen among candidates, which nobody merges
+        "origin", "rule_text", "scores", "others", "duels", "like", "selection",
     }  # fmt: skip
     seen: set[str] = set()
 
@@ -68,6 +70,8 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "Bundle",  # of a round that is at work
         "Label",  # of people, in a folder of theirs
         "Demonstration",  # in a file that models are taught by
+        "Prompt",  # of best_of_n
+        "Selection",
     }
 
 
