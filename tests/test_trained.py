@@ -19,12 +19,15 @@ from expertchat.command.compose import load
 from expertchat.command.named_models import model_overrides, with_models
 from expertchat.config import ConfigError
 from expertchat.doors.judge import named_judges
+from expertchat.doors.tokens import taken
 from expertchat.folder.run import Hub
 from expertchat.plan.planner import Trained, _cast
+from expertchat.records import ExpertRef
 from expertchat.sources.runs import is_of, system_name
 from expertchat.talk.cast import load_cast
 from expertchat.training.merge import run_merge
 from expertchat.training.merge_config import MergeConfig
+from expertchat.views.sides import model_name
 from tests import trained_runs
 from tests.scripted import BagOfWords, Collect, config_of
 
@@ -123,6 +126,18 @@ def test_a_quantised_learner_is_sent_to_merge(place: Path) -> None:
     assert len(found) == 1 and f"expertchat merge adapter={place / 'one'} out=FOLDER" in found[0]
 
 
+def test_what_is_parted_among_processes_is_sent_to_merge_too(place: Path) -> None:
+    config = load("online_dpo", ["run.dir=none", f"experts.a.trained={place / 'one'}", "train.sharding=fsdp"])
+    assert any("cannot be spread over processes (train.sharding=fsdp): merge it once" in one for one in problems_of("online_dpo", config))
+
+
+def test_bench_takes_it(place: Path) -> None:
+    def problems(model: str) -> list[str]:
+        return problems_of("bench", load("bench", [f"bench.model={model}", f"bench.trained={place / 'one'}"]))
+
+    assert problems("embedded:llama") == [] and "not from random:llama:28M" in problems("random:llama:28M")[0]
+
+
 def test_an_adapter_of_another_shape_is_refused(place: Path, tmp_path: Path) -> None:
     """embedded:llama's q_proj takes another width than the tiny model's that calls itself by the same name."""
     from tests import tiny
@@ -149,6 +164,12 @@ def test_a_run_is_a_model_in_one_word(place: Path) -> None:
     talk = load("converse", with_models([f"model@experts.b={one}", f"+model@third={one}"], None))
     assert talk.experts["b"].trained == talk.third.trained == one and talk.experts["b"].path == "embedded:llama"
     assert with_models(["model@experts.a=smollm", "model=a,b", "model=null"]) == ["model@experts.a=smollm", "model=a,b", "model=null"]
+
+
+def test_the_tokens_of_a_text_are_those_of_what_a_run_has_trained(place: Path) -> None:
+    one = str(place / "one")
+    assert f"model.trained='{one}'" in taken([one, "a text"])[1]
+    assert taken([one, "--turn", "c0001/3"])[1] == [f"run='{one}'"] and taken([one])[1] == [f"run='{one}'"]
 
 
 def test_the_path_may_be_left_away(place: Path) -> None:
@@ -228,4 +249,5 @@ def test_the_cast_loads_the_base_once(place: Path) -> None:
 
 def test_systems_are_told_apart() -> None:
     assert system_name("m", 2, "run") == "m + run v2"
+    assert model_name(ExpertRef(family="world", model="embedded:llama", trained="run")) == "llama + run"
     assert is_of("m + run", "m") and is_of("m v3", "m") and not is_of("m2", "m") and not is_of(None, "m")
