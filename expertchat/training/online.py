@@ -35,8 +35,8 @@ from expertchat.training.held_out import check_given
 from expertchat.training.learner import make_learners
 from expertchat.training.method import Rows, Stopped, Updated, method_of
 from expertchat.training.ranks import Ranks
-from expertchat.training.rollouts import Rollouts
 from expertchat.training.restore import restore
+from expertchat.training.rollouts import Rollouts
 from expertchat.training.room import on_cpu, room_for
 from expertchat.training.single import alone
 from expertchat.training.tracking import check_trackers, open_trackers
