@@ -39,8 +39,10 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         # of judges' folders and of labels, which nobody merges
         "item", "system", "group", "reference", "label", "form", "wording", "order", "choice", "annotator", "shown", "ratings", "flags",
         "missing", "comment", "principle", "judges", "combined",
-        # of demonstrations, which are no run's
-        "completion", "rendered", "part",
+        # of demonstrations, which are no run's, and of what answers to them are
+        "completion", "rendered", "part", "way", "wanted",
+        # of what a run has trained, and of the functions that a score comes from
+        "trained", "parts",
         # of what is chosen among candidates, which nobody merges
         "origin", "rule_text", "scores", "others", "duels", "like", "selection",
         # of preferences, and of pairs that are built
@@ -73,7 +75,7 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "Label",  # of people, in a folder of theirs
         "Preference",  # in a run of one model
         "Attempt", "Outcome",  # of pairs that are built
-        "Demonstration",  # in a file that models are taught by
+        "Demonstration", "Sample",  # in a file that models are taught by, and what is answered then
         "Prompt",  # of best_of_n
         "Selection",
     }
