@@ -347,8 +347,10 @@ def test_the_command_in_the_embedded_world(said: Callable[..., tuple[int, str]],
     assert "wins against the first of N, %" in said("watch", "run")[1]
     code, text = said("runs", "run")
     assert code == 0 and "best_of_n" in text and "3" in text
-    code, text = said("judge", "run", "source.unit=candidates", "judge=truth", "run.dir=judged")
-    assert code == 0
+    code, text = said("judge", "run", "judge=truth", "run.dir=judged")
+    assert code == 0 and "its candidates are judged" in text
+    code, text = said("audit", "run", "resamples=200")
+    assert code == 0 and "chooser (recorded)" in text and "judges are held against the truth" in text
     code, text = said("submit", "best_of_n", "cluster=generic", "--dry-run", "run.dir=job")
     assert code == 0 and "best_of_n with no GPU" in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from expertchat.building import scoring
 from expertchat.cli import main
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
+from expertchat.doors import build_pairs as doors_build_pairs
+from expertchat.doors import dpo as doors_dpo
 from expertchat.doors.dpo import in_full
 from expertchat.folder.reader import RunReader
 from expertchat.records import Metrics
 from expertchat.records.learning import Preference
+from expertchat.training import kto, preferred
 from expertchat.training.against_base import held_out_topics
 from expertchat.training.dpo_config import DpoConfig
 from expertchat.training.dpo_run import DpoRun, check_kinds
@@ -173,6 +178,12 @@ def test_what_is_measured_on_held_out_rows() -> None:
     # right: 2 > 1, and a good reply above 0; wrong: 0 < 1, and a bad reply above 0. The pairs' differences are 1 and -1.
     assert found["accuracy"] == 0.5 and found["heldout_margin"] == 0 and found["likelier"] == 1.0 and found["rows"] == 4
     assert figures_of([], 0.1)["accuracy"] is None and figures_of([Stand(float("nan"), 1.0, None)], 0.1)["accuracy"] is None
+
+
+def test_the_examples_in_docstrings_are_true() -> None:
+    for module in (preferred, kto, doors_dpo, doors_build_pairs, scoring):
+        found = doctest.testmod(module)
+        assert found.attempted and not found.failed
 
 
 def test_the_evaluation_has_topics_that_no_row_is_on() -> None:

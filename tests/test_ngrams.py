@@ -20,8 +20,8 @@ from expertchat.records import Message
 
 MESSAGES = (Message("user", "Let us talk about bees."),)
 METHODS = {
-    "greedy": Decoding("greedy", 40), "sampling": Decoding("sampling", 40, temperature=0.3), "beam": Decoding("beam", 40, beams=3),
-    "contrastive": Decoding("contrastive", 40, penalty_alpha=0.2, top_k=3),
+    "greedy": Decoding("greedy", 28), "sampling": Decoding("sampling", 28, temperature=0.3), "beam": Decoding("beam", 28, beams=3),
+    "contrastive": Decoding("contrastive", 28, penalty_alpha=0.2, top_k=3),
 }  # fmt: skip
 
 
@@ -35,6 +35,11 @@ def backend(**more: Any) -> LocalBackend:
 @pytest.fixture(scope="module")
 def engine() -> LocalBackend:
     return backend()
+
+
+@pytest.fixture(scope="module")
+def plain() -> LocalBackend:
+    return backend(engine=False)
 
 
 def written(backend: LocalBackend, **changes: Any) -> Any:
@@ -81,22 +86,22 @@ def test_the_same_words_as_transformers_rules_out(n: int, rows: list[list[int]])
 def test_the_same_text_as_transformers_writes(method: str, n: int, engine: LocalBackend) -> None:
     found = written(engine, method=method, no_repeat_ngram=n)
     beams = 3 if method == "beam" else 1
-    config = GenerationConfig(do_sample=False, num_beams=beams, max_new_tokens=40, no_repeat_ngram_size=n, pad_token_id=0)
+    config = GenerationConfig(do_sample=False, num_beams=beams, max_new_tokens=28, no_repeat_ngram_size=n, pad_token_id=0)
     ids = torch.tensor([found.prompt])
     wanted = engine.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)[0, len(found.prompt) :]
     assert list(found.ids) == wanted.tolist()
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_run_comes_twice(method: str, engine: LocalBackend) -> None:
+def test_no_run_comes_twice(method: str, engine: LocalBackend, plain: LocalBackend) -> None:
     before = written(engine, method=method)
     found = written(engine, method=method, no_repeat_ngram=2)
     assert before.ids == written(engine, method=method).ids
     assert repeats(before.ids, 2) > 0 or method in ("sampling", "contrastive")
     own = [*found.prompt[-1:], *found.ids]
-    assert repeats(own, 2) == 0 and len(found.ids) == 40
+    assert repeats(own, 2) == 0 and len(found.ids) == 28
     if method in ("contrastive", "sampling"):
-        assert written(backend(engine=False), method=method, no_repeat_ngram=2).ids == found.ids
+        assert written(plain, method=method, no_repeat_ngram=2).ids == found.ids
 
 
 def test_rows_of_several_wishes_run_together(engine: LocalBackend) -> None:
@@ -120,7 +125,7 @@ def test_stop_strings_of_the_decoding(method: str, engine: LocalBackend) -> None
     if method != "beam":
         assert found.text == whole.text[: whole.text.index(stop)]
         return
-    config = GenerationConfig(do_sample=False, num_beams=3, max_new_tokens=40, pad_token_id=0, stop_strings=[stop])
+    config = GenerationConfig(do_sample=False, num_beams=3, max_new_tokens=28, pad_token_id=0, stop_strings=[stop])
     ids = torch.tensor([found.prompt])
     wanted = engine.model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, tokenizer=engine.tokenizer

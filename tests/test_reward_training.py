@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,19 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, pairs:
     (tmp_path / "broken" / "config.yaml").write_text(config.replace(str(pairs), str(changed)), "utf-8")
     with pytest.raises(ConfigError, match="source: has changed since"):
         train(tmp_path / "broken", changed, *more)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path: Path, pairs: Path) -> None:
+    """Each step's rows are shared out and the gradients averaged, so the losses are those of one process."""
+    more = ("epochs=2", "train.batch=6", "train.micro_batch=3", "train.dropout=0")
+    assert train(tmp_path / "one", pairs, *more) == 0
+    words = [*more, "train.sharding=ddp", "view=none", "resamples=200", "model.device=cpu", f"run.dir={tmp_path / 'two'}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "expertchat.cli"]
+    subprocess.run([*launch, "reward_model", str(pairs), *words], check=True)
+    one, two = ([m.figures.get("train_loss") for m in RunReader(tmp_path / name).metrics()] for name in ("one", "two"))
+    assert len(two) == 3 and two[1:] == pytest.approx(one[1:], abs=1e-4)
+    assert scores(tmp_path / "two") == pytest.approx(scores(tmp_path / "one"), abs=1e-2)
 
 
 # -- bad input ------------------------------------------------------------------------------------------------------------

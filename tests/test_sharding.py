@@ -250,7 +250,7 @@ def test_groups_of_replies_make_the_steps_of_one_process(llama: str, tmp_path: P
     cases: list[dict[str, Any]] = [
         {"method": "grpo", "count": 21, "micro_batch": 2, "rounds": 2},
         {"method": "grpo", "count": 23, "micro_batch": 2, "epochs": 2, "normalise": "tokens", "learning_rate": 0.004},
-        {"method": "rloo", "count": 23, "micro_batch": 4, "normalise": None, "scale": None, "epochs": 2, "learning_rate": 0.004},
+        {"method": "rloo", "count": 23, "micro_batch": 4, "epochs": 2, "normalise": None, "scale": None, "beta": 0, "learning_rate": 4e-3},
     ]
     shared = [{"sharding": sharding, "model": llama, **case} for case, sharding in zip(cases, ("ddp", "fsdp", "ddp"), strict=True)]
     found = run(2, "updates.many", tmp_path / "two", cases=[{"out": str(tmp_path / "two" / str(i)), **c} for i, c in enumerate(shared)])

@@ -123,7 +123,7 @@ def test_a_new_command_is_a_file_and_a_line(said: Callable[..., tuple[int, str]]
     assert said("toy", "whom=Ann") == (0, "hello Ann\n")
     assert said("toy", "-m", "whom=Ann,Bob", "times=2") == (0, "hello hello Ann\nhello hello Bob\n")
     code, text = said("--help")
-    assert code == 0 and "\n  toy         greets somebody\n" in text
+    assert code == 0 and "\n  toy           greets somebody\n" in text
     code, text = said("toy", "--help")
     assert code == 0 and text.startswith("greets somebody\n\nusage: expertchat toy [KEY=VALUE ...] [flags]\n")
     assert "  whom: world  # who is greeted\n" in text and "--multirun" in text and "sweeps on Slurm" not in text

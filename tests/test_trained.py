@@ -12,19 +12,22 @@ from expertchat.backends.folders import find_folder
 from expertchat.backends.learnt import find_learnt, weights_of
 from expertchat.backends.loading import load_backend
 from expertchat.backends.local import LocalBackend
-from expertchat.backends.trained import as_trained, merged, voices
+from expertchat.backends.trained import as_trained, merged, voices, work_in
 from expertchat.backends.voice import bare
 from expertchat.command.checks import problems_of
 from expertchat.command.compose import load
 from expertchat.command.named_models import model_overrides, with_models
 from expertchat.config import ConfigError
 from expertchat.doors.judge import named_judges
+from expertchat.doors.tokens import taken
 from expertchat.folder.run import Hub
 from expertchat.plan.planner import Trained, _cast
+from expertchat.records import ExpertRef
 from expertchat.sources.runs import is_of, system_name
 from expertchat.talk.cast import load_cast
 from expertchat.training.merge import run_merge
 from expertchat.training.merge_config import MergeConfig
+from expertchat.views.sides import model_name
 from tests import trained_runs
 from tests.scripted import BagOfWords, Collect, config_of
 
@@ -123,6 +126,18 @@ def test_a_quantised_learner_is_sent_to_merge(place: Path) -> None:
     assert len(found) == 1 and f"expertchat merge adapter={place / 'one'} out=FOLDER" in found[0]
 
 
+def test_what_is_parted_among_processes_is_sent_to_merge_too(place: Path) -> None:
+    config = load("online_dpo", ["run.dir=none", f"experts.a.trained={place / 'one'}", "train.sharding=fsdp"])
+    assert any("cannot be spread over processes (train.sharding=fsdp): merge it once" in one for one in problems_of("online_dpo", config))
+
+
+def test_bench_takes_it(place: Path) -> None:
+    def problems(model: str) -> list[str]:
+        return problems_of("bench", load("bench", [f"bench.model={model}", f"bench.trained={place / 'one'}"]))
+
+    assert problems("embedded:llama") == [] and "not from random:llama:28M" in problems("random:llama:28M")[0]
+
+
 def test_an_adapter_of_another_shape_is_refused(place: Path, tmp_path: Path) -> None:
     """embedded:llama's q_proj takes another width than the tiny model's that calls itself by the same name."""
     from tests import tiny
@@ -151,6 +166,12 @@ def test_a_run_is_a_model_in_one_word(place: Path) -> None:
     assert with_models(["model@experts.a=smollm", "model=a,b", "model=null"]) == ["model@experts.a=smollm", "model=a,b", "model=null"]
 
 
+def test_the_tokens_of_a_text_are_those_of_what_a_run_has_trained(place: Path) -> None:
+    one = str(place / "one")
+    assert f"model.trained='{one}'" in taken([one, "a text"])[1]
+    assert taken([one, "--turn", "c0001/3"])[1] == [f"run='{one}'"] and taken([one])[1] == [f"run='{one}'"]
+
+
 def test_the_path_may_be_left_away(place: Path) -> None:
     config = load("converse", ["model@experts.a=auto", f"experts.a.trained={place / 'one'}"])
     assert config.experts["a"].path == "embedded:llama"
@@ -175,13 +196,11 @@ def test_voices_share_the_base(place: Path) -> None:
 def test_weights_and_adapters_on_top_of_each_other_are_worked_in(place: Path, tmp_path: Path) -> None:
     two = as_trained(llama(), find_learnt(str(place / "two")))
     one = merged(llama(), find_learnt(str(place / "one")))
-    alone = as_trained(llama(), find_learnt(str(trained_runs.adapter(tmp_path / "adapter", seed=5))))
-    from expertchat.backends.trained import work_in
-
-    work_in(one.model, find_learnt(str(tmp_path / "adapter")), "m")
-    assert torch.allclose(logits(two), logits(one), atol=1e-4) and not torch.allclose(logits(two), logits(alone), atol=1e-2)
+    before = logits(one)
+    work_in(one.model, find_learnt(str(trained_runs.adapter(tmp_path / "adapter", seed=5))), "m")
+    assert torch.allclose(logits(two), logits(one), atol=1e-4) and not torch.allclose(logits(two), before, atol=1e-2)
     last = as_trained(llama(), find_learnt(str(place / "last")))
-    assert not torch.allclose(logits(last), logits(llama()), atol=1e-2) and last.info.name == "embedded:llama + last"
+    assert not torch.allclose(logits(last), before, atol=1e-2) and last.info.name == "embedded:llama + last"
     values = {"adapter": str(place / "two"), "out": str(tmp_path / "out"), "dtype": "fp32", "device": "cpu"}
     run_merge(MergeConfig.model_validate(values))
     whole = LocalBackend.load(tmp_path / "out", "out", dtype="fp32", device="cpu")
@@ -228,4 +247,5 @@ def test_the_cast_loads_the_base_once(place: Path) -> None:
 
 def test_systems_are_told_apart() -> None:
     assert system_name("m", 2, "run") == "m + run v2"
+    assert model_name(ExpertRef(family="world", model="embedded:llama", trained="run")) == "llama + run"
     assert is_of("m + run", "m") and is_of("m v3", "m") and not is_of("m2", "m") and not is_of(None, "m")

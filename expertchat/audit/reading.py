@@ -44,7 +44,7 @@ def read(config: AuditConfig) -> Evidence:
 
 def _read(path: str, config: SourceConfig) -> tuple[list[Item], list[JudgeRef], list[Opinion]]:
     place = Path(path).expanduser()
-    if (place / "opinions.jsonl").exists() or (place / "items.jsonl").exists():
+    if ((place / "opinions.jsonl").exists() or (place / "items.jsonl").exists()) and not RunReader(place).chooses:
         return read_folder(place)
     items = read_items(config.model_copy(update={"path": [path]}))
     return (items, *_recorded(RunReader(place, REMEDY), items)) if place.is_dir() else (items, [], [])

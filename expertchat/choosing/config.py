@@ -7,20 +7,16 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from expertchat.config import (
-    ConversationConfig,
-    EmbedderConfig,
     EngineConfig,
     ExpertsConfig,
     Group,
-    JudgeName,
     JudgingConfig,
     ModelConfig,
-    RewardModelConfig,
     RunConfig,
     Text,
     TopicsConfig,
 )
-from expertchat.lab.config import ASSUMED_TURNS, JudgeConfig, JudgesConfig, LabConfig
+from expertchat.lab.config import JudgeConfig, JudgesConfig, LabConfig, Unattended
 from expertchat.sources.config import SourceConfig
 
 CHOOSER = "chooser"  # the name of the judge that chooses
@@ -50,7 +46,7 @@ class ChooseConfig(Group):
         return self
 
 
-class BestOfNConfig(Group):
+class BestOfNConfig(Unattended):
     """`expertchat best_of_n`. `judges.chooser` chooses, all other judges judge the choice.
 
     `base`: the model whose reply the choice is held against; None: of a model that has learned what it was before, else nobody's.
@@ -114,37 +110,6 @@ class BestOfNConfig(Group):
         """All models, by their places in the config."""
         base = {BASE: self.base_model} if self.base_model is not None else {}
         return ExpertsConfig.model_construct(root={MODEL: self.model, **base, **self.lab.experts.root})
-
-    @property
-    def third(self) -> ModelConfig | None:
-        return None
-
-    @property
-    def moderator(self) -> ModelConfig | None:
-        return None
-
-    @property
-    def reward_model(self) -> RewardModelConfig | None:
-        """There may be several here, and each belongs to its judge."""
-        return None
-
-    @property
-    def judge_names(self) -> set[JudgeName]:
-        return set()
-
-    @property
-    def embeds(self) -> bool:
-        """Nothing is embedded."""
-        return False
-
-    @property
-    def embedder(self) -> EmbedderConfig:
-        return EmbedderConfig()
-
-    @property
-    def conversation(self) -> ConversationConfig:
-        """How large the memory plan takes a history with its candidates to be."""
-        return ConversationConfig(count=self.engine.max_batch or 64, turns=ASSUMED_TURNS)
 
 
 def _judge_problems(config: BestOfNConfig) -> list[str]:

@@ -10,6 +10,8 @@ from expertchat.command.table import COMMANDS, Command
 if TYPE_CHECKING:
     from pathlib import Path
 
+WIDTH = max(map(len, COMMANDS)) + 2  # of the column of names
+
 EXAMPLES = """  expertchat converse                                     a few conversations of the embedded models, live
   expertchat converse conversation.turns=4 view=plain     any key of the config as KEY=VALUE
   expertchat converse model@experts.b=mixtral_8x7b        another option of a group
@@ -50,7 +52,7 @@ def usage() -> str:
 usage: expertchat COMMAND [KEY=VALUE ...]
 
 commands:
-{chr(10).join(f"  {command.name:<12}{command.help}" for command in COMMANDS.values())}
+{chr(10).join(f"  {command.name:<{WIDTH}}{command.help}" for command in COMMANDS.values())}
 
 {EXAMPLES}
 

@@ -57,6 +57,8 @@ def _one(literal: dict[str, str], job: Job) -> int:
         return left(run_talk(config, TalkScreen()))
     from expertchat.prompting.lines import run_lines
 
+    if sys.stdin.isatty():
+        say("one prompt a line, answers go to standard output; Ctrl-D ends")
     return run_lines(config, _lines(), partial(print, flush=True), say)
 
 

@@ -90,7 +90,44 @@ class JudgesConfig(RootModel[dict[str, JudgeConfig]]):
         yield from self.root.items()
 
 
-class LabConfig(Group):
+class Unattended(Group):
+    """What loading models asks of a run's config, of one in which nobody talks."""
+
+    engine: EngineConfig
+
+    @property
+    def third(self) -> ModelConfig | None:
+        return None
+
+    @property
+    def moderator(self) -> ModelConfig | None:
+        return None
+
+    @property
+    def reward_model(self) -> RewardModelConfig | None:
+        """There may be several here, and each belongs to its judge."""
+        return None
+
+    @property
+    def judge_names(self) -> set[JudgeName]:
+        return set()
+
+    @property
+    def embeds(self) -> bool:
+        """Nothing is embedded: opinions are ratings and choices."""
+        return False
+
+    @property
+    def embedder(self) -> EmbedderConfig:
+        return EmbedderConfig()
+
+    @property
+    def conversation(self) -> ConversationConfig:
+        """How large the memory plan takes a dialogue to be."""
+        return ConversationConfig(count=self.engine.max_batch or 64, turns=ASSUMED_TURNS)
+
+
+class LabConfig(Unattended):
     """`expertchat judge`. `judging`: categories and what counts as an answer, for all judges. `repeats`: how often each is asked."""
 
     models_dir: Text | None = None
@@ -121,37 +158,6 @@ class LabConfig(Group):
         """The models that judge, by their places in the config."""
         models = {seat_of(name): judge.model for name, judge in self.judges.items() if judge.model is not None}
         return ExpertsConfig.model_construct(root=models)
-
-    @property
-    def third(self) -> ModelConfig | None:
-        return None
-
-    @property
-    def moderator(self) -> ModelConfig | None:
-        return None
-
-    @property
-    def reward_model(self) -> RewardModelConfig | None:
-        """There may be several here, and each belongs to its judge."""
-        return None
-
-    @property
-    def judge_names(self) -> set[JudgeName]:
-        return set()
-
-    @property
-    def embeds(self) -> bool:
-        """Nothing is embedded: opinions are ratings and choices."""
-        return False
-
-    @property
-    def embedder(self) -> EmbedderConfig:
-        return EmbedderConfig()
-
-    @property
-    def conversation(self) -> ConversationConfig:
-        """How large the memory plan takes a judged dialogue to be."""
-        return ConversationConfig(count=self.engine.max_batch or 64, turns=ASSUMED_TURNS)
 
 
 def seat_of(name: str, key: str = "model") -> str:

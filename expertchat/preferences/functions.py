@@ -75,7 +75,7 @@ def problems(functions: Sequence[str], weights: Sequence[float] | None, judging:
     if twice := sorted({name for name in functions if list(functions).count(name) > 1}):
         found.append(f"reward.functions has {', '.join(twice)} twice: give it a weight instead")
     if weights is not None and len(weights) != len(functions):
-        found.append(f"reward.weights has {len(weights)} numbers for {len(functions)} functions")
+        found.append(f"reward.weights={list(weights)}: {len(weights)} numbers for {len(functions)} functions")
     if "wim" in functions and not judging.wim.enabled:
         found.append("reward.functions: wim needs judging.wim.enabled=true")
     if "reward_model" in functions and "reward_model" not in judging.judges:

@@ -57,7 +57,8 @@ def card_of(config: RewardModelTraining, summary: Mapping[str, Any], epochs: Seq
 def _about(summary: Mapping[str, Any]) -> str:
     return (
         f"Learnt is `{summary['target']}` from {summary['rows']:,} rows of {summary['groups']:,} groups; measured on "
-        f"{summary['held_out']:,} items of {summary['held_out_groups']:,} others. In brackets 95 % intervals, whole groups drawn."
+        f"{summary['held_out']:,} items of {summary['held_out_groups']:,} others. In brackets 95 % intervals, whole groups drawn. "
+        f"The best of {summary['epochs']} epochs was chosen by the same items, which makes its figures a little too good."
     )
 
 

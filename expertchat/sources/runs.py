@@ -65,7 +65,7 @@ def named_ids(ids: Sequence[str]) -> str:
 def _best(run: RunReader) -> Unit:
     """What there is to judge in a run that nobody chose a unit for."""
     if run.path("candidates").is_file():
-        return "pairs"
+        return "candidates" if run.chooses else "pairs"
     if run.path("transcripts").is_file() or not (run.folder / "evaluations").is_dir():
         return "transcripts"
     return "evaluations"

@@ -44,7 +44,7 @@ class DpoRun(Offline[DpoConfig]):
             self.warn(warning)
         self.against: AgainstBase | None = None
         if against is None:
-            self.figure = "accuracy"
+            self.figure, self.higher = "heldout_loss", False
             return
         topics, remark = held_out_topics(against, trained_topics(self.given))
         if remark:

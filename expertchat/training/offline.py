@@ -42,7 +42,7 @@ from expertchat.folder.summary import seconds_of
 from expertchat.folder.writing import replace
 from expertchat.records import Figure, Metrics, Record
 from expertchat.records.learning import Step
-from expertchat.training.checkpoints import checkpoints, damage
+from expertchat.training.checkpoints import damage
 from expertchat.training.clock import Clock
 from expertchat.training.folder import TrainingFolder, put, round_name
 from expertchat.training.learner import Learner, one_learner
@@ -51,6 +51,7 @@ from expertchat.training.method import Rows, Stopped, Updated, method_of
 from expertchat.training.offline_config import SEAT, OfflineConfig
 from expertchat.training.one_model import load_one
 from expertchat.training.ranks import Ranks
+from expertchat.training.restore import restore
 from expertchat.training.sharding import shard
 from expertchat.training.tracking import FINAL, check_trackers, open_trackers
 
@@ -237,30 +238,12 @@ class Offline(ABC, Generic[C]):
         self.ranks.barrier()
         self.keep()
         self.trackers = open_trackers(config.report_to, store.folder, config, config.arm, hub.send) if self.ranks.rank == 0 else None
-        self._restore()
+        restore(store, self.ranks, self._take)
         hub.send(started(self.command, store, conversations=0, turns=0, resumed=store.last, rounds=config.rounds))
         for metrics in store.metrics.values():  # of an earlier start: for the view, the file has them
             hub.show(Measured(metrics=metrics))
         hub.notes(store.notes, "warning")
         hub.notes(self.learner.notes)
-
-    def _restore(self) -> None:
-        """Go on from the last whole round. A damaged checkpoint is passed over, with a warning, where an older one is there.
-
-        Raises ConfigError where none can be read.
-        """
-        store, broken = self.store, list[str]()
-        for number in self.ranks.same(checkpoints(store.folder)):
-            problem = self.ranks.same(damage(store.folder, number) if self.ranks.rank == 0 else None)
-            if problem is None and not self.ranks.agree((problem := self._take(number)) is not None):
-                if broken:
-                    store.go_back(number)
-                    store.notes.append(f"{'; '.join(broken)}: the run goes on from round {number}")
-                return
-            broken.append(problem or f"the checkpoint of round {number} could not be read by another process")
-        if broken:
-            remedy = f"remove {store.folder / 'rounds'} and the run begins again with round 1, or name another run.dir"
-            raise ConfigError(f"{'; '.join(broken)}: no checkpoint is whole; {remedy}")
 
     def _take(self, number: int) -> str | None:
         """Take over a round's checkpoint; why that cannot be done."""

@@ -25,7 +25,7 @@ from expertchat.preferences.score import scored
 from expertchat.records import Metrics, Speaker
 from expertchat.talk.cast import load_cast
 from expertchat.training.card import model_card
-from expertchat.training.checkpoints import checkpoints, damage
+from expertchat.training.checkpoints import damage
 from expertchat.training.clock import Clock
 from expertchat.training.config import OnlineConfig, OnlineDpoConfig
 from expertchat.training.figures import remarks, round_figures, why_nothing
@@ -35,6 +35,7 @@ from expertchat.training.held_out import check_given
 from expertchat.training.learner import make_learners
 from expertchat.training.method import Rows, Stopped, Updated, method_of
 from expertchat.training.ranks import Ranks
+from expertchat.training.restore import restore
 from expertchat.training.rollouts import Rollouts
 from expertchat.training.room import on_cpu, room_for
 from expertchat.training.single import alone
@@ -169,7 +170,7 @@ class Online:
         }  # fmt: skip
         store.open()
         self.ranks.barrier()
-        self._restore()
+        restore(store, self.ranks, self._take, ", and trains again with what was said since")
         talk = config.conversation
         hub.send(started(config.command, store, conversations=talk.count, turns=talk.turns, resumed=store.last, rounds=config.rounds))
         for metrics in store.metrics.values():  # of an earlier start: for the view, the file has them
@@ -181,25 +182,6 @@ class Online:
     def _rounds_of(self, seat: Speaker) -> int:
         """How many rounds update a learner."""
         return sum(self.learners.of_round(n)[0].seat == seat for n in range(1, self.config.rounds + 1))
-
-    def _restore(self) -> None:
-        """Go on from the last whole round. A damaged checkpoint is passed over, with a warning, where an older one is there.
-
-        Raises ConfigError where none can be read.
-        """
-        store, broken = self.store, list[str]()
-        for number in self.ranks.same(checkpoints(store.folder)):
-            problem = self.ranks.same(damage(store.folder, number) if self.ranks.rank == 0 else None)
-            if problem is None and not self.ranks.agree((problem := self._take(number)) is not None):
-                if broken:
-                    store.go_back(number)
-                    text = f"{'; '.join(broken)}: the run goes on from round {number}, and trains again with what was said since"
-                    store.notes.append(text)
-                return
-            broken.append(problem or f"the checkpoint of round {number} could not be read by another process")
-        if broken:
-            remedy = f"remove {store.folder / 'rounds'} and the run begins again with round 1, or name another run.dir"
-            raise ConfigError(f"{'; '.join(broken)}: no checkpoint is whole; {remedy}")
 
     def _take(self, number: int) -> str | None:
         """Take over a round's checkpoint; why that cannot be done."""

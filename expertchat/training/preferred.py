@@ -130,10 +130,11 @@ class Stand(NamedTuple):
 
 
 def stands(learner: Learner, rows: Sequence[Preferred]) -> list[Stand]:
-    """How each row stands with the learner's present policy."""
+    """How each row stands with the learner's present policy; before any update that is its base, whatever half precision makes of it."""
     asked = [(tuple(one.prompt), [tuple(reply) for reply in one.replies.values()]) for one in rows]
-    found = []
-    for one, mine, its in zip(rows, likelihoods(learner.policy, asked), likelihoods(learner.base, asked), strict=True):
+    of_policy, found = likelihoods(learner.policy, asked), []
+    of_base = likelihoods(learner.base, asked) if learner.version else of_policy
+    for one, mine, its in zip(rows, of_policy, of_base, strict=True):
         ratios = {side: a.logp - b.logp for side, a, b in zip(one.replies, mine, its, strict=True)}
         likelier = mine[0].logp > mine[1].logp if len(mine) == 2 else None
         found.append(Stand(ratios.get("chosen"), ratios.get("rejected"), likelier))
@@ -142,15 +143,18 @@ def stands(learner: Learner, rows: Sequence[Preferred]) -> list[Stand]:
 
 def figures_of(found: Sequence[Stand], beta: float) -> dict[str, Figure]:
     """`accuracy`: how often the policy's own reward, beta times its log ratio, is on the side of the chosen one (of a single reply: above
-    0 for a good one), a tie counting a half; with Wilson's interval. `heldout_margin`: the mean of its differences in pairs. `likelier`:
-    how often the policy finds the chosen one of a pair likelier as a whole. None where there is nothing, or a number is not finite.
+    0 for a good one), a tie counting a half; with Wilson's interval. `heldout_margin`: the mean of its differences in pairs.
+    `heldout_loss`: the mean of -log sigmoid of what lies on the right side, DPO's own, log 2 for a tie. `likelier`: how often the policy
+    finds the chosen one of a pair likelier as a whole. None where there is nothing, or a number is not finite.
 
-    >>> figures_of([Stand(2.0, 1.0, True), Stand(0.0, 0.0, False)], 0.1)["accuracy"]  # one right, one tie
-    0.75
+    >>> found = figures_of([Stand(2.0, 1.0, True), Stand(0.0, 0.0, False)], 0.1)  # one right, one tie
+    >>> found["accuracy"], round(found["heldout_loss"], 4)  # (log(1 + exp(-.1)) + log 2) / 2
+    (0.75, 0.6688)
     """
     good = [value for one in found for value in (one.chosen, one.rejected) if value is not None]
     if not good or not all(map(math.isfinite, good)):
-        return {"accuracy": None, "accuracy_low": None, "accuracy_high": None, "heldout_margin": None, "likelier": None, "rows": len(found)}
+        names = ("accuracy", "accuracy_low", "accuracy_high", "heldout_margin", "heldout_loss", "likelier")
+        return {**dict.fromkeys(names), "rows": len(found)}
     apart = [one.chosen - one.rejected for one in found if one.chosen is not None and one.rejected is not None]
     single = [one.chosen if one.chosen is not None else -(one.rejected or 0.0) for one in found if None in (one.chosen, one.rejected)]
     right = sum(0.5 if value == 0 else float(value > 0) for value in (*apart, *single))
@@ -161,6 +165,12 @@ def figures_of(found: Sequence[Stand], beta: float) -> dict[str, Figure]:
         "accuracy_low": low,
         "accuracy_high": high,
         "heldout_margin": beta * fmean(apart) if apart else None,
+        "heldout_loss": fmean(_loss(beta * value) for value in (*apart, *single)),
         "likelier": fmean(map(float, known)) if known else None,
         "rows": len(found),
     }
+
+
+def _loss(value: float) -> float:
+    """-log sigmoid, for large numbers too."""
+    return math.log1p(math.exp(-abs(value))) + max(0.0, -value)

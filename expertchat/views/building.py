@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from rich.table import Table
 
-from expertchat import events
 from expertchat.text.in_words import line
 from expertchat.views import words
 from expertchat.views.judging import JudgingView
@@ -17,14 +16,12 @@ ROWS = (("scores", "chosen"), ("scores", "rejected"), ("margins", ""), ("words",
 
 
 class BuildingView(JudgingView):
-    """A sink that draws on `stream` (standard output). `moves`: a bar moves on a terminal that can show it."""
+    """The view of a run that builds pairs."""
 
-    def __init__(self, stream: TextIO | None = None, moves: bool = True) -> None:
-        super().__init__(stream, moves, doing="built")
+    doing = "built"
 
-    def _on_finished(self, event: events.RunFinished) -> None:
-        self.close()
-        card = event.summary.get("card")
+    def show_end(self, summary: Mapping[str, Any]) -> None:
+        card = summary.get("card")
         if isinstance(card, Mapping):
             self.console.print()
             for said in came_to(card):
@@ -33,7 +30,7 @@ class BuildingView(JudgingView):
                 self.console.print()
                 self.console.print(numbers_table(card))
             self.console.print()
-        super()._on_finished(event)
+        super().show_end(summary)
 
 
 def came_to(card: Mapping[str, Any]) -> Iterator[str]:

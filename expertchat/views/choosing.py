@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from expertchat import events
 from expertchat.text.in_words import line
-from expertchat.text.sentences import clean
 from expertchat.views import words
-from expertchat.views.console import CleanConsole, open_console
-from expertchat.views.live import can_draw
+from expertchat.views.bar import BarView
 
-PROGRESS_EVERY = 30.0  # seconds between two lines of progress
 CHOOSER = "chooser"
 EXAMPLES, SHOWN = 2, 300  # choices that are shown at the end, and characters of each
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")  # of the judges, the chooser's first
@@ -26,33 +22,18 @@ LEAST = 0.1  # from the bottom of the curve to its top, where the rates differ b
 Values = Mapping[str, Any]
 
 
-class ChoosingView:
-    """A sink that draws on `stream` (standard output). `moves`: a bar moves on a terminal that can show it."""
+class ChoosingView(BarView):
+    """The view of a run that chooses among candidates."""
+
+    doing = "prompts"
 
     def __init__(self, stream: TextIO | None = None, moves: bool = True) -> None:
-        self.console: CleanConsole = open_console(stream)
-        self._moves = moves and can_draw(self.console)
-        self._bar: Progress | None = None
-        self._run: events.RunStarted | None = None
-        self._said_at = 0.0
+        super().__init__(stream, moves)
         self._without = 0
         self._examples: list[events.CandidateChosen] = []
 
-    def send(self, event: events.AnyEvent) -> None:
-        """Draw what the event says."""
+    def hear(self, event: events.AnyEvent) -> None:
         match event:
-            case events.RunStarted():
-                self._run = event
-                before = f", {event.resumed:,} of them done before" if event.resumed else ""
-                self._say(f"ExpertChat {line(event.command)}: {words.whole_in_words(event)}{before}", "bold")
-                self._say(f"run folder: {line(event.folder)}")
-            case events.Loading(done=False) if not self._moves:
-                self._say(f"loading {line(event.what)}")
-            case events.Loading(done=True):
-                self._say(f"loaded {line(event.what)} in {event.seconds:.1f} s", "dim")
-            case events.Note():
-                warns = event.level == "warning"
-                self._say(f"{'warning' if warns else 'note'}: {line(event.text)}", "bold red" if warns else "dim")
             case events.JudgeCalled():
                 model = f" by {line(event.judge.model)}" if event.judge.model else ""
                 does = "chooses" if event.judge.id == CHOOSER else "judges the choice"
@@ -61,48 +42,20 @@ class ChoosingView:
                 self._without += event.text is None
                 if event.text is not None and len(self._examples) < EXAMPLES:
                     self._examples.append(event)
-            case events.Progress():
-                self._on_progress(event)
-            case events.RunFinished():
-                self._on_finished(event)
 
-    def close(self) -> None:
-        """Put the terminal back in order. May be called twice."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+    def beside(self, event: events.Progress) -> str:
+        return f"{event.tokens:,} tokens" + (f", {self._without:,} without a choice" if self._without else "")
 
-    def _on_progress(self, event: events.Progress) -> None:
-        lacking = f", {self._without:,} without a choice" if self._without else ""
-        if self._moves:
-            if self._bar is None:
-                columns = (TextColumn("prompts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-                self._bar = Progress(*columns, TextColumn("{task.fields[more]}"), console=self.console, transient=True)
-                self._bar.add_task("", total=event.total, more="")
-                self._bar.start()
-            more = f"{event.tokens:,} tokens{lacking}"
-            self._bar.update(self._bar.task_ids[0], completed=event.finished, total=event.total, more=more)
-        elif event.seconds - self._said_at >= PROGRESS_EVERY:
-            self._said_at = event.seconds
-            done = f"{event.finished:,} of {event.total:,} prompts, {event.tokens:,} tokens"
-            self._say(f"progress: {done}{lacking}, {words.clock(event.seconds)}")
-
-    def _on_finished(self, event: events.RunFinished) -> None:
-        self.close()
-        if event.summary.get("curve"):
-            self.console.print()
-            for part in end(event.summary):
-                self.console.print(part, soft_wrap=isinstance(part, Text) and not self.console.is_terminal)
-            self.console.print()
-            for one in self._examples:
-                self._say(f"chosen{f', on {line(one.topic)}' if one.topic else ''}: {line(one.text or '')[:SHOWN]}")
-            self.console.print()
-        self._say(words.ending(event), {"done": "bold green", "stopped": "bold", "failed": "bold red"}[event.status])
-        if self._run is not None:
-            self._say(f"run folder: {clean(self._run.folder)}")
-
-    def _say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style=style), soft_wrap=not self.console.is_terminal)
+    def show_end(self, summary: Values) -> None:
+        if not summary.get("curve"):
+            return
+        self.console.print()
+        for part in end(summary):
+            self.console.print(part, soft_wrap=isinstance(part, Text) and not self.console.is_terminal)
+        self.console.print()
+        for one in self._examples:
+            self._say(f"chosen{f', on {line(one.topic)}' if one.topic else ''}: {line(one.text or '')[:SHOWN]}")
+        self.console.print()
 
 
 def end(summary: Values) -> Iterator[Table | Text]:

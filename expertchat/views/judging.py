@@ -5,83 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from expertchat import events
 from expertchat.text.in_words import line
-from expertchat.text.sentences import clean
 from expertchat.views import words
-from expertchat.views.console import CleanConsole, open_console
-from expertchat.views.live import can_draw
+from expertchat.views.bar import BarView
 
-PROGRESS_EVERY = 30.0  # seconds between two lines of progress
 PLACES = ("first", "second", "tie")
 MOST_FAULTS = 3  # kinds that a row of the table names
 
 
-class JudgingView:
-    """A sink that draws on `stream` (standard output). `moves`: a bar moves on a terminal that can show it; `doing` stands before it."""
+class JudgingView(BarView):
+    """The view of a judges' run."""
 
-    def __init__(self, stream: TextIO | None = None, moves: bool = True, doing: str = "judged") -> None:
-        self._doing = doing
-        self.console: CleanConsole = open_console(stream)
-        self._moves = moves and can_draw(self.console)
-        self._bar: Progress | None = None
-        self._run: events.RunStarted | None = None
-        self._said_at = 0.0
-        self._given = self._unanswered = 0
+    doing = "judged"
 
-    def send(self, event: events.AnyEvent) -> None:
-        """Draw what the event says."""
+    def __init__(self, stream: TextIO | None = None, moves: bool = True) -> None:
+        super().__init__(stream, moves)
+        self._unanswered = 0
+
+    def hear(self, event: events.AnyEvent) -> None:
         match event:
-            case events.RunStarted():
-                self._run = event
-                before = f", {event.resumed:,} of them done before" if event.resumed else ""
-                self._say(f"ExpertChat {line(event.command)}: {words.whole_in_words(event)}{before}", "bold")
-                self._say(f"run folder: {line(event.folder)}")
-            case events.Loading(done=False) if not self._moves:
-                self._say(f"loading {line(event.what)}")
-            case events.Loading(done=True):
-                self._say(f"loaded {line(event.what)} in {event.seconds:.1f} s", "dim")
-            case events.Note():
-                warns = event.level == "warning"
-                self._say(f"{'warning' if warns else 'note'}: {line(event.text)}", "bold red" if warns else "dim")
             case events.JudgeCalled():
                 model = f" by {line(event.judge.model)}" if event.judge.model else ""
                 self._say(f"judge {line(event.judge.id)}: {event.judge.form}{model}, {words.counted(event.items, 'item')}")
             case events.OpinionGiven():
-                self._given += 1
                 self._unanswered += not event.opinion.answered
-            case events.Progress():
-                self._on_progress(event)
-            case events.RunFinished():
-                self._on_finished(event)
 
-    def close(self) -> None:
-        """Put the terminal back in order. May be called twice."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+    def beside(self, event: events.Progress) -> str:
+        return f"{self._unanswered:,} unanswered" if self._unanswered else ""
 
-    def _on_progress(self, event: events.Progress) -> None:
-        nulls = f", {self._unanswered:,} unanswered" if self._unanswered else ""
-        if self._moves:
-            if self._bar is None:
-                columns = (TextColumn(self._doing), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-                self._bar = Progress(*columns, TextColumn("{task.fields[nulls]}"), console=self.console, transient=True)
-                self._bar.add_task("", total=event.total, nulls="")
-                self._bar.start()
-            self._bar.update(self._bar.task_ids[0], completed=event.finished, total=event.total, nulls=nulls.lstrip(", "))
-        elif event.seconds - self._said_at >= PROGRESS_EVERY:
-            self._said_at = event.seconds
-            self._say(f"progress: {event.finished:,} of {event.total:,} {self._doing}{nulls}, {words.clock(event.seconds)}")
-
-    def _on_finished(self, event: events.RunFinished) -> None:
-        self.close()
-        if judges := event.summary.get("judges"):
-            assert isinstance(judges, Mapping)
+    def show_end(self, summary: Mapping[str, Any]) -> None:
+        if judges := summary.get("judges"):
             self.console.print()
             table = judges_table(judges)
             self.console.print(table)
@@ -91,12 +47,6 @@ class JudgingView:
                 self.console.print()
                 self.console.print(won)
             self.console.print()
-        self._say(words.ending(event), {"done": "bold green", "stopped": "bold", "failed": "bold red"}[event.status])
-        if self._run is not None:
-            self._say(f"run folder: {clean(self._run.folder)}")
-
-    def _say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style=style), soft_wrap=not self.console.is_terminal)
 
 
 def judges_table(judges: Mapping[str, Any]) -> Table:

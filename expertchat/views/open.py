@@ -9,6 +9,7 @@ from typing import TextIO
 
 from expertchat.config import ConfigError
 from expertchat.events import Sink
+from expertchat.views.bar import BarView
 from expertchat.views.building import BuildingView
 from expertchat.views.choosing import ChoosingView
 from expertchat.views.console import console_on
@@ -62,7 +63,7 @@ def open_building(view: str, stream: TextIO | None = None) -> Sink:
     return _open_own(BuildingView, view, stream)
 
 
-def _open_own(kind: type[JudgingView | RewardsView | ChoosingView | BuildingView], view: str, stream: TextIO | None) -> Sink:
+def _open_own(kind: type[BarView], view: str, stream: TextIO | None) -> Sink:
     """The sink of a run that has a view of its own."""
     if view not in VIEWS:
         raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")

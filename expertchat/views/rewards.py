@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from expertchat import events
 from expertchat.records import Metrics
 from expertchat.text.in_words import line
-from expertchat.text.sentences import clean
 from expertchat.views import words
-from expertchat.views.console import CleanConsole, open_console
-from expertchat.views.live import can_draw
+from expertchat.views.bar import BarView
 from expertchat.views.sparkline import sparkline
 
 CURVE = 32  # cells of a curve
@@ -33,64 +30,31 @@ ROWS: Sequence[tuple[str, str, str, str]] = (
 )  # fmt: skip
 
 
-class RewardsView:
-    """A sink that draws on `stream` (standard output). `moves`: a bar moves on a terminal that can show it."""
+class RewardsView(BarView):
+    """The view of a reward model's training."""
 
     def __init__(self, stream: TextIO | None = None, moves: bool = True) -> None:
-        self.console: CleanConsole = open_console(stream)
-        self._moves = moves and can_draw(self.console)
-        self._bar: Progress | None = None
-        self._run: events.RunStarted | None = None
+        super().__init__(stream, moves)
         self._epochs: dict[int, Metrics] = {}
 
-    def send(self, event: events.AnyEvent) -> None:
-        """Draw what the event says."""
+    def size_of(self, run: events.RunStarted) -> str:
+        return words.counted(run.rounds, "epoch")
+
+    def hear(self, event: events.AnyEvent) -> None:
         match event:
-            case events.RunStarted():
-                self._run = event
-                before = f", {event.resumed:,} of them done before" if event.resumed else ""
-                self._say(f"ExpertChat {line(event.command)}: {words.counted(event.rounds, 'epoch')}{before}", "bold")
-                self._say(f"run folder: {line(event.folder)}")
-            case events.Loading(done=False) if not self._moves:
-                self._say(f"loading {line(event.what)}")
-            case events.Loading(done=True):
-                self._say(f"loaded {line(event.what)} in {event.seconds:.1f} s", "dim")
-            case events.Note():
-                warns = event.level == "warning"
-                self._say(f"{'warning' if warns else 'note'}: {line(event.text)}", "bold red" if warns else "dim")
             case events.StepFinished() if self._moves:
-                self._on_step(event)
+                self._move(f"epoch {event.round}", event.step, event.steps, f"loss {event.loss:.3f}", remaining=False)
             case events.Measured():
                 self.close()
                 self._epochs[event.metrics.round] = event.metrics
                 self._say(epoch_in_words(event.metrics, self._run.rounds if self._run else 0))
-            case events.RunFinished():
-                self._on_finished(event)
 
-    def close(self) -> None:
-        """Put the terminal back in order. May be called twice."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _on_step(self, event: events.StepFinished) -> None:
-        if self._bar is None:
-            columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Progress(*columns, TextColumn("loss {task.fields[loss]}"), console=self.console, transient=True)
-            self._bar.add_task(str(event.round), total=event.steps, loss="")
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=event.step, total=event.steps, loss=f"{event.loss:.3f}")
-
-    def _on_finished(self, event: events.RunFinished) -> None:
-        self.close()
-        if isinstance(figures := event.summary.get("figures"), Mapping):
+    def show_end(self, summary: Mapping[str, Any]) -> None:
+        if isinstance(figures := summary.get("figures"), Mapping):
             self.console.print()
-            self.console.print(Panel(result_table(figures), title=result_title(event.summary), title_align="left", expand=False))
+            self.console.print(Panel(result_table(figures), title=result_title(summary), title_align="left", expand=False))
             self._curves()
             self.console.print()
-        self._say(words.ending(event), {"done": "bold green", "stopped": "bold", "failed": "bold red"}[event.status])
-        if self._run is not None:
-            self._say(f"run folder: {clean(self._run.folder)}")
 
     def _curves(self) -> None:
         """Accuracy and loss from epoch to epoch, where there are several."""
@@ -99,9 +63,6 @@ class RewardsView:
             values = [number(one.figures.get(name)) for one in told]
             if values[0] is not None and values[-1] is not None:
                 self._say(f"  {title:<16} {written(values[0], form):>7} {sparkline(values, CURVE)} {written(values[-1], form)}")
-
-    def _say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style=style), soft_wrap=not self.console.is_terminal)
 
 
 def number(value: object) -> float | None:

@@ -32,7 +32,16 @@ def start(folder: Path, overrides: Sequence[str]) -> subprocess.Popen[bytes]:
 def content(folder: Path, name: str) -> list[tuple[str, dict[str, Any]]]:
     found = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
     kept = [{key: value for key, value in one.items() if key not in TIMES} for one in found]
-    return sorted(((str(one["id"]), one) for one in kept), key=lambda one: one[0])
+    told = [one | {"raw": numbers(one["raw"])} if "raw" in one else one for one in kept]
+    return sorted(((str(one["id"]), one) for one in told), key=lambda one: one[0])
+
+
+def numbers(raw: str) -> Any:
+    """Log probabilities as they were told, in numbers; else the text."""
+    try:
+        return [float(word) for word in raw.split()]
+    except ValueError:
+        return raw
 
 
 def same(one: Any, two: Any) -> bool:
@@ -67,6 +76,8 @@ def main(kills: int, overrides: Sequence[str]) -> int:
             one, two = content(whole, name), content(broken, name)
             twice = sum(n > 1 for n in Counter(key for key, _ in two).values())
             print(f"{name}: {len(two):,} records, {'the same' if same(one, two) else 'and they DIFFER'}; {twice} of them twice")
+            for before, after in [pair for pair in zip(one, two, strict=False) if not same(*pair)][:3]:
+                print(f"  {before}\n  {after}"[:1200])
             good = good and same(one, two) and not twice
         curves = [json.loads((folder / "summary.json").read_text("utf-8"))["curve"] for folder in (whole, broken)]
         print(f"figures: {'the same' if same(*curves) else 'they DIFFER'}")

@@ -59,7 +59,7 @@ def ends_alike(command: str, words: Sequence[str], scratch: Path, kills: int, rn
     done = 0
     for _ in range(kills):
         run = start([command, *words], broken)
-        time.sleep(rng.uniform(0.3, 1.0) * took)
+        time.sleep(rng.uniform(0.3, 0.8) * took)
         if run.poll() is not None:
             break
         run.send_signal(signal.SIGKILL)
