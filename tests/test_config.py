@@ -42,6 +42,7 @@ SLOTS = {
     "judge": ["+judge@judges.mine"],
     "form": ["form"],
     "classifier": ["classifier@model"],
+    "data": ["data"],
 }
 TAUGHT = ("data/taught", "evaluation/held_out", "train/sft_lora", "train/sft_full", "train/sft_last_layer")  # of sft
 PREFERRED = ("data/preferred", "evaluation/against_base", "train/dpo_lora", "train/dpo_full", "train/dpo_last_layer", "train/kto")  # of dpo
