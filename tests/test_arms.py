@@ -180,7 +180,7 @@ def test_folders_that_are_no_runs_are_all_named(tmp_path: Path) -> None:
         arms([tmp_path / "nowhere", tmp_path / "empty", tmp_path / "talk", tmp_path / "good"])
     said = error.value.problems
     assert len(said) == 3
-    assert "no such folder" in said[0] and "holds no run" in said[1] and "none of online_dpo" in said[2]
+    assert "no such folder" in said[0] and "holds no training run" in said[1] and "no training run" in said[2]
     table = arms([tmp_path])  # in a folder of runs those of other commands are only counted
     assert len(table.rows) == 1 and table.notes == [f"{tmp_path}: runs of other commands, left out: 1"]
     (tmp_path / "good" / "trackers" / "wandb").mkdir(parents=True)

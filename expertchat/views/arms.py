@@ -62,6 +62,7 @@ def _judged(row: Row) -> str:
 
 COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("seeds", lambda row: str(len(row["seeds"]))),
+    ("judged replies", _judged),
     ("win rate, %", _win_rate),
     ("seeds apart", _over_seeds),
     ("like length, %", lambda row: percent(row["win_rate_length_matched"])),
@@ -75,9 +76,8 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("margin/sd", lambda row: _number(row["margin_scaled"])),
     ("KL", lambda row: _number(row["kl"], 1)),
     ("rounds", _rounds),
-    ("judged replies", _judged),
 )
-FIRST = 6  # columns of the upper table where the screen is not wide
+FIRST = 7  # columns of the upper table where the screen is not wide
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
