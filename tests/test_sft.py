@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from expertchat.backends.folders import find_folder
+from expertchat.backends.learnt import find_learnt
 from expertchat.backends.likelihood import likelihoods
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.trained import as_trained
@@ -169,7 +170,7 @@ def test_a_run_learns_is_broken_off_and_goes_on_as_if_it_was_not(tmp_path: Path,
         assert all(map(same, records(one, name), records(two, name))) and len(records(one, name)) == len(records(two, name))
     assert adapter(one).keys() == adapter(two).keys() and all(torch.equal(adapter(one)[name], adapter(two)[name]) for name in adapter(one))
 
-    policy = as_trained(backend(), one / "adapter")  # what the run says of its weights is true of what it gives
+    policy = as_trained(backend(), find_learnt(str(one)))  # what the run says of its weights is true of what it gives
     tokens = encoder().encode(Demonstration.model_validate(records(one, "demonstrations")[-1]))
     logp = likelihoods(policy, [(tuple(tokens.prompt), [tuple(tokens.completion)])])[0][0].logp
     assert math.exp(-logp / len(tokens.completion)) == pytest.approx(summary["evaluation"]["perplexity"], rel=1e-4)
@@ -194,8 +195,8 @@ def test_weights_themselves_are_trained_and_found_again(method: str, tmp_path: P
     assert ("last_layer: those of layer" in said and "self_attn.q_proj, " in said) == (method == "last_layer")
     assert "perplexity" in said and "loss: " in said
     found = find_source(MergeConfig(adapter=str(tmp_path / "run"), out="x", dtype="auto", device="cpu"))
-    assert (found.base, found.adapter) == ("embedded:llama", False)
-    one = as_trained(backend(), found.folder)
+    assert (found.base, found.learnt.adapter) == ("embedded:llama", False)
+    one = as_trained(backend(), found.learnt)
     assert any(not torch.equal(p, q) for p, q in zip(one.model.parameters(), backend().model.parameters(), strict=True))
 
 
