@@ -59,8 +59,8 @@ def named_parts(arguments: Sequence[str]) -> list[str]:
             found.append(f"judge@{CHOOSER if made[1] == 'chooser' else OTHER}={made[2]}")
         elif key in ("model", "base") and equals and value not in ("", "null") and "," not in value:
             found += model_overrides(value, key)
-        elif word == "base=null":
-            found.append("model@base=null")
+        elif word == "base=null":  # as it is where nobody names one
+            continue
         elif made := _JUDGE.fullmatch(word):
             there = made[1] in ("chooser", "other")
             found.append(f"{'' if there else '+'}judge@judges.{made[1]}={made[2]}")
