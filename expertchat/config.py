@@ -76,6 +76,8 @@ class DecodingConfig(Group):
     min_p: float = Field(default=0.0, ge=0, lt=1)
     penalty_alpha: float = Field(default=0.6, ge=0, le=1)
     beams: int = Field(default=4, ge=1, le=64)
+    no_repeat_ngram: int = Field(default=0, ge=0, le=1000)
+    stop: list[Annotated[Text, Field(min_length=1)]] = []
 
     @property
     def varies(self) -> bool:
@@ -132,6 +134,7 @@ class ModelConfig(Group):
     family: str
     path: Text = Field(min_length=1)
     revision: Text | None = None
+    trained: Text | None = None  # what a run has trained, on top of it: RUN, RUN/rounds/000003, the folder of an adapter or of weights
     models_dir: Text | None = Field(default=None, exclude=True)  # searched first for a hub id; a matter of the machine, not of the run
     backend: Literal["local", "scripted"] = "local"
     script: Text | None = None  # backend=scripted: a JSONL file of replies
@@ -199,23 +202,6 @@ class ConversationConfig(Group):
     max_tokens: int | None = Field(default=None, ge=1)  # new tokens of a whole dialogue
     loop_similarity: float = Field(default=0.9, gt=0, le=1)  # two turns at least this alike (word overlap) count as a loop
     stop_when_nothing_new: bool = True
-
-
-def talk_problems(experts: ExpertsConfig, conversation: ConversationConfig, moderator: ModelConfig | None) -> list[str]:
-    """What is wrong with who talks when."""
-    found, opener, order = list[str](), conversation.opener, conversation.order
-    if opener != ALTERNATE and opener not in experts.seats:
-        found.append(f"conversation.opener={opener}: is no expert; take {ALTERNATE}, or one of {', '.join(experts.seats)}")
-    if order == "moderator" and moderator is None:
-        found.append("conversation.order=moderator needs a model that picks who is next: add +model@moderator=NAME")
-    elif order == "moderator" and moderator is not None and not moderator.prompts.moderate:
-        found.append(
-            f"conversation.order=moderator: the wordings of the moderator (family {moderator.family}) have no `moderate`; the embedded "
-            "models were not trained to moderate: take another model, or conversation.order=round_robin or random"
-        )
-    elif moderator is not None and order != "moderator":
-        found.append(f"moderator: nobody asks it with conversation.order={order}; add conversation.order=moderator, or take it away")
-    return found
 
 
 class TopicsConfig(Group):
@@ -344,10 +330,7 @@ class JudgingConfig(Group):
 
 
 class EmbedderConfig(Group):
-    """`path`: a sentence-transformers folder or hub id, or "embedded:embedder"; "auto" follows the models.
-
-    `dtype`: what a config without it means is fp32, as it was when there was no choice.
-    """
+    """`path`: a sentence-transformers folder or hub id, or "embedded:embedder"; "auto" follows the models. Without `dtype`: fp32."""
 
     path: Text = "auto"
     models_dir: Text | None = Field(default=None, exclude=True)

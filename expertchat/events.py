@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from expertchat.records import ExpertRef, JudgeRef, Metrics, Opinion, Rating, Reward, Speaker, StopReason, Turn, Wim
+from expertchat.records import ExpertRef, JudgeRef, Metrics, Opinion, Rating, Reward, Selection, Speaker, StopReason, Turn, Wim
 
 
 class Event(BaseModel):
@@ -31,6 +31,7 @@ class RunStarted(Event):
     resumed: int = 0
     rounds: int = 0  # of a training run; `conversations` are those of one round then
     judgements: int = 0  # of `judge`: items times judges times repeats; `resumed` are of these then
+    candidates: int = 0  # of each prompt, of `best_of_n`; `conversations` are its prompts then
     pid: int = 0
     host: str = ""
     job: str = ""  # of Slurm, "123" or "123_4"
@@ -182,6 +183,15 @@ class OpinionGiven(Event):
     opinion: Opinion
 
 
+class CandidateChosen(Event):
+    """A prompt has all its candidates and all that is said of them, and one of them was chosen, or none; `text` is that of the choice."""
+
+    kind: Literal["candidate_chosen"] = "candidate_chosen"
+    selection: Selection
+    topic: str = ""
+    text: str | None = None
+
+
 class Progress(Event):
     """Counts so far, a few times a second at most. Not kept in events.jsonl."""
 
@@ -205,8 +215,8 @@ class RunFinished(Event):
 
 AnyEvent = Annotated[
     RunStarted | Loading | Note | ConversationStarted | TextStreamed | TurnFinished | ConversationFinished | RatingGiven | WimGiven
-    | RewardGiven | ConversationJudged | JudgeCalled | OpinionGiven | RoundStarted | PhaseStarted | CandidatesJudged | StepFinished
-    | Measured | RoundFinished | Progress | RunFinished,
+    | RewardGiven | ConversationJudged | JudgeCalled | OpinionGiven | CandidateChosen | RoundStarted | PhaseStarted | CandidatesJudged
+    | StepFinished | Measured | RoundFinished | Progress | RunFinished,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

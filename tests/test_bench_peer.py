@@ -97,7 +97,7 @@ def test_the_verdict_is_the_median_of_the_ratios(seconds: tuple[float, ...], sai
     part = Part("online_dpo", "", columns=[Column("x", PEER, "cost", (OURS,))])
     for repeat, mine in enumerate(seconds):
         part.timings += [Timing("N=1", PEER, repeat, 10.0), Timing("N=1", OURS, repeat, mine)]
-    peer._verdict(part, "N=1")
+    peer.tell_verdict(part, "N=1", peer.TARGET)
     assert part.facts == [("median of the ratios", said)]
 
 
@@ -106,3 +106,17 @@ def test_the_reward_ties_equal_texts_alone(one: str, two: str) -> None:
     assert 0 <= reward(one.encode("utf-8", "replace").decode()) < 1
     one, two = (text.encode("utf-8", "replace").decode() for text in (one, two))
     assert (reward(one) == reward(two)) == (one == two)  # two texts of one checksum exist, but nobody finds them by chance
+
+
+@pytest.mark.slow
+def test_a_round_of_grpo_is_the_same_work_on_both_sides() -> None:
+    from expertchat.bench import peer_grpo
+    from expertchat.bench.subject import load_subject
+
+    config = load("bench", [*SMALL, "bench.repeats=1", "bench.parts=[grpo]"])
+    kit = Kit(config, config.bench, load_subject(config.bench))
+    peer_grpo.measure_grpo(kit)
+    (part,) = kit.parts
+    # 2 x 4 rows at most: 8 histories x 4 candidates x 4 tokens
+    assert [(t.way, t.tokens, t.counts["replies"]) for t in part.timings] == [(peer_grpo.PEER, 128, 32), (OURS, 128, 32)]
+    assert len(part.ratios("N=8", OURS, part.columns[0])) == 1 and part.facts[0][0] == "median of the ratios"

@@ -14,6 +14,7 @@ from expertchat.command.compose import compose, config_class, load
 from expertchat.command.launch import names_hub
 from expertchat.config import ConfigError, DecodingConfig, ExpertsConfig, ModelConfig, PersonaConfig, conf_dir, validate
 from expertchat.sources.instructions import find_template
+from expertchat.studies.written import read_study
 from expertchat.talk.config import ConverseConfig
 
 CONF = conf_dir()
@@ -40,7 +41,7 @@ SLOTS = {
     "source": ["source"],
     "judge": ["+judge@judges.mine"],
     "form": ["form"],
-    "data": ["data"],
+    "classifier": ["classifier@model"],
 }
 TAUGHT = ("data/taught", "evaluation/held_out", "train/sft_lora", "train/sft_full", "train/sft_last_layer")  # of sft
 PREFERRED = ("data/preferred", "evaluation/against_base", "train/dpo_lora", "train/dpo_full", "train/dpo_last_layer", "train/kto")  # of dpo
@@ -78,19 +79,23 @@ def test_every_file_composes_and_validates(option: str) -> None:
         assert load(option, NEEDED.get(option, []))
         return
     command = "online_dpo" if group in TRAINING or option == "judging/candidates" else "converse"
-    if group == "instructions":  # no option of a config: data.template names it
-        assert find_template(name)
+    if group in ("instructions", "study"):  # no options of a config: data.template and `study` name them
+        assert find_template(name) if group == "instructions" else read_study(name)
         return
     if option in TAUGHT:
         command = "sft"
     if option in PREFERRED:
         command = "dpo"
+    if option in ("train/rloo", "train/grpo"):
+        command = name
     if group == "cluster":
         command = "submit"
     if group in ("source", "judge"):
         command = "judge"
     if group == "form":
         command = "label"
+    if group == "classifier":
+        command = "reward_model"
     if group == "experiment":  # its second line says for which command it is
         command = (CONF / f"{option}.yaml").read_text("utf-8").splitlines()[1].removeprefix("# ").partition(":")[0]
     for slot in SLOTS[group]:

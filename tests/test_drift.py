@@ -47,11 +47,11 @@ def by_hand(model: Any, prompt: list[int], ids: list[int]) -> tuple[float, float
 
 
 def test_the_figures_by_hand() -> None:
-    found = [[Moved(0.5, 2.0, 4), Moved(-0.1, 1.0, 2)], [], [Moved(0.2, 0.6, 3)]]
+    found = [[Moved("k0", 0.5, 2.0, 4), Moved("k1", -0.1, 1.0, 2)], [], [Moved("k2", 0.2, 0.6, 3)]]
     # 0.6 nats over 3 replies and 9 tokens; entropies of 3.6 nats over 9 tokens
     assert drift(found) == pytest.approx({"kl": 0.2, "kl_token": 0.6 / 9, "entropy": 0.4})
     nothing = {"kl": None, "kl_token": None, "entropy": None}
-    assert drift([]) == drift([[]]) == drift([[Moved(float("nan"), 1.0, 1)]]) == nothing
+    assert drift([]) == drift([[]]) == drift([[Moved("k0", float("nan"), 1.0, 1)]]) == nothing
 
 
 def test_an_untouched_policy_has_not_moved() -> None:

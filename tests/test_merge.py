@@ -118,6 +118,7 @@ def test_weights_that_were_trained_themselves(folders: dict[str, Path], tmp_path
     place = tmp_path / "run" / "rounds" / "000003" / "adapter"
     place.mkdir(parents=True)
     save_file(last, place / WEIGHTS)
+    (place.parent / "DONE").touch()
     with pytest.raises(ConfigError, match="does not say which model it is for; name it with base=PATH"):
         run_merge(config(place, tmp_path / "out"))
     expert = f"{{path: '{folders['llama3']}', quantization: none}}"
@@ -204,5 +205,5 @@ def test_adapters_that_cannot_be_found(folders: dict[str, Path], tmp_path: Path)
 
 def test_an_adapter_that_is_not_a_number(folders: dict[str, Path], tmp_path: Path) -> None:
     saved, _ = adapter(str(folders["llama3"]), tmp_path / "adapter", size=float("inf"))
-    with pytest.raises(ConfigError, match="merge another round's"):
+    with pytest.raises(ConfigError, match="take another round's"):
         run_merge(config(saved, tmp_path / "out"))

@@ -22,7 +22,7 @@ from expertchat.records import Record
 from expertchat.runs import arms as table
 from expertchat.runs import merged as files
 from expertchat.runs.merge_runs import merge_runs
-from expertchat.training.online_dpo import run_online_dpo
+from expertchat.training.online import run_online
 from expertchat.views.outcomes import print_merged_runs
 from tests.scripted import Collect, run
 from tests.test_merge_runs import SMALL, problems, records
@@ -43,6 +43,8 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "completion", "rendered", "part",
         # of preferences, and of pairs that are built
         "type", "pair", "cut",
+        # of what is chosen among candidates, which nobody merges
+        "origin", "rule_text", "scores", "others", "duels", "like", "selection",
     }  # fmt: skip
     seen: set[str] = set()
 
@@ -72,6 +74,8 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "Preference",  # in a run of one model
         "Attempt", "Outcome",  # of pairs that are built
         "Demonstration",  # in a file that models are taught by
+        "Prompt",  # of best_of_n
+        "Selection",
     }
 
 
@@ -132,7 +136,7 @@ FAST = (
 def test_training_runs_of_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [tmp_path / "array" / f"task-{seed}" for seed in (0, 1)]
     for seed, folder in enumerate(runs):
-        assert run_online_dpo(load("online_dpo", [*FAST, f"run.dir={folder}", f"run.seed={seed}"]), ["expertchat"], Collect()) == 0
+        assert run_online(load("online_dpo", [*FAST, f"run.dir={folder}", f"run.seed={seed}"]), ["expertchat"], Collect()) == 0
     merged = merge_runs([tmp_path / "array"], None)
     out = tmp_path / "array" / "merged"
     for name in files.FILES:

@@ -38,7 +38,7 @@ def test_a_row_by_hand() -> None:
     assert rows.ids_B_L.tolist() == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
     assert rows.positions_B_L.tolist() == [[0, 1, 2, 2, 3], [0, 1, 2, 3, 1]]
     # chosen 1 2 3 _ and 6 7 8 9; rejected 1 2 4 5 and 6 10 _ _
-    assert rows.columns_2B_T.tolist() == [[0, 1, 2, 0], [0, 1, 2, 3], [0, 1, 3, 4], [0, 4, 0, 0]]
+    assert rows.columns_KB_T.tolist() == [[0, 1, 2, 0], [0, 1, 2, 3], [0, 1, 3, 4], [0, 4, 0, 0]]
     seen = [[[k for k in range(5) if row[q][k]] for q in range(5)] for row in rows.visible_B_L_L.tolist()]
     assert seen == [[[0], [0, 1], [0, 1, 2], [0, 1, 3], [0, 1, 3, 4]], [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 4]]]
 

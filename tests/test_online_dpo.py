@@ -31,7 +31,7 @@ from expertchat.events import (
 from expertchat.folder.reader import RunReader
 from expertchat.metrics.said import find_said, weights_of
 from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.online_dpo import run_online_dpo
+from expertchat.training.online import run_online
 from tests.scripted import BagOfWords, Collect, Double
 
 SMALL = (
@@ -54,7 +54,7 @@ def config_of(*overrides: str) -> OnlineDpoConfig:
 
 def train(folder: Path, *overrides: str, sink: Any = None) -> tuple[int, Collect]:
     sink = sink or Collect()
-    return run_online_dpo(config_of(f"run.dir={folder}", *overrides), ["expertchat", "online_dpo"], sink), sink
+    return run_online(config_of(f"run.dir={folder}", *overrides), ["expertchat", "online_dpo"], sink), sink
 
 
 def records(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -334,7 +334,7 @@ def test_runs_that_cannot_be_made(tmp_path: Path, overrides: list[str], words: s
 def test_a_scripted_expert_cannot_learn(tmp_path: Path) -> None:
     doubles = {"a": Double(), "b": Double()}
     with pytest.raises(ConfigError, match="cannot be trained"):
-        run_online_dpo(config_of(f"run.dir={tmp_path / 'run'}"), [], Collect(), backends=doubles, embedder=BagOfWords())
+        run_online(config_of(f"run.dir={tmp_path / 'run'}"), [], Collect(), backends=doubles, embedder=BagOfWords())
 
 
 # -- what was said in a run, token by token -------------------------------------------------------------------------------

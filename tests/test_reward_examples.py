@@ -175,3 +175,34 @@ def test_a_table_of_choices_teaches_no_numbers(tmp_path: Any) -> None:
         read_material(load("reward_model", [f"source.path=[{tmp_path / 'p.csv'}]", "kind=regression"]), lambda text: None)
     with pytest.raises(ConfigError, match="target=truth: nothing of the kind"):
         read_material(load("reward_model", [f"source.path=[{tmp_path / 'p.csv'}]", "target=truth"]), lambda text: None)
+
+
+def test_opinions_and_people_teach_what_they_say(tmp_path: Any) -> None:
+    """Six pairs; the judge `length` prefers the longer text, which is the first one of each; a person chose the second one twice."""
+    from expertchat.lab.run import run_judge
+    from expertchat.records import Label
+    from expertchat.reward_models.known import read_known
+    from expertchat.sources.read import read_items
+    from tests.scripted import Collect
+
+    rows = ["prompt,a,b"] + [f"q{i},a long answer {i},short {i}" for i in range(6)]
+    (tmp_path / "p.csv").write_text("\n".join(rows) + "\n")
+    given = [f"source.path=[{tmp_path / 'p.csv'}]", "view=none"]
+    judges = ["+judge@judges.length=length", "+judge@judges.first=first"]
+    assert run_judge(load("judge", [*given, f"run.dir={tmp_path / 'lab'}", *judges]), ["expertchat", "judge"], Collect()) == 0
+    judged = config(f"source.path=[{tmp_path / 'lab'}]")
+    with pytest.raises(ConfigError, match="judge: first and length have judged these items; name one with judge=NAME"):
+        read_known(judged, judged.source, "opinions", lambda text: None)
+    named = judged.model_copy(update={"judge": "length"})
+    target, known = read_known(named, named.source, "auto", lambda text: None)
+    assert target == "opinions" and {one.better for one in known} == {"first"} and len(known) == 6
+    table = config(f"source.path=[{tmp_path / 'p.csv'}]", f"labels=[{tmp_path / 'people'}]")
+    items = read_items(table.source)
+    (tmp_path / "people" / "ann").mkdir(parents=True)
+    labels = [
+        Label(id=f"l{i}", item=one.id, source=one.source, annotator="ann", form="pairs", at=float(i), choice="second", shown="first")
+        for i, one in enumerate(items[:2])
+    ]
+    (tmp_path / "people" / "ann" / "labels.jsonl").write_text("".join(label.to_json() + "\n" for label in labels))
+    target, known = read_known(table, table.source, "auto", lambda text: None)
+    assert target == "people" and [one.better for one in known] == ["second", "second"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from expertchat.folder.reader import RunReader
 from tests.scripted import Collect
 
 torch.set_num_threads(1)
+SMALL = ("train.batch=6", "train.micro_batch=6")
 GOOD, BAD = ("They hunt fish in the river.", "They nest in tall trees."), ("I do not know.", "No idea at all.")
 
 
@@ -44,13 +47,13 @@ def train(folder: Path, source: Path, *overrides: str, sink: Any = None) -> int:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return table(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows(40))
+    return table(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows(24))
 
 
 @pytest.fixture(scope="module")
 def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = []
-    for row in rows(40):
+    for row in rows(24):
         for name, value in (("chosen", 8), ("rejected", 2)):
             lines.append({"prompt": row["prompt"], "text": row[name], "label": value})
     return table(tmp_path_factory.mktemp("rated") / "rated.jsonl", lines)
@@ -75,18 +78,18 @@ def scores(folder: Path, texts: Sequence[str] = (*GOOD, *BAD)) -> list[float]:
 # -- each kind ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["pairwise", "regression", "classification", "decoder"])
+@pytest.mark.parametrize("kind", ["pairwise", "regression", pytest.param("classification", marks=pytest.mark.slow), "decoder"])
 def test_each_kind_learns_a_planted_rule_and_judges_by_it(tmp_path: Path, pairs: Path, rated: Path, kind: str) -> None:
     sink = Collect()
     source = rated if kind in ("regression", "classification") else pairs
-    assert train(tmp_path / "run", source, f"kind={kind}", "epochs=3", "train.batch=8", "train.micro_batch=8", sink=sink) == 0
+    assert train(tmp_path / "run", source, f"kind={kind}", "epochs=2", *SMALL, "train.schedule=constant", sink=sink) == 0
     summary = RunReader(tmp_path / "run").summary
-    assert summary["figures"]["accuracy"] >= 0.9 and summary["figures"]["groups"] == 10  # a quarter of 40 questions
+    assert summary["figures"]["accuracy"] >= 0.9 and summary["figures"]["groups"] == 6  # a quarter of 24 questions
     found = scores(tmp_path / "run")
     assert min(found[:2]) > max(found[2:])
     assert reward_model_problem(tmp_path / "run") is None and reward_model_problem(tmp_path / "run" / "model") is None
     kinds = [event.kind for event in sink.events]
-    assert kinds.count("round_finished") == 3 and kinds.count("measured") == 4 and kinds[-1] == "run_finished"
+    assert kinds.count("round_finished") == 2 and kinds.count("measured") == 3 and kinds[-1] == "run_finished"
     card = (tmp_path / "run" / "model" / "README.md").read_text("utf-8")
     assert "pairs ordered rightly" in card and "None" not in card
     from expertchat.sources.config import SourceConfig
@@ -97,9 +100,11 @@ def test_each_kind_learns_a_planted_rule_and_judges_by_it(tmp_path: Path, pairs:
 
 
 def test_a_comparison_reads_two_texts_and_judges_pairs_alone(tmp_path: Path, pairs: Path) -> None:
-    assert train(tmp_path / "run", pairs, "kind=comparison", "epochs=4", "train.batch=8", "train.micro_batch=8") == 0
+    assert train(tmp_path / "run", pairs, "kind=comparison", "epochs=1", *SMALL) in (0, 1)  # an epoch of 36 rows need not be enough
     figures = RunReader(tmp_path / "run").summary["figures"]
-    assert figures["accuracy"] > 0.8 and figures["first"] is not None and figures["flips"] is not None
+    assert figures["accuracy"] is not None and figures["first"] is not None and figures["flips"] is not None
+    judge = judge_of(tmp_path / "run")
+    assert judge.compares and not judge.history and facts_of(tmp_path / "run" / "model")["kind"] == "comparison"
     assert any_reward_model_problem(tmp_path / "run") is None
     assert "compares two texts" in (reward_model_problem(tmp_path / "run") or "")
     from expertchat.lab.run import run_judge
@@ -116,16 +121,31 @@ def test_a_comparison_reads_two_texts_and_judges_pairs_alone(tmp_path: Path, pai
 
 
 def test_an_adapter_with_its_head_judges_as_the_whole_model_does(tmp_path: Path, pairs: Path) -> None:
-    more = ("kind=decoder", "epochs=1", "train.batch=8", "train.micro_batch=8", "source.limit=24")
-    train(tmp_path / "whole", pairs, *more, "merge=always")
-    train(tmp_path / "part", pairs, *more, "merge=never")
+    from expertchat.reward_models.merging import merged
+
+    train(tmp_path / "part", pairs, "kind=decoder", "epochs=1", *SMALL, "source.limit=16", "merge=never")
     adapter = tmp_path / "part" / "model"
     assert is_adapter(adapter) and inside(tmp_path / "part") == adapter and facts_of(adapter)["kind"] == "decoder"
-    assert not is_adapter(tmp_path / "whole" / "model") and reward_model_problem(tmp_path / "part") is None
+    merged(adapter, tmp_path / "whole", load("reward_model", ["kind=decoder"]))
+    assert not is_adapter(tmp_path / "whole") and reward_model_problem(tmp_path / "part") is None
     assert scores(tmp_path / "part") == pytest.approx(scores(tmp_path / "whole"), abs=1e-4)
     values = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
     (adapter / "adapter_config.json").write_text(json.dumps(values | {"task_type": "CAUSAL_LM"}), "utf-8")
     assert "score head" in (reward_model_problem(adapter) or "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_an_adapter_on_a_quantised_base_judges_as_it_was_measured(tmp_path: Path, pairs: Path, kind: str) -> None:
+    more = ("kind=decoder", f"model.quantization={kind}", "epochs=2", *SMALL, "train.schedule=constant")
+    assert train(tmp_path / "run", pairs, *more) == 0
+    adapter = tmp_path / "run" / "model"
+    assert is_adapter(adapter) and facts_of(adapter)["quantization"] == kind
+    judge = judge_of(tmp_path / "run")
+    assert {type(p).__name__ for p in judge.model.parameters()} & {"Params4bit", "Int8Params"}
+    last = list(RunReader(tmp_path / "run").metrics())[-1].figures
+    if RunReader(tmp_path / "run").summary["best"] == 2:
+        assert RunReader(tmp_path / "run").summary["figures"]["loss"] == pytest.approx(last["loss"], abs=1e-4)
 
 
 # -- broken off -----------------------------------------------------------------------------------------------------------
@@ -138,7 +158,7 @@ class Killed(BaseException):
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from expertchat.reward_models import run as module
 
-    more = ("epochs=3", "train.batch=8", "train.micro_batch=8")
+    more = ("epochs=2", *SMALL)
     assert train(tmp_path / "whole", pairs, *more) == 0
     saved = module._Run._saved
 
@@ -156,8 +176,8 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, pairs:
     assert [m.id for m in two] == [m.id for m in one] and scores(tmp_path / "broken") == scores(tmp_path / "whole")
     assert [(m.id, m.figures["accuracy"]) for m in two] == [(m.id, m.figures["accuracy"]) for m in one]
     events = [event.kind for event in RunReader(tmp_path / "broken").events()]
-    assert events.count("measured") == 4 and events.count("round_finished") == 3
-    changed = table(tmp_path / "changed.jsonl", rows(41))
+    assert events.count("measured") == 3 and events.count("round_finished") == 2
+    changed = table(tmp_path / "changed.jsonl", rows(25))
     (tmp_path / "broken" / "summary.json").unlink()
     config = (tmp_path / "broken" / "config.yaml").read_text("utf-8")
     (tmp_path / "broken" / "config.yaml").write_text(config.replace(str(pairs), str(changed)), "utf-8")
@@ -165,11 +185,24 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, pairs:
         train(tmp_path / "broken", changed, *more)
 
 
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path: Path, pairs: Path) -> None:
+    """Each step's rows are shared out and the gradients averaged, so the losses are those of one process."""
+    more = ("epochs=2", "train.batch=6", "train.micro_batch=3", "train.dropout=0")
+    assert train(tmp_path / "one", pairs, *more) == 0
+    words = [*more, "train.sharding=ddp", "view=none", "resamples=200", "model.device=cpu", f"run.dir={tmp_path / 'two'}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "expertchat.cli"]
+    subprocess.run([*launch, "reward_model", str(pairs), *words], check=True)
+    one, two = ([m.figures.get("train_loss") for m in RunReader(tmp_path / name).metrics()] for name in ("one", "two"))
+    assert len(two) == 3 and two[1:] == pytest.approx(one[1:], abs=1e-4)
+    assert scores(tmp_path / "two") == pytest.approx(scores(tmp_path / "one"), abs=1e-2)
+
+
 # -- bad input ------------------------------------------------------------------------------------------------------------
 
 
 BROKEN = [
-    (["train.max_tokens=16"], "all 30 rows are too long: no text fits into the 16 tokens"),
+    (["train.max_tokens=16"], "all 18 rows are too long: no text fits into the 16 tokens"),
     (["train.learning_rate=1e30", "train.warmup=0", "train.schedule=constant"], "not finite"),
     (["model.path=embedded:llama"], "cannot be made a reward model .*set kind=decoder"),
     (["kind=decoder", "train.targets=[nope_proj]"], "no linear layers named nope_proj; there are"),
@@ -181,7 +214,7 @@ BROKEN = [
 def test_what_cannot_be_trained_is_told_in_one_message(tmp_path: Path, pairs: Path, overrides: list[str], said: str) -> None:
     given = [one.format(source=pairs) for one in overrides]
     with pytest.raises(ConfigError, match=said):
-        train(tmp_path / "run", pairs, "train.batch=8", "train.micro_batch=8", *given)
+        train(tmp_path / "run", pairs, "train.batch=4", "train.micro_batch=4", *given)
 
 
 def test_a_model_that_learns_nothing_is_no_result(tmp_path: Path) -> None:

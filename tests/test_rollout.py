@@ -20,7 +20,7 @@ from expertchat.talk.cast import Cast
 from expertchat.talk.conversation import Dialogue
 from expertchat.talk.scheduler import Scheduler
 from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.figures import remarks, round_figures, why_no_pair
+from expertchat.training.figures import remarks, round_figures, why_nothing
 from expertchat.training.guards import alarms, to_lower
 from tests.scripted import BagOfWords, Double, babble
 
@@ -263,7 +263,7 @@ def test_a_round_says_what_it_did_not_train_and_what_helps() -> None:
     figures = {"cut_rate": 0.25, "altered": 2, "skipped": 1, "steps": 3}
     cut, altered, skipped = remarks(figures, "b")
     assert cut.startswith("25% of the replies were cut at the token limit") and "experts.b.decoding.reply.max_new_tokens" in cut
-    assert altered.startswith("2 replies are in no pair") and skipped.startswith("1 of 4 steps were not made")
+    assert altered.startswith("2 replies are not trained on") and skipped.startswith("1 of 4 steps were not made")
     assert remarks({"cut_rate": 0.24, "altered": 0, "skipped": 0, "steps": 3}, "b") == remarks({"cut_rate": None}, "b") == []
 
 
@@ -379,5 +379,5 @@ def test_an_empty_reply_has_no_measure() -> None:
 
 def test_what_became_of_candidates_is_said_with_the_commonest_first() -> None:
     rounds = [{"histories": 4, "candidates": 8, "ties": 1, "equal": 2, "nulls": None}, {"histories": 4, "candidates": 8, "equal": 3}]
-    assert why_no_pair(rounds) == "8 histories with 16 candidates: 5 times the same text, 1 ties (margin below pairs.min_margin)"
-    assert why_no_pair([]).endswith("no candidates")
+    assert why_nothing(rounds) == "8 histories with 16 candidates: 5 times the same text, 1 ties (margin below pairs.min_margin)"
+    assert why_nothing([]).endswith("no candidates")

@@ -7,10 +7,12 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.cluster import ROOT, Cluster, until
 from tests.proofs.kill import content as talk
-from tests.submitted import ASKED, log, refused, submit, unbroken
-from tests.test_online_dpo import difference
+from tests.submitted import ASKED, log, refused, submit, unbroken, wait_done
+from tests.test_online_dpo import adapters, difference
 from tests.workers import slow
 
 # -- arrays -------------------------------------------------------------------------------------------------------------
@@ -108,3 +110,19 @@ def test_an_archive_that_is_not_whole(slurm: Cluster, tmp_path: Path) -> None:
         said = log(tmp_path / f"run-{damage}")
         assert "tiny-model" in said and words in said, said
         assert not (tmp_path / f"run-{damage}" / "events.jsonl").exists()
+
+
+# -- every command that may run as a job ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["rloo", "grpo"])
+def test_a_job_by_policy_gradient_is_what_one_run_is(command: str, slurm: Cluster, tmp_path: Path) -> None:
+    small = (
+        command, "rounds=2", "conversation.count=2", "conversation.turns=3", "candidates.count=2", "evaluation.every=0",
+        "evaluation.histories=1", "evaluation.final=1", "train.rank=2", "judging.analysis=false",
+    )  # fmt: skip
+    job = submit(slurm, tmp_path / "job", *small)
+    wait_done(slurm, job, tmp_path / "job")
+    one, two = adapters(tmp_path / "job"), adapters(unbroken(tmp_path / "whole", *small))
+    assert one.keys() == two.keys() and all((one[name] == two[name]).all() for name in one)

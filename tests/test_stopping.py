@@ -32,7 +32,7 @@ from expertchat.folder.lock import CLAIM, HEARTBEAT
 from expertchat.folder.run import Hub
 from expertchat.talk.cast import load_cast
 from expertchat.talk.scheduler import Scheduler
-from expertchat.training.online_dpo import run_online_dpo
+from expertchat.training.online import run_online
 from expertchat.training.update import Updater
 from tests.scripted import BagOfWords, Collect, Double
 from tests.test_online_dpo import Interrupter, adapters, config_of, content, difference
@@ -51,7 +51,7 @@ def train(folder: Path, *overrides: str, sink: Any = None) -> tuple[int, Collect
     config = config_of(f"run.dir={folder}", *overrides)
     learner = load_cast(config_of("model@experts.b=embedded_llama"), Hub(Collect()), None, BagOfWords()).backends["a"]
     backends = {"a": learner, "b": Double()}
-    return run_online_dpo(config, ["expertchat", "online_dpo"], sink, backends=backends, embedder=BagOfWords()), sink
+    return run_online(config, ["expertchat", "online_dpo"], sink, backends=backends, embedder=BagOfWords()), sink
 
 
 def phase(number: int, name: str) -> When:

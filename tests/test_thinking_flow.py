@@ -25,7 +25,7 @@ from expertchat.preferences.candidates import choices
 from expertchat.preferences.pairs import make_pairs
 from expertchat.preferences.score import scored
 from expertchat.records import Message, Rating, Turn
-from expertchat.training.figures import remarks, round_figures, why_no_pair
+from expertchat.training.figures import remarks, round_figures, why_nothing
 from expertchat.views.models import print_models
 from tests.scripted import BagOfWords, Collect, Double, babble, config_of
 from tests.staged import Stage
@@ -234,7 +234,7 @@ def test_a_round_whose_every_candidate_thinks_says_so(text: str) -> None:
     assert not pairing.pairs and (figures["thinking"], figures["altered"], figures["nulls"]) == (6, 0, 0)
     said, *_ = remarks({**figures, "cut_rate": 0.0}, "b")
     assert said.startswith("all 6 candidates thought") and "nothing can be learnt" in said and "experts.b.thinking=false" in said
-    assert "6 candidates that thought before they spoke (experts.*.thinking=false asks them not to)" in why_no_pair([figures])
+    assert "6 candidates that thought before they spoke (experts.*.thinking=false asks them not to)" in why_nothing([figures])
 
 
 def test_programs_and_words_know_nothing_of_thoughts() -> None:

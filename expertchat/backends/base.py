@@ -21,6 +21,8 @@ class Decoding:
     sampling: `temperature`, `top_p`, `top_k` (0 = off), `min_p`
     beam: `beams`
     greedy: nothing
+
+    With each: `no_repeat_ngram` n: no run of n tokens twice in prompt and reply (0 = off); `stop`: the text ends before the first of these.
     """
 
     method: Literal["contrastive", "sampling", "beam", "greedy"] = "sampling"
@@ -31,6 +33,8 @@ class Decoding:
     min_p: float = 0.0
     penalty_alpha: float = 0.6
     beams: int = 4
+    no_repeat_ngram: int = 0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class GenerateRequest:
     decoding: Decoding
     prefix: str = ""
     stop: tuple[str, ...] = ()  # further stop strings; the text ends before the first one
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """All stop strings."""
+        return (*self.stop, *self.decoding.stop)
 
 
 @dataclass(frozen=True)

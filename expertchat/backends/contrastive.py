@@ -42,6 +42,8 @@ class Contrastive:
 
     def _propose(self, table: Table, logits_B_V: Tensor, first: int) -> None:
         """The next candidates of the rows from `first` on."""
+        lines = table.lines[first : first + len(logits_B_V)]
+        logits_B_V = table.unrepeated(logits_B_V, [None if line is None else line.branches[0] for line in lines])
         probs_B_K, words_B_K = torch.softmax(logits_B_V.float(), dim=-1).topk(self.columns, dim=-1)
         rows = slice(first, first + len(logits_B_V))
         words_B_K = words_B_K.where(probs_B_K[:, :1].isfinite(), BROKEN)
@@ -69,10 +71,10 @@ class Contrastive:
         # From now on all columns see the chosen token, at the place of the first candidate, and none of the others.
         table.show(places_B_K, visible=False)
         table.show(np.broadcast_to(used_B[:, None], places_B_K.shape))
-        self._propose(table, logits_B_K_V[rows_B, best_B], 0)
-        table.used[:count] += 1
-        table.positions[:count] += 1
         for line, word, place in zip(table.lines, words, used_B.tolist(), strict=True):
             if line is not None:
                 table.write(line.branches[0], word)
                 table.fed(line.branches[0], place)
+        self._propose(table, logits_B_K_V[rows_B, best_B], 0)
+        table.used[:count] += 1
+        table.positions[:count] += 1

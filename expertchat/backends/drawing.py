@@ -36,7 +36,8 @@ class Drawing:
         if not ready:
             return
         picked = torch.tensor([i for i, _ in ready], device=self.device)
-        words = self._choose(filled.logits_B_V[picked], [branch for _, branch in ready])
+        branches = [branch for _, branch in ready]
+        words = self._choose(table.unrepeated(filled.logits_B_V[picked], branches), branches)
         for (_, branch), word in zip(ready, words, strict=True):
             table.write(branch, word)
 
@@ -46,7 +47,7 @@ class Drawing:
         places_B_T = table.used[:count, None] + np.arange(width)
         logits_B_T_V = table.feed(places_B_T)
         slots = [line.branches[t] if line is not None and t < len(line.branches) else None for line in table.lines for t in range(width)]
-        words = self._choose(logits_B_T_V.flatten(0, 1), slots)
+        words = self._choose(table.unrepeated(logits_B_T_V.flatten(0, 1), slots), slots)
         table.used[:count] += width
         table.positions[:count] += 1
         for slot, (branch, word) in enumerate(zip(slots, words, strict=True)):

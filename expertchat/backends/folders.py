@@ -228,6 +228,11 @@ def weights_problem(file: Path) -> str | None:
     return _pointer(file) if _is_pointer(file) else _header(file).problem
 
 
+def header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in one safetensors file."""
+    return dict(_header(file).shapes)
+
+
 def _header(file: Path) -> _Header:
     state = file.stat()
     return _read_header(file, state.st_size, state.st_mtime_ns)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from expertchat.backends.base import Decoding, GenerateRequest
 from expertchat.backends.kept import SIZE, Context
+from expertchat.backends.ngrams import Ngrams
 from expertchat.backends.scoring import SHARED, common_prefix
 from expertchat.backends.streaming import Row
 
@@ -29,11 +30,18 @@ class Branch:
     places: list[int] = field(default_factory=list)  # of the tokens after the shared context
     began: float = 0.0
     shown: str = ""
+    ngrams: Ngrams | None = None
 
     @cached_property
     def decoding(self) -> Decoding:
-        """How its words are chosen: equal for branches that differ in their limits alone."""
-        return replace(self.request.decoding, max_new_tokens=0)
+        """How its words are chosen from their logits: equal for branches that differ in their limits and stop strings alone."""
+        return replace(self.request.decoding, max_new_tokens=0, stop=())
+
+    def ruled_out(self, free: Collection[int]) -> set[int]:
+        """Words that would repeat a run of tokens; none of `free`."""
+        if self.ngrams is None:
+            self.ngrams = Ngrams(self.request.decoding.no_repeat_ngram, free)
+        return self.ngrams.ruled_out(self.ids)
 
     def announce(self, last: bool = False) -> str:
         text = self.row.text(last)

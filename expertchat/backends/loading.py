@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from expertchat.backends.base import Backend, Embedder, Embedding, EmbedRequest
 from expertchat.backends.folders import cached, embedder_problem, find_folder, resolve_path
 from expertchat.backends.gguf import is_gguf
+from expertchat.backends.learnt import Learnt, find_learnt
 from expertchat.backends.packaged import install_line
-from expertchat.config import ConfigError, EmbedderConfig, EngineConfig, ModelConfig
+from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, EngineConfig, ModelConfig
 from expertchat.events import Loading
 from expertchat.text.sentences import shown_path
 
@@ -88,7 +89,10 @@ def load_backend(
     cache_gib: float | None = None,
     device_map: dict[str, int | str] | None = None,
 ) -> Backend:
-    """The backend of a model config; `stop_tokens` are the family's. What is None follows the free memory. Raises ConfigError."""
+    """The backend of a model config, as it was trained; `stop_tokens` are the family's. What is None follows the free memory.
+
+    Raises ConfigError.
+    """
     if config.backend == "scripted":
         from expertchat.backends.scripted import ScriptedBackend
 
@@ -98,7 +102,7 @@ def load_backend(
     folder = find_folder(config.path, config.revision, models_dir=config.models_dir)
     from expertchat.backends.local import LocalBackend
 
-    return LocalBackend.load(
+    loaded = LocalBackend.load(
         folder,
         shown_path(config.path),
         seed,
@@ -113,6 +117,20 @@ def load_backend(
         cache_gib=cache_gib,
         thinking=config.thinking,
     )
+    if config.trained is None:
+        return loaded
+    from expertchat.backends.trained import as_trained
+
+    return as_trained(loaded, trained_of(config))
+
+
+def trained_of(config: ModelConfig, seat: str = "model") -> Learnt:
+    """What the model of a seat was trained with (config.trained). Raises ConfigError with its key."""
+    key = seat if seat in NOT_SEATS or "." in seat else f"experts.{seat}"
+    try:
+        return find_learnt(str(config.trained))
+    except ConfigError as error:
+        raise ConfigError([f"{key}.trained={config.trained}: {problem}" for problem in error.problems]) from None
 
 
 def _first_use(folder: Path) -> str:

@@ -249,7 +249,7 @@ class LocalBackend(Backend):
                 "(conversation.turns, max_new_tokens) or use a model with a longer context"
             )
         thinking = self.info.opens_thinking and not request.prefix
-        return Row(self.pieces, index, ids, min(most, holds - len(ids)) if holds else most, request.stop, thinking)
+        return Row(self.pieces, index, ids, min(most, holds - len(ids)) if holds else most, request.stops, thinking)
 
     def _generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
         """The usual way: whole batches of one decoding; rows of about the same length run together."""

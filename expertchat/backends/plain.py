@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from expertchat.backends.base import Decoding
 from expertchat.backends.decoding import Finite, KeyedSampling, NotFinite, contrastive_scores, is_exact, last_hidden, left_pad, positions
 from expertchat.backends.head import exact_head
+from expertchat.backends.ngrams import NoRepeats
 from expertchat.backends.scoring import Tokens
-from expertchat.backends.streaming import Row, Watch
+from expertchat.backends.streaming import BeamStops, Row, Watch
 from expertchat.backends.unloadable import out_of_memory, pass_failure
 from expertchat.config import ConfigError
 
@@ -39,8 +40,9 @@ def write(
     """Fill `rows` with new tokens. `noise` has one number for each new token of each row. Raises NotFinite."""
     ids_B_S, mask_B_S = left_pad(prompts, pad_id, model.device)
     limit = max(row.limit for row in rows)
+    unrepeated = [NoRepeats(decoding.no_repeat_ngram, watch.end_ids)] if decoding.no_repeat_ngram else []
     if decoding.method == "contrastive":
-        contrastive_search(model, ids_B_S, mask_B_S, decoding, limit, watch)
+        contrastive_search(model, ids_B_S, mask_B_S, decoding, limit, watch, *unrepeated)
         return
     settings = GenerationConfig(
         do_sample=False,
@@ -51,20 +53,25 @@ def write(
     )
     if decoding.method == "beam":
         out_B_S = model.generate(
-            input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings, logits_processor=LogitsProcessorList([Finite()])
-        )
+            input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings,
+            logits_processor=LogitsProcessorList([Finite(), *unrepeated]),
+            stopping_criteria=StoppingCriteriaList([BeamStops(rows, ids_B_S.shape[1])] if decoding.stop else []),
+        )  # fmt: skip
         for row, tokens in zip(rows, out_B_S[:, ids_B_S.shape[1] :].tolist(), strict=True):
             for token in tokens:
                 if row.finish is None:
                     row.add(token, token in watch.end_ids)
         return
-    draw = LogitsProcessorList([KeyedSampling(noise, ids_B_S.shape[1], decoding) if decoding.method == "sampling" else Finite()])
+    drawn = KeyedSampling(noise, ids_B_S.shape[1], decoding) if decoding.method == "sampling" else Finite()
+    draw = LogitsProcessorList([*unrepeated, drawn])
     stop = StoppingCriteriaList([watch])
     model.generate(input_ids=ids_B_S, attention_mask=mask_B_S, generation_config=settings, logits_processor=draw, stopping_criteria=stop)
 
 
 @torch.inference_mode()
-def contrastive_search(model: Any, ids_B_S: Tensor, mask_B_S: Tensor, decoding: Decoding, max_new_tokens: int, stop: Stop) -> Tensor:
+def contrastive_search(
+    model: Any, ids_B_S: Tensor, mask_B_S: Tensor, decoding: Decoding, max_new_tokens: int, stop: Stop, *processors: LogitsProcessor
+) -> Tensor:
     """Contrastive search (Su et al. 2022, arXiv 2202.06417) over left-padded rows; returns the ids with the new tokens.
 
     The cache holds K equal copies of each row. One pass over the K candidates of a row gives their hidden states and, for the one that is
@@ -79,6 +86,8 @@ def contrastive_search(model: Any, ids_B_S: Tensor, mask_B_S: Tensor, decoding: 
         context_B_S_D = normalize(hidden[0].float(), dim=-1).to(ids_B_S.device)
         k = min(decoding.top_k, logits_B_V.shape[-1])
         for _ in range(max_new_tokens):
+            for processor in processors:
+                logits_B_V = processor(ids_B_S, logits_B_V)
             probs_B_K, words_B_K = torch.softmax(logits_B_V.float(), dim=-1).topk(k, dim=-1)
             if not bool(probs_B_K.isfinite().all()):
                 raise NotFinite

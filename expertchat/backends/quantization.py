@@ -113,6 +113,11 @@ def settle(model: Any, kind: Kind, name: str) -> None:
             f"model {name}: quantization={kind} left {len(plain)} weights as they were ({next(iter(plain))}, ...: {_size(size)}), "
             "because they are no plain linear layers: set quantization=none"
         )
+    compute_exactly(model)
+
+
+def compute_exactly(model: Any) -> None:
+    """Let quantised layers compute exactly and pass gradients on the CPU."""
     for module in model.modules():
         # The packed layout for AVX512-BF16 rounds to bf16 whatever the dtype, and gradients end in it without an error.
         if hasattr(module, "support_avx512bf16_for_cpu"):

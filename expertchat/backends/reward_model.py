@@ -13,7 +13,7 @@ from torch import Tensor
 from expertchat.backends.base import Valued, Valuer, ValueRequest
 from expertchat.backends.claims import position_table
 from expertchat.backends.hardware import choose_device, choose_dtype, parameters_of
-from expertchat.backends.quantization import Kind, bits_config
+from expertchat.backends.quantization import Kind, bits_config, compute_exactly, unquantised
 from expertchat.backends.rendering import Renderer
 from expertchat.backends.reward_folders import ADAPTER_WEIGHTS, base_of, facts_of, find_reward_model, is_adapter, labels_of, reads_two
 from expertchat.backends.unloadable import out_of_memory
@@ -33,13 +33,15 @@ class RewardModel(Valuer):
 
     A tokenizer with a chat template is shown the chat with the reply as the assistant's last message, any other the pair (what was said,
     the reply). One that `compares` is shown what was said with the first text, then the reply; its score is the log odds that the reply is
-    the better one. The oldest messages are left out where the whole is too long; a reply that does not fit by itself has no score.
+    the better one. The oldest messages are left out where the whole is too long; a reply that does not fit by itself has no score. Without
+    `history` it is shown the topic alone of what was said before (the first line).
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, name: str, config: RewardModelConfig, labels: int, compares: bool = False
+        self, model: Any, tokenizer: Any, name: str, config: RewardModelConfig, labels: int, compares: bool = False, history: bool = True
     ) -> None:
         self.model, self.tokenizer, self.name, self.config, self.labels, self.compares = model, tokenizer, name, config, labels, compares
+        self.history = history
         chats = bool(getattr(tokenizer, "chat_template", None)) and not compares
         self.renderer = Renderer(tokenizer, name) if chats else None
         held = position_table(model, model.get_input_embeddings())  # which may be fewer than the config says: some keep a place for padding
@@ -70,9 +72,9 @@ class RewardModel(Valuer):
                 f"reward_model.path={config.path}: its weights lack {', '.join(missing[:3])}, so its scores would be random; name a model "
                 "that was trained to give rewards"
             )
-        shown = config.max_tokens or facts_of(folder).get("max_tokens")
-        settings = config.model_copy(update={"max_tokens": shown})
-        found = cls(model.eval(), tokenizer, name, settings, labels_of(folder), reads_two(folder))
+        facts = facts_of(folder)
+        settings = config.model_copy(update={"max_tokens": config.max_tokens or facts.get("max_tokens")})
+        found = cls(model.eval(), tokenizer, name, settings, labels_of(folder), reads_two(folder), bool(facts.get("history", True)))
         if why and dtype != torch.float32:
             found.notes.append(f"reward model {name}: {why.replace('dtype=', 'reward_model.dtype=')}")
         return found
@@ -95,7 +97,7 @@ class RewardModel(Valuer):
 
     def row(self, request: ValueRequest) -> Tokens | None:
         """The tokens of a request without its oldest messages, and then the oldest lines, that do not fit; None where nothing fits."""
-        for shown in _shorter(request.messages):
+        for shown in _shorter(request.messages if self.history else _topic(request.messages)):
             row = self._encoded(shown, request.reply, request.first)
             if len(row["input_ids"]) <= self.limit:
                 return row
@@ -178,7 +180,13 @@ def load_classifier(
     if labels is not None or words not in (None, base):
         settings["num_labels"] = labels or 1
     model, told = AutoModelForSequenceClassification.from_pretrained(base, output_loading_info=True, **settings)
-    return model if bits is not None else model.to(device), tokenizer, sorted(told["missing_keys"])
+    if bits is None:
+        return model.to(device), tokenizer, sorted(told["missing_keys"])
+    compute_exactly(model)
+    plain = [name for name in unquantised(model, kind) if set(HEADS).isdisjoint(name.split("."))]
+    if plain:
+        raise ValueError(f"quantization={kind} leaves {len(plain)} of its weights as they are ({plain[0]}, ...): set quantization=none")
+    return model, tokenizer, sorted(told["missing_keys"])
 
 
 def _with_adapter(model: Any, folder: Path, kind: Kind) -> Any:
@@ -204,6 +212,11 @@ def with_exact_head(model: Any) -> Any:
 
 def _as_its_weights(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(one.to(module.weight.dtype) if torch.is_tensor(one) else one for one in given)
+
+
+def _topic(messages: Sequence[Message]) -> list[Message]:
+    """What is talked about, which is the first line of what was said."""
+    return [messages[0]._replace(content=messages[0].content.partition("\n")[0])]
 
 
 def _shorter(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:

@@ -41,7 +41,7 @@ MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)  # the CPU's
 
 def alike(decoding: Decoding) -> Hashable:
     """Equal for decodings whose branches may stand in one table: all draw from one token's probabilities, or weigh equal candidates."""
-    return replace(decoding, max_new_tokens=0) if decoding.method == "contrastive" else "drawn"
+    return replace(decoding, max_new_tokens=0, no_repeat_ngram=0, stop=()) if decoding.method == "contrastive" else "drawn"
 
 
 class BranchLane:

@@ -50,7 +50,8 @@ class Row:
         self.ids: list[int] = []  # new ones, the end token included
         self._special = self._ended = False
         self._pieces, self._stop, self._thinking = pieces, [s for s in stop if s], thinking
-        self._ids = list(prompt[-TAIL:])
+        self._before = list(prompt[-TAIL:])
+        self._ids = list(self._before)
         self._shown = 0  # what is decoded already: _ids up to _read; the next piece is decoded from _shown on
         self._read = len(self._ids)
         self._text = ""
@@ -67,6 +68,13 @@ class Row:
             self.finish = "stop"
         elif self.tokens >= self.limit:
             self.finish = "length"
+
+    def would_stop(self, new: Sequence[int]) -> bool:
+        """Whether a stop string would have ended the reply, had it been these tokens."""
+        if not self._stop or not new or not self._pieces.may_end(new[-1], self._stop):
+            return False
+        text = self._pieces.decode([*self._before, *new])[len(self._pieces.decode(self._before)) :]
+        return self._cut(text) is not None
 
     @property
     def tokens(self) -> int:
@@ -99,6 +107,18 @@ class Row:
                 self._text += after[len(before) :]
                 self._shown, self._read = self._read, len(self._ids)
         return self._text
+
+
+class BeamStops(StoppingCriteria):
+    """Says which beams of a batch of rows have come to a stop string. `prompt`: tokens before the new ones, padding included."""
+
+    def __init__(self, rows: Sequence[Row], prompt: int) -> None:
+        self.rows, self.prompt = list(rows), prompt
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        beams = len(input_ids) // len(self.rows)
+        found = [self.rows[i // beams].would_stop(ids) for i, ids in enumerate(input_ids[:, self.prompt :].tolist())]
+        return torch.tensor(found, device=input_ids.device)
 
 
 class Watch(StoppingCriteria):

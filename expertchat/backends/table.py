@@ -18,6 +18,7 @@ from expertchat.backends.decoding import BROKEN, NotFinite
 from expertchat.backends.engine import Engine, Filled
 from expertchat.backends.kept import Context
 from expertchat.backends.lines import Branch, Line
+from expertchat.backends.ngrams import without
 from expertchat.backends.slab import Slab
 
 
@@ -61,6 +62,13 @@ class Table:
         self.mask = torch.empty(0)  # [S, 1, T, C]
         self.beside = self.search.beside(0, 0)
         self.engine.noted(None, self)
+
+    def unrepeated(self, logits_B_V: Tensor, branches: Sequence[Branch | None]) -> Tensor:
+        """The logits after each branch, without the words that it may not repeat."""
+        if not any(branch is not None and branch.request.decoding.no_repeat_ngram for branch in branches):
+            return logits_B_V
+        wanted = (None if branch is None or not branch.request.decoding.no_repeat_ngram else branch for branch in branches)
+        return without(logits_B_V, [() if branch is None else branch.ruled_out(self.end_ids) for branch in wanted])
 
     @property
     def branches(self) -> list[Branch]:

@@ -11,8 +11,8 @@ from expertchat.plan.random_shapes import parse_random
 from expertchat.text.wordings import Prompts
 
 BenchPart = Literal[
-    "ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "phases", "memory", "gpu", "online_dpo", "beside",
-    "embedding", "step", "judgements", "sft",
+    "ways", "precision", "prefill", "candidates", "ratings", "contrastive", "job", "phases", "memory", "gpu", "online_dpo", "grpo",
+    "beside", "embedding", "step", "judgements", "sft",
 ]  # fmt: skip
 
 
@@ -20,6 +20,7 @@ class BenchSettings(Group):
     """What `expertchat bench` measures, and on which model (any path of ModelConfig, or a random one of a given shape)."""
 
     model: Text = Field(min_length=1)
+    trained: Text | None = None
     models_dir: Text | None = Field(default=None, exclude=True)
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Device = "auto"

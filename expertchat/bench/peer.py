@@ -53,14 +53,15 @@ def measure_online_dpo(kit: Kit) -> None:
             kit.tell(f"online_dpo: warming up {name}")
             way(-1)
         kit.rounds(part, f"N={count}", ways)
-    _verdict(part, f"N={count}")
+    tell_verdict(part, f"N={count}", TARGET)
 
 
-def _verdict(part: Part, case: str) -> None:
+def tell_verdict(part: Part, case: str, target: float) -> None:
+    """Say whether our way takes at most `target` times as long as the peer."""
     ratios = part.ratios(case, OURS, part.columns[0])
     if ratios:
-        met = "met" if median(ratios) <= TARGET else "missed"
-        part.facts.append(("median of the ratios", f"{median(ratios):.2f}, target {TARGET:g}: {met}"))
+        met = "met" if median(ratios) <= target else "missed"
+        part.facts.append(("median of the ratios", f"{median(ratios):.2f}, target {target:g}: {met}"))
 
 
 def requests(kit: Kit, count: int) -> list[GenerateRequest]:

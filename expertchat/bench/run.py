@@ -23,6 +23,7 @@ from expertchat.bench.machine import load, machine
 from expertchat.bench.memory import measure_memory
 from expertchat.bench.pairs import measure_judgements
 from expertchat.bench.peer import measure_online_dpo
+from expertchat.bench.peer_grpo import measure_grpo
 from expertchat.bench.phases import measure_phases
 from expertchat.bench.results import Part
 from expertchat.bench.step import measure_step
@@ -46,6 +47,7 @@ PARTS: dict[str, Callable[[Kit], None]] = {
     "memory": measure_memory,
     "gpu": measure_gpu,
     "online_dpo": measure_online_dpo,
+    "grpo": measure_grpo,
     "beside": measure_beside,
     "embedding": measure_embedding,
     "step": measure_step,

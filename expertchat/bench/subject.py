@@ -106,6 +106,11 @@ def load_subject(settings: BenchSettings, dtype: str | None = None) -> Subject:
 
     folder = find_folder(settings.model, models_dir=settings.models_dir)
     loaded = LocalBackend.load(folder, shown_path(settings.model), settings.seed, dtype=dtype, device=settings.device)
+    if settings.trained is not None:
+        from expertchat.backends.learnt import find_learnt
+        from expertchat.backends.trained import merged
+
+        loaded = merged(loaded, find_learnt(settings.trained))
     notes = tuple(loaded.info.notes)
     return Subject(loaded.info.name, loaded.model, loaded.tokenizer, settings.seed, loaded.info.context_length, notes)
 

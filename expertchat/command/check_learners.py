@@ -20,10 +20,19 @@ def learners(config: Any, found: models.Found) -> Problems:
     loaded = {seat: what_is_loaded(Wanted(model)) for seat, model in experts.items()}
     scripted = [seat for seat in config.trained if experts[seat].backend == "scripted"]
     yield from learner_problems(config, scripted, loaded)
+    if train.sharding == "fsdp":
+        others = {name: model for name in ("third", "moderator") if (model := getattr(config, name, None)) is not None}
+        for key, model in [*((f"experts.{seat}", one) for seat, one in experts.items()), *others.items()]:
+            if model.trained:
+                yield (
+                    f"{key}.trained={model.trained}: cannot be spread over processes (train.sharding=fsdp): merge it once "
+                    f"(expertchat merge adapter={model.trained} out=FOLDER), and name FOLDER as {key}.path"
+                )
     for seat in config.trained:
         model = experts[seat]
         if seat in scripted:
             continue
+        yield from models.learning_on_problems(f"experts.{seat}", model)
         if train.method == "lora":
             if seat in found:
                 yield from target_problems(f"the model of expert {seat}", train.targets, model, found[seat])

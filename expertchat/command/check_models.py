@@ -9,6 +9,7 @@ from pathlib import Path
 from expertchat.backends.folders import embedder_problem, find_here, settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf, lacks_package
 from expertchat.backends.layouts import experts_of, fused_experts
+from expertchat.backends.learnt import find_learnt, misfit
 from expertchat.backends.loading import embedder_path, other_embedder
 from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig
 
@@ -37,9 +38,50 @@ def find_seats(seats: Mapping[str, ModelConfig], problems: list[str]) -> dict[st
     return found
 
 
+def trained_problems(key: str, model: ModelConfig, folder: Path | None) -> Iterator[str]:
+    """Why what a run has trained does not go onto a model: no such run, nothing in it, of another base, broken."""
+    if model.trained is None:
+        return
+    said = f"{key}.trained={model.trained}"
+    if model.backend != "local":
+        yield f"{said}: backend={model.backend} has no weights; leave it away"
+        return
+    if problems := list(unfit(said, model.trained, model.path, folder, model.models_dir)):
+        yield from problems
+        return
+    learnt = find_learnt(model.trained)
+    if not learnt.shares and model.quantization in ("nf4", "int8"):
+        what = "an adapter on top of another training" if learnt.adapter else "trained weights"
+        yield (
+            f"{said}: is {what}, which {model.quantization} weights cannot take; set {key}.quantization=none, or merge it once "
+            f"(expertchat merge adapter={model.trained} out=FOLDER) and name that folder"
+        )
+
+
+def learning_on_problems(key: str, model: ModelConfig) -> Iterator[str]:
+    """Why a model cannot learn on from what a run has trained: it is worked into its weights."""
+    if model.trained and model.quantization in ("nf4", "int8"):
+        yield (
+            f"{key}.trained={model.trained}: a model that learns on has it worked into its weights, which cannot be done in "
+            f"{model.quantization}: merge it once (expertchat merge adapter={model.trained} out=FOLDER), and name FOLDER as {key}.path"
+        )
+
+
+def unfit(said: str, word: str, path: str, folder: Path | None, models_dir: str | None) -> Iterator[str]:
+    """Why a word means no trained weights, or those of another model than `path`."""
+    try:
+        if problem := misfit(find_learnt(word), path, folder, models_dir):
+            yield f"{said}: {problem}"
+    except ConfigError as error:
+        yield from (f"{said}: {problem}" for problem in error.problems)
+
+
+BASE = "base"  # what a model is held against, which no dialogue has a seat for
+
+
 def key_of(seat: str) -> str:
     """The place of a seat's model in the config: a seat that is none of a dialogue is called by it."""
-    return seat if seat in NOT_SEATS or "." in seat else f"experts.{seat}"
+    return seat if seat in NOT_SEATS or seat == BASE or "." in seat else f"experts.{seat}"
 
 
 def short(problem: str, path: str) -> str:
@@ -60,6 +102,7 @@ def model_problems(key: str, config: ModelConfig) -> Iterator[str]:
         return
     if folder is not None and is_gguf(folder) and (lacking := lacks_package()):
         yield f"{key}.path={config.path}: {lacking}"
+    yield from trained_problems(key, config, folder)
     yield from device_problems({f"{key}.device": config.device})
 
 

@@ -20,6 +20,8 @@ def offline(config: OfflineConfig, command: str, here: bool) -> Problems:
     yield from (f"model.{problem}" for problem in told(family_class, model.family))
     yield from told(check_trackers, config.report_to)
     found = models.find_seats({SEAT: model}, problems)
+    yield from models.trained_problems(SEAT, model, found.get(SEAT))
+    yield from models.learning_on_problems(SEAT, model)
     if here:
         yield from problems
         yield from models.device_problems({"model.device": model.device})

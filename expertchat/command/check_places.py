@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-PATHS = ("path", "dir", "file", "script", "out", "models_dir", "adapter", "base", "model", "names", "wheelhouse", "venv", "archives")
+PATHS = (
+    "path", "trained", "dir", "file", "script", "out", "models_dir", "adapter", "base", "model", "names", "wheelhouse", "venv", "archives",
+)  # fmt: skip
 
 
 def home_problems(plain: Any, place: str = "") -> Iterator[str]:

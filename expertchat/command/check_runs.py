@@ -18,8 +18,10 @@ from expertchat.judging.roles import REWARD_MODEL, model_paths, seats_of
 
 
 def has_topics(config: Any) -> bool:
-    """Whether there are topics that can be looked at now."""
-    topics = config.topics
+    """Whether there are topics, or prompts in their place, that can be looked at now."""
+    topics, prompts = config.topics, getattr(config, "prompts", None)
+    if prompts is not None and prompts.file is not None:
+        return places.can_be_read_twice(prompts.file)
     return topics.source == "list" or (topics.source == "file" and places.can_be_read_twice(topics.file))
 
 
@@ -52,6 +54,8 @@ def cast(config: Any, command: str, here: bool) -> Generator[str, None, models.F
     if REWARD_MODEL.judge in config.judge_names and (wanted := config.reward_model) is not None:
         looked = told(find_here, wanted.path, wanted.revision, reward_model_problem, wanted.models_dir)
         problems += [f"reward_model.path={wanted.path}: {problem}" for problem in looked]
+    for seat, model in seats.items():
+        yield from models.trained_problems(models.key_of(seat), model, found.get(seat))
     if here:
         yield from problems
         if config.embeds:

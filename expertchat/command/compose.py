@@ -55,8 +55,9 @@ def values(config: DictConfig) -> dict[str, Any]:
 
 def checked(command: str, plain: dict[str, Any]) -> Any:
     """Plain values as the command's config. Raises ConfigError with every problem, missing values among them."""
+    plain, untold = with_bases(plain)
     missing = sorted(_missing(plain))
-    problems = [f"{key}: has no value; give it one: {key}=VALUE" for key in missing]
+    problems = [untold.get(key) or f"{key}: has no value; give it one: {key}=VALUE" for key in missing]
     problems += secret_values(plain)
     try:
         config = validate(config_class(command), plain)
@@ -65,6 +66,29 @@ def checked(command: str, plain: dict[str, Any]) -> Any:
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def with_bases(plain: Any, place: str = "") -> tuple[Any, dict[str, str]]:
+    """Plain values, and in the place of a path that was left away the base of what the model was trained with; and why one is not known."""
+    if not isinstance(plain, dict):
+        return plain, {}
+    found, untold = dict(plain), dict[str, str]()
+    for name, inner in plain.items():
+        found[name], more = with_bases(inner, f"{place}.{name}".lstrip("."))
+        untold |= more
+    word = plain.get("trained")
+    if plain.get("path") == "???" and isinstance(word, str):
+        from expertchat.backends.learnt import find_learnt
+
+        try:
+            learnt = find_learnt(word)
+            if learnt.base is None:
+                untold[f"{place}.path"] = f"{place}.path: has no value, and {word} does not say which model it was trained from; name it"
+            else:
+                found |= {"path": learnt.base, "revision": plain.get("revision") or learnt.revision}
+        except ConfigError as error:
+            untold[f"{place}.path"] = f"{place}.trained={word}: {error.problems[0]}"
+    return found, untold
 
 
 def _missing(plain: Any, place: str = "") -> Iterator[str]:

@@ -27,7 +27,7 @@ class Command(NamedTuple):
     models: str | None = None  # models(config) -> (path, models_dir) of each model that it may fetch; None: it never asks the network
     # -- how it runs
     resumes: bool = False  # whether it is a run: with a folder, run.dir, in which it goes on
-    jobs: bool = False  # whether it may run as jobs: by submit, or its sweep on Slurm. Its config has experts or model, models_dir, view
+    jobs: bool = False  # whether it may run as jobs: by submit, or its sweep on Slurm. Its config has run and view
     parts: bool = False  # whether the tasks of an array may share its dialogues out (conversation.part)
     work: str | None = None  # a command.work.Work: how long a job will take, by earlier runs
     gib: float = 0.7  # main memory of one process with the embedded models, as measured on a CPU
@@ -44,17 +44,19 @@ _ALL = (
     Command(
         "converse", "two experts talk, rate each other and say what is missing", "doors.converse:run",
         root="converse", config="talk.config:ConverseConfig", added=("model@third", "model@moderator", "reward_model", "experiment"),
-        check="doors.converse:check", models="command.check_runs:named", resumes=True, jobs=True, parts=True, work="doors.converse:WORK",
+        check="doors.converse:check", models="command.check_runs:named", overrides="doors.converse:meant", resumes=True, jobs=True,
+        parts=True, work="doors.converse:WORK",
     ),
     Command(
         "online_dpo", "rounds of conversation, judgement and DPO: the experts learn from each other", "doors.online_dpo:run",
         root="online_dpo", config="training.config:OnlineDpoConfig",
         added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
-        check="doors.online_dpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.online_dpo:WORK", gib=0.9,
+        check="doors.online_dpo:check", models="command.check_runs:named", overrides="doors.online_dpo:meant", resumes=True, jobs=True,
+        work="doors.online_dpo:WORK", gib=0.9,
     ),
     Command(
         "sft", "teach a model by rows of prompts and answers, or by a run's best dialogues: expertchat sft FILE|RUN", "doors.sft:run",
-        words="FILE|RUN", root="sft", config="training.sft_config:SftConfig", check="doors.sft:check", models="doors.sft:named",
+        words="FILE|RUN [--show N]", root="sft", config="training.sft_config:SftConfig", check="doors.sft:check", models="doors.sft:named",
         overrides="command.taught:taught", resumes=True, jobs=True, work="doors.sft:WORK", gib=0.9,
     ),
     Command(
@@ -63,9 +65,27 @@ _ALL = (
         models="doors.dpo:named", overrides="doors.dpo:in_full", resumes=True, jobs=True, work="doors.dpo:WORK", gib=0.9,
     ),
     Command(
+        "rloo", "online_dpo's rounds with a policy gradient: each reply against the others to its history", "doors.rloo:run",
+        root="rloo", config="training.config:PolicyGradientConfig",
+        added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
+        check="doors.rloo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.rloo:WORK", gib=0.9,
+    ),
+    Command(
+        "grpo", "the same by GRPO: each reply against its group, token by token", "doors.grpo:run",
+        root="grpo", config="training.config:PolicyGradientConfig",
+        added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
+        check="doors.grpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.grpo:WORK", gib=0.9,
+    ),
+    Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
-        models="doors.judge:named", resumes=True,
+        models="doors.judge:named", overrides="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",
+    ),
+    Command(
+        "best_of_n", "n replies to each prompt, one chosen by a judge, judged again by another: expertchat best_of_n [RUN|TABLE]",
+        "doors.best_of_n:run", words="[SOURCE ...]", root="best_of_n", config="choosing.config:BestOfNConfig",
+        added=("judge@judges.NAME", "experiment"), check="doors.best_of_n:check", models="doors.best_of_n:named",
+        overrides="doors.best_of_n:meant", resumes=True, jobs=True, work="doors.best_of_n:WORK",
     ),
     Command(
         "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",
@@ -92,6 +112,10 @@ _ALL = (
         check="doors.tokens:check", models="doors.tokens:named",
     ),
     Command(
+        "talk", "a prompt loop with a model, or with what a run has trained: expertchat talk MODEL|RUN", "doors.talk:run",
+        words="MODEL|RUN", root="talk", config="prompting.config:TalkConfig", check="doors.talk:check", models="doors.talk:named",
+    ),
+    Command(
         "merge", "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER", "doors.merge:run",
         root="merge", config="training.merge_config:MergeConfig", check="doors.merge:check",
     ),
@@ -104,6 +128,9 @@ _ALL = (
     Command(
         "submit", "a command as a Slurm job that goes on by itself: expertchat submit online_dpo +experiment=embedded cluster=narval",
         "doors.submit:run", words="COMMAND", root="submit", config="slurm.config:SubmitConfig", composed=False,
+    ),
+    Command(
+        "study", "a whole study, step by step, from its texts to its tables: expertchat study NAME [smoke|small|full]", "doors.study:run",
     ),
     Command("runs", "the runs of a folder with their states: expertchat runs [FOLDER ...]", "doors.runs:run"),
     Command(

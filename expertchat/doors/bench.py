@@ -50,6 +50,8 @@ def check(config: BenchConfig, here: bool) -> Problems:
     for path, models_dir in named(config):
         problems = told(lambda path=path, folder=models_dir: find_here(path, models_dir=folder))
         yield from (f"bench.model={path}: {models.short(problem, path)}" for problem in problems)
+    if settings.trained is not None:
+        yield from models.unfit(f"bench.trained={settings.trained}", settings.trained, settings.model, None, settings.models_dir)
     if "embedding" in settings.parts:
         embedder = EmbedderConfig(path=settings.embedder, models_dir=settings.models_dir)
         yield from (problem.replace("embedder.path=", "bench.embedder=", 1) for problem in models.embedder_problems(embedder, []))

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep."""
-    return composed("converse", arguments, _one)
+    return composed("converse", meant(arguments), _one)
+
+
+def meant(arguments: Sequence[str]) -> list[str]:
+    """The arguments as overrides: a model may be named in one word."""
+    from expertchat.command.named_models import with_models
+
+    return with_models(arguments, None)
 
 
 def _one(job: Job) -> int:

@@ -6,22 +6,30 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from expertchat.command.named_models import model_overrides
+from expertchat.command.work import Work
 from expertchat.doors.entry import announce, composed
 from expertchat.sources.words import as_overrides
 
 if TYPE_CHECKING:
     from expertchat.command.checks import Problems
     from expertchat.command.launch import Job
+    from expertchat.folder.reader import RunReader
     from expertchat.lab.config import LabConfig
 
 _JUDGE = re.compile(r"judge(?:@([\w-]+))?=(\[[\w, -]*\]|[\w-]+)")
 _WHOLE = re.compile(r"\+judge@judges\.([\w-]+)=([\w-]+)")
-_MODEL = re.compile(r"model(?:@([\w-]+))?=(\w+)")
+_MODEL = re.compile(r"model(?:@([\w-]+))?=([^,]+)")
 
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep."""
-    return composed("judge", list(named_judges(as_overrides(arguments))), _one)
+    return composed("judge", meant(arguments), _one)
+
+
+def meant(arguments: Sequence[str]) -> list[str]:
+    """The arguments as overrides: what is judged, and the judges by their short names."""
+    return list(named_judges(as_overrides(arguments)))
 
 
 def _one(job: Job) -> int:
@@ -57,7 +65,7 @@ def named_judges(arguments: Sequence[str]) -> Iterator[str]:
     asking = [name for name, option in judges.items() if _has_model(option)]
     for name in dict.fromkeys([*asking, *filter(None, models)]):
         if model := models.get(name, models.get("")):
-            yield f"model@judges.{name}.model={model}"
+            yield from model_overrides(model, f"judges.{name}.model")
     if "" in models and not asking:
         rest.append(f"model={models['']}")  # nobody's: let it be refused
     yield from rest
@@ -84,40 +92,32 @@ def named(config: LabConfig) -> list[tuple[str, str | None]]:
 
 def check(config: LabConfig, here: bool) -> Problems:
     """What keeps it from being run."""
-    from expertchat.backends.folders import find_here
-    from expertchat.backends.reward_folders import problem_for
     from expertchat.command import check_runs as runs
-    from expertchat.command.checks import told
+    from expertchat.command.check_judges import reward_models, wordings
     from expertchat.sources.read import source_problems
 
     yield from source_problems(config.source)
     if not config.judges.root:
         yield "judges: nobody judges; name one, as judge=expected or judge=[length,random], or +judge@judges.NAME=expected"
-    yield from _wordings(config)
-    for name, judge in config.judges.items():
-        if here and (valuer := judge.reward_model) is not None:
-            looked = told(find_here, valuer.path, valuer.revision, problem_for(valuer.label), valuer.models_dir)
-            yield from (f"judges.{name}.reward_model.path={valuer.path}: {problem}" for problem in looked)
+    yield from wordings(config)
+    yield from reward_models(config, here)
     yield from runs.texts(config)
     yield from runs.cast(config, "judge", here)
 
 
-def _wordings(config: LabConfig) -> Problems:
-    """Judges whose wordings have no words for what they are to be asked."""
-    from expertchat.judging.fits import lacks
+def _wanted(config: LabConfig) -> int:
+    """The opinions that are owed on the items that there are now."""
+    from expertchat.lab.judge import Bench
+    from expertchat.lab.kinds import judges_of
+    from expertchat.sources.read import read_items
 
-    for name, judge in config.judges.items():
-        if judge.model is None:
-            continue
-        prompts, principles = judge.model.prompts, config.principles_of(judge)
-        if judge.form == "pairwise":
-            wanted = "compare_principle" if principles else "compare"
-            lacking = [] if getattr(prompts, wanted) else [f"have no `{wanted}`"]
-            lacking += lacks(prompts, None, judge.reference or config.judging.references is not None)
-        else:
-            shown = judge.examples or config.judging.examples
-            lacking = lacks(prompts, principles, judge.reference or config.judging.references is not None, bool(shown))
-        remedy = f"take form=expected, prompts@judges.{name}.model.prompts=standard, or another model"
-        if judge.model.family == "world":
-            remedy = "the embedded models were trained to rate categories and nothing else: take form=expected, or another model"
-        yield from (f"judges.{name}: the wordings of its model (family {judge.model.family}) {one}; {remedy}" for one in lacking)
+    items = read_items(config.source, lambda text: None)
+    judges = judges_of(Bench(config, {}, {}), items)
+    return sum(len(judge.owes(item, n)) for judge in judges for item in items if judge.takes(item) for n in range(config.repeats))
+
+
+def _done(run: RunReader) -> int:
+    return sum(1 for _ in run.lines("opinions"))
+
+
+WORK = Work("an opinion", _wanted, _done)

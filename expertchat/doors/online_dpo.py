@@ -15,12 +15,24 @@ if TYPE_CHECKING:
     from expertchat.command.checks import Problems
     from expertchat.command.launch import Job
     from expertchat.folder.reader import RunReader
-    from expertchat.training.config import OnlineDpoConfig
+    from expertchat.training.config import OnlineConfig
 
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep, whose runs are shown in one table at its end."""
-    return composed("online_dpo", arguments, _one, _show_arms)
+    return learn("online_dpo", arguments)
+
+
+def learn(command: str, arguments: Sequence[str]) -> int:
+    """The same for every command whose experts learn in rounds."""
+    return composed(command, meant(arguments), _one, _show_arms)
+
+
+def meant(arguments: Sequence[str]) -> list[str]:
+    """The arguments as overrides: a model may be named in one word."""
+    from expertchat.command.named_models import with_models
+
+    return with_models(arguments, None)
 
 
 def _one(job: Job) -> int:
@@ -28,11 +40,11 @@ def _one(job: Job) -> int:
     from expertchat.training.ranks import own_gpu
 
     own_gpu()  # before anything below asks torch for GPUs
-    from expertchat.training.online_dpo import run_online_dpo
+    from expertchat.training.online import run_online
     from expertchat.views.open import open_view
 
     view = open_view(job.config.view if FIRST else "none", show_thinking=job.config.show_thinking)
-    return run_online_dpo(job.config, ["expertchat", "online_dpo", *job.overrides], view)
+    return run_online(job.config, ["expertchat", job.config.command, *job.overrides], view)
 
 
 def _show_arms(jobs: Sequence[Job]) -> None:
@@ -45,7 +57,7 @@ def _show_arms(jobs: Sequence[Job]) -> None:
         arms.run([*map(str, folders), "--out", str(Path(os.path.commonpath(folders)) / "arms.md")])
 
 
-def check(config: OnlineDpoConfig, here: bool) -> Problems:
+def check(config: OnlineConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.training.ranks import own_gpu
 
@@ -55,19 +67,21 @@ def check(config: OnlineDpoConfig, here: bool) -> Problems:
     from expertchat.command.check_learners import learners
     from expertchat.command.checks import told
     from expertchat.evaluation.evaluator import check as check_evaluation
+    from expertchat.preferences.functions import file_problems
     from expertchat.training.held_out import check_given
     from expertchat.training.tracking import check_trackers
 
     yield from runs.texts(config)
     if runs.has_topics(config):
         yield from told(check_given, config)
+    yield from file_problems(config.reward.functions)
     yield from told(check_evaluation, config)
     yield from told(check_trackers, config.report_to)
-    found = yield from runs.cast(config, "online_dpo", here)
+    found = yield from runs.cast(config, config.command, here)
     yield from learners(config, found)
 
 
-def _wanted(config: OnlineDpoConfig) -> int:
+def _wanted(config: OnlineConfig) -> int:
     return config.conversation.count * config.conversation.turns * config.rounds
 
 

@@ -25,18 +25,18 @@ def overrides(words: Sequence[str]) -> list[str]:
     """The words as overrides: SOURCE, and the model in one word.
 
     >>> overrides(["runs/one", "model=minilm"]), overrides(["model=models/it's"])
-    (['base@model=minilm', 'source.path=["runs/one"]'], ["model.path='models/it\\\\'s'"])
+    (['classifier@model=minilm', 'source.path=["runs/one"]'], ["model.path='models/it\\\\'s'"])
     """
     from expertchat.config import conf_dir
     from expertchat.sources.words import as_overrides
 
-    options = {path.stem for path in (conf_dir() / "base").glob("*.yaml")}
+    options = {path.stem for path in (conf_dir() / "classifier").glob("*.yaml")}
     found = []
     for word in as_overrides(words):
         key, _, value = word.partition("=")
         if key == "model" and value:
             quoted = value.replace("'", "\\'")
-            word = f"base@model={value}" if value in options or "," in value else f"model.path='{quoted}'"
+            word = f"classifier@model={value}" if value in options or "," in value else f"model.path='{quoted}'"
         found.append(word)
     return found
 

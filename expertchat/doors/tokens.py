@@ -55,7 +55,7 @@ def taken(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     if len(words) > 2 or (len(words) == 2 and "text" in literal):
         raise ConfigError(f"tokens takes a model and one text, or a run: here are {len(words)} words; put the text in quotes of the shell")
     if words:
-        rest += _target(words[0])
+        rest += _target(words[0], "turn" in literal or not literal.keys() | set(words[1:]))
     if len(words) == 2:
         literal["text"] = words[1]
     return literal, rest
@@ -77,11 +77,11 @@ def _keys() -> set[str]:
     return {*TokensConfig.model_fields, "continue", "hydra"}
 
 
-def _target(word: str) -> list[str]:
-    """A folder with a run's config is a run; everything else is a model."""
+def _target(word: str, of_run: bool) -> list[str]:
+    """A folder with a run's config is a run, where a turn of it is asked for; else the model that it has trained. All else is a model."""
     from expertchat.command.named_models import model_overrides
 
-    if (Path(word).expanduser() / "config.yaml").is_file():
+    if of_run and (Path(word).expanduser() / "config.yaml").is_file():
         quoted = word.replace("'", "\\'")
         return [f"run='{quoted}'"]
     return model_overrides(word)

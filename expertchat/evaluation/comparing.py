@@ -50,7 +50,7 @@ class Comparer:
     @property
     def direction(self) -> int:
         """1: more of what a program measures is better; -1: less is."""
-        return self.config.reward.sign if self.config.program == self.config.reward.source else 1
+        return self.config.reward.sign if self.config.program == self.config.reward.kind else 1
 
     @property
     def roles(self) -> tuple[Role, ...]:

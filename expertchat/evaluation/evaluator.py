@@ -158,7 +158,7 @@ class Evaluator:
             text = f"{len(lost)} of {len(self.held)} held-out histories are left out ({lost[0].id}: {lost[0].problem})"
             self.announce(Note(text=text, level="warning"))
         config = self.config
-        if config.evaluation.asks and config.reward.source == "judge":
+        if config.evaluation.asks and config.reward.judged(config.judging):
             by, trained = (self._judges(names) for names in ((config.evaluation.by,), config.judging.judges))
             if by & trained:
                 text = (

@@ -44,12 +44,14 @@ class Plan:
 
 
 def plans(learner: Speaker, topics: Sequence[Topic], most_turns: int, count: int, seats: Sequence[Speaker] = SEATS) -> list[Plan]:
-    """`count` histories: topics by turns, and each topic in all lengths from 1 to `most_turns` by turns, so any beginning is balanced."""
+    """`count` histories: topics by turns, and each topic in all lengths from 1 to `most_turns` by turns, so any beginning is balanced. With
+    most_turns=0 nobody has spoken before: the learner opens."""
     found = []
     for i in range(count):
         name = f"evaluation-{learner}/h{i:04d}"
         topic = topics[i % len(topics)].model_copy(update={"id": name})
-        found.append(Plan(name, topic, learner, 1 + i // len(topics) % most_turns, tuple(seats)))
+        turns = 1 + i // len(topics) % most_turns if most_turns else 0
+        found.append(Plan(name, topic, learner, turns, tuple(seats)))
     return found
 
 
@@ -88,12 +90,14 @@ class Making:
         and the policy's reply is not.
         """
         dialogue = self.dialogue(plan)
-        transcript = yield from dialogue.flow()
-        number = reply_place(len(transcript.turns), plan.turns, len(plan.seats))
-        if number is None:
-            problem = f"the dialogue ended after {len(transcript.turns)} turns ({transcript.stop_reason})"
-            return Held(id=plan.id, topic=plan.topic.text, learner=plan.learner, turns=transcript.turns, problem=problem)
-        turns = transcript.turns[:number]
+        turns: list[Turn] = []
+        if plan.turns:
+            transcript = yield from dialogue.flow()
+            number = reply_place(len(transcript.turns), plan.turns, len(plan.seats))
+            if number is None:
+                problem = f"the dialogue ended after {len(transcript.turns)} turns ({transcript.stop_reason})"
+                return Held(id=plan.id, topic=plan.topic.text, learner=plan.learner, turns=transcript.turns, problem=problem)
+            turns = transcript.turns[:number]
         held = Held(id=plan.id, topic=plan.topic.text, learner=plan.learner, turns=turns)
         try:
             request, note = dialogue.request(turns)

@@ -136,3 +136,36 @@ def scaled_margin(margins: Sequence[float], rewards: Sequence[float]) -> float |
     if not margins or len(rewards) < 2 or not all(map(math.isfinite, (*margins, *rewards))) or not (spread := pstdev(rewards)):
         return None
     return fmean(margins) / spread
+
+
+def two_stages(clusters: Sequence[str], *, seed: int, resamples: int = RESAMPLES) -> numpy.ndarray:
+    """How often each value [N] is drawn, [resamples, N], where clusters are drawn first and then as many values within each of them.
+
+    With fewer than two clusters values are drawn alone. The same seed gives the same draws, so figures of the same values can be compared.
+    A cluster of m values that is drawn c times draws c m of them: what c draws of m are together.
+    """
+    rng = numpy.random.default_rng(seed)
+    places: dict[str, list[int]] = {}
+    for i, cluster in enumerate(clusters):
+        places.setdefault(cluster, []).append(i)
+    several = len(places) > 1
+    times_R_C = rng.multinomial(len(places), numpy.full(len(places), 1 / len(places)), size=resamples) if places else None
+    weights_R_N = numpy.zeros((resamples, len(clusters)), dtype=numpy.float32)
+    for c, own in enumerate(places.values()):
+        count_R = len(own) * (times_R_C[:, c] if several and times_R_C is not None else numpy.ones(resamples, dtype=int))
+        weights_R_N[:, own] = rng.multinomial(count_R, numpy.full(len(own), 1 / len(own)))
+    return weights_R_N
+
+
+def of_draws(weights_R_N: numpy.ndarray, values: Sequence[float | None], level: float = LEVEL) -> Interval:
+    """Percentile interval of the mean of the values that are there, by draws of `two_stages`. No bound with fewer than two values."""
+    known_N = numpy.array([value is not None and math.isfinite(value) for value in values], dtype=bool)
+    if known_N.sum() < 2:
+        return Interval(None, None)
+    values_N = numpy.array([value for value, known in zip(values, known_N, strict=True) if known], dtype=float)
+    drawn_R_N = weights_R_N[:, known_N]
+    total_R = drawn_R_N.sum(axis=1)
+    means_R = (drawn_R_N @ values_N)[total_R > 0] / total_R[total_R > 0]
+    tail = NormalDist().cdf(-quantile(level))
+    low, high = numpy.quantile(means_R, (tail, 1 - tail), method="inverted_cdf")
+    return Interval(float(low), float(high))

@@ -119,7 +119,7 @@ class ExpertChat:
             system = Safe(f"{system}\n{fill(prompts.company, name=self.letter.upper(), others=others)}".strip())
         exchange: list[Message] = []
         if not history.turns or history.turns[0].speaker == self.letter:
-            exchange.append(Message("user", fill(prompts.opening, **names)))
+            exchange.append(Message("user", fill(prompts.opening, prompt=self._safe(history.topic, lines=True), **names)))
         for turn in history.turns:
             role: Role = "assistant" if turn.speaker == self.letter else "user"
             label = f"{turn.speaker.upper()}: " if with_names and role == "user" else ""

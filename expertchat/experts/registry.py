@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from expertchat.backends.base import Decoding, ModelInfo
+from expertchat.backends.learnt import trained_name
 from expertchat.config import ConfigError, DecodingConfig, ModelConfig, PersonaConfig
 from expertchat.experts.auto import Auto
 from expertchat.experts.base import ExpertChat, Settings
@@ -52,7 +53,8 @@ def make_expert(letter: str, config: ModelConfig, info: ModelInfo, seats: Sequen
         judge=decoding(stages.judge),
         thinking=config.thinking,
     )
-    ref = ExpertRef(family=config.family, model=shown_path(config.path), revision=config.revision)
+    trained = trained_name(config.trained)
+    ref = ExpertRef(family=config.family, model=shown_path(config.path), revision=config.revision, trained=trained)
     expert = cls(letter, settings, ref, config.context_length or info.context_length or None, info.special_tokens, seats)
     expert.thoughts.opens = info.opens_thinking
     if isinstance(expert, Auto):
@@ -77,7 +79,7 @@ def expert_notes(config: ModelConfig, expert: ExpertChat, info: ModelInfo) -> li
 
 def decoding(config: DecodingConfig) -> Decoding:
     """A decoding config as the backends take it."""
-    return Decoding(**config.model_dump())
+    return Decoding(**config.model_dump() | {"stop": tuple(config.stop)})
 
 
 def persona_brief(config: PersonaConfig) -> str:

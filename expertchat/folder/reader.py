@@ -48,9 +48,10 @@ FILES: dict[str, type[Record]] = {
     "demonstrations": Demonstration, "steps": Step,
 }  # fmt: skip
 MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of these makes a folder a run
-TRAINS = frozenset({"online_dpo", "sft", "dpo"})  # the commands whose runs learn, round by round
+TRAINS = frozenset({"online_dpo", "rloo", "grpo", "sft", "dpo"})  # the commands whose runs learn, round by round
 JUDGES = frozenset({"judge"})  # and those whose runs hold opinions of what was there before
 MAKES_JUDGES = frozenset({"reward_model"})  # and those whose runs make a judge of a model
+CHOOSES = frozenset({"best_of_n"})  # and those whose runs choose among candidates
 END, WHOLE = 1 << 16, 1 << 20  # bytes of the events that are read for their ends, and where no line ends in these
 _COMMAND = re.compile("[a-z][a-z_]*")
 Event = Mapping[str, Any]
@@ -98,7 +99,8 @@ class RunReader:
         """The command whose run it is, of a merged run that of its sources; "" where nothing says it.
 
         The first event tells it. A run that has told nothing yet has its command line in provenance.json. Where both are lost, as in a
-        folder that was copied in part, the config must do: with rounds and a learner it is online_dpo's, with a conversation converse's.
+        folder that was copied in part, the config must do: with rounds and a learner it is that of a training, by its method, with a
+        conversation converse's.
         """
         told = _events(self._head())
         first = next((event for event in told if event["kind"] == "run_started"), {})
@@ -111,7 +113,10 @@ class RunReader:
             keys = self.config.keys()
         except ConfigError:
             return ""
-        return "online_dpo" if {"rounds", "learner"} <= keys else "converse" if "conversation" in keys else ""
+        if {"rounds", "learner"} <= keys:
+            method = str(self.config.get("train", {}).get("update"))
+            return method if method in TRAINS else "online_dpo"
+        return "converse" if "conversation" in keys else ""
 
     @property
     def command_line(self) -> list[str]:
@@ -133,6 +138,11 @@ class RunReader:
     def makes_judge(self) -> bool:
         """Whether a model learns in it to give texts a number."""
         return self.kind in MAKES_JUDGES
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it holds candidates of prompts, one of which was chosen, and nobody talks in it."""
+        return self.kind in CHOOSES
 
     @property
     def seats(self) -> tuple[Speaker, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from expertchat.backends.asking import Ask, Flow, together
 from expertchat.backends.base import Result, Valued
+from expertchat.backends.learnt import trained_name
 from expertchat.config import JudgingConfig
 from expertchat.evaluation.comparing import ratings_alone
 from expertchat.judging import scored
@@ -17,6 +18,7 @@ from expertchat.judging.view import Judgement
 from expertchat.lab.config import JudgeConfig, LabConfig, seat_of
 from expertchat.lab.judge import ORDERS, OVERALL, Bench, asked_place, both_orders, in_turn, of_rating, of_verdict, opinion_id
 from expertchat.records import SEATS, Choice, Form, Item, JudgeRef, Opinion, Order, Reward, Speaker, Turn
+from expertchat.sources.runs import system_name
 from expertchat.text.sentences import shown_path
 
 UNTOLD = "what follows"  # the topic of a text that has none, in a judge's prompt
@@ -64,8 +66,9 @@ def judging_of(config: LabConfig, judge: JudgeConfig) -> JudgingConfig:
 
 
 def _model_of(judge: JudgeConfig) -> str | None:
-    found = judge.model or judge.reward_model
-    return shown_path(found.path) if found is not None else None
+    if judge.model is not None:
+        return system_name(shown_path(judge.model.path), 0, trained_name(judge.model.trained))
+    return shown_path(judge.reward_model.path) if judge.reward_model is not None else None
 
 
 @dataclass(frozen=True)

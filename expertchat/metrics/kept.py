@@ -21,7 +21,8 @@ class Kept:
 
     def __init__(self, path: Path | None = None, model: ModelConfig | None = None) -> None:
         self.path = path
-        self._model = "" if model is None else model.model_dump_json(include={"path", "revision", "dtype", "quantization", "thinking"})
+        told = {"path", "revision", "dtype", "quantization", "thinking"} | ({"trained"} if model is not None and model.trained else set())
+        self._model = "" if model is None else model.model_dump_json(include=told)
         self._log: Log | None = None
         self._known: dict[str, float | None] = {}
         if path is not None:

@@ -104,11 +104,9 @@ def of_run(config: TokensConfig, folder: Path) -> tuple[LocalBackend, Asked]:
     model = model_of(run, said.speaker, config.models_dir, config.device)
     version = said.version if config.version is None else config.version
     weights = weights_of(run, said.speaker, version)
+    if weights is not None:  # which say themselves what the model was trained with before
+        model = model.model_copy(update={"trained": str(weights)})
     backend = load_model(model, run.seed or 0, config.threads, exact=False)
-    if weights is not None:
-        from expertchat.backends.trained import as_trained
-
-        backend = as_trained(backend, weights)
     expert = make_expert(said.speaker, model, backend.info, run.seats)
     history = History(said.transcript.topic, tuple(said.transcript.turns[: said.index]))
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
+from expertchat.backends.learnt import weights_of
+from expertchat.backends.loading import trained_of
 from expertchat.config import NOT_SEATS, ConfigError, ModelConfig
 from expertchat.judging.roles import seats_of
 from expertchat.plan.config import PlanConfig
@@ -93,13 +95,18 @@ class Plan:
 
 def make_plan(job: Job, gpus: Sequence[Gpu], names: Mapping[str, str] = SETTINGS) -> Plan:
     """The best placement of a job. Raises ConfigError for a GPU that is not there."""
+    _all_there(job, gpus)
+    free, fixed = chains(job)
+    loads = place(free, fixed, [gpu.capacity for gpu in gpus])
+    return Plan(job, tuple(gpus), tuple(loads), names)
+
+
+def _all_there(job: Job, gpus: Sequence[Gpu]) -> None:
+    """Raise ConfigError for a GPU that is not there."""
     everything: list[Model | Embedder] = [*job.models, *(one for one in (job.embedder, job.valuer) if one is not None)]
     for model in everything:
         if model.on_gpu and model.gpu is not None and model.gpu >= len(gpus):
             raise ConfigError(f"{model.name}: device=cuda:{model.gpu}, but there are {len(gpus)} GPUs: set device=auto")
-    free, fixed = chains(job)
-    loads = place(free, fixed, [gpu.capacity for gpu in gpus])
-    return Plan(job, tuple(gpus), tuple(loads), names)
 
 
 def does_fit(job: Job, gpus: Sequence[Gpu]) -> bool:
@@ -224,12 +231,15 @@ def plan_job(config: PlanConfig) -> Job:
     return Job(models, embedder, config.conversations, config.tokens, training, seats=owners)
 
 
-def _cast(seats: Mapping[str, ModelConfig], embedder: Any) -> tuple[tuple[Model, ...], Embedder | None, dict[str, str]]:
+def _cast(
+    seats: Mapping[str, ModelConfig], embedder: Any, learning: Collection[str] = ()
+) -> tuple[tuple[Model, ...], Embedder | None, dict[str, str]]:
     """The models that are loaded, the embedder, and which seat's model each seat uses: equal ones are loaded once."""
     problems: list[str] = []
     models: dict[str, Model] = {}
     owners: dict[str, str] = {}
     found = None
+    loaded = _loaded(seats, learning)
     for seat, config in seats.items():
         try:
             model = model_of(config, seat, seat if seat in NOT_SEATS else f"experts.{seat}")
@@ -238,7 +248,7 @@ def _cast(seats: Mapping[str, ModelConfig], embedder: Any) -> tuple[tuple[Model,
             continue
         if model is None:
             continue
-        same = config.model_dump_json(exclude={"prompts", "persona", "decoding"})
+        same = loaded[seat]
         if same in models:
             first = models[same]
             models[same] = replace(first, candidates=max(first.candidates, model.candidates))
@@ -254,6 +264,16 @@ def _cast(seats: Mapping[str, ModelConfig], embedder: Any) -> tuple[tuple[Model,
     return tuple(models.values()), found, owners
 
 
+def _loaded(seats: Mapping[str, ModelConfig], learning: Collection[str]) -> dict[str, str]:
+    """By seat what is loaded for it; equal values are loaded once."""
+    def told(config: ModelConfig) -> str:
+        return config.model_dump_json(exclude={"prompts", "persona", "decoding"})
+
+    learnt = {seat: trained_of(config, seat) for seat, config in seats.items() if config.trained}
+    base = {seat: told(config.model_copy(update={"trained": None})) for seat, config in seats.items()}
+    return weights_of({seat: told(config) for seat, config in seats.items()}, base, learnt, learning)
+
+
 def planned_gpus(config: PlanConfig) -> list[Gpu]:
     """The GPUs that the config names. Raises ConfigError where it names this machine's, and there are none."""
     if config.gpus != "auto":
@@ -266,6 +286,7 @@ def planned_gpus(config: PlanConfig) -> list[Gpu]:
 
 def choose_bits(job: Job, gpus: Sequence[Gpu], automatic: Iterable[str]) -> Job:
     """quantization=auto: plain weights where all fits so, else nf4, the largest model first."""
+    _all_there(job, gpus)
     wanted = set(automatic)
     for model in sorted(job.models, key=lambda m: -parameters(m.shape)):
         if does_fit(job, gpus):
@@ -306,7 +327,7 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
     if not gpus or all(model.backend == "scripted" or model.device in ("cpu", "mps") for model in seats.values()):
         return None
     try:
-        models, embedder, owners = _cast(seats, config.embedder)
+        models, embedder, owners = _cast(seats, config.embedder, {one.seat for one in trained} & seats.keys())
     except ConfigError:
         return None
     longest = max(

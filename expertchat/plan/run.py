@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from expertchat.config import ConfigError
+from expertchat.folder.writing import write_out
 from expertchat.plan.config import PlanConfig
 from expertchat.plan.planner import Plan, plan_of, planned_gpus
 from expertchat.plan.values import as_dict
@@ -40,9 +40,5 @@ def _measured(config: PlanConfig, plan: Plan | None, show: ShowMeasured) -> int:
 
 
 def _write(path: str | None, values: dict[str, Any]) -> None:
-    if path is None:
-        return
-    try:
-        Path(path).expanduser().write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"out={path}: cannot be written ({error.strerror or error}); name another file") from None
+    if path is not None:
+        write_out(f"out={path}", path, json.dumps(values, indent=1) + "\n")

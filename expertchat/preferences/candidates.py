@@ -19,6 +19,7 @@ from expertchat.judging.roles import judges_of
 from expertchat.judging.view import Judgement
 from expertchat.preferences.config import Rules
 from expertchat.preferences.ensemble import combined
+from expertchat.preferences.functions import About, worths
 from expertchat.preferences.pairs import Choice
 from expertchat.records import Candidate, Message, Rating, Record, Reward, Speaker, Transcript, Turn, Wim
 from expertchat.talk.cast import Cast
@@ -102,7 +103,7 @@ class Rollout:
             for one in self.sampled:
                 self._announce(one)
         made = Bundle(id=self.id, transcript=transcript, sampled=list(self.sampled))
-        if rules.reward.dialogue_weight and rules.reward.source == "judge":
+        if rules.reward.dialogue_weight and rules.reward.judged(rules.judging):
             spoken = [learner for learner in self.learners if any(turn.speaker == learner for turn in turns)]
             flows = [flow for speaker in spoken for flow in self._judgements(speaker, turns)]
             for ratings, wim, reward in (yield from together(flows)):
@@ -164,8 +165,12 @@ class Rollout:
         return random.Random(f"{self.dialogue.seed} {one.candidates[0].id}").choice(spoken)
 
     def _values(self, one: Sampled) -> list[float | None]:
-        """What the candidates are worth before controls and penalties: by the judge, or by the program and in the direction of the sign."""
+        """What the candidates are worth before controls and penalties: by the judge, or by a program or functions in the direction of the
+        sign."""
         settings = self.rules.reward
+        if settings.functions:
+            found = worths([shown_as(one, self.dialogue.topic.text, self.rules)], self.rules)
+            return [None if (value := found[c.id].value) is None else settings.sign * value for c in one.candidates]
         if (program := PROGRAMS.get(settings.source)) is None:
             return one.values(self.rules.judging.combine)
         numbers = [program.measure(candidate.text) for candidate in one.candidates]
@@ -173,7 +178,7 @@ class Rollout:
 
     def _judge(self, one: Sampled, history: tuple[Turn, ...]) -> Flow[None]:
         """Let every judge judge every candidate as the last turn of its dialogue."""
-        if self.rules.reward.source == "judge":
+        if self.rules.reward.judged(self.rules.judging):
             said = [(c, (*history, Turn(speaker=c.speaker, text=c.text))) for c in one.candidates]
             flows = [flow for c, turns in said for flow in self._judgements(c.speaker, turns, c)]
             for ratings, wim, reward in (yield from together(flows)):
@@ -206,6 +211,11 @@ class Rollout:
             judged_by(replace(whole, role=role), config, cast.experts, cast.tokens)
             for role in judges_of(config.judges, subject, seats, config.partners)
         ]
+
+
+def shown_as(one: Sampled, topic: str, rules: Rules) -> About:
+    """A history as reward functions are told of it."""
+    return About(one, {"topic": topic, **rules.columns.get(topic, {})})
 
 
 def choices(bundles: Sequence[Bundle], scores: Mapping[str, float | None], judge: str) -> list[Choice]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from expertchat.config import Group, JudgeName, JudgingConfig
+from expertchat.config import Group, JudgeName, JudgingConfig, Text
+from expertchat.preferences.functions import asks_judges
 from expertchat.text.measures import PROGRAMS
 
 if TYPE_CHECKING:
@@ -35,16 +37,28 @@ class CandidatesConfig(Group):
 class RewardConfig(Group):
     """What becomes of the judgements, or what stands in their place. `source` random and `wim` shuffled are controls, `sign` -1 is one too.
 
-    The other sources are measured by a program (expertchat.text.measures): then no judge is asked.
+    The other sources are measured by a program (expertchat.text.measures): then no judge is asked. `functions`: in the place of `source`,
+    what several reward functions say (expertchat.preferences.functions), weighed by `weights` (None: each counts 1) and added up.
     """
 
     source: SourceName
+    functions: Annotated[list[Text], Field(default_factory=list)]
+    weights: list[float] | None = None
     wim: Literal["own", "shuffled"]  # shuffled: each reply is scored with the WIM response to another reply of the round
     sign: Literal[1, -1]
     dialogue_weight: float = Field(ge=0)  # of the whole dialogue's reward (less the round's mean), for the replies that it went on with
     length_penalty: float = Field(ge=0)  # taken off for every 100 new tokens of a reply
     repeat_penalty: float = Field(ge=0)  # taken off for every sentence of a reply that says again what was said before
     repeat_cosine: float = Field(gt=0, le=1)  # how close the embeddings of two sentences are that say the same
+
+    @property
+    def kind(self) -> str:
+        """Where rewards come from: judge, random, a program's name, or functions."""
+        return "functions" if self.functions else self.source
+
+    def judged(self, judging: JudgingConfig) -> bool:
+        """Whether judges are asked."""
+        return asks_judges(self.functions, judging) if self.functions else self.source == "judge"
 
 
 class PairsConfig(Group):
@@ -68,3 +82,4 @@ class Rules:
     judging: CandidateJudging
     reward: RewardConfig
     seed: int
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of single prompts: by the prompt, the other cells of its row

@@ -11,9 +11,10 @@ from typing import Any
 from expertchat.backends.base import Embedder, EmbedRequest
 from expertchat.config import Combine
 from expertchat.judging import wim
-from expertchat.preferences.candidates import Bundle, mean
+from expertchat.preferences.candidates import Bundle, mean, shown_as
 from expertchat.preferences.config import RewardConfig, Rules
 from expertchat.preferences.ensemble import of_dialogue
+from expertchat.preferences.functions import Worth, worths
 from expertchat.records import Candidate, Reward, Score, Wim
 from expertchat.text.likeness import blank, weight, words
 from expertchat.text.measures import PROGRAMS
@@ -35,13 +36,18 @@ def scored(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder | None) -
     found, how = [], rules.judging.combine
     groups = [one for bundle in bundles for one in bundle.sampled]
     together = {c.id: value for one in groups for c, value in zip(one.candidates, one.values(how), strict=True)}
+    histories = [shown_as(one, bundle.transcript.topic, rules) for bundle in bundles for one in bundle.sampled]
+    worth = worths(histories, rules) if settings.functions else {}
     for candidate, judged in ((c, one.judged(c)) for one in groups for c in one.candidates):
         about = {"id": candidate.id, "transcript": candidate.transcript, "turn": candidate.turn, "speaker": candidate.speaker}
-        score = Score(**about, source=settings.source, sign=settings.sign)  # type: ignore[arg-type]
-        if settings.source == "random":
+        score = Score(**about, source=settings.kind, sign=settings.sign)  # type: ignore[arg-type]
+        if settings.kind == "random":
             found.append(_drawn(score, candidate, rules.seed))
             continue
-        score = _rewarded(score, candidate, _by_judges(score, judged, together[candidate.id], how), settings, shuffled)
+        if settings.functions:
+            score = _by_functions(score, worth[candidate.id])
+        else:
+            score = _rewarded(score, candidate, _by_judges(score, judged, together[candidate.id], how), settings, shuffled)
         part = settings.dialogue_weight * extra.get((candidate.transcript, candidate.speaker), 0.0) if candidate.continued else 0.0
         long, repeated = settings.length_penalty * candidate.tokens / 100, settings.repeat_penalty * again.get(candidate.id, 0)
         value = None if score.reward is None else settings.sign * (score.reward + part - (long + repeated))
@@ -55,6 +61,13 @@ def _drawn(score: Score, candidate: Candidate, seed: int) -> Score:
         return score.model_copy(update={"problem": "the reply is blank"})
     drawn = random.Random(f"{seed} {candidate.id}").uniform(-1, 1)
     return score.model_copy(update={"reward": drawn, "value": drawn, "sign": 1})
+
+
+def _by_functions(score: Score, worth: Worth) -> Score:
+    """A score with the reward that the functions come to together, or why there is none."""
+    none = [name for name, value in worth.parts.items() if value is None]
+    problem = None if worth.value is not None else f"no number from {', '.join(none)}"
+    return score.model_copy(update={"reward": worth.value, "parts": dict(worth.parts), "problem": problem})
 
 
 def _by_judges(score: Score, judged: Sequence[Reward], together: float | None, how: Combine) -> Score:

@@ -1,7 +1,9 @@
-"""What is kept: one JSON object a line. `run`: of a run; `lab`: of the judges' lab; `learning`: what is taught besides."""
+"""What is kept: one JSON object a line. `run`: of a run; `lab`: of the judges' lab; `learning`: what is taught besides; `choosing`: what
+is chosen among candidates."""
 
 from __future__ import annotations
 
+from expertchat.records.choosing import Prompt, Selection
 from expertchat.records.lab import (
     Choice,
     Form,
@@ -43,6 +45,7 @@ from expertchat.records.run import (
 
 __all__ = [
     "SEAT", "SEATS", "Answer", "Candidate", "Choice", "Demonstration", "ExpertRef", "Figure", "Form", "Item", "JudgeRef", "Label",
-    "Message", "Metrics", "Opinion", "Order", "PairIds", "PreferencePair", "Rating", "Record", "Reward", "Role", "Sample", "Score",
-    "Speaker", "Step", "StopReason", "Text", "Topic", "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite", "other",
+    "Message", "Metrics", "Opinion", "Order", "PairIds", "PreferencePair", "Prompt", "Rating", "Record", "Reward", "Role", "Sample",
+    "Score", "Selection", "Speaker", "Step", "StopReason", "Text", "Topic", "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite",
+    "other",
 ]  # fmt: skip

@@ -103,6 +103,7 @@ class ExpertRef(BaseModel):
     model: str
     revision: str | None = None
     policy_version: int = 0
+    trained: str | None = None  # what it was trained with before: a run, or a round of one
 
 
 class Topic(Record):
@@ -255,12 +256,12 @@ class Score(_Short):
     Where several judged, `judges` has the reward of each, and `combined` says how `reward` was made of them (judging.combine).
     """
 
-    rare: ClassVar[tuple[str, ...]] = ("judges", "combined")
+    rare: ClassVar[tuple[str, ...]] = ("judges", "combined", "parts")
 
     transcript: str
     turn: int
     speaker: Speaker
-    source: str  # judge, random, or the program's name
+    source: str  # judge, random, functions, or the program's name
     value: float | None = None
     reward: float | None = None  # its judges', the control's in its place, or the program's, between -1 and 1
     measured: float | None = None  # what a program has measured, in its own unit
@@ -270,6 +271,7 @@ class Score(_Short):
     sign: int = 1
     judges: dict[str, float | None] = Field(default_factory=dict)
     combined: str | None = None
+    parts: dict[str, float | None] = Field(default_factory=dict)  # source functions: what each of them says
     problem: str | None = None
 
 

@@ -15,7 +15,9 @@ from expertchat.text.sentences import shown_path
 Column = tuple[str, str, str]  # title, name of the figure, how it is written
 SHOWN: Sequence[Column] = (
     ("pairs ordered rightly", "accuracy", ".1%"), ("against the truth", "truth_accuracy", ".1%"),
-    ("against people", "people_accuracy", ".1%"), ("rank correlation with what is known (rho)", "rho", ".2f"),
+    ("against people", "people_accuracy", ".1%"),
+    ("in the order as read", "accuracy_as_read", ".1%"), ("turned round", "accuracy_turned", ".1%"),
+    ("rank correlation with what is known (rho)", "rho", ".2f"),
     ("loss", "loss", ".3f"), ("calibration error", "calibration", ".3f"), ("Brier score", "brier", ".3f"),
     ("error, in points", "error", ".2f"),
     ("the longer one is preferred", "longer", ".1%"), ("the longer one is better", "longer_true", ".1%"),
@@ -55,7 +57,8 @@ def card_of(config: RewardModelTraining, summary: Mapping[str, Any], epochs: Seq
 def _about(summary: Mapping[str, Any]) -> str:
     return (
         f"Learnt is `{summary['target']}` from {summary['rows']:,} rows of {summary['groups']:,} groups; measured on "
-        f"{summary['held_out']:,} items of {summary['held_out_groups']:,} others. In brackets 95 % intervals, whole groups drawn."
+        f"{summary['held_out']:,} items of {summary['held_out_groups']:,} others. In brackets 95 % intervals, whole groups drawn. "
+        f"The best of {summary['epochs']} epochs was chosen by the same items, which makes its figures a little too good."
     )
 
 

@@ -85,6 +85,7 @@ class RewardModelTraining(Group):
     order: Literal["drawn", "as_read", "system"]
     first: Text | None = None
     swap: bool
+    history: bool | None = None
     held_out: HeldOutConfig
     epochs: int = Field(ge=1, le=1000)
     train: RewardTrain
@@ -139,6 +140,11 @@ class RewardModelTraining(Group):
         if self.train.method == "auto":
             return "lora" if self.kind == "decoder" else "full"
         return self.train.method
+
+    @property
+    def shows_history(self) -> bool:
+        """Whether what was said before the texts is shown, and not the topic alone."""
+        return self.kind != "comparison" if self.history is None else self.history
 
     @property
     def path(self) -> str:

@@ -67,7 +67,7 @@ class RewardLearner(Learner):
     def __init__(self, config: RewardModelTraining, model: Any, tokenizer: Any, facts: Mapping[str, Any]) -> None:
         super().__init__("model", cast(LocalBackend, _Place(model)), cast(Any, config.train))
         settings = RewardModelConfig(path=config.path, batch_size=max(8, config.train.micro_batch), max_tokens=config.train.max_tokens)
-        self.judge = RewardModel(model, tokenizer, shown_path(config.path), settings, 1, config.kind == "comparison")
+        self.judge = RewardModel(model, tokenizer, shown_path(config.path), settings, 1, config.kind == "comparison", config.shows_history)
         self.facts = dict(facts)
 
     @property

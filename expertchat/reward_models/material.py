@@ -52,7 +52,7 @@ class Material:
     def facts(self, config: RewardModelTraining) -> dict[str, Any]:
         """What reward_model.json says of a model that has learnt this."""
         values: dict[str, Any] = {"schema": 1, "kind": config.kind, "target": self.target, "base": config.path}
-        values |= {"max_tokens": config.train.max_tokens, "quantization": "none"}
+        values |= {"max_tokens": config.train.max_tokens, "quantization": "none", "history": config.shows_history}
         if config.kind == "regression":
             values |= {"mean": self.scale.mean, "spread": self.scale.spread}
         return values | ({"bound": self.scale.bound} if config.kind == "classification" else {})

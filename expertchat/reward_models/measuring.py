@@ -15,20 +15,21 @@ import numpy
 from numpy.typing import NDArray
 
 from expertchat.audit import agreement, leanings
-from expertchat.audit.estimates import Draws, Estimate
+from expertchat.audit.estimates import Draws, Estimate, share
 from expertchat.audit.evidence import Key, key_of
 from expertchat.audit.sheet import Sheet, length_of, sheet
 from expertchat.backends.base import Valued
 from expertchat.backends.reward_model import RewardModel
 from expertchat.lab.judge import ORDERS, OVERALL, opinion_id
 from expertchat.lab.models import between
-from expertchat.records import Figure, Item, JudgeRef, Opinion
+from expertchat.records import Figure, Item, JudgeRef, Opinion, Order
 from expertchat.reward_models.config import RewardModelTraining
 from expertchat.reward_models.examples import Scale, request_of
 from expertchat.reward_models.known import Known
 
 NAME = "reward_model"
 BINS = 10
+NAMED_ORDERS: dict[str, Order] = {"as_read": "first", "turned": "second"}  # of the two texts of a pair
 Array = NDArray[Any]
 
 
@@ -85,10 +86,22 @@ class Measure:
         for name, known in (("truth_accuracy", self.truth), ("people_accuracy", self.people)):
             if known:
                 found[name] = agreement.raw(against(known).compared, draws)
+        if self.config.kind == "comparison":
+            found |= {f"accuracy_{name}": self._in_order(order, opinions, keys, at, draws) for name, order in NAMED_ORDERS.items()}
         values: dict[str, Figure] = {"n": found["accuracy"].n, "groups": found["accuracy"].groups}
         for name, one in found.items():
             values |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
         return values | self._sure(own, opinions) | {"unanswered": int(own.unanswered.sum())}
+
+    def _in_order(
+        self, order: Order, opinions: Sequence[Opinion], keys: Mapping[str, Key], at: Mapping[Key, int], draws: Draws
+    ) -> Estimate:
+        """The share of pairs that are decided rightly in one order alone, a tie half."""
+        better_of = {one.item.id: one.better for one in self.known if one.sign}
+        told = [one for one in opinions if one.order == order and one.choice is not None and one.item in better_of]
+        right = [0.5 if one.choice == "tie" else float(one.choice == better_of[one.item]) for one in told]
+        groups = numpy.asarray([at[keys[one.item]] for one in told], dtype=int)
+        return share(numpy.asarray(right, dtype=float), groups, draws, 0.5, score=True)
 
     # -- how sure it is, and whether it may be -----------------------------------------------------------------------------
 

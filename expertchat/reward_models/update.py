@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -104,7 +104,7 @@ def row_of(tokens: Sequence[Tokens], value: float) -> Row:
     for name, one in zip(("first", "second"), tokens, strict=False):
         row[f"{name}_ids"] = one["input_ids"]
         row[f"{name}_types"] = one.get("token_type_ids", [])
-    return cast(Row, row)
+    return row
 
 
 def _tokens(row: Row, name: str) -> Tokens:

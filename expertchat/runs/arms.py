@@ -56,6 +56,11 @@ class Run:
         return (self.reader.rounds + len(learners) - 1 - learners.index(self.learner)) // len(learners)
 
     @property
+    def judged(self) -> int:
+        """The candidates that were judged for its training."""
+        return sum(int(v) for one in self.rounds if isinstance(v := one.figures.get("candidates"), int | float))
+
+    @property
     def arm(self) -> str:
         return str(self.config.get("arm") or NO_ARM)
 
@@ -119,6 +124,9 @@ def arms(folders: Sequence[Path]) -> Table:
     judges = sorted({str(one["judge"]) for one in table.rows if one["judge"]})
     if len(judges) > 1:
         table.notes.append(f"the arms are not judged alike ({', '.join(judges)}): their win rates cannot be compared")
+    seen = sorted({number for one in table.rows for number in (one["judged"], one["judged_max"])})
+    if len(seen) > 1 and len({one["method"] for one in table.rows}) > 1:
+        table.notes.append(f"not all were trained on equally many judged replies ({seen[0]:,} to {seen[-1]:,})")
     return table
 
 
@@ -132,17 +140,17 @@ def _readers(folders: Sequence[Path], notes: list[str]) -> list[RunReader]:
     for folder in folders:
         named = RunReader(folder.expanduser())
         if not named.folder.is_dir():
-            problems.append(f"{folder}: no such folder; name a run of online_dpo, or a folder of such runs")
+            problems.append(f"{folder}: no such folder; name a training run (online_dpo, rloo, grpo), or a folder of such runs")
         elif named.begun:
             found.append(named)
             if not _is_training(named):
-                problems.append(f"{folder}: is a run, but none of online_dpo; leave it out")
+                problems.append(f"{folder}: is a run, but no training run (online_dpo, rloo, grpo); leave it out")
         else:
             inside = [RunReader(place) for place in _places(named.folder)]
             training = [one for one in inside if _is_training(one)]
             found += training
             if not training:
-                problems.append(f"{folder}: holds no run of online_dpo; name a run folder, or the folder of a sweep")
+                problems.append(f"{folder}: holds no training run (online_dpo, rloo, grpo); name a run folder, or the folder of a sweep")
             elif len(training) < len(inside):
                 notes.append(f"{folder}: runs of other commands, left out: {len(inside) - len(training)}")
     if problems:
@@ -240,7 +248,7 @@ def row(name: str, runs: Sequence[Run]) -> Row:
     won = sum(round((run.number("win_rate") or 0) * (run.number("n") or 0), 6) for run in judged)
     low, high = wilson(won, n) if n else (None, None)
     rates = [rate for run in judged if (rate := run.number("win_rate")) is not None]
-    done = [len(run.rounds) for run in runs]
+    done, seen = [len(run.rounds) for run in runs], [run.judged for run in runs]
     return {
         "arm": name,
         "learner": runs[0].learner,
@@ -249,6 +257,9 @@ def row(name: str, runs: Sequence[Run]) -> Row:
         "rounds": min(done),
         "rounds_max": max(done),
         "rounds_wanted": runs[0].rounds_wanted,
+        "method": runs[0].reader.config["train"].get("update", "dpo"),
+        "judged": min(seen),
+        "judged_max": max(seen),
         "judge": next((run.figure("judge") for run in judged), None),
         "n": n,
         "win_rate": won / n if n else None,

@@ -34,7 +34,7 @@ from expertchat.text.sentences import as_yaml
 Kind = Literal["parts", "seeds"]
 SHOWN = 3  # differing keys
 NOT_BEGUN = "has not begun"
-NO_SOURCE = "is no single run of converse or online_dpo; leave it out"
+NO_SOURCE = "is no single run of converse or a training command; leave it out"
 
 
 class Source(RunReader):
@@ -348,13 +348,14 @@ def _training_summary(merged: Merged, work: Path) -> dict[str, Any]:
     """The seeds pooled as one arm."""
     table = arms([one.folder for one in merged.sources])
     rows = {row["learner"]: row for row in table.rows}
-    pairs = sum(int(as_number(one.figures.get("pairs"))) for one in RunReader(work).metrics() if one.kind == "round")
+    rounds = [one.figures for one in RunReader(work).metrics() if one.kind == "round"]
+    made = "groups" if any("groups" in figures for figures in rounds) else "pairs"
     summary = {
         "schema": 1,
         "seeds": [one.own_seed for one in merged.sources],
         "rounds": min(row["rounds"] for row in table.rows),
         "learner": merged.sources[0].config["learner"],
-        "pairs": pairs,
+        made: sum(int(as_number(figures.get(made))) for figures in rounds),
         "seconds": round(sum(one.seconds() for one in merged.sources), 1),
         "evaluation": next(iter(rows.values())),
         "evaluations": rows,

@@ -62,20 +62,21 @@ class Seen:
         if rounds or "rounds" in self.names:
             return self.run.last_round, rounds or None, "rounds"
         judgements = int(as_number(first.get("judgements")))
-        unit = "judgements" if judgements else "conversations"
+        chooses = bool(first.get("candidates"))
+        unit = "judgements" if judgements else "prompts" if chooses else "conversations"
         total = judgements or int(as_number(first.get("conversations"))) or None
         if self.done:
             return total, total, unit
         told = (read_json(self.run.folder / "live.json") or {}).get("progress") if "live.json" in self.names else None
         if isinstance(told, dict) and isinstance(told.get("finished"), int):
             return told["finished"], total or int(as_number(told.get("total"))) or None, unit
-        return None if judgements else self._judged(), total, unit
+        return None if judgements else self._told("candidate_chosen" if chooses else "conversation_judged"), total, unit
 
-    def _judged(self) -> int | None:
-        """Dialogues that are done, counted where that is quick; a text cannot look like the mark, for its quotes are escaped."""
+    def _told(self, kind: str) -> int | None:
+        """Dialogues or prompts that are done, counted where that is quick; a text cannot look like the mark, for its quotes are escaped."""
         path = self.run.path("events")
         try:
-            return path.read_bytes().count(b'"kind":"conversation_judged"') if path.stat().st_size <= COUNTED else None
+            return path.read_bytes().count(f'"kind":"{kind}"'.encode()) if path.stat().st_size <= COUNTED else None
         except OSError:
             return None if path.name in self.names else 0
 

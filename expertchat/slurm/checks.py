@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expertchat.command.check_models import key_of
 from expertchat.command.table import COMMANDS, find
 from expertchat.command.work import Work
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
-from expertchat.judging.roles import seats_of
 from expertchat.plan.memory import GIB
 from expertchat.slurm.config import ClusterConfig
+from expertchat.slurm.loads import named_by, pace_of
 
 
 @dataclass
@@ -46,10 +45,13 @@ def check_all(command: str, config: Any, cluster: ClusterConfig, ranks: int, run
 def _models(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
     """Every model must be a whole folder that the node can see, or an archive that is unpacked there: nodes have no internet."""
     from expertchat.backends.folders import embedder_problem, find_folder, is_hub_id
+    from expertchat.backends.reward_folders import any_reward_model_problem
+
+    checks = {"embedder": embedder_problem, "reward_model": any_reward_model_problem}
 
     if cluster.archives and not Path(cluster.archives).expanduser().is_dir():
         checked.problems.append(f"cluster.archives={cluster.archives}: no such folder; correct it, or set it to null")
-    for key, path, revision, models_dir, is_embedder in _named(config):
+    for key, path, revision, models_dir, kind in named_by(config):
         name = path.rstrip("/").rpartition("/")[2]
         if is_hub_id(path) and cluster.archives and any(_archive(cluster.archives, name)):
             if name not in checked.stage:
@@ -57,7 +59,7 @@ def _models(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
                 checked.problems += _archive_problems(cluster.archives, name)
             continue
         try:
-            find_folder(path, revision, embedder_problem if is_embedder else None, models_dir)
+            find_folder(path, revision, checks.get(kind), models_dir)
         except ConfigError as error:
             checked.problems += [_absent(key, path, models_dir, cluster, problem) for problem in error.problems]
 
@@ -74,28 +76,6 @@ def _absent(key: str, path: str, models_dir: str | None, cluster: ClusterConfig,
         f"{key}={path}: is neither {' nor '.join(looked)}, and the nodes have no internet: get it here with `hf download {path}` "
         f"(`expertchat models` shows how), name its folder{archives}"
     )
-
-
-def _named(config: Any) -> Iterator[tuple[str, str, str | None, str | None, bool]]:
-    """(key, path, revision, models_dir, is the embedder) of every model that is not in the package, each once."""
-    seen = set()
-    embedded = True
-    for seat, model in seats_of(config).items():
-        if model.backend != "local" or model.path.startswith("embedded:"):
-            continue
-        embedded = False
-        if model.path not in seen:
-            seen.add(model.path)
-            yield f"{key_of(seat)}.path", model.path, model.revision, model.models_dir, False
-    if (embedder := getattr(config, "embedder", None)) is None:
-        return
-    path = embedder.path
-    if path != "auto" or not embedded:
-        from expertchat.backends.loading import embedder_path
-
-        path, _ = embedder_path(embedder, ["real"])
-    if path != "auto" and not path.startswith("embedded:"):
-        yield "embedder.path", path, None, embedder.models_dir, True
 
 
 def _archive(folder: str, name: str) -> list[Path]:
@@ -129,7 +109,7 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
     from expertchat.plan.job import Gpu
     from expertchat.plan.planner import Trained, check
 
-    real = any(model.backend == "local" and not model.path.startswith("embedded:") for model in seats_of(config).values())
+    real = any(named_by(config))
     if not cluster.gpus or cluster.gpu_gib is None:
         if real:
             checked.notes.append("no GPU is asked for, so the models run on the CPU (cluster.gpus, gpu_type and gpu_gib ask for some)")
@@ -138,13 +118,12 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
     if train is not None and train.sharding == "fsdp":
         checked.notes.append("the memory plan was not checked: it does not count train.sharding=fsdp")
         return
+    if not hasattr(config, "experts") and (train is None or not isinstance(getattr(config, "model", None), ModelConfig)):
+        return _gpu_weights(config, cluster, checked)
     from expertchat.training.room import plan_one, room_for
 
     trained: Sequence[Trained] = ()
     alone = not hasattr(config, "experts")
-    if alone and not isinstance(config.model, ModelConfig):
-        checked.notes.append("the memory plan was not checked: it counts models that talk")
-        return
     if train is not None and not alone:
         trained = room_for(config)
     count = 1 if ranks > 1 else cluster.gpus
@@ -162,6 +141,17 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
             f"memory plan: fits on {count} x {kind} of {cluster.gpu_gib:g} GiB; GPU {fullest} is the fullest, "
             f"{load.need / GIB:.1f} of {gpu.capacity / GIB:.1f} GiB"
         )
+
+
+def _gpu_weights(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
+    """Of a command without a memory plan: the weights alone, against the GPUs of a node."""
+    assert cluster.gpu_gib is not None
+    weights, there = sum(_weights(config)), cluster.gpus * cluster.gpu_gib * GIB
+    said = f"the weights take {weights / GIB:.1f} GiB, the GPUs of a node have {there / GIB:.0f}"
+    if weights > there:
+        checked.doubts.append(f"cluster.gpus={cluster.gpus}: {said}; ask for more or larger ones")
+    elif weights:
+        checked.notes.append(f"{said}; what else is needed on them was not planned")
 
 
 def _main_memory(command: str, config: Any, cluster: ClusterConfig, ranks: int, checked: Checked) -> None:
@@ -183,9 +173,9 @@ def _weights(config: Any) -> Iterator[int]:
     from expertchat.backends.folders import resolve_path
     from expertchat.backends.loading import weight_files
 
-    for _, path, _, models_dir, _ in _named(config):
+    for one in named_by(config):
         with contextlib.suppress(ConfigError, OSError):
-            place = resolve_path(path, models_dir)
+            place = resolve_path(one.path, one.models_dir)
             if isinstance(place, Path):
                 yield sum(file.stat().st_size for file in weight_files(place))
 
@@ -237,23 +227,17 @@ def last_pace(runs: Path, command: str, config: Any) -> Pace | None:
     if place is None:
         return None
     work: Work = find(place)
-    wanted = _paths(config.model_dump(mode="json"))
+    wanted = pace_of(config.model_dump(mode="json"))
     folders = [*runs.glob("*/provenance.json"), *runs.glob("*/task-*/provenance.json")]
     for provenance in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
         run = RunReader(provenance.parent)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
-            if "merged" in run.provenance or run.kind != command or _paths(run.config) != wanted:
+            if "merged" in run.provenance or run.kind != command or pace_of(run.config) != wanted:
                 continue
             done = work.done(run)
             if done and (seconds := seconds_of(run.folder)) > 0:
                 return Pace(run.folder, seconds / done, work, str(run.provenance.get("host", "an unknown machine")))
     return None
-
-
-def _paths(config: dict[str, Any]) -> list[Any]:
-    """What makes two runs alike fast: the models and how they are loaded."""
-    models = [*config.get("experts", {}).values(), config.get("third") or {}, config.get("model") or {}]
-    return [[model.get(key) for key in ("path", "quantization", "dtype")] for model in models]
 
 
 def duration(seconds: float) -> str:

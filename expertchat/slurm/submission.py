@@ -69,7 +69,7 @@ def write_submission(wanted: Wanted) -> None:
         folder=wanted.folder,
         cluster=wanted.cluster,
         stage=wanted.checked.stage,
-        models_dir=wanted.config.models_dir,
+        models_dir=getattr(wanted.config, "models_dir", None),
         tasks=wanted.left(),
         at_once=wanted.array.at_once if wanted.array else None,
         after=wanted.after,

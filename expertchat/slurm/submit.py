@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from expertchat.command.check_models import device_problems, key_of
+from expertchat.command.check_models import device_problems
 from expertchat.command.compose import load
 from expertchat.command.frozen import freeze
 from expertchat.command.launch import load_whole, without_secrets
@@ -23,9 +23,9 @@ from expertchat.folder.reader import RunReader, read_config
 from expertchat.folder.run import run_folder
 from expertchat.folder.run_folder import differences
 from expertchat.folder.submission import read_submission
-from expertchat.judging.roles import seats_of
 from expertchat.slurm.array import Array, overrides, parse, task_folder
 from expertchat.slurm.checks import check_all, duration
+from expertchat.slurm.loads import devices_of
 from expertchat.slurm.queue import states
 from expertchat.slurm.sbatch import submit
 from expertchat.slurm.submission import Wanted, book, write_submission
@@ -154,10 +154,7 @@ def _launch_problems(wanted: Wanted) -> list[str]:
 
 def _device_problems(wanted: Wanted) -> list[str]:
     """Devices that the config names and the job will not have."""
-    seats = seats_of(wanted.config)
-    devices = {f"{key_of(seat)}.device": model.device for seat, model in seats.items() if model.backend == "local"}
-    if (embedder := getattr(wanted.config, "embedder", None)) is not None:
-        devices["embedder.device"] = embedder.device
+    devices = devices_of(wanted.config)
     if wanted.cluster.scheduler == "local":
         return list(device_problems(devices))
     gpus, found = wanted.cluster.gpus, []
@@ -215,6 +212,7 @@ def _told(wanted: Wanted, job: str | None) -> dict[str, Any]:
     cluster, array = wanted.cluster, wanted.array
     gpus = f"{cluster.gpus * cluster.nodes} x {cluster.gpu_type or 'GPU'}" if cluster.gpus else "no GPU"
     local = cluster.scheduler == "local"
+    merges = array is not None and "experts" in type(wanted.config).model_fields  # dialogues, which can be put together
     start = "on this machine" if local else f"{duration(cluster.seconds)} a start, at most {cluster.requeues} requeues"
     about = [f"{wanted.command} with {gpus}, {cluster.cpus} cores, {cluster.memory}, {start}"]
     if array is not None:
@@ -232,6 +230,6 @@ def _told(wanted: Wanted, job: str | None) -> dict[str, Any]:
         "script": str(script),
         "submit": None if job else f"{'bash' if local else 'sbatch'} {again}",
         "watch": f"expertchat watch {typed}" if job else None,
-        "merge": f"expertchat merge_runs {typed} (when all tasks are done)" if array else None,
+        "merge": f"expertchat merge_runs {typed} (when all tasks are done)" if merges else None,
         "notes": wanted.checked.notes,
     }

@@ -71,6 +71,15 @@ def find_columns(wanted: ColumnsConfig, there: Sequence[str], name: str) -> Colu
     return Columns(tuple(texts), systems, truths, kept, preference)
 
 
+def context_columns(wanted: ColumnsConfig, there: Sequence[str], name: str) -> dict[str, str]:
+    """The columns of a table of which no text is judged: id, topic, prompt, reference, group -> column. Raises ConfigError."""
+    finder = _Finder(wanted, there, name)
+    found = finder.others([])
+    if finder.problems:
+        raise ConfigError(finder.problems)
+    return {key: column for key, column in found.items() if key in ("id", "topic", "prompt", "reference", "group")}
+
+
 class _Finder:
     """Looks for the columns of one table and gathers what is wrong."""
 

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from expertchat.config import ConfigError
 from expertchat.folder.jsonl import read_records
@@ -19,6 +20,16 @@ from expertchat.sources.runs import is_run, run_items
 from expertchat.sources.tables import table_items
 
 ITEMS = "items.jsonl"  # in the folder of a judge
+
+
+class Named(Protocol):
+    """Anything that has an id."""
+
+    @property
+    def id(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
 
 
 def read_items(config: SourceConfig, say: Say = lambda text: None, scored: bool = False) -> list[Item]:
@@ -34,7 +45,7 @@ def read_items(config: SourceConfig, say: Say = lambda text: None, scored: bool 
     problems, sources = list[str](), list[list[Item]]()
     for path in config.path:
         try:
-            sources.append(_drawn(signed(_read(path, config, say, scored)), config))
+            sources.append(drawn(signed(_read(path, config, say, scored)), config))
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -97,7 +108,7 @@ def _kept(path: Path, config: SourceConfig) -> list[Item]:
     return found
 
 
-def _drawn(items: list[Item], config: SourceConfig) -> list[Item]:
+def drawn(items: list[N], config: SourceConfig) -> list[N]:
     """At most `limit` items, in the order that they had; the same seed draws the same ones, wherever they stand."""
     if config.limit is None or len(items) <= config.limit:
         return items

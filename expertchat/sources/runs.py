@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from expertchat.backends.learnt import trained_name
 from expertchat.config import ConfigError
 from expertchat.evaluation import truth
 from expertchat.evaluation.figures import Comparison
@@ -22,18 +23,19 @@ from expertchat.text.sentences import shown_path
 REMEDY = "judge another source"
 
 
-def system_name(model: str, version: int) -> str:
-    """Who wrote a text: a model, and of a policy that has learned, which one.
+def system_name(model: str, version: int, trained: str | None = None) -> str:
+    """Who wrote a text: a model, what it was trained with before, and of a policy that has learned since, which one.
 
-    >>> system_name("embedded:llama", 0), system_name("embedded:llama", 3)
-    ('embedded:llama', 'embedded:llama v3')
+    >>> system_name("embedded:llama", 0), system_name("embedded:llama", 3), system_name("embedded:llama", 0, "my-run")
+    ('embedded:llama', 'embedded:llama v3', 'embedded:llama + my-run')
     """
-    return f"{model} v{version}" if version else model
+    known = f"{model} + {trained}" if trained else model
+    return f"{known} v{version}" if version else known
 
 
 def is_of(system: str | None, model: str | None) -> bool:
     """Whether a system is a model, or a policy that was trained from it."""
-    return system is not None and model is not None and (system == model or system.startswith(f"{model} v"))
+    return system is not None and model is not None and (system == model or system.startswith((f"{model} v", f"{model} + ")))
 
 
 def run_items(run: RunReader, config: SourceConfig, say: Say) -> list[Item]:
@@ -88,7 +90,7 @@ class _Reading:
         """Why there may be nothing."""
         if self.silent:
             return f" that say anything ({named_ids(self.silent)} are blank)"
-        if unit in ("candidates", "pairs") and not self.run.trains:
+        if unit in ("candidates", "pairs") and not (self.run.trains or self.run.chooses):
             return f" (a run of {self.run.kind or 'another command'} has no candidates)"
         return "" if self.run.done else " yet (it is not done)"
 
@@ -104,11 +106,11 @@ class _Reading:
                     self.silent += [f"{one.id}/{seat}"] if own else []
                     continue
                 places = [i for i, turn in enumerate(one.turns) if turn.speaker == seat]
-                scores = [_truth(ref, one.topic, one.turns[:i], one.turns[i].text) for i in places]
+                scores = [truth_of(ref, one.topic, one.turns[:i], one.turns[i].text) for i in places]
                 known = [score for score in scores if score is not None]
                 said = Text(
                     text=text,
-                    system=system_name(ref.model, ref.policy_version),
+                    system=system_name(ref.model, ref.policy_version, ref.trained),
                     truth=sum(known) if len(known) == len(scores) else None,
                     tokens=sum(turn.tokens for turn in own),
                 )
@@ -186,7 +188,9 @@ class _Reading:
     def _model(self, seat: Speaker) -> str:
         experts = self.run.config.get("experts")
         found = experts.get(seat) if isinstance(experts, Mapping) else None
-        return shown_path(str(found["path"])) if isinstance(found, Mapping) and "path" in found else seat
+        if not isinstance(found, Mapping) or "path" not in found:
+            return seat
+        return system_name(shown_path(str(found["path"])), 0, trained_name(found.get("trained")))
 
     def _item(
         self, name: str, topic: str, dialogue: str, turns: Sequence[Turn], seat: Speaker, texts: list[Text], whole: bool = False
@@ -214,14 +218,15 @@ def _of(one: Candidate, history: Transcript) -> Text:
     """A candidate as a text that is judged."""
     ref = history.experts[one.speaker]
     said = _text(ref, history.topic, history.turns[: one.turn], one.text, one.tokens)
-    return said.model_copy(update={"candidate": one.id, "system": system_name(ref.model, one.policy_version)})
+    return said.model_copy(update={"candidate": one.id, "system": system_name(ref.model, one.policy_version, ref.trained)})
 
 
 def _text(ref: ExpertRef, topic: str, before: Sequence[Turn], text: str, tokens: int) -> Text:
-    return Text(text=text, system=system_name(ref.model, ref.policy_version), truth=_truth(ref, topic, before, text), tokens=tokens)
+    said = system_name(ref.model, ref.policy_version, ref.trained)
+    return Text(text=text, system=said, truth=truth_of(ref, topic, before, text), tokens=tokens)
 
 
-def _truth(ref: ExpertRef, topic: str, before: Sequence[Turn], text: str) -> float | None:
+def truth_of(ref: ExpertRef, topic: str, before: Sequence[Turn], text: str) -> float | None:
     """What a text of the embedded world truly adds; of any other model nobody knows."""
     if ref.family != "world" or topic not in truth.load().topics:
         return None

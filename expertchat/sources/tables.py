@@ -120,10 +120,7 @@ class _Maker:
 
     def _context(self, row: Row) -> list[Turn]:
         column = self.columns.others.get("prompt")
-        value = row.cells.get(column) if column is not None else None
-        if is_chat(value):
-            return _turns(texts_of(value))
-        return [Turn(speaker=PARTNER, text=str(value))] if value is not None else []
+        return turns_of(row.cells.get(column) if column is not None else None)
 
     def _fault_of(self, row: Row, lacking: Sequence[str]) -> None:
         empty = [repr(column) for column in lacking]
@@ -154,7 +151,7 @@ class _Maker:
         named_after = None if len(self.columns.texts) == 1 or self.columns.preference else self.columns.texts[i]
         return Text(
             text=text,
-            system=(_plain(row.cells.get(system)) if system else None) or named_after,
+            system=(plain_cell(row.cells.get(system)) if system else None) or named_after,
             truth=self._number(row, truth) if truth else None,
         )
 
@@ -168,7 +165,7 @@ class _Maker:
 
     def _cell(self, row: Row, key: str) -> str | None:
         column = self.columns.others.get(key)
-        return None if column is None else _plain(row.cells.get(column))
+        return None if column is None else plain_cell(row.cells.get(column))
 
     def _same_ids(self, read: Sequence[_Read]) -> None:
         rows: dict[str, list[int]] = defaultdict(list)
@@ -278,7 +275,7 @@ def _of_two(label: Any, i: int, k: int) -> Choice | None:
 def _said(value: Any) -> tuple[list[Turn], str | None]:
     """What was said before, and the judged text: of a chat, its last message."""
     if not is_chat(value):
-        return [], _plain(value)
+        return [], plain_cell(value)
     messages = [(role, text) for role, text in texts_of(value) if role != "system"]
     if not messages:
         return [], None
@@ -290,7 +287,14 @@ def _turns(messages: Iterator[tuple[str, str]]) -> list[Turn]:
     return [Turn(speaker=SUBJECT if role == "assistant" else PARTNER, text=text) for role, text in messages if role != "system"]
 
 
-def _plain(value: Any) -> str | None:
+def turns_of(cell: Any) -> list[Turn]:
+    """What a cell says before a text: a chat, or one turn of the partner."""
+    if is_chat(cell):
+        return _turns(texts_of(cell))
+    return [Turn(speaker=PARTNER, text=str(cell))] if cell is not None else []
+
+
+def plain_cell(value: Any) -> str | None:
     """A cell as text, 3.0 as 3."""
     if value is None or isinstance(value, list | dict):
         return None
@@ -298,4 +302,4 @@ def _plain(value: Any) -> str | None:
 
 
 def _word(value: Any) -> str:
-    return "_".join((_plain(value) or "").casefold().split())
+    return "_".join((plain_cell(value) or "").casefold().split())

@@ -21,13 +21,16 @@ def as_overrides(arguments: Sequence[str], key: str = "source.path") -> list[str
     """
     sources, others, flag = list[str](), list[str](), ""
     for word in arguments:
-        (sources if flag not in _VALUED and _is_source(word) else others).append(word)
+        (sources if is_source(word, flag) else others).append(word)
         flag = word
     quoted = ",".join('"' + word.replace('"', '\\"') + '"' for word in sources)
     return [*others, *([f"{key}=[{quoted}]"] if sources else [])]
 
 
-def _is_source(word: str) -> bool:
+def is_source(word: str, before: str = "") -> bool:
+    """Whether a word names a SOURCE; `before`: the word before it, which may take it."""
+    if before in _VALUED:
+        return False
     if word.startswith(("-", "+")) or (word.startswith("~") and not word.startswith("~/")):
         return False
     return "=" not in word or ("/" in word.partition("=")[0] and Path(word).exists())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from expertchat.backends import threads
 from expertchat.backends.base import Backend, Embedder
 from expertchat.backends.folders import find_folder
-from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models
+from expertchat.backends.learnt import Learnt, weights_of
+from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models, trained_of
 from expertchat.backends.reward_folders import reward_model_problem
 from expertchat.config import ConfigError, ModelConfig, RewardModelConfig
 from expertchat.events import Loading, Note
@@ -25,10 +26,11 @@ from expertchat.talk.order import Moderator, moderator_of
 from expertchat.text.sentences import shown_path
 
 if TYPE_CHECKING:
+    from expertchat.choosing.config import BestOfNConfig
     from expertchat.lab.config import LabConfig
-    from expertchat.training.config import OnlineDpoConfig
+    from expertchat.training.config import OnlineConfig
 
-    CastConfig = ConverseConfig | OnlineDpoConfig | LabConfig
+    CastConfig: TypeAlias = ConverseConfig | OnlineConfig | LabConfig | BestOfNConfig
 
 
 @dataclass
@@ -72,6 +74,7 @@ def load_cast(
     lacking = embedder is None and config.embeds
     backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained)
     backends |= given or {}
+    cast.notes += _notes_on_trained(seats, {one.seat for one in trained}) if given is None else []
     for seat, model in seats.items():
         backend: Any = backends[seat]
         cast.backends[seat] = backend
@@ -97,9 +100,12 @@ def _load(
     config: CastConfig, wanted: Mapping[str, Wanted], embeds: bool, hub: Hub, trained: Sequence[Trained]
 ) -> tuple[dict[str, Backend], LaterEmbedder | None]:
     """The backends by seat, and the embedder if it is wanted: found, and loaded later."""
-    keys = {seat: what_is_loaded(one) for seat, one in wanted.items()}
-    models = {key: next(wanted[seat] for seat in wanted if keys[seat] == key) for key in dict.fromkeys(keys.values())}
     problems: list[str] = []
+    learnt = {seat: trained_of(one.config, seat) for seat, one in wanted.items() if one.config.trained}
+    own = {seat: what_is_loaded(one) for seat, one in wanted.items()}
+    learning = {one.seat for one in trained} & own.keys()
+    keys = weights_of(own, {seat: what_is_loaded(untrained(one)) for seat, one in wanted.items()}, learnt, learning)
+    models = {key: untrained(next(wanted[seat] for seat in wanted if keys[seat] == key)) for key in dict.fromkeys(keys.values())}
     folders, embedder = dict[str, Path](), None
     try:
         folders = find_models(models, hub.send)
@@ -120,7 +126,46 @@ def _load(
         embedder.config = embedder.config.model_copy(update={"device": embedder_device(plan, embedder.config.device)})
     loaded = load_models(models, folders, config.run.seed, config.engine, hub.send)
     threads.follow_for([] if config.engine.threads else [one.model for one in loaded.values() if one.model is not None])
-    return {seat: loaded[key] for seat, key in keys.items()}, embedder
+    found: dict[str, Backend] = {seat: loaded[key] for seat, key in keys.items()}
+    return (with_trained(found, own, learnt, learning) if learnt else found), embedder
+
+
+def with_trained(
+    loaded: Mapping[str, Any], own: Mapping[str, str], learnt: Mapping[str, Learnt], learning: Collection[str]
+) -> dict[str, Backend]:
+    """The backends by seat, each with what it was trained with. `own`: seats with the same value speak as one. Raises ConfigError."""
+    from expertchat.backends.trained import merged, voices
+
+    found: dict[str, Backend] = {}
+    alone = {own[seat] for seat in learning}
+    for backend in {id(one): one for one in loaded.values()}.values():
+        seats = {own[seat]: seat for seat in reversed(list(loaded)) if loaded[seat] is backend}  # the first of each
+        wanted = {key: learnt.get(seat) for key, seat in seats.items()}
+        if not any(wanted.values()):
+            made = dict.fromkeys(wanted, backend)
+        elif alone.isdisjoint(wanted):
+            made = voices(backend, wanted)
+        else:
+            made = {key: merged(backend, one) for key, one in wanted.items() if one is not None}
+        found |= {seat: made[own[seat]] for seat in loaded if loaded[seat] is backend}
+    return found
+
+
+def _notes_on_trained(seats: Mapping[str, ModelConfig], learning: Collection[str]) -> Iterator[str]:
+    """Which weights speak, and what was done with those that learn on."""
+    for seat, model in seats.items():
+        if model.trained:
+            learnt = trained_of(model, seat)
+            below = " -> ".join(str(one.folder) for one in learnt.layers)
+            what = f"{'an adapter' if learnt.adapter else 'weights'} on {shown_path(model.path)}"
+            why = ", for it learns on from there" if seat in learning else ""
+            how = f", worked into its weights in memory{why}" if seat in learning or not learnt.shares else ""
+            yield f"{seat} speaks with what was trained in {below}: {what}{how}"
+
+
+def untrained(wanted: Wanted) -> Wanted:
+    """The same as it was before."""
+    return wanted._replace(config=wanted.config.model_copy(update={"trained": None}))
 
 
 def what_is_loaded(wanted: Wanted) -> str:

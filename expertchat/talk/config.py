@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from expertchat.config import (
+    ALTERNATE,
     ConversationConfig,
     EmbedderConfig,
     EngineConfig,
@@ -19,9 +20,25 @@ from expertchat.config import (
     RunConfig,
     Text,
     TopicsConfig,
-    talk_problems,
 )
 from expertchat.judging.fits import judging_problems
+
+
+def talk_problems(experts: ExpertsConfig, conversation: ConversationConfig, moderator: ModelConfig | None) -> list[str]:
+    """What is wrong with who talks when."""
+    found, opener, order = list[str](), conversation.opener, conversation.order
+    if opener != ALTERNATE and opener not in experts.seats:
+        found.append(f"conversation.opener={opener}: is no expert; take {ALTERNATE}, or one of {', '.join(experts.seats)}")
+    if order == "moderator" and moderator is None:
+        found.append("conversation.order=moderator needs a model that picks who is next: add +model@moderator=NAME")
+    elif order == "moderator" and moderator is not None and not moderator.prompts.moderate:
+        found.append(
+            f"conversation.order=moderator: the wordings of the moderator (family {moderator.family}) have no `moderate`; the embedded "
+            "models were not trained to moderate: take another model, or conversation.order=round_robin or random"
+        )
+    elif moderator is not None and order != "moderator":
+        found.append(f"moderator: nobody asks it with conversation.order={order}; add conversation.order=moderator, or take it away")
+    return found
 
 
 class PartConversationConfig(ConversationConfig):

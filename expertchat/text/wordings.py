@@ -14,7 +14,7 @@ WimWording = Literal["missing", "covers_then_missing"]
 
 _ALLOWED: dict[str, set[str]] = {
     "system": {"persona", "topic", "name"},
-    "opening": {"topic", "name"},
+    "opening": {"topic", "name", "prompt"},
     "topic": {"avoid"},
     "avoid": {"topics"},
     "topic_prefix": set(),

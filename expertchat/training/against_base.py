@@ -27,11 +27,11 @@ from expertchat.text.written import topic_key
 from expertchat.training.at_work import AtWork
 from expertchat.training.dpo_config import PARTNER, POLICY, Against
 from expertchat.training.drift import drift, moved
-from expertchat.training.held_out import MOST_TOPICS
 from expertchat.training.learner import Learner
 from expertchat.training.lockstep import Lockstep
 from expertchat.training.offline import OfflineFolder
 from expertchat.training.ranks import Ranks
+from expertchat.training.single import MOST_TOPICS
 
 THIRD = "third"
 

@@ -11,35 +11,40 @@ import yaml
 
 from expertchat.backends.folders import is_hub_id, resolve_path
 from expertchat.backends.gguf import is_gguf
+from expertchat.backends.learnt import trained_name
 from expertchat.backends.packaged import PREFIX
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.folder.reader import RunReader
+from expertchat.preferences.config import RewardConfig
 from expertchat.records import Metrics, Speaker
 from expertchat.text.sentences import listed, shown_path
-from expertchat.training.config import OnlineDpoConfig, UpdateConfig
+from expertchat.training.config import OnlineConfig, OnlineDpoConfig, PolicyGradientTrain, UpdateConfig
 from expertchat.training.tracking import FINAL
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
 MOST = 12  # evaluations that are shown
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
-PAPERS = {"DPO": "2305.18290", "online DPO": "2402.04792", "WIM": "2603.04429"}
+PAPERS = {  # of a training method, and of what is the same with all
+    "dpo": {"DPO": "2305.18290", "online DPO": "2402.04792"}, "rloo": {"RLOO": "2402.14740"}, "grpo": {"GRPO": "2402.03300"},
+}  # fmt: skip
+WIM = {"WIM": "2603.04429"}
 
 
-def model_card(config: OnlineDpoConfig, run_folder: Path, learner: Speaker | None = None) -> str:
+def model_card(config: OnlineConfig, run_folder: Path, learner: Speaker | None = None) -> str:
     """The card of the adapter of `learner` (None: of the one that learns, or of the first). Raises ConfigError for broken metrics.jsonl."""
     seat = learner or config.learners[0]
     model = config.experts[seat]
     mine = [m for m in RunReader(run_folder).metrics() if m.learner == seat]
-    lora, dpo = config.train.method == "lora", config.train.update == "dpo"
+    lora, dpo, name = config.train.method == "lora", config.train.update == "dpo", config.train.update
     front = {
         **base_model(model.path),
         "library_name": "peft" if lora else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": [*(["dpo"] if dpo else []), "expertchat", *(["lora"] if lora else []), *(["online-dpo", "trl"] if dpo else [])],
+        "tags": [*(["dpo"] if dpo else [name]), "expertchat", *(["lora"] if lora else []), *(["online-dpo", "trl"] if dpo else [])],
     }
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {shown_path(model.path)}, trained by {'online DPO' if dpo else config.train.update}\n\n{_about(config, lora)}",
+        f"# {shown_path(model.path)}, trained by {'online DPO' if dpo else name.upper()}\n\n{_about(config, lora)}",
         "## Against its base\n\n" + _evaluations([m for m in mine if m.kind == "evaluation"]),
         "## The run\n\n" + _rounds([m for m in mine if m.kind == "round"]),
         "## Config\n\n" + table(["", ""], _settings(config, model, seat)),
@@ -50,15 +55,26 @@ def model_card(config: OnlineDpoConfig, run_folder: Path, learner: Speaker | Non
 
 def merged_card(base: str, source: Path, dtype: str) -> str:
     """The card of a merged model; what `source`'s own card says of its run is taken over."""
-    front = {**base_model(base), "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["dpo", "expertchat"]}
+    card = source / "README.md"
+    body = card.read_text("utf-8") if card.is_file() else ""
+    front = {**base_model(base), "library_name": "transformers", "pipeline_tag": "text-generation", "tags": _methods(body)}
     text = (
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {shown_path(base)}, merged\n\n"
         f"{shown_path(base)} with the weights that a run of ExpertChat has trained worked in, in {dtype}. It is loaded like its base.\n"
     )
-    card = source / "README.md"
-    body = card.read_text("utf-8") if card.is_file() else ""
     start, end = body.find("## Against its base"), body.find("## How to use it")
     return text + (f"\n{body[start:end].rstrip()}\n" if 0 <= start < end else "")
+
+
+def _methods(card: str) -> list[str]:
+    """The tags of a merged model: the methods that the card of what was merged has."""
+    try:
+        front = yaml.safe_load(card.split("---")[1]) if card.startswith("---") else {}
+    except yaml.YAMLError:
+        front = {}
+    tags = front.get("tags") if isinstance(front, dict) else None
+    kept = [str(tag) for tag in tags if tag not in ("lora", "trl", "online-dpo")] if isinstance(tags, list) else []
+    return kept or ["expertchat"]
 
 
 def base_model(path: str) -> dict[str, str]:
@@ -66,7 +82,7 @@ def base_model(path: str) -> dict[str, str]:
     return {"base_model": path} if is_hub_id(path) else {}
 
 
-def _about(config: OnlineDpoConfig, lora: bool) -> str:
+def _about(config: OnlineConfig, lora: bool) -> str:
     several = len(config.experts.seats) > 2
     experts = NUMBERS.get(len(config.experts.seats), str(len(config.experts.seats)))
     names = {
@@ -78,13 +94,14 @@ def _about(config: OnlineDpoConfig, lora: bool) -> str:
     judge, several_judge = listed([names[one] for one in config.judging.judges]), len(config.judging.judges) > 1
     rates = "rate several replies to the same history and say" if several_judge else "rates several replies to the same history and says"
     made = "LoRA adapter" if lora else "set of weights"
-    dpo = config.train.update == "dpo"
-    trainer = "[TRL](https://github.com/huggingface/trl)'s DPO trainer" if dpo else f"the training method {config.train.update}"
-    papers = {name: number for name, number in PAPERS.items() if dpo or "DPO" not in name}
+    dpo, name = config.train.update == "dpo", config.train.update
+    trainer = "[TRL](https://github.com/huggingface/trl)'s DPO trainer" if dpo else f"the training method {name.upper()}"
+    papers = PAPERS.get(name, {}) | WIM
+    of_groups = "and each reply is made\nlikelier by as much as it is better than the others to the same history."
+    learnt = "and the better reply is preferred\nto the worse." if config.train.rows == "pairs" else of_groups
     lines = [
         f"A {made} from {trainer} in ExpertChat: {experts} experts talk about a topic,",
-        f"{judge} {rates} what is missing in them (WIM), and the better reply is preferred",
-        "to the worse.",
+        f"{judge} {rates} what is missing in them (WIM), {learnt}",
         *([f"This is the arm `{config.arm}`."] if config.arm else []),
         f"Methods: {', '.join(f'[{name}](https://arxiv.org/abs/{number})' for name, number in papers.items())}.",
     ]
@@ -93,6 +110,7 @@ def _about(config: OnlineDpoConfig, lora: bool) -> str:
 
 # -- figures ------------------------------------------------------------------------------------------------------------
 
+ROWS = {"pairs": "pairs", "groups": "histories"}  # what the rows of a step are
 Column = tuple[str, str, str]  # title, name of the figure, how it is written
 EVALUATED: Sequence[Column] = (
     ("n", "n", ".0f"), ("win rate", "win_rate", ".1%"), ("of like length", "win_rate_length_matched", ".1%"), ("wins", "wins", ".0f"),
@@ -104,7 +122,8 @@ EVALUATED: Sequence[Column] = (
 ROUNDS: Sequence[Column] = (
     ("KL to the base, nats a reply", "kl", ".3g"), ("log ratio of the pairs", "log_ratio", ".3g"),
     ("reward", "reward_mean", ".3f"), ("measured by a program", "measured", ".3g"), ("margin", "margin", ".3f"),
-    ("margin over the rewards' spread", "margin_scaled", ".2f"), ("rating", "rating_mean", ".2f"), ("WIM score", "wim_mean", ".3f"),
+    ("margin over the rewards' spread", "margin_scaled", ".2f"), ("spread of the rewards in a history", "spread", ".3f"),
+    ("rating", "rating_mean", ".2f"), ("WIM score", "wim_mean", ".3f"),
     ("tokens a reply", "length", ".1f"), ("distinct-2", "distinct_2", ".3f"), ("repeats", "repeats", ".3f"), ("entropy", "entropy", ".3f"),
     ("loss", "loss", ".3f"), ("accuracy of the implicit reward", "accuracy", ".1%"), ("null rate", "null_rate", ".1%"),
     ("cut at the token limit", "cut_rate", ".1%"),
@@ -138,8 +157,14 @@ def _rounds(found: Sequence[Metrics]) -> str:
     """Totals over the rounds, then the first round's figures beside the last one's."""
     if not found:
         return "No round was finished."
-    pairs, ties = (sum(number(m.figures, name) or 0 for m in found) for name in ("pairs", "ties"))
-    lines = [f"{len(found)} rounds, {pairs:,.0f} preference pairs, {sum(number(m.figures, 'steps') or 0 for m in found):,.0f} steps"]
+    pairs, ties, groups, flat, steps = (
+        sum(number(m.figures, name) or 0 for m in found) for name in ("pairs", "ties", "groups", "flat", "steps")
+    )
+    of_groups = any("groups" in m.figures for m in found)
+    trained = f"{groups:,.0f} histories with their replies" if of_groups else f"{pairs:,.0f} preference pairs"
+    lines = [f"{len(found)} rounds, {trained}, {steps:,.0f} steps"]
+    if flat:
+        lines[0] += f"; {flat:,.0f} histories whose replies were all worth the same were left out"
     if pairs + ties:
         lines[0] += f"; {ties / (pairs + ties):.1%} of all pairs were ties and left out"
     if equal := sum(number(m.figures, "equal") or 0 for m in found):
@@ -172,12 +197,13 @@ def figure(figures: Mapping[str, Any], name: str, form: str) -> str:
 # -- config and use -----------------------------------------------------------------------------------------------------
 
 
-def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> list[list[str]]:
+def _settings(config: OnlineConfig, model: ModelConfig, seat: Speaker) -> list[list[str]]:
     train, judging, reward = config.train, config.judging, config.reward
     partners = [f"`{shown_path(partner.path)}` (expert {name})" for name, partner in config.experts.items() if name != seat]
     revision = f" at `{model.revision}`" if model.revision else ""
     settings = {
-        "base": f"`{shown_path(model.path)}`{revision} ({model.dtype}, quantization {model.quantization})",
+        "base": f"`{shown_path(model.path)}`{revision} ({model.dtype}, quantization {model.quantization})"
+        + (f", with what `{trained_name(model.trained)}` had trained worked into it" if model.trained else ""),
         "partner" if len(partners) == 1 else "partners": ", ".join(partners),
         "learner": config.learner,
         "judge": f"{' + '.join(judging.judges)}, z = {judging.z:g} (share of the WIM score in the reward), form {judging.form}"
@@ -186,19 +212,46 @@ def _settings(config: OnlineDpoConfig, model: ModelConfig, seat: Speaker) -> lis
         "WIM": f"wording {judging.wim.wording}" if judging.wim.enabled else "off",
         "rounds": f"{config.rounds} of {config.conversation.count} dialogues of {config.conversation.turns} turns",
         "candidates": f"{config.candidates.count} replies to the same history",
-        "pairs": f"{config.pairs.mode}, margin at least {config.pairs.min_margin:g}",
-        "loss": f"{', '.join(train.loss)}, beta {train.beta:g}, reference {train.reference}",
+        **_of_method(config),
         "trained": f"LoRA rank {train.rank}, alpha {train.alpha:g}, dropout {train.dropout:g}" if train.method == "lora" else train.method,
-        "optimizer": f"AdamW, learning rate {train.learning_rate:g} ({train.schedule}), {train.batch} pairs a step, epochs {train.epochs}",
-        "reward": f"source {reward.source}, WIM texts {reward.wim}, sign {reward.sign:+d}, penalties: length {reward.length_penalty:g}, "
+        "optimizer": f"AdamW, learning rate {train.learning_rate:g} ({train.schedule}), {train.batch} {ROWS[train.rows]} a step, "
+        f"epochs {train.epochs}",
+        "reward": f"source {_source(reward)}, WIM texts {reward.wim}, sign {reward.sign:+d}, penalties: length {reward.length_penalty:g}, "
         f"repeats {reward.repeat_penalty:g}",
         "seed": str(config.run.seed),
     }
     return [[key, value] for key, value in settings.items()]
 
 
+def _source(reward: RewardConfig) -> str:
+    weights = reward.weights or [1.0] * len(reward.functions)
+    return " + ".join(f"{weight:g} x {name}" for weight, name in zip(weights, reward.functions, strict=True)) or reward.source
+
+
+def _of_method(config: OnlineConfig) -> dict[str, str]:
+    """The settings of the training method."""
+    train = config.train
+    if isinstance(config, OnlineDpoConfig):
+        dpo = config.train
+        return {
+            "pairs": f"{config.pairs.mode}, margin at least {config.pairs.min_margin:g}",
+            "loss": f"{', '.join(dpo.loss)}, beta {dpo.beta:g}, reference {dpo.reference}",
+        }
+    assert isinstance(train, PolicyGradientTrain)
+    of_tokens = "" if train.normalise is None else f", normalised by {train.normalise}"
+    return {
+        "advantages": f"baseline of the {train.baseline}, over the standard deviation of {train.scale or 'nothing'}",
+        "loss": f"{train.update.upper()}, beta {train.beta:g}, ratios clipped {train.clip[0]:g} below and {train.clip[1]:g} above 1"
+        f"{of_tokens}",
+    }
+
+
 def how_to_use(train: UpdateConfig, model: ModelConfig) -> str:
     """What to do with a folder of trained weights of `model`."""
+    if model.trained:
+        before = f"what `{trained_name(model.trained)}` had trained"
+        after = f"As full weights, for it goes onto its base with {before}, and not onto the base alone:"
+        return "\n\n".join([after, _code("expertchat merge adapter=THE_RUN out=MERGED", "bash")])
     return _use(train, model) if train.method == "lora" else _use_weights(model)
 
 

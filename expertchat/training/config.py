@@ -1,9 +1,9 @@
-"""The config of `expertchat online_dpo`: one pydantic model for each of its groups. Nothing here imports torch."""
+"""The config of `expertchat online_dpo`, `rloo` and `grpo`: one pydantic model for each of its groups. Nothing here imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,15 +22,16 @@ from expertchat.config import (
     RunConfig,
     Text,
     TopicsConfig,
-    talk_problems,
 )
 from expertchat.evaluation.config import EvaluationConfig
 from expertchat.judging.fits import judging_problems
+from expertchat.preferences import functions
 from expertchat.preferences.config import CandidateJudging, CandidatesConfig, PairsConfig, ProgramName, RewardConfig, Rules
 from expertchat.records import Speaker
+from expertchat.talk.config import talk_problems
 from expertchat.talk.order import by_turns, opener_of
 from expertchat.text.measures import PROGRAMS
-from expertchat.training.method import METHODS
+from expertchat.training.method import METHODS, methods
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
@@ -45,7 +46,7 @@ class UpdateConfig(Group):
     `update`: the training method. `method`: which weights are trained.
     """
 
-    trains: ClassVar[tuple[str, ...]] = ("pairs",)  # what the command gives to train on: see expertchat.training.method.Entry
+    takes: ClassVar[tuple[str, ...]] = ("pairs",)  # what the rows of its methods are made of: see expertchat.training.method.Entry
 
     update: Text
     method: Literal["lora", "full", "last_layer"]
@@ -65,6 +66,21 @@ class UpdateConfig(Group):
     checkpointing: bool
     sharding: Literal["pipeline", "ddp", "fsdp"]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_such_rows(cls, values: Any) -> Any:
+        """Before its keys are looked at, which are other ones."""
+        name = values.get("update") if isinstance(values, Mapping) else None
+        if name in METHODS and METHODS[name].takes not in cls.takes:
+            command = {"pairs": "online_dpo", "judged": "dpo"}.get(METHODS[name].takes, name)
+            raise ValueError(f"update={name} is of another command, expertchat {command}; here take {' or '.join(methods(*cls.takes))}")
+        return values
+
+    @property
+    def rows(self) -> str:
+        """What its rows are made of, as figures of a round count them: pairs, groups, shown, judged."""
+        return METHODS[self.update].takes
+
     @model_validator(mode="after")
     def _fits(self) -> UpdateConfig:
         if problems := [*self._problems()]:
@@ -73,9 +89,8 @@ class UpdateConfig(Group):
 
     def _problems(self) -> Iterator[str]:
         """What does not go together."""
-        known = [name for name, entry in METHODS.items() if entry.trains in self.trains]
-        if self.update not in known:
-            yield f"train.update={self.update} is no training method: take {' or '.join(known)}"
+        if self.update not in METHODS:
+            yield f"train.update={self.update} is no training method: take {' or '.join(methods(*self.takes))}"
         if self.batch % self.micro_batch:
             yield f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}"
         if self.dropout and self.method != "lora":
@@ -102,6 +117,40 @@ class TrainConfig(UpdateConfig):
             yield "train.loss=exo_pair needs train.label_smoothing > 0 (the paper's value is 0.001)"
 
 
+class PolicyGradientTrain(UpdateConfig):
+    """The update of a round by RLOO or GRPO; the rows are histories with all their candidates.
+
+    `baseline`: what a reward is held against, the other replies to the same history or all of the expert who speaks in the round. `scale`:
+    over whose standard deviation it is divided. `cut`: replies that the token limit cut are trained as far as they go, or not.
+    """
+
+    takes: ClassVar[tuple[str, ...]] = ("groups",)
+
+    update: Text
+    baseline: Literal["group", "role"]
+    scale: Literal["group", "role"] | None
+    epsilon: float = Field(gt=0)
+    epsilon_high: float | None = Field(default=None, gt=0)  # None: as epsilon
+    beta: float = Field(ge=0)  # rloo: taken off the reward for each nat of log policy - log base; grpo: the weight of the KL in the loss
+    normalise: Literal["reply", "tokens", "constant"] | None = None  # grpo: see expertchat.training.grpo
+    reply_tokens: int = Field(default=64, ge=1)  # normalise=constant: what the sum over a reply's tokens is divided by
+    cut: Literal["no_end", "mask"]
+
+    @property
+    def clip(self) -> tuple[float, float]:
+        """How far below and above 1 a ratio of probabilities counts."""
+        return self.epsilon, self.epsilon if self.epsilon_high is None else self.epsilon_high
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.update == "rloo" and self.normalise is not None:
+            yield f"train.normalise={self.normalise} has no effect with train.update=rloo, to which a whole reply is one action; set null"
+        if self.update == "grpo" and self.normalise is None:
+            yield "train.normalise=null: train.update=grpo needs one of reply, tokens, constant"
+        if self.epsilon >= 1:
+            yield f"train.epsilon={self.epsilon:g} clips nothing: a ratio of probabilities is never below 0; take less than 1 (usual: 0.2)"
+
+
 class GuardsConfig(Group):
     """Limits that a round is held against; None: not watched. A length is held against that of the base's replies."""
 
@@ -115,9 +164,16 @@ class GuardsConfig(Group):
     lowest: float = Field(default=0.0625, gt=0, le=1)  # lower: the least share of the learning rate
 
 
-class OnlineDpoConfig(Group):
-    """`expertchat online_dpo`. `learner`: who is trained. all (of two also both): every expert by turns, a round each; one: one policy that
-    plays them all."""
+class SinglePrompts(Group):
+    """A file of single prompts in the place of dialogues on topics (expertchat.training.single); None: dialogues."""
+
+    file: Text | None = None
+    column: Text | None = None
+
+
+class OnlineConfig(Group):
+    """What all commands have whose experts learn round by round from what they have just said. `learner`: who is trained. all (of two also
+    both): every expert by turns, a round each; one: one policy that plays them all."""
 
     models_dir: Text | None = None
     run: RunConfig
@@ -132,20 +188,25 @@ class OnlineDpoConfig(Group):
     rounds: int = Field(ge=1, le=9999)
     conversation: ConversationConfig  # count: dialogues of a round
     topics: TopicsConfig
+    prompts: SinglePrompts
     candidates: CandidatesConfig
     judging: CandidateJudging
     reward_model: RewardModelConfig | None = None
     reward: RewardConfig
-    pairs: PairsConfig
-    train: TrainConfig
+    train: UpdateConfig
     guards: GuardsConfig
     evaluation: EvaluationConfig
     keep_rounds: int = Field(ge=1)  # checkpoints that stay on disk besides the best
     embedder: EmbedderConfig
     engine: EngineConfig
 
+    @property
+    def command(self) -> str:
+        """The command that it is of."""
+        return "online_dpo" if self.train.rows == "pairs" else self.train.update
+
     @model_validator(mode="after")
-    def _fits(self) -> OnlineDpoConfig:
+    def _fits(self) -> OnlineConfig:
         if problems := [*talk_problems(self.experts, self.conversation, self.moderator), *self._learner()]:
             raise ValueError("\n".join(problems))
         if self.third is None and self.evaluation.by == "third":
@@ -159,7 +220,7 @@ class OnlineDpoConfig(Group):
             problems.append("evaluation.by=reward_model gives no ratings and compares nothing: use reference, partner_reference or third")
         if self.judging.references is not None and self.topics.source == "models":
             problems.append("judging.references needs topics that are known before: use topics=list or topics=file")
-        problems += [*self._decodings(), *self._rewards()]
+        problems += [*self._decodings(), *self._rewards(), *self._single()]
         if self.train.method != "lora" and self.train.sharding != "pipeline":
             problems.append(f"train.method={self.train.method} runs with train.sharding=pipeline alone; use train.method=lora")
         if problems:
@@ -184,21 +245,21 @@ class OnlineDpoConfig(Group):
     @property
     def judge_names(self) -> set[JudgeName]:
         """Who judges: for the rewards, unless they ask nobody, and in the evaluations."""
-        judging = set(self.judging.judges) if self.reward.source == "judge" else set()
+        judging = set(self.judging.judges) if self.reward.judged(self.judging) else set()
         return judging | ({self.evaluation.by} if self.evaluation.asks else set())
 
     @property
     def embeds(self) -> bool:
         """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
         reward = self.reward
-        asked = reward.source == "judge" and self.judging.wim.enabled and self.judging.judges != ("reward_model",)
-        return self.topics.source == "models" or asked or (reward.source != "random" and reward.repeat_penalty > 0)
+        asked = reward.judged(self.judging) and self.judging.wim.enabled and self.judging.judges != ("reward_model",)
+        return self.topics.source == "models" or asked or (reward.kind != "random" and reward.repeat_penalty > 0)
 
     @property
     def program(self) -> ProgramName | None:
         """What a program measures in the replies, for the reward or for the evaluation."""
-        source = self.reward.source
-        return self.evaluation.measure or (None if source in ("judge", "random") else source)
+        kind = self.reward.kind
+        return self.evaluation.measure or (None if kind in ("judge", "random", "functions") else kind)
 
     def _learner(self) -> list[str]:
         names = self.experts.seats
@@ -209,7 +270,7 @@ class OnlineDpoConfig(Group):
         return [f"learner={self.learner}: {'there are more than two experts' if self.learner == 'both' else 'is no expert'}; {remedy}"]
 
     def _decodings(self) -> list[str]:
-        """A learner's candidates must differ: equal texts make no pair."""
+        """A learner's candidates must differ: of equal texts none is better."""
         found = []
         for seat in self.trained:
             reply = self.experts[seat].decoding.reply
@@ -220,19 +281,43 @@ class OnlineDpoConfig(Group):
                     said = f"sampling ({', '.join(f'{key}={value}' for key, value in shown.items())})"
                     remedy = f" (temperature >= {LEAST_TEMPERATURE}, top_k not 1, top_p > {LEAST_TOP_P}, min_p <= {MOST_MIN_P})"
                 found.append(
-                    f"experts.{seat}.decoding.reply: {said} gives a learner {self.candidates.count} equal candidates, of which no pair can "
-                    f"be made; set decoding@experts.{seat}.decoding=sampling{remedy}"
+                    f"experts.{seat}.decoding.reply: {said} gives a learner {self.candidates.count} equal candidates, {self._useless}; "
+                    f"set decoding@experts.{seat}.decoding=sampling{remedy}"
                 )
         return found
+
+    @property
+    def _useless(self) -> str:
+        return "of which no pair can be made" if self.train.rows == "pairs" else "of which none is better than another"
+
+    def _single(self) -> Iterator[str]:
+        """What does not go with single prompts."""
+        if self.prompts.file is None:
+            if self.prompts.column is not None:
+                yield f"prompts.column={self.prompts.column} is the column of a file: it goes with prompts.file=PATH"
+            return
+        if self.evaluation.judge == "truth":
+            yield "prompts.file: evaluation.judge=truth knows the embedded world's topics; use evaluation=pointwise, pairwise or reward"
+        if self.reward.dialogue_weight:
+            yield f"prompts.file: there is no dialogue for reward.dialogue_weight={self.reward.dialogue_weight:g}; set it to 0"
+        if self.judging.references is not None:
+            yield "prompts.file: judging.references are those of topics; take them away"
 
     def _rewards(self) -> list[str]:
         """Settings of the reward that would do nothing, or could not be done."""
         reward, evaluation, known, found = self.reward, self.evaluation, list(PROGRAMS), list[str]()
-        if reward.source != "judge":
+        if reward.kind != "judge":
+            of = "reward.functions" if reward.functions else f"reward.source={reward.source}"
             if reward.wim == "shuffled":
-                found.append(f"reward.wim=shuffled has no effect with reward.source={reward.source}: no judge is asked")
+                why = "each function is what it says" if reward.functions else "no judge is asked"
+                found.append(f"reward.wim=shuffled has no effect with {of}: {why}")
             if reward.dialogue_weight:
-                found.append(f"reward.dialogue_weight={reward.dialogue_weight:g} needs reward.source=judge, not {reward.source}")
+                found.append(f"reward.dialogue_weight={reward.dialogue_weight:g} needs reward.source=judge, not {of.rpartition('=')[2]}")
+        if reward.functions and reward.source != "judge":
+            found.append(f"reward.functions stand in the place of reward.source={reward.source}: take one of them away")
+        if reward.weights is not None and not reward.functions:
+            found.append("reward.weights are those of reward.functions, of which there are none")
+        found += functions.problems(reward.functions, reward.weights, self.judging) if reward.functions else []
         if reward.wim == "shuffled" and self.histories < 2:
             found.append(
                 f"reward.wim=shuffled takes the WIM responses of another history, but a round has {self.histories}; raise "
@@ -240,7 +325,7 @@ class OnlineDpoConfig(Group):
             )
         if evaluation.judge == "reward" and self.program is None:
             found.append(
-                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.source}: set "
+                f"evaluation.judge=reward needs a program's measure, but reward.source={reward.kind}: set "
                 f"evaluation.measure={known[0]} (or {', '.join(known[1:])}), or another reward"
             )
         if evaluation.measure is not None and evaluation.judge != "reward":
@@ -261,7 +346,20 @@ class OnlineDpoConfig(Group):
         return sum(map(of, seats)) if self.learner == "one" else min(map(of, self.trained))
 
 
-def learner_problems(config: OnlineDpoConfig, scripted: Sequence[Speaker], loaded: Mapping[Speaker, object]) -> list[str]:
+class OnlineDpoConfig(OnlineConfig):
+    """`expertchat online_dpo`."""
+
+    pairs: PairsConfig
+    train: TrainConfig
+
+
+class PolicyGradientConfig(OnlineConfig):
+    """`expertchat rloo` and `expertchat grpo`, which differ in their defaults."""
+
+    train: PolicyGradientTrain
+
+
+def learner_problems(config: OnlineConfig, scripted: Sequence[Speaker], loaded: Mapping[Speaker, object]) -> list[str]:
     """Why experts cannot learn so. `scripted`: learners that are no models; `loaded`: seats with equal values share a loaded model."""
     others = [seat for seat in config.experts.seats if seat not in scripted]
     remedy = f", or learner={others[0]}" if others else ""
@@ -277,5 +375,5 @@ def learner_problems(config: OnlineDpoConfig, scripted: Sequence[Speaker], loade
     return problems
 
 
-def _all(config: OnlineDpoConfig) -> str:
+def _all(config: OnlineConfig) -> str:
     return "both" if len(config.trained) == 2 else "all"

@@ -107,16 +107,14 @@ def built(
     if peft is not None:
         _reference(peft, learner.name, reference)  # type: ignore[attr-defined]
         drop(base, learner.name, dropout)  # type: ignore[attr-defined]
-    for one in (base, learner.reference()):
-        if one is not None:
-            where_asked(one)
+    place_heads(base, learner)
     return trainer
 
 
 @contextlib.contextmanager
-def patched(model: Any, learner: Learner, checkpointing: bool, trainer: Any = dpo_trainer, pairs: bool = True) -> Iterator[None]:
-    """TRL may build and train in here; afterwards the model is as it was. `trainer`: the module of the one that is built; `pairs`: whether
-    its rows are pairs, whose replies share a prompt."""
+def patched(model: Any, learner: Learner, checkpointing: bool, trainer: Any = dpo_trainer, replies: int = 2) -> Iterator[None]:
+    """TRL may build and train in here; afterwards the model is as it was. `trainer`: the module of the one that is built; `replies`: how
+    many replies a row has, which share its prompt."""
     peft = model if isinstance(learner, LoraLearner) else None
     base = model.get_base_model() if peft is not None else model
     models = [one for one in (base, learner.reference()) if one is not None]
@@ -126,9 +124,9 @@ def patched(model: Any, learner: Learner, checkpointing: bool, trainer: Any = dp
             one.base_model_prefix = next(name for name, child in one.named_children() if child is inner)
     try:
         with contextlib.ExitStack() as stack, warnings.catch_warnings(), exact_replies(trainer), _anywhere(base):
-            if pairs and learner.backend.engine is not None:  # which has seen that the model computes rows that are shared
+            if replies > 1 and learner.backend.engine is not None:  # which has seen that the model computes rows that are shared
                 for inner in bodies.values():
-                    stack.enter_context(one_prompt(inner))
+                    stack.enter_context(one_prompt(inner, replies))
             warnings.simplefilter("ignore", FutureWarning)  # older versions of transformers have the old names alone
             yield
     finally:
@@ -223,6 +221,13 @@ def on_gpu(device: torch.device, forward: Callable[..., Any]) -> Callable[..., A
             return forward(*args, **more)
 
     return there
+
+
+def place_heads(base: Any, learner: Learner) -> None:
+    """Let the output layers that TRL has put on a learner's models compute on whatever GPU those stand."""
+    for one in (base, learner.reference()):
+        if one is not None:
+            where_asked(one)
 
 
 def where_asked(model: Any) -> None:

@@ -25,7 +25,7 @@ class PreferTrain(TrainConfig):
     `unpaired`: kto's loss. `desirable_weight`, `undesirable_weight`: what good and bad replies count for in it.
     """
 
-    trains: ClassVar[tuple[str, ...]] = ("pairs", "judged")
+    takes: ClassVar[tuple[str, ...]] = ("pairs", "judged")
 
     unpaired: Literal["kto", "apo_zero_unpaired"]
     desirable_weight: float = Field(gt=0)

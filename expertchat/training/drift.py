@@ -21,8 +21,9 @@ from expertchat.training.learner import Learner
 
 
 class Moved(NamedTuple):
-    """Of one reply: log policy - log base and the sum of the policy's entropies, in nats, and how many tokens it has."""
+    """Of one reply, by its candidate's id: log policy - log base and the sum of the policy's entropies, in nats; and its tokens."""
 
+    id: str
     log_ratio: float
     entropy: float
     tokens: int
@@ -33,18 +34,20 @@ def moved(learner: Learner, groups: Sequence[Sampled]) -> list[list[Moved]]:
 
     Those that thought before they spoke are left out: they are not trained on, and most of their tokens are thoughts.
     """
-    known = [
-        (
-            tuple(one.prompt_ids),
-            [tuple(c.ids) for c in one.candidates if c.ids and c.policy_version == learner.version and c.altered != "thinking"],
-        )
+    chosen = [
+        [(c.id, tuple(c.ids)) for c in one.candidates if c.ids and c.policy_version == learner.version and c.altered != "thinking"]
         for one in groups
         if one.prompt_ids
     ]
+    prompts = [tuple(one.prompt_ids) for one in groups if one.prompt_ids]
+    known = [(prompt, [ids for _, ids in replies]) for prompt, replies in zip(prompts, chosen, strict=True)]
     policy, base = likelihoods(learner.policy, known), likelihoods(learner.base, known)
     return [
-        [Moved(mine.logp - its.logp, mine.entropy, len(reply)) for mine, its, reply in zip(of_policy, of_base, replies, strict=True)]
-        for of_policy, of_base, (_, replies) in zip(policy, base, known, strict=True)
+        [
+            Moved(name, mine.logp - its.logp, mine.entropy, len(ids))
+            for mine, its, (name, ids) in zip(of_policy, of_base, replies, strict=True)
+        ]
+        for of_policy, of_base, replies in zip(policy, base, chosen, strict=True)
     ]
 
 

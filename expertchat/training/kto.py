@@ -50,7 +50,7 @@ class Kto(Updater):
             max_length=None,
         )
         rows = with_others(list(more.pop("train_dataset")), more["share"].batches)
-        with patched(model, self.learner, config.checkpointing, kto_trainer, pairs=False):
+        with patched(model, self.learner, config.checkpointing, kto_trainer, replies=1):
             more["train_dataset"] = Dataset.from_list(rows)
             yield built(model, self.learner, config.reference, config.dropout, _Trainer, args=settings, **more)
 

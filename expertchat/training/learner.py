@@ -23,7 +23,7 @@ from expertchat.experts.registry import family_class
 from expertchat.folder.writing import WriteError, saving
 from expertchat.records import Speaker
 from expertchat.talk.cast import Cast
-from expertchat.training.config import OnlineDpoConfig, UpdateConfig, learner_problems
+from expertchat.training.config import OnlineConfig, UpdateConfig, learner_problems
 from expertchat.training.offline_config import SEAT
 from expertchat.training.ranks import Ranks
 from expertchat.training.sharding import shard
@@ -244,7 +244,7 @@ class Learners:
         return {seat: learner.version for seat, learner in self.by_seat.items()}
 
 
-def make_learners(config: OnlineDpoConfig, cast: Cast, ranks: Ranks) -> Learners:
+def make_learners(config: OnlineConfig, cast: Cast, ranks: Ranks) -> Learners:
     """Attach what is trained to the cast's models; with train.sharding=fsdp each process keeps its part of them.
 
     Raises ConfigError where a model cannot be trained so.
@@ -265,7 +265,7 @@ def make_learners(config: OnlineDpoConfig, cast: Cast, ranks: Ranks) -> Learners
     return Learners(by_seat, one, _backends(cast, by_seat), sharded)
 
 
-def _learner(config: OnlineDpoConfig, cast: Cast, seat: Speaker, adapters: dict[int, Adapters]) -> Learner:
+def _learner(config: OnlineConfig, cast: Cast, seat: Speaker, adapters: dict[int, Adapters]) -> Learner:
     backend = cast.backends[seat]
     if config.train.method != "lora":
         return WeightLearner(seat, backend, config.train)

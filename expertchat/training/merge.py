@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -24,13 +23,13 @@ from expertchat.backends.hardware import DTYPES as DTYPES_OF
 from expertchat.backends.linear_experts import published_config
 from expertchat.backends.loading import gib_of, weight_files
 from expertchat.backends.quantization import saved_kind
+from expertchat.backends.trained import into_base, work_in
 from expertchat.backends.unpacking import unpacked
 from expertchat.backends.weights import Loaded, load_weights
 from expertchat.config import ConfigError
 from expertchat.folder.writing import saving
 from expertchat.text.sentences import shown_path
 from expertchat.training.card import merged_card
-from expertchat.training.learner import WEIGHTS
 from expertchat.training.merge_config import MergeConfig
 from expertchat.training.source import Source, find_source
 
@@ -72,7 +71,9 @@ def run_merge(config: MergeConfig, tell: Callable[[str], None] = lambda text: No
     if is_gguf(folder):
         folder = unpacked(folder, DTYPES_OF[dtype], source.base)[0]
     tell(f"loading {shown_path(source.base)} in {dtype}")
-    loaded = load_weights(folder, source.base, dtype=dtype, device=config.device, linear_experts=True if source.adapter else None)
+    loaded = load_weights(folder, source.base, dtype=dtype, device=config.device, linear_experts=True if source.learnt.adapter else None)
+    for below in [*source.learnt.layers][:-1]:
+        work_in(loaded.model, below, source.base)
     ids_T = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"][0]
     base_T_V = logits(loaded.model, ids_T)
     model, wanted_T_V = _trained(loaded, source, ids_T)
@@ -127,23 +128,13 @@ def own_dtype(folder: Path, name: str) -> str:
 
 def _trained(loaded: Loaded, source: Source, ids_T: Tensor) -> tuple[Any, Tensor]:
     """The base with the trained weights worked in, and the logits that it must have."""
-    if source.adapter:
-        adapters = Adapters(loaded.model)
-        adapters.load("trained", source.folder)
-        wanted_T_V = logits(loaded.model, ids_T)
-        try:
-            return adapters.model.merge_and_unload(safe_merge=True), wanted_T_V
-        except ValueError as error:  # peft's word for weights that are no numbers any more
-            raise ConfigError(f"adapter {source.folder}: {str(error).splitlines()[0]}; merge another round's") from None
-    tensors = load_file(source.folder / WEIGHTS)
-    with torch.no_grad():
-        parameters = dict(loaded.model.named_parameters())
-        odd = [n for n, tensor in tensors.items() if n not in parameters or parameters[n].shape != tensor.shape]
-        if odd:
-            raise ConfigError(f"{source.folder / WEIGHTS}: {odd[0]} has no place in {source.base}; name the run's base with base=PATH")
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
-    return loaded.model, logits(loaded.model, ids_T)
+    if not source.learnt.adapter:
+        work_in(loaded.model, source.learnt, source.base)
+        return loaded.model, logits(loaded.model, ids_T)
+    adapters = Adapters(loaded.model)
+    adapters.load("trained", source.folder)
+    wanted_T_V = logits(loaded.model, ids_T)
+    return into_base(adapters, source.folder), wanted_T_V
 
 
 # -- writing and checking -----------------------------------------------------------------------------------------------

@@ -20,17 +20,20 @@ from expertchat.records import Figure, PreferencePair
 class Rows:
     """What a round gives to train on: its pairs, and the histories with all their candidates and scores, of which they were made.
 
+    `log_ratios`: by candidate, log policy - log base of the policy that has given it, nats a reply; without those of which none is known.
+
     `shown`: rows of token ids as a file gave them, prompts with what is to follow them (offline methods).
     """
 
     pairs: Sequence[PreferencePair] = ()
     choices: Sequence[Choice] = ()
     shown: Sequence[Mapping[str, list[int]]] = ()
+    log_ratios: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Updated:
-    """What an update was: figures averaged over its steps, in the names of a round's metrics."""
+    """What an update was: figures averaged over its steps, in the names of a round's metrics. `counts`: what became of the rows given."""
 
     steps: int = 0
     skipped: int = 0  # steps not made: their loss or gradient was not finite
@@ -38,9 +41,11 @@ class Updated:
     too_long: int = 0
     surplus: int = 0  # rows given up because the last batch did not divide by the processes
     figures: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, Figure] = field(default_factory=dict)
 
     def all_figures(self) -> dict[str, Figure]:
-        return {"steps": self.steps, "skipped": self.skipped, "too_long": self.too_long, "surplus": self.surplus, **self.figures}
+        made = {"steps": self.steps, "skipped": self.skipped, "too_long": self.too_long, "surplus": self.surplus}
+        return self.counts | made | self.figures
 
 
 class Stopped(Exception):
@@ -72,21 +77,30 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a method's class stands ("module:Class"), and how many texts of each row it passes through the model, for the memory plan.
+    """Where a method's class stands ("module:Class"), and how many texts of each row it passes through the model, for the memory plan
+    (None: all candidates of a history).
 
-    `trains`: on what, pairs (and the candidates that they were made of), shown rows, or shown rows that were judged each by itself.
+    `takes`: what its rows are made of: pairs, groups (histories with all their candidates), shown rows, or shown rows that were judged each
+    by itself.
     """
 
     place: str
-    texts: int
-    trains: Literal["pairs", "shown", "judged"] = "pairs"
+    texts: int | None
+    takes: Literal["pairs", "groups", "shown", "judged"] = "pairs"
 
 
 METHODS = {
     "dpo": Entry("expertchat.training.dpo:Dpo", texts=2),
-    "kto": Entry("expertchat.training.kto:Kto", texts=2, trains="judged"),
-    "sft": Entry("expertchat.training.sft:Sft", texts=1, trains="shown"),
+    "kto": Entry("expertchat.training.kto:Kto", texts=2, takes="judged"),
+    "sft": Entry("expertchat.training.sft:Sft", texts=1, takes="shown"),
+    "rloo": Entry("expertchat.training.rloo:Rloo", texts=None, takes="groups"),
+    "grpo": Entry("expertchat.training.grpo:Grpo", texts=None, takes="groups"),
 }
+
+
+def methods(*takes: str) -> list[str]:
+    """The names of those whose rows are made of one of these."""
+    return [name for name, entry in METHODS.items() if entry.takes in takes]
 
 
 def method_of(name: str) -> Callable[..., Method]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from expertchat.backends import threads
-from expertchat.backends.loading import Wanted, find_models, load_models
+from expertchat.backends.loading import Wanted, find_models, load_models, trained_of
 from expertchat.config import ModelConfig
 from expertchat.events import Note
 from expertchat.experts.registry import family_class
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def load_one(config: OfflineConfig, hub: Hub) -> LocalBackend:
     """Load the model that learns. Raises ConfigError, where that can be known before anything is loaded."""
     model, notes = chosen(config)
+    before = trained_of(model, SEAT) if model.trained else None
+    model = model.model_copy(update={"trained": None})
     wanted = Wanted(model, family_class(model.family).family.stop)
     folders = find_models({SEAT: wanted}, hub.send)
     set_threads(config.engine.threads, [model])
@@ -29,6 +31,11 @@ def load_one(config: OfflineConfig, hub: Hub) -> LocalBackend:
     wanted = wanted._replace(config=model, device_map=device_map)
     loaded: dict[str, LocalBackend] = load_models({SEAT: wanted}, folders, config.run.seed, config.engine, hub.send)  # type: ignore[assignment]
     backend = loaded[SEAT]
+    if before is not None:
+        from expertchat.backends.trained import merged
+
+        backend = merged(backend, before)
+        notes = [*notes, f"it learns on from what was trained in {before.folder}, which is worked into its weights in memory"]
     backend.say = lambda text: hub.send(Note(text=text, level="warning"))  # type: ignore[method-assign]
     threads.follow_for([] if config.engine.threads else [backend.model])
     hub.notes([*notes, *backend.info.notes])

@@ -15,15 +15,16 @@ from expertchat.talk.conversation import Dialogue, check_first_prompts
 from expertchat.talk.journal import Journal
 from expertchat.talk.order import opener_of
 from expertchat.talk.scheduler import Scheduler, Spent
-from expertchat.talk.topics import Proposals, conversation_id, given_topics
+from expertchat.talk.topics import Proposals, conversation_id
 from expertchat.training.at_work import AtWork
-from expertchat.training.config import OnlineDpoConfig
+from expertchat.training.config import OnlineConfig
 from expertchat.training.drift import drift, moved
 from expertchat.training.folder import TrainingFolder, round_name
-from expertchat.training.held_out import MOST_TOPICS, part
+from expertchat.training.held_out import part
 from expertchat.training.learner import Learner, Learners
 from expertchat.training.lockstep import Lockstep
 from expertchat.training.ranks import Ranks
+from expertchat.training.single import given, rules_of
 
 POOL = 4  # topics=models: for how many rounds topics are proposed
 
@@ -33,7 +34,7 @@ class Rollouts:
 
     def __init__(
         self,
-        config: OnlineDpoConfig,
+        config: OnlineConfig,
         learners: Learners,
         cast: Cast,
         store: TrainingFolder,
@@ -47,6 +48,7 @@ class Rollouts:
         self.speakers = cast.speakers
         self.counts = {seat: cast.tokens[seat] for seat in self.speakers}
         self.training: list[Topic] = []
+        self.rules = rules_of(config)
 
     # -- topics -----------------------------------------------------------------------------------------------------
 
@@ -56,14 +58,14 @@ class Rollouts:
         Raises ConfigError where too few are left, or where the first prompts do not fit their contexts.
         """
         config, known = self.config, self.store.topics
-        if config.topics.source == "models":
+        if config.topics.source == "models" and config.prompts.file is None:
             count = config.evaluation.topics + POOL * config.conversation.count
             proposals = Proposals(self.speakers, config.topics, count, self.store.keep, self.announce, self.counts)
             if len(known) < count and not self.flows([proposals.flow(known)]):
                 return None
             topics = list(known)
         else:
-            topics = given_topics(config.topics, MOST_TOPICS, config.run.seed)
+            topics = given(config)
         self.training, held_out = part(topics, config)
         check_first_prompts(self._dialogue("check", 1, 0, max((topic.text for topic in topics), key=len)))
         return held_out
@@ -105,17 +107,18 @@ class Rollouts:
         return Journal(found, lambda answer: self.at_work.keep(number, answer), version, tokens=True)
 
     def _rollout(self, name: str, number: int, index: int, seats: tuple[Speaker, ...]) -> Rollout:
-        dialogue = self._dialogue(name, number, index)
-        return Rollout(dialogue, self.cast, self.config.rules, number, seats, self.learners.versions())
+        alone = seats[index % len(seats)] if self.config.prompts.file is not None else None
+        dialogue = self._dialogue(name, number, index, opener=alone)
+        return Rollout(dialogue, self.cast, self.rules, number, seats, self.learners.versions())
 
-    def _dialogue(self, name: str, number: int, index: int, text: str | None = None) -> Dialogue:
-        """The dialogue at `index` of a round; `text` in the place of its topic."""
+    def _dialogue(self, name: str, number: int, index: int, text: str | None = None, opener: Speaker | None = None) -> Dialogue:
+        """The dialogue at `index` of a round; `text` in the place of its topic, `opener` in that of whose turn it is to open."""
         config, place = self.config, (number - 1) * self.config.conversation.count + index
         again, nth = divmod(place, len(self.training))
         topic = random.Random(f"{config.run.seed} topics {again}").sample(self.training, len(self.training))[nth]
         return Dialogue(
             Topic(id=name, text=text or topic.text, source=topic.source),
-            opener_of(index, config.conversation.opener, config.experts.seats),
+            opener or opener_of(index, config.conversation.opener, config.experts.seats),
             self.speakers,
             config.conversation,
             self.announce,
@@ -124,12 +127,14 @@ class Rollouts:
             self.cast.moderator,
         )
 
-    def drift(self, learner: Learner, bundles: Sequence[Bundle]) -> dict[str, Figure]:
-        """How far the policy that gave the replies of a round has gone from its base; each process measures its share."""
+    def drift(self, learner: Learner, bundles: Sequence[Bundle]) -> tuple[dict[str, float], dict[str, Figure]]:
+        """How far the policy that gave the replies of a round has gone from its base, by candidate where that is known, and on the whole;
+        each process measures its share."""
         mine = self.ranks.mine([one for bundle in bundles for one in bundle.sampled])
         with Lockstep(self.ranks, self.learners.sharded):
             found = moved(learner, mine)
-        return drift([one for part in self.ranks.gather([found]) for one in part])
+        every = [one for part in self.ranks.gather([found]) for one in part]
+        return {one.id: one.log_ratio for of_history in every for one in of_history}, drift(every)
 
     # -- the models -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from expertchat.plan.job import Gpu
 from expertchat.plan.memory import ATTENTION, Lora, Targets
 from expertchat.plan.planner import Plan, Trained, check_one
 from expertchat.records import Speaker
-from expertchat.training.config import OnlineDpoConfig, UpdateConfig
+from expertchat.training.config import OnlineConfig, UpdateConfig
 from expertchat.training.method import METHODS
 from expertchat.training.offline_config import SEAT, OfflineConfig
 
@@ -19,18 +19,18 @@ PROMPT = 256  # tokens of a prompt besides the turns
 LONGEST = 1024  # tokens of a row of a file, where neither train.max_tokens nor model.context_length says
 
 
-def room_for(config: OnlineDpoConfig) -> list[Trained]:
+def room_for(config: OnlineConfig) -> list[Trained]:
     """What the memory plan is to leave room for: each learner's update, of the longest row that a dialogue can give."""
     longest = max(model.decoding.reply.max_new_tokens for _, model in config.experts.items())
     tokens = config.train.max_tokens or config.conversation.turns * longest + PROMPT
-    return [_room(seat, config.experts[seat], config.train, tokens) for seat in config.learners]
+    return [_room(seat, config.experts[seat], config.train, tokens, config.candidates.count) for seat in config.learners]
 
 
-def _room(seat: Speaker, model: ModelConfig, train: UpdateConfig, tokens: int) -> Trained:
+def _room(seat: Speaker, model: ModelConfig, train: UpdateConfig, tokens: int, replies: int = 1) -> Trained:
     wanted = train.targets or family_class(model.family).family.lora_targets
     targets: Targets = "attention" if train.method == "lora" and set(wanted) <= set(ATTENTION) else "all-linear"
     most = min(tokens, model.context_length or tokens)
-    lora, texts = Lora(train.rank, targets), METHODS[train.update].texts
+    lora, texts = Lora(train.rank, targets), METHODS[train.update].texts or replies
     return Trained(seat, lora, train.micro_batch, most, train.checkpointing, train.method, texts)
 
 
@@ -40,7 +40,7 @@ def plan_one(config: OfflineConfig, model: ModelConfig, gpus: Sequence[Gpu] | No
     return check_one(model, SEAT, tokens, config.engine.max_batch or 1, _room(SEAT, model, config.train, tokens), gpus)
 
 
-def on_cpu(config: OnlineDpoConfig) -> OnlineDpoConfig:
+def on_cpu(config: OnlineConfig) -> OnlineConfig:
     """The same config, its models loaded in main memory, where they are parted among the processes; in the number type of their GPUs."""
     seats = {seat: in_main_memory(model) for seat, model in config.experts.items()}
     others = {name: in_main_memory(model) for name in ("third", "moderator") if (model := getattr(config, name, None)) is not None}

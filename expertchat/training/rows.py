@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from expertchat.backends.rendering import Renderer
-from expertchat.records import Message, PreferencePair
+from expertchat.preferences.pairs import Choice
+from expertchat.records import Candidate, Message, PreferencePair
 
-Row = dict[str, list[int]]
-"""Token ids: prompt_ids, and what follows it; of a pair chosen_ids and rejected_ids, as TRL's collator takes it."""
+Row = dict[str, Any]
+"""Token ids: prompt_ids, and what follows it; of a pair chosen_ids and rejected_ids, as TRL's collator takes it; of a group `replies`, a
+list of such lists, with what else the method says of each of them."""
 
 
 def row_of(pair: PreferencePair, renderer: Renderer) -> Row:
@@ -26,9 +28,20 @@ def row_of(pair: PreferencePair, renderer: Renderer) -> Row:
     return {"prompt_ids": renderer.answered(prompt), "chosen_ids": chosen, "rejected_ids": rejected}
 
 
+def prompt_of(choice: Choice, renderer: Renderer) -> list[int]:
+    """The tokens that a policy was shown in a history; where they are not known, those of its text."""
+    return list(choice.prompt_ids) if choice.prompt_ids is not None else renderer.answered(choice.prompt)
+
+
+def reply_of(choice: Choice, candidate: Candidate, renderer: Renderer) -> list[int]:
+    """A candidate's tokens: the sampled ones where it has them, else those of its text; one that was cut has no end."""
+    return candidate.ids or renderer.reply(choice.prompt, Message("assistant", candidate.text), end=not candidate.cut)
+
+
 def length(row: Row) -> int:
     """Tokens of the prompt with the longest reply."""
-    return len(row["prompt_ids"]) + max(len(ids) for name, ids in row.items() if name != "prompt_ids")
+    replies = row["replies"] if "replies" in row else [ids for name, ids in row.items() if name != "prompt_ids"]
+    return len(row["prompt_ids"]) + max(map(len, replies))
 
 
 def arranged(pairs: Sequence[PreferencePair], seed: int, round: int) -> list[PreferencePair]:

@@ -49,7 +49,7 @@ class Sft(Updater):
         lora = isinstance(learner, LoraLearner)
         base = model.get_base_model() if lora else model
         exact = {name: p.data for name, p in learner.parameters().items()}
-        with patched(model, learner, config.checkpointing, sft_trainer, pairs=False):
+        with patched(model, learner, config.checkpointing, sft_trainer, replies=1):
             trainer = _Trainer(
                 model=model, args=settings, processing_class=learner.tokenizer, share=share,
                 train_dataset=Dataset.from_list([labelled(row) for row in rows]),

@@ -18,7 +18,7 @@ class SftTrain(UpdateConfig):
     `loss`: nll, or dft (Dynamic Fine-Tuning, arXiv 2508.05629: each token's loss by its own probability).
     """
 
-    trains: ClassVar[tuple[str, ...]] = ("shown",)
+    takes: ClassVar[tuple[str, ...]] = ("shown",)
 
     update: Text = "sft"
     loss: Literal["nll", "dft"] = "nll"

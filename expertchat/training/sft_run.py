@@ -232,7 +232,7 @@ def perplexities(found: Sequence[Scored]) -> dict[str, Figure]:
     """
     tokens, size = sum(one.tokens for one in found), sum(one.size for one in found)
     total = sum(one.logp for one in found)
-    counts: dict[str, Figure] = {"n": len(found), "n_tokens": tokens, "n_bytes": size}
+    counts: dict[str, Figure] = {"held_out": len(found), "held_out_tokens": tokens, "held_out_bytes": size}
     if not tokens or not size or not math.isfinite(total):
         return {"perplexity": None, "perplexity_byte": None, **counts}
     return {"perplexity": _exp(-total / tokens), "perplexity_byte": _exp(-total / size), **counts}

@@ -65,7 +65,8 @@ class Steady:
         if self.bad >= MOST:
             raise ConfigError(
                 f"the update of {self.who} had {self.bad} steps in a row whose loss or gradient is not finite, and none of them was made; "
-                "lower train.learning_rate or train.beta, or load the model in a type with more range (dtype=bf16 or fp32), in a new run"
+                "lower train.learning_rate (or train.beta, where there is one), or load the model in a type with more range (dtype=bf16 or "
+                "fp32), in a new run"
             )
 
     # -- across starts ----------------------------------------------------------------------------------------------

@@ -55,6 +55,11 @@ def _rounds(row: Row) -> str:
     return done if row["finished"] else f"{done} of {row['rounds_wanted']}"
 
 
+def _judged(row: Row) -> str:
+    """Of each seed."""
+    return f"{row['judged']:,}" if row["judged"] == row["judged_max"] else f"{row['judged']:,}-{row['judged_max']:,}"
+
+
 COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("seeds", lambda row: str(len(row["seeds"]))),
     ("win rate, %", _win_rate),
@@ -70,6 +75,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("margin/sd", lambda row: _number(row["margin_scaled"])),
     ("KL", lambda row: _number(row["kl"], 1)),
     ("rounds", _rounds),
+    ("judged replies", _judged),
 )
 FIRST = 6  # columns of the upper table where the screen is not wide
 

@@ -60,7 +60,8 @@ class Column:
     figure: str = ""
 
 
-LOST = (("nulls", "null"), ("equal", "equal pair"), ("stale", "stale pair"))  # figures of what made no pair, named where there is any
+# Figures of what is not trained on, named where there is any.
+LOST = (("nulls", "null"), ("equal", "equal pair"), ("stale", "stale pair"), ("lone", "lone group"))
 ROUND = Column("round", 5, 0)
 LEARNER = Column("by", 2, 0)
 LONGEST = 8  # characters of a name in a column
@@ -84,6 +85,11 @@ OFFLINE = (  # of one model that learns from rows
     Column("kl", 5, 6, ".3f", "kl"),
     Column("time", 5, 7),
 )
+OF_GROUPS = {  # in the place of those of pairs, where a method trains on histories with all their replies
+    "pairs": Column("groups", 6, 8, ",.0f", "groups"),
+    "ties": Column("flat", 4, 10, ",.0f", "flat"),
+    "margin": Column("spread", 6, 4, ".2f", "spread"),
+}
 WIN = Column("win %", 10, 5)
 PERPLEXITY = Column("perplexity", 10, 2)
 FACTS = Column("facts/base", 10, 6)
@@ -108,9 +114,10 @@ def columns(training: Training, width: int, gap: int) -> list[Column]:
 
 
 def columns_of(training: Training) -> tuple[Column, ...]:
-    """The columns of a round's own figures; of a model that learns from rows those that any round has."""
+    """The columns of a round's own figures: of pairs, of groups, or of a model that learns from rows those that any round has."""
     if not training.offline:
-        return COLUMNS
+        grouped = any("groups" in row.figures for row in training.rounds.values())
+        return tuple(OF_GROUPS.get(column.title, column) if grouped else column for column in COLUMNS)
     return tuple(c for c in OFFLINE if not c.figure or any(c.figure in row.figures for row in training.rounds.values()))
 
 
@@ -291,13 +298,14 @@ def closing_lines(state: RunState) -> list[tuple[str, str]]:
     done = state.training.finished if done is None else done
     seconds = number(summary.get("seconds"))
     seconds = sum(r.seconds or 0.0 for r in state.training.rounds.values()) if seconds is None else seconds
-    pairs = number(summary.get("pairs"))
-    pairs = sum(r.figures.get("pairs", 0) for r in state.training.rounds.values()) if pairs is None else pairs
+    rows = "groups" if "groups" in summary or any("groups" in r.figures for r in state.training.rounds.values()) else "pairs"
+    made = number(summary.get(rows))
+    made = sum(r.figures.get(rows, 0) for r in state.training.rounds.values()) if made is None else made
     took = f" in {clock(round(seconds))}" if seconds else ""
-    lines = [("rounds", f"{done:,.0f} of {max(total, done):,.0f}{took}"), *([] if state.training.offline else [("pairs", f"{pairs:,.0f}")])]
-    rows = summary.get("rows")
-    if isinstance(rows, Mapping):
-        lines.append(("rows", f"{number(rows.get('train')) or 0:,.0f} to train on, {number(rows.get('evaluation')) or 0:,.0f} held out"))
+    lines = [("rounds", f"{done:,.0f} of {max(total, done):,.0f}{took}"), *([] if state.training.offline else [(rows, f"{made:,.0f}")])]
+    given = summary.get("rows")
+    if isinstance(given, Mapping):
+        lines.append(("rows", f"{number(given.get('train')) or 0:,.0f} to train on, {number(given.get('evaluation')) or 0:,.0f} held out"))
     lines += [found] if (found := loss_line(summary, LOSSES)) else []
     if kinds := fault_words(_faults(state.training)):
         lines.append(("no answer", kinds))

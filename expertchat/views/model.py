@@ -276,7 +276,7 @@ class RunState:
                         self.release(name)
             case (
                 events.Note() | events.StepFinished() | events.Measured() | events.RoundFinished()
-                | events.JudgeCalled() | events.OpinionGiven()  # of runs that have a view of their own
+                | events.JudgeCalled() | events.OpinionGiven() | events.CandidateChosen()  # of runs that have a view of their own
             ):  # fmt: skip
                 pass
             case events.Loading():

@@ -10,6 +10,7 @@ from typing import TextIO
 from expertchat.config import ConfigError
 from expertchat.events import Sink
 from expertchat.views.building import BuildingView
+from expertchat.views.choosing import ChoosingView
 from expertchat.views.console import console_on
 from expertchat.views.judging import JudgingView
 from expertchat.views.live import LiveView, can_draw
@@ -43,20 +44,26 @@ def open_view(view: str, stream: TextIO | None = None, everything: bool = False,
 
 def open_judging(view: str, stream: TextIO | None = None) -> Sink:
     """The sink of a judges' run: "live", "plain" or "none", as `open_view`."""
-    if view not in VIEWS:
-        raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
-    return NullView() if view == "none" else JudgingView(stream, moves=view == "live")
-
-
-def open_building(view: str, stream: TextIO | None = None) -> Sink:
-    """The sink of a run that builds pairs: "live", "plain" or "none", as `open_view`."""
-    if view not in VIEWS:
-        raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
-    return NullView() if view == "none" else BuildingView(stream, moves=view == "live")
+    return _open_own(JudgingView, view, stream)
 
 
 def open_rewards(view: str, stream: TextIO | None = None) -> Sink:
     """The sink of a reward model's training: "live", "plain" or "none", as `open_view`."""
+    return _open_own(RewardsView, view, stream)
+
+
+def open_choosing(view: str, stream: TextIO | None = None) -> Sink:
+    """The sink of a run that chooses among candidates: "live", "plain" or "none", as `open_view`."""
+    return _open_own(ChoosingView, view, stream)
+
+
+def open_building(view: str, stream: TextIO | None = None) -> Sink:
+    """The sink of a run that builds pairs: "live", "plain" or "none", as `open_view`."""
+    return _open_own(BuildingView, view, stream)
+
+
+def _open_own(kind: type[JudgingView | RewardsView | ChoosingView | BuildingView], view: str, stream: TextIO | None) -> Sink:
+    """The sink of a run that has a view of its own."""
     if view not in VIEWS:
         raise ConfigError(f"view is {view!r}; there are {', '.join(VIEWS)}")
-    return NullView() if view == "none" else RewardsView(stream, moves=view == "live")
+    return NullView() if view == "none" else kind(stream, moves=view == "live")

@@ -23,7 +23,9 @@ CURVE = 32  # cells of a curve
 # Title, figure, how it is written, and what a faultless or a blind judge has.
 ROWS: Sequence[tuple[str, str, str, str]] = (
     ("ordered rightly", "accuracy", "%", "a coin: 50.0 %"), ("against the truth", "truth_accuracy", "%", "a coin: 50.0 %"),
-    ("against people", "people_accuracy", "%", "a coin: 50.0 %"), ("rank correlation", "rho", ".2f", ""), ("loss", "loss", ".3f", ""),
+    ("against people", "people_accuracy", "%", "a coin: 50.0 %"),
+    ("  in the order as read", "accuracy_as_read", "%", ""), ("  turned round", "accuracy_turned", "%", ""),
+    ("rank correlation", "rho", ".2f", ""), ("loss", "loss", ".3f", ""),
     ("calibration error", "calibration", ".3f", "perfect: 0"), ("error in points", "error", ".2f", ""),
     ("prefers the longer", "longer", "%", ""), ("  which is better", "longer_true", "%", ""),
     ("leans to the longer", "longer_bias", "+.3f", "none: 0"), ("prefers the first", "first", "%", "none: 50.0 %"),

@@ -30,6 +30,7 @@ CURVES = (  # title, figure, form, of evaluations
     ("kl", "kl", ".3f", False),
     ("facts", "distinct_policy", ".2f", True),
     ("margin", "margin", ".2f", False),
+    ("spread", "spread", ".2f", False),
     ("length", "length", ".1f", False),
     ("loss", "loss", ".3f", False),
     ("ppl", "perplexity", ".3g", True),

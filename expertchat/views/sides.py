@@ -20,6 +20,7 @@ def model_name(ref: ExpertRef | None) -> str:
     if ref is None:
         return ""
     name = (shown_path(line(ref.model)) or line(ref.family)).rpartition("/")[2].removeprefix("embedded:").removesuffix(".gguf")
+    name = f"{name} + {line(ref.trained)}" if ref.trained else name
     return f"{name} v{ref.policy_version}" if ref.policy_version else name
 
 

@@ -47,8 +47,12 @@ def percent(probability: float | None) -> str:
     return "<0.01" if 0 < probability < 0.00005 else f"{100 * probability:.2f}"
 
 
-def print_tokens(values: Values, stream: TextIO | None = None) -> None:
-    """The text, shaded where there is a terminal, and the table of its tokens; then what comes next, sums and remarks."""
+MORE = "lines=null shows all, and out=FILE.json has them"
+
+
+def print_tokens(values: Values, stream: TextIO | None = None, more: str = MORE) -> None:
+    """The text, shaded where there is a terminal, and the table of its tokens; then what comes next, sums and remarks. `more`: how tokens
+    are to be seen that the table has not."""
     console = open_console(stream)
     console.print()
     for line in _head(values):
@@ -56,7 +60,7 @@ def print_tokens(values: Values, stream: TextIO | None = None) -> None:
     console.print(indented(shaded(values, console.is_terminal), above=1))
     if console.is_terminal:
         console.print(indented(legend(values), above=1))
-    rows, note = chosen(values)
+    rows, note = chosen(values, more)
     if rows:
         console.print(indented(_table(console, values, rows), above=1))
     for line in _foot(values, note):
@@ -102,14 +106,14 @@ def legend(values: Values) -> Text:
     return text
 
 
-def chosen(values: Values) -> tuple[list[tuple[int, Mapping[str, Any]]], str]:
+def chosen(values: Values, more: str = MORE) -> tuple[list[tuple[int, Mapping[str, Any]]], str]:
     """The tokens that stand in the table, by their places, and what is said of the others."""
     rows, lines = list(enumerate(values["tokens"])), values["lines"]
     if lines is None or len(rows) <= lines:
         return rows, ""
     known = [one for one in rows if one[1]["probability"] is not None]
     least = {place for place, _ in sorted(known, key=lambda one: one[1]["probability"])[:lines]}
-    note = f"the table has the {lines} least likely of {len(rows)} tokens; lines=null shows all, and out=FILE.json has them"
+    note = f"the table has the {lines} least likely of {len(rows)} tokens; {more}"
     return [one for one in rows if one[0] in least], note
 
 

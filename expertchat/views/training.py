@@ -13,7 +13,7 @@ PHASES = ("talking", "candidates", "judging", "embedding", "pairing", "measuring
 """What the seconds of a round are told of, in this order."""
 KEPT = (
     "pairs", "ties", "equal", "nulls", "stale", "reward_mean", "margin", "kl", "length", "loss", "cut_rate", "rows", "token_accuracy",
-    "accuracy", "implicit_margin",
+    "accuracy", "implicit_margin", "groups", "flat", "lone", "spread",
 )  # fmt: skip
 """Figures of a round that are shown. The others stay in metrics.jsonl, so that a view of a long run stays small."""
 FAULT = "fault_"  # how the figures begin that count nulls by their kind: fault_wim_loop

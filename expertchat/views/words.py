@@ -45,6 +45,8 @@ def whole_in_words(run: RunStarted) -> str:
     """How large a run is."""
     if run.judgements:
         return counted(run.judgements, "judgement")
+    if run.candidates:
+        return f"{counted(run.conversations, 'prompt')} with {counted(run.candidates, 'candidate')} each"
     if run.rounds and not run.conversations:
         return counted(run.rounds, "round")
     rounds = f"{counted(run.rounds, 'round')} of " if run.rounds else ""

@@ -79,7 +79,7 @@ class Sink(Collect):
 @lru_cache
 def learner() -> Any:
     """The embedded model that learns, loaded once, and every library that a training imports by and by."""
-    from expertchat.training.online_dpo import run_online_dpo
+    from expertchat.training.online import run_online
 
     def loaded() -> Any:
         return load_cast(load("online_dpo", [*TRAINING]), Hub(Collect()), None, BagOfWords()).backends["a"]
@@ -87,7 +87,7 @@ def learner() -> Any:
     with tempfile.TemporaryDirectory() as scratch:
         stage = Stage(Path(scratch))
         config: Any = load("online_dpo", [*TRAINING, f"run.dir={scratch}/run"])
-        assert run_online_dpo(config, [], Collect(), backends={"a": loaded(), "b": _double(stage)}, embedder=BagOfWords()) == 0
+        assert run_online(config, [], Collect(), backends={"a": loaded(), "b": _double(stage)}, embedder=BagOfWords()) == 0
     return loaded()
 
 
@@ -98,10 +98,10 @@ def ready(command: str, folder: Path) -> Callable[[Stage], int]:
         return lambda stage: run_converse(
             config, ["expertchat", "converse"], Sink(stage), backends=dict.fromkeys("ab", _double(stage)), embedder=BagOfWords()
         )
-    from expertchat.training.online_dpo import run_online_dpo
+    from expertchat.training.online import run_online
 
     config, model = load("online_dpo", [*TRAINING, f"run.dir={folder}"]), learner()
-    return lambda stage: run_online_dpo(
+    return lambda stage: run_online(
         config, ["expertchat", "online_dpo"], Sink(stage), backends={"a": model, "b": _double(stage)}, embedder=BagOfWords()
     )
 

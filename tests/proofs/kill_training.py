@@ -1,9 +1,9 @@
 """Kill -9 a training run at random moments, resume it each time, and compare it with an unbroken run.
 
-    python -m tests.proofs.kill_training [KILLS] [--three] [OVERRIDE ...]
+    python -m tests.proofs.kill_training [KILLS] [--three] [--grpo|--rloo] [OVERRIDE ...]
 
---three: three experts learn, by turns. The moments are spread over the phases: what each kill hit is printed. Exit code 0 if records and
-adapters are the same.
+--three: three experts learn, by turns. --grpo, --rloo: by that command, of fewer dialogues. The moments are spread over the phases: what
+each kill hit is printed. Exit code 0 if records and adapters are the same.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from pathlib import Path
 
 from tests.test_online_dpo import NOISE, adapters, content, difference
 
+COMMANDS = {"--grpo": "grpo", "--rloo": "rloo"}
+GROUPS = ["conversation.count=4", "rounds=4", "evaluation.histories=4", "evaluation.final=4"]
 RUN = [
-    "+experiment=embedded", "rounds=5", "conversation.count=8", "evaluation.every=2", "evaluation.histories=16", "evaluation.final=16",
+    "rounds=5", "conversation.count=8", "evaluation.every=2", "evaluation.histories=16", "evaluation.final=16",
     "view=none", "run.seed=7",
 ]  # fmt: skip
 THREE = [
@@ -33,7 +35,10 @@ PHASES = ("talking", "updating", "evaluating", "saving", "pairing")
 
 
 def start(folder: Path, overrides: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "expertchat.cli", "online_dpo", *RUN, *overrides, f"run.dir={folder}"])
+    """`overrides`: the command, then what is set otherwise than in RUN."""
+    command, *rest = overrides
+    experiment = "+experiment=embedded" + ("" if command == "online_dpo" else f"_{command}")
+    return subprocess.Popen([sys.executable, "-m", "expertchat.cli", command, experiment, *RUN, *rest, f"run.dir={folder}"])
 
 
 def rounds_of(overrides: Sequence[str]) -> int:
@@ -114,4 +119,7 @@ if __name__ == "__main__":
     words = sys.argv[1:]
     count = int(words.pop(0)) if words and words[0].isdecimal() else 10
     three = THREE if "--three" in words else []
-    sys.exit(main(count, [*three, *(word for word in words if word != "--three")]))
+    command = next((COMMANDS[word] for word in words if word in COMMANDS), "online_dpo")
+    groups = [] if command == "online_dpo" else GROUPS
+    own = [word for word in words if word != "--three" and word not in COMMANDS]
+    sys.exit(main(count, [command, *three, *groups, *own]))

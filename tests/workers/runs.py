@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-import expertchat.training.online_dpo  # noqa: F401  (before the fork: it takes longest)
+import expertchat.training.online  # noqa: F401  (before the fork: it takes longest)
 from expertchat.cli import main
 
 torch.set_num_threads(1)

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ORDER = 1 << 22  # bytes of an order, at most
-HEAVY = ("trl", "sentence_transformers", "torch.distributed.fsdp", "expertchat.backends.embedding", "expertchat.training.online_dpo")
+HEAVY = ("trl", "sentence_transformers", "torch.distributed.fsdp", "expertchat.backends.embedding", "expertchat.training.online")
 
 
 def main(path: str, owner: int) -> None:

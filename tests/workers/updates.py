@@ -1,4 +1,4 @@
-"""DPO updates of tiny models by several processes, or by one: the same pairs, the same steps."""
+"""Updates of tiny models by several processes, or by one: the same rows, the same steps."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from expertchat.backends.adapters import Adapters
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.weights import load_weights
 from expertchat.config import ConfigError
-from expertchat.records import PreferencePair
-from expertchat.training.config import TrainConfig
-from expertchat.training.dpo import Dpo
+from expertchat.preferences.pairs import Choice
+from expertchat.records import Candidate, Message, PreferencePair
+from expertchat.training.config import PolicyGradientTrain, TrainConfig, UpdateConfig
 from expertchat.training.learner import LoraLearner
-from expertchat.training.method import Rows
+from expertchat.training.method import METHODS, Rows, method_of
 from expertchat.training.ranks import Ranks
 from expertchat.training.sharding import parameter_bytes, shard
 
@@ -28,12 +28,33 @@ TRAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
+OF_GROUPS: dict[str, Any] = {
+    **{name: value for name, value in TRAIN.items() if name not in ("loss", "label_smoothing", "reference")},
+    "baseline": "group", "scale": "group", "epsilon": 0.2, "beta": 0.04, "normalise": "reply", "cut": "no_end",
+}  # fmt: skip
+
+
+def text(seed: int, length: int) -> str:
+    return " ".join(WORDS[(seed * 7 + i * (seed % 5 + 1)) % len(WORDS)] for i in range(length))
+
+
+def groups(count: int, round: int) -> list[Choice]:
+    """Histories of two to four candidates of different lengths; of every fifth one candidate has no score."""
+
+    def candidate(i: int, k: int) -> Candidate:
+        place = {"id": f"{round}/{i}/k{k}", "transcript": f"{round}/{i}", "round": round, "turn": 1, "index": k, "speaker": "a"}
+        return Candidate.model_validate(place | {"text": text(i + 3 * k, 2 + (i + 2 * k) % 7), "tokens": 4, "policy_version": 0})
+
+    found = []
+    for i in range(count):
+        many = tuple(candidate(i, k) for k in range(2 + i % 3))
+        scores = tuple(None if i % 5 == 0 and k == 2 else float((i * k + k) % 4) for k in range(len(many)))
+        found.append(Choice((Message("user", text(i + round, 3 + i % 4)),), many, scores, "partner"))
+    return found
+
+
 def pairs(count: int, round: int) -> list[PreferencePair]:
     """Pairs of replies of different lengths."""
-
-    def text(seed: int, length: int) -> str:
-        return " ".join(WORDS[(seed * 7 + i * (seed % 5 + 1)) % len(WORDS)] for i in range(length))
-
     return [
         PreferencePair(
             id=f"{round}/{i}",
@@ -61,6 +82,7 @@ def update(
     attach_first: bool = False,
     resume: str | None = None,
     old_peft: bool = False,
+    method: str = "dpo",
     **train: Any,
 ) -> dict[str, Any]:
     """Some rounds of updates on `count` pairs each, from a checkpoint `resume` on; what came of them, the weights in `out`.
@@ -71,7 +93,9 @@ def update(
         from peft.tuners.tuners_utils import BaseTuner
 
         BaseTuner.forward = lambda self, *args, **more: self.model.forward(*args, **more)
-    config = TrainConfig.model_validate(TRAIN | {"sharding": sharding} | train)
+    of_groups = METHODS[method].takes == "groups"
+    plain, kind = (OF_GROUPS, PolicyGradientTrain) if of_groups else (TRAIN, TrainConfig)
+    config: UpdateConfig = kind.model_validate(plain | {"sharding": sharding, "update": method} | train)
     ranks = Ranks.start(config.sharding, wait_seconds=60)
     loaded = load_weights(Path(model), "tiny", dtype="fp32", device="cpu", quantization=quantization)
     whole = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
@@ -83,7 +107,7 @@ def update(
     if sharding == "fsdp" and attach_first:
         shard(loaded.model, ranks)
     steps: list[float] = []
-    updater = Dpo(
+    updater: Any = method_of(method)(
         learner, config, rounds=4, seed=5, folder=Path(out), ranks=ranks, on_step=lambda round, step, of, loss: steps.append(loss)
     )
     first = 1
@@ -91,7 +115,11 @@ def update(
         learner.load(Path(resume) / "adapter")
         updater.load(Path(resume) / "optimizer.pt")
         learner.version, first = 1, 2
-    done = [updater.update(Rows(pairs(count, round)), round) for round in range(first, first + rounds)]
+
+    def rows(round: int) -> Rows:
+        return Rows([], groups(count, round)) if of_groups else Rows(pairs(count, round))
+
+    done = [updater.update(rows(round), round) for round in range(first, first + rounds)]
     here, now = parameter_bytes(loaded.model)
     adapters = sum(p.numel() * p.element_size() for p in learner.parameters().values())
     if ranks.rank == 0:

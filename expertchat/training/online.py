@@ -1,6 +1,7 @@
-"""`expertchat online_dpo`: rounds of dialogue, candidates, judgement, pairs and a DPO update (OAIF, arXiv 2402.04792), in one run folder.
+"""`expertchat online_dpo`, `rloo`, `grpo`: rounds of dialogue, candidates, judgement and an update on them, in one run folder.
 
-`OnlineDpo.round` is the algorithm; what stands around it goes on where an earlier start was broken off, evaluates, and ends the run.
+With preference pairs and DPO that is OAIF (arXiv 2402.04792). `Online.round` is the algorithm; what stands around it goes on where an
+earlier start was broken off, evaluates, and ends the run.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from expertchat.talk.cast import load_cast
 from expertchat.training.card import model_card
 from expertchat.training.checkpoints import checkpoints, damage
 from expertchat.training.clock import Clock
-from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.figures import remarks, round_figures, why_no_pair
+from expertchat.training.config import OnlineConfig, OnlineDpoConfig
+from expertchat.training.figures import remarks, round_figures, why_nothing
 from expertchat.training.folder import TrainingFolder, put
 from expertchat.training.guards import alarms, to_lower
 from expertchat.training.held_out import check_given
@@ -36,11 +37,12 @@ from expertchat.training.method import Rows, Stopped, Updated, method_of
 from expertchat.training.ranks import Ranks
 from expertchat.training.rollouts import Rollouts
 from expertchat.training.room import on_cpu, room_for
+from expertchat.training.single import alone
 from expertchat.training.tracking import check_trackers, open_trackers
 
 
-def run_online_dpo(
-    config: OnlineDpoConfig,
+def run_online(
+    config: OnlineConfig,
     command_line: list[str],
     sink: Sink,
     *,
@@ -56,19 +58,19 @@ def run_online_dpo(
         check_evaluation(config)
         check_trackers(config.report_to)
         check_given(config)
-        place = Path(ranks.same(str(run_folder(config.run.dir, "online_dpo"))))
+        place = Path(ranks.same(str(run_folder(config.run.dir, config.command))))
         return in_folder(
             hub,
             interrupts,
             lambda say: TrainingFolder(place, config.model_dump(mode="json"), command_line, say, writes=ranks.rank == 0),
-            lambda store: OnlineDpo(store.as_begun(config), store, hub, interrupts, ranks).run(backends, embedder),
+            lambda store: Online(alone(store.as_begun(config)), store, hub, interrupts, ranks).run(backends, embedder),
         )
 
 
-class OnlineDpo:
+class Online:
     """One run: the algorithm in `round`, and what it needs around it."""
 
-    def __init__(self, config: OnlineDpoConfig, store: TrainingFolder, hub: Hub, interrupts: Interrupts, ranks: Ranks) -> None:
+    def __init__(self, config: OnlineConfig, store: TrainingFolder, hub: Hub, interrupts: Interrupts, ranks: Ranks) -> None:
         self.config, self.store, self.hub, self.interrupts, self.ranks = config, store, hub, interrupts, ranks
         self.best: dict[str, list[float]] = {}  # by seat: the round of the best evaluation, and its win rate
         self.ended: str | None = None  # why a guard ended the run before its last round
@@ -84,22 +86,22 @@ class OnlineDpo:
         if bundles is None:
             return False
         with clock("pairing"):
-            scores = scored(bundles, self.config.rules, self.backends.get("embedder"))
+            scores = scored(bundles, self.rollouts.rules, self.backends.get("embedder"))
             values = {score.id: score.value for score in scores}
             made = self.ranks.same(choices(bundles, values, self._judge))  # no rounding of another machine's in it
-            pairing = make_pairs(made, self.config.pairs, learner.version)
-            self.store.keep_round(bundles, scores, pairing.pairs)
+            pairing = make_pairs(made, self.config.pairs, learner.version) if isinstance(self.config, OnlineDpoConfig) else None
+            self.store.keep_round(bundles, scores, pairing.pairs if pairing else [])
         with clock("measuring"):
-            drift = self.rollouts.drift(learner, bundles)  # of the policy that has talked, from the base
+            ratios, drift = self.rollouts.drift(learner, bundles)  # of the policy that has talked, from the base
         with clock("updating"):
-            updated = self.update(number, Rows(pairing.pairs, made))
+            updated = self.update(number, Rows(pairing.pairs if pairing else [], made, log_ratios=ratios))
         if updated is None:
             return False
         figures = round_figures(bundles, scores, pairing) | drift | updated.all_figures() | clock.figures(bundles)
         self.hub.notes((f"round {number}: {remark}" for remark in remarks(figures, learner.seat)), "warning")
         self.measure(f"round-{number:04d}", number, learner.seat, learner.version, figures)
         if not updated.steps:
-            self.hub.send(Note(text=f"nothing was learnt in round {number}: {why_no_pair([figures])}", level="warning"))
+            self.hub.send(Note(text=f"nothing was learnt in round {number}: {why_nothing([figures])}", level="warning"))
         if self.due(number):
             with clock("evaluating"):
                 if not self.evaluate(number):
@@ -169,7 +171,7 @@ class OnlineDpo:
         self.ranks.barrier()
         self._restore()
         talk = config.conversation
-        hub.send(started("online_dpo", store, conversations=talk.count, turns=talk.turns, resumed=store.last, rounds=config.rounds))
+        hub.send(started(config.command, store, conversations=talk.count, turns=talk.turns, resumed=store.last, rounds=config.rounds))
         for metrics in store.metrics.values():  # of an earlier start: for the view, the file has them
             hub.show(Measured(metrics=metrics))
         hub.notes(store.notes, "warning")
@@ -224,8 +226,8 @@ class OnlineDpo:
     @property
     def _judge(self) -> str:
         """Who says which reply is better, as pairs name it."""
-        source = self.config.reward.source
-        return "+".join(self.config.judging.judges) if source == "judge" else source
+        reward = self.config.reward
+        return "+".join(self.config.judging.judges) if reward.kind == "judge" else "+".join(reward.functions) or reward.source
 
     # -- updating ---------------------------------------------------------------------------------------------------
 
@@ -343,7 +345,7 @@ class OnlineDpo:
                     replace(place / "README.md", model_card(config, store.folder, seat))
         for seat in self._seats:
             if seat not in found:
-                text = f"expert {seat} has learnt nothing and has no adapter: {why_no_pair(self._figures(seat))}"
+                text = f"expert {seat} has learnt nothing and has no adapter: {why_nothing(self._figures(seat))}"
                 self.hub.send(Note(text=text, level="warning"))
         summary = self._summary() | {
             "best": {seat: {"round": self.kept(seat), "policy_version": self._version(self.kept(seat), seat)} for seat in found},
@@ -364,7 +366,8 @@ class OnlineDpo:
 
     def _nothing_learnt(self) -> int:
         """The end of a run whose learners are what they were: no adapter, no card, and why."""
-        reason = f"nothing was learnt, no round made a pair to train on: {why_no_pair(self._figures())}"
+        row = "a pair" if isinstance(self.config, OnlineDpoConfig) else "a history"
+        reason = f"nothing was learnt, no round made {row} to train on: {why_nothing(self._figures())}"
         return self._finish(self._summary() | {"status": "failed", "reason": reason, "best": {}, "adapter": None, "adapters": {}})
 
     def _summary(self) -> dict[str, object]:
@@ -373,7 +376,7 @@ class OnlineDpo:
             "schema": 1,
             "rounds": self.store.last,
             "learner": self.config.learner,
-            "pairs": sum(int(figures.get("pairs") or 0) for figures in self._figures()),
+            self.config.train.rows: sum(int(figures.get(self.config.train.rows) or 0) for figures in self._figures()),
             "seconds": round(seconds_of(self.store.folder), 1),
             "stopped_by": self.ended,
         }

@@ -1,0 +1,264 @@
+"""A study as it goes: its steps in order, each in a process of its own; what is done is not done again, and the same command goes on.
+
+study.json in its folder says of each step what it was run with (`mark`) and how it ended. A step whose words have changed, or whose files,
+or a step that it reads, is run again, in a new folder: the old one lies under superseded/.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from expertchat.command.table import COMMANDS, find
+from expertchat.config import ConfigError
+from expertchat.folder.jsonl import read_json
+from expertchat.folder.lock import FolderLock
+from expertchat.folder.writing import replace, saving
+from expertchat.studies.written import Step
+
+DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 3
+STATE, OLD, LOGS = "study.json", "superseded", "logs"
+LARGEST = 64 << 20  # bytes of a file whose content is looked at; of a larger one size and time must do
+LOOK_SECONDS = 0.5
+LAST_LINES = 12  # of a step's log, shown where it has failed
+STALE_SECONDS, BEAT_SECONDS = 120.0, 10.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Watcher(Protocol):
+    """Who is told how a study goes."""
+
+    def begins(self, steps: Sequence[Step], left: Mapping[str, str]) -> None:
+        """All steps, and for each that is to be run why: "" for one that is new."""
+        ...
+
+    def doing(self, step: Step, seconds: float, line: str) -> None:
+        """A step runs, for so long; the last line that it said."""
+        ...
+
+    def did(self, step: Step, code: int, seconds: float) -> None: ...
+
+    def says(self, text: str) -> None: ...
+
+
+@dataclass
+class State:
+    """What study.json holds."""
+
+    path: Path
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, step: Step) -> Mapping[str, Any]:
+        found = self.values["steps"].get(step.name)
+        return found if isinstance(found, dict) else {}
+
+    def keep(self, step: Step, **values: Any) -> None:
+        self.values["steps"][step.name] = {**self.of(step), **values}
+        with saving(self.path):
+            replace(self.path, json.dumps(self.values, indent=1) + "\n", sync=True)
+
+
+Run = Callable[[Step, Path, Callable[[float, str], None]], int]
+"""Runs a step: it, its log, and who hears of it (seconds, last line); the exit code."""
+
+
+def run_study(name: str, size: str, place: Path, steps: Sequence[Step], watcher: Watcher, run: Run | None = None) -> int:
+    """Run what is not done; 0 when all of it is, else the code of the step that ended it: 3 where it was stopped and can go on.
+
+    `run`: in the place of a process a step. Raises ConfigError for a folder that is another study's, or is being written.
+    """
+    lock = _locked(place)
+    try:
+        state = _state(name, size, place)
+        marks = marks_of(steps)
+        left = _left(steps, marks, state)
+        watcher.begins(steps, left)
+        for step in steps:
+            if step.name not in left:
+                continue
+            if (code := _step(step, marks[step.name], state, watcher, run or in_a_process)) != DONE:
+                return code
+        return DONE
+    finally:
+        lock.release()
+
+
+def _locked(place: Path) -> FolderLock:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        strange = {path.name for path in place.iterdir()}
+        if strange and not (place / STATE).is_file() and not strange.isdisjoint({"events.jsonl", "config.yaml"}):
+            raise ConfigError(f"run.dir: {place} is the folder of a run, not of a study; name another folder")
+        return FolderLock(place, STALE_SECONDS, BEAT_SECONDS)
+    except OSError as error:
+        raise ConfigError(f"run.dir: cannot write {place}: {error.strerror}; name another folder") from None
+
+
+def _state(name: str, size: str, place: Path) -> State:
+    values = read_json(place / STATE) or {"schema": 1, "study": name, "size": size, "steps": {}}
+    if (values.get("study"), values.get("size")) != (name, size):
+        raise ConfigError(f"run.dir: {place} holds the study {values.get('study')} at size {values.get('size')}; name another folder")
+    if not isinstance(values.get("steps"), dict):
+        raise ConfigError(f"{place / STATE} is damaged; remove it, and the steps are looked at anew")
+    return State(place / STATE, values)
+
+
+# -- what is to be done -----------------------------------------------------------------------------------------------------
+
+
+def marks_of(steps: Sequence[Step]) -> dict[str, str]:
+    """For each step a digest of all that it is run with: its words, the files that they name, and the marks of the steps that it reads."""
+    marks: dict[str, str] = {}
+    for step in steps:
+        parts = [step.command, *step.words, *(step.input or ()), *map(_content, _files(step)), *(marks[name] for name in step.after)]
+        marks[step.name] = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return marks
+
+
+def _files(step: Step) -> list[Path]:
+    """The files of others that a step's words name."""
+    named = [Path(word.rpartition("=")[2]).expanduser() for word in step.words]
+    with suppress(OSError):
+        return [path for path in named if step.folder.parent not in path.parents and path.is_file()]
+    return []
+
+
+def _content(path: Path) -> str:
+    about = path.stat()
+    if about.st_size > LARGEST:
+        return f"{about.st_size} {about.st_mtime_ns}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _left(steps: Sequence[Step], marks: Mapping[str, str], state: State) -> dict[str, str]:
+    """The steps that are to be run, each with the reason why again; "" for one that was not run yet or not to its end."""
+    left: dict[str, str] = {}
+    for step in steps:
+        before = state.of(step)
+        if before.get("mark") != marks[step.name] and before:
+            left[step.name] = _changed(step, before, left)
+        elif before.get("code") != DONE:
+            left[step.name] = ""
+        elif not step.folder.is_dir():
+            left[step.name] = "its folder is gone"
+    return left
+
+
+def _changed(step: Step, before: Mapping[str, Any], left: Mapping[str, str]) -> str:
+    """What has changed since a step was run."""
+    again = [name for name in step.after if left.get(name)]
+    then, now = [list(before.get("words") or ()), list(step.words)]
+    if then != now:
+        gone, new = [word for word in then if word not in now], [word for word in now if word not in then]
+        return f"its words changed: {' '.join(gone) or '(nothing)'} -> {' '.join(new) or '(nothing)'}"
+    return f"it reads {', '.join(again)}" if again else "a file that it reads has changed"
+
+
+# -- a step -----------------------------------------------------------------------------------------------------------------
+
+
+def _step(step: Step, mark: str, state: State, watcher: Watcher, run: Run) -> int:
+    """Run one step, or go on with it; its exit code."""
+    place, before = state.path.parent, state.of(step)
+    log = place / LOGS / f"{step.name}.log"
+    if before and before.get("mark") != mark:
+        _put_away(step, log, place / OLD)
+    with saving(log):
+        log.parent.mkdir(exist_ok=True)
+    if not COMMANDS[step.command].resumes:
+        step.folder.mkdir(exist_ok=True)
+    earlier = float(before.get("seconds") or 0.0) if before.get("mark") == mark else 0.0
+    state.keep(step, mark=mark, command=step.command, words=list(step.words), code=None, seconds=earlier)
+    began = time.monotonic()
+    code = run(step, log, lambda seconds, line: watcher.doing(step, seconds, line))
+    seconds = time.monotonic() - began
+    state.keep(step, code=code, seconds=round(earlier + seconds, 1))
+    watcher.did(step, code, seconds)
+    if code in (FAILED, WRONG):
+        watcher.says(f"step {step.name} ended with exit code {code}: expertchat {step.command} {' '.join(step.words)}\n{_last(log)}")
+    return code
+
+
+def _put_away(step: Step, log: Path, old: Path) -> None:
+    """Move what a step had made out of the way; nothing is removed."""
+    known = re.compile(rf"{re.escape(step.name)}\.(\d+)(\.log)?")
+    number = 1 + max((int(found[1]) for path in old.glob("*") if (found := known.fullmatch(path.name))), default=0)
+    with saving(step.folder):
+        old.mkdir(exist_ok=True)
+        if step.folder.exists():
+            os.replace(step.folder, old / f"{step.name}.{number}")
+        if log.exists():
+            os.replace(log, old / f"{step.name}.{number}.log")
+
+
+def _last(log: Path) -> str:
+    with suppress(OSError):
+        return "\n".join(log.read_text("utf-8", "replace").splitlines()[-LAST_LINES:])
+    return ""
+
+
+def words_of(step: Step) -> list[str]:
+    """The words that a step is run with: plain lines go into a log."""
+    entry = COMMANDS[step.command]
+    drawn = entry.config is not None and "view" in find(entry.config).model_fields
+    return [*step.words, *(["view=plain"] if drawn and not any(word.startswith("view=") for word in step.words) else [])]
+
+
+def in_a_process(step: Step, log: Path, heard: Callable[[float, str], None]) -> int:
+    """A step as a process of its own, which ends in order when this one is stopped, or is no more."""
+    command = [sys.executable, "-m", "expertchat.cli", step.command, *words_of(step)]
+    answers = step.folder / "answers.txt"
+    with open(log, "ab") as said, open(answers, "wb") if step.input is not None else open(os.devnull, "wb") as out:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if step.input is not None else subprocess.DEVNULL,
+            stdout=out if step.input is not None else said,
+            stderr=said,
+            preexec_fn=_ends_with_its_parent,
+            start_new_session=True,  # Ctrl-C comes through us alone
+        )
+        before = {number: signal.signal(number, lambda signum, _: child.send_signal(signum)) for number in SIGNALS}
+        try:
+            if child.stdin is not None:
+                with suppress(BrokenPipeError):
+                    child.stdin.write("".join(f"{line}\n" for line in step.input or ()).encode())
+                    child.stdin.close()
+            return _waited(child, log, heard)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _waited(child: subprocess.Popen[bytes], log: Path, heard: Callable[[float, str], None]) -> int:
+    began = time.monotonic()
+    while True:
+        try:
+            code = child.wait(LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            heard(time.monotonic() - began, _last(log).rpartition("\n")[2])
+            continue
+        return code if code in (DONE, WRONG, STOPPED) else STOPPED if code in (-signal.SIGINT, -signal.SIGTERM) else FAILED
+
+
+def _ends_with_its_parent() -> None:
+    """Linux: SIGTERM when whoever started this process is gone, also by kill -9."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def seconds_of(place: Path) -> dict[str, float]:
+    """How long each step took, over all of its starts."""
+    steps = (read_json(place / STATE) or {}).get("steps") or {}
+    return {name: float(step.get("seconds") or 0.0) for name, step in steps.items()}

@@ -1,0 +1,161 @@
+"""The tables of a study, out of what its steps have left: figures with intervals, answers beside each other; and its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expertchat.folder.jsonl import read_json
+from expertchat.studies.written import Step, StudyFile, TableFile
+
+SUMMARY = "summary.json"
+MISSING = "–"  # no figure is no zero
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure as it stands in a file, with its interval where one stands beside it; None: there is none."""
+
+    value: float | int | str | None
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return MISSING
+        if self.low is None or self.high is None:
+            return _short(self.value)
+        return f"{_short(self.value)} ({_short(self.low)} to {_short(self.high)})"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table: its columns, and its rows by name. `published`: names of rows that others have published."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[Cell]]
+    published: frozenset[str] = frozenset()
+    note: str = ""
+
+
+def tables_of(study: StudyFile, steps: Sequence[Step]) -> dict[str, Shown]:
+    """Every table of the study, as far as its steps are done."""
+    return {name: _lines(table, steps) if table.lines else _figures(table, steps) for name, table in study.tables.items()}
+
+
+def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
+    rows: dict[str, Sequence[Cell]] = {}
+    for row, of in table.rows.items():
+        runs = [step for step in steps if step.of == of]
+        for step in runs:
+            name = row if len(runs) == 1 else f"{row}, {step.name.removeprefix(f'{of}-')}"
+            if table.list is None:
+                rows[name] = [cell_of(step.folder, path) for path in table.figures.values()]
+                continue
+            for entry in _entries(step.folder, table.list):
+                rows[str(entry.get(table.named))] = [_cell(entry, path) for path in table.figures.values()]
+    beside = {row: [Cell(values.get(column)) for column in table.figures] for row, values in table.beside.items()}
+    return Shown(table.title, list(table.figures), rows | beside, frozenset(beside), table.note or "")
+
+
+def cell_of(folder: Path, path: str) -> Cell:
+    """The figure "FILE:A.B.C" of a step's folder, of summary.json where no file is named."""
+    file, colon, inside = path.rpartition(":")
+    return _cell(read_json(folder / (file if colon else SUMMARY)), inside)
+
+
+def _entries(folder: Path, path: str) -> list[Mapping[str, Any]]:
+    """The list "FILE:A.B" of a step's folder."""
+    file, colon, inside = path.rpartition(":")
+    found: Any = read_json(folder / (file if colon else SUMMARY))
+    for key in inside.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
+
+
+def _cell(values: Any, path: str) -> Cell:
+    *outer, last = path.split(".")
+    for key in outer:
+        values = _at(values, key)
+    if not isinstance(values, Mapping):
+        return Cell(None)
+    value, low, high = _at(values, last), values.get(f"{last}_low"), values.get(f"{last}_high")
+    if isinstance(value, list) and len(value) == 3:
+        value, low, high = value
+    if isinstance(value, Mapping):
+        low, high = value.get("low"), value.get("high")
+        value = value.get("value", value.get("mean"))
+    plain = value if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+    interval = [one if isinstance(one, int | float) else None for one in (low, high)]
+    return Cell(plain, *interval)
+
+
+def _at(values: Any, key: str) -> Any:
+    """What stands at a key; * is the only one that there is."""
+    if not isinstance(values, Mapping):
+        return None
+    return next(iter(values.values())) if key == "*" and len(values) == 1 else values.get(key)
+
+
+def _lines(table: TableFile, steps: Sequence[Step]) -> Shown:
+    """A row for each line that the steps were given, a column for each step that has answered."""
+    found = [(row, step) for row, of in table.rows.items() for step in steps if step.of == of]
+    asked = next((step.input for _, step in found if step.input), ())
+    answers = [_answers(step.folder / str(table.lines), len(asked)) for _, step in found]
+    rows = {line: [Cell(said[i]) for said in answers] for i, line in enumerate(asked)}
+    names = [row if sum(other == row for other, _ in found) == 1 else f"{row}, {step.name}" for row, step in found]
+    return Shown(table.title, names, rows, note=table.note or "")
+
+
+def _answers(path: Path, count: int) -> list[str | None]:
+    """The lines of a file, one for each line that was asked; None where there is no such line."""
+    lines: list[str | None] = list(path.read_text("utf-8", "replace").splitlines()) if path.is_file() else []
+    return [*lines, *[None] * count][:count]
+
+
+def _short(value: float | int | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# -- the report -------------------------------------------------------------------------------------------------------------
+
+
+def report(study: StudyFile, name: str, size: str, steps: Sequence[Step], seconds: Mapping[str, float]) -> str:
+    """The study as Markdown: what it is, its tables, and every command that was run."""
+    parts = [f"# {study.title}", study.about.strip()]
+    parts += [markdown(table) for table in tables_of(study, steps).values()]
+    lines = [f"| {step.name} | {_inside(step.about)} | `expertchat {' '.join([step.command, *map(_inside, step.words)])}` "
+             f"| {seconds.get(step.name, 0):.0f} |" for step in steps]  # fmt: skip
+    whole = "\n".join(["| step | what | command | s |", "|---|---|---|---|", *lines])
+    parts += ["## What was run", f"`expertchat study {name} {size}`", whole]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown(table: Shown) -> str:
+    """A table as Markdown."""
+    lines = [f"## {table.title}", "", "| | " + " | ".join(map(_inside, table.columns)) + " |", "|---" * (len(table.columns) + 1) + "|"]
+    for name, cells in table.rows.items():
+        said = f"*{_inside(name)}*" if name in table.published else _inside(name)
+        lines.append(f"| {said} | " + " | ".join(_inside(str(cell)) for cell in cells) + " |")
+    if table.published:
+        lines += ["", "In italics: what others have reported; nothing of it was measured here."]
+    return "\n".join([*lines, *(["", table.note] if table.note else [])])
+
+
+def _inside(text: str) -> str:
+    """A text in a cell: data, and no markup."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def as_json(study: StudyFile, steps: Sequence[Step]) -> str:
+    """The tables for other programs."""
+    tables = {name: {"title": table.title, "columns": list(table.columns), "published": sorted(table.published),
+                     "rows": {row: [[cell.value, cell.low, cell.high] for cell in cells] for row, cells in table.rows.items()}}
+              for name, table in tables_of(study, steps).items()}  # fmt: skip
+    return json.dumps({"schema": 1, "title": study.title, "tables": tables}, indent=1) + "\n"
