@@ -94,7 +94,8 @@ _ALL = (
     Command(
         "build_pairs", "pairs for DPO out of rated texts: expertchat build_pairs SOURCE judge=truth model=embedded_llama",
         "doors.build_pairs:run", words="SOURCE [SOURCE ...]", root="build_pairs", config="building.config:BuildConfig",
-        added=("judge@judges.NAME",), check="doors.build_pairs:check", models="doors.build_pairs:named", resumes=True,
+        added=("judge@judges.NAME",), check="doors.build_pairs:check", models="doors.build_pairs:named",
+        overrides="doors.build_pairs:meant", resumes=True, jobs=True,
     ),
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """One run, or a sweep."""
-    return composed("build_pairs", list(in_full(as_overrides(arguments))), _one)
+    return composed("build_pairs", meant(arguments), _one)
+
+
+def meant(arguments: Sequence[str]) -> list[str]:
+    """The words of the command line as overrides."""
+    return list(in_full(as_overrides(arguments)))
 
 
 def in_full(arguments: Sequence[str]) -> Iterator[str]:
