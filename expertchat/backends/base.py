@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 from expertchat.records import Message
+
+
+LATER = ("no_repeat_ngram", "stop")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Decoding:
     beams: int = 4
     no_repeat_ngram: int = 0
     stop: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Without what came later, where it is off: answers that earlier versions have kept are known by it."""
+        shown = [one.name for one in fields(self) if one.name not in LATER or getattr(self, one.name)]
+        return f"Decoding({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+<<<<<<< HEAD
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+||||||| 5cf6311
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+=======
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+>>>>>>> reward
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -28,7 +37,10 @@ from expertchat.training.rows import Row
 from expertchat.training.sharding import SharedUpdate
 from expertchat.training.update import Updater
 
-LOSSES = {"comparison": BinaryCrossEntropyLoss, "classification": BinaryCrossEntropyLoss, "regression": MSELoss, "pairwise": RankNetLoss}
+LOSSES: dict[str, Callable[[Any], Any]] = {
+    "comparison": BinaryCrossEntropyLoss, "classification": BinaryCrossEntropyLoss, "regression": MSELoss,
+    "pairwise": partial(RankNetLoss, reduction_log="natural"),  # nats, as the loss on what is held out
+}  # fmt: skip
 TINY = 10_000_000  # weights of a model that is small enough for large steps
 
 
