@@ -9,17 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-<<<<<<< HEAD
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-||||||| 5cf6311
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
-=======
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
->>>>>>> reward
+from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
