@@ -20,6 +20,7 @@ from expertchat.records import Figure, Metrics, Speaker
 
 SUFFIXES = (".md", ".csv", ".json")
 NO_ARM = "(no arm)"
+ALIKE = 1.05  # times as many judged replies that are as good as equally many: dialogues end where they end
 Row = dict[str, Any]
 MEANS = (
     "tokens_policy", "tokens_base", "distinct_policy", "distinct_base", "repeats_policy", "repeats_base", "wrong_policy", "wrong_base",
@@ -125,7 +126,7 @@ def arms(folders: Sequence[Path]) -> Table:
     if len(judges) > 1:
         table.notes.append(f"the arms are not judged alike ({', '.join(judges)}): their win rates cannot be compared")
     seen = sorted({number for one in table.rows for number in (one["judged"], one["judged_max"])})
-    if len(seen) > 1 and len({one["method"] for one in table.rows}) > 1:
+    if seen and seen[-1] > ALIKE * seen[0] and len({one["method"] for one in table.rows}) > 1:
         table.notes.append(f"not all were trained on equally many judged replies ({seen[0]:,} to {seen[-1]:,})")
     return table
 
