@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol
 
 from expertchat.records import Message
 
-
 LATER = ("no_repeat_ngram", "stop")
 
 

@@ -105,6 +105,10 @@ class ExpertRef(BaseModel):
     policy_version: int = 0
     trained: str | None = None  # what it was trained with before: a run, or a round of one
 
+    @model_serializer(mode="wrap")
+    def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in whole(self).items() if name != "trained" or value is not None}
+
 
 class Topic(Record):
     """A topic and where it came from ("list", "file", or the proposing expert "a" / "b")."""
