@@ -141,9 +141,9 @@ def test_replies_that_share_their_prompt_are_trained_as_if_they_stood_apart(monk
     entered: list[Any] = []
 
     @contextlib.contextmanager
-    def counted(inner: Any) -> Iterator[None]:
+    def counted(inner: Any, replies: int) -> Iterator[None]:
         entered.append(inner)
-        with one_prompt(inner):
+        with one_prompt(inner, replies):
             yield
 
     def trained(how: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -152,7 +152,7 @@ def test_replies_that_share_their_prompt_are_trained_as_if_they_stood_apart(monk
         shake(learner)
         return updater(learner).update(Rows(pairs()), 1).figures, weights(learner)
 
-    (shared, mine), (apart, others) = trained(counted), trained(lambda inner: contextlib.nullcontext())
+    (shared, mine), (apart, others) = trained(counted), trained(lambda inner, replies: contextlib.nullcontext())
     assert len(entered) == 1 and "forward" not in vars(entered[0])
     assert shared == {name: pytest.approx(value, rel=1e-4, abs=1e-5) for name, value in apart.items()}
     assert all(torch.allclose(mine[name], others[name], atol=1e-4) for name in mine)
