@@ -35,7 +35,7 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "topic", "text", "raw", "problem", "judge", "category", "analysis", "policy", "base", "kind", "command", "folder", "host", "job",
         "what", "source", "level", "reason", "note", "family", "model", "revision", "phase", "stop_reason", "status", "speaker", "subject",
         "learner", "opener", "first", "verdict", "figures", "experts", "summary", "waiting", "texts", "prompt", "chosen", "rejected",
-        "seconds", "finish", "fault", "altered", "thinking", "beyond", "of", "unshown", "parts",
+        "seconds", "finish", "fault", "altered", "thinking", "beyond", "of", "unshown",
         # of judges' folders and of labels, which nobody merges
         "item", "system", "group", "reference", "label", "form", "wording", "order", "choice", "annotator", "shown", "ratings", "flags",
         "missing", "comment", "principle", "judges", "combined",
