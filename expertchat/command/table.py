@@ -55,16 +55,6 @@ _ALL = (
         work="doors.online_dpo:WORK", gib=0.9,
     ),
     Command(
-        "sft", "teach a model by rows of prompts and answers, or by a run's best dialogues: expertchat sft FILE|RUN", "doors.sft:run",
-        words="FILE|RUN [--show N]", root="sft", config="training.sft_config:SftConfig", check="doors.sft:check", models="doors.sft:named",
-        overrides="command.taught:taught", resumes=True, jobs=True, work="doors.sft:WORK", gib=0.9,
-    ),
-    Command(
-        "dpo", "train a model on pairs or judged replies that are there: expertchat dpo FILE|RUN [train=kto]", "doors.dpo:run",
-        words="FILE|RUN", root="dpo", config="training.dpo_config:DpoConfig", added=("model@third",), check="doors.dpo:check",
-        models="doors.dpo:named", overrides="doors.dpo:in_full", resumes=True, jobs=True, work="doors.dpo:WORK", gib=0.9,
-    ),
-    Command(
         "rloo", "online_dpo's rounds with a policy gradient: each reply against the others to its history", "doors.rloo:run",
         root="rloo", config="training.config:PolicyGradientConfig",
         added=("model@third", "model@moderator", "reward_model", "experiment", "control"),
@@ -77,9 +67,26 @@ _ALL = (
         check="doors.grpo:check", models="command.check_runs:named", resumes=True, jobs=True, work="doors.grpo:WORK", gib=0.9,
     ),
     Command(
-        "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
-        words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
-        models="doors.judge:named", overrides="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",
+        "sft", "teach a model by rows of prompts and answers, or by a run's best dialogues: expertchat sft FILE|RUN", "doors.sft:run",
+        words="FILE|RUN [--show N]", root="sft", config="training.sft_config:SftConfig", check="doors.sft:check", models="doors.sft:named",
+        overrides="command.taught:taught", resumes=True, jobs=True, work="doors.sft:WORK", gib=0.9,
+    ),
+    Command(
+        "build_pairs", "pairs for DPO out of rated texts: expertchat build_pairs SOURCE judge=truth model=embedded_llama",
+        "doors.build_pairs:run", words="SOURCE [SOURCE ...]", root="build_pairs", config="building.config:BuildConfig",
+        added=("judge@judges.NAME",), check="doors.build_pairs:check", models="doors.build_pairs:named",
+        overrides="doors.build_pairs:meant", resumes=True, jobs=True,
+    ),
+    Command(
+        "dpo", "train a model on pairs or judged replies that are there: expertchat dpo FILE|RUN [train=kto]", "doors.dpo:run",
+        words="FILE|RUN", root="dpo", config="training.dpo_config:DpoConfig", added=("model@third",), check="doors.dpo:check",
+        models="doors.dpo:named", overrides="doors.dpo:in_full", resumes=True, jobs=True, work="doors.dpo:WORK", gib=0.9,
+    ),
+    Command(
+        "reward_model", "train a model that gives texts a number, from pairs, ratings, labels: expertchat reward_model SOURCE [kind=...]",
+        "doors.reward_model:run", words="SOURCE [SOURCE ...]", root="reward_model", config="reward_models.config:RewardModelTraining",
+        check="doors.reward_model:check", models="doors.reward_model:named", overrides="doors.reward_model:overrides",
+        resumes=True, jobs=True, work="doors.reward_model:WORK", gib=1.1,
     ),
     Command(
         "best_of_n", "n replies to each prompt, one chosen by a judge, judged again by another: expertchat best_of_n [RUN|TABLE]",
@@ -88,20 +95,23 @@ _ALL = (
         overrides="doors.best_of_n:meant", resumes=True, jobs=True, work="doors.best_of_n:WORK",
     ),
     Command(
+        "talk", "a prompt loop with a model, or with what a run has trained: expertchat talk MODEL|RUN", "doors.talk:run",
+        words="MODEL|RUN", root="talk", config="prompting.config:TalkConfig", check="doors.talk:check", models="doors.talk:named",
+    ),
+    Command(
+        "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
+        words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
+        models="doors.judge:named", overrides="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",
+    ),
+    Command(
         "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",
         words="SOURCE", root="label", config="labels.config:LabelConfig", check="doors.label:check", models="doors.label:named",
     ),
     Command(
-        "build_pairs", "pairs for DPO out of rated texts: expertchat build_pairs SOURCE judge=truth model=embedded_llama",
-        "doors.build_pairs:run", words="SOURCE [SOURCE ...]", root="build_pairs", config="building.config:BuildConfig",
-        added=("judge@judges.NAME",), check="doors.build_pairs:check", models="doors.build_pairs:named",
-        overrides="doors.build_pairs:meant", resumes=True, jobs=True,
-    ),
-    Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
-    Command(
         "audit", "how good is a judge: its agreement, leanings and steadiness, with intervals: expertchat audit SOURCE [SOURCE ...]",
         "doors.audit:run", words="SOURCE [SOURCE ...]", root="audit", config="audit.config:AuditConfig", check="doors.audit:check",
     ),
+    Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(
         "metrics", "ROUGE, BLEU, perplexity, repeats and more of texts that are there: expertchat metrics SOURCE [reference=COLUMN]",
         "doors.metrics:run", words="SOURCE ...", root="metrics", config="metrics.config:MetricsConfig", check="doors.metrics:check",
@@ -113,31 +123,22 @@ _ALL = (
         check="doors.tokens:check", models="doors.tokens:named",
     ),
     Command(
-        "talk", "a prompt loop with a model, or with what a run has trained: expertchat talk MODEL|RUN", "doors.talk:run",
-        words="MODEL|RUN", root="talk", config="prompting.config:TalkConfig", check="doors.talk:check", models="doors.talk:named",
-    ),
-    Command(
         "merge", "full weights from a base and what a run has trained: expertchat merge adapter=RUN out=FOLDER", "doors.merge:run",
         root="merge", config="training.merge_config:MergeConfig", check="doors.merge:check",
     ),
     Command(
-        "reward_model", "train a model that gives texts a number, from pairs, ratings, labels: expertchat reward_model SOURCE [kind=...]",
-        "doors.reward_model:run", words="SOURCE [SOURCE ...]", root="reward_model", config="reward_models.config:RewardModelTraining",
-        check="doors.reward_model:check", models="doors.reward_model:named", overrides="doors.reward_model:overrides",
-        resumes=True, jobs=True, work="doors.reward_model:WORK", gib=1.1,
+        "study", "a whole study, step by step, from its texts to its tables: expertchat study NAME [smoke|small|full]", "doors.study:run",
     ),
     Command(
         "submit", "a command as a Slurm job that goes on by itself: expertchat submit online_dpo +experiment=embedded cluster=narval",
         "doors.submit:run", words="COMMAND", root="submit", config="slurm.config:SubmitConfig", composed=False,
-    ),
-    Command(
-        "study", "a whole study, step by step, from its texts to its tables: expertchat study NAME [smoke|small|full]", "doors.study:run",
     ),
     Command("runs", "the runs of a folder with their states: expertchat runs [FOLDER ...]", "doors.runs:run"),
     Command(
         "merge_runs", "the tasks of an array, or runs that differ in their seeds, as one run: expertchat merge_runs RUN [RUN ...]",
         "doors.merge_runs:run",
     ),
+    Command("watch", "follow or replay a run: expertchat watch RUN [--speed X] [--conversation ID]", "doors.watch:run"),
     Command(
         "bench", "how fast a model runs here: one by one, batched, through the engine, and the limit", "doors.bench:run",
         root="bench", config="bench.config:BenchConfig", check="doors.bench:check", models="doors.bench:named",
@@ -150,7 +151,6 @@ _ALL = (
         "plan", "will it fit, and what goes on which GPU: expertchat plan gpus=4x16", "doors.plan:run",
         root="plan", config="plan.config:PlanConfig", check="doors.plan:check",
     ),
-    Command("watch", "follow or replay a run: expertchat watch RUN [--speed X] [--conversation ID]", "doors.watch:run"),
     Command(
         "world", "the embedded models: expertchat world build (train them again), check (measure them)", "doors.world:run",
         words="build|check", root="world", config="world.config:WorldConfig", check="doors.world:check",
