@@ -84,7 +84,7 @@ def _settings(config: RewardModelTraining, summary: Mapping[str, Any]) -> list[l
         "trained": trained,
         **({"order of the texts": order} if config.kind == "comparison" else {}),
         **({"left out": left} if config.kind in OF_PAIRS else {}),
-        "optimizer": f"AdamW, {train.batch} rows a step, {config.epochs} epochs, schedule {train.schedule}",
+        "optimizer": f"AdamW, {train.batch} rows a step, epochs {config.epochs}, schedule {train.schedule}",
         "seed": str(config.run.seed),
     }
     return [[name, value] for name, value in rows.items()]

@@ -203,6 +203,9 @@ class _Run:
 
         assert self.best is not None
         store, config = self.store, self.config
+        drawn = store.metrics["epoch-0000"].figures
+        if not better(self.best[1], drawn):
+            self.hub.notes(["no epoch orders more pairs rightly than the head did as it was drawn: take more rows or epochs"], "warning")
         with store.writing():
             _write_result(store.place(self.best[0]) / MODEL, store.folder / MODEL, config)
         settings = RewardModelConfig(
