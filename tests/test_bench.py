@@ -201,6 +201,7 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert words in shown
 
 
+@pytest.mark.slow  # each of its parts is run by hand where it changes
 def test_what_many_replies_and_answers_cost(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     assert cli.main(["bench", *SMALL, f"bench.out={out}", f"bench.parts=[{','.join(DECODING)}]", "bench.repeats=1"]) == 0
@@ -361,6 +362,7 @@ def test_busy_loops_end_with_what_they_were_for() -> None:
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_the_part_beside_names_its_ratios(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     from expertchat.bench import beside
 

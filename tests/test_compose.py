@@ -20,7 +20,10 @@ from expertchat.command.launch import Job, run
 from expertchat.command.table import COMMANDS
 from expertchat.config import ConfigError, conf_dir, may_name, validate
 
-MORE = {"merge": ["adapter=runs/one", "out=merged"], "audit": ["source.path=[judged]"]}  # what a command asks for
+# What a command asks for.
+MORE = {
+    "merge": ["adapter=runs/one", "out=merged"], "audit": ["source.path=[judged]"], "build_pairs": ["+judge@judges.mine=truth"],
+}  # fmt: skip
 
 
 def experiments() -> list[tuple[str, str]]:
@@ -63,7 +66,8 @@ def test_an_experiment_of_another_command_is_told_whose_it_is(more: tuple[str, .
     with pytest.raises(ConfigError) as caught:
         load("converse", ["+experiment=three_learn", *more])
     assert caught.value.problems == [
-        "+experiment=three_learn: is no experiment of converse, it belongs to online_dpo: expertchat online_dpo +experiment=three_learn"
+        "+experiment=three_learn: is no experiment of converse, it belongs to online_dpo, rloo, grpo: "
+        "expertchat online_dpo +experiment=three_learn"
     ]
 
 

@@ -96,6 +96,7 @@ def test_pairs_train_a_model_that_is_held_against_its_base(tmp_path: Path, pairs
     assert train(tmp_path / "run", str(pairs), *SMALL) == 0 and (tmp_path / "run" / "preferences.jsonl").read_text() == kept
 
 
+@pytest.mark.slow  # tests.proofs.kill_pairs; the loop is that of test_sft
 @pytest.mark.parametrize("where", ["evaluate", *(pytest.param(one, marks=pytest.mark.slow) for one in ("update", "_save"))])
 def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(
     tmp_path: Path, pairs: Path, where: str, monkeypatch: pytest.MonkeyPatch

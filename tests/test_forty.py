@@ -97,6 +97,9 @@ BAD: list[tuple[str, list[str]]] = [
     ("grpo prompts.file=gone.txt evaluation=reward evaluation.measure=length reward.functions=[gone.py:f]",
      ["2 problems", "prompts.file: gone.txt: no such file", "gone.py cannot be read"]),
     ("grpo prompts.column=x", ["prompts.column=x", "prompts.file=PATH"]),
+    # studies
+    ("study spels", ["there is no study 'spels'", "did you mean spells?"]),
+    ("study spells tiny model=x", ["tiny: is no size"]),
     # the other commands
     ("bench bench.model=/nope bench.out=file/x", ["2 problems", "bench.model=/nope", "bench.out=file/x"]),
     ("bench bench.out=thesis bench.rows=[] bench.tokens=0", ["3 problems", "bench.out=thesis", "bench.rows", "bench.tokens"]),

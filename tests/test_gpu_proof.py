@@ -19,6 +19,7 @@ def values(folder: Path) -> dict[str, Any]:
     return {part["name"]: part for part in found["parts"]}
 
 
+@pytest.mark.slow  # run it when the proof changes
 def test_the_parts_run_with_tiny_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def slow(*_: Any) -> Any:
         raise RuntimeError("generate_batch takes seconds a token on a CPU")

@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from tests.proofs import properties
 from tests.properties import PROPERTIES, Property, cleaning
 
+LONG = ("resuming",)
 
-@pytest.mark.parametrize("holds", PROPERTIES, ids=lambda one: one.__name__)
+
+@pytest.mark.parametrize(
+    "holds",
+    [pytest.param(one, marks=pytest.mark.slow) if one.__name__ in LONG else one for one in PROPERTIES],
+    ids=lambda one: one.__name__,
+)
 def test_property(holds: Property, tmp_path: Path) -> None:
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.randoms(use_true_random=False))

@@ -155,6 +155,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow  # tests.proofs.kill_reward_model
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from expertchat.reward_models import run as module
 

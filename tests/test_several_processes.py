@@ -21,7 +21,7 @@ SHORT = (
     "rounds=1", "conversation.count=4", "train.batch=4", "train.micro_batch=4", "judging.analysis=false",
     "experts.a.decoding.reply.max_new_tokens=16", "experts.b.decoding.reply.max_new_tokens=16",
 )  # fmt: skip
-MADE = {"ddp": (2, ["rounds=2"]), "fsdp": (1, SHORT)}  # rounds, and what they consist of: every token of fsdp gathers all weights
+MADE = {"ddp": (1, ["rounds=1"]), "fsdp": (1, SHORT)}  # rounds, and what they consist of: every token of fsdp gathers all weights
 WRITTEN = ("transcripts", "candidates", "ratings", "wim", "rewards", "pairs", "metrics")
 
 

@@ -164,6 +164,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # both learn in test_online_dpo, and tests.proofs.kill_training --three does all of it
 def test_three_experts_learn_a_round_each(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     assert set(summary["adapters"]) == set(summary["best"]) == set(summary["evaluations"]) == {"a", "b", "c"}

@@ -304,6 +304,7 @@ def test_the_arms_of_three_learners_break_no_figure(width: int, monkeypatch: pyt
         "win_rate": 0.7, "win_rate_low": 0.6, "win_rate_high": 0.78, "win_rate_min": 0.65, "win_rate_max": 0.72, "distinct_ratio": 1.25,
         "distinct_ratio_low": 1.1, "distinct_ratio_high": 1.4, "tokens_policy": 20.0, "tokens_base": 21.0, "distinct_policy": 2.5,
         "distinct_base": 2.0, "tie_rate": 0.2, "null_rate": 0.05, "margin_scaled": 1.5,
+        "judged": 120, "judged_max": 128,
     }  # fmt: skip
     out = io.StringIO()
     print_arms({"arms": [row | {"learner": seat} for seat in THREE], "notes": []}, out)
