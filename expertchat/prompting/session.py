@@ -53,13 +53,17 @@ def run_talk(config: TalkConfig, screen: Screen, talk: Talk | None = None) -> in
     session = _Session(talk or Talk(config, screen.note), screen)
     session.talk.spoken.start()
     screen.note(f"{session.talk.spoken.name}. Type a prompt, or /help; /quit leaves.")
+    interrupted = False
     while True:
         try:
+            if interrupted:
+                interrupted = False
+                screen.note("/quit or Ctrl-D leaves")
             line = screen.read()
             if line is None or not session.take(line.strip()):
                 return 0
         except KeyboardInterrupt:
-            screen.note("/quit or Ctrl-D leaves")
+            interrupted = True  # said where another Ctrl-C, right after it, is heard too
 
 
 class _Session:
