@@ -211,6 +211,7 @@ def test_what_many_replies_and_answers_cost(tmp_path: Path) -> None:
     assert parts["contrastive"]["ratios"]
 
 
+@pytest.mark.slow
 def test_the_seconds_of_a_rated_run_are_told_by_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "b.json"
     assert cli.main(["bench", *SMALL, f"bench.out={out}", "bench.parts=[phases]", "judging.min_mass=0"]) == 0
@@ -261,6 +262,7 @@ def test_half_precision_is_measured_against_fp32(kit: Kit) -> None:
     ("share", "ways"),
     [(0.05, ["generate", "generate_batch", "engine"]), pytest.param(0.0, ["generate", "engine"], marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_the_part_for_gpus_measures_wherever_the_model_is(
     kit: Kit, monkeypatch: pytest.MonkeyPatch, share: float, ways: list[str]
 ) -> None:

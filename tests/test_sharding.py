@@ -184,6 +184,7 @@ def test_fsdp_makes_the_steps_of_one_process_with_a_quarter_of_the_weights(llama
         assert here / whole < 0.27  # the adapters are whole everywhere: 2 % of a tiny model
 
 
+@pytest.mark.slow
 def test_fsdp_on_four_bits_and_on_routed_experts(llama: str, tmp_path: Path) -> None:
     mixtral = str(tiny.build(tmp_path / "mixtral", "mixtral"))
     # Adam makes a full step of the smallest gradient, rounding errors and all, and some experts see a token or two: small steps.

@@ -66,7 +66,7 @@ PHASES: dict[str, When] = {
     "evaluating": phase(2, "evaluating"),
     "saving": phase(2, "saving"),
 }
-ALIKE = ("pairing", "saving")  # stopped as updating and evaluating are
+ALIKE = ("preparing", "pairing", "evaluating", "saving")  # stopped as talking and updating are
 
 
 @pytest.fixture(scope="module")

@@ -181,6 +181,7 @@ def test_three_experts_learn_a_round_each(run: Path) -> None:
     assert {path.name for path in (run / "rounds/000003").iterdir()} >= {"adapter_c", "optimizer_c.pt", "DONE"}
 
 
+@pytest.mark.slow
 def test_a_merge_finds_the_expert_of_an_adapter(run: Path, tmp_path: Path) -> None:
     from expertchat.training.merge_config import MergeConfig
     from expertchat.training.source import find_source
