@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -343,6 +344,7 @@ class Terminal:
 
 def _on_its_terminal() -> None:
     """Ctrl-C on a terminal reaches whom it belongs to."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background has it ignored
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
