@@ -9,18 +9,22 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expertchat.backends.base import GenerateRequest
 from expertchat.bench.kit import Kit, Way, Work, fresh
 from expertchat.bench.results import Column, Part
 from expertchat.experts.base import History
 from expertchat.experts.llama3 import Llama3
+from expertchat.preferences.pairs import Choice, make_pairs
 from expertchat.records import Candidate
 from expertchat.talk.order import by_turns
+
+if TYPE_CHECKING:
+    from expertchat.training.learner import Learner
 
 HISTORIES, CANDIDATES, STEPS = 32, 2, 2  # the trainer knows two candidates and no other number
 RANK, ALPHA, RATE = 16, 32, 1e-4
@@ -85,11 +89,37 @@ def reward(text: str) -> float:
 # -- our way ------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The candidates of a round with their rewards, and what it took to sample them."""
+
+    choices: list[Choice]
+    tokens: int
+    seconds: float
+
+
+def drawn(learner: Learner, histories: Sequence[GenerateRequest], number: int, count: int) -> Drawn:
+    """`count` replies of the policy to each history, in a round."""
+    wanted = [replace(request, key=f"r{number}/{request.key}/k{k}") for request in histories for k in range(count)]
+    began, choices = time.perf_counter(), []
+    done = learner.policy.generate(wanted)
+    seconds = time.perf_counter() - began
+    for i, request in enumerate(histories):
+        replies = done[i * count : (i + 1) * count]
+        candidates = tuple(
+            Candidate(id=f"r{number}/h{i}/k{k}", transcript=f"h{i}", round=number, turn=1, index=k, speaker="a", text=reply.text,
+                      tokens=reply.tokens, cut=reply.finish == "length", ids=list(reply.ids), ended=reply.ended,
+                      policy_version=learner.version)
+            for k, reply in enumerate(replies)
+        )  # fmt: skip
+        choices.append(Choice(request.messages, candidates, tuple(reward(c.text) for c in candidates), "hash", replies[0].prompt))
+    return Drawn(choices, sum(reply.tokens for reply in done), seconds)
+
+
 def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
     """The pieces of the loop: a learner's policy speaks, rewards become pairs, the updater trains on them."""
     from expertchat.backends.adapters import Adapters
     from expertchat.preferences.config import PairsConfig
-    from expertchat.preferences.pairs import Choice, make_pairs
     from expertchat.training.config import TrainConfig
     from expertchat.training.dpo import Dpo
     from expertchat.training.learner import LoraLearner
@@ -106,28 +136,15 @@ def ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
     pairing = PairsConfig(mode="best_worst", min_margin=0.0, length_ratio=1.0, max_lag=0, cut="no_end")
 
     def way(repeat: int) -> Work:
-        number, choices = repeat + 2, []
+        number = repeat + 2
         fresh(learner.policy)
-        wanted = [replace(request, key=f"r{number}/{request.key}/k{k}") for request in histories for k in range(CANDIDATES)]
         with kit.clock() as watch:
-            began = time.perf_counter()
-            done = learner.policy.generate(wanted)
-            sampling = time.perf_counter() - began
-            for i, request in enumerate(histories):
-                replies = done[i * CANDIDATES : (i + 1) * CANDIDATES]
-                candidates = tuple(
-                    Candidate(id=f"r{number}/h{i}/k{k}", transcript=f"h{i}", round=number, turn=1, index=k, speaker="a", text=reply.text,
-                              tokens=reply.tokens, cut=reply.finish == "length", ids=list(reply.ids), ended=reply.ended,
-                              policy_version=learner.version)
-                    for k, reply in enumerate(replies)
-                )  # fmt: skip
-                choices.append(Choice(request.messages, candidates, tuple(reward(c.text) for c in candidates), "hash", replies[0].prompt))
-            made = make_pairs(choices, pairing, learner.version)
+            found = drawn(learner, histories, number, CANDIDATES)
+            made = make_pairs(found.choices, pairing, learner.version)
             updated = updater.update(Rows(made.pairs), number)
         if updated.steps != STEPS:
             raise RuntimeError(f"{updated.steps} steps of {updated.rows} pairs where {STEPS} were wanted")
-        tokens = sum(reply.tokens for reply in done)
-        return Work(watch.seconds, 1, tokens, {"sampling": sampling, "pairs": float(updated.rows)})
+        return Work(watch.seconds, 1, found.tokens, {"sampling": found.seconds, "pairs": float(updated.rows)})
 
     return way
 

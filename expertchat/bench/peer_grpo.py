@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -13,10 +12,9 @@ from typing import Any
 
 from expertchat.backends.base import GenerateRequest
 from expertchat.bench.kit import Kit, Way, Work, fresh
-from expertchat.bench.peer import ALPHA, HISTORIES, OURS, RANK, RATE, TRAIN, Clock, requests, reward, tell_verdict
+from expertchat.bench.peer import ALPHA, HISTORIES, OURS, RANK, RATE, TRAIN, Clock, drawn, requests, reward, tell_verdict
 from expertchat.bench.results import Column
 from expertchat.experts.llama3 import Llama3
-from expertchat.records import Candidate
 
 CANDIDATES, STEPS = 4, 2
 MICRO = 4  # histories at a time on a CPU; the peer has a step's replies all at once
@@ -54,7 +52,6 @@ def measure_grpo(kit: Kit) -> None:
 def _ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
     """The pieces of the loop: a learner's policy speaks, rewards become advantages, the updater trains on them."""
     from expertchat.backends.adapters import Adapters
-    from expertchat.preferences.pairs import Choice
     from expertchat.training.config import PolicyGradientTrain
     from expertchat.training.grpo import Grpo
     from expertchat.training.learner import LoraLearner
@@ -71,27 +68,14 @@ def _ours(kit: Kit, histories: Sequence[GenerateRequest], folder: Path) -> Way:
     updater = Grpo(learner, train, rounds=1000, seed=kit.settings.seed, folder=folder)
 
     def way(repeat: int) -> Work:
-        number, choices = repeat + 2, []
+        number = repeat + 2
         fresh(learner.policy)
-        wanted = [replace(request, key=f"r{number}/{request.key}/k{k}") for request in histories for k in range(CANDIDATES)]
         with kit.clock() as watch:
-            began = time.perf_counter()
-            done = learner.policy.generate(wanted)
-            sampling = time.perf_counter() - began
-            for i, request in enumerate(histories):
-                replies = done[i * CANDIDATES : (i + 1) * CANDIDATES]
-                candidates = tuple(
-                    Candidate(id=f"r{number}/h{i}/k{k}", transcript=f"h{i}", round=number, turn=1, index=k, speaker="a", text=reply.text,
-                              tokens=reply.tokens, cut=reply.finish == "length", ids=list(reply.ids), ended=reply.ended,
-                              policy_version=learner.version)
-                    for k, reply in enumerate(replies)
-                )  # fmt: skip
-                choices.append(Choice(request.messages, candidates, tuple(reward(c.text) for c in candidates), "hash", replies[0].prompt))
-            updated = updater.update(Rows([], choices), number)
+            found = drawn(learner, histories, number, CANDIDATES)
+            updated = updater.update(Rows([], found.choices), number)
         if updated.steps != STEPS:
             raise RuntimeError(f"{updated.steps} steps of {updated.rows} histories where {STEPS} were wanted")
-        tokens = sum(reply.tokens for reply in done)
-        return Work(watch.seconds, 1, tokens, {"sampling": sampling, "replies": float(updated.rows * CANDIDATES)})
+        return Work(watch.seconds, 1, found.tokens, {"sampling": found.seconds, "replies": float(updated.rows * CANDIDATES)})
 
     return way
 

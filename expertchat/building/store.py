@@ -39,16 +39,11 @@ class BuildFolder(LabFolder):
 
     def tried(self, attempt: Attempt) -> None:
         """Keep an attempt."""
-        self._once("attempts", self.attempts, attempt)
+        self.append_new("attempts", self.attempts, attempt)
 
     def ended(self, outcome: Outcome, pair: PreferencePair | None = None) -> None:
         """Keep what became of a text: first the pair, then that there is one."""
         if pair is not None:
-            self._once("pairs", self.pairs, pair)
-        self._once("outcomes", self.outcomes, outcome)
+            self.append_new("pairs", self.pairs, pair)
+        self.append_new("outcomes", self.outcomes, outcome)
         self.sync_now_and_then()
-
-    def _once(self, name: str, there: dict[str, R], record: R) -> None:
-        if record.id not in there:
-            self.append(name, record)
-            there[record.id] = record

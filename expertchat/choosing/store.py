@@ -86,9 +86,7 @@ class ChoosingFolder(RunFolder):
 
     def keep_answer(self, answer: Answer) -> None:
         """Append what a model answered, once."""
-        if answer.id not in self.answers:
-            self.append("answers", answer)
-            self.answers[answer.id] = answer
+        self.append_new("answers", self.answers, answer)
 
     def keep_history(self, asked: Asked, experts: Mapping[str, ExpertRef]) -> None:
         """Append what was said before the reply to a prompt, once."""
@@ -97,29 +95,21 @@ class ChoosingFolder(RunFolder):
                 id=asked.id, topic=asked.topic, experts=dict(experts), turns=list(asked.turns), seed=self.config["run"]["seed"],
                 stop_reason="turns",
             )  # fmt: skip
-            self.append("transcripts", history)
-            self.histories[asked.id] = history
+            self.append_new("transcripts", self.histories, history)
 
     def keep_candidate(self, candidate: Candidate) -> None:
         """Append a candidate, once."""
-        if candidate.id not in self.candidates:
-            self.append("candidates", candidate)
-            self.candidates[candidate.id] = candidate
+        self.append_new("candidates", self.candidates, candidate)
 
     def keep_opinion(self, opinion: Opinion) -> None:
         """Append what a judge says, once."""
-        if opinion.id not in self.opinions:
-            self.append("opinions", opinion)
-            self.opinions[opinion.id] = opinion
+        if self.append_new("opinions", self.opinions, opinion):
             self.sync_now_and_then()
 
     def send(self, event: AnyEvent) -> None:
         """Write an event, and the selection that it carries before it, once."""
         if self.passes(event):
             return
-        if isinstance(event, CandidateChosen):
-            if event.selection.id in self.selections:
-                return
-            self.append("selections", event.selection)
-            self.selections[event.selection.id] = event.selection
+        if isinstance(event, CandidateChosen) and not self.append_new("selections", self.selections, event.selection):
+            return
         self.append("events", event)

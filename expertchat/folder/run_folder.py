@@ -21,7 +21,7 @@ from expertchat.folder.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_S
 from expertchat.folder.provenance import moved_on, provenance
 from expertchat.folder.reader import read_config
 from expertchat.folder.writing import WriteError, cannot_write, reason, replace, saving
-from expertchat.records import as_line, finite
+from expertchat.records import Record, as_line, finite
 from expertchat.text.sentences import as_yaml
 
 LIVE_SECONDS = 0.25  # live.json is replaced at most this often
@@ -30,6 +30,7 @@ SYNC_SECONDS = 5.0
 BOOKKEEPING = {LOCK, HEARTBEAT, CLAIM, "provenance.json", "submission", "live.json"}
 OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log, or with the runs of an array
 G = TypeVar("G", bound=BaseModel)
+R = TypeVar("R", bound=Record)
 # Config keys that do not change what a run writes.
 NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")
 
@@ -198,6 +199,14 @@ class RunFolder:
             return
         with self.writing():
             self._logs[name].append(as_line(what))
+
+    def append_new(self, name: str, there: dict[str, R], record: R) -> bool:
+        """Append a record to NAME.jsonl unless `there`, what the file holds by id, has it; whether it was new."""
+        if record.id in there:
+            return False
+        self.append(name, record)
+        there[record.id] = record
+        return True
 
     @property
     def lost(self) -> bool:

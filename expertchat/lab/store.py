@@ -117,18 +117,14 @@ class LabFolder(RunFolder):
 
     def keep(self, answer: Answer) -> None:
         """Append what a model answered, once."""
-        if answer.id not in self.answers:
-            self.append("answers", answer)
-            self.answers[answer.id] = answer
+        self.append_new("answers", self.answers, answer)
 
     def send(self, event: AnyEvent) -> None:
         """Write an event, and the opinion that it carries before it, each once."""
         if self.passes(event):
             return
         if isinstance(event, OpinionGiven):
-            if event.opinion.id in self.opinions:
+            if not self.append_new("opinions", self.opinions, event.opinion):
                 return
-            self.append("opinions", event.opinion)
-            self.opinions[event.opinion.id] = event.opinion
             self.sync_now_and_then()
         self.append("events", event)
