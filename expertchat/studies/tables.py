@@ -4,42 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from expertchat.folder.jsonl import read_json
+from expertchat.report.parts import Cell, Shown
 from expertchat.studies.written import Step, StudyFile, TableFile
 
 SUMMARY = "summary.json"
-MISSING = "–"  # no figure is no zero
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure as it stands in a file, with its interval where one stands beside it; None: there is none."""
-
-    value: float | int | str | None
-    low: float | None = None
-    high: float | None = None
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return MISSING
-        if self.low is None or self.high is None:
-            return _short(self.value)
-        return f"{_short(self.value)} ({_short(self.low)} to {_short(self.high)})"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A table: its columns, and its rows by name. `published`: names of rows that others have published."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Mapping[str, Sequence[Cell]]
-    published: frozenset[str] = frozenset()
-    note: str = ""
 
 
 def tables_of(study: StudyFile, steps: Sequence[Step]) -> dict[str, Shown]:
@@ -117,12 +89,6 @@ def _answers(path: Path, count: int) -> list[str | None]:
     return [*lines, *[None] * count][:count]
 
 
-def _short(value: float | int | str) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 # -- the report -------------------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +121,7 @@ def _inside(text: str) -> str:
 
 def as_json(study: StudyFile, steps: Sequence[Step]) -> str:
     """The tables for other programs."""
-    tables = {name: {"title": table.title, "columns": list(table.columns), "published": sorted(table.published),
+    tables = {name: {"title": table.title, "columns": list(table.columns), "published": sorted(table.published), "note": table.note,
                      "rows": {row: [[cell.value, cell.low, cell.high] for cell in cells] for row, cells in table.rows.items()}}
               for name, table in tables_of(study, steps).items()}  # fmt: skip
     return json.dumps({"schema": 1, "title": study.title, "tables": tables}, indent=1) + "\n"

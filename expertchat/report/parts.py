@@ -1,0 +1,90 @@
+"""What a report consists of: a verdict, sections of figures and tables, transcripts; nothing here knows how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MISSING = "–"  # no figure is no zero
+Number = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure as it stands in a file, with its interval where one stands beside it; None: there is none."""
+
+    value: float | int | str | None
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return MISSING
+        if self.low is None or self.high is None:
+            return short(self.value)
+        return f"{short(self.value)} ({short(self.low)} to {short(self.high)})"
+
+
+def short(value: float | int | str) -> str:
+    """A figure with four digits that count."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table: its columns, and its rows by name. `published`: names of rows that others have published."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[Cell]]
+    published: frozenset[str] = frozenset()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing, and what is drawn as rows of a CSV. `alt`: what is to be seen, for those who cannot see it; `size`: inches."""
+
+    name: str  # of its files: letters, digits, - and _
+    title: str
+    alt: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Number]]
+    draw: Callable[[Axes], None]
+    note: str = ""
+    size: tuple[float, float] = (6.0, 3.2)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading of its own. `lead`: plain sentences before its parts."""
+
+    name: str  # of its link
+    title: str
+    lead: Sequence[str] = ()
+    parts: Sequence[Figure | Shown] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out, with its interval and n, and what it cannot say: a sentence each."""
+
+    says: str
+    cannot: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All but the transcripts, which are many: they are read while they are written."""
+
+    title: str
+    verdict: Verdict
+    facts: Shown  # what was run: models, sizes, seeds, versions, commit, hours, machine
+    sections: Sequence[Section] = field(default_factory=tuple)
+    warnings: Sequence[str] = ()
