@@ -1,0 +1,82 @@
+"""What a report is about: runs, one by one or in folders, studies, and the files that `audit`, `arms` and `metrics` write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from os.path import commonpath
+from pathlib import Path
+from typing import Any
+
+from expertchat.config import ConfigError
+from expertchat.folder.jsonl import read_json
+from expertchat.folder.reader import RunReader
+from expertchat.runs.seen import below
+
+STUDY, OLD = "study.json", "superseded"
+REMEDY = "leave this run out"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`runs`: all of them, each once, in the order of their folders; of an array that was merged, what it was merged into.
+
+    `studies`: folders of studies, whose steps are among the runs where they are runs. `files`: JSON files of results, as they were read.
+    """
+
+    runs: Sequence[RunReader]
+    studies: Sequence[Path] = ()
+    files: dict[Path, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> dict[Path, str]:
+        """What each run is called in the report, by its folder: as much of its path as tells it from the others."""
+        folders = [run.folder.resolve() for run in self.runs]
+        if len(folders) < 2:
+            return {run.folder: folder.name for run, folder in zip(self.runs, folders, strict=True)}
+        above = Path(commonpath(folders))
+        return {run.folder: str(folder.relative_to(above)) for run, folder in zip(self.runs, folders, strict=True)}
+
+    def name(self, run: RunReader) -> str:
+        return self.names[run.folder]
+
+    @property
+    def trained(self) -> list[RunReader]:
+        """The runs in which somebody learns, round by round."""
+        return [run for run in self.runs if run.trains]
+
+
+def subject_of(places: Sequence[Path]) -> Subject:
+    """What stands at the places that were named. Raises ConfigError with every one at which there is nothing to report."""
+    runs: dict[Path, RunReader] = {}
+    studies: list[Path] = []
+    files: dict[Path, dict[str, Any]] = {}
+    problems = []
+    for place in (place.expanduser() for place in places):
+        if place.is_file():
+            if (found := read_json(place)) is None:
+                problems.append(f"{place}: is no JSON file of results; name a run, a folder of runs, or what audit, arms or metrics wrote")
+            else:
+                files[place] = found
+            continue
+        if not place.is_dir():
+            problems.append(f"{place}: no such folder or file; name a run, a folder of runs, or a study's folder")
+            continue
+        study = (place / STUDY).is_file()
+        studies += [place] if study else []
+        inside = {run.folder.resolve(): run for run in _runs(place)}
+        runs |= {key: run for key, run in inside.items() if key not in runs}
+        if not inside and not study:
+            problems.append(f"{place}: holds no run; name a run folder, or a folder of runs (expertchat runs {place} lists them)")
+    if problems:
+        raise ConfigError(problems)
+    return Subject(tuple(runs.values()), tuple(studies), files)
+
+
+def _runs(place: Path) -> Iterator[RunReader]:
+    for group in below(place):
+        merged = [seen for seen in group if seen.run.folder.name == "merged"]
+        for seen in merged if len(group) > 1 and merged else group:
+            if seen.names and OLD not in seen.run.folder.relative_to(place).parts:
+                yield RunReader(seen.run.folder, REMEDY)
