@@ -22,7 +22,8 @@ def style(figure: Figure) -> dict[str, Any]:
 
     return {
         "svg.fonttype": "none", "svg.hashsalt": figure.name, "text.parse_math": False, "font.size": 10.0, "axes.titlesize": 10.0,
-        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "axes.prop_cycle": cycler(color=COLOURS), "axes.spines.top": False, "axes.spines.right": False,
+        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
+        "axes.prop_cycle": cycler(color=COLOURS), "axes.spines.top": False, "axes.spines.right": False,
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT, "xtick.color": INK, "ytick.color": INK, "grid.color": FAINT,
         "grid.alpha": 0.3, "grid.linewidth": 0.6, "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none",
         "savefig.facecolor": "none", "pdf.fonttype": 42, "lines.linewidth": 1.6,
@@ -46,7 +47,7 @@ def drawn(figure: Figure, form: str = "svg") -> bytes:
 
 
 def inline_svg(figure: Figure) -> str:
-    """The figure as an element of a page, in the page's own ink and letters. Its title and its `alt` are left to whoever writes the page."""
+    """The figure as an element of a page, in the page's own ink and letters; its title and its `alt` stand beside it."""
     text = drawn(figure).decode()
     text = _OWN.sub("", text[text.index("<svg") :]).replace(_FAMILY, "font-family: inherit")
     return text.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
