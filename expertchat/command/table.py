@@ -133,6 +133,7 @@ _ALL = (
         "submit", "a command as a Slurm job that goes on by itself: expertchat submit online_dpo +experiment=embedded cluster=narval",
         "doors.submit:run", words="COMMAND", root="submit", config="slurm.config:SubmitConfig", composed=False,
     ),
+    Command("report", "one HTML file with figures and all transcripts: expertchat report RUN|FOLDER ...", "doors.report:run"),
     Command("runs", "the runs of a folder with their states: expertchat runs [FOLDER ...]", "doors.runs:run"),
     Command(
         "merge_runs", "the tasks of an array, or runs that differ in their seeds, as one run: expertchat merge_runs RUN [RUN ...]",

@@ -52,4 +52,6 @@ def _close(made: Pack, waiting: list[Any]) -> None:
 
 def pack(values: object) -> str:
     """Values as zlib's JSON in letters of base64, which no page mistakes for markup."""
-    return base64.b64encode(zlib.compress(json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"), 9)).decode()
+    return base64.b64encode(
+        zlib.compress(json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"), 9)
+    ).decode()

@@ -73,10 +73,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out, with its interval and n, and what it cannot say: a sentence each."""
+    """What came out, with its interval and n, and what it cannot say: a sentence or two each. `shown`: the same as a small drawing."""
 
     says: str
     cannot: str
+    shown: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,4 @@ class Report:
     facts: Shown  # what was run: models, sizes, seeds, versions, commit, hours, machine
     sections: Sequence[Section] = field(default_factory=tuple)
     warnings: Sequence[str] = ()
+    tiles: Sequence[tuple[str, str, str]] = ()  # the counts of the first screen: name, count, and what stands under it

@@ -75,7 +75,9 @@ def subject_of(places: Sequence[Path]) -> Subject:
 
 
 def _runs(place: Path) -> Iterator[RunReader]:
-    for group in below(place):
+    study = (place / STUDY).is_file()  # which its lock makes look like a run while it goes on
+    inside = sorted(one for one in place.iterdir() if one.is_dir() and one.name != OLD) if study else [place]
+    for group in (group for one in inside for group in below(one)):
         merged = [seen for seen in group if seen.run.folder.name == "merged"]
         for seen in merged if len(group) > 1 and merged else group:
             if seen.names and OLD not in seen.run.folder.relative_to(place).parts:

@@ -180,8 +180,8 @@ def _held_out(number: int, run: RunReader) -> Iterator[Talk]:
 
 
 def _reply(line: Line, said: str) -> dict[str, Any]:
-    verdicts = [_kept({"judge": str(one.get("judge")), "first": one.get("first"), "verdict": one.get("verdict"), "raw": _text(one.get("raw")),
-                       "problem": _text(one.get("problem"))}) for one in _list(line, "verdicts")]  # fmt: skip
+    verdicts = [_kept({"judge": str(one.get("judge")), "first": one.get("first"), "verdict": one.get("verdict"),
+                       "raw": _text(one.get("raw")), "problem": _text(one.get("problem"))}) for one in _list(line, "verdicts")]  # fmt: skip
     known = {"outcome": _number(line.get("outcome")), "problem": _text(line.get("problem")), "rating": _number(line.get("rating_policy")),
              "rating_base": _number(line.get("rating_base")), "verdicts": verdicts or None}  # fmt: skip
     return {**_turn(_map(line, "reply")), "of": f"policy {line.get('policy_version')}, {said}", **_kept(known)}

@@ -44,7 +44,9 @@ class _Group:
     table: Shown | None = None
 
 
-def write_page(report: Report, talks: Iterable[Talk], names: Sequence[str], out: Path, again: int = 0, warnings: Sequence[str] = ()) -> Written:
+def write_page(
+    report: Report, talks: Iterable[Talk], names: Sequence[str], out: Path, again: int = 0, warnings: Sequence[str] = ()
+) -> Written:
     """Write the report. `names`: of its runs; `again`: seconds after which the page looks for a newer one of itself, 0 for never;
     `warnings` is read after `talks` has been. Raises ConfigError where it cannot be written."""
     packed = packs(talks, LARGEST - (4 << 20))

@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from expertchat.report.parts import Section
 from expertchat.report.sections.conversations import conversations
+from expertchat.report.sections.several import several
 from expertchat.report.subject import Subject
 
 MakeSection = Callable[[Subject], Section | None]
 
 SECTIONS: tuple[MakeSection, ...] = (
     # Here: studies, training, arms, pairs, candidates, judges, labels, reward_models, best_of_n, lookup, one file each.
+    several,
     conversations,
 )

@@ -1,0 +1,150 @@
+"""What came of runs in which somebody learns round by round and is held against what it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from expertchat.config import ConfigError
+from expertchat.report.drawing import COLOURS, FAINT, MARKS
+from expertchat.report.parts import Figure, Verdict
+from expertchat.report.subject import Subject
+from expertchat.report.words import interval, listed, percent, rate, unfinished
+from expertchat.runs.arms import arms
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FEW = 100  # comparisons below which it is said what could not be seen
+MANY_TIES = 0.2
+SHOWN = 8  # arms in the drawing
+ON_ROWS = ("sft", "dpo")  # commands that learn from rows: they may be held against the base or not
+Row = Mapping[str, Any]
+
+
+def of_arms(subject: Subject) -> Verdict | None:
+    """None where nobody learns, or where nothing can be said of it yet and something else may be."""
+    if not subject.trained:
+        return None
+    try:
+        rows = [row for row in arms([run.folder for run in subject.trained]).rows if row["win_rate"] is not None]
+    except ConfigError:
+        return None
+    if not rows:
+        return _not_judged(subject)
+    ranked = sorted(rows, key=lambda row: row["win_rate"], reverse=True)
+    alone = len({row["arm"] for row in rows}) == 1
+    cannot = [unfinished(subject), _about_judge(rows), _about_size(rows), _about_ties(rows), _about_seeds(rows)]
+    return Verdict(_one(rows) if alone else _several(ranked), " ".join(filter(None, cannot)), _drawing(ranked[:SHOWN]))
+
+
+def _not_judged(subject: Subject) -> Verdict | None:
+    rounds = sum(run.last_round for run in subject.trained)
+    if any(run.kind in ON_ROWS for run in subject.trained) or not rounds:
+        return None
+    runs = f" in {len(subject.trained)} runs" if len(subject.trained) > 1 else ""
+    cannot = unfinished(subject) or "Whether who has learnt has become better is not known from this."
+    return Verdict(f"{rounds} rounds are done{runs}; nothing was held against the base yet.", cannot)
+
+
+# -- what came out --------------------------------------------------------------------------------------------------------------
+
+
+def _one(rows: Sequence[Row]) -> str:
+    """One arm: each of its learners against what it was before."""
+    first = rows[0]
+    said = listed([f"{_learner(row)} is preferred to what it was before in {_rate(row)}{_against_half(row)}" for row in rows])
+    if first["rounds_max"] == 0:
+        return f"Before any training, {said}."
+    return f"After {first['rounds']} rounds of {str(first['method']).upper()}{_seeds(first)}, {said}."
+
+
+def _several(rows: Sequence[Row]) -> str:
+    """Arms, the best one first: which of the others lie below its interval."""
+    first, rest = rows[0], rows[1:]
+    below = [row for row in rest if row["win_rate_high"] is not None and row["win_rate_high"] < (first["win_rate_low"] or 0.0)]
+    said = f"Of {len(rows)} arms, {_called(first, rows)} is preferred to its base most often, in {_rate(first)}{_seeds(first)}"
+    if not below:
+        return f"{said}; the intervals overlap, so that no arm is shown to be better than another."
+    if len(below) == len(rest):
+        return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, whose intervals lie below it."
+    return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, and not told apart from the rest."
+
+
+def _learner(row: Row) -> str:
+    return "the model" if row["learner"] == "model" else f"expert {row['learner']}"
+
+
+def _called(row: Row, rows: Sequence[Row]) -> str:
+    """An arm by its name, with its learner where it has several."""
+    alike = sum(other["arm"] == row["arm"] for other in rows) > 1
+    name = str(row["arm"]).strip("()")
+    return f"{_learner(row)} of {name}" if alike else name
+
+
+def _rate(row: Row) -> str:
+    return rate(row["win_rate"], row["win_rate_low"], row["win_rate_high"], f"{row['n']} comparisons")
+
+
+def _seeds(row: Row) -> str:
+    return f" over {len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
+
+
+def _against_half(row: Row) -> str:
+    low, high = row["win_rate_low"], row["win_rate_high"]
+    if low is None or high is None:
+        return ""
+    return ": better" if low > 0.5 else ": worse" if high < 0.5 else ": not told apart from no change"
+
+
+# -- what it cannot say -----------------------------------------------------------------------------------------------------------
+
+
+def _about_judge(rows: Sequence[Row]) -> str | None:
+    judges = sorted({str(row["judge"]) for row in rows if row["judge"]})
+    if judges == ["truth"]:
+        return "Who is better is decided by the facts of the embedded world, which says nothing of other texts."
+    if not judges:
+        return None
+    alike = "" if len(judges) == 1 else " The arms are not judged alike."
+    return f"Who is better is decided by {listed(judges)}: whether people would agree is not known from this.{alike}"
+
+
+def _about_size(rows: Sequence[Row]) -> str | None:
+    """An interval of n answers reaches about 1.96 * 0.5 / sqrt(n) to each side of one half."""
+    n = min(row["n"] for row in rows)
+    return f"With {n} comparisons a difference under about {100 * 0.98 / n**0.5:.0f} points cannot be seen." if n < FEW else None
+
+
+def _about_ties(rows: Sequence[Row]) -> str | None:
+    share = sum(row["ties"] for row in rows) / sum(row["n"] for row in rows)
+    return f"{percent(share)} of the comparisons are ties, which count half." if share > MANY_TIES else None
+
+
+def _about_seeds(rows: Sequence[Row]) -> str:
+    if max(len(row["seeds"]) for row in rows) == 1:
+        return "One seed: how much another would differ is not known."
+    return "The intervals count every comparison alike; how far the seeds lie apart is in them only in part."
+
+
+def _drawing(rows: Sequence[Row]) -> Figure:
+    """Win rates with intervals against one half."""
+    names = [_learner(row) if len({row["arm"] for row in rows}) == 1 else _called(row, rows) for row in rows]
+
+    def draw(axes: Axes) -> None:
+        for i, row in enumerate(rows):
+            low, high = (row["win_rate"] if x is None else x for x in (row["win_rate_low"], row["win_rate_high"]))
+            axes.plot([100 * low, 100 * high], [i, i], color=COLOURS[0], linewidth=3, solid_capstyle="round")
+            axes.plot([100 * row["win_rate"]], [i], MARKS[0], color=COLOURS[0], markersize=8)
+        axes.axvline(50, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xlim(0, 100)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_xlabel("preferred to the base, % (50: no change)")
+
+    table = [[name, row["win_rate"], row["win_rate_low"], row["win_rate_high"], row["n"]] for name, row in zip(names, rows, strict=True)]
+    said = "; ".join(f"{row[0]} {interval(row[1], row[2], row[3])}" for row in table)
+    return Figure(
+        "verdict", "How often the trained one is preferred", f"Marks with intervals: {said}.", ["arm", "win rate", "low", "high", "n"],
+        table, draw, "", (4.4, 1.0 + 0.32 * len(rows)),
+    )  # fmt: skip

@@ -1,0 +1,147 @@
+"""What came of runs that talk, judge, choose, build, or learn from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from expertchat.evaluation.statistics import mean_by_cluster
+from expertchat.folder.reader import RunReader
+from expertchat.report.parts import Verdict
+from expertchat.report.subject import Subject
+from expertchat.report.verdict_arms import ON_ROWS
+from expertchat.report.words import counted, listed, rate, unfinished
+
+Dialogue = tuple[str, str]  # its run and its id
+JUDGES = 5  # of a judges' run that are told
+
+
+def of_rows(subject: Subject) -> Verdict | None:
+    """sft, dpo and reward_model: what the held-out rows say, else how the loss went."""
+    runs = [run for run in subject.runs if run.kind in ON_ROWS or run.makes_judge]
+    if not runs:
+        return None
+    run = runs[-1]
+    many = f" (the last of {len(runs)} such runs)" if len(runs) > 1 else ""
+    cannot = unfinished(subject) or "They were held out by group from the same source: on texts of another kind it may do worse."
+    if run.failure is not None:
+        return Verdict(f"{run.kind} has not done what it is for: {run.failure}.", cannot)
+    figures = _at(run.summary, "figures" if run.makes_judge else "evaluation")
+    if isinstance(accuracy := figures.get("accuracy"), float):
+        n = figures.get("n" if run.makes_judge else "rows")
+        said = rate(accuracy, figures.get("accuracy_low"), figures.get("accuracy_high"), f"{n} held-out pairs")
+        what = "The reward model ranks the better text higher" if run.makes_judge else "The trained model finds the chosen reply likelier"
+        return Verdict(f"{what} in {said}{many}.", cannot)
+    losses = [one.figures.get("loss_evaluation", one.figures.get("loss")) for one in run.metrics()]
+    known = [loss for loss in losses if isinstance(loss, float)]
+    if len(known) < 2:
+        return None
+    rows = run.summary.get("rows")
+    said = (
+        f"{_at(run.summary, 'rows').get('train', rows)} rows: the loss went from {known[0]:.3g} to {known[-1]:.3g} in {len(known)} rounds"
+    )
+    return Verdict(f"{run.kind} on {said}{many}.", "A loss says how likely the rows are now, not whether what the model writes is better.")
+
+
+def of_other_kinds(subject: Subject) -> Verdict | None:
+    """Runs that choose, build or judge; the last one of the first kind that there is."""
+    kinds: dict[str, tuple[Callable[[RunReader], str | None], str]] = {
+        "best_of_n": (_chosen, "A judge that chooses likes its own choice: the judges that did not choose are those that count."),
+        "build_pairs": (_built, "That a judge scores them apart does not make the chosen ones good."),
+        "judge": (_judged, "How right a judge is stands in its card, as far as a truth, a label or a person is there to hold it against."),
+    }
+    for kind, (say, cannot) in kinds.items():
+        for run in reversed(subject.runs):
+            if run.kind == kind and (said := say(run)) is not None:
+                return Verdict(said, unfinished(subject) or cannot)
+    return None
+
+
+def _chosen(run: RunReader) -> str | None:
+    """By each judge, how often the best of all n is better than the base, or than what else it was held against first."""
+    curve = run.summary.get("curve")
+    last: Mapping[str, Any] = curve[-1] if isinstance(curve, list) and curve else {}
+    parts = []
+    for judge, one in _at(last, "judges").items():
+        against = _at(one, "against")
+        name = "base" if "base" in against else next(iter(against), None)
+        if name is not None and (found := against[name]).get("value") is not None:
+            said = rate(found["value"], found.get("low"), found.get("high"), f"{found.get('n')} prompts")
+            parts.append(f"by {judge} the choice is better than {name} in {said}")
+    return f"Best of {last.get('n')}: {listed(parts)}." if parts else None
+
+
+def _built(run: RunReader) -> str | None:
+    card = _at(run.summary, "card")
+    if not card:
+        return None
+    length, said = _at(card, "length"), f"{card.get('pairs')} pairs of {card.get('texts')} texts"
+    if isinstance(share := length.get("share_longer"), float):
+        said += (
+            f"; the chosen text is the longer one in {rate(share, length.get('share_longer_low'), length.get('share_longer_high'), 'them')}"
+        )
+    return f"{said}."
+
+
+def _judged(run: RunReader) -> str | None:
+    judges = _at(run.summary, "judges")
+    parts = []
+    for name, one in list(judges.items())[:JUDGES]:
+        mean = f", mean {one['mean']:.2f}" if isinstance(one.get("mean"), float) else ""
+        parts.append(f"{name} gives {one.get('answered')} answers to {one.get('opinions')} questions{mean}")
+    more = f"; {len(judges) - JUDGES} more stand below" if len(judges) > JUDGES else ""
+    return f"{counted(len(judges), 'judge')} on {run.summary.get('items')} items: {'; '.join(parts)}{more}." if parts else None
+
+
+def _at(values: Any, key: str) -> Mapping[str, Any]:
+    found = values.get(key) if isinstance(values, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+# -- dialogues ------------------------------------------------------------------------------------------------------------------
+
+
+def of_talk(subject: Subject) -> Verdict | None:
+    """Who is rated how high, and whether that differs: the difference is taken dialogue by dialogue, its interval draws topics."""
+    topics: dict[Dialogue, str] = {}
+    given: dict[Dialogue, dict[str, list[float]]] = {}
+    asked = lacking = 0
+    for run in subject.runs:
+        name = str(run.folder)
+        topics |= {(name, str(line.get("id"))): str(line.get("topic")) for line in run.lines("transcripts") if not run.chooses}
+        for line in run.lines("ratings"):
+            number = line.get("expected") if line.get("expected") is not None else line.get("value")
+            asked, lacking = asked + 1, lacking + (number is None)
+            if number is not None and line.get("turn") is None and line.get("candidate") is None:
+                by_subject = given.setdefault((name, str(line.get("transcript"))), {})
+                by_subject.setdefault(str(line.get("subject")), []).append(float(number))
+    if not topics:
+        return None
+    cannot = [
+        unfinished(subject),
+        "Ratings are what models think of each other: how right they are is for a person or the judges' card to say.",
+    ]
+    if lacking:
+        cannot.append(f"{lacking:,} of {asked:,} ratings could not be read and count nowhere.")
+    return Verdict(_rated(topics, given), " ".join(filter(None, cannot)))
+
+
+def _rated(topics: Mapping[Dialogue, str], given: Mapping[Dialogue, Mapping[str, Sequence[float]]]) -> str:
+    who = sorted({subject for by_subject in given.values() for subject in by_subject})
+    if not who:
+        return f"{counted(len(topics), 'dialogue')} on {counted(len(set(topics.values())), 'topic')}; nobody is rated yet."
+    means = {one: fmean(fmean(by[one]) for by in given.values() if one in by) for one in who}
+    said = f"In {counted(len(topics), 'dialogue')} " + listed([f"expert {one} is rated {mean:.1f}" for one, mean in means.items()])
+    both = [key for key, by in given.items() if all(one in by for one in who[:2])]
+    if len(who) != 2 or not both:
+        return f"{said}."
+    apart = [fmean(given[key][who[0]]) - fmean(given[key][who[1]]) for key in both]
+    low, high = mean_by_cluster(apart, [topics.get(key, "") for key in both], seed=0, resamples=1000)
+    mean = fmean(apart)
+    if low is None or high is None:
+        return f"{said}: {abs(mean):.1f} points apart, on too few topics for an interval."
+    if low <= 0 <= high:
+        return f"{said} of 10: not told apart ({mean:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})."
+    first, (least, most) = who[0 if mean > 0 else 1], sorted((abs(low), abs(high)))
+    return f"{said} of 10: {first} is higher by {abs(mean):.1f} (95 % interval {least:.1f} to {most:.1f})."
