@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 from xml.etree import ElementTree
 
@@ -24,7 +25,7 @@ FAINT = "#767676"
 COLOURS = ("#0072b2", "#d55e00", "#008f68", "#b8609a", "#9a6c00", INK)
 MARKS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 2)))
-DPI = 200
+DPI, LETTERS = 200, 11.0  # letters of a title an inch
 FORMATS = ("svg", "pdf", "png", "csv")
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "expertchat", "pdf.fonttype": 42, "text.parse_math": False, "font.family": "sans-serif",
@@ -56,7 +57,7 @@ def drawn(figure: Figure, form: str = "svg", titled: bool = True) -> bytes:
         paper = Paper(figsize=figure.size, layout="constrained")
         axes = paper.subplots()
         if titled:
-            axes.set_title(line(figure.title))
+            axes.set_title(fill(line(figure.title), max(20, int(LETTERS * figure.size[0]))))
         figure.draw(axes)
         out = io.BytesIO()
         paper.savefig(out, format=form, dpi=DPI, metadata=UNDATED[form])

@@ -114,8 +114,14 @@ def run_arms(arguments: Sequence[str], show: Callable[[Mapping[str, Any]], None]
 
 def arms(folders: Sequence[Path]) -> Table:
     """The table of all runs in `folders`. Raises ConfigError with every folder that is no run and holds none."""
-    table = Table()
-    runs = [run for reader in _readers(folders, table.notes) for run in read_run(reader)]
+    notes: list[str] = []
+    return arms_of(_readers(folders, notes), notes)
+
+
+def arms_of(readers: Sequence[RunReader], notes: Sequence[str] = ()) -> Table:
+    """The table of training runs. Raises ConfigError for a file that is damaged."""
+    table = Table(notes=list(notes))
+    runs = [run for reader in readers for run in read_run(reader)]
     groups: dict[tuple[str, Speaker], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.arm, run.learner), []).append(run)
@@ -144,11 +150,11 @@ def _readers(folders: Sequence[Path], notes: list[str]) -> list[RunReader]:
             problems.append(f"{folder}: no such folder; name a training run (online_dpo, rloo, grpo), or a folder of such runs")
         elif named.begun:
             found.append(named)
-            if not _is_training(named):
+            if not is_training(named):
                 problems.append(f"{folder}: is a run, but no training run (online_dpo, rloo, grpo); leave it out")
         else:
             inside = [RunReader(place) for place in _places(named.folder)]
-            training = [one for one in inside if _is_training(one)]
+            training = [one for one in inside if is_training(one)]
             found += training
             if not training:
                 problems.append(f"{folder}: holds no training run (online_dpo, rloo, grpo); name a run folder, or the folder of a sweep")
@@ -165,7 +171,7 @@ def _places(folder: Path) -> list[Path]:
     return [place for place in places if not any(parent in places for parent in place.parents)]
 
 
-def _is_training(run: RunReader) -> bool:
+def is_training(run: RunReader) -> bool:
     """Whether it is a training run, and one alone: those that were merged have no seed. Raises ConfigError where its config is lost."""
     return run.seed is not None and run.trains and bool(run.learners)
 

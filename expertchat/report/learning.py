@@ -1,0 +1,152 @@
+"""How learning went, as a report reads it: of each learner of each run its rounds, its evaluations, and what its records say by round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from expertchat.evaluation.statistics import mean_by_cluster
+from expertchat.folder.reader import RunReader
+from expertchat.records import Metrics
+from expertchat.report.shapes import Point, number
+from expertchat.report.subject import Subject
+from expertchat.training.tracking import FINAL
+
+RESAMPLES = 600
+# What the records say of each candidate or pair of a round, for an interval: the round's figure -> what is read of which file.
+OF_RECORDS = {
+    "reward_mean": ("scores", "value"), "rating_mean": ("rewards", "rating"), "wim_mean": ("rewards", "wim"),
+    "length": ("candidates", "tokens"), "margin": ("pairs", "margin"),
+}  # fmt: skip
+
+WHOSE = {"pairs": "learner", "rewards": "subject"}  # the field that says whose they are
+
+
+@dataclass(frozen=True)
+class Learning:
+    """One learner of one run; `name`: what it is called beside others. Its evaluations begin with the base's (round 0)."""
+
+    run: RunReader
+    learner: str
+    name: str
+
+    @cached_property
+    def _metrics(self) -> list[Metrics]:
+        latest = {one.id: one for one in self.run.metrics()}
+        return [one for one in latest.values() if one.learner == self.learner]
+
+    @property
+    def rounds(self) -> list[Metrics]:
+        return sorted((one for one in self._metrics if one.kind == "round"), key=lambda one: one.round)
+
+    @property
+    def evaluations(self) -> list[Metrics]:
+        """Those on the way, on the same held-out histories each time."""
+        on_the_way = (one for one in self._metrics if one.kind == "evaluation" and not one.id.endswith(FINAL))
+        return sorted(on_the_way, key=lambda one: one.round)
+
+    @property
+    def final(self) -> Metrics | None:
+        """That at the end, on histories of its own."""
+        return next((one for one in self._metrics if one.id.endswith(FINAL)), None)
+
+    @property
+    def last(self) -> Metrics | None:
+        """What is said of the result: the final evaluation, else the last one on the way."""
+        return self.final or next((one for one in reversed(self.evaluations) if one.round), None)
+
+    @property
+    def arm(self) -> str | None:
+        return str(arm) if (arm := self.run.config.get("arm")) else None
+
+    # -- points -------------------------------------------------------------------------------------------------------------
+
+    def by_round(self, key: str) -> list[Point]:
+        """A figure of the rounds; its interval is over whole dialogues, where the records have it."""
+        found = [Point(one.round, number(one.figures.get(key)), *_bounds(one, key)) for one in self.rounds]
+        if key not in OF_RECORDS or not self.run.path(OF_RECORDS[key][0]).is_file():
+            return found
+        spans = self._spans(*OF_RECORDS[key])
+        return [Point(one.x, one.value, *spans.get(int(one.x), (one.low, one.high))) for one in found]
+
+    def evaluated(self, key: str) -> list[Point]:
+        """A figure of the evaluations on the way. A base's figure stands in later evaluations beside the policy's."""
+        return [Point(one.round, number(one.figures.get(key)), *_bounds(one, key)) for one in self.evaluations]
+
+    def at_the_end(self, key: str) -> list[Point]:
+        """The same of the last evaluation, at the round whose weights it was made with."""
+        if (final := self.final) is None:
+            return []
+        place = final.round if final.weights_of is None else final.weights_of
+        return [Point(place, number(final.figures.get(key)), *_bounds(final, key))]
+
+    def _spans(self, file: str, field: str) -> dict[int, tuple[float | None, float | None]]:
+        """The interval of a mean of each round, whole dialogues drawn."""
+        values: dict[int, list[float]] = {}
+        clusters: dict[int, list[str]] = {}
+        for place, dialogue, value in self._values(file, field):
+            values.setdefault(place, []).append(value)
+            clusters.setdefault(place, []).append(dialogue)
+        return {
+            place: tuple(mean_by_cluster(found, clusters[place], seed=0, resamples=RESAMPLES))  # type: ignore[misc]
+            for place, found in values.items()
+        }
+
+    def _values(self, file: str, field: str) -> Iterator[tuple[int, str, float]]:
+        """(round, dialogue, value) of the learner's own records."""
+        for one in self.run.lines(file):
+            inner = one.get("provenance") if file == "pairs" else one
+            who = inner.get(WHOSE.get(file, "speaker")) if isinstance(inner, Mapping) else None
+            if file == "rewards" and one.get("candidate") is None:
+                continue  # of a whole dialogue
+            dialogue = str(inner.get("transcript")) if isinstance(inner, Mapping) else ""
+            value, place = number(one.get(field)), one.get("round", round_of(dialogue))
+            if value is not None and isinstance(place, int) and who == self.learner:
+                yield place, dialogue, value
+
+
+def round_of(transcript: str) -> int | None:
+    """The round in which a dialogue was held, by its id: "r0003/c0001" -> 3."""
+    head = transcript.partition("/")[0]
+    return int(head[1:]) if head[:1] == "r" and head[1:].isdigit() else None
+
+
+def _bounds(one: Metrics, key: str) -> tuple[float | None, float | None]:
+    return number(one.figures.get(f"{key}_low")), number(one.figures.get(f"{key}_high"))
+
+
+def learnings(subject: Subject) -> list[Learning]:
+    """Every learner of every run that learns, in the order of the runs; an arm goes before a folder's name."""
+    found = []
+    for run in subject.trained:
+        names = [str(run.config["arm"])] if run.config.get("arm") and len(subject.trained) > 1 else []
+        names += [subject.name(run)] if len(subject.trained) > 1 else []
+        for who in run.learners:
+            found.append(Learning(run, who, ", ".join([*names, *([f"expert {who}"] if len(run.learners) > 1 else [])])))
+    return found
+
+
+def by_arm(found: Sequence[Learning]) -> dict[str, list[Learning]]:
+    """The same by arm and learner, for many runs at once."""
+    arms: dict[str, list[Learning]] = {}
+    for one in found:
+        name = one.arm or one.name
+        arms.setdefault(f"{name}, expert {one.learner}" if len(one.run.learners) > 1 else name, []).append(one)
+    return arms
+
+
+def pooled(several: Iterable[Sequence[Point]]) -> list[Point]:
+    """Points of several seeds as one line: the mean at each x, from the lowest seed to the highest."""
+    at: dict[float, list[float]] = {}
+    for points in several:
+        for point in points:
+            if point.value is not None:
+                at.setdefault(point.x, []).append(point.value)
+    return [Point(x, fmean(values), min(values), max(values)) for x, values in sorted(at.items())]
+
+
+def figure_of(metrics: Metrics | None, key: str) -> Any:
+    return None if metrics is None else metrics.figures.get(key)

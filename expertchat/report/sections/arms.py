@@ -1,0 +1,77 @@
+"""Arms side by side: what each training came to against the base, the seeds of an arm pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expertchat.report.parts import Cell, Figure, Section, Shown
+from expertchat.report.shapes import Axis, Row, forest
+from expertchat.report.subject import Subject
+from expertchat.runs.arms import arms_of, is_training
+from expertchat.text.in_words import line
+
+Arm = Mapping[str, Any]
+WON = Axis("replies that win against the base's, %", True, 0.5, 0.0, 1.0)
+NOTE = (
+    "Lines: Wilson's 95 % interval over the replies of all seeds, a tie is half a win; ticks below: the lowest and the highest seed alone. "
+    "How far the seeds lie apart is not in the interval."
+)
+COLUMNS = (
+    ("method", "method"), ("judged replies", "judged"), ("replies", "n"), ("win rate", "win_rate"), ("seed, lowest", "win_rate_min"),
+    ("seed, highest", "win_rate_max"), ("of about the same length", "win_rate_length_matched"),
+    ("facts, times the base's", "distinct_ratio"),
+    ("tokens", "tokens_policy"), ("the base's", "tokens_base"), ("wrong facts", "wrong_policy"), ("the base's wrong", "wrong_base"),
+    ("ties in training", "tie_rate"),
+    ("nulls", "null_rate"), ("margin/sd", "margin_scaled"), ("KL, last round", "kl"), ("rounds", "rounds"),
+)  # fmt: skip
+
+
+def arms(subject: Subject) -> Section | None:
+    """The table and the forest of two training runs and more."""
+    readers = [run for run in subject.trained if is_training(run)]
+    if len(readers) < 2:
+        return None
+    table = arms_of(readers)
+    names = names_of(table.rows)
+    lead = [f"{len(readers)} training runs, {len(table.rows)} arms.", *map(line, table.notes)]
+    return Section("arms", "Arms side by side", lead, [*forests(table.rows, names), _table(table.rows, names)])
+
+
+def names_of(rows: Sequence[Arm]) -> list[str]:
+    several = len({row["learner"] for row in rows}) > 1
+    names = [f"{line(row['arm'])}, expert {row['learner']}" if several else line(row["arm"]) for row in rows]
+    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+
+
+def forests(rows: Sequence[Arm], names: Sequence[str]) -> list[Figure]:
+    """Win rates; those among replies of like length; facts against the base's."""
+    seeds = [_by_seed(row) for row in rows]
+    won = [Row(name, row["win_rate"], row["win_rate_low"], row["win_rate_high"], row["n"], own)
+           for name, row, own in zip(names, rows, seeds, strict=True)]  # fmt: skip
+    facts = [Row(name, row["distinct_ratio"], row["distinct_ratio_low"], row["distinct_ratio_high"], row["n"])
+             for name, row in zip(names, rows, strict=True)]  # fmt: skip
+    like = [Row(name, row["win_rate_length_matched"], n=row["n_length_matched"]) for name, row in zip(names, rows, strict=True)]
+    found = (
+        forest("arms-win_rate", "Replies that win against the base's, by arm", WON, won, NOTE),
+        forest("arms-like_length", "The same among replies of about the same length", WON, like, "Of pooled seeds no interval is kept."),
+        forest("arms-facts", "Distinct true facts a reply, times the base's, by arm", Axis("times the base's", at=1.0), facts,
+               "Lines: 95 % intervals, the squares of the seeds' bootstrap errors added up."),
+    )  # fmt: skip
+    return [figure for figure in found if figure is not None]
+
+
+def _by_seed(row: Arm) -> list[float]:
+    """The lowest and the highest seed, which is all of two."""
+    if len(row["seeds"]) < 2:
+        return []
+    return [value for value in (row["win_rate_min"], row["win_rate_max"]) if value is not None]
+
+
+def _table(rows: Sequence[Arm], names: Sequence[str]) -> Shown:
+    shown = [(title, key) for title, key in COLUMNS if any(row[key] is not None for row in rows)]
+    cells = {name: [Cell(row[key], row.get(f"{key}_low"), row.get(f"{key}_high")) for _, key in shown]
+             for name, row in zip(names, rows, strict=True)}  # fmt: skip
+    columns = ["seeds", *(title for title, _ in shown)]
+    found = {name: [Cell(len(row["seeds"])), *cells[name]] for name, row in zip(names, rows, strict=True)}
+    return Shown("The arms in figures", columns, found)
