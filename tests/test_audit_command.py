@@ -18,8 +18,8 @@ from expertchat.audit.card import card_of
 from expertchat.audit.evidence import Evidence
 from expertchat.config import ConfigError
 from expertchat.records import Item, JudgeRef, Label, Opinion, Text
+from expertchat.report.sections.judges import svg
 from expertchat.views.audit import markdown, print_card
-from expertchat.views.audit_plot import svg
 from tests.planted import answers, evidence, judge, pairs
 
 Captured = pytest.CaptureFixture[str]

@@ -22,8 +22,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _one(job: Job) -> int:
     from expertchat.audit.run import run_audit
+    from expertchat.report.sections.judges import svg
     from expertchat.views.audit import markdown, print_card
-    from expertchat.views.audit_plot import svg
 
     return run_audit(job.config, print_card, markdown, svg)
 

@@ -6,7 +6,7 @@ A value that is not there is a gap and never a zero. Shares are drawn in per cen
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -146,7 +146,7 @@ def _curve(axes: Axes, i: int, one: Series, axis: Axis, shift: float, aside: flo
     gap = float("nan")
     x = [point.x + shift for point in one.points]
     y = [gap if point.value is None else axis.factor * point.value for point in one.points]
-    axes.plot(x, y, color=colour, linestyle=dash, marker=mark if few else None, label=one.name or None)
+    axes.plot(x, y, color=colour, linestyle=dash, marker=mark if few else None, label=one.name or None, clip_on=False)
     _bars(axes, one.points, axis, shift, colour)
     known = [point for point in one.apart if point.value is not None]
     if known:
@@ -265,7 +265,7 @@ def _estimate(axes: Axes, at: int, row: Row, axis: Axis) -> None:
         return
     if row.low is not None and row.high is not None:
         axes.plot([axis.factor * row.low, axis.factor * row.high], [at, at], color=INK, linewidth=1.2, marker="|", markersize=6)
-    axes.plot([axis.factor * row.value], [at], color=COLOURS[0], marker="o", markersize=6, linestyle="none")
+    axes.plot([axis.factor * row.value], [at], color=COLOURS[0], marker="o", markersize=6, linestyle="none", clip_on=False)
     seeds = [axis.factor * one for one in row.seeds]
     axes.plot(seeds, [at + 0.24] * len(seeds), color=FAINT, marker="|", markersize=5, linestyle="none")
 
@@ -312,3 +312,36 @@ def histogram(name: str, title: str, axis: Axis, what: str, values: Iterable[flo
     middle = float(numpy.median(found_N))
     alt = f"{axis.label}: {len(found_N):,} {what} from {short(low)} to {short(high)}, half of them at most {short(middle)} (dashed)."
     return Figure(name, title, alt, ("from", "to", what), rows, draw, note, HALF)
+
+
+def beside(name: str, title: str, axis: Axis, groups: Mapping[str, Sequence[Row]], note: str = "") -> Figure | None:
+    """Several estimates of each thing, one of each group (a judge) in its own colour and mark; None where there is none."""
+    shown = {name_of(group): [replace(row, name=name_of(row.name)) for row in rows] for group, rows in groups.items()}
+    things = list(dict.fromkeys(row.name for rows in shown.values() for row in rows))
+    if not any(row.value is not None for rows in shown.values() for row in rows):
+        return None
+    lines: list[Sequence[Number]] = [
+        [group, row.name, row.value, row.low, row.high, row.n] for group, rows in shown.items() for row in rows
+    ]
+
+    def draw(axes: Axes) -> None:
+        for j, (group, rows) in enumerate(shown.items()):
+            look = {"color": COLOURS[j % len(COLOURS)], "marker": MARKS[j % len(MARKS)]}
+            for row in rows:
+                place = things.index(row.name) + (j - (len(shown) - 1) / 2) * 0.7 / len(shown)
+                if row.low is not None and row.high is not None:
+                    ends = [axis.factor * row.low, axis.factor * row.high]
+                    axes.plot(ends, [place, place], color=look["color"], linewidth=1.1, marker="|", markersize=4)
+                if row.value is not None:
+                    axes.plot([axis.factor * row.value], [place], linestyle="none", markersize=5, clip_on=False, **look)  # type: ignore[arg-type]
+            axes.plot([], [], linestyle="none", label=group, **look)  # type: ignore[arg-type]
+        axes.set_yticks(range(len(things)), things)
+        axes.set_ylim(len(things) - 0.4, -0.6)
+        values = [row.value for rows in shown.values() for row in rows if row.value is not None]
+        _limits(axes, axis, values, "x", [bound for rows in shown.values() for row in rows for bound in (row.low, row.high) if bound])
+        if axes.figure is not None:
+            axes.figure.legend(loc="outside lower left", ncols=_columns(list(shown)))
+
+    said = "; ".join(f"{group}: " + ", ".join(f"{row.name} {_row_said(row, axis)}" for row in rows) for group, rows in shown.items())
+    height = 1.0 + 0.2 * len(things) * (len(shown) + 1) + LINE * math.ceil(len(shown) / _columns(list(shown)))
+    return Figure(name, title, f"{axis.label}. {said}.", ("group", "name", "value", "low", "high", "n"), lines, draw, note, (7.2, height))

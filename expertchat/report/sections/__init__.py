@@ -9,14 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from expertchat.report.parts import Section
+from expertchat.report.sections.arms import arms
+from expertchat.report.sections.best_of_n import best_of_n
+from expertchat.report.sections.candidates import candidates
 from expertchat.report.sections.conversations import conversations
+from expertchat.report.sections.judges import judges
+from expertchat.report.sections.labels import labels
+from expertchat.report.sections.lookup import lookup
+from expertchat.report.sections.pairs import pairs
+from expertchat.report.sections.reward_models import reward_models
 from expertchat.report.sections.several import several
+from expertchat.report.sections.studies import studies
+from expertchat.report.sections.training import training
 from expertchat.report.subject import Subject
 
 MakeSection = Callable[[Subject], Section | None]
 
 SECTIONS: tuple[MakeSection, ...] = (
-    # Here: studies, training, arms, pairs, candidates, judges, labels, reward_models, best_of_n, lookup, one file each.
+    studies,
     several,
+    arms,
+    training,
     conversations,
+    pairs,
+    candidates,
+    judges,
+    labels,
+    reward_models,
+    best_of_n,
+    lookup,
 )
