@@ -72,7 +72,8 @@ def _several(rows: Sequence[Row]) -> str:
         return f"{said}; the intervals overlap, so that no arm is shown to be better than another."
     if len(below) == len(rest):
         return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, whose intervals lie below it."
-    return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, and not told apart from the rest."
+    others = listed([_called(row, rows) for row in rest if row not in below][:3]) if len(rest) - len(below) <= 3 else "the rest"
+    return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, and not told apart from {others}."
 
 
 def _learner(row: Row) -> str:

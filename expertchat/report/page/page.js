@@ -154,7 +154,7 @@ function ratingTable(ratings) {
 }
 
 function way(one) {
-  const which = one.order ? `${one.judge}, ${one.order} first` : one.subject ? `${one.subject} by ${one.judge}` : `${one.judge}, text ${(one.place ?? 0) + 1}`;
+  const which = one.order ? `${one.judge}, ${one.order === "second" ? "2 shown before 1" : "1 shown before 2"}` : one.subject ? `${one.subject} by ${one.judge}` : `${one.judge}, text ${(one.place ?? 0) + 1}`;
   return one.repeat ? `${which}, again ${one.repeat}` : which;
 }
 
