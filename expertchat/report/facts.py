@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expertchat.command.compose import compose
+from expertchat.command.compose import load
 from expertchat.command.table import COMMANDS
 from expertchat.config import ConfigError
 from expertchat.folder.jsonl import as_number
@@ -127,7 +127,7 @@ def changed(run: RunReader) -> str | None:
     if entry is None or entry.root is None or not _config(run):
         return None
     try:
-        found = differences(compose(run.kind), _config(run))
+        found = differences(load(run.kind).model_dump(mode="json"), _config(run))
     except ConfigError:
         return None
     lines = [line.replace(": was ", ": by default ", 1).replace(", is ", ", here ", 1) for line in found]
@@ -187,7 +187,7 @@ def tiles(subject: Subject) -> list[tuple[str, str, str]]:
     asked = sum(_count(run, "ratings") for run in subject.runs)
     if asked:
         null = sum(1 for run in subject.runs for line in run.lines("ratings") if line.get("expected") is None and line.get("value") is None)
-        found.append(("ratings", f"{asked:,}", f"{100 * null / asked:.1f} % could not be read"))
+        found.append(("ratings", f"{asked:,}", f"{100 * null / asked:.1f} % could not be read" if null else "all could be read"))
     if hours := sum(seconds_of(run.folder) for run in subject.runs):
         found.append(("time at work", age(hours), ""))
     return found[:6]

@@ -9,7 +9,7 @@ from expertchat.config import ConfigError
 from expertchat.report.drawing import COLOURS, FAINT, MARKS
 from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
-from expertchat.report.words import interval, listed, percent, rate, unfinished
+from expertchat.report.words import counted, interval, listed, percent, rate, unfinished
 from expertchat.runs.arms import arms
 
 if TYPE_CHECKING:
@@ -53,10 +53,14 @@ def _not_judged(subject: Subject) -> Verdict | None:
 def _one(rows: Sequence[Row]) -> str:
     """One arm: each of its learners against what it was before."""
     first = rows[0]
-    said = listed([f"{_learner(row)} is preferred to what it was before in {_rate(row)}{_against_half(row)}" for row in rows])
-    if first["rounds_max"] == 0:
-        return f"Before any training, {said}."
-    return f"After {first['rounds']} rounds of {str(first['method']).upper()}{_seeds(first)}, {said}."
+    begin = f"After {counted(first['rounds'], 'round')} of {str(first['method']).upper()}{_seeds(first)}" if first["rounds_max"] else "Untrained"
+    verdicts = {_against_half(row) for row in rows}
+    if len(rows) == 1:
+        return f"{begin}, {_learner(first)} is {_against_half(first)}: preferred in {_rate(first)}."
+    rates = listed([f"{_learner(row)} is preferred in {_rate(row)}" for row in rows])
+    if len(verdicts) == 1:
+        return f"{begin}, {listed([_learner(row) for row in rows])} are {verdicts.pop()}: {rates}."
+    return f"{begin}, " + listed([f"{_learner(row)} is {_against_half(row)}, preferred in {_rate(row)}" for row in rows]) + "."
 
 
 def _several(rows: Sequence[Row]) -> str:
@@ -93,8 +97,9 @@ def _seeds(row: Row) -> str:
 def _against_half(row: Row) -> str:
     low, high = row["win_rate_low"], row["win_rate_high"]
     if low is None or high is None:
-        return ""
-    return ": better" if low > 0.5 else ": worse" if high < 0.5 else ": not told apart from no change"
+        return "held against what it was before"
+    better, worse = "better than before", "worse than before"
+    return better if low > 0.5 else worse if high < 0.5 else "not told apart from before"
 
 
 # -- what it cannot say -----------------------------------------------------------------------------------------------------------

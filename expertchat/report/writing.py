@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from expertchat import __version__
 from expertchat.folder.writing import write_out
 from expertchat.report.drawing import inline_svg
 from expertchat.report.packing import Pack, packs
-from expertchat.report.parts import MISSING, Cell, Figure, Report, Shown, short
+from expertchat.report.parts import MISSING, Cell, Figure, Report, Shown
 from expertchat.report.transcripts import Talk
 from expertchat.text.cleaning import clean
 
@@ -38,10 +39,10 @@ class Written:
 
 @dataclass(frozen=True)
 class _Group:
-    """Figures that stand side by side, or a table."""
+    """Figures that stand side by side, or tables."""
 
-    figures: Sequence[Figure] = ()
-    table: Shown | None = None
+    figures: Sequence[Figure]
+    tables: Sequence[Shown]
 
 
 def write_page(
@@ -94,7 +95,12 @@ def _cleaned(value: object) -> object:
 
 
 def _plain(value: float | int | str | None) -> str:
-    return MISSING if value is None else short(value)
+    """A figure as it is read: with three digits that count, thousands apart; all of them are in the files."""
+    if value is None:
+        return MISSING
+    if isinstance(value, float) and abs(value) < 1000:
+        return f"{value:.3g}"
+    return value if isinstance(value, str) else f"{value:,.0f}"
 
 
 def _svg(figure: Figure) -> Markup:
@@ -108,16 +114,9 @@ def _textual(shown: Shown, column: int) -> bool:
     return any(isinstance(cell.value, str) for cell in cells)
 
 
-def _grouped(parts: Sequence[Figure | Shown]) -> Iterator[_Group]:
-    """Figures that follow each other stand side by side."""
-    figures: list[Figure] = []
-    for part in parts:
-        if isinstance(part, Figure):
-            figures.append(part)
-            continue
-        if figures:
-            yield _Group(figures)
-            figures = []
-        yield _Group(table=part)
-    if figures:
-        yield _Group(figures)
+def _grouped(parts: Sequence[Figure | Shown]) -> list[_Group]:
+    """Figures that follow each other stand side by side, and so do tables where there is room."""
+    found: list[_Group] = []
+    for drawn, several in groupby(parts, key=lambda part: isinstance(part, Figure)):
+        found.append(_Group(list(several), []) if drawn else _Group([], list(several)))  # type: ignore[arg-type]
+    return found

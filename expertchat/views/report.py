@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from expertchat.text.sentences import shown_path
+from expertchat.text.sentences import clean
 from expertchat.views.console import console_on, open_console
 from expertchat.views.plan import size
 from expertchat.views.sparkline import sparkline
@@ -85,7 +85,7 @@ def print_written(written: Written, warnings: Sequence[str], stream: TextIO | No
     """Where the page is, how large, and what is to be known."""
     console = console_on(stream)
     for path, length in written.sizes.items():
-        console.print(Text(f"{shown_path(str(path))}  {size(length)}"), soft_wrap=True)
+        console.print(Text(f"{clean(str(path))}  {size(length)}"), soft_wrap=True)
     if written.large:
         console.print(Text("large for a mail; name fewer runs for a smaller one", "yellow"), soft_wrap=True)
     for warning in warnings:

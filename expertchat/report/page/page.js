@@ -276,11 +276,12 @@ const texts = (data) => [...data.turns, ...(data.replies || [])].map((turn) => [
   .concat((data.wim || []).map((one) => [one.text, one.analysis]), (data.ratings || []).map((one) => [one.raw, one.problem]));
 
 function row(talk) {
-  const flags = talk.flags.map((flag) => el("span", { class: `flag ${flag}` }, flag));
+  const marks = [...talk.flags, ...(talk.end && talk.end !== "turns" && !talk.flags.includes(talk.end) ? [talk.end.replace("_", " ")] : [])];
+  const flags = marks.flatMap((flag) => [" ", el("span", { class: `flag ${flag}` }, flag)]);
   return el("tr", { "data-n": talk.n, "aria-current": talk === state.open },
-    el("th", { scope: "row" }, el("a", { href: state.held && state.held !== talk ? link(state.held, talk) : link(talk), dir: "auto" }, talk.topic || talk.id), " ", ...flags,
+    el("th", { scope: "row" }, el("a", { href: state.held && state.held !== talk ? link(state.held, talk) : link(talk), dir: "auto" }, talk.topic || talk.id), ...flags,
       el("span", { class: "snippet", dir: "auto" }, talk.snippet), el("span", { class: "facts" }, `${about.runs.length > 1 ? about.runs[talk.run] + " · " : ""}${talk.id}`)),
-    el("td", { class: "n" }, number(talk.mean, 1)), el("td", { class: "n" }, number(talk.apart, 1)), el("td", { class: "n" }, String(talk.turns)), el("td", {}, talk.end));
+    el("td", { class: "n" }, number(talk.mean, 1)), el("td", { class: "n" }, number(talk.apart, 1)), el("td", { class: "n" }, String(talk.turns)));
 }
 
 function draw(before = "") {

@@ -208,7 +208,7 @@ def ratings(told: Told) -> Figure | None:
             for score, count in enumerate(counts, 1):
                 if count:
                     axes.barh(
-                        y, 0.9, step * 0.86, left=score - 0.45, color=COLOURS[i], alpha=0.12 + 0.5 * count / counts.sum(), linewidth=0
+                        y, 0.9, step * 0.86, left=score - 0.45, color=COLOURS[i], alpha=0.1 + 0.5 * count / counts.max(), linewidth=0
                     )
             mean = float(cell.value or 0.0)
             low, high = (mean if x is None else x for x in (cell.low, cell.high))
@@ -255,7 +255,9 @@ def missing(told: Told) -> Figure | None:
         axes.set_ylim(0, None)
         _legend(axes, len(ways))
 
-    rows: list[list[Number]] = [[by(way), float(round(middle, 4)), float(share)] for way in ways for middle, share in zip(middles, shares[way], strict=True)]
+    rows: list[list[Number]] = []
+    for way in ways:
+        rows += [[by(way), float(round(middle, 4)), float(share)] for middle, share in zip(middles, shares[way], strict=True)]
     said = "; ".join(f"{by(way)} {known[way].cell()}, n {len(known[way].numbers)}" for way in ways)
     columns = ["who by whom", "middle of the bin", "share"]
     return Figure("wim", "WIM scores", f"Histograms by direction. Means: {said}.", columns, rows, draw,
