@@ -15,8 +15,9 @@ import pytest
 
 from expertchat import cli
 from expertchat.config import ConfigError
+from expertchat.report.markdown import table as markdown
 from expertchat.studies.going import run_study, words_of
-from expertchat.studies.tables import as_json, cell_of, markdown, report, tables_of
+from expertchat.studies.tables import as_json, cell_of, report, tables_of
 from expertchat.studies.written import SIZES, Step, StudyFile, read_study, steps_of, studies
 from tests.workers.forked import environment
 

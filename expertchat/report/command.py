@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from os.path import relpath
 from pathlib import Path
+from urllib.parse import quote
 
 from expertchat.config import ConfigError
+from expertchat.folder.writing import write_out
 from expertchat.report.drawing import needs_matplotlib, write_figures
 from expertchat.report.making import report_of
+from expertchat.report.markdown import written
 from expertchat.report.parts import Figure, Report
 from expertchat.report.subject import Subject, subject_of
 from expertchat.report.transcripts import talks
@@ -24,6 +28,8 @@ def run_report(arguments: Sequence[str], show: Callable[[Report], None], tell: C
     options = _parser().parse_args(list(arguments))
     out: Path | None = options.out
     problems = [f"--out {out}: must end in .html"] if out is not None and out.suffix not in (".html", ".htm") else []
+    if options.markdown is not None and options.markdown.suffix != ".md":
+        problems.append(f"--markdown {options.markdown}: must end in .md")
     if options.follow is not None and options.follow < 1:
         problems.append(f"--follow {options.follow}: give seconds, 1 or more")
     try:
@@ -32,11 +38,14 @@ def run_report(arguments: Sequence[str], show: Callable[[Report], None], tell: C
         raise ConfigError([*error.problems, *problems]) from None
     if problems:
         raise ConfigError(problems)
-    if options.terminal or options.plots:
+    if options.terminal or options.plots or options.markdown:
         report = report_of(subject)
         if options.plots:
             needs_matplotlib()
             write_figures(figures(report), options.plots)
+        if options.markdown:
+            pictures = quote(relpath(options.plots, options.markdown.parent)) if options.plots else None
+            write_out(f"--markdown {options.markdown}", options.markdown, written(report, pictures))
         if options.terminal:
             show(report)
         return 0
@@ -62,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
                         help=f"write it again as the run goes on, every {LOOK_SECONDS} s at most, until it is done")  # fmt: skip
     parser.add_argument("--terminal", action="store_true", help="show the first page here, and write nothing")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write its figures instead: svg, pdf, png, and a csv of each")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE.md", help="write what it says and its tables instead; with --plots the figures stand in it"
+    )
     return parser
 
 

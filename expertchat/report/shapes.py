@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from expertchat.report.drawing import COLOURS, DASHES, FAINT, INK, MARKS
-from expertchat.report.parts import MISSING, Figure, Number, short
+from expertchat.report.parts import MISSING, Cell, Figure, Number, short
 from expertchat.text.in_words import line
 
 if TYPE_CHECKING:
@@ -89,6 +89,14 @@ def written(value: float | None, axis: Axis) -> str:
     if value is None:
         return MISSING
     return f"{100 * value:.1f} %" if axis.percent else short(float(value))
+
+
+def cell_of(title: str, value: object = None, low: object = None, high: object = None) -> Cell:
+    """A figure in a table, in per cent where the title of its row or column says so."""
+    factor = 100.0 if title.endswith("%") else 1.0
+    if isinstance(value, int) and factor == 1.0:
+        return Cell(value)
+    return Cell(*(None if (one := number(x)) is None else factor * one for x in (value, low, high)))
 
 
 def interval(low: float | None, high: float | None, axis: Axis) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.folder.jsonl import read_json
+from expertchat.report.markdown import inside, table
 from expertchat.report.parts import Cell, Shown
 from expertchat.studies.written import Step, StudyFile, TableFile
 
@@ -95,28 +96,12 @@ def _answers(path: Path, count: int) -> list[str | None]:
 def report(study: StudyFile, name: str, size: str, steps: Sequence[Step], seconds: Mapping[str, float]) -> str:
     """The study as Markdown: what it is, its tables, and every command that was run."""
     parts = [f"# {study.title}", study.about.strip()]
-    parts += [markdown(table) for table in tables_of(study, steps).values()]
-    lines = [f"| {step.name} | {_inside(step.about)} | `expertchat {' '.join([step.command, *map(_inside, step.words)])}` "
+    parts += [table(shown) for shown in tables_of(study, steps).values()]
+    lines = [f"| {step.name} | {inside(step.about)} | `expertchat {' '.join([step.command, *map(inside, step.words)])}` "
              f"| {seconds.get(step.name, 0):.0f} |" for step in steps]  # fmt: skip
     whole = "\n".join(["| step | what | command | s |", "|---|---|---|---|", *lines])
     parts += ["## What was run", f"`expertchat study {name} {size}`", whole]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def markdown(table: Shown) -> str:
-    """A table as Markdown."""
-    lines = [f"## {table.title}", "", "| | " + " | ".join(map(_inside, table.columns)) + " |", "|---" * (len(table.columns) + 1) + "|"]
-    for name, cells in table.rows.items():
-        said = f"*{_inside(name)}*" if name in table.published else _inside(name)
-        lines.append(f"| {said} | " + " | ".join(_inside(str(cell)) for cell in cells) + " |")
-    if table.published:
-        lines += ["", "In italics: what others have reported; nothing of it was measured here."]
-    return "\n".join([*lines, *(["", table.note] if table.note else [])])
-
-
-def _inside(text: str) -> str:
-    """A text in a cell: data, and no markup."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
 def as_json(study: StudyFile, steps: Sequence[Step]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expertchat.report.parts import Cell, Figure, Section, Shown
-from expertchat.report.shapes import Axis, Row, forest
+from expertchat.report.shapes import Axis, Row, cell_of, forest
 from expertchat.report.subject import Subject
 from expertchat.runs.arms import arms_of, is_training
 from expertchat.text.in_words import line
@@ -18,12 +18,12 @@ NOTE = (
     "How far the seeds lie apart is not in the interval."
 )
 COLUMNS = (
-    ("method", "method"), ("judged replies", "judged"), ("replies", "n"), ("win rate", "win_rate"), ("seed, lowest", "win_rate_min"),
-    ("seed, highest", "win_rate_max"), ("of about the same length", "win_rate_length_matched"),
+    ("method", "method"), ("judged replies", "judged"), ("replies", "n"), ("win rate, %", "win_rate"), ("seed, lowest, %", "win_rate_min"),
+    ("seed, highest, %", "win_rate_max"), ("of about the same length, %", "win_rate_length_matched"),
     ("facts, times the base's", "distinct_ratio"),
     ("tokens", "tokens_policy"), ("the base's", "tokens_base"), ("wrong facts", "wrong_policy"), ("the base's wrong", "wrong_base"),
-    ("ties in training", "tie_rate"),
-    ("nulls", "null_rate"), ("margin/sd", "margin_scaled"), ("KL, last round", "kl"), ("rounds", "rounds"),
+    ("ties in training, %", "tie_rate"),
+    ("nulls, %", "null_rate"), ("margin/sd", "margin_scaled"), ("KL, last round", "kl"), ("rounds", "rounds"),
 )  # fmt: skip
 
 
@@ -70,8 +70,11 @@ def _by_seed(row: Arm) -> list[float]:
 
 def _table(rows: Sequence[Arm], names: Sequence[str]) -> Shown:
     shown = [(title, key) for title, key in COLUMNS if any(row[key] is not None for row in rows)]
-    cells = {name: [Cell(row[key], row.get(f"{key}_low"), row.get(f"{key}_high")) for _, key in shown]
-             for name, row in zip(names, rows, strict=True)}  # fmt: skip
+    cells = {
+        name: [Cell(row[key]) if isinstance(row[key], str) else cell_of(title, row[key], row.get(f"{key}_low"), row.get(f"{key}_high"))
+               for title, key in shown]
+        for name, row in zip(names, rows, strict=True)
+    }  # fmt: skip
     columns = ["seeds", *(title for title, _ in shown)]
     found = {name: [Cell(len(row["seeds"])), *cells[name]] for name, row in zip(names, rows, strict=True)}
     return Shown("The arms in figures", columns, found)

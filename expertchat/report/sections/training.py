@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from expertchat.report.learning import Learning, by_arm, learnings, pooled
 from expertchat.report.parts import Cell, Figure, Section, Shown
-from expertchat.report.shapes import Axis, Point, Series, curves, interval, number, written
+from expertchat.report.shapes import Axis, Point, Series, cell_of, curves, interval, number, written
 from expertchat.report.subject import Subject
 from expertchat.text.in_words import line
 
@@ -68,15 +68,15 @@ MEASURES = (
     Measure("implicit_margin", "Implicit margin in training", Axis("margin", at=0.0), (("", "implicit_margin"),)),
 )  # fmt: skip
 # What a table says of the last evaluation: title, the policy's figure, the base's, and what stands for the change.
-COMPARED = (
-    ("win rate", "win_rate", None, None), ("of about the same length", "win_rate_length_matched", None, None),
+COMPARED: Sequence[tuple[str, str, str | None, str | None]] = (
+    ("win rate, %", "win_rate", None, None), ("of about the same length, %", "win_rate_length_matched", None, None),
     ("distinct facts a reply", "distinct_policy", "distinct_base", "distinct_ratio"),
     ("wrong facts a reply", "wrong_policy", "wrong_base", None),
-    ("facts that are right", "accuracy_policy", "accuracy_base", None), ("repeats a reply", "repeats_policy", "repeats_base", None),
+    ("facts that are right, %", "accuracy_policy", "accuracy_base", None), ("repeats a reply", "repeats_policy", "repeats_base", None),
     ("tokens a reply", "tokens_policy", "tokens_base", None), ("rating", "rating_policy", "rating_base", None),
     ("measured", "measure_policy", "measure_base", "measure_difference"), ("perplexity", "perplexity", "perplexity_base", None),
-    ("perplexity a byte", "perplexity_byte", "perplexity_byte_base", None), ("word by word right", "exact", "exact_base", None),
-    ("held-out pairs ordered rightly", "accuracy", None, None), ("replies", "n", None, None),
+    ("perplexity a byte", "perplexity_byte", "perplexity_byte_base", None), ("word by word right, %", "exact", "exact_base", None),
+    ("held-out pairs ordered rightly, %", "accuracy", None, None), ("replies", "n", None, None),
 )  # fmt: skip
 CANNOT = (
     "Intervals are over replies or dialogues of these runs: replies to one topic are alike, which makes them rather too narrow, and "
@@ -183,13 +183,13 @@ def compared(found: Sequence[Learning]) -> Iterator[Shown]:
     measured = [(one, last) for one in found if (last := one.last) is not None]
     if len(measured) > 1:
         shown = [(title, key) for title, key, _, _ in COMPARED if any(last.figures.get(key) is not None for _, last in measured)]
-        rows = {line(one.name): [_cell(last.figures, key) for _, key in shown] for one, last in measured}
+        rows = {line(one.name): [_cell(title, last.figures, key) for title, key in shown] for one, last in measured}
         yield Shown("The last evaluation of each", [title for title, _ in shown], rows, note="Figures of the policies alone.")
         return
     for one in found:
         if (last := one.last) is None:
             continue
-        rows = {title: [_cell(last.figures, key) for key in (policy, base, change)] for title, policy, base, change in COMPARED}
+        rows = {title: [_cell(title, last.figures, key) for key in (policy, base, change)] for title, policy, base, change in COMPARED}
         rows = {title: cells for title, cells in rows.items() if cells[0].value is not None}
         if rows:
             judge = last.figures.get("judge")
@@ -198,6 +198,6 @@ def compared(found: Sequence[Learning]) -> Iterator[Shown]:
             yield Shown("The last evaluation", ["policy", "base", "difference or ratio"], rows, note=note)
 
 
-def _cell(figures: Mapping[str, object], key: str | None) -> Cell:
-    value, low, high = (figures.get(name) for name in (key, f"{key}_low", f"{key}_high")) if key else (None, None, None)
-    return Cell(value if isinstance(value, int) else number(value), number(low), number(high))
+def _cell(title: str, figures: Mapping[str, object], key: str | None) -> Cell:
+    found = (figures.get(name) for name in (key, f"{key}_low", f"{key}_high")) if key else ()
+    return cell_of(title, *found)
