@@ -85,7 +85,7 @@ def _order(order: Order, counts: Mapping[str, int], names: Sequence[str]) -> dic
     """What was picked in one order."""
     there = [counts.get(name, 0) for name in names]
     return {
-        "order": ", ".join(order), **{name: counts.get(name, 0) for name in names}, NONE: counts.get(NONE, 0), "n": sum(there),
+        "order": ", ".join(order), "picked": dict(zip(names, there, strict=True)), NONE: counts.get(NONE, 0), "n": sum(there),
         "uneven": evenness(there) if sum(there) else None,
     }  # fmt: skip
 

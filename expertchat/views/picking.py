@@ -31,7 +31,7 @@ class PickingView(BarView):
             table.add_column(Text(line(name)), justify="right")
         for row in summary["orders"]:
             p = "" if row["uneven"] is None else f"{row['uneven']:.3f}"
-            table.add_row(Text(line(row["order"])), *(f"{row[name]:,}" for name in (*names, "none")), p)
+            table.add_row(Text(line(row["order"])), *(f"{n:,}" for n in (*row["picked"].values(), row["none"])), p)
         self.console.print()
         self.console.print(table)
         even = f"by chance {100 * summary['even']:.1f} %"
