@@ -60,8 +60,9 @@ def read_reported(path: Path) -> ReportedFile:
     try:
         return ReportedFile.model_validate(values)
     except ValidationError as error:
-        found = [(".".join(map(str, one["loc"])), str(one["msg"]).removeprefix("Value error, ")) for one in error.errors()]
-        raise ConfigError([f"{path}: {f'{place}: ' if place else ''}{line}" for place, said in found for line in said.split("\n")]) from None
+        found = [("".join(f"{part}." for part in one["loc"])[:-1], str(one["msg"]).removeprefix("Value error, ")) for one in error.errors()]
+        lines = [f"{f'{place}: ' if place else ''}{line}" for place, said in found for line in said.split("\n")]
+        raise ConfigError([f"{path}: {line}" for line in lines]) from None
 
 
 def weighed(reported: ReportedFile) -> dict[str, Any]:
@@ -90,8 +91,8 @@ def _of_chosen(chosen: Sequence[dict[str, int]]) -> Iterator[dict[str, Any]]:
     if found is None:
         return
     n = sum(sum(one.values()) for one in chosen)
-    for (one, other), odds in found.systems.items():
-        yield _odds(f"odds of {one} to {other}, places held equal", odds, n)
+    for (name, other), odds in found.systems.items():
+        yield _odds(f"odds of {name} to {other}, places held equal", odds, n)
     for (first, second), odds in found.places.items():
         yield _odds(f"odds of the {PLACES[first]} place to the {PLACES[second]}, texts held equal", odds, n)
 

@@ -50,7 +50,8 @@ class ChooseConfig(Group):
 class BestOfNConfig(Unattended):
     """`expertchat best_of_n`. `judges.chooser` chooses, all other judges judge the choice.
 
-    `instruction`: what a table's prompt is put into, {text}. `base`: the model whose reply the choice is held against; None: of a model that has learned what it was before, else nobody's.
+    `instruction`: what a table's prompt is put into, in the place of {text}. `base`: the model whose reply the choice is held against;
+    None: of a model that has learned what it was before, else nobody's.
     `again`: which candidates those judges rate that rate one by one.
     """
 

@@ -101,10 +101,12 @@ def _choices(config: BestOfNConfig, store: ChoosingFolder, selections: Sequence[
     for asked, one in zip(store.asked, selections, strict=True):
         texts = {i: store.candidates[f"{one.id}/k{i}"].text for i in range(len(one.keys)) if f"{one.id}/k{i}" in store.candidates}
         chosen, subject = one.chosen[-1] if one.chosen else None, asked.prompt.subject
-        turns = [{"role": "assistant" if turn.speaker == subject else "user", "content": turn.text} for turn in store.histories[one.id].turns]
+        said = store.histories[one.id].turns
+        turns = [{"role": "assistant" if turn.speaker == subject else "user", "content": turn.text} for turn in said]
         row = {
-            "id": one.id, "topic": asked.topic or None, "group": asked.prompt.group, "prompt": turns or None, "reference": asked.prompt.reference,
-            "rule": one.texts.get("rule"), "base": one.texts.get("base", texts.get(0)), "best": None if chosen is None else texts[chosen],
+            "id": one.id, "topic": asked.topic or None, "group": asked.prompt.group, "prompt": turns or None,
+            "reference": asked.prompt.reference, "rule": one.texts.get("rule"),
+            "base": one.texts.get("base", texts.get(0)), "best": None if chosen is None else texts[chosen],
         }  # fmt: skip
         yield f"{json.dumps(row, ensure_ascii=False)}\n"
 

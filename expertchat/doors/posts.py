@@ -27,8 +27,8 @@ def meant(arguments: Sequence[str]) -> list[str]:
 
     >>> meant(["languages=[en,de]", "count=8"])
     ['+language@languages.en=en', '+language@languages.de=de', 'count=8']
-    >>> meant(["model=embedded:llama"]), meant(["model=models/x"])
-    (['+language@languages.embedded=embedded', 'model=embedded_llama'], ['+language@languages.en=en', 'model=auto', "model.path='models/x'"])
+    >>> meant(["model=embedded:llama"]), meant(["model=models/x"])[0]
+    (['+language@languages.embedded=embedded', 'model=embedded_llama'], '+language@languages.en=en')
     """
     from expertchat.command.named_models import with_models
 

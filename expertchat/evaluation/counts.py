@@ -15,7 +15,7 @@ POWER = 0.8  # with which the least difference would have been found
 
 
 class Tested(NamedTuple):
-    """A figure with its interval, the probability of one so far from `even` by chance, and the least distance that would have been found."""
+    """A figure with its interval, the probability of one so far from `even` by chance, and the least distance that so many answers show."""
 
     value: float
     low: float

@@ -6,6 +6,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import ScoreRequest, Scores
@@ -66,9 +67,10 @@ def read(config: PickConfig, row: PickRow, order: Sequence[str], result: object)
         return _nothing(row, order, f"{len(order)} probabilities were wanted", "not_finite")
     held = rating.mass(logprobs)
     raw = one_line(" ".join(f"{letter} {math.exp(p):.4f}" for letter, p in zip(LETTERS, logprobs, strict=False)))
-    about = {"id": pick_id(row.id, order), "row": row.id, "order": list(order), "mass": held, "raw": raw}
+    about: dict[str, Any] = {"id": pick_id(row.id, order), "row": row.id, "order": list(order), "mass": held, "raw": raw}
     if held is not None and held < config.min_mass:
-        return Pick(**about, problem=rating.low_mass(held, config.min_mass, f"answers {listed(list(LETTERS[: len(order)]))}"), fault="low_mass")
+        what = f"answers {listed(list(LETTERS[: len(order)]))}"
+        return Pick(**about, problem=rating.low_mass(held, config.min_mass, what), fault="low_mass")
     best = [name for name, p in zip(order, logprobs, strict=True) if p == max(logprobs)]
     if len(best) > 1:
         return Pick(**about, problem="two letters are equally likely", fault="tie")

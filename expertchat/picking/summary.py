@@ -94,7 +94,7 @@ def _odds(found: Effects | None, rows: int) -> dict[str, Any] | None:
     """The odds as they are written. Orders of one row are not independent, so the bounds are those of the picks taken by themselves."""
     if found is None:
         return None
-    systems = {f"{one} : {other}": dict(zip(("value", "low", "high", "p"), odds, strict=True)) for (one, other), odds in found.systems.items()}
-    places = {f"{one + 1} : {other + 1}": dict(zip(("value", "low", "high", "p"), odds, strict=True))
-              for (one, other), odds in found.places.items()}  # fmt: skip
+    keys = ("value", "low", "high", "p")
+    systems = {f"{one} : {other}": dict(zip(keys, odds, strict=True)) for (one, other), odds in found.systems.items()}
+    places = {f"{one + 1} : {other + 1}": dict(zip(keys, odds, strict=True)) for (one, other), odds in found.places.items()}
     return {"systems": systems, "places": places, "rows": rows}

@@ -36,7 +36,8 @@ def _read_personas(value: Any) -> Any:
     try:
         found = yaml.safe_load(Path(value).expanduser().read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{value}: cannot be read as YAML ({' '.join(str(error).split())}); name a file of lines `name: who they are`") from None
+        why = " ".join(str(error).split())
+        raise ValueError(f"{value}: cannot be read as YAML ({why}); name a file of lines `name: who they are`") from None
     if not isinstance(found, dict) or not all(isinstance(one, str) and one.strip() for one in found.values()):
         raise ValueError(f"{value}: holds no personas; write lines `name: who they are`")
     return {str(name): text for name, text in found.items()}

@@ -46,8 +46,8 @@ from expertchat.text.wordings import fill
 EMBEDDER = "embedder"
 POSTS, TABLE, PART = "posts.jsonl", "posts.csv", "part-{}.jsonl"
 FAULTS: dict[Fault, str] = {
-    "blank": "says nothing", "refusal": "refuses", "cut": "was cut by the token limit", "altered": "holds markup, thoughts or another's words",
-    "language": "is in another language", "near": "is like an earlier one",
+    "blank": "says nothing", "refusal": "refuses", "cut": "was cut by the token limit",
+    "altered": "holds markup, thoughts or another's words", "language": "is in another language", "near": "is like an earlier one",
 }  # fmt: skip
 
 
@@ -147,7 +147,8 @@ class _Writing:
         with self.interrupts.at_once():  # nothing is in flight yet, and loading may take minutes
             self.cast = load_cast(config, self.hub, backends, embedder)
         store.open()
-        self.hub.send(started("posts", store, conversations=config.count, turns=1, resumed=sum(not one.fault for one in store.posts.values())))
+        before = sum(one.fault is None for one in store.posts.values())
+        self.hub.send(started("posts", store, conversations=config.count, turns=1, resumed=before))
         self.hub.notes(store.notes, "warning")
         self.hub.notes(self.cast.notes)
         self.unlike, self.taken = Unlike(config.count + len(self.others)), dict[int, Post]()
@@ -224,7 +225,8 @@ class _Writing:
     def _read(self, place: int, attempt: int, answer: Completion) -> Post:
         """What the model wrote as a post, on one line, and what is wrong with it by itself."""
         brief, read = self._brief(place, attempt), self.expert.read_reply(answer.text)
-        turn = Turn(speaker=self.expert.letter, text=read.text, thinking=read.thinking if read.thought else None, beyond=read.beyond or None)
+        thinking = read.thinking if read.thought else None
+        turn = Turn(speaker=self.expert.letter, text=read.text, thinking=thinking, beyond=read.beyond or None)
         text = plain(read.text)
         return Post(
             id=f"s{place:04d}/a{attempt}", place=place, language=brief.language, persona=brief.persona[0], topic=brief.topic, text=text,
@@ -289,8 +291,8 @@ def _of_language(name: str, posts: Sequence[Post], written: Sequence[Post]) -> d
 def _rows(posts: Sequence[Post]) -> str:
     """One JSON object a line, as tables are read: `group` is the topic."""
     keys = ("id", "language", "persona", "topic", "text")
-    lines: Iterator[str] = (json.dumps({key: getattr(post, key) for key in keys} | {"group": post.topic}, ensure_ascii=False) for post in posts)
-    return "".join(f"{line}\n" for line in lines)
+    rows = ({key: getattr(post, key) for key in keys} | {"group": post.topic} for post in posts)
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
 
 
 def _csv(posts: Sequence[Post]) -> str:

@@ -48,7 +48,7 @@ from expertchat.records.run import (
 
 __all__ = [
     "SEAT", "SEATS", "Answer", "Attempt", "Candidate", "Choice", "Demonstration", "ExpertRef", "Figure", "Form", "Item", "JudgeRef",
-    "Label", "Message", "Metrics", "Opinion", "Order", "Outcome", "PairIds", "Pick", "PickRow", "Post", "PreferencePair", "Prompt", "Rating", "Record", "Reward",
-    "Role", "Sample", "Score", "Selection", "Speaker", "Step", "StopReason", "Text", "Topic", "Transcript", "Turn", "Verdict", "Wim",
-    "as_line", "finite", "other",
+    "Label", "Message", "Metrics", "Opinion", "Order", "Outcome", "PairIds", "Pick", "PickRow", "Post", "PreferencePair", "Prompt",
+    "Rating", "Record", "Reward", "Role", "Sample", "Score", "Selection", "Speaker", "Step", "StopReason", "Text", "Topic", "Transcript",
+    "Turn", "Verdict", "Wim", "as_line", "finite", "other",
 ]  # fmt: skip

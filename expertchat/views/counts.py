@@ -41,7 +41,8 @@ def markdown(values: Mapping[str, Any]) -> str:
     """The table as Markdown."""
     lines = [HEADS, ["---"] * len(HEADS), *([_inside(row["name"]), *cells(row)] for row in values["rows"])]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join(part for part in (f"# {_inside(values['title'])}", table, f"{_inside(values['says'])}.", _inside(values["note"])) if part) + "\n"
+    parts = [f"# {_inside(values['title'])}", table, f"{_inside(values['says'])}.", _inside(values["note"])]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _inside(text: str) -> str:

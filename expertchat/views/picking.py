@@ -1,4 +1,4 @@
-"""What `expertchat pick` shows: a bar while rows are judged, and at the end who was picked in each order and how much of it is the place."""
+"""What `expertchat pick` shows: a bar while rows are judged, and at the end what was picked in each order and what of it is the place."""
 
 from __future__ import annotations
 

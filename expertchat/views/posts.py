@@ -36,9 +36,9 @@ class PostsView(BarView):
             table.add_row(line(name), f"{counts['posts']:,}", f"{counts['written']:,}")
         self.console.print()
         self.console.print(table)
-        left_out = "; ".join(f"{n:,} that {line(why)}" if n == 1 else f"{n:,}, each of which {line(why)}" for why, n in summary["faults"].items())
+        left_out = [f"{n:,}, {'which' if n == 1 else 'each of which'} {line(why)}" for why, n in summary["faults"].items()]
         if left_out:
-            self._say(f"left out: {left_out}", "dim")
+            self._say(f"left out: {'; '.join(left_out)}", "dim")
         if summary["nearest"] is not None:
             self._say(f"the two posts that are most alike have a cosine of {summary['nearest']:.3f}", "dim")
         self.console.print()
