@@ -94,6 +94,7 @@ def check(config: TalkConfig, here: bool) -> Problems:
     from expertchat.experts.registry import family_class
     from expertchat.prompting.table import table_problems
     from expertchat.sources.instructions import find_template
+    from expertchat.training.single import read_prompts
 
     if config.template != "auto":
         yield from (problem.replace("data.template=", "template=", 1) for problem in told(find_template, config.template))
@@ -103,3 +104,5 @@ def check(config: TalkConfig, here: bool) -> Problems:
     if config.device is not None:
         yield from models.device_problems({"device": config.device})
     yield from table_problems(config)
+    if config.prompts.file is not None:
+        yield from told(read_prompts, config.prompts.file, config.prompts.column)

@@ -27,7 +27,7 @@ def by_type(source: SourceConfig, say: Say) -> list[Known]:
     found = [Known(item.model_copy(update={"turns": [], "topic": ""}), (None,)) for item in items if item.type and not item.pair]
     if not found:
         raise ConfigError(
-            f"kind=types: none of the {len(items)} items of {', '.join(source.path)} is one text with a type; name the column of types with "
+            f"kind=types: none of the {len(items)} items of {', '.join(source.path)} is one text with a type; name the column of types: "
             "source.columns.type=NAME"
         )
     return found
@@ -41,8 +41,8 @@ def typed_examples(train: Sequence[Known], held_out: Sequence[Known]) -> tuple[l
         raise ConfigError(f"kind=types: all {len(train)} rows of training are of the type {listed(types)}, and one class teaches nothing")
     if strange := sorted({str(one.item.type) for one in held_out} - set(types)):
         raise ConfigError(
-            f"kind=types: what is held out has types that no row of training has ({listed(strange)}); hold out other groups (held_out.share, "
-            "run.seed), or another source with held_out.path"
+            f"kind=types: what is held out has types that no row of training has ({listed(strange)}); hold out other groups "
+            "(held_out.share, run.seed), or another source with held_out.path"
         )
     return [Example((request_of(one.item, 0),), float(types.index(str(one.item.type)))) for one in train], types
 

@@ -32,8 +32,8 @@ OWN = ("here", "examples")  # names that every step knows
 class StepFile(Group):
     """One command. `smoke`, `small` and `full` are further words at that size; `each` runs it once for every combination of its values.
 
-    A list of values may be one for each size; a value may be the $NAME of a word or of an earlier step. `input`: lines for its standard input; what it then says on standard output is kept as
-    answers.txt in its folder.
+    A list of values may be one for each size; a value may be the $NAME of a word or of an earlier step. `input`: lines for its standard
+    input; what it then says on standard output is kept as answers.txt in its folder.
     """
 
     run: Text
@@ -99,8 +99,8 @@ class StudyFile(Group):
             if command not in COMMANDS:
                 yield f"steps.{name}.run: there is no command '{command}'{_close(command, COMMANDS)}"
             known = {*self.words, *OWN, *step.each, *before}
-            named = [str(one) for each in step.each.values() for ones in (each.values() if isinstance(each, dict) else [each]) for one in ones]
-            for text in (step.run, step.smoke, step.small, step.full, *named):
+            lists = [ones for each in step.each.values() for ones in (each.values() if isinstance(each, dict) else [each])]
+            for text in (step.run, step.smoke, step.small, step.full, *(str(one) for ones in lists for one in ones)):
                 for one in PLACE.findall(text):
                     if one not in known:
                         why = "is that of a later step" if one in self.steps else f"is known to nobody{_close(one, known)}"

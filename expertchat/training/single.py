@@ -96,8 +96,8 @@ def given(config: OnlineConfig) -> list[Topic]:
     untyped = [text for text in found.texts if config.by_type and not found.columns.get(text, {}).get(TYPE)]
     if untyped:
         raise ConfigError(
-            f"reward_model.label=type: {len(untyped)} of {len(found.texts)} prompts of {config.prompts.file} have no type; fill in their cells, "
-            "or name the column with prompts.type=NAME"
+            f"reward_model.label=type: {len(untyped)} of {len(found.texts)} prompts of {config.prompts.file} have no type; fill in their "
+            "cells, or name the column with prompts.type=NAME"
         )
     return [Topic(id=conversation_id(i), text=text, source="file") for i, text in enumerate(found.texts)]
 

@@ -59,10 +59,11 @@ class RewardsView(BarView):
     def _curves(self) -> None:
         """Accuracy and loss from epoch to epoch, where there are several."""
         told = [self._epochs[number] for number in sorted(self._epochs)]
-        for title, name, form in (("ordered rightly", "accuracy", "%"), ("loss", "loss", ".3f")) if len(told) > 2 else ():
+        right = "type named rightly" if told and "coin" in told[-1].figures else "ordered rightly"
+        for title, name, form in ((right, "accuracy", "%"), ("loss", "loss", ".3f")) if len(told) > 2 else ():
             values = [number(one.figures.get(name)) for one in told]
             if values[0] is not None and values[-1] is not None:
-                self._say(f"  {title:<16} {written(values[0], form):>7} {sparkline(values, CURVE)} {written(values[-1], form)}")
+                self._say(f"  {title:<18} {written(values[0], form):>7} {sparkline(values, CURVE)} {written(values[-1], form)}")
 
 
 def number(value: object) -> float | None:
