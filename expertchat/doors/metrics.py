@@ -20,13 +20,20 @@ def run(arguments: Sequence[str]) -> int:
     from expertchat.command.named_models import with_models
     from expertchat.sources.words import as_overrides
 
-    return composed("metrics", with_models(as_overrides([_whole(word) for word in arguments])), _one)
+    return composed("metrics", with_models(as_overrides([one for word in arguments for one in _whole(word)])), _one)
 
 
-def _whole(word: str) -> str:
-    """An argument whose key is written in short."""
+def _whole(word: str) -> list[str]:
+    """An argument whose key is written in short.
+
+    >>> _whole("reference=gold"), _whole("classifier=runs/it's")
+    (['source.columns.reference=gold'], ['reward_model@classifier=default', "classifier.path='runs/it\\\\'s'"])
+    """
     key, equals, value = word.partition("=")
-    return f"{SHORT.get(key, key)}{equals}{value}"
+    if key == "classifier" and value not in ("", "null"):
+        quoted = value.replace("'", "\\'")
+        return ["reward_model@classifier=default", f"classifier.path='{quoted}'"]
+    return [f"{SHORT.get(key, key)}{equals}{value}"]
 
 
 def _one(job: Job) -> int:
@@ -46,6 +53,8 @@ def named(config: MetricsConfig) -> list[tuple[str, str | None]]:
     found: list[tuple[str, str | None]] = [(path.removeprefix(HUB), None) for path in config.source.path if path.startswith(HUB)]
     if config.model is not None and config.model.backend == "local":
         found.append((config.model.path, config.model.models_dir))
+    if config.classifier is not None:
+        found.append((config.classifier.path, config.classifier.models_dir))
     if config.embedder.path not in ("auto", "mpnet_or_minilm"):
         found.append((config.embedder.path, config.embedder.models_dir))
     return found
@@ -54,6 +63,7 @@ def named(config: MetricsConfig) -> list[tuple[str, str | None]]:
 def check(config: MetricsConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.command import check_models as models
+    from expertchat.command.check_judges import classifier_problems
     from expertchat.command.check_places import new_file_problem
     from expertchat.sources.read import source_problems
 
@@ -63,6 +73,8 @@ def check(config: MetricsConfig, here: bool) -> Problems:
             yield problem
     if config.model is not None:
         yield from models.model_problems("model", config.model)
+    if here and (classifier := config.classifier) is not None:
+        yield from (f"classifier.path={classifier.path}: {problem}" for problem in classifier_problems(classifier))
     if config.embedder.path != "auto" and "similarity" in config.measures:
         yield from models.embedder_problems(config.embedder, [])
     yield from models.device_problems({"embedder.device": config.embedder.device})

@@ -21,7 +21,7 @@ class Column(NamedTuple):
     title: str
     digits: int = 3
     mean: bool = True
-    needs: Literal["", "reference", "turns", "context"] = ""
+    needs: Literal["", "reference", "turns", "context", "type"] = ""
     least: float = 0.0
     most: float = 1.0
 
@@ -32,6 +32,8 @@ _ROUGE = tuple(
     for part, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
 )
 COLUMNS: tuple[Column, ...] = (
+    Column("of_type", "type", "of the right type", needs="type"),
+    Column("type_probability", "type", "probability of the right type", needs="type"),
     *_ROUGE,
     Column("bleu", "bleu", "BLEU of a text", 2, needs="reference", most=100.0),
     Column("chrf", "chrf", "chrF2 of a text", 2, needs="reference", most=100.0),
@@ -41,6 +43,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("logp_token", "likelihood", "log-likelihood a token", least=-math.inf, most=0.0),
     Column("logp_byte", "likelihood", "log-likelihood a byte", least=-math.inf, most=0.0),
     Column("perplexity", "likelihood", "perplexity of a text", 2, least=1.0, most=math.inf),
+    Column("perplexity_reference", "reference_likelihood", "perplexity of a reference", 2, needs="reference", least=1.0, most=math.inf),
     Column("distinct_1", "distinct", "distinct-1"),
     Column("distinct_2", "distinct", "distinct-2"),
     Column("repeats", "repeats", "repeats in itself"),

@@ -18,7 +18,7 @@ from expertchat.metrics.config import MetricsConfig
 from expertchat.metrics.files import as_csv
 from expertchat.metrics.kept import Kept
 from expertchat.metrics.likely import Likelihoods
-from expertchat.metrics.loaded import find_embedder, load_model
+from expertchat.metrics.loaded import find_embedder, load_model, load_types
 from expertchat.metrics.measuring import Row, Tools, measure
 from expertchat.metrics.summing import ALL, added, as_table, distinct_all, labels, means, together
 from expertchat.records import finite
@@ -27,6 +27,7 @@ from expertchat.text.likeness import blank
 from expertchat.text.sentences import listed
 
 Values = Mapping[str, Any]
+LIKELIHOODS = {"likelihood", "reference_likelihood"}  # measures that need a model
 FEW = 10  # groups below which bootstrapped intervals are rather too narrow
 
 
@@ -87,8 +88,13 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
     columns = [column for column in columns if column not in gone]
     tools = Tools(config.stemmer)
     if "likelihood" in config.measures and config.model is None:
-        columns = [column for column in columns if column.measure != "likelihood"]
         notes.append("left out, no model is named: log-likelihood and perplexity; any model: model=NAME")
+    if config.model is None:
+        columns = [column for column in columns if column.measure not in LIKELIHOODS]
+    if config.classifier is None:
+        if any(column.measure == "type" for column in columns):
+            notes.append("left out, no classifier is named: whether they are of the right type; classifier=RUN of expertchat reward_model")
+        columns = [column for column in columns if column.measure != "type"]
     if any(column.measure == "similarity" for column in columns):
         tools.embedder, which = find_embedder(config.embedder, [text.system for item in items for text in item.texts])
         notes.append(which if tools.embedder is not None else f"left out, no embedder: similarity ({which})")
@@ -99,7 +105,10 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
         tools.bleu = overlap.Bleu(config.bleu_tokenizer)
     if "chrf" in measures:
         tools.chrf = overlap.Chrf()
-    if "likelihood" in measures and config.model is not None:
+    if "type" in measures and config.classifier is not None:
+        tools.classifier = load_types(config.classifier, config.threads)
+        notes.append(f"types by {tools.classifier.name}, which has {', '.join(tools.classifier.names)}")
+    if measures & LIKELIHOODS and config.model is not None:
         backend = load_model(config.model, config.seed, config.threads)
         tools.likelihoods = Likelihoods(backend, config.model, config.context)
         notes += [f"likelihoods by {backend.info.name}, {CONTEXTS[tools.likelihoods.context]}", *backend.info.notes]
@@ -116,7 +125,7 @@ CONTEXTS = {
 def _by_reason(gone: Sequence[Column], rows: Sequence[Row]) -> dict[str, list[str]]:
     """Titles of columns by the reason why no text has them; the nine of ROUGE are one."""
     found: dict[str, list[str]] = {}
-    for column in gone:
+    for column in (one for one in gone if one.measure != "type"):  # most sources know of no types
         titles = found.setdefault(str(rows[0].lacks(column)), [])
         title = {"rouge": "ROUGE", "bleu": "BLEU", "chrf": "chrF"}.get(column.measure, column.title)
         if title not in titles:
