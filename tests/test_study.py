@@ -16,10 +16,11 @@ import pytest
 from expertchat import cli
 from expertchat.config import ConfigError
 from expertchat.report.markdown import table as markdown
-from expertchat.studies.going import run_study, words_of
+from expertchat.studies import going
+from expertchat.studies.going import ended, outlets, run_study, words_of
 from expertchat.studies.tables import as_json, cell_of, report, tables_of
 from expertchat.studies.written import SIZES, Step, StudyFile, read_study, steps_of, studies
-from tests.workers.forked import environment
+from tests.workers.forked import begin, environment
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = {
@@ -129,6 +130,8 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, change: dict[str, obj
         (["FILE", "tuns=3"], "the study has no word 'tuns'; did you mean turns?"),
         (["FILE", "tlak.run.seed=3"], "the study has no step 'tlak'; did you mean talk?"),
         (["FILE", "--lst"], "--lst: there is no such flag"),
+        (["FILE", "--only", "tlak"], "--only tlak: there is no such step; there are talk-0"),
+        (["FILE", "--only"], "--only: name the steps"),
         (["run.dir=x"], "name a study"),
     ],
 )
@@ -190,6 +193,34 @@ def test_a_step_that_does_not_end_well_ends_the_study_and_is_gone_on_with(tmp_pa
     assert ended == 0 and told.codes[0][0] == "talk-1" and not (tmp_path / "superseded").exists()
 
 
+def test_some_steps_alone_when_what_they_read_is_done(tmp_path: Path) -> None:
+    made = steps(tmp_path)
+
+    def only(*names: str) -> list[str]:
+        told = Told()
+        assert run_study("two", "smoke", tmp_path, made, told, worked, only=names) == 0
+        return [name for name, _ in told.codes]
+
+    with pytest.raises(ConfigError, match="--only again: reads talk-0, talk-1, not done yet"):
+        only("again")
+    assert only("talk-1") == ["talk-1"] and only("talk") == ["talk-0"]  # all runs of a step by its name, less those that are done
+    assert only("again", "said") == ["again-0", "again-1", "said"] and only("talk-0") == []
+    assert going.standing(tmp_path, made) == {step.name for step in made}
+
+
+def test_a_step_that_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:
+    def meanwhile(step: Step, log: Path, heard: Callable[[float, str], None]) -> int:
+        with pytest.raises(ConfigError, match="step talk-0 is being run by another process"):
+            run_study("two", "smoke", tmp_path, steps(tmp_path), Told(), worked, only=["talk-0"])
+        told = Told()  # another step can be run
+        assert run_study("two", "smoke", tmp_path, steps(tmp_path), told, worked, only=["talk-1"]) == 0 and told.codes
+        return worked(step, log, heard)
+
+    told = Told()
+    assert run_study("two", "smoke", tmp_path, steps(tmp_path), told, lambda *a: (meanwhile if a[0].name == "talk-0" else worked)(*a)) == 0
+    assert [name for name, _ in told.codes] == ["talk-0", "again-0", "again-1", "said"]  # talk-1 was done when its turn came
+
+
 def test_one_folder_is_one_study(tmp_path: Path) -> None:
     go(tmp_path, steps(tmp_path))
     with pytest.raises(ConfigError, match="holds the study two at size smoke"):
@@ -223,7 +254,7 @@ def test_kill_9_ends_the_step_too_and_the_same_command_goes_on(tmp_path: Path) -
         pytest.fail("the step has outlived its study")
     told = [line for line in (tmp_path / "s" / "talk" / "events.jsonl").read_text().splitlines() if '"run_finished"' in line]
     assert told and '"stopped"' in told[-1]  # it ended in order
-    assert json.loads((tmp_path / "s" / "study.json").read_text())["steps"]["talk"]["code"] is None
+    assert json.loads((tmp_path / "s" / "logs" / "talk.json").read_text())["code"] is None
 
 
 # -- what comes of it -------------------------------------------------------------------------------------------------------------
@@ -284,12 +315,16 @@ def test_answers_stand_beside_each_other(tmp_path: Path) -> None:
     assert "| y\\|z | 2 | – |" in markdown(shown)
 
 
-@pytest.mark.slow  # a minute each
+def in_a_fork(step: Step, log: Path, heard: Callable[[float, str], None]) -> int:
+    """A step as a child of a process that has imported everything: the imports take longer than most of what the steps do."""
+    with outlets(step, log) as (given, out, said):
+        return ended(begin([step.command, *words_of(step)], ROOT, out.fileno(), said.fileno(), given).wait())
+
+
 @pytest.mark.parametrize("name", sorted(studies()))
-def test_every_study_runs_at_its_smallest(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "expertchat.cli", "study", name, "smoke", "view=plain", f"run.dir={tmp_path / 's'}"]
-    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+def test_every_study_runs_at_its_smallest(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(going, "in_a_process", in_a_fork)
+    assert cli.main(["study", name, "smoke", "view=plain", f"run.dir={tmp_path / 's'}"]) == 0, capsys.readouterr().out[-4000:]
     tables = json.loads((tmp_path / "s" / "report.json").read_text())["tables"]
     for table in tables.values():  # no column stands empty
         columns = zip(*(cells for row, cells in table["rows"].items() if row not in table["published"]), strict=True)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expertchat.command.table import COMMANDS, find
 from expertchat.command.work import Work
@@ -17,6 +17,9 @@ from expertchat.plan.memory import GIB
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.loads import named_by, pace_of
 
+if TYPE_CHECKING:
+    from expertchat.plan.planner import Plan
+
 
 @dataclass
 class Checked:
@@ -26,6 +29,8 @@ class Checked:
     doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     stage: list[str] = field(default_factory=list)
+    plan: Plan | None = None  # of memory, on the GPUs that are asked for
+    seconds: float | None = None  # of work, where an earlier run or the plan tells
 
 
 def check_all(command: str, config: Any, cluster: ClusterConfig, ranks: int, runs: Path, share: float = 1.0) -> Checked:
@@ -134,6 +139,7 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
     except ConfigError as error:
         checked.doubts += [f"memory plan on {count} x {kind} of {cluster.gpu_gib:g} GiB: {problem}" for problem in error.problems]
         return
+    checked.plan = plan
     if plan is not None and real:
         fullest = max(range(count), key=lambda i: plan.loads[i].need / plan.gpus[i].capacity)
         load, gpu = plan.loads[fullest], plan.gpus[fullest]
@@ -191,24 +197,38 @@ def _time(command: str, config: Any, cluster: ClusterConfig, runs: Path, share: 
             "before the end; ask for more time, or lower cluster.signal_seconds"
         )
         return
-    pace = last_pace(runs, command, config)
-    if pace is None:
+    found = work_of(command, config, cluster, runs, checked.plan)
+    if found is None:
         checked.notes.append(f"how long it takes is not known: there is no earlier run of these models in {runs}")
         return
-    need = pace.seconds * pace.work.wanted(config) * share
+    checked.seconds, told = found[0] * share, found[1]
+    told = f"about {duration(checked.seconds)} of work {told}"
     starts = cluster.requeues + 1
     usable = cluster.seconds - cluster.signal_seconds
-    told = f"about {duration(need)} of work by the speed of {pace.run.name} ({pace.seconds:.2g} s {pace.work.unit}, on {pace.host})"
-    if cluster.scheduler == "local" or need <= usable:
+    if cluster.scheduler == "local" or checked.seconds <= usable:
         checked.notes.append(told)
-    elif need <= usable * starts:
-        times = int(need // usable)
+    elif checked.seconds <= usable * starts:
+        times = int(checked.seconds // usable)
         checked.notes.append(f"{told}: more than one start of {duration(cluster.seconds)}, so it will be requeued about {times} times")
     else:
         checked.doubts.append(
             f"cluster.time={cluster.time}: {told}, but {starts} starts (cluster.requeues={cluster.requeues}) give "
             f"{duration(usable * starts)}; raise one of them"
         )
+
+
+def work_of(command: str, config: Any, cluster: ClusterConfig, runs: Path, plan: Plan | None = None) -> tuple[float, str] | None:
+    """Seconds of work and how they are known: by the speed of an earlier run in `runs`, else by arithmetic on the plan; None: not known."""
+    pace = last_pace(runs, command, config)
+    if pace is not None:
+        seconds = pace.seconds * pace.work.wanted(config)
+        return seconds, f"by the speed of {pace.run.name} ({pace.seconds:.2g} s {pace.work.unit}, on {pace.host})"
+    if plan is None or not hasattr(config, "rounds") or not hasattr(config, "experts"):
+        return None
+    from expertchat.plan.pace import seconds_of as by_plan
+
+    planned = by_plan(config, plan, cluster.gpu_type)
+    return None if planned is None else (planned, f"by the plan (every reply as long as it may be, weights read at a {cluster.gpu_type}'s speed)")
 
 
 @dataclass(frozen=True)

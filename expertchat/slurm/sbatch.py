@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
 
 from expertchat.config import ConfigError
 from expertchat.folder.writing import private
+from expertchat.slurm.array import Array
 from expertchat.slurm.config import ClusterConfig
-from expertchat.slurm.submission import Wanted
 
 REMEDIES = (  # words of sbatch, and what to do
     ("account", "Name yours: cluster.account=def-... (or SBATCH_ACCOUNT); `sacctmgr show associations user=$USER` lists them"),
@@ -24,8 +27,20 @@ REMEDIES = (  # words of sbatch, and what to do
 KEPT = ("SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_CONSTRAINT", "SBATCH_RESERVATION", "SBATCH_CLUSTERS", "SBATCH_EXPORT")
 
 
-def submit(wanted: Wanted) -> str:
-    """The job's id. Raises ConfigError with sbatch's words and what to do about them."""
+class Submitted(Protocol):
+    """What is handed over: a script, and of an array the tasks that are left."""
+
+    @property
+    def cluster(self) -> ClusterConfig: ...
+    @property
+    def script(self) -> Path: ...
+    @property
+    def array(self) -> Array | None: ...
+    def left(self) -> list[int] | None: ...
+
+
+def submit(wanted: Submitted, more: Sequence[str] = ()) -> str:
+    """The job's id. `more`: options of sbatch beside those of the script. Raises ConfigError with sbatch's words and what to do about them."""
     if wanted.cluster.scheduler == "local":
         return _here(wanted)
     if shutil.which("sbatch") is None:
@@ -34,7 +49,7 @@ def submit(wanted: Wanted) -> str:
             "let it run on this machine: cluster=laptop"
         )
     try:
-        line = ["sbatch", "--parsable", str(wanted.script)]
+        line = ["sbatch", "--parsable", *more, str(wanted.script)]
         done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=_environment(wanted.cluster))
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"sbatch does not answer ({error}); try again later: {wanted.script} is written") from None
@@ -67,7 +82,7 @@ def _nodes() -> str:
     return "; ".join(lines[:8]) or "nodes that sinfo does not tell of"
 
 
-def _here(wanted: Wanted) -> str:
+def _here(wanted: Submitted) -> str:
     """Run the script in the background of this machine; "pid:123"."""
     line = ["bash", str(wanted.script)]
     if wanted.array is not None:  # its tasks share the machine
@@ -75,6 +90,6 @@ def _here(wanted: Wanted) -> str:
         at_once = wanted.array.at_once or 1
         line = ["bash", "-c", f'printf "%s\\n" {tasks} | xargs -P {at_once} -I@ env EXPERTCHAT_TASK=@ bash "$0"', str(wanted.script)]
     outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}  # it is no part of a job
-    with open(wanted.place / "slurm-local.out", "ab", opener=private) as log:
+    with open(wanted.script.parent / "slurm-local.out", "ab", opener=private) as log:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=outside)
     return f"pid:{process.pid}"

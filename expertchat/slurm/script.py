@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,10 @@ PARTS = ("setup_env.sh", "stage_models.sh", "supervise.sh")
 
 @dataclass(frozen=True)
 class Script:
-    """What the script is made of. `folder`: the run folder, absolute; `tasks`: those of an array that are left; `ranks`: processes."""
+    """What the script is made of. `folder`: the run folder, absolute; `tasks`: those of an array that are left; `ranks`: processes.
+
+    `words`: what the command is told, where that is no frozen config; `name`: of the job, else the folder's.
+    """
 
     command: str
     command_line: list[str]
@@ -31,6 +35,8 @@ class Script:
     at_once: int | None = None
     after: str | None = None
     ranks: int = 1
+    words: tuple[str, ...] | None = None
+    name: str | None = None
 
     def text(self) -> str:
         """The whole file."""
@@ -49,7 +55,7 @@ class Script:
         cluster = self.cluster
         gpus = f"{cluster.gpu_type}:{cluster.gpus}" if cluster.gpu_type else str(cluster.gpus)
         found = [
-            _option("job-name", self.folder.name),
+            _option("job-name", self.name or self.folder.name),
             *([_option("account", cluster.account)] if cluster.account else []),
             *([_option("partition", cluster.partition)] if cluster.partition else []),
             _option("time", cluster.time),
@@ -65,7 +71,7 @@ class Script:
         if self.tasks:
             found.append(_option("array", _ranges(self.tasks) + (f"%{self.at_once}" if self.at_once else "")))
         if self.after:
-            found += [_option("dependency", f"afterok:{self.after}"), "--kill-on-invalid-dep=yes"]
+            found += afterok([self.after])
         return [*found, *cluster.options]
 
     def _body(self) -> list[str]:
@@ -80,7 +86,7 @@ class Script:
             "EXPERTCHAT_REQUEUES": str(cluster.requeues),
             **({"HF_HOME": os.environ["HF_HOME"]} if os.environ.get("HF_HOME") else {}),  # where the hub's cache is
         }
-        which = "config-$TASK.yaml" if self.tasks else "config.yaml"
+        told = f'--config "{here}/{"config-$TASK.yaml" if self.tasks else "config.yaml"}"' if self.words is None else shlex.join(self.words)
         ranks = f"--ranks {self.ranks} " if self.ranks > 1 else ""
         return [
             "set -euo pipefail",
@@ -90,7 +96,7 @@ class Script:
             *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
             "",
             *(f'source "{here}/{part}"' for part in PARTS),
-            f'supervise {ranks}expertchat {self.command} --config "{here}/{which}"',
+            f"supervise {ranks}expertchat {self.command} {told}",
         ]
 
 
@@ -103,6 +109,11 @@ def _ranges(numbers: list[int]) -> str:
         else:
             parts.append([number])
     return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+
+
+def afterok(jobs: Sequence[str]) -> list[str]:
+    """sbatch's options for a job that begins when these have ended well, and is cancelled when one has not."""
+    return [f"--dependency=afterok:{':'.join(jobs)}", "--kill-on-invalid-dep=yes"] if jobs else []
 
 
 def _option(name: str, value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,22 +76,33 @@ def write_submission(wanted: Wanted) -> None:
         after=wanted.after,
         ranks=wanted.ranks,
     ).text()
+    configs = {name: freeze(config) for name, config in zip(wanted.names(), wanted.configs, strict=True)}
+    write_files(wanted.folder, configs, {wanted.script.name: text}, wanted.command_line)
+    _save(wanted, _jobs(wanted.folder))
+
+
+def write_files(folder: Path, files: Mapping[str, str], scripts: Mapping[str, str], command_line: Sequence[str]) -> None:
+    """The submission's folder in `folder`: these files and scripts, by their names, the scripts' parts, and the code's version.
+
+    Raises ConfigError.
+    """
+    place = folder / SUBMISSION
     try:
-        wanted.folder.mkdir(parents=True, exist_ok=True)
-        wanted.place.mkdir(mode=0o700, exist_ok=True)
-        wanted.place.chmod(0o700)  # Slurm and bash write the job's output in here, by a umask of their own
+        folder.mkdir(parents=True, exist_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)
+        place.chmod(0o700)  # Slurm and bash write the job's output in here, by a umask of their own
         for part in PARTS:
-            replace(wanted.place / part, (jobs_dir() / part).read_text("utf-8"), mode=PRIVATE)
-        for name, config in zip(wanted.names(), wanted.configs, strict=True):
-            replace(wanted.place / name, freeze(config), mode=PRIVATE)
-        replace(wanted.place / "provenance.json", json.dumps(provenance(wanted.command_line), indent=2) + "\n", mode=PRIVATE)
-        (wanted.place / "code.diff").unlink(missing_ok=True)
+            replace(place / part, (jobs_dir() / part).read_text("utf-8"), mode=PRIVATE)
+        for name, text in files.items():
+            replace(place / name, text, mode=PRIVATE)
+        replace(place / "provenance.json", json.dumps(provenance(list(command_line)), indent=2) + "\n", mode=PRIVATE)
+        (place / "code.diff").unlink(missing_ok=True)
         if diff := changes():
-            replace(wanted.place / "code.diff", diff, mode=PRIVATE)
-        replace(wanted.script, text, mode=0o700)
-        _save(wanted, _jobs(wanted.folder))
+            replace(place / "code.diff", diff, mode=PRIVATE)
+        for name, text in scripts.items():
+            replace(place / name, text, mode=0o700)
     except OSError as error:
-        raise ConfigError(f"run.dir: cannot write {wanted.place}: {error.strerror}; name another folder") from None
+        raise ConfigError(f"run.dir: cannot write {place}: {error.strerror}; name another folder") from None
 
 
 def book(wanted: Wanted, job: str) -> None:

@@ -1,7 +1,8 @@
 """A study as it goes: its steps in order, each in a process of its own; what is done is not done again, and the same command goes on.
 
-study.json in its folder says of each step what it was run with (`mark`) and how it ended. A step whose words have changed, or whose files,
-or a step that it reads, is run again, in a new folder: the old one lies under superseded/.
+study.json in its folder says which study it is, logs/STEP.json of each step what it was run with (`mark`) and how it ended. A step whose
+words have changed, or whose files, or a step that it reads, is run again, in a new folder: the old one lies under superseded/. Several
+processes may work in one folder, as jobs do, each at a step of its own: a step is locked, the study is not.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError
@@ -29,12 +31,12 @@ from expertchat.folder.writing import replace, saving
 from expertchat.studies.written import Step
 
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 3
-STATE, OLD, LOGS = "study.json", "superseded", "logs"
+STATE, OLD, LOGS, LOCKS = "study.json", "superseded", "logs", ".locks"
 LARGEST = 64 << 20  # bytes of a file whose content is looked at; of a larger one size and time must do
 LOOK_SECONDS = 0.5
 LAST_LINES = 12  # of a step's log, shown where it has failed
 STALE_SECONDS, BEAT_SECONDS = 120.0, 10.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # USR1: a job's time is nearly over
 
 
 class Watcher(Protocol):
@@ -53,66 +55,82 @@ class Watcher(Protocol):
     def says(self, text: str) -> None: ...
 
 
-@dataclass
+@dataclass(frozen=True)
 class State:
-    """What study.json holds."""
+    """What is kept of a study's steps, each in a file of its own."""
 
-    path: Path
-    values: dict[str, Any] = field(default_factory=dict)
+    place: Path
 
     def of(self, step: Step) -> Mapping[str, Any]:
-        found = self.values["steps"].get(step.name)
-        return found if isinstance(found, dict) else {}
+        return read_json(self._file(step)) or {}
+
+    def done(self, step: Step, mark: str) -> bool:
+        """Whether it is done as it is to be run, and what it has left is there."""
+        before = self.of(step)
+        return before.get("mark") == mark and before.get("code") == DONE and step.folder.is_dir()
 
     def keep(self, step: Step, **values: Any) -> None:
-        self.values["steps"][step.name] = {**self.of(step), **values}
-        with saving(self.path):
-            replace(self.path, json.dumps(self.values, indent=1) + "\n", sync=True)
+        with saving(self._file(step)):
+            self._file(step).parent.mkdir(exist_ok=True)
+            replace(self._file(step), json.dumps({**self.of(step), **values}, indent=1) + "\n", sync=True)
+
+    def _file(self, step: Step) -> Path:
+        return self.place / LOGS / f"{step.name}.json"
 
 
 Run = Callable[[Step, Path, Callable[[float, str], None]], int]
 """Runs a step: it, its log, and who hears of it (seconds, last line); the exit code."""
 
 
-def run_study(name: str, size: str, place: Path, steps: Sequence[Step], watcher: Watcher, run: Run | None = None) -> int:
+def run_study(
+    name: str, size: str, place: Path, steps: Sequence[Step], watcher: Watcher, run: Run | None = None, only: Sequence[str] = ()
+) -> int:
     """Run what is not done; 0 when all of it is, else the code of the step that ended it: 3 where it was stopped and can go on.
 
-    `run`: in the place of a process a step. Raises ConfigError for a folder that is another study's, or is being written.
+    `run`: in the place of a process a step. `only`: these steps alone, by their own names or those of the file. Raises ConfigError for a
+    folder that is another study's, a step that is being run by another process, and for one of `only` that reads what is not done.
     """
-    lock = _locked(place)
-    try:
-        state = _state(name, size, place)
-        marks = marks_of(steps)
-        left = _left(steps, marks, state)
-        watcher.begins(steps, left)
-        for step in steps:
-            if step.name not in left:
-                continue
-            if (code := _step(step, marks[step.name], state, watcher, run or in_a_process)) != DONE:
-                return code
-        return DONE
-    finally:
-        lock.release()
+    state, marks = opened(name, size, place), marks_of(steps)
+    left = {step: why for step, why in left_of(steps, marks, state).items() if not only or step in chosen(steps, only)}
+    if only and (lacking := [name for step in steps if step.name in left for name in step.after if name not in left
+                             and not state.done(next(one for one in steps if one.name == name), marks[name])]):  # fmt: skip
+        raise ConfigError(f"--only {','.join(only)}: reads {', '.join(dict.fromkeys(lacking))}, not done yet: name these too")
+    watcher.begins(steps, left)
+    for step in steps:
+        if step.name in left and (code := _alone(step, marks[step.name], state, watcher, run or in_a_process)) != DONE:
+            return code
+    return DONE
 
 
-def _locked(place: Path) -> FolderLock:
+def chosen(steps: Sequence[Step], only: Sequence[str]) -> list[str]:
+    """The steps that `only` names. Raises ConfigError for a name that no step has."""
+    if strange := [name for name in only if not any(name in (step.name, step.of) for step in steps)]:
+        raise ConfigError([f"--only {name}: there is no such step; there are {', '.join(step.name for step in steps)}" for name in strange])
+    return [step.name for step in steps if {step.name, step.of} & {*only}]
+
+
+def opened(name: str, size: str, place: Path) -> State:
+    """The study's folder, made if it is not there. Raises ConfigError where it is something else's."""
     try:
         place.mkdir(parents=True, exist_ok=True)
         strange = {path.name for path in place.iterdir()}
-        if strange and not (place / STATE).is_file() and not strange.isdisjoint({"events.jsonl", "config.yaml"}):
+        if not (place / STATE).is_file() and not strange.isdisjoint({"events.jsonl", "config.yaml"}):
             raise ConfigError(f"run.dir: {place} is the folder of a run, not of a study; name another folder")
-        return FolderLock(place, STALE_SECONDS, BEAT_SECONDS)
+        values = read_json(place / STATE)
+        if values is None:
+            replace(place / STATE, json.dumps({"schema": 2, "study": name, "size": size}) + "\n", sync=True)
+        elif (values.get("study"), values.get("size")) != (name, size):
+            was = f"the study {values.get('study')} at size {values.get('size')}"
+            raise ConfigError(f"run.dir: {place} holds {was}; name another folder")
     except OSError as error:
         raise ConfigError(f"run.dir: cannot write {place}: {error.strerror}; name another folder") from None
+    return State(place)
 
 
-def _state(name: str, size: str, place: Path) -> State:
-    values = read_json(place / STATE) or {"schema": 1, "study": name, "size": size, "steps": {}}
-    if (values.get("study"), values.get("size")) != (name, size):
-        raise ConfigError(f"run.dir: {place} holds the study {values.get('study')} at size {values.get('size')}; name another folder")
-    if not isinstance(values.get("steps"), dict):
-        raise ConfigError(f"{place / STATE} is damaged; remove it, and the steps are looked at anew")
-    return State(place / STATE, values)
+def standing(place: Path, steps: Sequence[Step]) -> set[str]:
+    """The steps that are done as they are to be run."""
+    state, marks = State(place), marks_of(steps)
+    return {step.name for step in steps if state.done(step, marks[step.name])}
 
 
 # -- what is to be done -----------------------------------------------------------------------------------------------------
@@ -142,7 +160,7 @@ def _content(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _left(steps: Sequence[Step], marks: Mapping[str, str], state: State) -> dict[str, str]:
+def left_of(steps: Sequence[Step], marks: Mapping[str, str], state: State) -> dict[str, str]:
     """The steps that are to be run, each with the reason why again; "" for one that was not run yet or not to its end."""
     left: dict[str, str] = {}
     for step in steps:
@@ -169,9 +187,25 @@ def _changed(step: Step, before: Mapping[str, Any], left: Mapping[str, str]) -> 
 # -- a step -----------------------------------------------------------------------------------------------------------------
 
 
+def _alone(step: Step, mark: str, state: State, watcher: Watcher, run: Run) -> int:
+    """Run a step unless another process has done so meanwhile; its exit code. Raises ConfigError where another one is at it."""
+    where = state.place / LOCKS / step.name
+    with saving(where):
+        where.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FolderLock(where, STALE_SECONDS, BEAT_SECONDS)
+    except ConfigError as error:
+        who = re.search(r" \((process .*?)\); ", str(error))
+        raise ConfigError(f"step {step.name} is being run by another process{f' ({who[1]})' if who else ''}; wait for it, or stop it") from None
+    try:
+        return DONE if state.done(step, mark) else _step(step, mark, state, watcher, run)
+    finally:
+        lock.release()
+
+
 def _step(step: Step, mark: str, state: State, watcher: Watcher, run: Run) -> int:
     """Run one step, or go on with it; its exit code."""
-    place, before = state.path.parent, state.of(step)
+    place, before = state.place, state.of(step)
     log = place / LOGS / f"{step.name}.log"
     if before and before.get("mark") != mark:
         _put_away(step, log, place / OLD)
@@ -219,26 +253,34 @@ def words_of(step: Step) -> list[str]:
 def in_a_process(step: Step, log: Path, heard: Callable[[float, str], None]) -> int:
     """A step as a process of its own, which ends in order when this one is stopped, or is no more."""
     command = [sys.executable, "-m", "expertchat.cli", step.command, *words_of(step)]
-    answers = step.folder / "answers.txt"
-    with open(log, "ab") as said, open(answers, "wb") if step.input is not None else open(os.devnull, "wb") as out:
+    with outlets(step, log) as (given, out, said):
         child = subprocess.Popen(
             command,
-            stdin=subprocess.PIPE if step.input is not None else subprocess.DEVNULL,
-            stdout=out if step.input is not None else said,
+            stdin=given,
+            stdout=out,
             stderr=said,
             preexec_fn=_ends_with_its_parent,
             start_new_session=True,  # Ctrl-C comes through us alone
         )
         before = {number: signal.signal(number, lambda signum, _: child.send_signal(signum)) for number in SIGNALS}
         try:
-            if child.stdin is not None:
-                with suppress(BrokenPipeError):
-                    child.stdin.write("".join(f"{line}\n" for line in step.input or ()).encode())
-                    child.stdin.close()
             return _waited(child, log, heard)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def outlets(step: Step, log: Path) -> Iterator[tuple[IO[bytes], IO[bytes], IO[bytes]]]:
+    """A step's standard input, output and error: its lines if it has any, what it answers to them, and its log."""
+    with tempfile.TemporaryFile() as given, open(log, "ab") as said:
+        if step.input is None:
+            yield given, said, said
+            return
+        given.write("".join(f"{line}\n" for line in step.input).encode())
+        given.seek(0)
+        with open(step.folder / "answers.txt", "wb") as out:
+            yield given, out, said
 
 
 def _waited(child: subprocess.Popen[bytes], log: Path, heard: Callable[[float, str], None]) -> int:
@@ -249,7 +291,12 @@ def _waited(child: subprocess.Popen[bytes], log: Path, heard: Callable[[float, s
         except subprocess.TimeoutExpired:
             heard(time.monotonic() - began, _last(log).rpartition("\n")[2])
             continue
-        return code if code in (DONE, WRONG, STOPPED) else STOPPED if code in (-signal.SIGINT, -signal.SIGTERM) else FAILED
+        return ended(code)
+
+
+def ended(code: int) -> int:
+    """The exit code of a process as a study takes it; below 0 a signal ended it."""
+    return code if code in (DONE, WRONG, STOPPED) else STOPPED if -code in SIGNALS else FAILED
 
 
 def _ends_with_its_parent() -> None:
@@ -258,7 +305,6 @@ def _ends_with_its_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def seconds_of(place: Path) -> dict[str, float]:
+def seconds_of(place: Path, steps: Sequence[Step]) -> dict[str, float]:
     """How long each step took, over all of its starts."""
-    steps = (read_json(place / STATE) or {}).get("steps") or {}
-    return {name: float(step.get("seconds") or 0.0) for name, step in steps.items()}
+    return {step.name: float(State(place).of(step).get("seconds") or 0.0) for step in steps}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -122,6 +122,28 @@ class StudyView:
             grid.add_row(Text(mark, style), Text(step.name, style if state == "runs" else ""), Text(step.command, "dim"), seconds,
                          Text(one_line(step.about), "dim", overflow="ellipsis", no_wrap=True))  # fmt: skip
         return Group(grid, Text(clean(one_line(self._line)), "dim", overflow="ellipsis", no_wrap=True))
+
+
+def print_chain(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
+    """The jobs of a study, what they ask for and what they begin after; then what was found out beforehand."""
+    console = open_console(stream)
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("job", "step", "and", "on", "work, about", "a start", "begins after"):
+        table.add_column(column)
+    for job in values["jobs"]:
+        cells = (job["job"] or "", job["name"], ", ".join(job["steps"]), job["gpus"] or "no GPU", job["work"] or "not known", job["time"],
+                 job["after"])  # fmt: skip
+        table.add_row(*(Text(clean(one_line(str(cell)))) for cell in cells))
+    head = "submitted" if values["submitted"] else "written, not submitted"
+    console.print(Text(f"{one_line(values['title'])}: {len(values['jobs'])} jobs {head}", "bold"), soft_wrap=True)
+    console.print(table)
+    for text in values["totals"]:
+        console.print(Text(clean(text)), soft_wrap=True)
+    for name in ("scripts", "submit", "list"):
+        if values.get(name):
+            console.print(Text.assemble((f"  {name:<8}", "cyan"), clean(values[name])), soft_wrap=True)
+    for note in values["notes"]:
+        console.print(Text(f"  · {clean(note)}", "dim"), soft_wrap=True)
 
 
 def _drawn_table(shown: Shown) -> Table:

@@ -28,7 +28,7 @@ def main() -> int:
     waiting: list[int] = []
     for number in PASSED_ON:  # one that comes before there is a child waits for it
         signal.signal(number, lambda number, frame: waiting.append(number))
-    child = Forked(order("expertchat.cli", "main", {}, os.environ, ["expertchat", *sys.argv[1:]], Path.cwd()), 1, 2)
+    child = Forked(order("expertchat.cli", "main", {}, os.environ, ["expertchat", *sys.argv[1:]], Path.cwd()), 0, 1, 2)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         os.kill(child.pid, number)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 SHARED = "TESTS_SHARED"  # a folder that all workers of a session share
@@ -28,11 +28,11 @@ _ports = itertools.count()
 class Forked:
     """A child of the server. Like subprocess.Popen, as far as tests need it."""
 
-    def __init__(self, order: Mapping[str, Any], out: int, err: int) -> None:
+    def __init__(self, order: Mapping[str, Any], given: int, out: int, err: int) -> None:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._connection.settimeout(SECONDS)
         self._connection.connect(str(server()))
-        socket.send_fds(self._connection, [json.dumps(order).encode() + b"\n"], [out, err])
+        socket.send_fds(self._connection, [json.dumps(order).encode() + b"\n"], [given, out, err])
         self._lines = self._connection.makefile("r")
         self.pid = int(self._lines.readline())
         self.returncode: int | None = None
@@ -63,12 +63,12 @@ def start(world: int, function: str, folder: Path, **arguments: Any) -> Done:
     """Run `function` (module.name in tests.workers) in each of `world` processes, however it ends; each writes FOLDER/RANK.json."""
     folder.mkdir(parents=True, exist_ok=True)
     meet = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    with tempfile.TemporaryFile() as out:
+    with tempfile.TemporaryFile() as out, open(os.devnull, "rb") as nothing:
         ranks = []
         for rank in range(world):
             given = {"function": function, "folder": str(folder), "rank": rank, "arguments": arguments}
             told = environment(RANK=str(rank), LOCAL_RANK=str(rank), **meet)
-            ranks.append(Forked(order("tests.workers.forked", "one_rank", given, told), out.fileno(), out.fileno()))
+            ranks.append(Forked(order("tests.workers.forked", "one_rank", given, told), *(file.fileno() for file in (nothing, out, out))))
         codes = [rank.wait() for rank in ranks]
         out.seek(0)
         return Done(max(map(abs, codes)), "", out.read().decode("utf-8", "replace"))
@@ -102,10 +102,11 @@ def command(line: Sequence[str], folder: Path = ROOT, **more: str) -> Done:
     return Done(code, *texts)
 
 
-def begin(line: Sequence[str], folder: Path = ROOT, out: int = 2, err: int = 2, **more: str) -> Forked:
-    """`expertchat LINE` as a process that runs on its own."""
+def begin(line: Sequence[str], folder: Path = ROOT, out: int = 2, err: int = 2, given: IO[bytes] | None = None, **more: str) -> Forked:
+    """`expertchat LINE` as a process that runs on its own. `given`: its standard input, else none."""
     argv = ["expertchat", *line]
-    return Forked(order("expertchat.cli", "main", {}, environment(**more), argv, folder), out, err)
+    with open(os.devnull, "rb") as nothing:
+        return Forked(order("expertchat.cli", "main", {}, environment(**more), argv, folder), (given or nothing).fileno(), out, err)
 
 
 def order(

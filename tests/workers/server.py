@@ -55,7 +55,7 @@ def _see_to(connection: socket.socket) -> None:
     """Fork the child that is asked for, and say how it ended; kill it if whoever asked has gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
-    said, files, _, _ = socket.recv_fds(connection, ORDER, 2)
+    said, files, _, _ = socket.recv_fds(connection, ORDER, 3)
     while not said.endswith(b"\n"):
         said += connection.recv(ORDER)
     child = os.fork()
@@ -73,13 +73,14 @@ def _see_to(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def _become(order: Mapping[str, Any], out: int, err: int) -> None:
+def _become(order: Mapping[str, Any], given: int, out: int, err: int) -> None:
     """Do what is ordered in this process, and end."""
     os.setsid()
     code: Any = 1
     try:
-        os.dup2(out, 1)
-        os.dup2(err, 2)
+        for number, file in enumerate((given, out, err)):
+            os.dup2(file, number)
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)  # the old ones know what kind of file they were
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
         os.environ.clear()
