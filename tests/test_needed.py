@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from expertchat.command.compose import load
+from expertchat.config import ConfigError
 from expertchat.judging.roles import seats_of
 from expertchat.plan.job import STATES, Job, Model, Training, units
 from expertchat.plan.memory import Lora, layer_adapter, layer_weights
 from expertchat.plan.placement import Load, Unit
-from expertchat.plan.planner import check, parse_gpus
-from expertchat.training.room import PROMPT, room_for
+from expertchat.plan.planner import check, parse_gpus, placed
+from expertchat.training.room import PROMPT, beside, plan_one, room_for
 
 REAL = ("+experiment=llama3_mixtral_4x16", "topics=embedded")
 BIG = parse_gpus("1x400")  # one: placing is not what these tests are about
@@ -69,6 +70,22 @@ def test_room_for_each_learner_and_for_the_longest_row() -> None:
     with_one = check(config, BIG, found[:1])
     assert with_one is not None
     assert sum(u.adapter for load in plan.loads for u in load.units) > sum(u.adapter for load in with_one.loads for u in load.units)
+
+
+def test_what_is_loaded_beside_a_model_that_learns_from_pairs_is_planned_with_it() -> None:
+    """A partner and a judge of other models stand on GPUs too; a partner that is the same model is its base, and no second copy."""
+    real = ["data.path=[x]", "model=llama3_8b", "topics=embedded", "evaluation.judge=pairwise", "evaluation.by=third", "+model@third=qwen2_5_7b"]
+    config: Any = load("dpo", [*real, "model@partner=mixtral_8x7b"])
+    plan = plan_one(config, config.model, BIG)
+    assert plan is not None and set(plan.job.seats) == {"model", "partner", "third"} and len(plan.job.models) == 3
+    assert placed(config.partner, "partner", plan)[1] is not None
+    alone: Any = load("dpo", [*real[:3], "evaluation.judge=none", "model@partner=mixtral_8x7b"])
+    small = plan_one(alone, alone.model, BIG)  # nobody talks
+    assert small is not None and len(small.job.models) == 1
+    same: Any = load("dpo", [*real, "model@partner=llama3_8b"])
+    assert list(beside(same)) == ["third"]
+    with pytest.raises(ConfigError, match="does not fit"):
+        plan_one(config, config.model, parse_gpus("1x24"))
 
 
 def job_of(method: Any, owners: int = 1) -> tuple[Model, Job]:

@@ -19,7 +19,7 @@ from expertchat.reward_models.config import RewardModelTraining
 from expertchat.reward_models.examples import apart, both_ways, bound_of, parted, preferences, request_of, spread_of, valued
 from expertchat.reward_models.known import Known, of_values
 from expertchat.reward_models.material import read_material
-from expertchat.reward_models.measuring import Measure, better, calibration_error
+from expertchat.reward_models.measuring import CHOOSING, Measure, better, calibration_error
 
 
 def item(name: str, *texts: str, group: str = "g", asked: str = "Why?", system: Sequence[str] = ("one", "two")) -> Item:
@@ -97,6 +97,15 @@ def test_no_text_and_no_group_is_in_both_parts(rows: list[tuple[str, str]], seed
     assert len(parts.train) + len(parts.held_out) == len(known) and parts.train and parts.held_out
     for of in (lambda one: one.item.group, lambda one: one.item.texts[0].text):
         assert not {of(one) for one in parts.train} & {of(one) for one in parts.held_out}
+
+
+def test_the_best_epoch_is_chosen_by_items_that_nothing_else_is_measured_on() -> None:
+    """By accuracy on the items to choose by, whatever the held-out ones say."""
+    one = {"accuracy": 0.9, "choosing_accuracy": 0.6, "choosing_loss": 0.5}
+    two = {"accuracy": 0.5, "choosing_accuracy": 0.7, "choosing_loss": 0.9}
+    assert better(one, two) and better(two, one, CHOOSING)
+    with pytest.raises(ConfigError, match=r"held_out\.choose=0\.5: all 2 items belong to one group"):
+        parted([Known(item(f"r{i}", f"{i}."), (float(i),)) for i in range(2)], 0.5, 0, "held_out.choose")
 
 
 def test_a_held_out_source_that_holds_training_rows_is_refused() -> None:

@@ -177,6 +177,17 @@ def test_a_run_learns_is_broken_off_and_goes_on_as_if_it_was_not(tmp_path: Path,
     assert main(["sft", str(tmp_path / "two/rows.txt"), f"run.dir={two}", *FAST]) == 0  # it is done
 
 
+def test_the_best_round_is_chosen_by_rows_of_its_own(tmp_path: Path) -> None:
+    """Of four rows to train on one chooses (.25); the round kept is that with its lowest perplexity, whatever the held-out row says."""
+    assert sft(tmp_path, "data.choose=0.25", "evaluation.samples=0") == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text("utf-8"))
+    assert summary["rows"] == {"train": 3, "choosing": 1, "evaluation": 1} and summary["chosen_by"] == "choosing_perplexity"
+    told = {one["round"]: one["figures"] for one in records(tmp_path / "run", "metrics") if one["kind"] == "evaluation" and one["weights_of"] is None}
+    assert all(figures["choosing"] == 1 and figures["choosing_perplexity"] != figures["perplexity"] for figures in told.values())
+    assert summary["best"]["model"]["round"] == min((1, 2), key=lambda number: told[number]["choosing_perplexity"])
+    assert "on the rows to choose by" in (tmp_path / "run/adapter/README.md").read_text("utf-8")
+
+
 class _Kill(BaseException):
     """What kill -9 is to a test in one process."""
 

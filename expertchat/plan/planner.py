@@ -234,11 +234,23 @@ def plan_job(config: PlanConfig) -> Job:
 def _cast(
     seats: Mapping[str, ModelConfig], embedder: Any, learning: Collection[str] = ()
 ) -> tuple[tuple[Model, ...], Embedder | None, dict[str, str]]:
-    """The models that are loaded, the embedder, and which seat's model each seat uses: equal ones are loaded once."""
+    """The models that are loaded, the embedder, and which seat's model each seat uses."""
+    models, owners, problems = _models(seats, learning)
+    found = None
+    try:
+        found = embedder_of(embedder, [config.path if config.backend == "local" else "scripted" for config in seats.values()])
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return models, found, owners
+
+
+def _models(seats: Mapping[str, ModelConfig], learning: Collection[str]) -> tuple[tuple[Model, ...], dict[str, str], list[str]]:
+    """The models that are loaded, equal ones once; which seat's model each seat uses; and what is wrong with them."""
     problems: list[str] = []
     models: dict[str, Model] = {}
     owners: dict[str, str] = {}
-    found = None
     loaded = _loaded(seats, learning)
     for seat, config in seats.items():
         try:
@@ -255,13 +267,7 @@ def _cast(
         else:
             models[same] = model
         owners[seat] = models[same].owner
-    try:
-        found = embedder_of(embedder, [config.path if config.backend == "local" else "scripted" for config in seats.values()])
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return tuple(models.values()), found, owners
+    return tuple(models.values()), owners, problems
 
 
 def _loaded(seats: Mapping[str, ModelConfig], learning: Collection[str]) -> dict[str, str]:
@@ -350,23 +356,25 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
 
 
 def check_one(
-    config: ModelConfig, seat: str, tokens: int, rows: int, trained: Trained, gpus: Sequence[Gpu] | None = None
+    config: ModelConfig, seat: str, tokens: int, rows: int, trained: Trained, gpus: Sequence[Gpu] | None, beside: Mapping[str, ModelConfig]
 ) -> Plan | None:
-    """The same for a command with one model, which writes `rows` texts of `tokens` at once, and trains it."""
+    """The same for a command that trains one model, which writes `rows` texts of `tokens` at once; `beside`: others that it loads."""
     gpus = machine_gpus() if gpus is None else gpus
     if not gpus or config.backend == "scripted" or config.device in ("cpu", "mps"):
         return None
+    seats = {seat: config, **beside}
     try:
-        model = model_of(config, seat, seat)
+        models, owners, problems = _models(seats, {seat})
     except ConfigError:
         return None
-    if model is None:
+    if problems or seat not in owners:
         return None
     update = Training(
         seat, trained.lora, trained.pairs, trained.tokens, trained.checkpointing, HEAD_CHUNK, trained.method, trained.texts
     )
-    job = Job((model,), None, rows, tokens, update, seats={seat: seat})
-    plan = make_plan(choose_bits(job, gpus, [seat] if config.quantization == "auto" else []), gpus, ALONE)
+    job = Job(models, None, rows, tokens, update, seats=owners)
+    automatic = {owners[name] for name, one in seats.items() if one.quantization == "auto" and name in owners}
+    plan = make_plan(choose_bits(job, gpus, automatic), gpus, ALONE)
     if not plan.fits:
         raise ConfigError(plan.problems())
     return plan

@@ -69,16 +69,24 @@ def _about(summary: Mapping[str, Any]) -> str:
     return (
         f"Learnt is `{summary['target']}` from {summary['rows']:,} rows of {summary['groups']:,} groups; measured on "
         f"{summary['held_out']:,} items of {summary['held_out_groups']:,} others. In brackets 95 % intervals, whole groups drawn. "
-        f"The best of {summary['epochs']} epochs was chosen by the same items, which makes its figures a little too good."
+        f"The best of {summary['epochs']} epochs was chosen by {_chosen_by(summary)}."
     )
 
 
+def _chosen_by(summary: Mapping[str, Any]) -> str:
+    if "choosing" in summary:
+        return f"{summary['choosing']:,} items of {summary['choosing_groups']:,} other groups"
+    return "the same items, which makes its figures a little too good"
+
+
 def _curve(epochs: Sequence[Metrics], best: int) -> str:
+    chosen = any("choosing_accuracy" in one.figures for one in epochs)
+    more, curve = (["of those to choose by"], (*CURVE, ("choosing_accuracy", ".1%"))) if chosen else ([], CURVE)
     rows = [
-        [f"{one.round}{' (the result)' if one.round == best else ''}", *(_shown(one.figures, name, form) for name, form in CURVE)]
+        [f"{one.round}{' (the result)' if one.round == best else ''}", *(_shown(one.figures, name, form) for name, form in curve)]
         for one in sorted(epochs, key=lambda one: one.round)
     ]
-    return "Before the first (0) the head is as it was drawn.\n\n" + _table(["epoch", "training loss", "loss", "ordered rightly"], rows)
+    return "Before the first (0) the head is as it was drawn.\n\n" + _table(["epoch", "training loss", "loss", "ordered rightly", *more], rows)
 
 
 CURVE = (("train_loss", ".3f"), ("loss", ".3f"), ("accuracy", ".1%"))

@@ -44,10 +44,14 @@ class BaseConfig(Group):
 
 
 class HeldOutConfig(Group):
-    """What the model is measured on: a `share` of the groups that were read, or all that lies at `path`."""
+    """What the model is measured on: a `share` of the groups that were read, or all that lies at `path`.
+
+    `choose`: share of the groups left by which the best epoch is chosen, and which are not trained on either; 0: what is held out chooses.
+    """
 
     share: float = Field(default=0.25, gt=0, lt=1)
     path: Annotated[list[Text], BeforeValidator(_one_or_more)] = Field(default_factory=list)
+    choose: float = Field(default=0.0, ge=0, lt=1)
 
 
 class RewardTrain(Group):

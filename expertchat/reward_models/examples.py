@@ -67,7 +67,7 @@ def context(item: Item) -> Place:
 # -- parts --------------------------------------------------------------------------------------------------------------
 
 
-def parted(known: Sequence[Known], share: float, seed: int) -> Parts:
+def parted(known: Sequence[Known], share: float, seed: int, key: str = "held_out.share") -> Parts:
     """Hold out about a `share` of the items, whole groups of them; groups that hold the same text to the same history stay together.
 
     Raises ConfigError where there is one group alone.
@@ -78,7 +78,7 @@ def parted(known: Sequence[Known], share: float, seed: int) -> Parts:
         groups[group_of[_group(one.item)]].append(one)
     if len(groups) < 2:
         raise ConfigError(
-            f"held_out.share={share:g}: all {len(known)} items belong to one group ({next(iter(groups))}), and none can be held out; group "
+            f"{key}={share:g}: all {len(known)} items belong to one group ({next(iter(groups))}), and none can be held out; group "
             "them otherwise with source.group=dialogue or item, or name another source with held_out.path"
         )
     order = sorted(groups, key=lambda name: hashlib.sha256(f"{seed} held out {name}".encode("utf-8", "replace")).digest())

@@ -33,7 +33,7 @@ FEWEST = 2  # rows of training
 @dataclass(frozen=True)
 class Material:
     """Rows of training, and what is held out with what is known of it, the truth and people's word beside it (empty where that is learnt
-    itself, or nobody knows)."""
+    itself, or nobody knows). `choosing`: by which the best epoch is chosen; empty: what is held out does it."""
 
     target: Target
     examples: list[Example]
@@ -43,12 +43,14 @@ class Material:
     notes: list[str]
     counts: dict[str, int]
     scale: Scale
+    choosing: Sequence[Known] = ()
     types: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """Of everything that is trained on or held out: a run goes on with the same alone."""
-        lines = [repr(one) for one in self.examples] + [one.item.to_json() + repr(one.values) + repr(one.better) for one in self.held_out]
+        known = [*self.held_out, *self.choosing]
+        lines = [repr(one) for one in self.examples] + [one.item.to_json() + repr(one.values) + repr(one.better) for one in known]
         return hashlib.sha256("\n".join(lines).encode("utf-8", "replace")).hexdigest()[:16]
 
     def facts(self, config: RewardModelTraining) -> dict[str, Any]:
@@ -72,23 +74,29 @@ def read_material(config: RewardModelTraining, say: Say) -> Material:
         parts = apart(known, read_known(config, other, target, say)[1])
     else:
         other, parts = config.source, parted(known, config.held_out.share, config.run.seed)
+    train, choosing = _chosen_by(config, parts.train)
     items = [one.item for one in parts.held_out]
     truth = by_truth(items, config.min_margin) if target != "truth" else []
     people = by_people(items, other, config.labels, config.min_margin) if config.labels and target != "people" else []
     held_out, truth, people = (list(ones) for ones in (parts.held_out, truth, people))
     if config.kind in OF_PAIRS:
-        held_out, truth, people = (as_pairs(ones, config.min_margin) for ones in (held_out, truth, people))
+        held_out, truth, people, choosing = (as_pairs(ones, config.min_margin) for ones in (held_out, truth, people, choosing))
     truth, people = ([one for one in ones if one.known] for ones in (truth, people))
     maker = _of_pairs if config.kind in OF_PAIRS else _of_texts
-    examples, counts, scale = maker(config, parts.train)
-    if not any(one.sign for one in as_pairs(held_out, config.min_margin)):
-        raise ConfigError(
-            f"held_out: of its {len(held_out)} items no two are known to differ, so nothing can be measured; raise held_out.share, lower "
-            "min_margin, or name another source with held_out.path"
-        )
-    counts |= {"held_out": len(held_out), "held_out_groups": _groups(held_out), "groups": _groups(parts.train)}
+    examples, counts, scale = maker(config, train)
+    _must_differ("held_out.share", held_out, config, ", or name another source with held_out.path")
+    if config.held_out.choose:
+        _must_differ("held_out.choose", choosing, config, "")
+    counts |= _counted(held_out, choosing, train)
     notes = [*parts.notes, _told(config, counts)]
-    return Material(target, examples, held_out, truth, people, notes, counts, scale or Scale())
+    return Material(target, examples, held_out, truth, people, notes, counts, scale or Scale(), choosing)
+
+
+def _must_differ(key: str, known: Sequence[Known], config: RewardModelTraining, more: str) -> None:
+    """Raise ConfigError where nothing can be measured on items."""
+    if not any(one.sign for one in as_pairs(known, config.min_margin)):
+        what = f"of its {len(known)} items no two are known to differ, so nothing can be measured"
+        raise ConfigError(f"{key.partition('.')[0] if more else key}: {what}; raise {key}{',' if more else ' or'} lower min_margin{more}")
 
 
 def _of_types(config: RewardModelTraining, say: Say) -> Material:
@@ -98,10 +106,24 @@ def _of_types(config: RewardModelTraining, say: Say) -> Material:
         parts = apart(known, by_type(config.source.model_copy(update={"path": config.held_out.path}), say))
     else:
         parts = parted(known, config.held_out.share, config.run.seed)
-    examples, types = typed_examples(parts.train, parts.held_out)
+    train, choosing = _chosen_by(config, parts.train)
+    examples, types = typed_examples(train, [*parts.held_out, *choosing])
     counts = {"rows": len(examples), "ties": 0, "again": 0, "against": 0, "types": len(types)}
-    counts |= {"held_out": len(parts.held_out), "held_out_groups": _groups(parts.held_out), "groups": _groups(parts.train)}
-    return Material("type", examples, parts.held_out, [], [], [*parts.notes, _told(config, counts)], counts, Scale(), types)
+    counts |= _counted(parts.held_out, choosing, train)
+    return Material("type", examples, parts.held_out, [], [], [*parts.notes, _told(config, counts)], counts, Scale(), choosing, types)
+
+
+def _chosen_by(config: RewardModelTraining, train: list[Known]) -> tuple[list[Known], list[Known]]:
+    """What is trained on, and the groups of it by which the best epoch is chosen."""
+    if not config.held_out.choose:
+        return train, []
+    left = parted(train, config.held_out.choose, config.run.seed, "held_out.choose")
+    return left.train, left.held_out
+
+
+def _counted(held_out: Sequence[Known], choosing: Sequence[Known], train: Sequence[Known]) -> dict[str, int]:
+    chosen = {"choosing": len(choosing), "choosing_groups": _groups(choosing)} if choosing else {}
+    return {**chosen, "held_out": len(held_out), "held_out_groups": _groups(held_out), "groups": _groups(train)}
 
 
 def _groups(known: Sequence[Known]) -> int:
@@ -162,7 +184,8 @@ def _told(config: RewardModelTraining, counts: dict[str, int]) -> str:
     left = {"ties": counts["ties"], "there again": counts["again"], "preferred both ways": counts["against"]}
     said = ", ".join(f"{count:,} {what}" for what, count in left.items() if count)
     rest = f" (left out: {said})" if said else ""
+    choosing = f"the best epoch chosen by {counts['choosing']:,} items of {counts['choosing_groups']:,}, " if "choosing" in counts else ""
     return (
-        f"trained on {counts['rows']:,} {of} of {counts['groups']:,} groups{rest}, measured on {counts['held_out']:,} items of "
+        f"trained on {counts['rows']:,} {of} of {counts['groups']:,} groups{rest}, {choosing}measured on {counts['held_out']:,} items of "
         f"{counts['held_out_groups']:,} other groups"
     )

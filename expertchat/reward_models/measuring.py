@@ -28,6 +28,7 @@ from expertchat.reward_models.examples import Scale, request_of
 from expertchat.reward_models.known import Known
 
 NAME = "reward_model"
+CHOOSING = "choosing_"  # begins the names of figures on the items by which the best epoch is chosen
 BINS = 10
 NAMED_ORDERS: dict[str, Order] = {"as_read": "first", "turned": "second"}  # of the two texts of a pair
 Array = NDArray[Any]
@@ -187,13 +188,13 @@ def calibration_error(chance_N: Array, right_N: Array) -> float:
     return float(sum(len(part) * abs(chance_N[part].mean() - right_N[part].mean()) for part in bins) / len(order))
 
 
-def better(one: Mapping[str, Figure], two: Mapping[str, Figure] | None) -> bool:
-    """Whether an epoch is better than another one: by accuracy, of equal ones by the loss."""
-    return two is None or _rank(one) > _rank(two)
+def better(one: Mapping[str, Figure], two: Mapping[str, Figure] | None, of: str = "") -> bool:
+    """Whether an epoch is better than another one: by accuracy, of equal ones by the loss; `of` CHOOSING: those of the items to choose by."""
+    return two is None or _rank(one, of) > _rank(two, of)
 
 
-def _rank(figures: Mapping[str, Figure]) -> tuple[float, float]:
-    accuracy, loss = figures.get("accuracy"), figures.get("loss")
+def _rank(figures: Mapping[str, Figure], of: str) -> tuple[float, float]:
+    accuracy, loss = figures.get(f"{of}accuracy"), figures.get(f"{of}loss")
     return (
         float(accuracy) if isinstance(accuracy, int | float) else -math.inf,
         -float(loss) if isinstance(loss, int | float) else -math.inf,

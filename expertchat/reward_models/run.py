@@ -20,7 +20,7 @@ from expertchat.reward_models.card import card_of
 from expertchat.reward_models.config import TYPES, RewardModelTraining
 from expertchat.reward_models.folder import RewardFolder
 from expertchat.reward_models.material import Material, read_material
-from expertchat.reward_models.measuring import Measure, better, judge_ref, opinions_of
+from expertchat.reward_models.measuring import CHOOSING, Measure, better, judge_ref, opinions_of
 from expertchat.reward_models.summary import summarise
 from expertchat.reward_models.typed import TypedMeasure
 from expertchat.text.sentences import shown_path
@@ -102,10 +102,12 @@ class _Run:
         from expertchat.backends import threads
         from expertchat.backends.hardware import usable_cores
         from expertchat.reward_models.learners import make_learner
+        from expertchat.reward_models.room import check_room
         from expertchat.reward_models.update import RewardUpdate, row_of
 
         config, material = self.config, self.material
         torch.set_num_threads(1 if config.path.startswith("embedded:") else usable_cores())
+        check_room(config)
         began, what = time.monotonic(), f"{shown_path(config.path)}, to learn"
         self.hub.send(Loading(what=what))
         with self.interrupts.at_once() if self.ranks.world == 1 else nullcontext():  # several processes stop together
@@ -120,16 +122,20 @@ class _Run:
                 f"all {len(rows)} rows are too long: no text fits into the {judge.limit} tokens that the model takes; shorten the texts, "
                 "raise train.max_tokens, or name another model"
             )
+        check_room(config, max(len(row[name]) for row in fitting for name in ("first_ids", "second_ids") if name in row))
         if lost := len(rows) - len(fitting):
             self.learner.notes.append(f"{lost} of {len(rows)} rows are too long for the {judge.limit} tokens of the model: left out")
         self.updater = RewardUpdate(
             self.learner, config, fitting, folder=self.store.folder / "rounds", on_step=self._step, stop=self._stop,
             ranks=self.ranks,
         )  # fmt: skip
-        self.measure: Measure | TypedMeasure = (
-            TypedMeasure(config, material.held_out) if config.kind == TYPES
-            else Measure(config, material.held_out, material.truth, material.people, material.scale)
-        )  # fmt: skip
+        self.measure = self._measure(material.held_out, material.truth, material.people)
+        self.choosing = self._measure(material.choosing, (), ()) if material.choosing else None
+
+    def _measure(self, known: Sequence[Known], truth: Sequence[Known], people: Sequence[Known]) -> Measure | TypedMeasure:
+        if self.config.kind == TYPES:
+            return TypedMeasure(self.config, known)
+        return Measure(self.config, known, truth, people, self.material.scale)
 
     def _step(self, round: int, step: int, steps: int, loss: float) -> None:
         self.hub.send(StepFinished(round=round, step=step, steps=steps, loss=loss))
@@ -170,13 +176,16 @@ class _Run:
         """The figures on what is held out; those of epoch 0 are of the head as it was drawn."""
         self._phase(epoch, "evaluating")
         figures = self.measure.figures(self._said(self.learner.judge)) | trained
+        if self.choosing is not None:
+            chosen = self.choosing.figures(opinions_of(self.learner.judge, self.choosing.items))
+            figures |= {f"{CHOOSING}{name}": chosen.get(name) for name in ("accuracy", "loss", "n")}
         self._ended("evaluating")
         metrics = Metrics(
             id=f"epoch-{epoch:04d}", kind="evaluation", round=epoch, learner=SEAT, policy_version=self.learner.version, figures=figures
         )
         self.store.keep(metrics)
         self.hub.send(Measured(metrics=metrics))
-        if epoch and better(figures, self.best[1] if self.best else None):
+        if epoch and better(figures, self.best[1] if self.best else None, CHOOSING if self.choosing is not None else ""):
             self.best = (epoch, figures)
 
     def _said(self, judge: Any) -> list[Opinion]:

@@ -14,6 +14,7 @@ from expertchat.config import ConfigError, ModelConfig
 from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
 from expertchat.plan.memory import GIB
+from expertchat.reward_models.config import RewardModelTraining
 from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.loads import named_by, pace_of
 
@@ -123,6 +124,8 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
     if train is not None and train.sharding == "fsdp":
         checked.notes.append("the memory plan was not checked: it does not count train.sharding=fsdp")
         return
+    if isinstance(config, RewardModelTraining):
+        return _reward_model_memory(config, cluster, real, checked)
     if not hasattr(config, "experts") and (train is None or not isinstance(getattr(config, "model", None), ModelConfig)):
         return _gpu_weights(config, cluster, checked)
     from expertchat.training.room import plan_one, room_for
@@ -147,6 +150,20 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
             f"memory plan: fits on {count} x {kind} of {cluster.gpu_gib:g} GiB; GPU {fullest} is the fullest, "
             f"{load.need / GIB:.1f} of {gpu.capacity / GIB:.1f} GiB"
         )
+
+
+def _reward_model_memory(config: RewardModelTraining, cluster: ClusterConfig, real: bool, checked: Checked) -> None:
+    """Of a reward model that is trained, all of which stands on one GPU."""
+    from expertchat.plan.job import Gpu
+    from expertchat.reward_models.room import LONGEST, need_of, room_problems
+
+    assert cluster.gpu_gib is not None
+    gpu, tokens = Gpu(int(cluster.gpu_gib * GIB)), config.train.max_tokens or LONGEST
+    named = f"memory plan on one {cluster.gpu_type or 'GPU'} of {cluster.gpu_gib:g} GiB"
+    checked.doubts += [f"{named}: {problem}" for problem in room_problems(config, tokens, gpu)]
+    need = need_of(config, tokens)
+    if real and need is not None and need.total <= gpu.capacity:
+        checked.notes.append(f"{named}: fits, {need.total / GIB:.1f} of {gpu.capacity / GIB:.1f} GiB with rows of {tokens} tokens")
 
 
 def _gpu_weights(config: Any, cluster: ClusterConfig, checked: Checked) -> None:

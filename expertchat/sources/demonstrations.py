@@ -18,7 +18,7 @@ from expertchat.sources.encoding import Say
 from expertchat.sources.instructions import find_template, read_lines_of
 from expertchat.sources.rows import HUB, TABLES, is_table, read_table
 from expertchat.sources.runs import is_run
-from expertchat.sources.taught_tables import taught_rows
+from expertchat.sources.taught_tables import Part, taught_rows
 from expertchat.sources.teaching import DataConfig
 from expertchat.sources.wording import Wording
 from expertchat.text.likeness import units
@@ -97,19 +97,31 @@ def _numbered(rows: Sequence[Demonstration]) -> list[Demonstration]:
 
 
 def parted(rows: Sequence[Demonstration], config: DataConfig, seed: int) -> list[Demonstration]:
-    """The rows with their parts: as they say, else a share of their groups is held out, at least one where there are two.
+    """The rows with their parts: as they say, else a share of their groups is held out, at least one where there are two; and of what is
+    left those by which the best round is chosen.
 
     Raises ConfigError where nothing is left to train on.
     """
-    if any(row.part == "evaluation" for row in rows) or not config.share:
-        if rows and all(row.part == "evaluation" for row in rows):
-            raise ConfigError("data.path: all rows are held out, and none is left to train on; see `part`, or the comment with _EVAL_")
-        return list(rows)
-    groups = list(dict.fromkeys(row.group or row.id for row in rows))
-    count = min(max(1, round(config.share * len(groups))), len(groups) - 1)
-    drawn = sorted(groups, key=lambda group: hashlib.sha256(f"{seed} {group}".encode("utf-8", "replace")).digest())[: max(0, count)]
-    held = set(drawn)
-    return [row.model_copy(update={"part": "evaluation"}) if (row.group or row.id) in held else row for row in rows]
+    if rows and not any(row.part == "train" for row in rows):
+        raise ConfigError("data.path: all rows are held out, and none is left to train on; see `part`, or the comment with _EVAL_")
+    found = list(rows)
+    if not any(row.part == "evaluation" for row in rows):
+        found = _drawn(found, "evaluation", config.share, f"{seed} ")
+    if not any(row.part == "choosing" for row in rows):
+        found = _drawn(found, "choosing", config.choose, f"{seed} choosing ")
+        if config.choose and not any(row.part == "choosing" for row in found):
+            raise ConfigError(f"data.choose={config.choose:g}: the rows to train on are of one group, which cannot be parted; set it to 0")
+    return found
+
+
+def _drawn(rows: list[Demonstration], part: Part, share: float, salt: str) -> list[Demonstration]:
+    """The rows, a share of the groups to train on in another part: one group at least where there are two, and never all."""
+    groups = list(dict.fromkeys(row.group or row.id for row in rows if row.part == "train"))
+    count = min(max(1, round(share * len(groups))), len(groups) - 1) if share else 0
+    order = sorted(groups, key=lambda group: hashlib.sha256(f"{salt}{group}".encode("utf-8", "replace")).digest())
+    drawn = set(order[: max(0, count)])
+    taken = [row.part == "train" and (row.group or row.id) in drawn for row in rows]
+    return [row.model_copy(update={"part": part}) if now else row for row, now in zip(rows, taken, strict=True)]
 
 
 def _limited(rows: list[Demonstration], limit: int | None, seed: int) -> list[Demonstration]:

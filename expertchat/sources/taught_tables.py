@@ -38,9 +38,9 @@ FORMS: dict[str, tuple[str, ...]] = {  # what a row of each form must have, the 
     "instruction": ("instruction", "output"),
     "pair": ("prompt", "completion"),
 }
-PARTS = {"train": "train", "training": "train", "evaluation": "evaluation", "eval": "evaluation", "test": "evaluation",
+PARTS = {"train": "train", "training": "train", "choosing": "choosing", "evaluation": "evaluation", "eval": "evaluation", "test": "evaluation",
          "validation": "evaluation", "dev": "evaluation"}  # fmt: skip
-Part = Literal["train", "evaluation"]
+Part = Literal["train", "choosing", "evaluation"]
 
 
 def taught_rows(table: Table, config: DataConfig, wording: Wording, say: Say) -> list[Demonstration]:

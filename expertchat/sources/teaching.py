@@ -55,7 +55,8 @@ class BestConfig(Group):
 
 class DataConfig(Group):
     """Rows to teach. `evaluation`: a file of rows that are held out; else those that the rows themselves call so, else `share` of them,
-    whole groups, drawn by the seed.
+    whole groups, drawn by the seed. `choose`: share of the groups left by which the best round is chosen, and which are not trained on
+    either; 0: it is chosen by the held-out rows.
 
     `template`: chat (the model's own), none (prompts as they stand), alpaca_en, alpaca_de or the path of a file of that form. `task`: the
     instruction of Context | Question | Type rows, None: the template's. `cut`: what becomes of rows with more than train.max_tokens.
@@ -64,6 +65,7 @@ class DataConfig(Group):
     path: Annotated[list[Text], BeforeValidator(_one_or_more)] = Field(default_factory=list)
     evaluation: Text | None = None
     share: float = Field(default=0.1, ge=0, lt=1)
+    choose: float = Field(default=0.0, ge=0, lt=1)
     template: Text = "chat"
     task: Text | None = None
     system: Text | None = None

@@ -21,7 +21,7 @@ class Wording:
 
     def row(
         self, name: str, instruction: str, given: str, answer: str, *, source: str, ends: str = "", group: str = "",
-        part: Literal["train", "evaluation"] | None = None, score: float | None = None,
+        part: Literal["train", "choosing", "evaluation"] | None = None, score: float | None = None,
     ) -> Demonstration:  # fmt: skip
         """A row. `given`: its input, "" where it has none; `ends`: what is put behind a prompt that stands by itself."""
         text = f"{instruction}\n\n{given}" if given else instruction

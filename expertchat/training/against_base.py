@@ -16,6 +16,7 @@ from expertchat.experts.base import ExpertChat, History
 from expertchat.experts.registry import family_class, make_expert
 from expertchat.folder.jsonl import read_records
 from expertchat.folder.run import Hub
+from expertchat.plan.planner import Plan, placed
 from expertchat.preferences.candidates import Sampled
 from expertchat.records import Candidate, Figure, Message, Topic
 from expertchat.talk.cast import what_is_loaded
@@ -34,6 +35,7 @@ from expertchat.training.ranks import Ranks
 from expertchat.training.single import MOST_TOPICS
 
 THIRD = "third"
+PLANNED = {PARTNER: "partner", THIRD: THIRD}  # what the memory plan calls those that are loaded beside the policy
 
 
 def held_out_topics(against: Against, trained: Collection[str]) -> tuple[list[Topic], str | None]:
@@ -58,24 +60,29 @@ class AgainstBase:
     """
 
     def __init__(
-        self, against: Against, topics: Sequence[Topic], learner: Learner, store: OfflineFolder, hub: Hub, ranks: Ranks, stop: Any
-    ) -> None:
+        self, against: Against, topics: Sequence[Topic], learner: Learner, store: OfflineFolder, hub: Hub, ranks: Ranks, stop: Any,
+        plan: Plan | None = None,
+    ) -> None:  # fmt: skip
         self.against, self.learner, self.store, self.hub, self.ranks, self.stopped = against, learner, store, hub, ranks, stop
         self.at_work = AtWork(store, ranks.rank)
-        self.backends, self.experts = self._cast()
+        self.backends, self.experts = self._cast(plan)
         tokens = {seat: self.backends[seat].count_tokens for seat in self.experts}
         self.evaluator = Evaluator(
             against, POLICY, topics, self.experts, tokens, store.folder, ranks, hub.send, store.writing
         )
         self.sharded: list[Any] = [learner.backend.model]
 
-    def _cast(self) -> tuple[dict[str, Any], dict[str, ExpertChat]]:
-        """Backends by the evaluation's names, and the experts over them."""
+    def _cast(self, plan: Plan | None) -> tuple[dict[str, Any], dict[str, ExpertChat]]:
+        """Backends by the evaluation's names, and the experts over them; what is loaded here stands where the memory plan has it."""
         config, hub = self.against.config, self.hub
         models = {POLICY: config.model, PARTNER: config.partner or config.model, **({THIRD: config.third} if config.third else {})}
         wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in models.items()}
         keys = {seat: what_is_loaded(one) for seat, one in wanted.items()}
-        lacking = {keys[seat]: one for seat, one in wanted.items() if keys[seat] != keys[POLICY]}
+        lacking = dict[str, Wanted]()
+        for seat, one in reversed(wanted.items()):
+            if keys[seat] != keys[POLICY]:
+                model, where = placed(one.config, PLANNED[seat], plan)
+                lacking[keys[seat]] = one._replace(config=model, device_map=where)
         folders = find_models(lacking, hub.send)
         found = load_models(lacking, folders, config.run.seed, config.engine, hub.send) if lacking else {}
         base: dict[str, Backend] = {keys[POLICY]: self.learner.base, **found}

@@ -85,6 +85,17 @@ class DpoConfig(OfflineConfig):
         return self
 
     @property
+    def beside(self) -> dict[str, ModelConfig]:
+        """The partner and the judge of the held-out dialogues."""
+        found = {"partner": self.partner, "third": self.third} if self.against_base is not None else {}
+        return {key: model for key, model in found.items() if model is not None}
+
+    @property
+    def turns(self) -> int:
+        """Those of the held-out dialogues."""
+        return self.evaluation.turns if self.against_base is not None else 0
+
+    @property
     def against_base(self) -> Against | None:
         """The run as an evaluation of policies sees it; None where the policy does not talk."""
         judge = self.evaluation.judge

@@ -49,7 +49,7 @@ class DpoRun(Offline[DpoConfig]):
         topics, remark = held_out_topics(against, trained_topics(self.given))
         if remark:
             self.warn(remark)
-        self.against = AgainstBase(against, topics, self.learner, self.store, self.hub, self.ranks, self.interrupts.stop)
+        self.against = AgainstBase(against, topics, self.learner, self.store, self.hub, self.ranks, self.interrupts.stop, self.plan)
 
     def _warnings(self) -> list[str]:
         said = list(self.found.warnings)

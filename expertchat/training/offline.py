@@ -223,7 +223,7 @@ class Offline(ABC, Generic[C]):
         config, store, hub = self.config, self.store, self.hub
         # Nothing is in flight yet; but several processes stop together, which they can when they have loaded.
         with self.interrupts.at_once() if self.ranks.world == 1 else nullcontext():
-            backend = given or load_one(config, hub)
+            backend, self.plan = (given, None) if given is not None else load_one(config, hub)
             self._sharded = [backend.model] if config.train.sharding == "fsdp" else []
             if self._sharded:
                 shard(backend.model, self.ranks)

@@ -14,7 +14,8 @@ from expertchat.training.card import base_model, figure, how_to_use, number, tab
 from expertchat.training.offline_config import OfflineConfig
 
 TITLES = {  # of figures that have one, in their order; others are told by their names
-    "perplexity": ("perplexity a token", ".4g"), "perplexity_byte": ("a byte", ".4g"), "exact": ("greedy samples word by word", ".0%"),
+    "perplexity": ("perplexity a token", ".4g"), "perplexity_byte": ("a byte", ".4g"),
+    "choosing_perplexity": ("of the rows to choose by", ".4g"), "exact": ("greedy samples word by word", ".0%"),
     "win_rate": ("win rate", ".1%"), "loss": ("loss", ".4g"), "token_accuracy": ("likeliest token is the right one", ".1%"),
     "accuracy": ("accuracy", ".1%"), "length": ("tokens a sample", ".1f"), "n": ("n", ".0f"),
     "held_out": ("rows", ".0f"),

@@ -66,6 +66,16 @@ class OfflineConfig(Group):
         return self.train.epochs * self.rounds_per_epoch
 
     @property
+    def beside(self) -> dict[str, ModelConfig]:
+        """Models that are loaded beside the one that learns, by their keys."""
+        return {}
+
+    @property
+    def turns(self) -> int:
+        """Turns of the dialogues in which the model is evaluated; 0: it does not talk."""
+        return 0
+
+    @property
     def learners(self) -> tuple[Speaker, ...]:
         """Who learns."""
         return (SEAT,)

@@ -10,7 +10,7 @@ from expertchat.config import ModelConfig
 from expertchat.events import Note
 from expertchat.experts.registry import family_class
 from expertchat.folder.run import Hub
-from expertchat.plan.planner import placed
+from expertchat.plan.planner import Plan, placed
 from expertchat.talk.cast import set_threads
 from expertchat.training.offline_config import SEAT, OfflineConfig
 from expertchat.training.room import in_main_memory, plan_one
@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from expertchat.backends.local import LocalBackend
 
 
-def load_one(config: OfflineConfig, hub: Hub) -> LocalBackend:
-    """Load the model that learns. Raises ConfigError, where that can be known before anything is loaded."""
+def load_one(config: OfflineConfig, hub: Hub) -> tuple[LocalBackend, Plan | None]:
+    """Load the model that learns; with the memory plan, by which others are loaded beside it.
+
+    Raises ConfigError, where that can be known before anything is loaded.
+    """
     model, notes = chosen(config)
     before = trained_of(model, SEAT) if model.trained else None
     model = model.model_copy(update={"trained": None})
     wanted = Wanted(model, family_class(model.family).family.stop)
     folders = find_models({SEAT: wanted}, hub.send)
     set_threads(config.engine.threads, [model])
-    model, device_map = placed(model, SEAT, plan_one(config, model))
+    plan = plan_one(config, model)
+    model, device_map = placed(model, SEAT, plan)
     wanted = wanted._replace(config=model, device_map=device_map)
     loaded: dict[str, LocalBackend] = load_models({SEAT: wanted}, folders, config.run.seed, config.engine, hub.send)  # type: ignore[assignment]
     backend = loaded[SEAT]
@@ -39,7 +43,7 @@ def load_one(config: OfflineConfig, hub: Hub) -> LocalBackend:
     backend.say = lambda text: hub.send(Note(text=text, level="warning"))  # type: ignore[method-assign]
     threads.follow_for([] if config.engine.threads else [backend.model])
     hub.notes([*notes, *backend.info.notes])
-    return backend
+    return backend, plan
 
 
 def chosen(config: OfflineConfig) -> tuple[ModelConfig, list[str]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from expertchat.backends.hardware import DTYPES, choose_device, choose_dtype
+from expertchat.backends.loading import Wanted
 from expertchat.config import ModelConfig
 from expertchat.experts.registry import family_class
 from expertchat.plan.job import Gpu
 from expertchat.plan.memory import ATTENTION, Lora, Targets
-from expertchat.plan.planner import Plan, Trained, check_one
+from expertchat.plan.planner import OUTSIDE, Plan, Trained, check_one
 from expertchat.records import Speaker
+from expertchat.talk.cast import what_is_loaded
 from expertchat.training.config import OnlineConfig, UpdateConfig
 from expertchat.training.method import METHODS
 from expertchat.training.offline_config import SEAT, OfflineConfig
@@ -35,9 +37,31 @@ def _room(seat: Speaker, model: ModelConfig, train: UpdateConfig, tokens: int, r
 
 
 def plan_one(config: OfflineConfig, model: ModelConfig, gpus: Sequence[Gpu] | None = None) -> Plan | None:
-    """The plan of a run that trains one `model` on rows (None: nothing of it on a GPU). Raises ConfigError where it does not fit."""
+    """The plan of a run that trains one `model` on rows and loads others beside it (None: the model is not on a GPU).
+
+    Raises ConfigError where it does not fit.
+    """
     tokens = config.train.max_tokens or model.context_length or LONGEST
-    return check_one(model, SEAT, tokens, config.engine.max_batch or 1, _room(SEAT, model, config.train, tokens), gpus)
+    room, talk = _room(SEAT, model, config.train, tokens), _dialogue(config, model)
+    return check_one(model, SEAT, max(tokens, talk), config.engine.max_batch or 1, room, gpus, beside(config))
+
+
+def beside(config: OfflineConfig) -> dict[str, ModelConfig]:
+    """The models that are loaded beside the one that learns; one that is the same speaks as its base does."""
+    mine = _loaded(config.model)
+    return {key: one for key, one in config.beside.items() if _loaded(one) != mine}
+
+
+def _loaded(model: ModelConfig) -> str:
+    return what_is_loaded(Wanted(model, family_class(model.family).family.stop))
+
+
+def _dialogue(config: OfflineConfig, model: ModelConfig) -> int:
+    """Tokens of the longest dialogue in which it is evaluated, with its judgement; 0 where it does not talk."""
+    if not config.turns:
+        return 0
+    decodings = [one.decoding for one in (model, *config.beside.values())]
+    return OUTSIDE + max(config.turns * one.reply.max_new_tokens + one.judge.max_new_tokens for one in decodings)
 
 
 def on_cpu(config: OnlineConfig) -> OnlineConfig:

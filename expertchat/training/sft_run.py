@@ -18,7 +18,7 @@ from expertchat.sources.demonstrations import read_demonstrations, shared
 from expertchat.sources.instructions import find_template
 from expertchat.sources.wording import Wording
 from expertchat.text.sentences import shown_path
-from expertchat.training.encoded import Checked, Encoder, checked
+from expertchat.training.encoded import Checked, Encoded, Encoder, checked
 from expertchat.training.method import Rows
 from expertchat.training.offline import Offline
 from expertchat.training.offline_card import offline_card
@@ -59,7 +59,9 @@ class SftRun(Offline[SftConfig]):
         most = min(train.max_tokens or backend.info.context_length, backend.info.context_length)
         encoder = Encoder(backend.renderer, backend.tokenizer, most)
         found = checked(self.given, encoder, self.config.data.cut == "cut")
-        self.rows_found, self.held = found, found.part("evaluation")
+        self.rows_found, self.held, self.choosing = found, found.part("evaluation"), found.part("choosing")
+        if self.choosing:
+            self.figure = "choosing_perplexity"
         self.epoch = [{"prompt_ids": one.prompt, "completion_ids": one.completion} for one in found.part("train")]
         for warning in warnings_of(self.given, found):
             self.warn(warning)
@@ -74,14 +76,9 @@ class SftRun(Offline[SftConfig]):
     def measured(self, number: int, final: bool) -> dict[str, Figure] | None:
         """How likely the held-out completions are, and what is written after some of their prompts."""
         with self.together():
-            rows = self.ranks.mine(self.held)
-            found = likelihoods(self.learner.policy, [(tuple(one.prompt), [tuple(one.completion)]) for one in rows])
-            mine = [
-                Scored(likely[0].logp, len(one.completion), len(one.row.completion[0]["content"].encode()))
-                for likely, one in zip(found, rows, strict=True)
-            ]
+            mine, others = (self._scored(self.ranks.mine(rows)) for rows in (self.held, self.choosing))
             samples = self._written(self.ranks.mine(self.wanted))
-        sums, written = self.ranks.gather(mine), self.ranks.gather(samples)
+        sums, written, chosen = self.ranks.gather(mine), self.ranks.gather(samples), self.ranks.gather(others)
         if self.stop():
             return None
         if self.ranks.rank == 0 and written:
@@ -91,9 +88,19 @@ class SftRun(Offline[SftConfig]):
                 place.mkdir(exist_ok=True)
                 replace(place / name, "".join(f"{one.to_json()}\n" for one in written))
         figures = perplexities(sums) | of_samples(written)
+        if self.choosing:
+            figures |= {"choosing_perplexity": perplexities(chosen)["perplexity"], "choosing": len(chosen)}
         if (base := self.store.metrics.get(f"evaluation-{SEAT}-0000")) is not None:
             figures |= {f"{name}_base": base.figures.get(name) for name in ("perplexity", "perplexity_byte", "exact")}
         return figures
+
+    def _scored(self, rows: Sequence[Encoded]) -> list[Scored]:
+        """How likely the completions of rows are."""
+        found = likelihoods(self.learner.policy, [(tuple(one.prompt), [tuple(one.completion)]) for one in rows])
+        return [
+            Scored(likely[0].logp, len(one.completion), len(one.row.completion[0]["content"].encode()))
+            for likely, one in zip(found, rows, strict=True)
+        ]
 
     def nothing(self) -> str:
         if any(m.figures.get("skipped") for m in self.store.metrics.values()):
@@ -104,12 +111,12 @@ class SftRun(Offline[SftConfig]):
         return offline_card(self.config, self.store.folder, self._about(), self._settings())
 
     def more(self) -> dict[str, object]:
-        counts = {part: len(self.rows_found.part(part)) for part in ("train", "evaluation")}
+        counts = self._counts()
         samples: dict[str, Any] = {"before": self._samples(0)}
         if self.learner.version:
             samples["after"] = self._samples(self.store.last, "-final")
         losses = [step.loss for step in RunReader(self.store.folder).steps()]
-        return {"rows": counts, "too_long": len(self.rows_found.too_long), "losses": thinned(losses), "samples": samples}
+        return {"rows": counts, "chosen_by": self.figure, "too_long": len(self.rows_found.too_long), "losses": thinned(losses), "samples": samples}
 
     def _about(self) -> str:
         """What the card says of the training."""
@@ -122,12 +129,23 @@ class SftRun(Offline[SftConfig]):
 
     def _settings(self) -> dict[str, str]:
         """What of the config the card tells besides."""
-        counts, data = {part: len(self.rows_found.part(part)) for part in ("train", "evaluation")}, self.config.data
+        counts, data = self._counts(), self.config.data
+        to_choose = f"{counts['choosing']} to choose the round by, " if self.choosing else ""
         return {
-            "rows": f"{counts['train']} to train on, {counts['evaluation']} held out, from {', '.join(map(shown_path, data.path))}",
+            "rows": f"{counts['train']} to train on, {to_choose}{counts['evaluation']} held out, from {', '.join(map(shown_path, data.path))}",
+            "weights of": self._chosen_by(),
             "prompts": f"template {shown_path(data.template)}",
             "loss": f"{self.config.train.loss}, mean over the trained tokens of a step",
         }
+
+    def _chosen_by(self) -> str:
+        if not self.config.evaluation.keep_best or not (self.choosing or self.held):
+            return "the last round"
+        return f"the best round, by its perplexity on the rows {'to choose by' if self.choosing else 'held out, which flatters it a little'}"
+
+    def _counts(self) -> dict[str, int]:
+        parts = ("train", "choosing", "evaluation") if self.choosing else ("train", "evaluation")
+        return {part: len(self.rows_found.part(part)) for part in parts}
 
     # -- samples ----------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,8 @@ def epoch_in_words(one: Metrics, epochs: int) -> str:
     parts.append(f"{'type named' if 'coin' in figures else 'ordered'} rightly {with_interval(figures, 'accuracy', '%')}")
     if number(figures.get("truth_accuracy")) is not None:
         parts.append(f"by truth {with_interval(figures, 'truth_accuracy', '%')}")
+    if number(figures.get("choosing_accuracy")) is not None:
+        parts.append(f"to choose by {with_interval(figures, 'choosing_accuracy', '%')}")
     if (skipped := number(figures.get("train_skipped"))) is not None and skipped:
         parts.append(f"{skipped:.0f} steps not made")
     return "  ".join(parts)

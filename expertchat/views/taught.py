@@ -20,7 +20,8 @@ def print_rows(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
     """The rows of `expertchat sft --show`. Without colours the trained part stands in ⟦ ⟧, and tokens are parted by ·."""
     console = console_on(stream)
     counts = values["counts"]
-    console.print(Text(f"{line(values['model'])}, template {line(values['template'])}: {counted(counts['train'], 'row')} to train on, "
+    choosing = f"{counted(counts['choosing'], 'row')} to choose the round by, " if counts["choosing"] else ""
+    console.print(Text(f"{line(values['model'])}, template {line(values['template'])}: {counted(counts['train'], 'row')} to train on, {choosing}"
                        f"{counted(counts['evaluation'], 'row')} held out", style="bold"), soft_wrap=True)  # fmt: skip
     console.print(Text(f"{values['trained']:,} of {values['tokens']:,} tokens are trained", style="dim"), soft_wrap=True)
     console.print(Text.assemble(("read", READ), " ", ("trained", TRAINED), "   a token ends at ·"))
