@@ -62,6 +62,8 @@ def _number_as_text(value: Any) -> Any:
 # Hydra reads `run.dir=2026` as a number; a folder, topic or revision may well look like one.
 Text = Annotated[str, BeforeValidator(_number_as_text)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Urls = list[Text] | Text | None
+Prices = Annotated[list[float], Field(min_length=2, max_length=2)] | None
 LEAST_TEMPERATURE, LEAST_TOP_P, MOST_MIN_P = 0.1, 0.1, 0.9  # beyond these sampling nearly always takes the likeliest token
 
 
@@ -136,8 +138,13 @@ class ModelConfig(Group):
     revision: Text | None = None
     trained: Text | None = None  # what a run has trained, on top of it: RUN, RUN/rounds/000003, the folder of an adapter or of weights
     models_dir: Text | None = Field(default=None, exclude=True)  # searched first for a hub id; a matter of the machine, not of the run
-    backend: Literal["local", "scripted"] = "local"
+    backend: Literal["local", "llamacpp", "server", "scripted"] = "local"
     script: Text | None = None  # backend=scripted: a JSONL file of replies
+    url: Urls = None  # backend=server, and so are the next ones (docs/servers.md); several addresses serve the same
+    model: Text | None = None  # what the server calls it
+    key_from: Text | None = None  # the environment variable that holds the key
+    more: dict[str, Any] = {}  # further fields of every request
+    prices: Prices = None  # of a million tokens of prompts and of answers
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     quantization: Literal["none", "auto", "nf4", "int8"] = "none"  # of the linear layers; auto: none where the dtype fits, else nf4
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|balanced)$")] = "auto"  # balanced: over all GPUs
@@ -334,6 +341,11 @@ class EmbedderConfig(Group):
 
     path: Text = "auto"
     models_dir: Text | None = Field(default=None, exclude=True)
+    backend: Literal["local", "server"] = "local"
+    url: Urls = None
+    model: Text | None = None
+    key_from: Text | None = None
+    prices: Prices = None
     device: Device = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     batch_size: int = Field(default=64, ge=1)

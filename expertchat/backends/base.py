@@ -105,7 +105,7 @@ class Completion:
 
     `prompt`: the token ids that the model was shown, with the prefix. `ids`: those it wrote, as they were drawn; the last one is an end
     token where `ended`. Both are empty where the backend knows no tokens. `unshown`: what the ids hold and the text does not, besides that
-    end token.
+    end token. `problem`: why there is no answer at all; the text is empty then.
     """
 
     text: str
@@ -116,21 +116,25 @@ class Completion:
     ids: tuple[int, ...] = ()
     ended: bool = False
     unshown: Literal["special", "stop"] | None = None  # special tokens, or a stop string and what came with it
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Natural log probabilities, one for each option; an option that another one extends excludes the extension."""
+    """Natural log probabilities, one for each option; an option that another one extends excludes the extension. `problem`: why there are
+    none; they are not-a-number then."""
 
     logprobs: tuple[float, ...]
     seconds: float = 0.0
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """A unit-length vector."""
+    """A unit-length vector; empty where there is none, for the reason in `problem`."""
 
     vector: tuple[float, ...]
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,29 @@ class ModelInfo:
     system_role: bool | None = None  # what the model's chat template accepts and demands; None where there is no template
     alternation: bool | None = None
     opens_thinking: bool = False  # its prompts end inside a thinking block, which the reply begins in
+
+
+class LaneApart(Protocol):
+    """Requests that run elsewhere, whether it is advanced or not; `advance` gives those that are done, or waits a short while for any."""
+
+    continuous: bool
+
+    @property
+    def ready(self) -> bool:
+        """Whether an advance would give something at once."""
+        ...
+
+    def add(self, request: Any, on_text: Callable[[str], None] | None = None) -> int:
+        """As of a Lane."""
+        ...
+
+    def advance(self) -> list[tuple[int, Any]]:
+        """As of a Lane."""
+        ...
+
+    def close(self) -> None:
+        """Break off what still runs."""
+        ...
 
 
 class Lane(Protocol):
@@ -200,6 +227,7 @@ class Capabilities:
     keeps: bool = False  # what it computed helps later requests: `forget`
     tokens: bool = False  # completions hold the ids that the model was shown and wrote
     scores: bool = True  # it knows the probabilities of options: `score`
+    apart: bool = False  # it computes elsewhere: requests of every kind run by themselves, whoever is advanced meanwhile: `lane_apart`
 
 
 class Computing:
@@ -219,6 +247,10 @@ class Computing:
     def forget(self, key: str) -> None:
         """Free what is kept for requests whose key begins with `key`, where it `keeps` anything."""
         return
+
+    def lane_apart(self) -> LaneApart:
+        """A lane for requests of any kind, where they run `apart`."""
+        raise NotImplementedError("it computes in this process, when it is told to")
 
 
 class Backend(Computing, ABC):

@@ -12,6 +12,7 @@ from expertchat.backends.folders import cached, embedder_problem, find_folder, r
 from expertchat.backends.gguf import is_gguf
 from expertchat.backends.learnt import Learnt, find_learnt
 from expertchat.backends.packaged import install_line
+from expertchat.backends.served.client import Client, Terms, client_of
 from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, EngineConfig, ModelConfig
 from expertchat.events import Loading
 from expertchat.text.sentences import shown_path
@@ -38,7 +39,7 @@ def find_models(wanted: Mapping[str, Wanted], tell: Tell = lambda event: None) -
     folders: dict[str, Path] = {}
     problems: list[str] = []
     for key, (config, *_) in wanted.items():
-        if config.backend == "scripted":
+        if config.backend in ("scripted", "server"):
             continue
         try:
             from_hub, began = isinstance(resolve_path(config.path, config.models_dir), str), time.monotonic()
@@ -55,7 +56,12 @@ def find_models(wanted: Mapping[str, Wanted], tell: Tell = lambda event: None) -
 
 
 def load_models(
-    wanted: Mapping[str, Wanted], folders: Mapping[str, Path], seed: int, engine: EngineConfig, tell: Tell = lambda event: None
+    wanted: Mapping[str, Wanted],
+    folders: Mapping[str, Path],
+    seed: int,
+    engine: EngineConfig,
+    tell: Tell = lambda event: None,
+    terms: Terms | None = None,
 ) -> dict[str, Backend]:
     """The backends, one after the other. Raises ConfigError.
 
@@ -67,10 +73,30 @@ def load_models(
         gib, began = gib_of(weight_files(folders[key])) if key in folders else 0.0, time.monotonic()
         what = shown_path(config.path) + (_first_use(folders[key]) if key in folders else "")
         tell(Loading(what=what, gib=gib))
-        loaded[key] = load_backend(config, seed, stop_tokens, engine.max_batch, engine.cache_gib, device_map)
+        if config.backend in ("server", "llamacpp"):
+            loaded[key] = connect(config, seed, terms or Terms())
+        else:
+            loaded[key] = load_backend(config, seed, stop_tokens, engine.max_batch, engine.cache_gib, device_map)
         tell(Loading(what=what, done=True, seconds=time.monotonic() - began, gib=gib))
     _share_budgets(loaded.values())
     return loaded
+
+
+def connect(config: ModelConfig, seed: int, terms: Terms) -> Backend:
+    """A model behind an address, or one that llama.cpp runs in this process. Raises ConfigError."""
+    from expertchat.backends.served.backend import ServedBackend
+
+    if config.backend == "llamacpp":
+        from expertchat.backends.served.llamacpp import beside
+
+        return beside(config, seed, terms)
+    return ServedBackend.connect(config, seed, client_for(config, terms))
+
+
+def client_for(config: ModelConfig | EmbedderConfig, terms: Terms) -> Client:
+    """Who asks the server of a config: one for all that is asked of the same addresses. Raises ConfigError."""
+    urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
+    return client_of(urls, config.key_from, terms)
 
 
 def _share_budgets(backends: Iterable[Backend]) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from expertchat.backends.served.config import ServerConfig
 from expertchat.config import (
     EngineConfig,
     ExpertsConfig,
@@ -77,6 +78,7 @@ class BestOfNConfig(Unattended):
     min_margin: float = Field(default=0.0, ge=0)
     resamples: int = Field(default=2000, ge=100, le=100_000)
     engine: EngineConfig
+    server: ServerConfig = ServerConfig()
 
     @model_validator(mode="after")
     def _goes_together(self) -> BestOfNConfig:
@@ -103,7 +105,7 @@ class BestOfNConfig(Unattended):
         """The judges as those of `expertchat judge`."""
         return LabConfig.model_construct(
             models_dir=self.models_dir, run=self.run, view=self.view, source=self.source, judging=self.judging, judges=self.judges,
-            repeats=1, engine=self.engine,
+            repeats=1, engine=self.engine, server=self.server,
         )  # fmt: skip
 
     # -- what loading a model asks of a run's config ----------------------------------------------------------------------

@@ -18,7 +18,7 @@ def learners(config: Any, found: models.Found) -> Problems:
     """The problems of every expert that shall learn. `found`: the folders of the models that are here."""
     train, experts = config.train, dict(config.experts.items())
     loaded = {seat: what_is_loaded(Wanted(model)) for seat, model in experts.items()}
-    scripted = [seat for seat in config.trained if experts[seat].backend == "scripted"]
+    scripted = [seat for seat in config.trained if experts[seat].backend != "local"]
     yield from learner_problems(config, scripted, loaded)
     if train.sharding == "fsdp":
         others = {name: model for name in ("third", "moderator") if (model := getattr(config, name, None)) is not None}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,9 +14,48 @@ from expertchat.backends.layouts import experts_of, fused_experts
 from expertchat.backends.learnt import find_learnt, misfit
 from expertchat.backends.loading import embedder_path, other_embedder
 from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig
+from expertchat.text.redaction import is_secret_name
 
+ADDRESS = re.compile(r"https?://[^\s/]+(/\S*)?")
 Found = Mapping[str, Path]
 """By seat: the folder of each model that is here."""
+
+
+def server_problems(key: str, config: ModelConfig | EmbedderConfig) -> Iterator[str]:
+    """What is lacking to ask a server, as far as it is known without asking it."""
+    if config.backend != "server":
+        return
+    urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
+    if not urls:
+        yield f"{key}.url: is not set, but {key}.backend=server needs it; name its address, as http://HOST:8000/v1"
+    yield from (f"{key}.url={url}: is no address; write http://HOST:PORT/v1" for url in urls if not ADDRESS.fullmatch(url))
+    if not config.model:
+        yield f"{key}.model: is not set, but {key}.backend=server needs it; say what the server calls the model"
+    if importlib.util.find_spec("openai") is None:
+        yield f"{key}.backend=server: needs the package openai: pip install 'expertchat[server]'"
+    if config.key_from is not None and not is_secret_name(config.key_from):
+        yield (
+            f"{key}.key_from={config.key_from}: names the environment variable that holds the key, and one that is called like a secret, "
+            "so that its value is hidden wherever it may turn up: ..._API_KEY"
+        )
+    elif config.key_from is not None and not os.environ.get(config.key_from):
+        yield f"{key}.key_from={config.key_from}: the environment variable is not set; export it in the shell"
+
+
+def apart_problems(key: str, config: ModelConfig) -> Iterator[str]:
+    """What cannot be had of a model that computes apart: decodings that no server has."""
+    if config.backend not in ("server", "llamacpp"):
+        return
+    yield from server_problems(key, config)
+    if config.backend == "llamacpp" and importlib.util.find_spec("xllamacpp") is None:
+        yield f"{key}.backend=llamacpp: needs the package xllamacpp: pip install 'expertchat[llamacpp]'"
+    stages = {"topic": config.decoding.topic, "reply": config.decoding.reply, "judge": config.decoding.judge}
+    if wrong := {stage.method for stage in stages.values() if stage.method not in ("sampling", "greedy")}:
+        yield (
+            f"{key}.decoding: {' and '.join(sorted(wrong))} search is not to be had of a server; take decoding@{key}.decoding=sampling"
+        )
+    if any(stage.no_repeat_ngram for stage in stages.values()):
+        yield f"{key}.decoding: no_repeat_ngram is not to be had of a server; set it to 0"
 
 
 def find_seats(seats: Mapping[str, ModelConfig], problems: list[str]) -> dict[str, Path]:
@@ -22,7 +63,7 @@ def find_seats(seats: Mapping[str, ModelConfig], problems: list[str]) -> dict[st
     found: dict[str, Path] = {}
     said: dict[tuple[str, str | None, str | None], tuple[list[str], str]] = {}
     for seat, model in seats.items():
-        if model.backend != "local":
+        if model.backend not in ("local", "llamacpp"):
             continue
         same = (model.path, model.revision, model.models_dir)
         try:
@@ -30,7 +71,7 @@ def find_seats(seats: Mapping[str, ModelConfig], problems: list[str]) -> dict[st
         except ConfigError as error:
             said.setdefault(same, ([], error.problems[0]))[0].append(f"{key_of(seat)}.path={model.path}")
             continue
-        if folder is not None and is_gguf(folder) and (lacking := lacks_package()):
+        if folder is not None and model.backend == "local" and is_gguf(folder) and (lacking := lacks_package()):
             said.setdefault(same, ([], lacking))[0].append(f"{key_of(seat)}.path={model.path}")
         elif folder is not None:
             found[seat] = folder
@@ -108,6 +149,9 @@ def model_problems(key: str, config: ModelConfig) -> Iterator[str]:
 
 def embedder_problems(config: EmbedderConfig, model_paths: Sequence[str]) -> Iterator[str]:
     """Why there is no embedder."""
+    if config.backend == "server":
+        yield from server_problems("embedder", config)
+        return
     path, _ = embedder_path(config, model_paths)
     try:
         find_here(path, check=embedder_problem, models_dir=config.models_dir)

@@ -34,6 +34,7 @@ def texts(config: Any) -> Problems:
             yield from (f"{key}.persona.file: {problem}" for problem in told(persona_brief, model.persona))
         if model.backend == "scripted":
             yield from _script(key, model.script)
+        yield from models.apart_problems(key, model)
 
 
 def _script(key: str, script: str | None) -> Problems:
@@ -76,6 +77,8 @@ def named(config: Any) -> list[tuple[str, str | None]]:
     found = [(m.path, m.models_dir) for m in (*dict(config.experts.items()).values(), *others) if m.backend == "local"]
     embedder, valuer = config.embedder, getattr(config, REWARD_MODEL.backend, None)
     more = [(valuer.path, valuer.models_dir)] if valuer is not None else []
+    if embedder.backend == "server":
+        return [*found, *more]
     if embedder.path == "mpnet_or_minilm":
         return [*found, *more]  # it takes what is here
     if embedder.path != "auto":

@@ -76,6 +76,8 @@ def with_bases(plain: Any, place: str = "") -> tuple[Any, dict[str, str]]:
     for name, inner in plain.items():
         found[name], more = with_bases(inner, f"{place}.{name}".lstrip("."))
         untold |= more
+    if plain.get("backend") == "server" and isinstance(plain.get("model"), str) and "path" in plain:
+        found["path"] = plain["model"]  # by which it is known everywhere
     word = plain.get("trained")
     if plain.get("path") == "???" and isinstance(word, str):
         from expertchat.backends.learnt import find_learnt

@@ -40,7 +40,7 @@ def check(config: PlanConfig, here: bool) -> Problems:
         key = f"experts.{seat}"
         for problem in told(model_of, model, seat, key):
             yield f"{key}.path={model.path}: {short(problem.removeprefix(f'{key}.path={model.path}: '), model.path)}"
-    paths = [model.path if model.backend == "local" else "scripted" for _, model in config.experts.items()]
+    paths = [model.path if model.backend != "scripted" else "scripted" for _, model in config.experts.items()]
     for problem in told(embedder_of, config.embedder, paths):
         path = config.embedder.path
         yield problem if problem.startswith("embedder.") else f"embedder.path={path}: {short(problem, path)}"

@@ -103,6 +103,10 @@ class Hub:
             self.store.send(Note(time=time.time(), text=text, level="warning"))
 
 
+class Halted(Exception):
+    """What a run needs is not to be had now (a server, a budget): it stops, and the same command goes on with it."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal came while nothing was in flight that could be finished."""
 
@@ -222,6 +226,10 @@ def broken_off(error: BaseException, store: Sink, hub: Hub) -> int:
     if isinstance(error, KeyboardInterrupt):
         with suppress(WriteError):
             hub.send(RunFinished(status="stopped", reason=str(error) or "interrupted twice: what was in flight is made again"))
+        return STOPPED
+    if isinstance(error, Halted):
+        with suppress(WriteError):
+            hub.send(RunFinished(status="stopped", reason=str(error)))
         return STOPPED
     if isinstance(error, WriteError):
         hub.store = None

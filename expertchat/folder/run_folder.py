@@ -32,7 +32,8 @@ OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log,
 G = TypeVar("G", bound=BaseModel)
 R = TypeVar("R", bound=Record)
 # Config keys that do not change what a run writes.
-NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds")
+NOT_COMPARED = ("view", "show_thinking", "engine", "run.dir", "models_dir", "report_to", "keep_rounds", "server")
+OF_ADDRESS = ("url", "key_from", "prices")  # nor do these of any model: its server may stand elsewhere tomorrow
 
 # Keys that came later, with what they mean where a config has none; UNUSED are wordings of which such a run needed none.
 # A whole key counts before a name.
@@ -42,19 +43,22 @@ ADDED = {
     "reward_model": None, "judging.principles": None, "judging.references": None, "judging.examples": None, "judging.examples_shown": 2,
     "judging.combine": "mean", "trained": None, "no_repeat_ngram": 0, "stop": [], "label": None, "reward.functions": [],
     "reward.weights": None, "prompts.file": None, "prompts.column": None, "prompts.type": None, "instruction": None,
-    "source.columns.type": None, "data.choose": 0.0, "held_out.choose": 0.0,
+    "source.columns.type": None, "data.choose": 0.0, "held_out.choose": 0.0, "embedder.backend": "local", "reward_model.backend": "local",
+    "url": None, "model": None, "key_from": None, "more": {}, "prices": None,
 }  # fmt: skip
 UNUSED = (
     "company", "moderate", "next_speaker", "judge_several", "principle", "principle_line", "principle_prefix", "principle_answers",
     "compare_principle", "reference", "examples", "example",
 )  # fmt: skip
-OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
+OWN = (
+    "config.yaml", "provenance.json", "summary.json", "live.json", "served.jsonl", LOCK, HEARTBEAT, CLAIM, "submission", "trackers",
+)  # fmt: skip
 OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}
 
 
 def came_later(key: str) -> bool:
     """Whether a config of an earlier version may lack a key: its default is what such a run did."""
-    return key == "moderator" or _known_as(key) in ADDED or _known_as(key) in UNUSED
+    return key.partition(".")[0] in ("moderator", "server") or _known_as(key) in ADDED or _known_as(key) in UNUSED
 
 
 def _known_as(key: str) -> str:
@@ -199,6 +203,8 @@ class RunFolder:
         if not self.writes:
             return
         with self.writing():
+            if name not in self._logs:  # a file that few runs have
+                self._logs[name] = Log(self.folder / f"{name}.jsonl")
             self._logs[name].append(as_line(what))
 
     def append_new(self, name: str, there: dict[str, R], record: R) -> bool:
@@ -329,8 +335,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             name = _known_as(key)
             if name in ADDED or name in UNUSED:
                 mine[key] = other[key] if name in UNUSED or (key in ADDED and other[key] == "auto") else ADDED[name]
-    keys = [key for key in {**one, **two} if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_COMPARED)]
+    keys = [key for key in {**one, **two} if not _is_of_place(key)]
     return [f"{key}: was {one.get(key)!r}, is {two.get(key)!r}" for key in keys if one.get(key) != two.get(key)]
+
+
+def _is_of_place(key: str) -> bool:
+    """Whether a key says how and where a run is made, not what."""
+    return key.rpartition(".")[2] in OF_ADDRESS or any(key == skip or key.startswith(f"{skip}.") for skip in NOT_COMPARED)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 from expertchat.backends.base import Completion, Result, Scores
 from expertchat.config import JudgingConfig
 from expertchat.judging import principles, rating, wim
-from expertchat.judging.faults import PARROT, Fault
+from expertchat.judging.faults import PARROT, UNANSWERED, Fault
 from expertchat.judging.view import Judgement
 from expertchat.records import Rating, Reward, Wim
 
@@ -42,13 +42,17 @@ def read_rating(
     `opened`: the markup with which the prompt has begun the text for the judge; `title`: what it calls the category, if something else.
     """
     value, expected, mass, raw, problems = None, None, None, "", list[Fault]()
-    if isinstance(text, Completion):
+    if isinstance(text, Completion) and text.problem:
+        problems.append(Fault(UNANSWERED, text.problem))
+    elif isinstance(text, Completion):
         # The judge goes on in brackets that it did not open, and may not close.
         written = opened + text.text if "]" in text.text else text.text
         parsed = rating.parse_rating(written, title or category, text.finish, judgement.subject, judgement.seats)
         value, raw = parsed.value, text.text
         problems += [Fault(parsed.fault, parsed.problem)] if parsed.fault and parsed.problem else []
-    if isinstance(scores, Scores):
+    if isinstance(scores, Scores) and scores.problem:
+        problems.append(Fault(UNANSWERED, scores.problem))
+    elif isinstance(scores, Scores):
         expected, mass = rating.expected_value(scores.logprobs), rating.mass(scores.logprobs)
         raw = raw or " ".join(f"{p:.4f}" for p in scores.logprobs)
         if expected is None or mass is None:
@@ -74,6 +78,8 @@ def read_verdict(judgement: Judgement, name: str, scores: Result, words: Sequenc
     """A judge's verdict on a principle as a rating: 1 where it is surely broken, 10 where it is surely kept (see principles.read)."""
     assert isinstance(scores, Scores)
     expected, held, fault = principles.read(scores.logprobs, words, min_mass)
+    if scores.problem:
+        fault = Fault(UNANSWERED, scores.problem)
     return Rating(
         **about(judgement, name),
         category=name,

@@ -19,6 +19,7 @@ from expertchat.text.sentences import one_line, sentences
 
 PARROT = "parrot"  # the kind of a text that repeats the judged one
 PARROT_COSINE = 0.98
+UNANSWERED = "unanswered"  # the kind of what a server has not answered
 PARROT_WORDS, PARROT_SHARE = 8, 0.6  # a verbatim run of at least so many words that makes up so much of the text
 ECHO_RUN, ECHO_SHARE = 5, 0.6  # so much of a text stands in the prompt, in runs of at least so many words
 LOOP_WORDS, LOOP_DISTINCT = 30, 0.5  # of at least so many words, fewer than so many of all runs of three are different

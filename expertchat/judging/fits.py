@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from expertchat.config import ConfigError, JudgeName, JudgingConfig
 from expertchat.judging.roles import Casting, judges_of
@@ -65,3 +66,30 @@ def check_references(judging: JudgingConfig, topics: Iterable[str]) -> None:
             f"judging.references: has no reference for {', '.join(missing[:_SHOWN])}{more}; write them, or leave these topics out (it has "
             f"{len(judging.references)})"
         )
+
+
+_OF_PROBABILITIES = ("expected", "pairwise", "principles")  # forms of a judge that have nothing else
+
+
+def unscored(config: Any, scores: Mapping[str, bool]) -> list[str]:
+    """Who is asked for probabilities alone and tells none; `scores`: by seat, whether its model does. With judging.form=both what is
+    sampled remains."""
+    without = {seat for seat, told in scores.items() if not told}
+    problems, judging, experts = [], config.judging, config.experts
+    asked = {role.seat for subject in experts.seats for role in judges_of(sorted(config.judge_names), subject, experts.seats)}
+    if judging.form == "expected" or judging.principles is not None:
+        how = "judging.principles" if judging.principles is not None else "judging.form=expected"
+        problems += [f"{how}: the model of {_place(seat)} tells no probabilities; {_REMEDY}" for seat in sorted(asked & without)]
+    if "moderator" in without:
+        problems.append("conversation.order=moderator: the moderator's model tells no probabilities; take another, or another order")
+    for name, judge in dict(getattr(config, "judges", {}).items()).items():
+        if judge.kind == "model" and judge.form in _OF_PROBABILITIES and f"judges.{name}.model" in without:
+            problems.append(f"judges.{name}.form={judge.form}: its model tells no probabilities; take form=written, or another model")
+    return problems
+
+
+def _place(seat: str) -> str:
+    return seat if seat == "third" else f"experts.{seat}"
+
+
+_REMEDY = "take judging.form=sampled, or a judge that does"

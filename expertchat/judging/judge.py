@@ -13,7 +13,7 @@ from expertchat.events import Announce, RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging import answers, faults, principles, rating, requests, scored, wim
 from expertchat.judging.examples import drawn
-from expertchat.judging.faults import PARROT, PARROT_COSINE, Fault, copies
+from expertchat.judging.faults import PARROT, PARROT_COSINE, UNANSWERED, Fault, copies
 from expertchat.judging.fits import lacks
 from expertchat.judging.roles import REWARD_MODEL, judges_of
 from expertchat.judging.view import Judgement
@@ -183,6 +183,8 @@ class Judge:
             return "", problem
         (answer,) = yield [_ask(judgement, request)]
         assert isinstance(answer, Completion)
+        if answer.problem:
+            return "", Fault(UNANSWERED, answer.problem)
         read = self.expert.read_answer(answer.text, request.prefix)
         text = read.text
         if read.unended:
@@ -246,6 +248,8 @@ class Judge:
             return answers.no_wim(judgement, "", analysis, problem)
         (answer,) = yield [_ask(judgement, request)]
         assert isinstance(answer, Completion)
+        if answer.problem:
+            return answers.no_wim(judgement, "", analysis, Fault(UNANSWERED, answer.problem))
         read = self.expert.read_answer(answer.text, request.prefix)
         text, reply = read.text, judgement.reply
         if read.unended:
@@ -257,6 +261,8 @@ class Judge:
         pair = [EmbedRequest(f"{judgement.key}/reply", reply), EmbedRequest(f"{judgement.key}/wim", text)]
         first, second = yield [Ask("embedder", request, label="embedder") for request in pair]
         assert isinstance(first, Embedding) and isinstance(second, Embedding)
+        if unembedded := first.problem or second.problem:
+            return answers.no_wim(judgement, text, analysis, Fault(UNANSWERED, unembedded))
         cosine = wim.cosine(first.vector, second.vector)
         if cosine is None:
             return answers.no_wim(judgement, text, analysis, Fault("not_finite", "the cosine is not a number"))

@@ -17,7 +17,7 @@ from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import Result, ScoreRequest, Scores
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.judging import rating
-from expertchat.judging.faults import Fault
+from expertchat.judging.faults import UNANSWERED, Fault
 from expertchat.judging.fits import lacks
 from expertchat.judging.principles import in_order
 from expertchat.judging.wim import mean_rating
@@ -175,6 +175,7 @@ def _verdict(judge: str, duel: Duel, first: Order, result: Result | None, fault:
     said, raw, held = None, "", None
     if isinstance(result, Scores):
         (said, fault), held = read(result.logprobs, min_mass), rating.mass(result.logprobs)
+        fault = Fault(UNANSWERED, result.problem) if result.problem else fault
         raw = one_line(" ".join(f"{option.strip()} {math.exp(p):.4f}" for option, p in zip(OPTIONS, result.logprobs, strict=False)))
     name = f"{duel.key}/{first}-first"
     return Verdict(

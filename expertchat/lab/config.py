@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, RootModel, ValidationInfo, field_validator, model_validator
 
+from expertchat.backends.served.config import ServerConfig
 from expertchat.config import (
     ConversationConfig,
     EmbedderConfig,
@@ -138,6 +139,7 @@ class LabConfig(Unattended):
     judges: JudgesConfig
     repeats: int = Field(ge=1, le=1000)
     engine: EngineConfig
+    server: ServerConfig = ServerConfig()
 
     @model_validator(mode="after")
     def _has_principles(self) -> LabConfig:

@@ -26,7 +26,7 @@ def load_model(config: ModelConfig, seed: int, threads: int | None = None, exact
     `exact`: dtype=auto is fp32 on a CPU, where bf16 is chosen for its speed elsewhere: its rounding moves single probabilities by percents.
     """
     if config.backend != "local":
-        raise ConfigError("model.backend=scripted: its words come from a file, so they have no probabilities; name a model")
+        raise ConfigError(f"model.backend={config.backend}: probabilities of given texts come from models that are loaded here; name one")
     import torch
 
     from expertchat.backends.hardware import choose_device, usable_cores

@@ -238,7 +238,8 @@ def _cast(
     models, owners, problems = _models(seats, learning)
     found = None
     try:
-        found = embedder_of(embedder, [config.path if config.backend == "local" else "scripted" for config in seats.values()])
+        paths = ["scripted" if config.backend == "scripted" else config.path for config in seats.values()]
+        found = None if embedder.backend == "server" else embedder_of(embedder, paths)
     except ConfigError as error:
         problems += error.problems
     if problems:
@@ -330,7 +331,7 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
     """
     gpus = machine_gpus() if gpus is None else gpus
     seats = seats_of(config)
-    if not gpus or all(model.backend == "scripted" or model.device in ("cpu", "mps") for model in seats.values()):
+    if not gpus or all(model.backend != "local" or model.device in ("cpu", "mps") for model in seats.values()):
         return None
     try:
         models, embedder, owners = _cast(seats, config.embedder, {one.seat for one in trained} & seats.keys())
@@ -360,7 +361,7 @@ def check_one(
 ) -> Plan | None:
     """The same for a command that trains one model, which writes `rows` texts of `tokens` at once; `beside`: others that it loads."""
     gpus = machine_gpus() if gpus is None else gpus
-    if not gpus or config.backend == "scripted" or config.device in ("cpu", "mps"):
+    if not gpus or config.backend != "local" or config.device in ("cpu", "mps"):
         return None
     seats = {seat: config, **beside}
     try:

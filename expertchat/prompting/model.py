@@ -135,4 +135,4 @@ def need_model(config: TalkConfig) -> None:
     if config.model is None:
         raise ConfigError("name a model, or a run that has trained one: expertchat talk MODEL, expertchat talk RUN")
     if config.model.backend != "local":
-        raise ConfigError("model.backend=scripted: its words come from a file, and nobody need talk to it; name a model")
+        raise ConfigError(f"model.backend={config.model.backend}: only a model that is loaded here can be looked into; name one")

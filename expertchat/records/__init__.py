@@ -1,5 +1,5 @@
 """What is kept: one JSON object a line. `run`: of a run; `lab`: of the judges' lab; `learning`: what is taught besides; `choosing`: what
-is chosen among candidates."""
+is chosen among candidates; `served`: what servers have answered."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ from expertchat.records.run import (
     finite,
     other,
 )  # fmt: skip
+from expertchat.records.served import Served
 
 __all__ = [
     "SEAT", "SEATS", "Answer", "Attempt", "Candidate", "Choice", "Demonstration", "ExpertRef", "Figure", "Form", "Item", "JudgeRef",
     "Label", "Message", "Metrics", "Opinion", "Order", "Outcome", "PairIds", "Pick", "PickRow", "Post", "PreferencePair", "Prompt",
-    "Rating", "Record", "Reward", "Role", "Sample", "Score", "Selection", "Speaker", "Step", "StopReason", "Text", "Topic", "Transcript",
-    "Turn", "Verdict", "Wim", "as_line", "finite", "other",
+    "Rating", "Record", "Reward", "Role", "Sample", "Score", "Selection", "Served", "Speaker", "Step", "StopReason", "Text", "Topic",
+    "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite", "other",
 ]  # fmt: skip

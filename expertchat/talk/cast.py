@@ -12,12 +12,18 @@ from expertchat.backends import threads
 from expertchat.backends.base import Backend, Embedder
 from expertchat.backends.folders import find_folder
 from expertchat.backends.learnt import Learnt, weights_of
-from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models, trained_of
+from expertchat.backends.loading import LaterEmbedder, Wanted, client_for, find_models, load_embedder, load_models, trained_of
 from expertchat.backends.reward_folders import problem_for
+from expertchat.backends.served.client import Terms
+from expertchat.backends.served.config import ServerConfig
+from expertchat.backends.served.embedder import ServedEmbedder
 from expertchat.config import ConfigError, ModelConfig, RewardModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.folder.run import Hub
+from expertchat.folder.run_folder import RunFolder
+from expertchat.folder.served import Ledger
+from expertchat.judging.fits import unscored
 from expertchat.judging.roles import model_paths, seats_of
 from expertchat.plan.planner import Trained, check, embedder_device, placed
 from expertchat.records import Speaker
@@ -75,7 +81,8 @@ def load_cast(
         find_folder(named.path, named.revision, problem_for(named.label, pairs=False), named.models_dir)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
     lacking = embedder is None and config.embeds
-    backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained)
+    terms = terms_of(config, hub)
+    backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained, terms)
     backends |= given or {}
     cast.notes += _notes_on_trained(seats, {one.seat for one in trained}) if given is None else []
     for seat, model in seats.items():
@@ -86,6 +93,8 @@ def load_cast(
         notes = expert_notes(model, cast.experts[seat], backend.info)
         cast.notes += [note for text in notes if (note := f"{backend.info.name}: {text}") not in cast.notes]
         backend.say = lambda text: hub.send(Note(text=text, level="warning"))
+    if problems := unscored(config, {seat: cast.backends[seat].capabilities.scores for seat in seats}):
+        raise ConfigError(problems)
     if wants_valuer and config.reward_model is not None:
         valuer = load_reward_model(config.reward_model, hub)
         cast.notes += valuer.notes
@@ -100,22 +109,23 @@ def load_cast(
 
 
 def _load(
-    config: CastConfig, wanted: Mapping[str, Wanted], embeds: bool, hub: Hub, trained: Sequence[Trained]
-) -> tuple[dict[str, Backend], LaterEmbedder | None]:
+    config: CastConfig, wanted: Mapping[str, Wanted], embeds: bool, hub: Hub, trained: Sequence[Trained], terms: Terms
+) -> tuple[dict[str, Backend], LaterEmbedder | ServedEmbedder | None]:
     """The backends by seat, and the embedder if it is wanted: found, and loaded later."""
     problems: list[str] = []
+    embedder: LaterEmbedder | ServedEmbedder | None = None
     learnt = {seat: trained_of(one.config, seat) for seat, one in wanted.items() if one.config.trained}
     own = {seat: what_is_loaded(one) for seat, one in wanted.items()}
     learning = {one.seat for one in trained} & own.keys()
     keys = weights_of(own, {seat: what_is_loaded(untrained(one)) for seat, one in wanted.items()}, learnt, learning)
     models = {key: untrained(next(wanted[seat] for seat in wanted if keys[seat] == key)) for key in dict.fromkeys(keys.values())}
-    folders, embedder = dict[str, Path](), None
+    folders = dict[str, Path]()
     try:
         folders = find_models(models, hub.send)
     except ConfigError as error:
         problems += error.problems
     try:
-        embedder = _find_embedder(config, hub) if embeds else None
+        embedder = _find_embedder(config, hub, terms) if embeds else None
     except ConfigError as error:
         problems += error.problems
     if problems:
@@ -125,9 +135,9 @@ def _load(
     for key, one in models.items():
         placed_config, device_map = placed(one.config, next(seat for seat in wanted if keys[seat] == key), plan)
         models[key] = one._replace(config=placed_config, device_map=device_map)
-    if embedder is not None:
+    if isinstance(embedder, LaterEmbedder):
         embedder.config = embedder.config.model_copy(update={"device": embedder_device(plan, embedder.config.device)})
-    loaded = load_models(models, folders, config.run.seed, config.engine, hub.send)
+    loaded = load_models(models, folders, config.run.seed, config.engine, hub.send, terms)
     threads.follow_for([] if config.engine.threads else [one.model for one in loaded.values() if one.model is not None])
     found: dict[str, Backend] = {seat: loaded[key] for seat, key in keys.items()}
     return (with_trained(found, own, learnt, learning) if learnt else found), embedder
@@ -171,6 +181,12 @@ def untrained(wanted: Wanted) -> Wanted:
     return wanted._replace(config=wanted.config.model_copy(update={"trained": None}))
 
 
+def terms_of(config: CastConfig, hub: Hub) -> Terms:
+    """How the servers of a run are asked, with its folder as the place of their answers."""
+    ledger = Ledger(hub.store if isinstance(hub.store, RunFolder) else None)
+    return Terms(getattr(config, "server", None) or ServerConfig(), ledger, lambda text: hub.send(Note(text=text, level="warning")))
+
+
 def what_is_loaded(wanted: Wanted) -> str:
     """Two seats with the same value share a backend: persona, wordings and decoding differ by request."""
     return wanted.config.model_dump_json(exclude={"family", "prompts", "persona", "decoding"}) + repr(wanted.stop_tokens)
@@ -199,7 +215,10 @@ def load_reward_model(config: RewardModelConfig, hub: Hub) -> Any:
     return loaded
 
 
-def _find_embedder(config: CastConfig, hub: Hub) -> LaterEmbedder:
+def _find_embedder(config: CastConfig, hub: Hub, terms: Terms) -> LaterEmbedder | ServedEmbedder:
+    if config.embedder.backend == "server":
+        return ServedEmbedder.connect(config.embedder, client_for(config.embedder, terms))
+
     def announce(done: bool, seconds: float) -> None:
         hub.send(Loading(what="embedder", done=done, seconds=seconds, gib=embedder.gib))
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from expertchat.backends.served.config import ServerConfig
 from expertchat.config import (
     ALTERNATE,
     ConversationConfig,
@@ -73,6 +74,7 @@ class ConverseConfig(Group):
     reward_model: RewardModelConfig | None = None
     embedder: EmbedderConfig
     engine: EngineConfig
+    server: ServerConfig = ServerConfig()
 
     @property
     def judge_names(self) -> set[JudgeName]:

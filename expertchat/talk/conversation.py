@@ -120,8 +120,8 @@ class Dialogue:
         assert isinstance(answer, Completion)
         expert = self.experts[speaker]
         reply = expert.read_reply(answer.text)
-        if reply.thought and not reply.text:
-            note = "; ".join(part for part in (note, expert.thoughts.silent()) if part)
+        silent = answer.problem or (expert.thoughts.silent() if reply.thought and not reply.text else None)
+        note = "; ".join(part for part in (note, silent) if part) or None
         return Turn(
             speaker=speaker,
             text=reply.text,

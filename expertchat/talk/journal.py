@@ -63,6 +63,8 @@ class Journal:
         name, of = _name(ask.request), self._digest(ask)
         if name in self.answers:  # there is one, to another request or of another policy
             name = f"{name}@{of}"
+        if getattr(result, "problem", None) is not None:  # no answer: it is asked for again
+            return
         answer = Answer(id=name, transcript=ask.request.key.partition("/")[0], text="", of=of)
         if isinstance(result, Scores):
             if all(map(math.isfinite, result.logprobs)):  # else JSON has no word for it

@@ -179,6 +179,8 @@ class Scheduler:
         for the others' lane gather there, where by turns both lanes would run half full to the end.
         """
         stands = [stand for stand in self._stands.values() if stand.load and stand.device == device]
+        if eager := [stand for stand in stands if stand.eager]:
+            return eager[0]
         now = self.clock()
         if late := [stand for stand in stands if stand.passed >= PATIENCE or (stand.passed and now - stand.since >= WAIT[stand.does])]:
             return max(late, key=lambda stand: now - stand.since)

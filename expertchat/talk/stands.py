@@ -64,6 +64,7 @@ class Stand:
     open: Callable[[], Any]
     device: str
     rows: Callable[[], int]
+    apart: bool = False
     load: int = 0
     passed: int = 0  # advances of other lanes since its own last one, while it had something to do
     since: float = 0.0  # when it last ran, or was asked for something while it had nothing to do
@@ -85,6 +86,11 @@ class Stand:
 
     def fullness(self) -> tuple[int, int]:
         return min(self.load, self.rows()), self.load
+
+    @property
+    def eager(self) -> bool:
+        """Whether it gains nothing by waiting: requests that run elsewhere may begin, or are done."""
+        return self.apart and (bool(self.new) or (self.lane is not None and self.lane.ready))
 
     @property
     def continuous(self) -> bool:
@@ -115,7 +121,8 @@ def kind_of(ask: Ask, backend: Serves) -> Kind:
 
 def stand_for(ask: Ask, backend: Any, rows: Callable[[], int]) -> Stand:
     """An empty stand for what is like `ask`; its lane is the backend's own where it has any, else whole batches of `rows()` at most."""
-    return Stand(kind_of(ask, backend).does, partial(_lane, ask.request, backend, rows), device_of(backend), rows)
+    does, open_lane = kind_of(ask, backend).does, partial(_lane, ask.request, backend, rows)
+    return Stand(does, open_lane, device_of(backend), rows, backend.capabilities.apart)
 
 
 def device_of(backend: Serves) -> str:
@@ -124,6 +131,8 @@ def device_of(backend: Serves) -> str:
 
 
 def _lane(request: Request, backend: Any, rows: Callable[[], int]) -> Any:
+    if backend.capabilities.apart:
+        return backend.lane_apart()
     if isinstance(request, GenerateRequest):
         return backend.lane(request.decoding) if backend.capabilities.lanes else BatchLane(backend.generate, rows)
     ask = backend.score if isinstance(request, ScoreRequest) else backend.value if isinstance(request, ValueRequest) else backend.embed

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from expertchat.backends.served.config import ServerConfig
 from expertchat.config import (
     LEAST_TEMPERATURE,
     LEAST_TOP_P,
@@ -201,6 +202,7 @@ class OnlineConfig(Group):
     keep_rounds: int = Field(ge=1)  # checkpoints that stay on disk besides the best
     embedder: EmbedderConfig
     engine: EngineConfig
+    server: ServerConfig = ServerConfig()
 
     @property
     def command(self) -> str:
@@ -371,11 +373,17 @@ class PolicyGradientConfig(OnlineConfig):
     train: PolicyGradientTrain
 
 
+def _backend_of(config: OnlineConfig, seat: Speaker) -> str:
+    """What serves a seat that is no model of this process; tests put doubles in the place of models."""
+    found = config.experts[seat].backend
+    return "scripted" if found == "local" else found
+
+
 def learner_problems(config: OnlineConfig, scripted: Sequence[Speaker], loaded: Mapping[Speaker, object]) -> list[str]:
     """Why experts cannot learn so. `scripted`: learners that are no models; `loaded`: seats with equal values share a loaded model."""
     others = [seat for seat in config.experts.seats if seat not in scripted]
     remedy = f", or learner={others[0]}" if others else ""
-    problems = [f"experts.{seat}: backend=scripted cannot be trained; use a model{remedy}" for seat in scripted]
+    problems = [f"experts.{seat}: backend={_backend_of(config, seat)} cannot be trained; use a model{remedy}" for seat in scripted]
     models = len({loaded[seat] for seat in config.trained})
     if config.learner == "one" and models > 1:
         places = " and ".join(f"experts.{seat}" for seat in config.trained)

@@ -1,0 +1,269 @@
+"""What a server can, found by asking it at the start: nothing of it is assumed.
+
+Each finding costs one to three requests of a token or a few. Whether an answer can be begun for the model is seen from the tokens that
+the server counts: what is put behind the chat has to add its own tokens and no others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from expertchat.backends.served.client import Bounds, Client
+from expertchat.backends.served.trouble import Denied, OddAnswer, Refused
+from expertchat.text.sentences import listed
+
+Chat = list[dict[str, str]]
+Begins = Literal["flag", "plain", "asked"]
+MOST_SEEN = (100, 20, 5)  # likeliest tokens that are asked for, in this order, until the server gives any
+WORD = " heron"
+FEW, MANY = 8, 24  # words that an answer is begun with, to see what they add
+FLAGS = {"continue_final_message": True, "add_generation_prompt": False}
+PROBE = Bounds(2, 60.0)
+SPARE = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+USER = {"role": "user", "content": "Say one word."}
+SYSTEM = {"role": "system", "content": "You are a person who knows all about herons, and you speak of nothing else."}
+
+
+@dataclass(frozen=True)
+class Can:
+    """`limit`: what the server calls the most tokens of an answer. `extras`: it takes what OpenAI's protocol has not (top_k, min_p,
+    repetition_penalty), which else its own defaults would decide. `begins`: how an answer's beginning is given: by vLLM's flags, as the
+    last message, or it cannot, and is asked for in words. `seen`: likeliest tokens that it tells the probabilities of. `counts`: who counts
+    the tokens of a chat. `several`: n answers in one request. `system`, `alternation`: what its chat template takes and demands.
+    """
+
+    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extras: bool = False
+    begins: Begins = "asked"
+    seen: int = 0
+    seeds: bool = False
+    several: bool = False
+    choices: bool = False
+    given: bool = False  # log probabilities of a given text
+    tokens: bool = False  # the ids of its tokens
+    adapters: bool = False  # LoRA adapters may be loaded while it runs
+    counts: Literal["tokenize", "apply-template"] | None = None
+    usage: bool = False
+    cost: bool = False
+    system: bool = True
+    alternation: bool = True
+    context: int | None = None
+    models: tuple[str, ...] = field(default=())
+
+    def told(self) -> str:
+        """All of it in a sentence, for people."""
+        has = {
+            f"log probabilities (of {self.seen} tokens)": self.seen > 0, "beginnings of answers": self.begins != "asked",
+            "seeds": self.seeds, "n": self.several, "choices": self.choices, "a given text's probabilities": self.given,
+            "token ids": self.tokens, "adapters at run time": self.adapters, "counting of tokens": self.counts is not None,
+            "a system role": self.system, "free order of roles": not self.alternation,
+        }  # fmt: skip
+        there, lacking = [name for name, yes in has.items() if yes], [name for name, yes in has.items() if not yes]
+        context = f", context {self.context}" if self.context else ""
+        return f"can {listed(there) or 'nothing besides'}{f'; cannot {listed(lacking)}' if lacking else ''}{context}"
+
+
+class Tried(NamedTuple):
+    """An answer of one token or a few, as far as the probing looks at it."""
+
+    text: str
+    tokens: int | None
+    prompt: int | None
+    seen: int
+    choices: int
+    ids: bool
+    cost: bool
+
+
+async def what_it_can(client: Client, model: str, thinking: bool = False, more: Mapping[str, Any] | None = None) -> Can:
+    """Ask. Raises Denied or Refused where it does not even answer a plain question."""
+    return await _Probe(client, model, dict(more or {})).run(thinking)
+
+
+@dataclass
+class _Probe:
+    client: Client
+    model: str
+    more: dict[str, Any]
+    can: Can = field(default_factory=Can)
+
+    async def run(self, thinking: bool) -> Can:
+        models, context = self._listed(await self._list())
+        if models and self.model not in models:
+            raise Denied(f"server {self.client.addresses[0].url}: has no model {self.model}; it has {', '.join(models[:8])}")
+        self.can = replace(self.can, models=models, context=context)
+        await self._plain(thinking)
+        system, orders, begins, rest = await asyncio.gather(self._system(), self._order(), self._begins(), self._rest())
+        self.can = replace(self.can, system=system, alternation=not orders, begins=begins, **rest)
+        if self.can.context is None:
+            self.can = replace(self.can, context=await self._context())
+        return self.can
+
+    async def _get(self, route: str) -> Any:
+        """What is there to be read; None where it is not."""
+        try:
+            return (await self.client.ask(route, {}, lambda found: found, bounds=PROBE)).value
+        except (Denied, Refused):
+            return None
+
+    def _listed(self, found: Any) -> tuple[tuple[str, ...], int | None]:
+        """The models' names, and the context of the one that is wanted, where it is told."""
+        data = found.get("data") if isinstance(found, dict) else None
+        models = [one for one in data or [] if isinstance(one, dict) and isinstance(one.get("id"), str)]
+        mine = next((one for one in models if one["id"] == self.model), {})
+        return tuple(one["id"] for one in models), _number(mine.get("max_model_len"))
+
+    async def _list(self) -> Any:
+        """The list of its models, where it has one; what is wrong with key or address shows here first. Raises Denied."""
+        wait = self.client.settings.wait
+        try:
+            return (await self.client.ask("/models", {}, lambda found: found, bounds=Bounds(1000, wait))).value
+        except Denied as error:
+            if not error.unknown:
+                raise
+        except Refused as error:
+            raise Denied(f"{error} (waited for {wait:.0f} s: server.wait)") from None
+        return None
+
+    async def _context(self) -> int | None:
+        props = await self._get("^/props")
+        settings = props.get("default_generation_settings") if isinstance(props, dict) else None
+        return _number(settings.get("n_ctx")) if isinstance(settings, dict) else None
+
+    # -- one question after the other -------------------------------------------------------------------------------------
+
+    async def _try(self, messages: Chat, most: int = 1, **fields: Any) -> Tried:
+        body = {"model": self.model, "messages": messages, self.can.limit: most, **self.more, **fields}
+        return (await self.client.ask("/chat/completions", body, read_tried, bounds=PROBE)).value
+
+    async def _may(self, messages: Chat, **fields: Any) -> Tried | None:
+        """The same, None where the server does not take it."""
+        try:
+            return await self._try(messages, **fields)
+        except Refused:
+            return None
+
+    async def _plain(self, thinking: bool) -> None:
+        """A plain question, with what is not everywhere: left away step by step until the server takes it."""
+        spare: dict[str, Any] = {**SPARE, "chat_template_kwargs": {"enable_thinking": thinking}}
+        for limit in ("max_tokens", "max_completion_tokens"):
+            self.can = replace(self.can, limit=limit)  # type: ignore[arg-type]
+            for extras in (spare, {}):
+                for seen in (*MOST_SEEN, 0):
+                    asked = {"logprobs": True, "top_logprobs": seen} if seen else {}
+                    if (found := await self._may([USER], temperature=1.0, **asked, **extras)) is None:
+                        continue
+                    told = {"usage": found.prompt is not None, "cost": found.cost}
+                    self.can = replace(self.can, extras=bool(extras), seen=min(found.seen, seen), **told)
+                    return
+        await self._try([USER])  # says why
+
+    async def _system(self) -> bool:
+        """It is taken, and not silently left away."""
+        with_it, without = await asyncio.gather(self._may([SYSTEM, USER]), self._may([USER]))
+        if with_it is None:
+            return False
+        return without is None or with_it.prompt is None or without.prompt is None or with_it.prompt - without.prompt > FEW
+
+    async def _order(self) -> bool:
+        """Two messages of one role may follow each other."""
+        return await self._may([USER, USER]) is not None
+
+    async def _begins(self) -> Begins:
+        for how in ("flag", "plain"):
+            flags = FLAGS if how == "flag" else {}
+            chats = [[USER], *([USER, {"role": "assistant", "content": (WORD * n).strip()}] for n in (FEW, MANY))]
+            bare, few, many = await asyncio.gather(
+                self._may(chats[0]), self._may(chats[1], **flags), self._may(chats[2], **flags)
+            )
+            if bare is None or few is None or many is None or None in (bare.prompt, few.prompt, many.prompt):
+                continue
+            per_word = (many.prompt - few.prompt) / (MANY - FEW)  # type: ignore[operator]
+            if per_word > 0 and abs(few.prompt - bare.prompt - FEW * per_word) <= 1:  # type: ignore[operator]
+                return how  # type: ignore[return-value]
+        return "asked"
+
+    async def _rest(self) -> dict[str, Any]:
+        twice = [self._may([USER], most=8, temperature=1.0, seed=7) for _ in range(2)]
+        seeded, several, choice, ids, given, counts, adapters = await asyncio.gather(
+            asyncio.gather(*twice), self._may([USER], n=2, temperature=1.0),
+            self._may([USER], most=8, structured_outputs={"choice": [WORD.strip()]}),
+            self._may([USER], return_token_ids=True), self._given(), self._counts(), self._adapters(),
+        )  # fmt: skip
+        same = None not in seeded and seeded[0].text == seeded[1].text  # type: ignore[union-attr]
+        return {
+            "seeds": same, "several": several is not None and several.choices == 2,
+            "choices": choice is not None and choice.text.strip() == WORD.strip(),
+            "tokens": ids is not None and ids.ids, "given": given, "counts": counts, "adapters": adapters,
+        }  # fmt: skip
+
+    async def _given(self) -> bool:
+        body = {"model": self.model, "prompt": "Herons nest in trees.", "max_tokens": 1, "echo": True, "logprobs": 1}
+
+        def read(found: Any) -> bool:
+            values = ((found.get("choices") or [{}])[0].get("logprobs") or {}).get("token_logprobs") or []
+            return len([value for value in values if isinstance(value, int | float)]) > 2
+
+        try:
+            return (await self.client.ask("/completions", body, read, bounds=PROBE)).value
+        except (Denied, Refused, AttributeError):
+            return False
+
+    async def _counts(self) -> Literal["tokenize", "apply-template"] | None:
+        for how in ("tokenize", "apply-template"):
+            try:
+                if await count(self.client, self.model, how, [USER]) > 2:  # type: ignore[arg-type]
+                    return how  # type: ignore[return-value]
+            except (Denied, Refused):
+                continue
+        return None
+
+    async def _adapters(self) -> bool:
+        """A server that loads adapters misses the name of one; others have no such address."""
+        try:
+            await self.client.ask("/load_lora_adapter", {"lora_name": "", "lora_path": ""}, lambda found: found, bounds=PROBE)
+        except Refused:
+            return True
+        except Denied:
+            return False
+        return True
+
+
+async def count(client: Client, model: str, how: Literal["tokenize", "apply-template"], messages: Sequence[Mapping[str, str]]) -> int:
+    """The tokens of a chat as the server renders it, with the beginning of the answer. Raises Denied or Refused."""
+    chat = list(messages)
+    if how == "tokenize":
+        body = {"model": model, "messages": chat, "add_generation_prompt": True}
+        return (await client.ask("^/tokenize", body, lambda found: _whole(found.get("count")), bounds=PROBE)).value
+    rendered = await client.ask("^/apply-template", {"messages": chat}, lambda found: str(found["prompt"]), bounds=PROBE)
+    body = {"content": rendered.value, "add_special": True, "parse_special": True}
+    return (await client.ask("^/tokenize", body, lambda found: len(found["tokens"]), bounds=PROBE)).value
+
+
+def read_tried(found: Any) -> Tried:
+    """What an answer of a chat shows of the server. Raises OddAnswer for another shape."""
+    choices = found.get("choices") if isinstance(found, dict) else None
+    message = choices[0].get("message") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    if not isinstance(message, dict):
+        raise OddAnswer("it answers in another shape: no choices with a message")
+    usage = found.get("usage") if isinstance(found.get("usage"), dict) else {}
+    content = (choices[0].get("logprobs") or {}).get("content") or [{}]
+    seen = len(content[0].get("top_logprobs") or []) if isinstance(content[0], dict) else 0
+    text = message.get("content")
+    return Tried(
+        text if isinstance(text, str) else "", _number(usage.get("completion_tokens")), _number(usage.get("prompt_tokens")), seen,
+        len(choices), bool(choices[0].get("token_ids")), usage.get("cost") is not None,
+    )  # fmt: skip
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _whole(value: Any) -> int:
+    if (found := _number(value)) is None:
+        raise OddAnswer("it counts no tokens")
+    return found

@@ -1,0 +1,310 @@
+"""Requests to a server, or to several that serve the same: as many at once as they bear, each tried until it is answered or hopeless.
+
+One thread of the process holds the event loop of all servers. Keys come from the environment, go nowhere but into the header of a request
+to the address that the config names, and are hidden in whatever comes back. No redirect is followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from expertchat.backends.served.config import ServerConfig
+from expertchat.backends.served.level import MOST, Gate, Level
+from expertchat.backends.served.trouble import Denied, OddAnswer, Refused, Trouble, trouble_of
+from expertchat.config import ConfigError
+from expertchat.folder.run import Halted
+from expertchat.folder.served import Ledger
+from expertchat.text.redaction import HIDDEN
+
+T = TypeVar("T")
+ODD_TRIES = 3  # of a request that is answered with something of another shape
+LEFT_OUT = 60.0  # seconds for which one of several servers is asked nothing after its connection was lost
+PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before the second try, doubled with each
+CONNECT = 10.0
+
+
+@dataclass
+class Terms:
+    """How the servers of a run are asked, where their answers are kept, and who is told what happens."""
+
+    settings: ServerConfig = field(default_factory=ServerConfig)
+    ledger: Ledger = field(default_factory=Ledger)
+    say: Callable[[str], None] = lambda text: None
+
+
+class Bounds(NamedTuple):
+    """How often and for how many seconds a request is tried."""
+
+    tries: int
+    seconds: float
+
+
+class Answered(NamedTuple, Generic[T]):
+    """What was read from an answer, the requests and seconds that it took, and whose it was."""
+
+    value: T
+    tries: int
+    seconds: float
+    server: str
+
+
+@dataclass(eq=False)
+class Address:
+    """One server of those that serve the same."""
+
+    url: str
+    openai: Any
+    out: int = 0
+    back: float = 0.0  # when it may be asked again
+
+    @property
+    def root(self) -> str:
+        """Where a server has what is none of OpenAI's."""
+        return self.url.removesuffix("/v1")
+
+
+class Client:
+    """What several models behind one address share."""
+
+    def __init__(self, urls: Sequence[str], key_from: str | None, terms: Terms) -> None:
+        self.terms, self.settings = terms, terms.settings
+        self.secret = secret_of(key_from)
+        self.addresses = [Address(url.rstrip("/"), _openai(url, self.secret, self.settings)) for url in urls]
+        self.gate = Gate(Level(self.settings.concurrency or MOST))
+        self.sent = self.refused = 0
+        self.wake = threading.Event()  # set when any answer of its models is there
+        self._said: set[str] = set()
+        self._headers = _headers(self.secret)
+
+    @property
+    def name(self) -> str:
+        return self.addresses[0].url.partition("://")[2]
+
+    async def ask(
+        self,
+        route: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], T],
+        on_text: Callable[[str], None] | None = None,
+        bounds: Bounds | None = None,
+    ) -> Answered[T]:
+        """What `read` makes of the answer to one request; whatever it raises means that it has another shape. Without a `body` it is a GET.
+
+        `bounds`: of the tries, in the place of the config's; what is beyond them is refused. Raises Refused where this one gets no answer,
+        Halted where the run has to stop, and Denied where nothing gets any.
+        """
+        began, tries = time.monotonic(), 0
+        while True:
+            await self.gate.enter()
+            address = self._free()
+            address.out += 1
+            tries += 1
+            try:
+                self._spend()
+                found = await asyncio.wait_for(self._send(address, route, body, on_text), self.settings.timeout)
+                value = _read(read, found)
+            except (Halted, asyncio.CancelledError):
+                raise
+            except Exception as error:
+                trouble = trouble_of(error, self.secret)
+            else:
+                self.gate.level.answered(self.gate.out)
+                return Answered(value, tries, time.monotonic() - began, address.url)
+            finally:
+                address.out -= 1
+                self.gate.leave()
+            await asyncio.sleep(self._after(trouble, address, tries, time.monotonic() - began, bounds))
+
+    def _after(self, trouble: Trouble, address: Address, tries: int, seconds: float, bounds: Bounds | None) -> float:
+        """Seconds until the next try. Raises what ends the request."""
+        said = f"server {address.url}: {trouble.text}"
+        if trouble.kind == "denied":
+            raise Denied(said, trouble.unknown)
+        if trouble.kind == "refused" or (trouble.kind == "odd" and tries >= ODD_TRIES):
+            self.refused += 1
+            raise Refused(said)
+        others = [one for one in self.addresses if one is not address and one.back <= time.monotonic()]
+        if trouble.gone and others:
+            address.back = time.monotonic() + LEFT_OUT
+            self._once(f"{said}: left out for {LEFT_OUT:.0f} s, the others go on")
+            return 0.0
+        if trouble.kind == "busy":
+            self.gate.level.too_many(trouble.wait)
+        pause = max(trouble.wait or 0.0, min(LONGEST_PAUSE, PAUSE * 2 ** (tries - 1)))
+        most, patience = bounds or (self.settings.attempts, self.settings.patience)
+        often = trouble.kind == "down" and not trouble.gone and tries >= most
+        if often or seconds + pause > patience:
+            if bounds is not None:
+                raise Refused(said)
+            return self._give_up(f"{said}, {tries} times in {seconds:.0f} s")
+        if bounds is None:
+            self._once(f"{said}: tried again, for {patience:.0f} s at most")
+        return pause
+
+    def _give_up(self, said: str) -> float:
+        if self.settings.failing == "null":
+            self.refused += 1
+            raise Refused(said)
+        raise Halted(f"{said}; the same command goes on where this one stops (server.failing=null goes on without such answers)")
+
+    def _once(self, text: str) -> None:
+        """Tell what is told once of a kind: numbers in it aside."""
+        kind = "".join(letter for letter in text if not letter.isdigit())
+        if kind not in self._said:
+            self._said.add(kind)
+            self.terms.say(text)
+
+    def _spend(self) -> None:
+        """Count a request that is about to be sent. Raises Halted where the budget has none left."""
+        requests, cost = self.terms.ledger.spent
+        most, dearest = self.settings.max_requests, self.settings.max_cost
+        if most is not None and max(requests, self.sent) >= most:
+            raise Halted(f"server.max_requests={most} are sent; with more the same command goes on")
+        if dearest is not None and cost >= dearest:
+            raise Halted(f"server.max_cost={dearest:g} is spent ({cost:.4f}); with more the same command goes on")
+        self.sent += 1
+
+    def _free(self) -> Address:
+        """The least loaded of the addresses that are there."""
+        now = time.monotonic()
+        return min(self.addresses, key=lambda one: (one.back > now, one.out))
+
+    async def _send(self, address: Address, route: str, body: Mapping[str, Any], on_text: Callable[[str], None] | None) -> Any:
+        where = f"{address.root}{route[1:]}" if route.startswith("^/") else route
+        if on_text is not None:
+            return await self._streamed(address, body, on_text)
+        if not body:
+            return self._json(await address.openai.get(where, cast_to=str, options={"headers": self._headers}))
+        return self._json(await address.openai.post(where, cast_to=str, body=dict(body), options={"headers": self._headers}))
+
+    async def _streamed(self, address: Address, body: Mapping[str, Any], on_text: Callable[[str], None]) -> Any:
+        """A chat completion that comes in pieces, as one that came whole."""
+        more = {"stream": True, "stream_options": {"include_usage": True}}
+        text, thought, logprobs, last = "", "", list[Any](), dict[str, Any]()
+        finish, usage, ids, prompt = None, None, list[int](), None
+        create = address.openai.chat.completions.with_streaming_response.create
+        async with create(model=body["model"], messages=body["messages"], extra_body={**body, **more}, extra_headers=self._headers) as answer:
+            async for piece in self._pieces(answer):
+                last, usage = piece, piece.get("usage") or usage
+                for choice in piece.get("choices") or []:
+                    delta = choice.get("delta") or {}
+                    text, thought = text + (delta.get("content") or ""), thought + (delta.get("reasoning_content") or "")
+                    finish = choice.get("finish_reason") or finish
+                    ids += choice.get("token_ids") or []
+                prompt = piece.get("prompt_token_ids") or prompt
+                on_text(text)
+        if finish is None:
+            raise OddAnswer("its stream ends in the middle")
+        message = {"content": text, "reasoning_content": thought or None}
+        choice = {"message": message, "finish_reason": finish, "logprobs": {"content": logprobs}, "token_ids": ids or None}
+        return {"choices": [choice], "usage": usage, "model": last.get("model"), "prompt_token_ids": prompt}
+
+    async def _pieces(self, answer: Any) -> AsyncIterator[dict[str, Any]]:
+        async for line in answer.iter_lines():
+            if not line.startswith("data:"):
+                continue
+            if (data := line[5:].strip()) == "[DONE]":
+                return
+            piece = self._json(data)
+            if not isinstance(piece, dict) or "error" in piece:
+                raise OddAnswer(f"its stream breaks off: {json.dumps(piece)}")
+            yield piece
+
+    def _json(self, text: str) -> Any:
+        if self.secret:
+            text = text.replace(self.secret, HIDDEN)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            what = "a page for people" if text.lstrip()[:1] == "<" else "no JSON" if text else "nothing"
+            raise OddAnswer(f"it answers with {what}") from None
+
+
+def _read(read: Callable[[Any], T], found: Any) -> T:
+    """Raises OddAnswer where an answer has not what is read."""
+    try:
+        return read(found)
+    except (OddAnswer, Refused):
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise OddAnswer(f"it answers in another shape ({type(error).__name__}: {error})") from None
+
+
+# -- the loop ---------------------------------------------------------------------------------------------------------------
+
+_loop: tuple[int, asyncio.AbstractEventLoop] | None = None
+_starting = threading.Lock()
+
+
+def loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all servers, in a thread of its own, which ends with the process; a child that was forked gets its own."""
+    global _loop
+    with _starting:
+        if _loop is None or _loop[0] != os.getpid():
+            _loop = os.getpid(), asyncio.new_event_loop()
+            threading.Thread(target=_loop[1].run_forever, name="servers", daemon=True).start()
+        return _loop[1]
+
+
+def start(work: Coroutine[Any, Any, T]) -> Future[T]:
+    """Begin `work` in the loop's thread."""
+    return asyncio.run_coroutine_threadsafe(work, loop())
+
+
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """Do `work` in the loop's thread, and wait for it here; what interrupts the waiting ends it."""
+    future = start(work)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+# -- one for each address -----------------------------------------------------------------------------------------------------
+
+
+_clients: dict[tuple[Any, ...], Client] = {}
+
+
+def client_of(urls: Sequence[str], key_from: str | None, terms: Terms) -> Client:
+    """The client for these addresses on these terms; models behind the same share it, and with it the level. Raises ConfigError."""
+    name = (os.getpid(), tuple(urls), key_from, id(terms))
+    if name not in _clients:
+        _clients[name] = Client(urls, key_from, terms)
+    return _clients[name]
+
+
+def secret_of(key_from: str | None) -> str | None:
+    """The key in an environment variable. Raises ConfigError where it is not set."""
+    if key_from is None:
+        return None
+    found = os.environ.get(key_from, "").strip()
+    if not found:
+        raise ConfigError(f"key_from={key_from}: the environment variable is not set; export it")
+    return found
+
+
+def _openai(url: str, secret: str | None, settings: ServerConfig) -> Any:
+    """OpenAI's client for one address."""
+    import openai
+
+    timeout = openai.Timeout(settings.timeout, connect=CONNECT)
+    plain = openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout)
+    return openai.AsyncOpenAI(api_key=secret or "none", base_url=url, max_retries=0, timeout=timeout, http_client=plain)
+
+
+def _headers(secret: str | None) -> dict[str, Any]:
+    """What the client finds in the environment for another server (organisation, project, key) is not sent."""
+    import openai
+
+    names = ["OpenAI-Organization", "OpenAI-Project", *([] if secret else ["Authorization"])]
+    return {name: openai.Omit() for name in names}

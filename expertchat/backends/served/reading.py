@@ -1,0 +1,114 @@
+"""What the answers of a server say: text, its end, log probabilities, tokens and cost. Whatever has another shape raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from expertchat.backends.base import Completion, GenerateRequest
+from expertchat.backends.served.trouble import OddAnswer
+from expertchat.records import Served
+from expertchat.text.sentences import writable
+from expertchat.text.thinking import first_stop
+
+MILLION = 1_000_000
+
+
+class Usage(NamedTuple):
+    """Tokens and cost of a request, as far as the server told them."""
+
+    prompt: int | None = None
+    completion: int | None = None
+    cost: float | None = None
+
+    def costs(self, prices: Sequence[float] | None) -> float | None:
+        """What it has cost: as told, else by the prices of a million tokens of prompt and answer."""
+        if self.cost is not None or prices is None or self.prompt is None:
+            return self.cost
+        return (self.prompt * prices[0] + (self.completion or 0) * prices[1]) / MILLION
+
+
+class Said(NamedTuple):
+    """A text with how it ended; `problem` where the server kept it back. `prompt` and `ids`: tokens, where it tells them."""
+
+    text: str
+    finish: Literal["stop", "length"]
+    usage: Usage
+    prompt: list[int] | None
+    ids: list[int] | None
+    ended: bool | None
+    problem: str | None
+
+
+class Likeliest(NamedTuple):
+    """The likeliest next tokens with their log probabilities."""
+
+    tokens: Mapping[str, float]
+    usage: Usage
+
+
+def said(found: Any) -> Said:
+    """The first choice of a chat's answer. What it thought, where that comes apart from the text, stands before it in a block."""
+    choice = found["choices"][0]
+    message = choice["message"]
+    text, thought = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
+    if text is not None and not isinstance(text, str):
+        raise OddAnswer("it answers in another shape: its text is none")
+    reason, problem = choice.get("finish_reason"), None
+    if reason == "content_filter":
+        problem = "it kept the answer back (content_filter)"
+    elif text is None and not thought:
+        refusal = message.get("refusal")
+        problem = f"it refused ({writable(str(refusal))[:200]})" if refusal else "it answered nothing"
+    text = f"<think>\n{thought}\n</think>\n\n{text or ''}" if isinstance(thought, str) and thought else text or ""
+    ids = choice.get("token_ids") or None
+    ended = reason == "stop" if ids else None
+    return Said(text, "length" if reason == "length" else "stop", usage(found), found.get("prompt_token_ids"), ids, ended, problem)
+
+
+def usage(found: Mapping[str, Any]) -> Usage:
+    """Tokens and cost of an answer."""
+    told = found.get("usage") if isinstance(found.get("usage"), dict) else {}
+    numbers = [told.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    prompt, completion = (n if isinstance(n, int) and n >= 0 else None for n in numbers)
+    cost = told.get("cost")
+    return Usage(prompt, completion, float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) and cost >= 0 else None)
+
+
+def added(parts: Sequence[Usage]) -> Usage:
+    """Of several requests together."""
+    columns = zip(*parts, strict=True)
+    return Usage(*(sum(known) if (known := [one for one in column if one is not None]) else None for column in columns))
+
+
+def likeliest(found: Any) -> Likeliest:
+    """The next tokens of an answer of one token. A token that several ways of writing share counts as their sum would, once."""
+    content = found["choices"][0]["logprobs"]["content"]
+    tokens: dict[str, float] = {}
+    for one in content[0]["top_logprobs"]:
+        token, logp = str(one["token"]), float(one["logprob"])
+        if logp > -9000:  # some servers write so what has no probability
+            tokens[token] = max(logp, tokens.get(token, logp))
+    return Likeliest(tokens, usage(found))
+
+
+def completion(kept: Served, request: GenerateRequest) -> Completion:
+    """What is on the ledger as the answer to a request, ending before the first stop string."""
+    text, finish = kept.text or "", kept.finish
+    stop = first_stop(text, [stop for stop in request.stops if stop], False)
+    if stop is not None:
+        text, finish = text[:stop], "stop"
+    tokens = kept.completion_tokens if kept.completion_tokens is not None else len(text.split())
+    return Completion(
+        text, tokens, kept.seconds, finish, tuple(kept.prompt or ()), tuple(kept.ids or ()), bool(kept.ended),
+        "stop" if stop is not None and kept.ids else None,
+    )  # fmt: skip
+
+
+def without(text: str, prefix: str) -> str:
+    """A text that was asked to go on after `prefix`, without that, which it may have begun with again, in whole or its last line."""
+    begun = text.lstrip()
+    for start in (prefix.strip(), prefix.strip().rpartition("\n")[2]):
+        if start and begun.startswith(start):
+            return begun[len(start) :]
+    return text
