@@ -349,11 +349,7 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
     update, others = (updates[0], tuple(updates[1:])) if updates else (None, ())
     valuer = reward_model_of(config.reward_model) if "reward_model" in config.judge_names and config.reward_model is not None else None
     job = Job(models, embedder if config.embeds else None, rows, longest, update, seats=owners, others=others, valuer=valuer)
-    automatic = {owners[seat] for seat, model in seats.items() if model.quantization == "auto" and seat in owners}
-    plan = make_plan(choose_bits(job, gpus, automatic), gpus, CONVERSE)
-    if not plan.fits:
-        raise ConfigError(plan.problems())
-    return plan
+    return _fitting(job, seats, gpus, CONVERSE)
 
 
 def check_one(
@@ -374,8 +370,13 @@ def check_one(
         seat, trained.lora, trained.pairs, trained.tokens, trained.checkpointing, HEAD_CHUNK, trained.method, trained.texts
     )
     job = Job(models, None, rows, tokens, update, seats=owners)
-    automatic = {owners[name] for name, one in seats.items() if one.quantization == "auto" and name in owners}
-    plan = make_plan(choose_bits(job, gpus, automatic), gpus, ALONE)
+    return _fitting(job, seats, gpus, ALONE)
+
+
+def _fitting(job: Job, seats: Mapping[str, ModelConfig], gpus: Sequence[Gpu], names: Mapping[str, str]) -> Plan:
+    """Where everything stands, in as many bits as the seats leave open. Raises ConfigError where it does not fit."""
+    automatic = {job.seats[seat] for seat, model in seats.items() if model.quantization == "auto" and seat in job.seats}
+    plan = make_plan(choose_bits(job, gpus, automatic), gpus, names)
     if not plan.fits:
         raise ConfigError(plan.problems())
     return plan

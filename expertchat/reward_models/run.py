@@ -19,6 +19,7 @@ from expertchat.records import Figure, Metrics, Opinion
 from expertchat.reward_models.card import card_of
 from expertchat.reward_models.config import TYPES, RewardModelTraining
 from expertchat.reward_models.folder import RewardFolder
+from expertchat.reward_models.known import Known
 from expertchat.reward_models.material import Material, read_material
 from expertchat.reward_models.measuring import CHOOSING, Measure, better, judge_ref, opinions_of
 from expertchat.reward_models.summary import summarise
