@@ -13,19 +13,8 @@ from expertchat.config import NOT_SEATS, ConfigError, ModelConfig
 from expertchat.judging.roles import seats_of
 from expertchat.plan.config import PlanConfig
 from expertchat.plan.job import (
-    Embedder,
-    Gpu,
-    Job,
-    Method,
-    Model,
-    Training,
-    chains,
-    embedder_of,
-    machine_gpus,
-    model_of,
-    parse_gpus,
-    reward_model_of,
-)
+    Embedder, Gpu, Job, Method, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus, reward_model_of,
+)  # fmt: skip
 from expertchat.plan.memory import GIB, Lora, parameters
 from expertchat.plan.placement import Load, device_map, fits, place
 
