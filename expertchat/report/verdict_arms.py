@@ -53,7 +53,11 @@ def _not_judged(subject: Subject) -> Verdict | None:
 def _one(rows: Sequence[Row]) -> str:
     """One arm: each of its learners against what it was before."""
     first = rows[0]
-    begin = f"After {counted(first['rounds'], 'round')} of {str(first['method']).upper()}{_seeds(first)}" if first["rounds_max"] else "Untrained"
+    begin = (
+        f"After {counted(first['rounds'], 'round')} of {str(first['method']).upper()}{_seeds(first)}"
+        if first["rounds_max"]
+        else "Untrained"
+    )
     verdicts = {_against_half(row) for row in rows}
     if len(rows) == 1:
         return f"{begin}, {_learner(first)} is {_against_half(first)}: preferred in {_rate(first)}."

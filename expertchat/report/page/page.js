@@ -132,7 +132,7 @@ function candidates(turn, data) {
     const how = reward.map((r) => el("div", { class: "facts" }, `${r.judge}: reward ${number(r.value, 3)}`
       + (r.rating !== undefined ? `, of rating ${number(r.rating)}` : "") + (r.wim !== undefined ? ` and WIM ${number(r.wim)}` : "") + (r.problem ? ` (${r.problem})` : "")));
     const more = [...of(data.ratings).length ? [ratingTable(of(data.ratings)), replies(of(data.ratings))] : [], missing(of(data.wim))];
-    return el("li", { class: one.taken ? "taken" : "" }, el("div", { class: "facts" }, parts), said(one.text),
+    return el("li", { class: one.taken ? "taken" : "" }, el("div", { class: "facts" }, parts), one.shades ? shaded(one.shades) : said(one.text),
       how.length || of(data.ratings).length || of(data.wim).length ? folded("how this came about", ...how, ...more) : "");
   });
   return el("details", { class: "candidates", open: Boolean(turn.open) }, el("summary", {}, title), el("ol", {}, ...inside));
@@ -221,7 +221,7 @@ async function read(talk, beside) {
 function hold(talk) {
   state.held = state.held === talk ? null : talk;
   read(talk).then(() => $("reader").querySelector("[aria-pressed]")?.focus());
-  tell();
+  draw();
 }
 
 // -- the list -----------------------------------------------------------------------------------------------------------------

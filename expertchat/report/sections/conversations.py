@@ -207,9 +207,7 @@ def ratings(told: Told) -> Figure | None:
             y = categories.index(category) + (i - (len(ways) - 1) / 2) * step
             for score, count in enumerate(counts, 1):
                 if count:
-                    axes.barh(
-                        y, 0.9, step * 0.86, left=score - 0.45, color=COLOURS[i], alpha=0.1 + 0.5 * count / counts.max(), linewidth=0
-                    )
+                    axes.barh(y, 0.9, step * 0.86, left=score - 0.45, color=COLOURS[i], alpha=0.1 + 0.5 * count / counts.max(), linewidth=0)
             mean = float(cell.value or 0.0)
             low, high = (mean if x is None else x for x in (cell.low, cell.high))
             axes.plot([low, high], [y, y], color=COLOURS[i], linewidth=2)
