@@ -13,7 +13,18 @@ from expertchat.config import NOT_SEATS, ConfigError, ModelConfig
 from expertchat.judging.roles import seats_of
 from expertchat.plan.config import PlanConfig
 from expertchat.plan.job import (
-    Embedder, Gpu, Job, Method, Model, Training, chains, embedder_of, machine_gpus, model_of, parse_gpus, reward_model_of,
+    Embedder,
+    Gpu,
+    Job,
+    Method,
+    Model,
+    Training,
+    chains,
+    embedder_of,
+    machine_gpus,
+    model_of,
+    parse_gpus,
+    reward_model_of,
 )  # fmt: skip
 from expertchat.plan.memory import GIB, Lora, parameters
 from expertchat.plan.placement import Load, device_map, fits, place
@@ -330,11 +341,7 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
         OUTSIDE + config.conversation.turns * m.decoding.reply.max_new_tokens + m.decoding.judge.max_new_tokens for m in seats.values()
     )
     rows = min(config.engine.max_batch or 1, config.conversation.count)
-    updates = [
-        Training(owners[one.seat], one.lora, one.pairs, one.tokens, one.checkpointing, HEAD_CHUNK, one.method, one.texts)
-        for one in trained
-        if one.seat in owners
-    ]
+    updates = [_training(one, owners[one.seat]) for one in trained if one.seat in owners]
     update, others = (updates[0], tuple(updates[1:])) if updates else (None, ())
     valuer = reward_model_of(config.reward_model) if "reward_model" in config.judge_names and config.reward_model is not None else None
     job = Job(models, embedder if config.embeds else None, rows, longest, update, seats=owners, others=others, valuer=valuer)
@@ -355,11 +362,12 @@ def check_one(
         return None
     if problems or seat not in owners:
         return None
-    update = Training(
-        seat, trained.lora, trained.pairs, trained.tokens, trained.checkpointing, HEAD_CHUNK, trained.method, trained.texts
-    )
-    job = Job(models, None, rows, tokens, update, seats=owners)
+    job = Job(models, None, rows, tokens, _training(trained, seat), seats=owners)
     return _fitting(job, seats, gpus, ALONE)
+
+
+def _training(one: Trained, owner: str) -> Training:
+    return Training(owner, one.lora, one.pairs, one.tokens, one.checkpointing, HEAD_CHUNK, one.method, one.texts)
 
 
 def _fitting(job: Job, seats: Mapping[str, ModelConfig], gpus: Sequence[Gpu], names: Mapping[str, str]) -> Plan:
