@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from expertchat.evaluation.counts import Effects, effects, evenness
-from expertchat.evaluation.statistics import mean_by_cluster
+from expertchat.evaluation.statistics import mean_by_cluster, of_rate
 from expertchat.records import Pick, PickRow
 
 NONE = "none"
@@ -41,9 +41,11 @@ def summarise(
         flat = [(value, groups[row]) for row, every in values.items() for value in every]
         if not flat:
             return {"value": None, "low": None, "high": None, "n": 0}
-        low, high = mean_by_cluster([value for value, _ in flat], [group for _, group in flat], seed=seed, resamples=resamples)
+        mean, own = fmean(value for value, _ in flat), [group for _, group in flat]
+        drawn = mean_by_cluster([value for value, _ in flat], own, seed=seed, resamples=resamples)
+        low, high = of_rate(mean, drawn, len(set(own)) if drawn.low is not None else 0)
         bounds = {"low": None if low is None else max(0.0, low), "high": None if high is None else min(1.0, high)}
-        return {"value": fmean(value for value, _ in flat), **bounds, "n": len(flat)}
+        return {"value": mean, **bounds, "n": len(flat)}
 
     def of_picks(is_it: Any) -> dict[str, float | int | None]:
         values: dict[str, list[float]] = defaultdict(list)

@@ -50,8 +50,10 @@ def _placed(path: str, step: Step, steps: Sequence[Step]) -> tuple[Path, str]:
 
 
 def cell_of(folder: Path, path: str) -> Cell:
-    """The figure "FILE:A.B.C" of a step's folder, of summary.json where no file is named."""
+    """The figure "FILE:A.B.C" of a step's folder, of summary.json where no file is named; of a .jsonl A is the id of a line."""
     file, colon, inside = path.rpartition(":")
+    if file.endswith(LINES):
+        return _cell({str(line.get("id")): line for _, line in read_lines(folder / file)}, inside)
     return _cell(read_json(folder / (file if colon else SUMMARY)), inside)
 
 
