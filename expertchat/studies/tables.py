@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def report(study: StudyFile, name: str, size: str, steps: Sequence[Step], second
     """The study as Markdown: what it is, its tables, and every command that was run."""
     parts = [f"# {study.title}", study.about.strip()]
     parts += [markdown(table) for table in tables_of(study, steps).values()]
-    lines = [f"| {step.name} | {_inside(step.about)} | `expertchat {' '.join([step.command, *map(_inside, step.words)])}` "
+    lines = [f"| {step.name} | {_inside(step.about)} | `expertchat {_inside(shlex.join([step.command, *step.words]))}` "
              f"| {seconds.get(step.name, 0):.0f} |" for step in steps]  # fmt: skip
     whole = "\n".join(["| step | what | command | s |", "|---|---|---|---|", *lines])
     parts += ["## What was run", f"`expertchat study {name} {size}`", whole]

@@ -32,7 +32,7 @@ OWN = ("here", "examples")  # names that every step knows
 class StepFile(Group):
     """One command. `smoke`, `small` and `full` are further words at that size; `each` runs it once for every combination of its values.
 
-    A list of values may be one for each size. `input`: lines for its standard input; what it then says on standard output is kept as
+    A list of values may be one for each size, or $NAME, a word that is a list. `input`: lines for its standard input; what it then says on standard output is kept as
     answers.txt in its folder.
     """
 
@@ -41,7 +41,7 @@ class StepFile(Group):
     smoke: Text = ""
     small: Text = ""
     full: Text = ""
-    each: dict[str, list[Value] | dict[Size, list[Value]]] = Field(default_factory=dict)
+    each: dict[str, list[Value] | dict[Size, list[Value]] | Text] = Field(default_factory=dict)
     input: list[Text] | None = None
     sizes: list[Size] = Field(default_factory=lambda: list(SIZES))
 
@@ -98,6 +98,9 @@ class StudyFile(Group):
             if command not in COMMANDS:
                 yield f"steps.{name}.run: there is no command '{command}'{_close(command, COMMANDS)}"
             known = {*self.words, *OWN, *step.each, *before}
+            lists = [f"${word}" for word in self.words]
+            yield from (f"steps.{name}.each.{key}: {value} is no word of the study{_close(value, lists)}; name one as $NAME, or list the values"
+                        for key, value in step.each.items() if isinstance(value, str) and value not in lists)  # fmt: skip
             for text in (step.run, step.smoke, step.small, step.full):
                 for one in PLACE.findall(text):
                     if one not in known:
@@ -206,7 +209,8 @@ def _runs(
 ) -> Iterator[Step]:
     """The runs of one step: one, or one for each combination of values."""
     text = f"{step.run} {getattr(step, size)}"
-    for values in product(*(one[size] if isinstance(one, dict) else one for one in step.each.values())):
+    every = (one[size] if isinstance(one, dict) else words[one[1:]] if isinstance(one, str) else one for one in step.each.values())
+    for values in product(*every):
         tag = "-".join(re.sub(r"[^\w.]+", "_", str(value)) for value in values)
         run = f"{name}-{tag}" if tag else name
         here = place / run
