@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,14 @@ def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
                 rows[name] = [cell_of(step.folder, path) for path in table.figures.values()]
                 continue
             for entry in _entries(step.folder, table.list):
-                rows[str(entry.get(table.named))] = [_cell(entry, path) for path in table.figures.values()]
+                rows[_once(str(entry.get(table.named)), rows)] = [_cell(entry, path) for path in table.figures.values()]
     beside = {row: [Cell(values.get(column)) for column in table.figures] for row, values in table.beside.items()}
     return Shown(table.title, list(table.figures), rows | beside, frozenset(beside), table.note or "")
+
+
+def _once(name: str, rows: Mapping[str, object]) -> str:
+    """A name that no row has yet: the second "the" is "the (2)"."""
+    return next(tried for number in count(1) if (tried := name if number == 1 else f"{name} ({number})") not in rows)
 
 
 def cell_of(folder: Path, path: str) -> Cell:
