@@ -245,6 +245,7 @@ JudgeName = Literal["partner", "partner_reference", "self", "moving", "reference
 """Whose weights judge the actor: the partner's as they are now, or without its adapter; the actor's own as they are now (self and moving
 are the same), or without its adapter (reference); a third model's; or those of a model that gives every reply a number (reward_model)."""
 Combine = Literal["mean", "worst", "majority"]
+Scale = Literal["symmetric", "fifths"]  # see expertchat.judging.wim.scale_rating
 
 
 class JudgingConfig(Group):
@@ -273,6 +274,7 @@ class JudgingConfig(Group):
     examples: list[Example] | None = None
     examples_shown: int = Field(default=2, ge=1)
     z: float = Field(ge=0, le=1)
+    rating_scale: Scale = "symmetric"
     wim: WimConfig
 
     @property

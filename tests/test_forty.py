@@ -126,6 +126,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("submit converse cluster=generic --dry-run experts.a.device=cuda:1", ["experts.a.device=cuda:1", "cluster.gpus=0"]),
     ("watch thesis", ["thesis is not a run"]),
     ("runs /nope /gone --out x.txt", ["3 problems", "/nope", "/gone", "--out x.txt"]),
+    ("wim /nope", ["/nope: is no run and holds none"]),
     ("arms /nope thesis --out x.txt", ["3 problems", "/nope", "thesis", "--out x.txt"]),
     ("merge_runs /nope thesis --out file", ["2 problems", "/nope", "thesis"]),
     # the judges' lab

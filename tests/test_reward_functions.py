@@ -10,6 +10,7 @@ import pytest
 
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
+from expertchat.judging import wim
 from expertchat.preferences.candidates import Sampled, shown_as
 from expertchat.preferences.config import Rules
 from expertchat.preferences.functions import file_problems, worths
@@ -28,6 +29,13 @@ GRPO = [
 def rules(*overrides: str) -> Rules:
     found: Rules = load("grpo", list(overrides)).rules
     return found
+
+
+def test_the_scale_of_a_rating_is_ours_or_that_of_the_papers_code() -> None:
+    assert [wim.reward(rating, None, 0.0) for rating in (1, 5.5, 10)] == [-1, 0, 1]  # (r - 5.5) / 4.5
+    assert [wim.reward(rating, None, 0.0, "fifths") for rating in (1, 5, 5.5, 10)] == [-0.8, 0, 0.1, 1]  # (r - 5) / 5
+    assert wim.reward(10, 0.5, 0.5, "fifths") == 0.75  # half of 1 and half of .5
+    assert values(sampled(["x", "y"], [0.5, 0.5], [10, 5]), "reward.functions=[depth]", "judging.rating_scale=fifths") == [1, 0]
 
 
 def sampled(texts: list[str], wims: list[float | None], depths: list[int | None]) -> Sampled:

@@ -282,15 +282,22 @@ def test_a_list_in_a_file_is_a_row_for_each_entry(tmp_path: Path) -> None:
     })  # fmt: skip
     made = steps_of(file, "smoke", tmp_path, {}, {})
     made[0].folder.mkdir()
-    (made[0].folder / "arms.json").write_text('{"rows": [{"arm": "wim", "win": 0.5, "win_low": 0.25, "win_high": 0.75}, {"arm": "mixed"}]}')
+    (made[0].folder / "arms.json").write_text('{"rows": [{"arm": "wim", "win": 0.5, "win_low": 0.25, "win_high": 0.75}, {"arm": "mixed"}, {"arm": "wim", "win": 1}]}')
     rows = tables_of(file, made)["a"].rows
-    assert {name: str(cells[0]) for name, cells in rows.items()} == {"wim": "0.5 (0.25 to 0.75)", "mixed": "–"}
+    assert {name: str(cells[0]) for name, cells in rows.items()} == {"wim": "0.5 (0.25 to 0.75)", "mixed": "–", "wim (2)": "1"}
 
 
-def test_a_list_of_values_may_be_one_for_each_size(tmp_path: Path) -> None:
+def test_a_list_of_values_may_be_one_for_each_size_or_a_word(tmp_path: Path) -> None:
     seeds = {"smoke": [0], "small": [0, 1], "full": [0, 1, 2]}
     file = StudyFile.model_validate({"title": "t", "steps": {"a": {"run": "converse run.seed=$seed", "each": {"seed": seeds}}}})
     assert [len(steps_of(file, size, tmp_path, {}, {})) for size in SIZES] == [1, 2, 3]
+    said = {"words": {"seeds": {"smoke": ["0"], "small": ["0", "1"], "full": ["0"]}}, "steps": {"a": {"run": "converse run.seed=$seed"}}}
+    said["steps"]["a"]["each"] = {"seed": "$seeds"}  # type: ignore[assignment]
+    file = StudyFile.model_validate({"title": "t", **said})
+    assert [len(steps_of(file, "small", tmp_path, given, {})) for given in ({}, {"seeds": "4 5 6"})] == [2, 3]
+    said["steps"]["a"]["each"] = {"seed": "$sedes"}  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"steps.a.each.seed: \$sedes is no word of the study; did you mean \$seeds?"):
+        StudyFile.model_validate({"title": "t", **said})
 
 
 def test_a_figure_is_found_by_its_path_or_is_none(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ _ALL = (
         "audit", "how good is a judge: its agreement, leanings and steadiness, with intervals: expertchat audit SOURCE [SOURCE ...]",
         "doors.audit:run", words="SOURCE [SOURCE ...]", root="audit", config="audit.config:AuditConfig", check="doors.audit:check",
     ),
+    Command("wim", "does the WIM score reward what it says: expertchat wim RUN [RUN ...] [--out FILE.json]", "doors.wim:run"),
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(
         "metrics", "ROUGE, BLEU, perplexity, repeats and more of texts that are there: expertchat metrics SOURCE [reference=COLUMN]",

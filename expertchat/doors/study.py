@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 USAGE = """usage: expertchat study NAME|FILE.yaml [smoke|small|full] [WORD=VALUE ...] [STEP.KEY=VALUE ...] [flags]
@@ -34,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     study, steps, folder = wanted.study, wanted.steps, wanted.folder
     if wanted.lists:
         done = standing(folder, steps)
-        print("\n".join([study.title, *(f"{'✓' if step.name in done else ' '} {step.name}: expertchat {' '.join([step.command, *step.words])}"
+        print("\n".join([study.title, *(f"{'✓' if step.name in done else ' '} {step.name}: expertchat {shlex.join([step.command, *step.words])}"
                                         for step in steps)]))  # fmt: skip
         return 0
     watcher = StudyView(study.title, draws=wanted.view == "live")

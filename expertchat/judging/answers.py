@@ -129,7 +129,7 @@ def reward(judgement: Judgement, config: JudgingConfig, ratings: Mapping[str, Ra
     """(1 - z) R + z WIM, or None with what is lacking."""
     mean = wim.mean_rating({c: r.number for c, r in ratings.items()}, config.shares)
     score = response.cosine if response is not None else None
-    value = wim.reward(mean, score, config.z)
+    value = wim.reward(mean, score, config.z, config.rating_scale)
     lacking = [c for c, r in ratings.items() if r.number is None and config.shares.get(c, 0) > 0] if config.z < 1 else []
     lacking += ["WIM score"] if config.z > 0 and score is None else []
     problem = None if value is not None else f"no number for {', '.join(lacking)}"

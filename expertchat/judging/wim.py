@@ -14,6 +14,7 @@ from expertchat.text.sentences import one_line, sentences
 from expertchat.text.wordings import fill
 
 if TYPE_CHECKING:
+    from expertchat.config import Scale
     from expertchat.text.wordings import Prompts, WimWording
 
 _LACKS = re.compile(
@@ -69,13 +70,13 @@ def is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def scale_rating(rating: float) -> float:
-    """A rating 1..10 on -1..1, symmetric: (rating - 5.5) / 4.5."""
-    return (rating - 5.5) / 4.5
+def scale_rating(rating: float, scale: Scale = "symmetric") -> float:
+    """A rating 1..10 on -1..1: symmetric (rating - 5.5) / 4.5; fifths (rating - 5) / 5, from -.8 on, as in the code of What Is Missing."""
+    return (rating - 5) / 5 if scale == "fifths" else (rating - 5.5) / 4.5
 
 
-def reward(rating: float | None, wim_score: float | None, z: float) -> float | None:
-    """(1 - z) R + z WIM, with R = (rating - 5.5) / 4.5; None where a part that counts is None (never a fallback).
+def reward(rating: float | None, wim_score: float | None, z: float, scale: Scale = "symmetric") -> float | None:
+    """(1 - z) R + z WIM, with R the rating on `scale`; None where a part that counts is None (never a fallback).
 
     z = 0 is the numeric arm, z = 1 the WIM arm.
     """
@@ -83,7 +84,7 @@ def reward(rating: float | None, wim_score: float | None, z: float) -> float | N
         return None
     total = 0.0
     if z < 1 and rating is not None:
-        total += (1 - z) * scale_rating(rating)
+        total += (1 - z) * scale_rating(rating, scale)
     if z > 0 and wim_score is not None:
         total += z * wim_score
     return total

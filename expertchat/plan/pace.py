@@ -38,7 +38,7 @@ def seconds_of(config: Any, plan: Plan, kind: str | None) -> float | None:
     total = config.rounds * one_round
     for histories, times in ((config.evaluation.histories, _evaluations(config)), (config.evaluation.final, 1)):
         said = config.evaluation.turns * turn + max(2 * spoken[seat] for seat in config.learners)
-        judge = 2 * _passes(config, seats.get(_evaluator(config), 0.0), config.evaluation.by) if config.evaluation.asks else 0.0
+        judge = 2 * _passes(config, seats.get(_evaluator(config), 0.0), _evaluator(config), wim=False) if config.evaluation.asks else 0.0
         total += times * ceil(histories / max(1, plan.largest)) * (said + judge)
     return total
 
@@ -57,10 +57,10 @@ def _judging(config: Any, seat: str, seats: dict[str, float]) -> float:
     return sum(_passes(config, seats.get(role.seat, 0.0), role.seat) for role in roles)
 
 
-def _passes(config: Any, step: float, seat: str) -> float:
+def _passes(config: Any, step: float, seat: str, wim: bool = True) -> float:
     """Of one judgement: what is written before the rating, and what is missing."""
     model = config.experts[seat] if seat in config.experts.seats else config.third or next(model for _, model in config.experts.items())
-    texts = (config.judging.analysis or config.judging.form != "expected") + (config.judging.z > 0 and config.judging.wim.enabled)
+    texts = (config.judging.analysis or config.judging.form != "expected") + (wim and config.judging.z > 0 and config.judging.wim.enabled)
     return step * texts * model.decoding.judge.max_new_tokens
 
 

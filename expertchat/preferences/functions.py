@@ -26,6 +26,7 @@ from expertchat.text.measures import PROGRAMS
 from expertchat.text.sentences import first_line
 
 if TYPE_CHECKING:
+    from expertchat.config import Scale
     from expertchat.preferences.candidates import Sampled
     from expertchat.preferences.config import Rules
 
@@ -139,21 +140,21 @@ def _values(name: str, histories: Sequence[About], rules: Rules) -> dict[str, fl
     for one in (about.sampled for about in histories):
         whole = one.values(rules.judging.combine) if name == "judge" else [None] * len(one.candidates)
         for candidate, together in zip(one.candidates, whole, strict=True):
-            found[candidate.id] = together if name == "judge" else _value(name, one, candidate)
+            found[candidate.id] = together if name == "judge" else _value(name, one, candidate, rules.judging.rating_scale)
     return found
 
 
-def _value(name: str, one: Sampled, candidate: Candidate) -> float | None:
+def _value(name: str, one: Sampled, candidate: Candidate, scale: Scale) -> float | None:
     rewards = one.judged(candidate)
     if name == "wim":
         return _mean(r.wim for r in rewards)
     if name == "rating":
-        return _scaled(_mean(r.rating for r in rewards))
+        return _scaled(_mean(r.rating for r in rewards), scale)
     if name == "reward_model":
         return _mean(r.value for r in rewards if r.judge == "reward_model")
     rated = [r for r in one.ratings if r.candidate == candidate.id and r.category == name]
     if rated or name not in PROGRAMS:
-        return _scaled(_mean(r.number for r in rated))
+        return _scaled(_mean(r.number for r in rated), scale)
     number = PROGRAMS[name].measure(candidate.text)
     return None if number is None else PROGRAMS[name].reward(number)
 
@@ -163,8 +164,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _scaled(rating: float | None) -> float | None:
-    return None if rating is None else scale_rating(rating)
+def _scaled(rating: float | None, scale: Scale) -> float | None:
+    return None if rating is None else scale_rating(rating, scale)
 
 
 # -- the user's own ------------------------------------------------------------------------------------------------------

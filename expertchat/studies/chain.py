@@ -156,20 +156,20 @@ def _some(names: Sequence[str]) -> str:
 def _checked(step: Step, link: Link, left: set[str], place: Path) -> Checked:
     """What can be known of a step before it runs."""
     command = COMMANDS[step.command]
-    if command.config is None:
+    if not command.jobs:  # a matter of minutes
         return Checked()
-    words = list(step.words)
+    words, reads = list(step.words), [name for name in step.after if name in left]
+    later = [f"is checked when it begins: it reads {_some(reads)}"] if reads else []
     try:
         if command.overrides is not None:
             words = find(command.overrides)(words)
-        if not left.isdisjoint(step.after):
+        if reads:
             found = work_of(step.command, load(step.command, words), link.cluster, place)
-            return Checked(seconds=found[0] if found else None)
+            return Checked(seconds=found[0] if found else None, notes=later)
         config = load_whole(step.command, words, here=False)
     except ConfigError as error:
-        reads = sorted(left.intersection(step.after))
         if reads:
-            return Checked(notes=[f"is checked when it begins: it reads {_some(reads)}"])
+            return Checked(notes=later)
         raise ConfigError([f"{step.name}: {problem}" for problem in error.problems]) from None
     return check_all(step.command, config, link.cluster, 1, place)
 

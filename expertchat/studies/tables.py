@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
                 continue
             before = f"{name}, " if len(runs) > 1 or len(table.rows) > 1 else ""
             for entry in _thinned(_entries(step.folder, table.list), table.every):
-                rows[f"{before}{entry.get(table.named)}"] = [_cell(entry, path) for path in table.figures.values()]
+                rows[_once(f"{before}{entry.get(table.named)}", rows)] = [_cell(entry, path) for path in table.figures.values()]
     beside = {row: [Cell(values.get(column)) for column in table.figures] for row, values in table.beside.items()}
     return Shown(table.title, list(table.figures), rows | beside, frozenset(beside), table.note or "")
 
@@ -47,6 +49,9 @@ def _placed(path: str, step: Step, steps: Sequence[Step]) -> tuple[Path, str]:
     of = [one for one in steps if one.of == found[1]]
     other = next((one for one in of if one.name == f"{found[1]}{tag}"), of[0] if len(of) == 1 else None)
     return (step.folder, "") if other is None else (other.folder, found[2])
+def _once(name: str, rows: Mapping[str, object]) -> str:
+    """A name that no row has yet: the second "the" is "the (2)"."""
+    return next(tried for number in count(1) if (tried := name if number == 1 else f"{name} ({number})") not in rows)
 
 
 def cell_of(folder: Path, path: str) -> Cell:
@@ -124,7 +129,7 @@ def report(study: StudyFile, name: str, size: str, steps: Sequence[Step], second
     """The study as Markdown: what it is, its tables, and every command that was run."""
     parts = [f"# {study.title}", study.about.strip()]
     parts += [table(shown) for shown in tables_of(study, steps).values()]
-    lines = [f"| {step.name} | {inside(step.about)} | `expertchat {' '.join([step.command, *map(inside, step.words)])}` "
+    lines = [f"| {step.name} | {inside(step.about)} | `expertchat {inside(shlex.join([step.command, *step.words]))}` "
              f"| {seconds.get(step.name, 0):.0f} |" for step in steps]  # fmt: skip
     whole = "\n".join(["| step | what | command | s |", "|---|---|---|---|", *lines])
     parts += ["## What was run", f"`expertchat study {name} {size}`", whole]

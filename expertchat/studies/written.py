@@ -32,8 +32,8 @@ OWN = ("here", "examples")  # names that every step knows
 class StepFile(Group):
     """One command. `smoke`, `small` and `full` are further words at that size; `each` runs it once for every combination of its values.
 
-    A list of values may be one for each size; a value may be the $NAME of a word or of an earlier step. `input`: lines for its standard
-    input; what it then says on standard output is kept as answers.txt in its folder.
+    A list of values may be one for each size, or $NAME, a word that is a list; a value may be the $NAME of a word or of an earlier step.
+    `input`: lines for its standard input; what it then says on standard output is kept as answers.txt in its folder.
     """
 
     run: Text
@@ -41,7 +41,7 @@ class StepFile(Group):
     smoke: Text = ""
     small: Text = ""
     full: Text = ""
-    each: dict[str, list[Value] | dict[Size, list[Value]]] = Field(default_factory=dict)
+    each: dict[str, list[Value] | dict[Size, list[Value]] | Text] = Field(default_factory=dict)
     input: list[Text] | None = None
     sizes: list[Size] = Field(default_factory=lambda: list(SIZES))
 
@@ -100,8 +100,12 @@ class StudyFile(Group):
             if command not in COMMANDS:
                 yield f"steps.{name}.run: there is no command '{command}'{_close(command, COMMANDS)}"
             known = {*self.words, *OWN, *step.each, *before}
+            words = [f"${word}" for word in self.words]
+            yield from (f"steps.{name}.each.{key}: {value} is no word of the study{_close(value, words)}; name one as $NAME, or list the values"
+                        for key, value in step.each.items() if isinstance(value, str) and value not in words)  # fmt: skip
             lists = [ones for each in step.each.values() for ones in (each.values() if isinstance(each, dict) else [each])]
-            for text in (step.run, step.smoke, step.small, step.full, *(str(one) for ones in lists for one in ones)):
+            values = [str(one) for ones in lists if not isinstance(ones, str) for one in ones]
+            for text in (step.run, step.smoke, step.small, step.full, *values):
                 for one in PLACE.findall(text):
                     if one not in known:
                         why = "is that of a later step" if one in self.steps else f"is known to nobody{_close(one, known)}"
@@ -210,7 +214,8 @@ def _runs(
 ) -> Iterator[Step]:
     """The runs of one step: one, or one for each combination of values."""
     text = f"{step.run} {getattr(step, size)}"
-    for values in product(*(one[size] if isinstance(one, dict) else one for one in step.each.values())):
+    every = (one[size] if isinstance(one, dict) else words[one[1:]] if isinstance(one, str) else one for one in step.each.values())
+    for values in product(*every):
         tag = "-".join(re.sub(r"[^\w.]+", "_", str(value).removeprefix("$")) for value in values)
         run = f"{name}-{tag}" if tag else name
         here, after = place / run, list[str]()
