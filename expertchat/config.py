@@ -136,7 +136,7 @@ class ModelConfig(Group):
     revision: Text | None = None
     trained: Text | None = None  # what a run has trained, on top of it: RUN, RUN/rounds/000003, the folder of an adapter or of weights
     models_dir: Text | None = Field(default=None, exclude=True)  # searched first for a hub id; a matter of the machine, not of the run
-    backend: Literal["local", "scripted"] = "local"
+    backend: Literal["local", "scripted", "human"] = "local"  # human: a person at the terminal (converse and its branches)
     script: Text | None = None  # backend=scripted: a JSONL file of replies
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     quantization: Literal["none", "auto", "nf4", "int8"] = "none"  # of the linear layers; auto: none where the dtype fits, else nf4

@@ -42,11 +42,11 @@ ADDED = {
     "reward_model": None, "judging.principles": None, "judging.references": None, "judging.examples": None, "judging.examples_shown": 2,
     "judging.combine": "mean", "trained": None, "no_repeat_ngram": 0, "stop": [], "label": None, "reward.functions": [],
     "reward.weights": None, "prompts.file": None, "prompts.column": None,
-    "data.choose": 0.0, "held_out.choose": 0.0,
+    "data.choose": 0.0, "held_out.choose": 0.0, "table.guess": "auto", "table.seconds": None, "branch": None,
 }  # fmt: skip
 UNUSED = (
     "company", "moderate", "next_speaker", "judge_several", "principle", "principle_line", "principle_prefix", "principle_answers",
-    "compare_principle", "reference", "examples", "example",
+    "compare_principle", "reference", "examples", "example", "guess", "guess_prefix", "guess_answers",
 )  # fmt: skip
 OWN = ("config.yaml", "provenance.json", "summary.json", "live.json", LOCK, HEARTBEAT, CLAIM, "submission", "trackers")
 OF_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT}

@@ -202,7 +202,7 @@ def units(model: Model, job: Job) -> list[Unit]:
 
 def model_of(config: ModelConfig, owner: str, key: str) -> Model | None:
     """The model of a seat; None for one that is not loaded (replies from a file). Raises ConfigError for an unknown shape."""
-    if config.backend == "scripted":
+    if config.backend != "local":
         return None
     fixed = re.fullmatch(r"cuda(?::(\d+))?", config.device)
     reply, judge = config.decoding.reply, config.decoding.judge

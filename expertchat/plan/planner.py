@@ -330,7 +330,7 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
     """
     gpus = machine_gpus() if gpus is None else gpus
     seats = seats_of(config)
-    if not gpus or all(model.backend == "scripted" or model.device in ("cpu", "mps") for model in seats.values()):
+    if not gpus or all(model.backend != "local" or model.device in ("cpu", "mps") for model in seats.values()):
         return None
     try:
         models, embedder, owners = _cast(seats, config.embedder, {one.seat for one in trained} & seats.keys())
@@ -360,7 +360,7 @@ def check_one(
 ) -> Plan | None:
     """The same for a command that trains one model, which writes `rows` texts of `tokens` at once; `beside`: others that it loads."""
     gpus = machine_gpus() if gpus is None else gpus
-    if not gpus or config.backend == "scripted" or config.device in ("cpu", "mps"):
+    if not gpus or config.backend != "local" or config.device in ("cpu", "mps"):
         return None
     seats = {seat: config, **beside}
     try:

@@ -17,6 +17,7 @@ from expertchat.views.judging import JudgingView
 from expertchat.views.live import LiveView, can_draw
 from expertchat.views.plain import NullView, PlainView
 from expertchat.views.rewards import RewardsView
+from expertchat.views.table import TableView
 
 VIEWS = ("live", "plain", "none")
 
@@ -41,6 +42,11 @@ def open_view(view: str, stream: TextIO | None = None, everything: bool = False,
         with contextlib.suppress(io.UnsupportedOperation):
             stream.reconfigure(errors="replace")
     return PlainView(stream, show_thinking)
+
+
+def open_table(show_thinking: bool = False) -> TableView:
+    """The view of a run at whose table somebody types, and the desk of that person."""
+    return TableView(sys.stdout, show_thinking)
 
 
 def open_judging(view: str, stream: TextIO | None = None) -> Sink:
