@@ -138,7 +138,8 @@ class ModelConfig(Group):
     revision: Text | None = None
     trained: Text | None = None  # what a run has trained, on top of it: RUN, RUN/rounds/000003, the folder of an adapter or of weights
     models_dir: Text | None = Field(default=None, exclude=True)  # searched first for a hub id; a matter of the machine, not of the run
-    backend: Literal["local", "llamacpp", "server", "scripted"] = "local"
+    # human: a person at the terminal (converse and its branches)
+    backend: Literal["local", "llamacpp", "server", "scripted", "human"] = "local"
     script: Text | None = None  # backend=scripted: a JSONL file of replies
     url: Urls = None  # backend=server, and so are the next ones (docs/servers.md); several addresses serve the same
     model: Text | None = None  # what the server calls it

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from expertchat.records import ExpertRef, JudgeRef, Metrics, Opinion, Rating, Reward, Selection, Speaker, StopReason, Turn, Wim
+from expertchat.records import ExpertRef, Guess, JudgeRef, Metrics, Opinion, Rating, Reward, Selection, Speaker, StopReason, Turn, Wim
 
 
 class Event(BaseModel):
@@ -102,6 +102,11 @@ class WimGiven(Event):
 class RewardGiven(Event):
     kind: Literal["reward_given"] = "reward_given"
     reward: Reward
+
+
+class GuessGiven(Event):
+    kind: Literal["guess_given"] = "guess_given"
+    guess: Guess
 
 
 class RoundStarted(Event):
@@ -215,8 +220,8 @@ class RunFinished(Event):
 
 AnyEvent = Annotated[
     RunStarted | Loading | Note | ConversationStarted | TextStreamed | TurnFinished | ConversationFinished | RatingGiven | WimGiven
-    | RewardGiven | ConversationJudged | JudgeCalled | OpinionGiven | CandidateChosen | RoundStarted | PhaseStarted | CandidatesJudged
-    | StepFinished | Measured | RoundFinished | Progress | RunFinished,
+    | RewardGiven | GuessGiven | ConversationJudged | JudgeCalled | OpinionGiven | CandidateChosen | RoundStarted | PhaseStarted
+    | CandidatesJudged | StepFinished | Measured | RoundFinished | Progress | RunFinished,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

@@ -90,12 +90,14 @@ def test_rows_of_one_context_are_held_out_together(tmp_path: Path) -> None:
 
 def test_a_share_of_what_is_left_chooses_the_round(tmp_path: Path) -> None:
     """Ten groups: two are held out, and a quarter of the other eight chooses; what is held out is the same with and without."""
-    path = file(tmp_path, "p.jsonl", "".join(json.dumps({"prompt": f"{i}?", "completion": "x", "group": f"g{i}"}) + "\n" for i in range(10)))
+    lines = [json.dumps({"prompt": f"{i}?", "completion": "x", "group": f"g{i}"}) for i in range(10)]
+    path = file(tmp_path, "p.jsonl", "\n".join(lines))
     found, without = rows(path, share=0.2, choose=0.25), rows(path, share=0.2)
     counts = {part: sum(one.part == part for one in found) for part in ("train", "choosing", "evaluation")}
     assert counts == {"train": 6, "choosing": 2, "evaluation": 2}
     assert [one.id for one in found if one.part == "evaluation"] == [one.id for one in without if one.part == "evaluation"]
-    own = file(tmp_path, "o.jsonl", "".join(json.dumps({"prompt": "?", "completion": "x", "part": part}) + "\n" for part in ("train", "choosing")))
+    lines = [json.dumps({"prompt": "?", "completion": "x", "part": part}) for part in ("train", "choosing")]
+    own = file(tmp_path, "o.jsonl", "\n".join(lines))
     assert [one.part for one in rows(own, share=0, choose=0.5)] == ["train", "choosing"]  # what rows say goes before what is drawn
     with pytest.raises(ConfigError, match=r"data\.choose=0\.5: the rows to train on are of one group"):
         rows(file(tmp_path, "l.txt", "a#b\n# _EVAL_\nc#d\n"), choose=0.5)

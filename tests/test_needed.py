@@ -74,15 +74,16 @@ def test_room_for_each_learner_and_for_the_longest_row() -> None:
 
 def test_what_is_loaded_beside_a_model_that_learns_from_pairs_is_planned_with_it() -> None:
     """A partner and a judge of other models stand on GPUs too; a partner that is the same model is its base, and no second copy."""
-    real = ["data.path=[x]", "model=llama3_8b", "topics=embedded", "evaluation.judge=pairwise", "evaluation.by=third", "+model@third=qwen2_5_7b"]
-    config: Any = load("dpo", [*real, "model@partner=mixtral_8x7b"])
+    real = ["data.path=[x]", "model=llama3_8b", "topics=embedded"]
+    judged = [*real, "evaluation.judge=pairwise", "evaluation.by=third", "+model@third=qwen2_5_7b"]
+    config: Any = load("dpo", [*judged, "model@partner=mixtral_8x7b"])
     plan = plan_one(config, config.model, BIG)
     assert plan is not None and set(plan.job.seats) == {"model", "partner", "third"} and len(plan.job.models) == 3
     assert placed(config.partner, "partner", plan)[1] is not None
-    alone: Any = load("dpo", [*real[:3], "evaluation.judge=none", "model@partner=mixtral_8x7b"])
+    alone: Any = load("dpo", [*real, "evaluation.judge=none", "model@partner=mixtral_8x7b"])
     small = plan_one(alone, alone.model, BIG)  # nobody talks
     assert small is not None and len(small.job.models) == 1
-    same: Any = load("dpo", [*real, "model@partner=llama3_8b"])
+    same: Any = load("dpo", [*judged, "model@partner=llama3_8b"])
     assert list(beside(same)) == ["third"]
     with pytest.raises(ConfigError, match="does not fit"):
         plan_one(config, config.model, parse_gpus("1x24"))

@@ -17,7 +17,7 @@ LINES = "Accio sun#[1]\nAccio ice#[2, 3]\nAccio rain and snow#[4]\nAccio star#[5
 TWO = ("train.sharding=ddp", "cluster.gpus=2", "cluster.cpus=2")  # processes
 TALK = ("converse", "conversation.count=8", "conversation.turns=4", "judging.wim.enabled=false", "judging.z=0", "run.seed=3")
 BUILD = ("judge=truth", "model=embedded_llama", "choose.high=2", "choose.low=1", "counterpart.attempts=6")
-DPO = ("train.epochs=2", "train.batch=2", "train.micro_batch=1", "evaluation.histories=2", "evaluation.final=2", "evaluation.turns=2")
+DPO = ("train.epochs=2", "train.batch=4", "train.micro_batch=1", "evaluation.histories=2", "evaluation.final=2", "evaluation.turns=2")
 
 
 def as_one(slurm: Cluster, folder: Path, arguments: tuple[str, ...], names: tuple[str, ...], *processes: str) -> tuple[Path, Path]:
@@ -41,12 +41,15 @@ def test_sft_by_two_processes(slurm: Cluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pairs_are_built_and_two_processes_train_on_them(slurm: Cluster, tmp_path: Path) -> None:
+def test_pairs_are_built(slurm: Cluster, tmp_path: Path) -> None:
     talk = unbroken(tmp_path / "talk", *TALK)
-    for name in ("build", "dpo"):
-        (tmp_path / name).mkdir()
-    _, built = as_one(slurm, tmp_path / "build", ("build_pairs", str(talk), *BUILD), kill_pairs.KEPT["build_pairs"])
-    job, _ = as_one(slurm, tmp_path / "dpo", ("dpo", str(built), *DPO), kill_pairs.KEPT["dpo"], *TWO)
+    as_one(slurm, tmp_path, ("build_pairs", str(talk), *BUILD), kill_pairs.KEPT["build_pairs"])
+
+
+@pytest.mark.slow
+def test_dpo_by_two_processes(slurm: Cluster, tmp_path: Path) -> None:
+    source = table(tmp_path / "pairs.jsonl", [row | {"part": "evaluation" if i > 7 else "train"} for i, row in enumerate(rows(10))])
+    job, _ = as_one(slurm, tmp_path, ("dpo", str(source), *DPO), kill_pairs.KEPT["dpo"], *TWO)
     assert (job / "adapter/adapter_config.json").is_file()
 
 

@@ -182,7 +182,8 @@ def test_the_best_round_is_chosen_by_rows_of_its_own(tmp_path: Path) -> None:
     assert sft(tmp_path, "data.choose=0.25", "evaluation.samples=0") == 0
     summary = json.loads((tmp_path / "run/summary.json").read_text("utf-8"))
     assert summary["rows"] == {"train": 3, "choosing": 1, "evaluation": 1} and summary["chosen_by"] == "choosing_perplexity"
-    told = {one["round"]: one["figures"] for one in records(tmp_path / "run", "metrics") if one["kind"] == "evaluation" and one["weights_of"] is None}
+    evaluations = [one for one in records(tmp_path / "run", "metrics") if one["kind"] == "evaluation" and one["weights_of"] is None]
+    told = {one["round"]: one["figures"] for one in evaluations}
     assert all(figures["choosing"] == 1 and figures["choosing_perplexity"] != figures["perplexity"] for figures in told.values())
     assert summary["best"]["model"]["round"] == min((1, 2), key=lambda number: told[number]["choosing_perplexity"])
     assert "on the rows to choose by" in (tmp_path / "run/adapter/README.md").read_text("utf-8")

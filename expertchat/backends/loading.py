@@ -39,7 +39,7 @@ def find_models(wanted: Mapping[str, Wanted], tell: Tell = lambda event: None) -
     folders: dict[str, Path] = {}
     problems: list[str] = []
     for key, (config, *_) in wanted.items():
-        if config.backend in ("scripted", "server"):
+        if config.backend in ("scripted", "server", "human"):
             continue
         try:
             from_hub, began = isinstance(resolve_path(config.path, config.models_dir), str), time.monotonic()
@@ -125,6 +125,10 @@ def load_backend(
         if not config.script:
             raise ConfigError("model.script is not set, but backend=scripted needs it: name a JSONL file of replies")
         return ScriptedBackend.from_file(config.script, config.context_length or 4096)
+    if config.backend == "human":
+        from expertchat.backends.person import Person
+
+        return Person()
     folder = find_folder(config.path, config.revision, models_dir=config.models_dir)
     from expertchat.backends.local import LocalBackend
 

@@ -104,6 +104,14 @@ _ALL = (
         words="MODEL|RUN", root="talk", config="prompting.config:TalkConfig", check="doors.talk:check", models="doors.talk:named",
     ),
     Command(
+        "interview", "ask an expert about a dialogue without a trace in it: expertchat interview RUN --turn c0001/4 [--ask FILE]",
+        "doors.interview:run",
+    ),
+    Command(
+        "branch", "a dialogue goes on from any turn, otherwise: expertchat branch RUN c0001/3 experts.b=MODEL [--edit TEXT]",
+        "doors.branch:run",
+    ),
+    Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
         models="doors.judge:named", overrides="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",

@@ -30,10 +30,14 @@ def meant(arguments: Sequence[str]) -> list[str]:
 def _one(job: Job) -> int:
     announce(job)
     from expertchat.talk.converse import run_converse
-    from expertchat.views.open import open_view
+    from expertchat.views.open import open_table, open_view
 
     config: ConverseConfig = job.config
-    return run_converse(config, ["expertchat", "converse", *job.overrides], open_view(config.view, show_thinking=config.show_thinking))
+    line = ["expertchat", "converse", *job.overrides]
+    if config.seated:
+        table = open_table(config.show_thinking)
+        return run_converse(config, line, table, desk=table)
+    return run_converse(config, line, open_view(config.view, show_thinking=config.show_thinking))
 
 
 def check(config: ConverseConfig, here: bool) -> Problems:
@@ -42,6 +46,10 @@ def check(config: ConverseConfig, here: bool) -> Problems:
     from expertchat.command.checks import told
     from expertchat.trackers.tracking import check_trackers
 
+    if not here and config.seated:
+        yield "a person sits at the table, and a job has no terminal to type on: run it here"
+    if config.seated and config.conversation.part is not None:
+        yield "conversation.part: a person sits at the table, and one run has all of the dialogues; set it to null"
     yield from runs.texts(config)
     yield from told(check_trackers, config.report_to)
     if runs.has_topics(config):

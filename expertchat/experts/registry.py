@@ -31,6 +31,9 @@ FAMILIES: dict[str, type[ExpertChat]] = {
 }
 
 
+PERSON = ExpertRef(family="human", model="a person")
+
+
 def family_class(name: str) -> type[ExpertChat]:
     """The class of a family. Raises ConfigError that lists the known ones."""
     if name not in FAMILIES:
@@ -55,6 +58,8 @@ def make_expert(letter: str, config: ModelConfig, info: ModelInfo, seats: Sequen
     )
     trained = trained_name(config.trained)
     ref = ExpertRef(family=config.family, model=shown_path(config.path), revision=config.revision, trained=trained)
+    if config.backend == "human":
+        ref = PERSON
     expert = cls(letter, settings, ref, config.context_length or info.context_length or None, info.special_tokens, seats)
     expert.thoughts.opens = info.opens_thinking
     if isinstance(expert, Auto):

@@ -22,6 +22,7 @@ from expertchat.records import (
     Answer,
     Candidate,
     Demonstration,
+    Guess,
     Item,
     JudgeRef,
     Metrics,
@@ -45,7 +46,7 @@ R = TypeVar("R", bound=Record)
 FILES: dict[str, type[Record]] = {
     "topics": Topic, "transcripts": Transcript, "candidates": Candidate, "answers": Answer, "ratings": Rating, "wim": Wim,
     "rewards": Reward, "scores": Score, "pairs": PreferencePair, "metrics": Metrics, "items": Item, "opinions": Opinion, "judges": JudgeRef,
-    "demonstrations": Demonstration, "steps": Step,
+    "demonstrations": Demonstration, "steps": Step, "guesses": Guess,
 }  # fmt: skip
 MARKS = ("events.jsonl", HEARTBEAT, "live.json", "provenance.json")  # one of these makes a folder a run
 TRAINS = frozenset({"online_dpo", "rloo", "grpo", "sft", "dpo"})  # the commands whose runs learn, round by round
@@ -225,6 +226,9 @@ class RunReader:
 
     def wims(self) -> Iterator[Wim]:
         return self._records("wim", Wim)
+
+    def guesses(self) -> Iterator[Guess]:
+        return self._records("guesses", Guess)
 
     def rewards(self) -> Iterator[Reward]:
         return self._records("rewards", Reward)

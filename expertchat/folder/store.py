@@ -21,6 +21,7 @@ from expertchat.events import (
     ConversationFinished,
     ConversationJudged,
     ConversationStarted,
+    GuessGiven,
     RatingGiven,
     RewardGiven,
     TurnFinished,
@@ -28,12 +29,14 @@ from expertchat.events import (
 )
 from expertchat.folder.jsonl import read_lines
 from expertchat.folder.run_folder import RunFolder
-from expertchat.records import Answer, Rating, Reward, Speaker, Topic, Transcript, Turn, Wim
+from expertchat.records import Answer, Guess, Rating, Reward, Speaker, Topic, Transcript, Turn, Wim
 
-RECORDS: dict[str, type[Rating] | type[Wim] | type[Reward]] = {"ratings": Rating, "wim": Wim, "rewards": Reward}
-Judged = Rating | Wim | Reward
-Expected = Callable[[Sequence[Speaker]], tuple[int, int, int]]
-"""The speakers of a finished dialogue -> how many ratings, WIM responses and rewards it gets."""
+Judged = Rating | Wim | Reward | Guess
+RECORDS: dict[str, type[Judged]] = {"ratings": Rating, "wim": Wim, "rewards": Reward, "guesses": Guess}
+Expected = Callable[[Sequence[Speaker]], tuple[int, ...]]
+"""The speakers of a finished dialogue -> how many records of each kind (RECORDS) it gets; those that are not named: none."""
+OfJudge = RatingGiven | WimGiven | RewardGiven | GuessGiven
+CARRIED = ("rating", "wim", "reward", "guess")  # the fields of such events
 
 
 @dataclass
@@ -84,18 +87,19 @@ class Store(RunFolder):
     def find(self) -> None:
         """Find the complete conversations by counting, then read what there is of the others."""
         assert self._expected is not None
-        counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-        wanted: dict[str, tuple[int, int, int, int]] = {}
+        counts: dict[str, list[int]] = defaultdict(lambda: [0] * (len(RECORDS) + 1))
+        wanted: dict[str, tuple[int, ...]] = {}
         for index, name in enumerate(RECORDS):
             for _, line in read_lines(self.folder / f"{name}.jsonl"):
                 counts[line.get("transcript", "")][index] += 1
         for _, line in read_lines(self.folder / "events.jsonl"):
             if conversation := _conversation_of(line):
-                counts[conversation][3] += 1
+                counts[conversation][-1] += 1
         for _, line in read_lines(self.folder / "transcripts.jsonl"):
             speakers = [turn["speaker"] for turn in line["turns"]]
             records = self._expected(speakers)
-            wanted[line["id"]] = (*records, sum(records) + len(speakers) + 3)  # started, each turn, finished, judged
+            none = [0] * (len(RECORDS) - len(records))
+            wanted[line["id"]] = (*records, *none, sum(records) + len(speakers) + 3)  # started, each turn, finished, judged
         self.done = {name for name, numbers in wanted.items() if tuple(counts[name]) == numbers}
         for path, n, line in self._lines("topics", "transcripts", "answers", *RECORDS, "events"):
             try:
@@ -178,7 +182,7 @@ class Store(RunFolder):
         if conversation in self.done:
             return
         saved = self.saved(conversation)
-        if isinstance(event, RatingGiven | WimGiven | RewardGiven):
+        if isinstance(event, OfJudge):
             name, record = _record_of(event)
             if record.id not in saved.records:
                 self.append(name, record)
@@ -193,14 +197,19 @@ class Store(RunFolder):
             self.sync_now_and_then()
 
 
-def _record_of(event: RatingGiven | WimGiven | RewardGiven) -> tuple[str, Judged]:
-    if isinstance(event, RatingGiven):
-        return "ratings", event.rating
-    return ("wim", event.wim) if isinstance(event, WimGiven) else ("rewards", event.reward)
+def _record_of(event: OfJudge) -> tuple[str, Judged]:
+    match event:
+        case RatingGiven():
+            return "ratings", event.rating
+        case WimGiven():
+            return "wim", event.wim
+        case RewardGiven():
+            return "rewards", event.reward
+    return "guesses", event.guess
 
 
 def _event_conversation(event: AnyEvent) -> str | None:
-    if isinstance(event, RatingGiven | WimGiven | RewardGiven):
+    if isinstance(event, OfJudge):
         return _record_of(event)[1].transcript
     return getattr(event, "conversation", None)
 
@@ -212,7 +221,7 @@ def _event_key(event: AnyEvent) -> str | None:
             return f"{event.kind}/{event.index}"
         case ConversationStarted() | ConversationFinished() | ConversationJudged():
             return event.kind
-        case RatingGiven() | WimGiven() | RewardGiven():
+        case RatingGiven() | WimGiven() | RewardGiven() | GuessGiven():
             return _record_of(event)[1].id
         case _:
             return None
@@ -220,7 +229,7 @@ def _event_key(event: AnyEvent) -> str | None:
 
 def _conversation_of(line: Mapping[str, Any]) -> str | None:
     """The conversation of an event as it stands in the file."""
-    for name in ("rating", "wim", "reward"):
+    for name in CARRIED:
         if name in line:
             return str(line[name]["transcript"])
     found = line.get("conversation")

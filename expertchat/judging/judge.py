@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -15,12 +15,13 @@ from expertchat.judging import answers, faults, principles, rating, requests, sc
 from expertchat.judging.examples import drawn
 from expertchat.judging.faults import PARROT, PARROT_COSINE, UNANSWERED, Fault, copies
 from expertchat.judging.fits import lacks
+from expertchat.judging.guessing import people_of
 from expertchat.judging.roles import REWARD_MODEL, judges_of
 from expertchat.judging.view import Judgement
-from expertchat.records import Message, Rating, Reward, Speaker, Transcript, Wim
+from expertchat.records import Guess, Message, Rating, Reward, Speaker, Transcript, Wim
 from expertchat.text.likeness import blank
 
-Kept = Rating | Wim | Reward
+Kept = Rating | Wim | Reward | Guess
 R = TypeVar("R", GenerateRequest, ScoreRequest)
 
 
@@ -35,8 +36,10 @@ class Judged(NamedTuple):
 # -- a whole dialogue ----------------------------------------------------------------------------------------------------
 
 
-def judgements(config: JudgingConfig, seats: Sequence[Speaker], speakers: Sequence[Speaker]) -> list[Judgement]:
-    """The judgements of a dialogue of `seats` whose turns were spoken by `speakers`, without what was said."""
+def judgements(
+    config: JudgingConfig, seats: Sequence[Speaker], speakers: Sequence[Speaker], people: Collection[Speaker] = ()
+) -> list[Judgement]:
+    """The judgements of a dialogue of `seats` whose turns were spoken by `speakers`, without what was said. `people` are not asked."""
     asked: list[tuple[Speaker, int | None]] = [(seat, None) for seat in seats if seat in speakers]
     if config.per_turn:
         asked += [(speaker, turn) for turn, speaker in enumerate(speakers)]
@@ -44,12 +47,15 @@ def judgements(config: JudgingConfig, seats: Sequence[Speaker], speakers: Sequen
         Judgement("", (), subject, turn, config.asked, tuple(seats), role)
         for subject, turn in asked
         for role in judges_of(config.judges, subject, seats, config.partners)
+        if role.seat not in people
     ]
 
 
-def record_counts(config: JudgingConfig, seats: Sequence[Speaker], speakers: Sequence[Speaker]) -> tuple[int, int, int]:
+def record_counts(
+    config: JudgingConfig, seats: Sequence[Speaker], speakers: Sequence[Speaker], people: Collection[Speaker] = ()
+) -> tuple[int, int, int]:
     """How many ratings, WIM responses and rewards a fully judged dialogue has."""
-    made = judgements(config, seats, speakers)
+    made = judgements(config, seats, speakers, people)
     rated = sum(judgement.role != REWARD_MODEL for judgement in made)
     return rated * len(config.asked), rated * config.wim.enabled, len(made)
 
@@ -73,8 +79,8 @@ def judge_dialogue(
         whole = replace(whole, seed=transcript.seed)
         return (yield from judged_by(whole, config, experts, tokens, done, announce)).reward
 
-    speakers = [turn.speaker for turn in transcript.turns]
-    return together([judged(judgement) for judgement in judgements(config, tuple(transcript.experts), speakers)])
+    speakers, people = [turn.speaker for turn in transcript.turns], people_of(transcript.experts)
+    return together([judged(judgement) for judgement in judgements(config, tuple(transcript.experts), speakers, people)])
 
 
 # -- one judgement -------------------------------------------------------------------------------------------------------

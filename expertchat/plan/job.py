@@ -201,8 +201,9 @@ def units(model: Model, job: Job) -> list[Unit]:
 
 
 def model_of(config: ModelConfig, owner: str, key: str) -> Model | None:
-    """The model of a seat; None for one that is not loaded (replies from a file or a server). Raises ConfigError for an unknown shape."""
-    if config.backend in ("scripted", "server"):
+    """The model of a seat; None for one that is not loaded (replies from a file, a server, a person). Raises ConfigError for an unknown
+    shape."""
+    if config.backend in ("scripted", "server", "human"):
         return None
     fixed = re.fullmatch(r"cuda(?::(\d+))?", config.device)
     reply, judge = config.decoding.reply, config.decoding.judge

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from expertchat.records.building import Attempt, Outcome
 from expertchat.records.choosing import Prompt, Selection
+from expertchat.records.guessing import Guess
 from expertchat.records.lab import (
     Choice,
     Form,
@@ -48,8 +49,8 @@ from expertchat.records.run import (
 from expertchat.records.served import Served
 
 __all__ = [
-    "SEAT", "SEATS", "Answer", "Attempt", "Candidate", "Choice", "Demonstration", "ExpertRef", "Figure", "Form", "Item", "JudgeRef",
-    "Label", "Message", "Metrics", "Opinion", "Order", "Outcome", "PairIds", "Pick", "PickRow", "Post", "PreferencePair", "Prompt",
-    "Rating", "Record", "Reward", "Role", "Sample", "Score", "Selection", "Served", "Speaker", "Step", "StopReason", "Text", "Topic",
-    "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite", "other",
+    "SEAT", "SEATS", "Answer", "Attempt", "Candidate", "Choice", "Demonstration", "ExpertRef", "Figure", "Form", "Guess", "Item",
+    "JudgeRef", "Label", "Message", "Metrics", "Opinion", "Order", "Outcome", "PairIds", "Pick", "PickRow", "Post", "PreferencePair",
+    "Prompt", "Rating", "Record", "Reward", "Role", "Sample", "Score", "Selection", "Served", "Speaker", "Step", "StopReason", "Text",
+    "Topic", "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite", "other",
 ]  # fmt: skip

@@ -14,8 +14,8 @@ class Demonstration(Record):
 
     `prompt`: the messages before the reply (a plain text is one message of the user), `completion`: the reply, one message of the
     assistant. `rendered`: the prompt's text as it is shown to the model, where no chat template is to be used (an instruction template).
-    `part`: what it is for; choosing: the best round is chosen by it. `group`: rows of one group are alike (a topic, a type); parts are drawn by it. `source`: where it comes from,
-    file:row or run:id. `score`: what a judge gave it, where one chose it.
+    `part`: what it is for; choosing: the best round is chosen by it. `group`: rows of one group are alike (a topic, a type); parts are
+    drawn by it. `source`: where it comes from, file:row or run:id. `score`: what a judge gave it, where one chose it.
     """
 
     prompt: list[dict[str, str]]

@@ -92,6 +92,12 @@ class Turn(BaseModel):
     note: str | None = None  # e.g. "2 oldest turns not shown: context full"
     thinking: str | None = None  # what the model thought before it spoke; nobody else is shown it
     beyond: str | None = None  # what it said in the partner's name, cut off where that began
+    hand: Literal["edited", "injected"] | None = None  # a person has changed it, or has written it in the speaker's place
+    was: str | None = None  # what the speaker had said before it was edited
+
+    @model_serializer(mode="wrap")
+    def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in whole(self).items() if name not in ("hand", "was") or value is not None}
 
 
 class ExpertRef(BaseModel):

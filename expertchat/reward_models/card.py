@@ -86,7 +86,8 @@ def _curve(epochs: Sequence[Metrics], best: int) -> str:
         [f"{one.round}{' (the result)' if one.round == best else ''}", *(_shown(one.figures, name, form) for name, form in curve)]
         for one in sorted(epochs, key=lambda one: one.round)
     ]
-    return "Before the first (0) the head is as it was drawn.\n\n" + _table(["epoch", "training loss", "loss", "ordered rightly", *more], rows)
+    titles = ["epoch", "training loss", "loss", "ordered rightly", *more]
+    return "Before the first (0) the head is as it was drawn.\n\n" + _table(titles, rows)
 
 
 CURVE = (("train_loss", ".3f"), ("loss", ".3f"), ("accuracy", ".1%"))

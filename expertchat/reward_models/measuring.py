@@ -189,7 +189,7 @@ def calibration_error(chance_N: Array, right_N: Array) -> float:
 
 
 def better(one: Mapping[str, Figure], two: Mapping[str, Figure] | None, of: str = "") -> bool:
-    """Whether an epoch is better than another one: by accuracy, of equal ones by the loss; `of` CHOOSING: those of the items to choose by."""
+    """Whether an epoch is better than another one: by accuracy, of equal ones by the loss; `of` CHOOSING: on the items to choose by."""
     return two is None or _rank(one, of) > _rank(two, of)
 
 

@@ -1,4 +1,4 @@
-"""What the training of a reward model takes of the GPU on which all of it stands, by arithmetic: its base's files say the sizes. No torch."""
+"""What the training of a reward model takes of the GPU on which all of it stands: arithmetic over the sizes of its base's files."""
 
 from __future__ import annotations
 
@@ -151,7 +151,11 @@ def _steps(config: RewardModelTraining) -> Iterator[tuple[str, Change]]:
     if config.kind == "decoder" and config.method == "full":
         yield "set train.method=lora", lambda one: _train(one, method="lora")
     if config.kind == "decoder" and config.method == "lora" and config.model.quantization == "none":
-        yield "set model.quantization=nf4", lambda one: one.model_copy(update={"model": one.model.model_copy(update={"quantization": "nf4"})})
+        yield "set model.quantization=nf4", _quantised
+
+
+def _quantised(config: RewardModelTraining) -> RewardModelTraining:
+    return config.model_copy(update={"model": config.model.model_copy(update={"quantization": "nf4"})})
 
 
 def _train(config: RewardModelTraining, **changes: Any) -> RewardModelTraining:

@@ -38,8 +38,8 @@ FORMS: dict[str, tuple[str, ...]] = {  # what a row of each form must have, the 
     "instruction": ("instruction", "output"),
     "pair": ("prompt", "completion"),
 }
-PARTS = {"train": "train", "training": "train", "choosing": "choosing", "evaluation": "evaluation", "eval": "evaluation", "test": "evaluation",
-         "validation": "evaluation", "dev": "evaluation"}  # fmt: skip
+PARTS = {"train": "train", "training": "train", "choosing": "choosing", "evaluation": "evaluation", "eval": "evaluation",
+         "test": "evaluation", "validation": "evaluation", "dev": "evaluation"}  # fmt: skip
 Part = Literal["train", "choosing", "evaluation"]
 
 

@@ -23,6 +23,7 @@ from expertchat.config import (
     TopicsConfig,
 )
 from expertchat.judging.fits import judging_problems
+from expertchat.records import Speaker
 from expertchat.trackers.config import ReportTo
 
 
@@ -59,18 +60,38 @@ class PartConversationConfig(ConversationConfig):
         return self
 
 
+class TableConfig(Group):
+    """Of a person at the table: `seconds` for a turn (None: no limit). `guess`: whether everybody is asked afterwards who of the others was
+    a human; auto: where a person sits there."""
+
+    guess: Literal["auto", "always", "never"] = "auto"
+    seconds: float | None = Field(default=None, gt=0)
+
+
+class BranchConfig(Group):
+    """Where a dialogue goes on from: the first `turns` turns of a `dialogue` of another `run`, the last of them as `edited` (None: as it
+    was). `expertchat branch` writes it."""
+
+    run: Text
+    dialogue: Text
+    turns: int = Field(ge=1)
+    edited: Text | None = None
+
+
 class ConverseConfig(Group):
     """`expertchat converse`. `models_dir`: the folder that holds one folder for each model."""
 
     models_dir: Text | None = None
     run: RunConfig
-    view: Literal["live", "plain", "none"]
+    view: Literal["live", "plain", "none", "step"]
     report_to: ReportTo
     show_thinking: bool = False
     experts: ExpertsConfig
     third: ModelConfig | None = None
     moderator: ModelConfig | None = None
     conversation: PartConversationConfig
+    table: TableConfig = Field(default_factory=TableConfig)
+    branch: BranchConfig | None = None
     topics: TopicsConfig
     judging: JudgingConfig
     reward_model: RewardModelConfig | None = None
@@ -87,6 +108,36 @@ class ConverseConfig(Group):
     def embeds(self) -> bool:
         """Whether anything is embedded."""
         return self.topics.source == "models" or (self.judging.wim.enabled and self.judge_names != {"reward_model"})
+
+    @property
+    def people(self) -> set[Speaker]:
+        """The seats in which a person sits."""
+        return {seat for seat, model in self.experts.items() if model.backend == "human"}
+
+    @property
+    def guesses(self) -> bool:
+        """Whether everybody is asked who of the others was a human."""
+        return self.table.guess == "always" or (self.table.guess == "auto" and bool(self.people))
+
+    @property
+    def seated(self) -> bool:
+        """Whether somebody types while it runs."""
+        return bool(self.people) or self.view == "step"
+
+    @model_validator(mode="after")
+    def _people(self) -> ConverseConfig:
+        problems = [
+            f"{name}.backend=human: a person sits among the experts alone"
+            for name, model in (("third", self.third), ("moderator", self.moderator))
+            if model is not None and model.backend == "human"
+        ]
+        if self.people == set(self.experts.seats):
+            problems.append("experts: a person sits in every seat, and no model is left to talk with; set backend=local for one of them")
+        if self.table.seconds is not None and not self.people:
+            problems.append(f"table.seconds={self.table.seconds:g}: nobody types a turn; set experts.NAME.backend=human, or leave it away")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
     @model_validator(mode="after")
     def _turns(self) -> ConverseConfig:

@@ -36,6 +36,11 @@ def conversation_id(index: int) -> str:
     return f"c{index:04d}"
 
 
+def conversation_index(name: str) -> int:
+    """The index of a conversation of that id, also of one whose run was merged (s1/c0003)."""
+    return int(name.rpartition("c")[2])
+
+
 def read_topics(path: Path | str, column: str | None = None) -> list[str]:
     """The topics of a file, in UTF-8, or in UTF-16 with a byte order mark:
 

@@ -34,7 +34,7 @@ def event_in_words(event: Mapping[str, Any]) -> str:
     def told(key: str) -> str:
         return line(str(event.get(key) or ""))
 
-    for name in ("rating", "wim", "reward"):
+    for name in ("rating", "wim", "reward", "guess"):
         if isinstance(record := event.get(name), Mapping):
             return f"{line(str(record.get('transcript') or ''))} is judged".strip()
     where, nth = told("conversation"), f"round {told('round')}".strip()

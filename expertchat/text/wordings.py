@@ -40,12 +40,14 @@ _ALLOWED: dict[str, set[str]] = {
     "reference": {"topic", "reference"},
     "examples": {"examples"},
     "example": {"topic", "text", "ratings"},
+    "guess": {"name", "subject", "topic", "transcript"},
+    "guess_prefix": {"subject"},
 }
 _NEEDED = {"judge": {"transcript", "subject"}, "rating": {"category"}, "topic": {"avoid"}, "avoid": {"topics"}}
 _NEEDED_WHERE_THERE = {
     "compare": ("transcript",), "moderate": ("transcript",), "judge_several": ("transcript",), "principle": ("transcript",),
     "compare_principle": ("transcript", "principle"), "reference": ("reference",), "examples": ("examples",),
-    "example": ("text", "ratings"),
+    "example": ("text", "ratings"), "guess": ("transcript", "subject"),
 }  # fmt: skip
 
 
@@ -62,7 +64,8 @@ class Prompts(BaseModel):
 
     Wordings without `compare` cannot ask which of two replies is the better one, and those without `moderate` not who speaks next.
     `company` and `judge_several` are for more than two experts. Without `principle`, `reference` or `example` they cannot ask or show such;
-    the first of `principle_answers` says that a principle is kept.
+    the first of `principle_answers` says that a principle is kept. Without `guess` they cannot be asked who of the others was a human; the
+    first of `guess_answers` says that somebody was.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +99,9 @@ class Prompts(BaseModel):
     reference: str = ""
     examples: str = ""
     example: str = ""
+    guess: str = ""
+    guess_prefix: str = ""
+    guess_answers: list[str] = Field(default_factory=list)
     nothing_new: list[str]
     numbered: Literal["judged", "alike"] = "judged"
     """What is numbered [1], [2] in a transcript: the sentences that are judged, the others (1), (2); or all alike, whoever is judged."""
@@ -127,6 +133,8 @@ class Prompts(BaseModel):
             problems.append("principle: nothing says which of the principles is asked for: use {principle}, or {name} in principle_prefix")
         if self.principle and (len(set(self.principle_answers)) != 2 or not all(answer.strip() for answer in self.principle_answers)):
             problems.append(f"principle_answers: must be two answers, the first for a principle that is kept, not {self.principle_answers}")
+        if self.guess and (len(set(self.guess_answers)) != 2 or not all(answer.strip() for answer in self.guess_answers)):
+            problems.append(f"guess_answers: must be two answers, the first for a human, not {self.guess_answers}")
         if bool(self.examples) != bool(self.example):
             problems.append("examples and example: one holds the other, so both or neither must be there")
         if problems:

@@ -116,7 +116,8 @@ class SftRun(Offline[SftConfig]):
         if self.learner.version:
             samples["after"] = self._samples(self.store.last, "-final")
         losses = [step.loss for step in RunReader(self.store.folder).steps()]
-        return {"rows": counts, "chosen_by": self.figure, "too_long": len(self.rows_found.too_long), "losses": thinned(losses), "samples": samples}
+        known = {"rows": counts, "chosen_by": self.figure, "too_long": len(self.rows_found.too_long)}
+        return {**known, "losses": thinned(losses), "samples": samples}
 
     def _about(self) -> str:
         """What the card says of the training."""
@@ -130,9 +131,10 @@ class SftRun(Offline[SftConfig]):
     def _settings(self) -> dict[str, str]:
         """What of the config the card tells besides."""
         counts, data = self._counts(), self.config.data
+        files = ", ".join(map(shown_path, data.path))
         to_choose = f"{counts['choosing']} to choose the round by, " if self.choosing else ""
         return {
-            "rows": f"{counts['train']} to train on, {to_choose}{counts['evaluation']} held out, from {', '.join(map(shown_path, data.path))}",
+            "rows": f"{counts['train']} to train on, {to_choose}{counts['evaluation']} held out, from {files}",
             "weights of": self._chosen_by(),
             "prompts": f"template {shown_path(data.template)}",
             "loss": f"{self.config.train.loss}, mean over the trained tokens of a step",
@@ -141,7 +143,8 @@ class SftRun(Offline[SftConfig]):
     def _chosen_by(self) -> str:
         if not self.config.evaluation.keep_best or not (self.choosing or self.held):
             return "the last round"
-        return f"the best round, by its perplexity on the rows {'to choose by' if self.choosing else 'held out, which flatters it a little'}"
+        by = "to choose by" if self.choosing else "held out, which flatters it a little"
+        return f"the best round, by its perplexity on the rows {by}"
 
     def _counts(self) -> dict[str, int]:
         parts = ("train", "choosing", "evaluation") if self.choosing else ("train", "evaluation")

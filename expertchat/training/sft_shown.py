@@ -29,7 +29,8 @@ def shown_rows(config: SftConfig, count: int, say: Callable[[str], None]) -> dic
     chosen = [*spread(train, count - len(some)), *some]
     return {
         "model": shown_path(config.model.path), "template": config.data.template, "most": encoder.most,
-        "counts": {"train": len(train), "choosing": len(found.part("choosing")), "evaluation": len(held)}, "tokens": sum(one.tokens for one in train),
+        "counts": {"train": len(train), "choosing": len(found.part("choosing")), "evaluation": len(held)},
+        "tokens": sum(one.tokens for one in train),
         "trained": sum(len(one.completion) for one in train), "rows": [_shown(one, encoder) for one in chosen],
         "warnings": warnings_of(rows, found),
     }  # fmt: skip

@@ -277,6 +277,7 @@ class RunState:
             case (
                 events.Note() | events.StepFinished() | events.Measured() | events.RoundFinished()
                 | events.JudgeCalled() | events.OpinionGiven() | events.CandidateChosen()  # of runs that have a view of their own
+                | events.GuessGiven()
             ):  # fmt: skip
                 pass
             case events.Loading():

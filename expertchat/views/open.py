@@ -19,6 +19,7 @@ from expertchat.views.picking import PickingView
 from expertchat.views.plain import NullView, PlainView
 from expertchat.views.posts import PostsView
 from expertchat.views.rewards import RewardsView
+from expertchat.views.table import TableView
 
 VIEWS = ("live", "plain", "none")
 
@@ -43,6 +44,11 @@ def open_view(view: str, stream: TextIO | None = None, everything: bool = False,
         with contextlib.suppress(io.UnsupportedOperation):
             stream.reconfigure(errors="replace")
     return PlainView(stream, show_thinking)
+
+
+def open_table(show_thinking: bool = False) -> TableView:
+    """The view of a run at whose table somebody types, and the desk of that person."""
+    return TableView(sys.stdout, show_thinking)
 
 
 def open_judging(view: str, stream: TextIO | None = None) -> Sink:

@@ -21,8 +21,8 @@ def print_rows(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
     console = console_on(stream)
     counts = values["counts"]
     choosing = f"{counted(counts['choosing'], 'row')} to choose the round by, " if counts["choosing"] else ""
-    console.print(Text(f"{line(values['model'])}, template {line(values['template'])}: {counted(counts['train'], 'row')} to train on, {choosing}"
-                       f"{counted(counts['evaluation'], 'row')} held out", style="bold"), soft_wrap=True)  # fmt: skip
+    console.print(Text(f"{line(values['model'])}, template {line(values['template'])}: {counted(counts['train'], 'row')} to train on, "
+                       f"{choosing}{counted(counts['evaluation'], 'row')} held out", style="bold"), soft_wrap=True)  # fmt: skip
     console.print(Text(f"{values['trained']:,} of {values['tokens']:,} tokens are trained", style="dim"), soft_wrap=True)
     console.print(Text.assemble(("read", READ), " ", ("trained", TRAINED), "   a token ends at ·"))
     for row in values["rows"]:

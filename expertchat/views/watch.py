@@ -14,6 +14,7 @@ from expertchat.events import (
     AnyEvent,
     ConversationJudged,
     ConversationStarted,
+    GuessGiven,
     Measured,
     Note,
     PhaseStarted,
@@ -279,5 +280,7 @@ def _conversation_of(event: AnyEvent) -> str | None:
             return event.wim.transcript
         case RewardGiven():
             return event.reward.transcript
+        case GuessGiven():
+            return event.guess.transcript
         case _:
             return getattr(event, "conversation", None)

@@ -68,6 +68,7 @@ def remarks(turn: Turn) -> list[str]:
     """What must be known of a turn besides its text."""
     found = [line(turn.note)] if turn.note else []
     found += ["cut at the token limit"] if turn.cut else []
+    found += [{"edited": "edited by a person", "injected": "written by a person in the speaker's place"}[turn.hand]] if turn.hand else []
     found += ["went on for the partner; cut there"] if turn.beyond else []
     return found
 
@@ -118,6 +119,18 @@ def fault_words(faults: object, most: int = 4) -> str:
     return "; ".join(parts)
 
 
+def turing_words(table: object) -> str:
+    """ "A 1 of 4 (5-70 %), B, a person, 3 of 4 (30-95 %)": how often each was taken for a human, with the 95 % interval."""
+    parts = []
+    for seat, row in table.items() if isinstance(table, Mapping) else ():
+        n, said, low, high = (row.get(key) for key in ("n", "said_human", "rate_low", "rate_high"))
+        who = f"{called(str(seat))}{', a person,' if row.get('is_human') else ''}"
+        interval = f" ({100 * low:.0f}-{100 * high:.0f} %)" if isinstance(low, float) and isinstance(high, float) else ""
+        null = f", {row['null']} without an answer" if row.get("null") else ""
+        parts.append(f"{who} {said} of {n}{interval}{null}")
+    return "; ".join(parts)
+
+
 def _by_speaker(turns: object) -> str:
     """ ": A 12, B 9, C 10" of three or more experts."""
     return f": {', '.join(f'{called(str(seat))} {count:,}' for seat, count in turns.items())}" if isinstance(turns, Mapping) else ""
@@ -141,7 +154,7 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
     speed = f" ({state.tokens_per_second:,.0f} tokens/s)" if state.tokens_per_second is not None else ""
     unspoken = f"; {silent:,} of them said nothing after it" if silent else ""
     alike = "pairs of experts are rated alike" if "turns_by" in summary else "conversations rate both experts alike"
-    kinds = fault_words(summary.get("faults"))
+    kinds, turing = fault_words(summary.get("faults")), turing_words(summary.get("turing"))
     told = (  # a label, whether there is anything to say, and what
         ("conversations", True, f"{state.done:,} of {state.total:,}"),
         ("turns", True, f"{known('turns', counts.turns):,}{_by_speaker(summary.get('turns_by'))}"),
@@ -150,6 +163,7 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
         ("WIM responses", wims, f"{wims:,}, {known('wim_empty', counts.wims_empty):,} empty, {scoreless:,} without a score"),
         ("no answer", kinds, kinds),
         ("ties", pairs, f"{known('ties'):,} of {pairs:,} {alike}"),
+        ("taken for a human", turing, turing),
         ("thinking", thought, f"{counted(thought, 'turn')} thought {counted(known('words_thought'), 'word')}{unspoken}"),
         ("turns cut", cut, f"{cut:,} at the token limit"),
         ("both speakers", beyond, f"{counted(beyond, 'reply', 'replies')} went on for the partner; cut"),

@@ -1,0 +1,92 @@
+"""`expertchat branch RUN c0001/3`: a dialogue goes on from any of its turns, otherwise; `expertchat branch RUN` shows the family."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from expertchat.talk.config import ConverseConfig
+
+ABOUT = (
+    "A dialogue of a run goes on from one of its turns, with other models (experts.b=MODEL), personas or seeds (KEY=VALUE of the run's "
+    "config) or after an edited turn. Without DIALOGUE/TURN: the run's family."
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The branch, or the tree of them."""
+    options = _parser().parse_intermixed_args(arguments)
+    from expertchat.views.branch import print_branch, print_family
+
+    if options.place is None:
+        from expertchat.talk.branching import family_of
+
+        print_family(family_of(options.run))
+        return 0
+    from expertchat.folder.reader import RunReader
+    from expertchat.talk.branching import dialogue_of, kept_turns
+    from expertchat.talk.converse import run_converse
+    from expertchat.views.open import open_table, open_view
+
+    config = composed(options.run, options.place, options.edit, options.overrides)
+    words = ["expertchat", "branch", *arguments]
+    table = open_table(config.show_thinking) if config.seated else None
+    code = run_converse(config, words, table or open_view(config.view, show_thinking=config.show_thinking), desk=table)
+    if code == 0 and config.view != "none" and config.branch is not None and config.run.dir is not None:
+        parent = dialogue_of(RunReader(Path(config.branch.run)), config.branch.dialogue)
+        here = next(iter(RunReader(Path(config.run.dir)).transcripts()))
+        print_branch(parent, here, len(kept_turns(parent, config.branch)))
+    return code
+
+
+def composed(run_folder: Path, place: str, edited: str | None, overrides: Sequence[str]) -> ConverseConfig:
+    """The branch's config: that of its run, with what is changed. Raises ConfigError with everything that is wrong."""
+    from expertchat.command.checks import Problems
+    from expertchat.command.compose import load
+    from expertchat.command.frozen import load_frozen
+    from expertchat.command.named_models import with_models
+    from expertchat.config import ConfigError
+    from expertchat.doors.converse import check
+    from expertchat.folder.reader import RunReader
+    from expertchat.folder.run import run_folder as named_folder
+    from expertchat.talk.branching import branch_config, dialogue_of, place_of
+    from expertchat.talk.config import BranchConfig
+
+    name, index = place_of(place)
+    transcript = dialogue_of(RunReader(run_folder, "name another run"), name)
+    if index >= len(transcript.turns):
+        raise ConfigError(f"{place}: {name} has {len(transcript.turns)} turns, 0 to {len(transcript.turns) - 1}")
+    models = {word.partition("=")[0].removeprefix("experts."): word.partition("=")[2] for word in overrides if _names_model(word)}
+    rest = [word for word in overrides if not _names_model(word)]
+    parent = load_frozen("converse", run_folder / "config.yaml", ["view=live", *rest])
+    for seat, model in models.items():
+        if seat not in parent.experts.seats:
+            raise ConfigError(f"experts.{seat}={model}: is no expert of {run_folder}; there are {', '.join(parent.experts.seats)}")
+        chosen = load("converse", with_models([f"model@experts.a={model}"])).experts["a"]
+        parent = parent.model_copy(update={"experts": parent.experts.having(**{seat: chosen})})
+    folder = parent.run.dir if any(word.startswith("run.dir=") for word in rest) else None
+    branch = BranchConfig(run=str(run_folder.expanduser().resolve()), dialogue=name, turns=index + 1, edited=edited)
+    config: ConverseConfig = branch_config(parent, transcript, branch, folder or str(named_folder(None, "branch")))
+    problems: Problems = check(config, True)
+    if found := list(problems):
+        raise ConfigError(found)
+    return type(config).model_validate(config.model_dump())
+
+
+def _names_model(word: str) -> bool:
+    """Whether a word is experts.NAME=MODEL."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key.startswith("experts.") and key.count(".") == 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("expertchat branch", description=ABOUT)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run of converse, or of a branch")
+    parser.add_argument("place", nargs="?", metavar="DIALOGUE/TURN", help="the last turn that is kept, e.g. c0001/3; the first turn is 0")
+    changes = "what is otherwise: experts.b=MODEL, run.seed=1, experts.a.persona.brief=TEXT"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=changes)
+    parser.add_argument("--edit", metavar="TEXT", help="what that turn says instead")
+    return parser
