@@ -18,7 +18,7 @@ from random import Random
 from pydantic import BaseModel
 from rich.text import Text
 
-from expertchat.backends.embedding import chunk
+from expertchat.backends.chunks import chunk
 from expertchat.config import ConfigError
 from expertchat.events import ConversationFinished, ConversationJudged, ConversationStarted, Event, RatingGiven, TurnFinished
 from expertchat.folder.jsonl import Log, read_lines

@@ -56,6 +56,7 @@ class Stub:
     headers: list[dict[str, str]] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
+    closed: bool = False
 
     def __enter__(self) -> Stub:
         stub = self
@@ -69,6 +70,7 @@ class Stub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closed = True
         self.http.shutdown()
         self.http.server_close()
 
@@ -106,6 +108,9 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self, body: Any) -> None:
         stub = self.served
         self.body = body
+        if stub.closed:  # of a connection that was kept
+            self.close_connection = True
+            return
         stub.asked.append((self.path, body))
         stub.headers.append(dict(self.headers))
         stub.at_once += 1
@@ -225,12 +230,14 @@ def written(body: Mapping[str, Any], seeds: bool = True) -> str:
 
 
 def likeliest(body: Mapping[str, Any], begins: bool) -> list[dict[str, Any]]:
-    """After a colon " 1" to " 9" and, as a token of its own, " 10", as `rated` has them; else words."""
+    """After a colon " 1" to " 9" and, as a token of its own, " 10", as `rated` has them; after "[[" the same without a space; else words.
+    """
     last = body["messages"][-1]["content"]
-    if not (begins and last.endswith(":")):
+    if not (begins and last.endswith((":", "[["))):
         return [{"token": f" {word}", "logprob": math.log(0.04)} for word in WORDS]
     shares = rated(last + body["messages"][0]["content"])
-    found = [{"token": f" {n}", "logprob": math.log(p)} for n, p in enumerate(shares, 1)]
+    space = " " if last.endswith(":") else ""
+    found = [{"token": f"{space}{n}", "logprob": math.log(p)} for n, p in enumerate(shares, 1)]
     return sorted(found, key=lambda one: -float(str(one["logprob"])))
 
 

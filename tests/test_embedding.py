@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from expertchat import cli
 from expertchat.backends import hardware
 from expertchat.backends.base import EmbedRequest
-from expertchat.backends.embedding import SentenceEmbedder, chunk, weighted_mean
+from expertchat.backends.chunks import chunk, weighted_mean
+from expertchat.backends.embedding import SentenceEmbedder
 from expertchat.backends.loading import load_embedder
 from expertchat.command.compose import load
 from expertchat.config import ConfigError, EmbedderConfig

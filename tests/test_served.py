@@ -25,7 +25,7 @@ from expertchat.config import ConfigError
 from expertchat.folder.run import Halted
 from expertchat.records import Message
 from tests.scripted import BagOfWords, Collect, Double
-from tests.served import Handler, Stub, Traits, rated
+from tests.served import Handler, Stub, Traits, is_probe, rated
 
 KEY = "sesame-opens-3f9"
 QUICK = ServerConfig(patience=0.3, wait=0.2, attempts=3, timeout=5.0)
@@ -153,7 +153,7 @@ def test_what_it_cannot_is_found_too() -> None:
 def test_what_the_config_demands_and_the_server_has_not_is_refused_at_the_door() -> None:
     with Stub(Traits(strict=True)) as stub, pytest.raises(ConfigError, match=r"decoding.reply.top_k=5.*does not take top_k"):
         connected(stub, "experts.b.decoding.reply.top_k=5")
-    with Stub() as stub, pytest.raises(ConfigError, match="server.max_cost=1: the server does not say what m costs"):
+    with Stub() as stub, pytest.raises(ConfigError, match=r"server\.max_cost=1: the server does not say what m costs"):
         connected(stub, settings=QUICK.model_copy(update={"max_cost": 1.0}))
 
 
@@ -177,7 +177,7 @@ def test_texts_follow_from_seed_and_key_and_come_once(stub: Stub) -> None:
 
 
 def test_a_request_is_told_whole_so_that_no_default_of_the_server_mixes_in(stub: Stub) -> None:
-    backend = connected(stub, "experts.b.more={priority: 3}")
+    backend = connected(stub, "+experts.b.more.priority=3")
     backend.generate([asked(prefix="Depth:", stop=("\n",))])
     body = stub.chats()[-1]
     assert body["messages"][-1] == {"role": "assistant", "content": "Depth:"} and body["continue_final_message"] is True
@@ -260,7 +260,7 @@ def first(times: int, answer: Any) -> Any:
     left = [times]
 
     def fault(handler: Handler) -> bool:
-        if not handler.served.chats() or not handler.path.endswith("/chat/completions") or not left[0]:
+        if not handler.path.endswith("/chat/completions") or is_probe(handler.body) or not left[0]:
             return False
         left[0] -= 1
         answer(handler)
@@ -358,7 +358,8 @@ def test_a_wrong_model_is_told_with_those_that_there_are(stub: Stub) -> None:
         connected(stub, "experts.b.model=heron")
 
 
-def test_of_several_addresses_a_lost_one_is_left_out(stub: Stub) -> None:
+def test_of_several_addresses_a_lost_one_is_left_out(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expertchat.backends.served.client.PAUSE", 0.01)
     with Stub() as other:
         found = config(stub).model_copy(update={"url": [stub.url, other.url]})
         told: list[str] = []
@@ -373,7 +374,7 @@ def test_a_budget_of_requests_stops_the_run(stub: Stub) -> None:
     backend = connected(stub)
     left = QUICK.model_copy(update={"max_requests": backend.client.sent + 3})
     backend = connected(stub, settings=left)
-    with pytest.raises(Halted, match="server.max_requests="):
+    with pytest.raises(Halted, match=r"server\.max_requests="):
         backend.generate([asked(str(i)) for i in range(8)])
     assert backend.client.sent == left.max_requests
 
@@ -388,7 +389,7 @@ def talk(stub: Stub, folder: Path, *more: str, sink: Collect | None = None) -> i
     words = [
         f"run.dir={folder}", "view=none", "topics=list", "topics.list=[bees,tides]", "model@experts.b=server", f"experts.b.url={stub.url}",
         "experts.b.model=m", "model@experts.a=server", f"experts.a.url={stub.url}", "experts.a.model=m", "conversation.count=3",
-        "conversation.turns=3", "judging.form=expected", "judging.analysis=false", "server.patience=0.5", "server.attempts=3", *more,
+        "conversation.turns=3", "judging.form=expected", "judging.analysis=false", "server.attempts=3", *more,
     ]  # fmt: skip
     return run_converse(load("converse", words), ["expertchat", "converse"], sink or Collect(), embedder=BagOfWords())
 
@@ -411,7 +412,9 @@ def test_a_run_that_stops_asks_nothing_twice_and_ends_as_one_that_did_not(tmp_pa
         assert talk(whole, tmp_path / "whole") == 0
     with Stub() as stub:
         for broken in (4, 9, 17):
-            stub.fault = lambda h, after=broken: len(h.served.chats()) > after and (h.say(503, {}) or True)
+            stub.fault = lambda h, after=broken: (
+                h.body is not None and not is_probe(h.body) and len(h.served.answered) >= after and (h.say(503, {}) or True)
+            )
             sink = Collect()
             assert talk(stub, tmp_path / "run", sink=sink) == 3
             assert "goes on where this one stops" in sink.events[-1].reason
@@ -429,7 +432,7 @@ def test_what_is_not_answered_is_null_counted_and_told(stub: Stub, tmp_path: Pat
     seen = [0]
 
     def half(handler: Handler) -> bool:
-        if handler.body is None or not handler.body.get("logprobs") or handler.body["messages"][-1]["role"] != "assistant":
+        if "logprobs" not in (handler.body or {}) or is_probe(handler.body):
             return False
         seen[0] += 1
         return bool(seen[0] % 2 and (handler.say(400, {"error": {"message": "content filter"}}) or True))

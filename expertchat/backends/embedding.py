@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from expertchat.backends.base import Embedder, Embedding, EmbedRequest
+from expertchat.backends.chunks import chunk, unit, weighted_mean
 from expertchat.backends.claims import position_table
 from expertchat.backends.hardware import SMALL, choose_device, choose_dtype, parameters_of
 from expertchat.backends.unloadable import out_of_memory
 from expertchat.config import ConfigError
-from expertchat.text.sentences import first_line, sentences
-
-Count = Callable[[str], int]
+from expertchat.text.sentences import first_line
 
 
 class SentenceEmbedder(Embedder):
@@ -105,7 +104,7 @@ class SentenceEmbedder(Embedder):
         found = self._model.encode(flat, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True)
         rows = {piece: row.tolist() for piece, row in zip(flat, found, strict=True)}
         return {
-            text: weighted_mean([_unit(rows[piece]) for piece in pieces], [max(1, self.count(piece)) for piece in pieces])
+            text: weighted_mean([unit(rows[piece]) for piece in pieces], [max(1, self.count(piece)) for piece in pieces])
             for text, pieces in chunks.items()
         }
 
@@ -171,44 +170,3 @@ def _unfit(model: Any) -> str | None:
     if not all(map(math.isfinite, vector)) or not any(vector):
         return f"its vectors are {'not finite' if any(vector) else 'zero'}: download it again"
     return None
-
-
-def chunk(text: str, limit: int, count: Count) -> list[str]:
-    """Pieces of at most `limit` tokens by `count`, split at sentences where possible, else at words, else at characters."""
-    if count(text) <= limit:
-        return [text]
-
-    def by_words(sentence: str) -> list[str]:
-        return _pack(sentence.split(), limit, count, lambda word: _halve(word, limit, count))
-
-    return _pack(sentences(text), limit, count, by_words)
-
-
-def _pack(parts: Sequence[str], limit: int, count: Count, split: Callable[[str], list[str]]) -> list[str]:
-    """Parts joined by spaces as long as they fit; a part that is too long by itself is `split`."""
-    packed: list[str] = []
-    for part in parts:
-        if count(part) > limit:
-            packed.extend(split(part))
-        elif packed and count(f"{packed[-1]} {part}") <= limit:
-            packed[-1] = f"{packed[-1]} {part}"
-        else:
-            packed.append(part)
-    return packed
-
-
-def _halve(word: str, limit: int, count: Count) -> list[str]:
-    if count(word) <= limit or len(word) < 2:
-        return [word]
-    middle = len(word) // 2
-    return _halve(word[:middle], limit, count) + _halve(word[middle:], limit, count)
-
-
-def weighted_mean(vectors: Sequence[Sequence[float]], weights: Sequence[float]) -> tuple[float, ...]:
-    """The mean of `vectors` with `weights`, scaled to length 1."""
-    return tuple(_unit([sum(w * x for w, x in zip(weights, column, strict=True)) for column in zip(*vectors, strict=True)]))
-
-
-def _unit(vector: Sequence[float]) -> list[float]:
-    length = math.sqrt(sum(x * x for x in vector))
-    return [x / length for x in vector] if length > 0 else list(vector)

@@ -270,6 +270,8 @@ def _unknown(command: str, override: str, message: str, good: Sequence[str]) -> 
     value = one.value() if one is not None else None
     if isinstance(value, dict) and isinstance(there := _at(plain, key), dict):
         new = [str(name) for name in value if name not in there]
+        if key.endswith(".more"):
+            return "\n".join(f"{key}.{name}: a new field is added with a +: +{key}.{name}=VALUE" for name in new)
         if key not in OPEN:
             return "\n".join(f"{key}.{name}: unknown key{near(name, there) or ';'} there are {', '.join(there)}" for name in new)
         reserved = [f"{key}: '{name}' cannot be a category's name; rename it" for name in new if not may_name(name)]

@@ -55,8 +55,9 @@ class Can:
 
     def told(self) -> str:
         """All of it in a sentence, for people."""
+        seen = f" of {self.seen} tokens" if self.seen else ""
         has = {
-            f"log probabilities (of {self.seen} tokens)": self.seen > 0, "beginnings of answers": self.begins != "asked",
+            f"log probabilities{seen}": self.seen > 0, "beginnings of answers": self.begins != "asked",
             "seeds": self.seeds, "n": self.several, "choices": self.choices, "a given text's probabilities": self.given,
             "token ids": self.tokens, "adapters at run time": self.adapters, "counting of tokens": self.counts is not None,
             "a system role": self.system, "free order of roles": not self.alternation,

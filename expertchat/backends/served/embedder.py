@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from expertchat.backends.base import Capabilities, Embedder, Embedding, EmbedRequest, LaneApart
+from expertchat.backends.chunks import chunk, unit, weighted_mean
 from expertchat.backends.served.client import Answered, Client, wait_for
 from expertchat.backends.served.lane import OnText, ServedLane
 from expertchat.backends.served.reading import Usage, usage
@@ -73,8 +74,6 @@ class ServedEmbedder(Embedder):
                 del self._asked[name]
 
     async def _ask(self, name: str, request: EmbedRequest) -> tuple[float, ...]:
-        from expertchat.backends.embedding import chunk, weighted_mean
-
         pieces = chunk(request.text, PIECE, lambda text: len(text.encode()))
         answered = await self.client.ask("/embeddings", {"model": self.name, "input": pieces}, vectors)
         found, used = answered.value
@@ -96,9 +95,3 @@ def vectors(found: Any) -> tuple[list[list[float]], Usage]:
     """The vectors of an answer, in the order of the texts."""
     rows = sorted(found["data"], key=lambda row: row["index"])
     return [[float(number) for number in row["embedding"]] for row in rows], usage(found)
-
-
-def unit(vector: Sequence[float]) -> list[float]:
-    """A vector of length 1; one without length stays as it is."""
-    length = sum(number * number for number in vector) ** 0.5
-    return [number / length for number in vector] if length > 0 else list(vector)
