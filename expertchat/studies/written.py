@@ -100,7 +100,7 @@ class StudyFile(Group):
             if command not in COMMANDS:
                 yield f"steps.{name}.run: there is no command '{command}'{_close(command, COMMANDS)}"
             known = {*self.words, *OWN, *step.each, *before}
-            words = [f"${word}" for word in self.words]
+            words = {f"${word}" for word in self.words}
             yield from (f"steps.{name}.each.{key}: {value} is no word of the study{_close(value, words)}; name one as $NAME, or list the values"
                         for key, value in step.each.items() if isinstance(value, str) and value not in words)  # fmt: skip
             lists = [ones for each in step.each.values() for ones in (each.values() if isinstance(each, dict) else [each])]
