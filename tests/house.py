@@ -17,7 +17,7 @@ PACKAGE = ROOT / "expertchat"
 
 # The rooms, lowest first: each may import those before it.
 ROOMS = (
-    "text", "records", "events", "config", "folder", "backends", "experts", "judging", "plan", "talk", "preferences", "world",
+    "text", "records", "events", "config", "folder", "trackers", "backends", "experts", "judging", "plan", "talk", "preferences", "world",
     "evaluation", "sources", "lab", "labels", "metrics", "audit", "training", "reward_models", "building", "prompting",
     "choosing", "bench", "views", "command", "slurm", "runs", "report", "studies", "doors", "cli",
 )  # fmt: skip

@@ -19,9 +19,9 @@ from expertchat.command.compose import compose
 from expertchat.config import ConfigError, validate
 from expertchat.events import Note
 from expertchat.records import Figure, Metrics, Speaker
-from expertchat.training import tracking
+from expertchat.trackers import tracking
+from expertchat.trackers.tracking import PACKAGES, check_trackers, open_trackers
 from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.tracking import PACKAGES, check_trackers, open_trackers
 
 NAMES = ("wandb", "trackio", "tensorboard")
 

@@ -34,6 +34,7 @@ from expertchat.records.building import Attempt
 from expertchat.talk.cast import Cast
 from expertchat.talk.journal import Journal
 from expertchat.talk.scheduler import Scheduler
+from expertchat.trackers.beside import with_trackers
 
 CARD = "card"
 
@@ -46,7 +47,7 @@ def run_build(
     `sink` is closed at the end. `backends` ("model", and judges.NAME.model) replace those of the config. Raises ConfigError for what is
     wrong with the config or the source.
     """
-    with Hub(sink) as hub, Interrupts() as interrupts:
+    with Hub(with_trackers(config, sink)) as hub, Interrupts() as interrupts:
         place = run_folder(config.run.dir, "build_pairs")
         told: list[str] = []
         items = items_of(config, told.append)

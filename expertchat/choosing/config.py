@@ -18,6 +18,7 @@ from expertchat.config import (
 )
 from expertchat.lab.config import JudgeConfig, JudgesConfig, LabConfig, Unattended
 from expertchat.sources.config import SourceConfig
+from expertchat.trackers.config import ReportTo
 
 CHOOSER = "chooser"  # the name of the judge that chooses
 MODEL, BASE = "model", "base"  # the seats of those who write
@@ -56,6 +57,7 @@ class BestOfNConfig(Unattended):
     models_dir: Text | None = None
     run: RunConfig
     view: Literal["live", "plain", "none"]
+    report_to: ReportTo
     source: SourceConfig
     topics: TopicsConfig
     count: int = Field(ge=1, le=1_000_000)

@@ -31,6 +31,7 @@ from expertchat.talk.scheduler import Scheduler
 from expertchat.text.likeness import blank
 from expertchat.text.measures import length
 from expertchat.text.sentences import shown_path
+from expertchat.trackers.beside import with_trackers
 
 
 def run_best_of_n(
@@ -41,7 +42,7 @@ def run_best_of_n(
     `sink` is closed at the end. `backends` by the places of the models (model, base, judges.NAME.model) replace those of the config. Raises
     ConfigError for what is wrong with the config or the source.
     """
-    with Hub(sink) as hub, Interrupts() as interrupts:
+    with Hub(with_trackers(config, sink)) as hub, Interrupts() as interrupts:
         place = run_folder(config.run.dir, "best_of_n")
         told: list[str] = []
         asked = read_prompts(config, told.append)

@@ -8,8 +8,8 @@ from expertchat.command.check_learners import target_problems
 from expertchat.command.checks import Problems, told
 from expertchat.experts.registry import family_class
 from expertchat.folder.run import run_folder
+from expertchat.trackers.tracking import check_trackers
 from expertchat.training.offline_config import SEAT, OfflineConfig
-from expertchat.training.tracking import check_trackers
 
 
 def offline(config: OfflineConfig, command: str, here: bool) -> Problems:

@@ -84,12 +84,15 @@ def check(config: BestOfNConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.command import check_runs as runs
     from expertchat.command.check_judges import reward_models, wordings
+    from expertchat.command.checks import told
     from expertchat.sources.read import source_problems
+    from expertchat.trackers.tracking import check_trackers
 
     if config.source.path:
         yield from source_problems(config.source)
     yield from wordings(config.lab)
     yield from reward_models(config.lab, here)
+    yield from told(check_trackers, config.report_to)
     yield from runs.texts(config)
     yield from runs.cast(config, "best_of_n", here)
 

@@ -62,8 +62,11 @@ def check(config: BuildConfig, here: bool) -> Problems:
         yield from doors_judge.check(config, here)
         return
     from expertchat.command import check_runs as runs
+    from expertchat.command.checks import told
     from expertchat.sources.read import source_problems
+    from expertchat.trackers.tracking import check_trackers
 
     yield from source_problems(config.source)
+    yield from told(check_trackers, config.report_to)
     yield from runs.texts(config)
     yield from runs.cast(config, "build_pairs", here)

@@ -40,8 +40,10 @@ def check(config: ConverseConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.command import check_runs as runs
     from expertchat.command.checks import told
+    from expertchat.trackers.tracking import check_trackers
 
     yield from runs.texts(config)
+    yield from told(check_trackers, config.report_to)
     if runs.has_topics(config):
         yield from told(_topics, config)
     yield from runs.cast(config, "converse", here)

@@ -94,13 +94,16 @@ def check(config: LabConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.command import check_runs as runs
     from expertchat.command.check_judges import reward_models, wordings
+    from expertchat.command.checks import told
     from expertchat.sources.read import source_problems
+    from expertchat.trackers.tracking import check_trackers
 
     yield from source_problems(config.source)
     if not config.judges.root:
         yield "judges: nobody judges; name one, as judge=expected or judge=[length,random], or +judge@judges.NAME=expected"
     yield from wordings(config)
     yield from reward_models(config, here)
+    yield from told(check_trackers, config.report_to)
     yield from runs.texts(config)
     yield from runs.cast(config, "judge", here)
 

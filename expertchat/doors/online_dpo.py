@@ -68,8 +68,8 @@ def check(config: OnlineConfig, here: bool) -> Problems:
     from expertchat.command.checks import told
     from expertchat.evaluation.evaluator import check as check_evaluation
     from expertchat.preferences.functions import file_problems
+    from expertchat.trackers.tracking import check_trackers
     from expertchat.training.held_out import check_given
-    from expertchat.training.tracking import check_trackers
 
     yield from runs.texts(config)
     if runs.has_topics(config):

@@ -69,8 +69,10 @@ def check(config: RewardModelTraining, here: bool) -> Problems:
     from expertchat.command.checks import told
     from expertchat.folder.run import run_folder
     from expertchat.sources.read import source_problems
+    from expertchat.trackers.tracking import check_trackers
 
     yield from source_problems(config.source)
+    yield from told(check_trackers, config.report_to)
     if config.held_out.path:
         held_out = config.source.model_copy(update={"path": config.held_out.path})
         yield from (problem.replace("source.path", "held_out.path") for problem in source_problems(held_out))

@@ -25,6 +25,7 @@ from expertchat.config import (
 )
 from expertchat.sources.config import SourceConfig
 from expertchat.text.written import Example, Principle, written
+from expertchat.trackers.config import ReportTo
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 RuleName = Literal["length", "shorter", "first", "second", "own", "middle", "random", "truth"]
@@ -133,6 +134,7 @@ class LabConfig(Unattended):
     models_dir: Text | None = None
     run: RunConfig
     view: Literal["live", "plain", "none"]
+    report_to: ReportTo
     source: SourceConfig
     judging: JudgingConfig
     judges: JudgesConfig

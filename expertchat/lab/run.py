@@ -21,6 +21,7 @@ from expertchat.sources.read import read_items
 from expertchat.talk.cast import Cast, load_cast, load_reward_model
 from expertchat.talk.journal import Journal
 from expertchat.talk.scheduler import Scheduler
+from expertchat.trackers.beside import with_trackers
 
 Work = tuple[LabJudge, Item, int]  # one judgement: who, of what, which time
 
@@ -33,7 +34,7 @@ def run_judge(
     `sink` is closed at the end. `backends` (by the places of the judges' models, judges.NAME.model) replace those of the config. Raises
     ConfigError for what is wrong with the config or the source.
     """
-    with Hub(sink) as hub, Interrupts() as interrupts:
+    with Hub(with_trackers(config, sink)) as hub, Interrupts() as interrupts:
         place = run_folder(config.run.dir, "judge")
         config, added = with_earlier_judges(config, place)
         told: list[str] = []

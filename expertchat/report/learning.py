@@ -13,7 +13,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.records import Metrics
 from expertchat.report.shapes import Point, number
 from expertchat.report.subject import Subject
-from expertchat.training.tracking import FINAL
+from expertchat.trackers.tracking import FINAL
 
 RESAMPLES = 600
 # What the records say of each candidate or pair of a round, for an interval: the round's figure -> what is read of which file.

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from expertchat.config import Device, Group, RunConfig, Text
 from expertchat.sources.config import SourceConfig
+from expertchat.trackers.config import ReportTo
 
 Kind = Literal["pairwise", "comparison", "regression", "classification", "decoder"]
 Target = Literal["label", "people", "scores", "opinions", "truth"]
@@ -74,6 +75,7 @@ class RewardModelTraining(Group):
     models_dir: Text | None = None
     run: RunConfig
     view: Literal["live", "plain", "none"]
+    report_to: ReportTo
     kind: Kind
     model: BaseConfig
     source: SourceConfig

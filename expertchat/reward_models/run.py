@@ -23,6 +23,7 @@ from expertchat.reward_models.material import Material, read_material
 from expertchat.reward_models.measuring import Measure, better, judge_ref, opinions_of
 from expertchat.reward_models.summary import summarise
 from expertchat.text.sentences import shown_path
+from expertchat.trackers.beside import with_trackers
 from expertchat.training.folder import put
 from expertchat.training.method import Rows, Stopped
 from expertchat.training.offline_config import SEAT
@@ -38,6 +39,7 @@ def run_reward_model(config: RewardModelTraining, command_line: list[str], sink:
     `sink` is closed at the end. Raises ConfigError for what is wrong with the config, the source or the model.
     """
     with Hub(sink) as hub, Interrupts() as interrupts, Ranks.start(config.train.sharding, command_line) as ranks:
+        hub.view = with_trackers(config, sink) if ranks.rank == 0 else sink
         told: list[str] = []
         place = Path(ranks.same(str(run_folder(config.run.dir, "reward_model"))))
         material = read_material(config, told.append)

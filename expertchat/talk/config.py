@@ -22,6 +22,7 @@ from expertchat.config import (
     TopicsConfig,
 )
 from expertchat.judging.fits import judging_problems
+from expertchat.trackers.config import ReportTo
 
 
 def talk_problems(experts: ExpertsConfig, conversation: ConversationConfig, moderator: ModelConfig | None) -> list[str]:
@@ -63,6 +64,7 @@ class ConverseConfig(Group):
     models_dir: Text | None = None
     run: RunConfig
     view: Literal["live", "plain", "none"]
+    report_to: ReportTo
     show_thinking: bool = False
     experts: ExpertsConfig
     third: ModelConfig | None = None

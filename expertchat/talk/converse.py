@@ -21,6 +21,7 @@ from expertchat.talk.journal import Journal
 from expertchat.talk.order import opener_of
 from expertchat.talk.scheduler import Scheduler
 from expertchat.talk.topics import Proposals, conversation_id, given_topics
+from expertchat.trackers.beside import with_trackers
 
 
 def run_converse(
@@ -37,7 +38,7 @@ def run_converse(
     those of the config.
     Raises ConfigError for what is wrong with the config or the input.
     """
-    with Hub(sink) as hub, Interrupts() as interrupts:
+    with Hub(with_trackers(config, sink)) as hub, Interrupts() as interrupts:
         given = [] if config.topics.source == "models" else given_topics(config.topics, config.conversation.count, config.run.seed)
         check_references(config.judging, [topic.text for topic in given])
         place = run_folder(config.run.dir, "converse")

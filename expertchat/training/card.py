@@ -18,8 +18,8 @@ from expertchat.folder.reader import RunReader
 from expertchat.preferences.config import RewardConfig
 from expertchat.records import Metrics, Speaker
 from expertchat.text.sentences import listed, shown_path
+from expertchat.trackers.tracking import FINAL
 from expertchat.training.config import OnlineConfig, OnlineDpoConfig, PolicyGradientTrain, UpdateConfig
-from expertchat.training.tracking import FINAL
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
 MOST = 12  # evaluations that are shown

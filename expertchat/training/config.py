@@ -31,13 +31,13 @@ from expertchat.records import Speaker
 from expertchat.talk.config import talk_problems
 from expertchat.talk.order import by_turns, opener_of
 from expertchat.text.measures import PROGRAMS
+from expertchat.trackers.config import ReportTo
 from expertchat.training.method import METHODS, methods
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
     "sigmoid_norm",
 ]  # fmt: skip
-Tracker = Literal["wandb", "trackio", "tensorboard"]
 
 
 class UpdateConfig(Group):
@@ -179,7 +179,7 @@ class OnlineConfig(Group):
     run: RunConfig
     view: Literal["live", "plain", "none"]
     show_thinking: bool = False
-    report_to: Annotated[list[Tracker], Field(default_factory=list)]
+    report_to: ReportTo
     arm: Text | None = None  # what this run is called in a table of several
     experts: ExpertsConfig
     third: ModelConfig | None = None

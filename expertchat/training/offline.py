@@ -37,11 +37,13 @@ from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
 from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished
 from expertchat.folder.jsonl import read_records
+from expertchat.folder.reader import RunReader
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.summary import seconds_of
 from expertchat.folder.writing import replace
 from expertchat.records import Figure, Metrics, Record
 from expertchat.records.learning import Step
+from expertchat.trackers.tracking import FINAL, check_trackers, open_trackers
 from expertchat.training.checkpoints import damage
 from expertchat.training.clock import Clock
 from expertchat.training.folder import TrainingFolder, put, round_name
@@ -53,7 +55,6 @@ from expertchat.training.one_model import load_one
 from expertchat.training.ranks import Ranks
 from expertchat.training.restore import restore
 from expertchat.training.sharding import shard
-from expertchat.training.tracking import FINAL, check_trackers, open_trackers
 
 C = TypeVar("C", bound=OfflineConfig)
 R = TypeVar("R", bound=Record)
@@ -258,7 +259,13 @@ class Offline(ABC, Generic[C]):
         self.best, self.ended, self.lowered = list(state["best"].get(SEAT, [])), state["ended"], state.get("lowered", {})
         return None
 
+    def _tracked(self, summary: dict[str, object]) -> None:
+        """Tell the trackers what they lack of the texts, and let them go."""
+        if self.trackers is not None:
+            self.trackers.end(RunReader(self.store.folder), summary)
+
     def _stopped(self) -> int:
+        self._tracked({})
         return stopped(self.hub, self.interrupts, self.store)
 
     # -- updating ---------------------------------------------------------------------------------------------------
@@ -366,7 +373,6 @@ class Offline(ABC, Generic[C]):
     def _finish(self, summary: dict[str, object]) -> int:
         self.store.tidy()
         code = finished(self.hub, self.store, summary)
-        if self.trackers is not None:
-            self.trackers.close()
+        self._tracked(summary)
         return code
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from expertchat.config import EngineConfig, Group, ModelConfig, RunConfig, Text
 from expertchat.records import Speaker
-from expertchat.training.config import Tracker, UpdateConfig
+from expertchat.trackers.config import ReportTo
+from expertchat.training.config import UpdateConfig
 
 SEAT: Speaker = "model"  # who learns: the records' name for the one model, and its key in the config
 
@@ -34,7 +35,7 @@ class OfflineConfig(Group):
     models_dir: Text | None = None
     run: RunConfig
     view: Literal["live", "plain", "none"]
-    report_to: Annotated[list[Tracker], Field(default_factory=list)]
+    report_to: ReportTo
     arm: Text | None = None  # what this run is called in a table of several
     model: ModelConfig
     train: UpdateConfig

@@ -16,6 +16,7 @@ from expertchat.config import ConfigError
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.evaluator import check as check_evaluation
 from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished
+from expertchat.folder.reader import RunReader
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.summary import seconds_of
 from expertchat.folder.writing import replace
@@ -24,6 +25,7 @@ from expertchat.preferences.pairs import make_pairs
 from expertchat.preferences.score import scored
 from expertchat.records import Metrics, Speaker
 from expertchat.talk.cast import load_cast
+from expertchat.trackers.tracking import check_trackers, open_trackers
 from expertchat.training.card import model_card
 from expertchat.training.checkpoints import damage
 from expertchat.training.clock import Clock
@@ -39,7 +41,6 @@ from expertchat.training.restore import restore
 from expertchat.training.rollouts import Rollouts
 from expertchat.training.room import on_cpu, room_for
 from expertchat.training.single import alone
-from expertchat.training.tracking import check_trackers, open_trackers
 
 
 def run_online(
@@ -202,7 +203,13 @@ class Online:
         stem, dot, end = name.partition(".")
         return name if len(self._seats) == 1 else f"{stem}_{seat}{dot}{end}"
 
+    def _tracked(self, summary: dict[str, object]) -> None:
+        """Tell the trackers what they lack of the texts, and let them go."""
+        if self.trackers is not None:
+            self.trackers.end(RunReader(self.store.folder), summary)
+
     def _stopped(self) -> int:
+        self._tracked({})
         return stopped(self.hub, self.interrupts, self.store)
 
     @property
@@ -371,6 +378,5 @@ class Online:
         self.rollouts.at_work.close()
         self.store.tidy()
         code = finished(self.hub, self.store, summary)
-        if self.trackers is not None:
-            self.trackers.close()
+        self._tracked(summary)
         return code

@@ -1,23 +1,20 @@
-"""Figures of a run for trackers: wandb, trackio, TensorBoard. All of them write into the run folder; nothing goes over a network.
+"""Figures and texts of a run for trackers: wandb, trackio, TensorBoard. All of them write into the run folder; nothing goes over a network.
 
 metrics.jsonl is the truth. A tracker is told of each record once, also across starts; what it lacks it is told when it is opened, so a run
-may be given another one with its next start. A tracker that fails is dropped, and the run goes on.
+may be given another one with its next start. Dialogues, replies and opinions are told where a run ends or stops. A tracker that fails is
+dropped, and the run goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import json
 import math
-import os
 import secrets
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from expertchat.config import ConfigError, Group
 from expertchat.events import Note
@@ -26,20 +23,13 @@ from expertchat.folder.reader import RunReader
 from expertchat.folder.writing import saving
 from expertchat.records import Metrics
 from expertchat.text.sentences import first_line
+from expertchat.trackers.packages import TensorBoard, Tracker, Trackio, Wandb
+from expertchat.trackers.texts import flat, told_of
 
-PROJECT = "expertchat"
 FOLDER = "trackers"
 FINAL = "-final"  # the end of the id of a run's last evaluation
 PACKAGES = {"wandb": ("wandb",), "trackio": ("trackio",), "tensorboard": ("tensorboard", "tensorboardX")}  # any of them will do
 Tell = Callable[[Note], None]
-
-
-class Tracker(Protocol):
-    """One tracker's run. May raise whatever its package raises."""
-
-    def log(self, step: int, values: dict[str, float]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Tracking:
@@ -49,14 +39,30 @@ class Tracking:
         self._several = several  # experts learn: their figures are kept apart by their names
         self._tell = tell
         self._open: dict[str, tuple[Tracker, Log, set[str]]] = {}
+        self._texts: dict[str, dict[str, int]] = {}  # how many lines of each file a tracker knows
 
     def log(self, metrics: Metrics) -> None:
         """Tell every tracker, unless it knows the record. Text and figures without a value are left out."""
         for name in list(self._open):
             self._log(name, metrics)
 
+    def end(self, run: RunReader, summary: Mapping[str, Any] | None = None) -> None:
+        """Tell of the texts that came since the last start, and of the numbers of the summary; then close."""
+        for name in list(self._open):
+            with self._dropping(name):
+                tracker, log, _ = self._open[name]
+                talks, tables, now = told_of(run, self._texts.get(name, {}))
+                if talks:
+                    tracker.talks(talks)
+                for table in tables:
+                    tracker.table(table)
+                if numbers := flat(summary or {}):
+                    tracker.log(run.last_round, {f"summary/{key}": value for key, value in numbers.items()})
+                log.append(json.dumps({"texts": now}))
+        self.close()
+
     def close(self) -> None:
-        """Let the trackers finish. Called once."""
+        """Let the trackers finish. May be called twice."""
         for name in list(self._open):
             tracker, log, _ = self._open[name]
             with self._dropping(name):
@@ -75,6 +81,7 @@ class Tracking:
         number = ids[0] if ids else secrets.token_hex(4)
         with self._dropping(name):
             self._open[name] = OPEN[name](folder, title, number, config), log, {str(line["logged"]) for line in lines if "logged" in line}
+            self._texts[name] = next((dict(line["texts"]) for line in reversed(lines) if "texts" in line), {})
             if not ids:
                 log.append(json.dumps({"run": number}))
         for metrics in known if name in self._open else ():
@@ -128,79 +135,4 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Environment variables for a while, where the user has not set them."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
-
-
-class _Wandb:
-    """Offline unless WANDB_MODE says otherwise; `wandb sync` sends it later, the starts of a run under one id."""
-
-    def __init__(self, folder: Path, title: str, number: str, config: Group) -> None:
-        wandb = import_module("wandb")
-        own = str(folder / "wandb")
-        with _environment(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_CACHE_DIR=own, WANDB_DATA_DIR=own):
-            settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
-            self._run = wandb.init(
-                project=PROJECT,
-                name=title,
-                id=number,
-                resume="allow",
-                dir=str(folder),
-                config=config.model_dump(mode="json"),
-                settings=settings,
-            )
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        self._run.log(values, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class _Trackio:
-    """Local, in trackers/trackio: `TRACKIO_DIR=... trackio show` draws it. A run is known by its name there."""
-
-    def __init__(self, folder: Path, title: str, number: str, config: Group) -> None:
-        for module in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
-            del sys.modules[module]  # it reads TRACKIO_DIR once, and another run of this process (a sweep) has its own
-        with _environment(TRACKIO_DIR=str(folder / "trackio")):
-            self._trackio = import_module("trackio")
-        settings: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
-        with contextlib.redirect_stdout(io.StringIO()):  # the screen belongs to the view
-            self._run = self._trackio.init(PROJECT, f"{title}-{number}", resume="allow", config=config.model_dump(mode="json"), **settings)
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        self._run.log(values, step=step)
-
-    def close(self) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._trackio.finish()
-
-
-class _TensorBoard:
-    """Event files in trackers/tensorboard, by torch where tensorboard is installed, else by tensorboardX."""
-
-    def __init__(self, folder: Path, title: str, number: str, config: Group) -> None:
-        module = "torch.utils.tensorboard" if importlib.util.find_spec("tensorboard") else "tensorboardX"
-        suffix = f".{secrets.token_hex(4)}"  # tensorboardX would write over the file of a start in the same second
-        self._writer = import_module(module).SummaryWriter(str(folder / "tensorboard"), filename_suffix=suffix)
-        self._writer.add_text("config", f"```\n{config.model_dump_json(indent=1)}\n```", 0)
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        for key, value in values.items():
-            self._writer.add_scalar(key, value, step)
-        self._writer.flush()  # a run may be killed at any moment
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-OPEN: dict[str, Callable[[Path, str, str, Group], Tracker]] = {"wandb": _Wandb, "trackio": _Trackio, "tensorboard": _TensorBoard}
+OPEN: dict[str, Callable[[Path, str, str, Group], Tracker]] = {"wandb": Wandb, "trackio": Trackio, "tensorboard": TensorBoard}
