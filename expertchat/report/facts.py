@@ -35,7 +35,7 @@ def facts_of(run: RunReader) -> Facts:
         "size": _size(run),
         "judge": _judge(run),
         "time at work": age(seconds) if seconds else None,
-        "begun": str(said["date"]) if said.get("date") else None,
+        "begun": str(said["date"])[:16].replace("T", " ") if said.get("date") else None,
         "machine": ", ".join(str(said[key]) for key in ("host", "platform") if said.get(key))
         + (f", {said['cpus']} processors" if said.get("cpus") else "")
         or None,

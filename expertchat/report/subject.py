@@ -11,7 +11,7 @@ from typing import Any
 
 from expertchat.config import ConfigError
 from expertchat.folder.jsonl import read_json
-from expertchat.folder.reader import RunReader
+from expertchat.folder.reader import FILES, RunReader
 from expertchat.runs.seen import below
 
 STUDY, OLD = "study.json", "superseded"
@@ -82,3 +82,5 @@ def _runs(place: Path) -> Iterator[RunReader]:
         for seen in merged if len(group) > 1 and merged else group:
             if seen.names and OLD not in seen.run.folder.relative_to(place).parts:
                 yield RunReader(seen.run.folder, REMEDY)
+    if not study and any((place / f"{name}.jsonl").is_file() for name in FILES):  # records that somebody wrote by a program of their own
+        yield RunReader(place, REMEDY)

@@ -48,7 +48,7 @@ def talks(subject: Subject, warnings: list[str]) -> Iterator[Talk]:
     """All there is to read, run by run. What could not be read is told in `warnings`."""
     for number, run in enumerate(subject.runs):
         with _Files(run, subject.name(run), warnings) as files:
-            yield from _dialogues(number, run, files)
+            yield from _dialogues(number, run, files, _shades(subject, run))
             yield from _held_out(number, run)
             yield from _items(number, files)
 
@@ -81,12 +81,27 @@ class _Files:
 # -- dialogues ----------------------------------------------------------------------------------------------------------------
 
 
-def _dialogues(number: int, run: RunReader, files: _Files) -> Iterator[Talk]:
+def _shades(subject: Subject, run: RunReader) -> dict[tuple[Any, Any, Any], list[list[Any]]]:
+    """How likely each token was, as `expertchat tokens RUN --turn ... out=FILE` has written it: by dialogue, turn and candidate."""
+    found = {}
+    for values in subject.files.values():
+        about = _map(values, "about")
+        if Path(str(about.get("run"))).resolve().name == run.folder.resolve().name:
+            tokens = [one for one in _list(values, "tokens") if isinstance(one, Mapping) and not one.get("special")]
+            shades = [[_text(one.get("text")) or "", _number(one.get("probability")), one.get("rank")] for one in tokens]
+            found[about.get("dialogue"), about.get("turn"), about.get("candidate")] = shades
+    return found
+
+
+def _dialogues(number: int, run: RunReader, files: _Files, shades: Mapping[tuple[Any, Any, Any], list[list[Any]]]) -> Iterator[Talk]:
     chosen = run.chooses
     for name, lines in files.files["transcripts"].each():
         line = lines[-1]
         turns = [_turn(turn) for turn in _list(line, "turns")]
-        _candidates(turns, files, name)
+        for (dialogue, place, candidate), tokens in shades.items():
+            if dialogue == name and candidate is None and isinstance(place, int) and place < len(turns):
+                turns[place]["shades"] = tokens
+        _candidates(turns, files, name, shades)
         ratings = [_rating(one) for one in files.of("ratings", name)]
         wim = [_wim(one) for one in files.of("wim", name)]
         body = {
@@ -98,7 +113,7 @@ def _dialogues(number: int, run: RunReader, files: _Files) -> Iterator[Talk]:
         yield _talk(number, name, "prompt" if chosen else "dialogue", line, body)
 
 
-def _candidates(turns: list[dict[str, Any]], files: _Files, name: str) -> None:
+def _candidates(turns: list[dict[str, Any]], files: _Files, name: str, shades: Mapping[tuple[Any, Any, Any], list[list[Any]]]) -> None:
     """Set the candidates of each turn beside it; those of a turn that is not there (best_of_n's reply) make one."""
     scores = {str(one.get("id")): one for one in files.of("scores", name)}
     for one in files.of("candidates", name):
@@ -112,7 +127,8 @@ def _candidates(turns: list[dict[str, Any]], files: _Files, name: str) -> None:
         score = scores.get(str(one.get("id")), {})
         turns[place].setdefault("candidates", []).append(
             {**_turn({**one, "speaker": one.get("speaker")}), "id": str(one.get("id")), "taken": bool(one.get("continued")),
-             **_kept({"score": _number(score.get("value")), "problem": _text(score.get("problem")), "altered": one.get("altered")})}
+             **_kept({"score": _number(score.get("value")), "problem": _text(score.get("problem")), "altered": one.get("altered"),
+                      "shades": shades.get((name, place, one.get("index"))) or shades.get((name, place, one.get("id")))})}
         )  # fmt: skip
 
 

@@ -53,7 +53,11 @@ def _not_judged(subject: Subject) -> Verdict | None:
 def _one(rows: Sequence[Row]) -> str:
     """One arm: each of its learners against what it was before."""
     first = rows[0]
-    begin = f"After {counted(first['rounds'], 'round')} of {str(first['method']).upper()}{_seeds(first)}" if first["rounds_max"] else "Untrained"
+    begin = (
+        f"After {counted(first['rounds'], 'round')} of {str(first['method']).upper()}{_seeds(first)}"
+        if first["rounds_max"]
+        else "Untrained"
+    )
     verdicts = {_against_half(row) for row in rows}
     if len(rows) == 1:
         return f"{begin}, {_learner(first)} is {_against_half(first)}: preferred in {_rate(first)}."
@@ -72,7 +76,8 @@ def _several(rows: Sequence[Row]) -> str:
         return f"{said}; the intervals overlap, so that no arm is shown to be better than another."
     if len(below) == len(rest):
         return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, whose intervals lie below it."
-    return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, and not told apart from the rest."
+    others = listed([_called(row, rows) for row in rest if row not in below][:3]) if len(rest) - len(below) <= 3 else "the rest"
+    return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, and not told apart from {others}."
 
 
 def _learner(row: Row) -> str:

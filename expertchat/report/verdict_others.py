@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy
 
 from expertchat.evaluation.statistics import mean_by_cluster
 from expertchat.folder.reader import RunReader
-from expertchat.report.parts import Verdict
+from expertchat.report.drawing import COLOURS, MARKS
+from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
 from expertchat.report.verdict_arms import ON_ROWS
 from expertchat.report.words import counted, listed, rate, unfinished
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Dialogue = tuple[str, str]  # its run and its id
+DOTS = 400  # dialogues that are drawn as dots
 JUDGES = 5  # of a judges' run that are told
 
 
@@ -124,15 +131,53 @@ def of_talk(subject: Subject) -> Verdict | None:
     ]
     if lacking:
         cannot.append(f"{lacking:,} of {asked:,} ratings could not be read and count nowhere.")
-    return Verdict(_rated(topics, given), " ".join(filter(None, cannot)))
+    return Verdict(_rated(topics, given), " ".join(filter(None, cannot)), _drawing(topics, given))
 
 
-def _rated(topics: Mapping[Dialogue, str], given: Mapping[Dialogue, Mapping[str, Sequence[float]]]) -> str:
-    who = sorted({subject for by_subject in given.values() for subject in by_subject})
+Given = Mapping[Dialogue, Mapping[str, Sequence[float]]]  # by dialogue and by who was rated
+
+
+def _who(given: Given) -> list[str]:
+    return sorted({subject for by_subject in given.values() for subject in by_subject})
+
+
+def _drawing(topics: Mapping[Dialogue, str], given: Given) -> Figure | None:
+    """How high each expert is rated, dialogue by dialogue, with the mean and its interval."""
+    who, rng = _who(given), numpy.random.default_rng(0)
+    if not who:
+        return None
+    values = {one: [fmean(by[one]) for by in given.values() if one in by] for one in who}
+    bounds = {one: mean_by_cluster(values[one], [topics.get(key, "") for key, by in given.items() if one in by], seed=0, resamples=1000)
+              for one in who}  # fmt: skip
+    heights = {one: rng.uniform(-0.28, 0.28, len(values[one])) for one in who}
+
+    def draw(axes: Axes) -> None:
+        for i, one in enumerate(who):
+            dots = slice(None, DOTS)
+            axes.plot(values[one][dots], i + heights[one][dots], ".", color=COLOURS[i % 6], alpha=0.35, markersize=4, markeredgewidth=0)
+            mean, (low, high) = fmean(values[one]), bounds[one]
+            if low is not None and high is not None:
+                axes.plot([low, high], [i, i], color=COLOURS[i % 6], linewidth=3, solid_capstyle="round")
+            axes.plot([mean], [i], MARKS[i % 6], color=COLOURS[i % 6], markersize=8)
+        axes.set_xlim(0.8, 10.2)
+        axes.set_xticks(range(1, 11))
+        axes.set_ylim(len(who) - 0.4, -0.6)
+        axes.set_yticks(range(len(who)), [f"expert {one}" for one in who])
+        axes.set_xlabel("rating of a dialogue, mean of its categories")
+
+    rows = [[one, fmean(values[one]), *bounds[one], len(values[one])] for one in who]
+    said = "; ".join(f"expert {row[0]} {row[1]:.1f}" for row in rows)
+    return Figure("verdict", "How high each is rated", f"Dots are dialogues, marks means with intervals: {said}.",
+                  ["expert", "mean", "low", "high", "n"], rows, draw, "", (4.4, 1.0 + 0.5 * len(who)))  # fmt: skip
+
+
+def _rated(topics: Mapping[Dialogue, str], given: Given) -> str:
+    who = _who(given)
     if not who:
         return f"{counted(len(topics), 'dialogue')} on {counted(len(set(topics.values())), 'topic')}; nobody is rated yet."
     means = {one: fmean(fmean(by[one]) for by in given.values() if one in by) for one in who}
-    said = f"In {counted(len(topics), 'dialogue')} " + listed([f"expert {one} is rated {mean:.1f}" for one, mean in means.items()])
+    on = f"In {counted(len(topics), 'dialogue')} on {counted(len(set(topics.values())), 'topic')}, "
+    said = on + listed([f"expert {one} is rated {mean:.1f}" for one, mean in means.items()])
     both = [key for key, by in given.items() if all(one in by for one in who[:2])]
     if len(who) != 2 or not both:
         return f"{said}."

@@ -117,6 +117,7 @@ def _textual(shown: Shown, column: int) -> bool:
 def _grouped(parts: Sequence[Figure | Shown]) -> list[_Group]:
     """Figures that follow each other stand side by side, and so do tables where there is room."""
     found: list[_Group] = []
-    for drawn, several in groupby(parts, key=lambda part: isinstance(part, Figure)):
-        found.append(_Group(list(several), []) if drawn else _Group([], list(several)))  # type: ignore[arg-type]
+    for drawn, run in groupby(parts, key=lambda part: isinstance(part, Figure)):
+        several: list[Any] = list(run)
+        found.append(_Group(several, []) if drawn else _Group([], several))
     return found
