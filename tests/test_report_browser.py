@@ -124,15 +124,15 @@ def test_it_prints_as_pages(opened: Open, hundred: Path, tmp_path: Path) -> None
 def test_search_filter_order(opened: Open, hundred: Path) -> None:
     page = opened(hundred)
     count, form = page.locator("#count"), page.locator("#find")
-    assert count.inner_text() == "120 to read"
+    assert count.inner_text() == "120 to read."
     form.locator("[name=run]").select_option(label="two")
-    assert count.inner_text() == "20 of 120 to read"
+    assert count.inner_text() == "20 of 120 to read."
     form.locator("[name=topic]").select_option("jazz")
-    assert count.inner_text() == "4 of 120 to read"
+    assert count.inner_text() == "4 of 120 to read."
     page.get_by_role("button", name="all of them").click()
-    until(page, "document.getElementById('count').textContent === '120 to read'")
+    until(page, "document.getElementById('count').textContent === '120 to read.'")
     form.locator("[name=flag]").select_option("loop")  # 5, 16, ..., 93 of the first run: 9; 5 and 16 of the second
-    assert count.inner_text() == "11 of 120 to read"
+    assert count.inner_text() == "11 of 120 to read."
     form.locator("[name=flag]").select_option("")
     first = page.locator("#list tr").first
     words = page.locator("article.talk .said").first.inner_text()[:40]
@@ -143,7 +143,7 @@ def test_search_filter_order(opened: Open, hundred: Path) -> None:
     form.locator("[name=words]").fill("no such words anywhere")
     until(page, "/^0 of/.test(document.getElementById('count').textContent)")
     form.locator("[name=words]").fill("")
-    until(page, "document.getElementById('count').textContent === '120 to read'")
+    until(page, "document.getElementById('count').textContent === '120 to read.'")
     form.locator("[name=order]").select_option("worst")
     rated = [float(text) for text in page.locator("#list tr td:nth-child(2)").all_inner_texts() if text != "–"]
     assert rated == sorted(rated) and len(rated) == 50
@@ -211,5 +211,5 @@ def test_a_thousand_open_at_once(opened: Open, tmp_path: Path) -> None:
     began = time.monotonic()
     page = opened(out)
     seconds = time.monotonic() - began
-    assert page.locator("#count").inner_text() == "1,000 to read" and out.stat().st_size < 10 << 20
+    assert page.locator("#count").inner_text() == "1,000 to read." and out.stat().st_size < 10 << 20
     assert seconds < 10  # on a machine that does other things too; alone it is a fraction of a second

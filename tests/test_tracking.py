@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ import pytest
 
 from expertchat.command.compose import compose
 from expertchat.config import ConfigError, validate
-from expertchat.events import Note
+from expertchat.events import AnyEvent, Measured, Note, RunFinished, RunStarted
+from expertchat.folder.reader import RunReader
 from expertchat.records import Figure, Metrics, Speaker
+from expertchat.talk.config import ConverseConfig
 from expertchat.trackers import tracking
+from expertchat.trackers.beside import with_trackers
+from expertchat.trackers.texts import Talk, Texts, told_of
 from expertchat.trackers.tracking import PACKAGES, check_trackers, open_trackers
 from expertchat.training.config import OnlineDpoConfig
 
@@ -55,12 +60,19 @@ class Kept:
     def __init__(self, folder: Path, title: str, number: str, config: OnlineDpoConfig) -> None:
         self.title, self.number, self.told = title, number, list[tuple[int, dict[str, float]]]()
         self.closed = False
+        self.texts = list[str]()
         KEPT.append(self)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         if step == FAILS[0]:
             raise OSError("the disk is full\nand more")
         self.told.append((step, values))
+
+    def talks(self, told: Sequence[Talk]) -> None:
+        self.texts += [f"{one.step} {one.id}: {len(one.turns)}" for one in told]
+
+    def table(self, texts: Texts) -> None:
+        self.texts.append(f"{texts.name} {len(texts.rows)}")
 
     def close(self) -> None:
         self.closed = True
@@ -149,6 +161,71 @@ def test_what_is_not_installed_is_one_message_for_each(config: OnlineDpoConfig, 
     assert list(tmp_path.iterdir()) == []
 
 
+EARLIER = Path(__file__).parent / "earlier"
+
+
+def said(run: Path, file: str, *lines: dict[str, Any]) -> None:
+    """Add lines to a file of a run."""
+    run.mkdir(exist_ok=True)
+    with (run / f"{file}.jsonl").open("a", encoding="utf-8") as out:
+        out.write("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def talked(name: str, *texts: str) -> dict[str, Any]:
+    turns = [{"speaker": "ab"[i % 2], "text": text} for i, text in enumerate(texts)]
+    return {"id": name, "topic": "tides", "turns": turns, "experts": {"a": {"model": "m"}}, "stop_reason": "turns"}
+
+
+def test_texts_are_told_once_across_starts(kept: list[Kept], config: OnlineDpoConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    said(run, "transcripts", talked("r0001/c0000", "Hello.", "Yes \x1b[31m?"), talked("r0002/c0000", "Again."))
+    said(run, "candidates", *({"id": f"k{i}", "round": 1, "speaker": "a", "text": f"reply {i}", "tokens": 2} for i in range(3)))
+    said(run, "scores", {"id": "k0", "value": 0.5})
+    said(run, "pairs", {"id": "k0-k1", "provenance": {"chosen": "k0", "rejected": "k1"}})
+    before = open_trackers(["wandb"], run, config)
+    before.end(RunReader(run), {"rounds": 2, "evaluation": {"n": 8, "win_rate": None, "judge": "truth"}})
+    assert kept[0].texts == ["1 r0001/c0000: 2", "2 r0002/c0000: 1", "replies 3"] and kept[0].closed
+    assert kept[0].told == [(0, {"summary/rounds": 2.0, "summary/evaluation/n": 8.0})]
+    said(run, "transcripts", talked("r0003/c0000", "More."))
+    after = open_trackers(["wandb"], run, config)
+    after.end(RunReader(run))
+    assert kept[1].texts == ["3 r0003/c0000: 1"] and kept[1].number == kept[0].number
+    talks, (table,), _ = told_of(RunReader(run), {})
+    assert talks[0].messages[1] == {"role": "assistant", "name": "b", "content": "b: Yes [31m?"}  # no escape reaches a terminal
+    assert table.rows[:2] == [("k0", 1, "a", "reply 0", 2, 0.5, "chosen"), ("k1", 1, "a", "reply 1", 2, None, "rejected")]
+    assert "| k0 | 1 | a | reply 0 | 2 | 0.5 | chosen |" in table.markdown()
+
+
+class Shows:
+    """A view that keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.events: list[AnyEvent] = []
+        self.closed = False
+
+    def send(self, event: AnyEvent) -> None:
+        self.events.append(event)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_trackers_stand_beside_a_view(kept: list[Kept], tmp_path: Path) -> None:
+    run, view = tmp_path / "run", Shows()
+    shutil.copytree(EARLIER / "talked", run)
+    talk = validate(ConverseConfig, compose("converse", ["report_to=[trackio]"]))
+    beside = with_trackers(talk, view)
+    beside.send(RunStarted(command="converse", folder=str(run), conversations=2, turns=4))
+    beside.send(Measured(metrics=metrics("round", 1, loss=0.5)))
+    beside.send(RunFinished(status="done", summary={"conversations": 2}))
+    beside.close()
+    assert [event.kind for event in view.events] == ["run_started", "measured", "run_finished"] and view.closed
+    assert kept[0].told == [(1, {"round/loss": 0.5}), (0, {"summary/conversations": 2.0})] and kept[0].closed
+    assert len(kept[0].texts) == 1
+    plain = validate(ConverseConfig, compose("converse"))
+    assert with_trackers(plain, view) is view
+
+
 # -- the packages themselves --------------------------------------------------------------------------------------------
 
 
@@ -165,7 +242,7 @@ def two_starts(name: str, config: OnlineDpoConfig, run: Path) -> None:
         for i in rounds:
             found.log(metrics("round", i, loss=1.0 / (i + 1)))
         found.log(metrics("evaluation", rounds[-1], win_rate=0.5 + rounds[-1] / 10))
-        found.close()
+        found.end(RunReader(EARLIER / "talked"))
     assert notes == []
 
 
@@ -180,7 +257,7 @@ def scalars(folder: Path) -> list[tuple[str, int, float]]:
             one = event.FromString(rest[12 : 12 + size])
             rest = rest[16 + size :]
             for value in one.summary.value:
-                if "config" not in value.tag:
+                if "config" not in value.tag and "transcripts" not in value.tag:
                     found.append((value.tag, one.step, value.simple_value or value.tensor.float_val[0]))
     return found
 
@@ -211,6 +288,9 @@ def test_trackio(config: OnlineDpoConfig, tmp_path: Path, capfd: pytest.CaptureF
         assert len({run for run, _, _ in rows}) == 1 and rows[0][0].startswith(f"wim-{name}-")
         values = {(step, key): value for _, step, line in rows for key, value in json.loads(line).items()}
         assert values[1, "round/loss"] == 0.5 and values[2, "evaluation/win_rate"] == 0.7
+        with sqlite3.connect(tmp_path / name / "trackers" / "trackio" / "expertchat.db") as base:
+            ((kind, messages),) = base.execute("select key, messages from traces").fetchall()
+        assert kind == "transcripts" and json.loads(messages)[0]["role"] == "user"
     assert capfd.readouterr().out == ""  # the screen belongs to the view
 
 

@@ -22,6 +22,7 @@ function el(name, given = {}, ...inside) {
   return node;
 }
 
+const counted = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 const number = (value, digits = 2) => (typeof value === "number" ? String(Number(value.toFixed(digits))) : "–");
 
 function said(text, cls = "said") {
@@ -77,7 +78,7 @@ const body = async (talk) => (await block(talk.block))[talk.place];
 
 // -- one thing to read ------------------------------------------------------------------------------------------------------
 
-const seats = []; // in the order in which they were met: each has its side and its colour
+const seats = ["a", "b"]; // and others in the order in which they are met: each has its side and its colour
 function side(who) {
   if (!seats.includes(who)) seats.push(who);
   return seats.indexOf(who) % 6;
@@ -89,8 +90,8 @@ function link(talk, beside) {
 }
 
 function bubble(turn, place, talk, data) {
-  const facts = [turn.tokens ? `${turn.tokens} tokens` : "", turn.cut ? "cut by the token limit" : "", turn.note || "",
-    turn.altered ? `altered: ${turn.altered}` : "", turn.truth !== undefined ? `truth ${number(turn.truth)}` : ""].filter(Boolean).join(" · ");
+  const facts = [turn.tokens ? counted(turn.tokens, "token") : "", turn.cut ? "cut by the token limit" : "", turn.note || "",
+    turn.altered ? `altered: ${turn.altered}` : "", turn.truth !== undefined ? `truth ${number(turn.truth)}` : "", turn.score !== undefined ? `score ${number(turn.score, 3)}` : ""].filter(Boolean).join(" · ");
   const head = el("div", { class: "who" }, el("b", {}, turn.by || "?"), turn.of ? ` ${turn.of}` : "", facts ? el("span", { class: "facts" }, facts) : "");
   const node = el("li", { class: `turn s${side(turn.by)}` }, head);
   if (turn.thinking) node.append(folded("what it thought first", said(turn.thinking, "said thought")));
@@ -105,7 +106,7 @@ function bubble(turn, place, talk, data) {
     el("li", {}, `${v.judge}, ${v.first} shown first: ${v.verdict ?? "no answer"} `, v.problem ? el("em", {}, v.problem) : "", said(v.raw || "", "raw"))))));
   if (turn.problem) node.append(el("div", { class: "problem" }, turn.problem));
   const own = (data.ratings || []).filter((one) => one.turn === place && !one.candidate);
-  if (own.length) node.append(folded(`${own.length} ratings of this turn`, ratingTable(own), replies(own)));
+  if (own.length) node.append(folded(`${counted(own.length, "rating")} of this turn`, ratingTable(own), replies(own)));
   if (turn.candidates) node.append(candidates(turn, data));
   return node;
 }
@@ -127,8 +128,8 @@ function candidates(turn, data) {
   const inside = list.map((one) => {
     const of = (records) => (records || []).filter((record) => record.candidate === one.id);
     const reward = of(data.rewards);
-    const parts = [one.score === undefined ? "no score" : `score ${number(one.score, 3)}`, one.taken ? "the dialogue went on with this one" : "",
-      one.tokens ? `${one.tokens} tokens` : "", one.cut ? "cut" : "", one.altered ? `altered: ${one.altered}` : "", one.problem || ""].filter(Boolean).join(" · ");
+    const parts = [one.score === undefined ? "no score" : `score ${number(one.score, 3)}`, one.paired ? `${one.paired} of the pair` : "", one.taken ? "the dialogue went on with this one" : "",
+      one.tokens ? counted(one.tokens, "token") : "", one.cut ? "cut" : "", one.altered ? `altered: ${one.altered}` : "", one.problem || ""].filter(Boolean).join(" · ");
     const how = reward.map((r) => el("div", { class: "facts" }, `${r.judge}: reward ${number(r.value, 3)}`
       + (r.rating !== undefined ? `, of rating ${number(r.rating)}` : "") + (r.wim !== undefined ? ` and WIM ${number(r.wim)}` : "") + (r.problem ? ` (${r.problem})` : "")));
     const more = [...of(data.ratings).length ? [ratingTable(of(data.ratings)), replies(of(data.ratings))] : [], missing(of(data.wim))];
@@ -174,16 +175,21 @@ function missing(list) {
     one.analysis ? folded("its analysis", said(one.analysis, "raw")) : "")));
 }
 
+function ending(talk) {
+  if (talk.kind === "history") return talk.end ? `the last policy's reply ${talk.end === "tied" ? "tied with" : `${talk.end} against`} the base's` : "";
+  return talk.end ? `ended: ${talk.end.replace("_", " ")}` : "";
+}
+
 function article(talk, data) {
   const whole = (records) => (records || []).filter((one) => one.turn === undefined && !one.candidate);
-  const facts = [about.runs.length > 1 ? about.runs[talk.run] : "", talk.kind, talk.id, data.seed !== undefined && data.seed !== null ? `seed ${data.seed}` : "",
-    talk.end ? `ended: ${talk.end}` : "", `${talk.turns} turns`, `${talk.tokens} tokens`].filter(Boolean).join(" · ");
+  const facts = [about.runs.length > 1 ? about.runs[talk.run] : "", talk.kind === "history" ? "held-out history" : talk.kind, talk.id, data.seed !== undefined && data.seed !== null ? `seed ${data.seed}` : "",
+    ending(talk), counted(talk.turns, "turn"), counted(talk.tokens, "token")].filter(Boolean).join(" · ");
   const models = Object.entries(data.experts || {}).map(([who, model]) => `${who}: ${model}`).join(" · ");
   const node = el("article", { class: "talk" }, el("h3", { tabindex: "-1", dir: "auto" }, talk.topic || talk.id), el("p", { class: "facts" }, facts),
     models ? el("p", { class: "facts" }, models) : "");
-  for (const turn of data.turns) side(turn.by);
+  for (const who of [...Object.keys(data.experts || {}), ...data.turns.map((turn) => turn.by)]) side(who);
   node.append(el("ol", { class: "turns" }, ...data.turns.map((turn, place) => bubble(turn, place, talk, data))));
-  if (data.replies) node.append(el("h4", {}, talk.kind === "item" ? "What is judged" : "Replies to this history"),
+  if (data.replies) node.append(el("h4", {}, { item: "What is judged", pair: "The pair" }[talk.kind] ?? "Replies to this history"),
     el("ol", { class: "turns beside" }, ...data.replies.map((turn) => bubble(turn, -1, talk, data))));
   if (data.label !== undefined) node.append(el("p", { class: "facts" }, `label: ${data.label}`));
   if (data.chosen) node.append(el("p", { class: "facts" }, data.chosen.problem ?? `chosen of the first N: ${data.chosen.sizes.map((n, i) =>
@@ -294,7 +300,7 @@ function draw(before = "") {
 
 function tell(before = "") {
   const many = state.found.length.toLocaleString("en"), all = state.all.length.toLocaleString("en");
-  $("count").textContent = `${before}${many === all ? all : `${many} of ${all}`} to read${state.held ? `; ${state.held.topic} is held: open another to compare` : ""}`;
+  $("count").textContent = `${before}${many === all ? all : `${many} of ${all}`} to read${state.held ? `; ${state.held.topic} is held: open another to compare` : ""}.`;
 }
 
 function choices(select, values) {

@@ -328,13 +328,13 @@ def agreement(told: Told) -> Shown | None:
 def _alike(values: Sequence[tuple[float, float]]) -> list[Cell]:
     both_N_2 = numpy.asarray(values)
     difference_N = both_N_2[:, 0] - both_N_2[:, 1]
-    rho = _rho(both_N_2)
+    rho = rank_correlation(values)
     return [Cell(len(values)), Cell(rho), Cell(float(difference_N.mean())), Cell(f"{100 * float((abs(difference_N) <= 1).mean()):.0f} %")]
 
 
-def _rho(both_N_2: numpy.ndarray) -> float | None:
-    """Spearman's: the correlation of ranks, equal values sharing theirs. None where one side is all alike."""
-    ranks = [_ranks(both_N_2[:, side]) for side in (0, 1)]
+def rank_correlation(values: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman's rho: the correlation of ranks, equal values sharing theirs. None where one side is all alike."""
+    ranks = [_ranks(numpy.asarray(side, dtype=float)) for side in zip(*values, strict=True)]
     if any(rank.std() == 0 for rank in ranks):
         return None
     return float(numpy.corrcoef(numpy.stack(ranks))[0, 1])
