@@ -74,7 +74,8 @@ class LanguageConfig(Group):
 
 class PostsConfig(Group):
     """`expertchat posts`. `count`: posts that are wanted; `parts`: files that they are shared out to. `max_similarity`: the cosine of two
-    posts' embeddings above which the later one is written anew, `attempts` times at most. `apart`: posts that these must not be like."""
+    posts' embeddings above which the later one is written anew, `attempts` times at most. `cut`: what becomes of one that the token limit
+    cut: written anew, or shortened to its whole sentences. `apart`: posts that these must not be like."""
 
     models_dir: Text | None = None
     run: RunConfig
@@ -86,6 +87,7 @@ class PostsConfig(Group):
     parts: int = Field(default=1, ge=1, le=100)
     max_similarity: float = Field(default=0.9, gt=0, le=1)
     attempts: int = Field(default=4, ge=1, le=50)
+    cut: Literal["anew", "shorten"] = "anew"
     apart: list[Text] = Field(default_factory=list)
     engine: EngineConfig
 
