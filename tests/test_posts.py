@@ -95,6 +95,15 @@ def test_the_later_of_two_that_are_alike_is_written_anew(tmp_path: Path) -> None
     assert written["s0002/a0"]["similarity"] == pytest.approx(1.0) and written["s0002/a1"]["fault"] is None
 
 
+def test_a_post_that_was_cut_is_written_anew_or_shortened(tmp_path: Path) -> None:
+    double = Double(lambda request: "The cat is gone. It is gr" if request.key == "s0000/a0" else "The ke")
+    double.finish = "length"
+    config = config_of("count=2", "attempts=1", "cut=shorten")
+    config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(tmp_path)})})
+    assert run_posts(config, ["expertchat"], Collect(), backends={"model": double}, embedder=BagOfWords()) == 0
+    assert [(one["text"], one["fault"]) for one in lines(tmp_path / "written.jsonl")] == [("The cat is gone.", None), ("The ke", "cut")]
+
+
 def test_posts_may_be_kept_apart_from_others(tmp_path: Path) -> None:
     assert write(tmp_path / "one", "count=2")[0] == 0
     code, _ = write(tmp_path / "two", "count=2", "attempts=1", f"apart=[{tmp_path / 'one'}]")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from expertchat.config import ConfigError, Group, Text, near
+from expertchat.config import ConfigError, Group, Text, near, validate
 from expertchat.evaluation.counts import POWER, Tested, difference, effects, evenness, holm, share
 from expertchat.evaluation.statistics import LEVEL
 
@@ -58,11 +58,9 @@ def read_reported(path: Path) -> ReportedFile:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds nothing reported; it needs title, and chosen or shares")
     try:
-        return ReportedFile.model_validate(values)
-    except ValidationError as error:
-        found = [("".join(f"{part}." for part in one["loc"])[:-1], str(one["msg"]).removeprefix("Value error, ")) for one in error.errors()]
-        lines = [f"{f'{place}: ' if place else ''}{line}" for place, said in found for line in said.split("\n")]
-        raise ConfigError([f"{path}: {line}" for line in lines]) from None
+        return validate(ReportedFile, values)
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
 
 
 def weighed(reported: ReportedFile) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def overrides(words: Sequence[str]) -> list[str]:
         if key == "model" and value:
             quoted = value.replace("'", "\\'")
             word = f"classifier@model={value}" if value in options or "," in value else f"model.path='{quoted}'"
-        if key == "judge" and value and value != "null":  # the name of a group, too, of which nothing but a mapping is told apart
+        if word.startswith("judge=") and value not in ("", "null"):  # a group's name, too: a mapping tells them apart
             word = f"judge={{name: {value}}}"
         found.append(word)
     return found

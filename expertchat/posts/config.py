@@ -11,17 +11,16 @@ import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from expertchat.config import (
-    ConversationConfig,
     EmbedderConfig,
     EngineConfig,
     ExpertsConfig,
     Group,
-    JudgeName,
     ModelConfig,
     RunConfig,
     Text,
     TopicsConfig,
 )
+from expertchat.lab.config import Alone
 
 MODEL = "model"  # the seat of who writes
 NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
@@ -72,9 +71,10 @@ class LanguageConfig(Group):
         return self
 
 
-class PostsConfig(Group):
+class PostsConfig(Alone):
     """`expertchat posts`. `count`: posts that are wanted; `parts`: files that they are shared out to. `max_similarity`: the cosine of two
-    posts' embeddings above which the later one is written anew, `attempts` times at most. `apart`: posts that these must not be like."""
+    posts' embeddings above which the later one is written anew, `attempts` times at most. `cut`: what becomes of one that the token limit
+    cut: written anew, or shortened to its whole sentences. `apart`: posts that these must not be like."""
 
     models_dir: Text | None = None
     run: RunConfig
@@ -86,6 +86,7 @@ class PostsConfig(Group):
     parts: int = Field(default=1, ge=1, le=100)
     max_similarity: float = Field(default=0.9, gt=0, le=1)
     attempts: int = Field(default=4, ge=1, le=50)
+    cut: Literal["anew", "shorten"] = "anew"
     apart: list[Text] = Field(default_factory=list)
     engine: EngineConfig
 
@@ -110,27 +111,6 @@ class PostsConfig(Group):
         return ExpertsConfig.model_construct(root={MODEL: self.model})
 
     @property
-    def third(self) -> ModelConfig | None:
-        return None
-
-    @property
-    def moderator(self) -> ModelConfig | None:
-        return None
-
-    @property
-    def reward_model(self) -> None:
-        return None
-
-    @property
-    def judge_names(self) -> set[JudgeName]:
-        return set()
-
-    @property
     def embeds(self) -> bool:
         """Posts are told apart by their embeddings."""
         return True
-
-    @property
-    def conversation(self) -> ConversationConfig:
-        """How large the memory plan takes it to be."""
-        return ConversationConfig(count=self.engine.max_batch or 64, turns=1)

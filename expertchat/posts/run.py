@@ -40,7 +40,7 @@ from expertchat.talk.topics import given_topics
 from expertchat.text.language import language_of
 from expertchat.text.likeness import blank
 from expertchat.text.refusals import refuses
-from expertchat.text.sentences import one_line
+from expertchat.text.sentences import one_line, sentences
 from expertchat.text.wordings import fill
 
 EMBEDDER = "embedder"
@@ -227,13 +227,15 @@ class _Writing:
         brief, read = self._brief(place, attempt), self.expert.read_reply(answer.text)
         thinking = read.thinking if read.thought else None
         turn = Turn(speaker=self.expert.letter, text=read.text, thinking=thinking, beyond=read.beyond or None)
-        text = plain(read.text)
+        text, cut = plain(read.text), answer.finish == "length"
+        if cut and self.config.cut == "shorten" and (whole := shortened(text)) is not None:
+            text, cut = whole, False
         return Post(
             id=f"s{place:04d}/a{attempt}", place=place, language=brief.language, persona=brief.persona[0], topic=brief.topic, text=text,
-            tokens=answer.tokens, fault=self._fault(text, brief, answer, altered(turn, answer) is not None),
+            tokens=answer.tokens, fault=self._fault(text, brief, cut, altered(turn, answer) is not None),
         )  # fmt: skip
 
-    def _fault(self, text: str, brief: Brief, answer: Completion, changed: bool) -> Fault | None:
+    def _fault(self, text: str, brief: Brief, cut: bool, changed: bool) -> Fault | None:
         marks = {name: language.marks for name, language in self.config.languages.items() if language.marks}
         if blank(text):
             return "blank"
@@ -241,7 +243,7 @@ class _Writing:
             return "altered"
         if refuses(text):
             return "refusal"
-        if answer.finish == "length":
+        if cut:
             return "cut"
         found = language_of(text, marks)
         return "language" if len(marks) > 1 and brief.language in marks and found not in (brief.language, None) else None
@@ -281,6 +283,16 @@ def plain(text: str) -> str:
     line = one_line(text).strip()
     quoted = len(line) > 1 and (line[0], line[-1]) in {('"', '"'), ("“", "”"), ("„", "“"), ("'", "'")} and line.count(line[0]) <= 2
     return line[1:-1].strip() if quoted else line
+
+
+def shortened(text: str) -> str | None:
+    """The whole sentences of a text that was cut; None where there is none.
+
+    >>> shortened("Tom is missing. He is grey. He was last se"), shortened("Tom is mis")
+    ('Tom is missing. He is grey.', None)
+    """
+    whole = sentences(text)[:-1]
+    return " ".join(whole) if whole else None
 
 
 def _of_language(name: str, posts: Sequence[Post], written: Sequence[Post]) -> dict[str, int]:
