@@ -38,8 +38,12 @@ PARTS = {"learn": 13, "judge": 6, "held_out": 6}
 
 
 def rows_of(part: str) -> list[dict[str, str]]:
-    with open(examples_dir() / "critical_questions" / f"{part}.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    found = []
+    for language in ("en", "de"):
+        with open(examples_dir() / "critical_questions" / f"{part}.{language}.csv", encoding="utf-8", newline="") as file:
+            found += list(csv.DictReader(file))
+            assert {row["Language"] for row in found[-1:]} == {language}
+    return found
 
 
 # -- the texts ------------------------------------------------------------------------------------------------------------
@@ -52,7 +56,7 @@ def test_no_text_is_in_two_parts_and_each_has_a_question_of_every_type_in_both_l
     every = [row for ones in rows.values() for row in ones]
     assert len(every) == 25 * 8 * 2 and len({row["Question"] for row in every}) == len({row["Prompt"] for row in every}) == len(every)
     assert len({(row["Topic"], row["Language"]) for row in every}) == len({row["Context"] for row in every}) == 25 * 2
-    assert {tuple(row["Type"] for row in ones[i : i + 16 : 2]) for ones in rows.values() for i in range(0, len(ones), 16)} == {TYPES}
+    assert {tuple(row["Type"] for row in ones[i : i + 8]) for ones in rows.values() for i in range(0, len(ones), 8)} == {TYPES}
     for row in every:
         assert row["Prompt"].endswith(f"\n\n{row['Context']}") and row["Question"].endswith("?")
         assert row["Context"].count(". ") >= 1 or ": " in row["Context"]
@@ -142,7 +146,9 @@ def test_metrics_counts_texts_of_the_right_type() -> None:
         Item(id=f"i{i}", source="s", texts=[Text(text=text)], group="g", type=kind)
         for i, (text, kind) in enumerate((("a cause", "cause"), ("a cause", "evidence"), ("a cause", None), (" ", "cause")))
     ]
-    rows = measure(items, columns_of(["type"]), Tools(classifier=Words()))
+    two = {"type": Words(), "again": Words()}
+    rows = measure(items, columns_of(["type"], two), Tools(classifiers=two))
+    assert [row.values["of_type_again"] for row in rows] == [row.values["of_type"] for row in rows]
     assert [row.values["of_type"] for row in rows] == [1.0, 0.0, None, None]
     assert [row.values["type_probability"] for row in rows] == [0.9, 0.1, None, None]
     assert [row.problems.get("of_type") for row in rows] == [None, None, "it has no type", "the text is empty"]
@@ -164,9 +170,9 @@ def test_which_principle_a_judge_finds_most_kept_to_by_hand() -> None:
     given = ((8, 4), (5, 5), (None, 9))
     said = [Opinion(id=f"{i}{name}", item=f"i{i}", judge="m", category=name, expected=number, problem=None if number else "cut")
             for i, both in enumerate(given) for name, number in zip(("cause", "evidence"), both, strict=True)]  # fmt: skip
-    found = _typed(said, items)
-    assert (found["n"], found["right"], found["own"], found["others"]) == (2, 0.75, 6.5, 4.5)
-    assert _typed(said, {name: item.model_copy(update={"type": None}) for name, item in items.items()}) == {}
+    (found,) = _typed(said, items)
+    assert [found[key] for key in ("name", "n", "right", "own", "others")] == ["all", 2, 0.75, 6.5, 4.5]
+    assert _typed(said, {name: item.model_copy(update={"type": None}) for name, item in items.items()}) == []
 
 
 # -- what rewards by it ---------------------------------------------------------------------------------------------------

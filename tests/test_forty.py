@@ -103,7 +103,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("talk embedded:llama prompts.file=gone.csv prompts.out=answers.csv decoding@model.decoding=greedy prompts.samples=2",
      ["3 problems", "prompts.file: gone.csv: no such file", "must end in .jsonl", "greedy gives equal answers"]),
     ("reward_model script.jsonl kind=types target=truth history=true", ["2 problems", "target=truth", "history=true has no effect"]),
-    ("metrics script.jsonl classifier=/nope", ["classifier.path=/nope"]),
+    ("metrics script.jsonl classifier=/nope", ["classifiers.type.path=/nope"]),
     # studies
     ("study spels", ["there is no study 'spels'", "did you mean spells?"]),
     ("study spells tiny model=x", ["tiny: is no size"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from expertchat.command.launch import Job
     from expertchat.metrics.config import MetricsConfig
 
+TYPE = "type"  # what a classifier is called that is named without a name
+_CLASSIFIER = re.compile(r"classifier(?:@(\w+))?")
 SHORT = {"reference": "source.columns.reference"}  # keys of the source that are often wanted
 
 
@@ -26,13 +29,13 @@ def run(arguments: Sequence[str]) -> int:
 def _whole(word: str) -> list[str]:
     """An argument whose key is written in short.
 
-    >>> _whole("reference=gold"), _whole("classifier=runs/it's")
-    (['source.columns.reference=gold'], ['reward_model@classifier=default', "classifier.path='runs/it\\\\'s'"])
+    >>> _whole("reference=gold"), _whole("classifier=runs/one")
+    (['source.columns.reference=gold'], ['+reward_model@classifiers.type=default', "classifiers.type.path='runs/one'"])
     """
     key, equals, value = word.partition("=")
-    if key == "classifier" and value not in ("", "null"):
-        quoted = value.replace("'", "\\'")
-        return ["reward_model@classifier=default", f"classifier.path='{quoted}'"]
+    if (found := _CLASSIFIER.fullmatch(key)) is not None and value:
+        name, quoted = found[1] or TYPE, value.replace("'", "\\'")
+        return [f"+reward_model@classifiers.{name}=default", f"classifiers.{name}.path='{quoted}'"]
     return [f"{SHORT.get(key, key)}{equals}{value}"]
 
 
@@ -53,8 +56,7 @@ def named(config: MetricsConfig) -> list[tuple[str, str | None]]:
     found: list[tuple[str, str | None]] = [(path.removeprefix(HUB), None) for path in config.source.path if path.startswith(HUB)]
     if config.model is not None and config.model.backend == "local":
         found.append((config.model.path, config.model.models_dir))
-    if config.classifier is not None:
-        found.append((config.classifier.path, config.classifier.models_dir))
+    found += [(one.path, one.models_dir) for one in config.classifiers.values()]
     if config.embedder.path not in ("auto", "mpnet_or_minilm"):
         found.append((config.embedder.path, config.embedder.models_dir))
     return found
@@ -73,8 +75,8 @@ def check(config: MetricsConfig, here: bool) -> Problems:
             yield problem
     if config.model is not None:
         yield from models.model_problems("model", config.model)
-    if here and (classifier := config.classifier) is not None:
-        yield from (f"classifier.path={classifier.path}: {problem}" for problem in classifier_problems(classifier))
+    for name, one in config.classifiers.items() if here else ():
+        yield from (f"classifiers.{name}.path={one.path}: {problem}" for problem in classifier_problems(one))
     if config.embedder.path != "auto" and "similarity" in config.measures:
         yield from models.embedder_problems(config.embedder, [])
     yield from models.device_problems({"embedder.device": config.embedder.device})

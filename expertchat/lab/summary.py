@@ -71,28 +71,28 @@ def _of_judge(ref: JudgeRef, said: Sequence[Opinion], items: dict[str, Item]) ->
     return found
 
 
-def _typed(rated: Sequence[Opinion], items: dict[str, Item]) -> dict[str, float | int | None]:
-    """Of texts that have a type, by a judge of which one category is called so: the share of which that one is rated highest (of several
-    that are, its part), with its interval over groups; the mean rating of that category, and of the others."""
+def _typed(rated: Sequence[Opinion], items: dict[str, Item]) -> list[dict[str, Any]]:
+    """By system, of texts that have a type, by a judge of which one category is called so: the share of which that one is rated highest
+    (of several that are, its part), with its interval over groups; the mean rating of that category, and of the others."""
     given: dict[tuple[str, int, int], dict[str, float | None]] = defaultdict(dict)
     for one in rated:
         given[one.item, one.place, one.repeat][one.category] = one.number
-    right, groups, own, others = list[float](), list[str](), list[float](), list[float]()
-    for (name, _, _), numbers in given.items():
-        known = {category: number for category, number in numbers.items() if number is not None}
-        kind = items[name].type
-        if kind is None or kind not in numbers or len(known) < max(2, len(numbers)):
+    found: dict[str, list[tuple[float, str, float, float]]] = defaultdict(list)
+    for (name, place, _), numbers in given.items():
+        item, known = items[name], {category: number for category, number in numbers.items() if number is not None}
+        if item.type not in known or len(known) < max(2, len(numbers)):
             continue  # what is not rated in all categories is highest in none
         best = [category for category, number in known.items() if number == max(known.values())]
-        right.append(1 / len(best) if kind in best else 0.0)
-        groups.append(items[name].group)
-        own.append(known.pop(kind))
-        others.append(fmean(known.values()))
-    if not right:
-        return {}
+        own = known.pop(item.type)
+        right = 1 / len(best) if item.type in best else 0.0
+        found[item.texts[place].system or "all"].append((right, item.group, own, fmean(known.values())))
+    return [_of_types(system, *zip(*rows, strict=True)) for system, rows in found.items()]
+
+
+def _of_types(system: str, right: Sequence[float], groups: Sequence[str], own: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
     interval = mean_by_cluster(right, groups, seed=0)
     return {
-        "n": len(right), "right": fmean(right), "right_low": interval.low, "right_high": interval.high, "own": fmean(own),
+        "name": system, "n": len(right), "right": fmean(right), "right_low": interval.low, "right_high": interval.high, "own": fmean(own),
         "others": fmean(others),
     }  # fmt: skip
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from expertchat.metrics.config import Measure
+
+TYPE = "type"  # what the classifier is called that is named without a name
+RIGHT, LIKELY = "of_type", "type_probability"
 
 
 class Column(NamedTuple):
@@ -32,8 +35,6 @@ _ROUGE = tuple(
     for part, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
 )
 COLUMNS: tuple[Column, ...] = (
-    Column("of_type", "type", "of the right type", needs="type"),
-    Column("type_probability", "type", "probability of the right type", needs="type"),
     *_ROUGE,
     Column("bleu", "bleu", "BLEU of a text", 2, needs="reference", most=100.0),
     Column("chrf", "chrf", "chrF2 of a text", 2, needs="reference", most=100.0),
@@ -57,6 +58,24 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def columns_of(measures: Sequence[str]) -> list[Column]:
-    """The columns that measures bring, in the order of the table."""
-    return [column for column in COLUMNS if column.measure in measures]
+def of_type(name: str, what: str = RIGHT) -> str:
+    """The column of what a classifier says of types: RIGHT or LIKELY; that of the classifier called TYPE bears no name.
+
+    >>> of_type("type"), of_type("rewards", LIKELY)
+    ('of_type', 'type_probability_rewards')
+    """
+    return what if name == TYPE else f"{what}_{name}"
+
+
+def _types(name: str) -> tuple[Column, Column]:
+    by = "" if name == TYPE else f", by {name}"
+    return (
+        Column(of_type(name), "type", f"of the right type{by}", needs="type"),
+        Column(of_type(name, LIKELY), "type", f"probability of the right type{by}", needs="type"),
+    )
+
+
+def columns_of(measures: Sequence[str], classifiers: Iterable[str] = ()) -> list[Column]:
+    """The columns that measures bring, in the order of the table; those of types for each classifier."""
+    typed = [column for name in classifiers for column in _types(name)]
+    return [column for column in (*typed, *COLUMNS) if column.measure in measures]

@@ -11,6 +11,7 @@ from expertchat.config import EmbedderConfig, Group, ModelConfig, RewardModelCon
 from expertchat.sources.config import SourceConfig
 
 Measure = Literal["type", "rouge", "bleu", "chrf", "likelihood", "reference_likelihood", "distinct", "repeats", "length", "similarity"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 TABLES, ROWS = (".md", ".csv", ".json"), (".csv", ".jsonl")
 LONGEST_TEXT = 1_000_000  # characters that `tokens` takes
 
@@ -23,13 +24,13 @@ def _ends_in(path: str, known: tuple[str, ...]) -> str:
 
 
 class MetricsConfig(Group):
-    """`expertchat metrics`: what is measured of which texts, by which model's probabilities and which classifier of types, and where it
-    goes."""
+    """`expertchat metrics`: what is measured of which texts, by which model's probabilities and which classifiers of types (by names of
+    your own), and where it goes."""
 
     source: SourceConfig
     measures: Annotated[list[Measure], Field(min_length=1)]
     model: ModelConfig | None = None
-    classifier: RewardModelConfig | None = None
+    classifiers: dict[Name, RewardModelConfig] = Field(default_factory=dict)
     context: Literal["auto", "view", "chat", "none"] = "auto"
     embedder: EmbedderConfig
     stemmer: Literal["none", "english", "german"] = "none"

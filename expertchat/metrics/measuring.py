@@ -11,7 +11,7 @@ from expertchat.backends.base import Embedder, EmbedRequest, Valuer
 from expertchat.judging import scored
 from expertchat.judging.roles import REWARD_MODEL
 from expertchat.lab.models import judgement_of
-from expertchat.metrics.columns import Column
+from expertchat.metrics.columns import LIKELY, Column, of_type
 from expertchat.metrics.likely import Likelihood, Likelihoods
 from expertchat.metrics.overlap import Bleu, Chrf, rouge
 from expertchat.records.lab import Item
@@ -84,7 +84,7 @@ class Tools:
     chrf: Chrf | None = None
     likelihoods: Likelihoods | None = None
     embedder: Embedder | None = None
-    classifier: Valuer | None = None
+    classifiers: Mapping[str, Valuer] = field(default_factory=dict)
 
 
 def measure(items: Sequence[Item], columns: Sequence[Column], tools: Tools, tell: Callable[[int], None] = lambda done: None) -> list[Row]:
@@ -103,8 +103,8 @@ def measure(items: Sequence[Item], columns: Sequence[Column], tools: Tools, tell
             _likelihoods(told, tools.likelihoods, named, tell)
         if "perplexity_reference" in named:
             _of_references([row for row in told if "perplexity_reference" not in row.problems], tools.likelihoods, tell)
-    if tools.classifier is not None:
-        _types([row for row in rows if "of_type" not in row.problems], tools.classifier)
+    for name, classifier in tools.classifiers.items():
+        _types([row for row in rows if of_type(name) not in row.problems], name, classifier)
     if tools.embedder is not None:
         _similarities(rows, tools.embedder, named)
     return rows
@@ -166,15 +166,15 @@ def _of_references(rows: Sequence[Row], tool: Likelihoods, tell: Callable[[int],
             row.counts["reference_likelihood"] = [found.logp, found.tokens, found.size]
 
 
-def _types(rows: Sequence[Row], classifier: Valuer) -> None:
+def _types(rows: Sequence[Row], name: str, classifier: Valuer) -> None:
     """Whether a classifier finds a text to be of its type: 1 where no other is likelier; and how likely that type is."""
     requests = [
         scored.request(judgement_of(row.item, row.place, REWARD_MODEL, 0, {}, 0, False), row.item.type) for row in rows
     ]  # fmt: skip
     for row, found in zip(rows, classifier.value(requests), strict=True):
         right = None if found.likeliest is None else float(found.likeliest == row.item.type)
-        row.put("of_type", right, found.problem or "the classifier has one label alone")
-        row.put("type_probability", found.score, found.problem or "")
+        row.put(of_type(name), right, found.problem or "the classifier has one label alone")
+        row.put(of_type(name, LIKELY), found.score, found.problem or "")
 
 
 def likelihood_figures(found: Likelihood) -> Values:

@@ -80,7 +80,7 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
     """The columns that make sense for these items, with the models they need. Raises ConfigError."""
     if not items:
         raise ConfigError(f"source.path={', '.join(config.source.path)}: holds no text; name another source")
-    columns, notes = columns_of(config.measures), list[str]()
+    columns, notes = columns_of(config.measures, config.classifiers), list[str]()
     rows = [Row(item, place) for item in items for place in range(len(item.texts)) if not blank(item.texts[place].text)]
     gone = [column for column in columns if column.needs and rows and all(row.lacks(column) for row in rows)]
     for why, left in _by_reason(gone, rows).items():
@@ -91,10 +91,8 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
         notes.append("left out, no model is named: log-likelihood and perplexity; any model: model=NAME")
     if config.model is None:
         columns = [column for column in columns if column.measure not in LIKELIHOODS]
-    if config.classifier is None:
-        if any(column.measure == "type" for column in columns):
-            notes.append("left out, no classifier is named: whether they are of the right type; classifier=RUN of expertchat reward_model")
-        columns = [column for column in columns if column.measure != "type"]
+    if not config.classifiers and "type" in config.measures and any(row.item.type for row in rows):
+        notes.append("left out, no classifier is named: whether they are of the right type; classifier=RUN of expertchat reward_model")
     if any(column.measure == "similarity" for column in columns):
         tools.embedder, which = find_embedder(config.embedder, [text.system for item in items for text in item.texts])
         notes.append(which if tools.embedder is not None else f"left out, no embedder: similarity ({which})")
@@ -105,9 +103,10 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
         tools.bleu = overlap.Bleu(config.bleu_tokenizer)
     if "chrf" in measures:
         tools.chrf = overlap.Chrf()
-    if "type" in measures and config.classifier is not None:
-        tools.classifier = load_types(config.classifier, config.threads)
-        notes.append(f"types by {tools.classifier.name}, which has {', '.join(tools.classifier.names)}")
+    if "type" in measures:
+        found = {name: load_types(one, config.threads) for name, one in config.classifiers.items()}
+        tools.classifiers = found
+        notes += [f"types by {one.name} ({name}), which knows {', '.join(one.names)}" for name, one in found.items()]
     if measures & LIKELIHOODS and config.model is not None:
         backend = load_model(config.model, config.seed, config.threads)
         tools.likelihoods = Likelihoods(backend, config.model, config.context)

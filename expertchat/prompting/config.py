@@ -21,7 +21,8 @@ class TablePrompts(Group):
 
 class TalkConfig(Group):
     """A model that is talked to, or whose answers to `prompts` are written down. `template`: how a prompt is worded (chat: by
-    the model's own chat template; auto: as the rows were that a run has trained it on); `history`: whether it is shown what was said before."""
+    the model's own chat template; auto: as the rows were that a run has trained it on); `history`: whether it is shown what was said
+    before."""
 
     model: ModelConfig | None = None
     system: Text | None = None
