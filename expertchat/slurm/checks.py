@@ -31,6 +31,7 @@ class Checked:
     stage: list[str] = field(default_factory=list)
     plan: Plan | None = None  # of memory, on the GPUs that are asked for
     seconds: float | None = None  # of work, where an earlier run or the plan tells
+    known: str | None = None  # how
 
 
 def check_all(command: str, config: Any, cluster: ClusterConfig, ranks: int, runs: Path, share: float = 1.0) -> Checked:
@@ -201,8 +202,8 @@ def _time(command: str, config: Any, cluster: ClusterConfig, runs: Path, share: 
     if found is None:
         checked.notes.append(f"how long it takes is not known: there is no earlier run of these models in {runs}")
         return
-    checked.seconds, told = found[0] * share, found[1]
-    told = f"about {duration(checked.seconds)} of work {told}"
+    checked.seconds, checked.known = found[0] * share, found[1]
+    told = f"about {duration(checked.seconds)} of work {checked.known}"
     starts = cluster.requeues + 1
     usable = cluster.seconds - cluster.signal_seconds
     if cluster.scheduler == "local" or checked.seconds <= usable:
