@@ -1,4 +1,4 @@
-"""`submit study`: which steps are a job, what each begins after, what is asked for it, and what is left when some are done. No Slurm is needed."""
+"""`submit study`: which steps are a job, what each begins after, what it asks for, what is left when some are done. No Slurm is needed."""
 
 from __future__ import annotations
 

@@ -229,7 +229,8 @@ def work_of(command: str, config: Any, cluster: ClusterConfig, runs: Path, plan:
     from expertchat.plan.pace import seconds_of as by_plan
 
     planned = by_plan(config, plan, cluster.gpu_type)
-    return None if planned is None else (planned, f"by the plan (every reply as long as it may be, weights read at a {cluster.gpu_type}'s speed)")
+    how = f"by the plan (every reply as long as it may be, weights read at a {cluster.gpu_type}'s speed)"
+    return None if planned is None else (planned, how)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""`expertchat submit study NAME SIZE ...`: a study as a chain of jobs, each of which runs some of its steps when those that they read are done.
+"""`expertchat submit study NAME SIZE ...`: a study as a chain of jobs, each of which runs some steps when those that they read are done.
 
-A step whose command may be a job of its own is one; others that follow each other share one. The last job writes the report. A job's command
-is `expertchat study FILE SIZE --only STEPS` on a copy of the study's file: what a step does, and how it goes on, is the same with and
-without Slurm. Of what only a step that has run can show (its folder is read by the next one) nothing is checked here.
+A step whose command may be a job of its own is one; others that follow each other share one. The last job writes the report. A job's
+command is `expertchat study FILE SIZE --only STEPS` on a copy of the study's file: what a step does, and how it goes on, is the same with
+and without Slurm. Of what only a step that has run can show (its folder is read by the next one) nothing is checked here.
 """
 
 from __future__ import annotations

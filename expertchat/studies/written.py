@@ -32,8 +32,8 @@ OWN = ("here", "examples")  # names that every step knows
 class StepFile(Group):
     """One command. `smoke`, `small` and `full` are further words at that size; `each` runs it once for every combination of its values.
 
-    A list of values may be one for each size, or $NAME, a word that is a list. `input`: lines for its standard input; what it then says on standard output is kept as
-    answers.txt in its folder.
+    A list of values may be one for each size, or $NAME, a word that is a list. `input`: lines for its standard input; what it then says on
+    standard output is kept as answers.txt in its folder.
     """
 
     run: Text
@@ -98,9 +98,10 @@ class StudyFile(Group):
             if command not in COMMANDS:
                 yield f"steps.{name}.run: there is no command '{command}'{_close(command, COMMANDS)}"
             known = {*self.words, *OWN, *step.each, *before}
-            lists = [f"${word}" for word in self.words]
-            yield from (f"steps.{name}.each.{key}: {value} is no word of the study{_close(value, lists)}; name one as $NAME, or list the values"
-                        for key, value in step.each.items() if isinstance(value, str) and value not in lists)  # fmt: skip
+            lists = {f"${word}": word for word in self.words}
+            for key, value in step.each.items():
+                if isinstance(value, str) and value not in lists:
+                    yield f"steps.{name}.each.{key}: {value} is no word of the study{_close(value, lists)}; or list values"
             for text in (step.run, step.smoke, step.small, step.full):
                 for one in PLACE.findall(text):
                     if one not in known:

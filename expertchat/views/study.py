@@ -135,7 +135,8 @@ def print_chain(values: Mapping[str, Any], stream: TextIO | None = None) -> None
         cells = (numbers, ", ".join(job["names"]), job["gpus"] or "no GPU", job["work"] or "not known", job["time"], job["after"])
         table.add_row(*(Text(clean(one_line(str(cell)))) for cell in cells))
     head = "submitted" if values["submitted"] else "written, not submitted"
-    console.print(Text(f"{one_line(values['title'])}: {sum(len(job['jobs']) for job in values['jobs'])} jobs {head}", "bold"), soft_wrap=True)
+    jobs = sum(len(job["jobs"]) for job in values["jobs"])
+    console.print(Text(f"{one_line(values['title'])}: {jobs} jobs {head}", "bold"), soft_wrap=True)
     console.print(table)
     for text in values["totals"]:
         console.print(Text(clean(text)), soft_wrap=True)
