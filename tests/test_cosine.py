@@ -57,9 +57,10 @@ def test_a_run_is_read_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[s
     run.mkdir()
     (run / "config.yaml").write_text("arm: wim\n")
     expert = {"family": "world", "model": "m", "revision": None, "policy_version": 0}
-    turns = [{"speaker": "b", "text": "Let us talk about bees.", "tokens": 5, "seconds": 0.1}, {"speaker": "a", "text": "x", "tokens": 1, "seconds": 0.1}]
+    turns = [{"speaker": who, "text": text, "tokens": 5, "seconds": 0.1} for who, text in (("b", "Let us talk about bees."), ("a", "x"))]
+    dialogue = {"id": "c0", "topic": "bees", "experts": {"a": expert, "b": expert}, "turns": turns, "seed": 0, "stop_reason": "turns"}
     files: dict[str, list[dict[str, Any]]] = {
-        "transcripts": [{"id": "c0", "topic": "bees", "experts": {"a": expert, "b": expert}, "turns": turns, "seed": 0, "stop_reason": "turns"}],
+        "transcripts": [dialogue],
         "candidates": [{"id": f"k{k}", "transcript": "c0", "round": 1, "turn": 2, "index": k, "speaker": "a", "text": "A bee flies.",
                         "tokens": 3 + k, "policy_version": 0} for k in range(2)],
         "wim": [{"id": f"w{k}", "transcript": "c0", "turn": 2, "candidate": f"k{k}", "judge": "b", "subject": "a", "text": "More.",

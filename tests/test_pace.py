@@ -12,7 +12,8 @@ from expertchat.plan.planner import check
 from expertchat.training.room import room_for
 
 WORDS = ["+experiment=llama3_mixtral_4x16", "rounds=10", "conversation.count=1", "conversation.turns=4", "evaluation.every=0",
-         "evaluation.histories=1", "evaluation.final=1", "evaluation.by=partner_reference", "+control=numeric", "judging.analysis=false"]  # fmt: skip
+         "evaluation.histories=1", "evaluation.final=1", "evaluation.by=partner_reference", "+control=numeric",
+         "judging.analysis=false"]  # fmt: skip
 
 
 def test_every_token_reads_all_weights() -> None:

@@ -282,7 +282,8 @@ def test_a_list_in_a_file_is_a_row_for_each_entry(tmp_path: Path) -> None:
     })  # fmt: skip
     made = steps_of(file, "smoke", tmp_path, {}, {})
     made[0].folder.mkdir()
-    (made[0].folder / "arms.json").write_text('{"rows": [{"arm": "wim", "win": 0.5, "win_low": 0.25, "win_high": 0.75}, {"arm": "mixed"}, {"arm": "wim", "win": 1}]}')
+    arms = [{"arm": "wim", "win": 0.5, "win_low": 0.25, "win_high": 0.75}, {"arm": "mixed"}, {"arm": "wim", "win": 1}]
+    (made[0].folder / "arms.json").write_text(json.dumps({"rows": arms}))
     rows = tables_of(file, made)["a"].rows
     assert {name: str(cells[0]) for name, cells in rows.items()} == {"wim": "0.5 (0.25 to 0.75)", "mixed": "–", "wim (2)": "1"}
 
@@ -329,9 +330,9 @@ def in_a_fork(step: Step, log: Path, heard: Callable[[float, str], None]) -> int
 
 
 @pytest.mark.parametrize("name", sorted(studies()))
-def test_every_study_runs_at_its_smallest(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_study_runs_at_its_smallest(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(going, "in_a_process", in_a_fork)
-    assert cli.main(["study", name, "smoke", "view=plain", f"run.dir={tmp_path / 's'}"]) == 0, capsys.readouterr().out[-4000:]
+    assert cli.main(["study", name, "smoke", "view=plain", f"run.dir={tmp_path / 's'}"]) == 0
     tables = json.loads((tmp_path / "s" / "report.json").read_text())["tables"]
     for table in tables.values():  # no column stands empty
         columns = zip(*(cells for row, cells in table["rows"].items() if row not in table["published"]), strict=True)

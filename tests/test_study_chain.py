@@ -1,4 +1,4 @@
-"""`submit study`: which steps are a job, what each begins after, what is asked for it, and what is left when some are done. No Slurm is needed."""
+"""`submit study`: which steps are a job, what each begins after, what it asks for, what is left when some are done. No Slurm is needed."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def asked(folder: Path, job: str) -> dict[str, str]:
 def test_steps_are_jobs_and_cheap_ones_share_one(tmp_path: Path) -> None:
     found = told(mine(tmp_path), "smoke", "run.dir=s", "cluster=beluga", "--dry-run")
     # converse and judge may run as jobs; metrics may not, and loads a model or none by its words, so that it has the GPUs
-    assert [(job["name"], job["after"], job["gpus"]) for job in found["jobs"]] == [
-        ("talk-0", "", "4 x v100"), ("talk-1", "", "4 x v100"), ("again-0", "talk-0", "4 x v100"), ("again-1", "talk-1", "4 x v100"),
-        ("said", "talk-0, talk-1", "4 x v100"), ("report", "again-0, again-1, said", None),
+    assert [(job["names"], job["after"], job["gpus"]) for job in found["jobs"]] == [
+        (["talk-0", "talk-1"], "", "4 x v100"), (["again-0"], "talk-0", "4 x v100"), (["again-1"], "talk-1", "4 x v100"),
+        (["said"], "talk-0, talk-1", "4 x v100"), (["the report"], "again-0, again-1, said", None),
     ]  # fmt: skip
     place = tmp_path / "s" / "submission"
     script = (place / "job-again-1.sh").read_text().splitlines()
@@ -71,7 +71,7 @@ def test_the_chain_is_submitted_once_and_what_is_left_goes_on(tmp_path: Path, mo
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     words = (mine(tmp_path), "smoke", "run.dir=s")
     found = told(*words)
-    assert [job["job"] for job in found["jobs"]] == [str(101 + n) for n in range(6)]
+    assert [job for row in found["jobs"] for job in row["jobs"]] == [str(101 + n) for n in range(6)]
     asked = (tmp_path / "bin" / "asked").read_text().splitlines()
     assert asked[2].startswith("--parsable --dependency=afterok:101 --kill-on-invalid-dep=yes ")
     assert asked[5].startswith("--parsable --dependency=afterok:103:104:105 ")
@@ -85,12 +85,12 @@ def test_the_chain_is_submitted_once_and_what_is_left_goes_on(tmp_path: Path, mo
         told(*words)
     monkeypatch.setattr(chain, "states", lambda jobs: {})
     run_study("two", "smoke", Path("s"), steps(Path("s")), Told(), worked, only=["talk", "again"])
-    assert [(job["name"], job["after"]) for job in told(*words)["jobs"]] == [("said", ""), ("report", "said")]
+    assert [(job["names"], job["after"]) for job in told(*words)["jobs"]] == [(["said"], ""), (["the report"], "said")]
 
 
 def test_without_slurm_one_job_does_all(tmp_path: Path) -> None:
     found = told(mine(tmp_path), "smoke", "run.dir=s", "cluster=laptop", "--dry-run")
-    assert [job["name"] for job in found["jobs"]] == ["two"]
+    assert [job["names"] for job in found["jobs"]] == [["talk-0", "talk-1", "again-0", "again-1", "said", "the report"]]
     assert (tmp_path / "s" / "submission" / "submit.sh").read_text().splitlines()[-1] == "bash job-two.sh"
 
 
@@ -109,9 +109,10 @@ def test_what_is_wrong_is_told_once_with_its_steps(tmp_path: Path, capsys: pytes
     assert "begins after" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # it composes fourteen configs
 def test_hours_come_from_the_plan_where_no_run_tells(tmp_path: Path) -> None:
     """Llama 3 8B and Mixtral 8x7B in 4 bits on four V100: 900 GB/s each, one layer after the other."""
     found = told("expert_chat", "full", "seeds=0", "run.dir=s", "cluster=beluga", "--dry-run")
-    assert [job["name"] for job in found["jobs"] if job["gpus"] != "4 x v100"] == ["table", "prompted"]  # figures alone
+    assert [job["names"] for job in found["jobs"] if job["gpus"] != "4 x v100"] == [["table"], ["prompted", "rewarded", "the report"]]
     assert all(job["work"] for job in found["jobs"]) and "GPU hours" in found["totals"][0]
     assert any("memory plan: fits on 4 x v100 of 16 GiB" in note for note in found["notes"])

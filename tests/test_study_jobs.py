@@ -1,4 +1,4 @@
-"""A study as a chain on a real Slurm: arms that run at once in one folder, what reads them afterwards, the report last; a job that is killed."""
+"""A study as a chain on a real Slurm: arms that run at once in one folder, what reads them afterwards, the report; a cancelled job."""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ RHO: dict[str, tuple[str, Callable[[Reply], float | None]]] = {
     "rho_feedback": ("rho of the cosine and the words of the feedback", lambda r: r.feedback),
 }
 TITLES = {
-    "replies": "replies with a cosine", "nulls": "asked and without one", "empty": "nothing is missing, so the judge says", "ties": "pairs with equal cosines",
-    "rating_ties": "pairs with equal ratings",
+    "replies": "replies with a cosine", "nulls": "asked and without one", "empty": "nothing is missing, so the judge says",
+    "ties": "pairs with equal cosines", "rating_ties": "pairs with equal ratings",
 } | {name: found[0] for name, found in (*PAIRS.items(), *RHO.items())}  # fmt: skip
 
 
@@ -73,8 +73,9 @@ def run_cosine(arguments: Sequence[str], show: Callable[[Mapping[str, Any]], Non
     """Show the figures of each run, and write them where --out says. Raises ConfigError."""
     import argparse
 
-    parser = argparse.ArgumentParser("expertchat wim", description="Does the WIM score reward what it says? The candidates of training runs.")
-    parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="a training run (online_dpo, rloo, grpo), or a folder of such runs")
+    about = "Does the WIM score reward what it says? Of the candidates of training runs."
+    parser = argparse.ArgumentParser("expertchat wim", description=about)
+    parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="a run of online_dpo, rloo or grpo, or a folder of such runs")
     parser.add_argument("--out", metavar="FILE.json", help="write the figures there too")
     options = parser.parse_args(list(arguments))
     needs_lab()
@@ -142,7 +143,8 @@ def _truth(transcript: Transcript, candidate: Candidate) -> dict[str, int]:
         return {}
     before = transcript.turns[: candidate.turn - 1]
     counted = tally(transcript.topic, before, candidate.text, world)
-    missing = world.missing(world.read([*(turn.text for turn in before), candidate.text], transcript.topic), transcript.topic, candidate.speaker)
+    said = world.read([*(turn.text for turn in before), candidate.text], transcript.topic)
+    missing = world.missing(said, transcript.topic, candidate.speaker)
     return {"facts": counted.distinct, "wrong": counted.wrong, "score": counted.score, "missing": len(missing)}
 
 
@@ -174,7 +176,8 @@ def figures_of(replies: Sequence[Reply]) -> dict[str, Estimate | int]:
     }
     for name, (_, first, second) in PAIRS.items():
         found[name] = shares([(alike, one.topic) for one, two in pairs if (alike := _alike(one, two, first, second)) is not None])
-    cosine_N, group_N = (numpy.array([reply.cosine for reply in scored], dtype=float), numpy.array([groups[reply.topic] for reply in scored]))
+    cosine_N = numpy.array([reply.cosine for reply in scored], dtype=float)
+    group_N = numpy.array([groups[reply.topic] for reply in scored])
     for name, (_, value) in RHO.items():
         other_N = numpy.array([numpy.nan if (number := value(reply)) is None else number for reply in scored], dtype=float)
         found[name] = rho(cosine_N, other_N, group_N, draws, None)

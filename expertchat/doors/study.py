@@ -35,8 +35,9 @@ def run(arguments: Sequence[str]) -> int:
     study, steps, folder = wanted.study, wanted.steps, wanted.folder
     if wanted.lists:
         done = standing(folder, steps)
-        print("\n".join([study.title, *(f"{'✓' if step.name in done else ' '} {step.name}: expertchat {shlex.join([step.command, *step.words])}"
-                                        for step in steps)]))  # fmt: skip
+        marks = {step.name: "✓" if step.name in done else " " for step in steps}
+        lines = (f"{marks[step.name]} {step.name}: expertchat {shlex.join([step.command, *step.words])}" for step in steps)
+        print("\n".join([study.title, *lines]))
         return 0
     watcher = StudyView(study.title, draws=wanted.view == "live")
     try:

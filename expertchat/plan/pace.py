@@ -1,8 +1,8 @@
 """How long rounds of dialogues take, by arithmetic, where no earlier run tells: every new token of a batch needs all weights once.
 
-The models stand in layers over the GPUs, one layer after the other, so that the bandwidth is that of one GPU. Counted as if every reply were
-as long as it may be; prompts and updates, which are limited by arithmetic and not by memory, are not counted. A figure to ask for a time
-limit by, not one to quote.
+The models stand in layers over the GPUs, one layer after the other, so that the bandwidth is that of one GPU. Counted as if every reply
+were as long as it may be; prompts and updates, which are limited by arithmetic and not by memory, are not counted. A figure to ask for a
+time limit by, not one to quote.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from expertchat.plan.memory import parameters, weights
 from expertchat.plan.planner import Plan
 
 # Bytes a second that a GPU reads from its memory, as its maker says (the smaller one where there are two).
-BANDWIDTH = {"p100": 732e9, "v100": 900e9, "t4": 320e9, "rtx": 600e9, "a40": 696e9, "l40": 864e9, "l4": 300e9, "a100": 1555e9, "h100": 3350e9,
-             "h200": 4800e9}  # fmt: skip
+BANDWIDTH = {"p100": 732e9, "v100": 900e9, "t4": 320e9, "rtx": 600e9, "a40": 696e9, "l40": 864e9, "l4": 300e9, "a100": 1555e9,
+             "h100": 3350e9, "h200": 4800e9}  # fmt: skip
 # Of a batch, bitsandbytes writes each 4-bit matrix out in half precision and reads it again: two times two bytes a weight.
 WRITTEN_OUT = 4
 

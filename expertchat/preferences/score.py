@@ -155,7 +155,8 @@ def _shuffled(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder) -> di
     for (_, candidate, own), other in zip(texts, moved, strict=True):
         cosine = None if other is None else _cosine(own, other, next(embedded).vector, next(embedded).vector, rules)
         rating = ratings.get((candidate.id, own.judge))
-        found.setdefault(candidate.id, []).append(None if cosine is None else wim.reward(rating, cosine, rules.judging.z, rules.judging.rating_scale))
+        reward = None if cosine is None else wim.reward(rating, cosine, rules.judging.z, rules.judging.rating_scale)
+        found.setdefault(candidate.id, []).append(reward)
     return {name: mean(values) for name, values in found.items()}
 
 

@@ -32,6 +32,7 @@ class Checked:
     stage: list[str] = field(default_factory=list)
     plan: Plan | None = None  # of memory, on the GPUs that are asked for
     seconds: float | None = None  # of work, where an earlier run or the plan tells
+    known: str | None = None  # how
 
 
 def check_all(command: str, config: Any, cluster: ClusterConfig, ranks: int, runs: Path, share: float = 1.0) -> Checked:
@@ -218,8 +219,8 @@ def _time(command: str, config: Any, cluster: ClusterConfig, runs: Path, share: 
     if found is None:
         checked.notes.append(f"how long it takes is not known: there is no earlier run of these models in {runs}")
         return
-    checked.seconds, told = found[0] * share, found[1]
-    told = f"about {duration(checked.seconds)} of work {told}"
+    checked.seconds, checked.known = found[0] * share, found[1]
+    told = f"about {duration(checked.seconds)} of work {checked.known}"
     starts = cluster.requeues + 1
     usable = cluster.seconds - cluster.signal_seconds
     if cluster.scheduler == "local" or checked.seconds <= usable:
@@ -245,7 +246,8 @@ def work_of(command: str, config: Any, cluster: ClusterConfig, runs: Path, plan:
     from expertchat.plan.pace import seconds_of as by_plan
 
     planned = by_plan(config, plan, cluster.gpu_type)
-    return None if planned is None else (planned, f"by the plan (every reply as long as it may be, weights read at a {cluster.gpu_type}'s speed)")
+    how = f"by the plan (every reply as long as it may be, weights read at a {cluster.gpu_type}'s speed)"
+    return None if planned is None else (planned, how)
 
 
 @dataclass(frozen=True)

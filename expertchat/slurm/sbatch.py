@@ -40,7 +40,7 @@ class Submitted(Protocol):
 
 
 def submit(wanted: Submitted, more: Sequence[str] = ()) -> str:
-    """The job's id. `more`: options of sbatch beside those of the script. Raises ConfigError with sbatch's words and what to do about them."""
+    """The job's id. `more`: options beside those of the script. Raises ConfigError with sbatch's words and what to do about them."""
     if wanted.cluster.scheduler == "local":
         return _here(wanted)
     if shutil.which("sbatch") is None:

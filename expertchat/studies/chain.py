@@ -1,8 +1,8 @@
-"""`expertchat submit study NAME SIZE ...`: a study as a chain of jobs, each of which runs some of its steps when those that they read are done.
+"""`expertchat submit study NAME SIZE ...`: a study as a chain of jobs, each of which runs some steps when those that they read are done.
 
-A step whose command may be a job of its own is one; others that follow each other share one. The last job writes the report. A job's command
-is `expertchat study FILE SIZE --only STEPS` on a copy of the study's file: what a step does, and how it goes on, is the same with and
-without Slurm. Of what only a step that has run can show (its folder is read by the next one) nothing is checked here.
+A step whose command may be a job of its own is one; others that follow each other share one. The last job writes the report. A job's
+command is `expertchat study FILE SIZE --only STEPS` on a copy of the study's file: what a step does, and how it goes on, is the same with
+and without Slurm. Of what only a step that has run can show (its folder is read by the next one) nothing is checked here.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def _check(wanted: Asked, links: Sequence[Link], place: Path, force: bool, dry: 
             found = _checked(step, link, left, place)
             link.seconds = None if found.seconds is None and link.seconds is None else (link.seconds or 0.0) + (found.seconds or 0.0)
             doubts = [] if force else [f"{doubt} (--force submits all the same)" for doubt in found.doubts]
+            link.checked.known = link.checked.known or found.known
             if dry:  # it waits for nothing: what is not here yet is told
                 link.checked.notes += [*found.notes, *(f"in the way: {problem}" for problem in [*found.problems, *doubts])]
                 continue
@@ -236,22 +237,25 @@ def _keep(wanted: Asked, links: Sequence[Link], place: Path, command_line: Seque
 
 def _told(wanted: Asked, links: Sequence[Link]) -> dict[str, Any]:
     """What the view shows."""
-    rows = [
-        {
-            "name": link.name,
-            "steps": [step.name for step in link.steps if step.name != link.name] + (["the report"] if link.last else []),
+    rows: list[dict[str, Any]] = []
+    for link in links:
+        row = {
             "gpus": f"{link.cluster.gpus * link.cluster.nodes} x {link.cluster.gpu_type or 'GPU'}" if link.cluster.gpus else None,
             "time": duration(link.cluster.seconds),
             "work": "minutes" if _light(link.steps) else duration(link.seconds) if link.seconds is not None else None,
             "after": _some(link.after) if link.after else "",
-            "job": link.job,
         }
-        for link in links
-    ]
+        names = [step.name for step in link.steps] + (["the report"] if link.last else [])
+        alike = rows and row == {key: rows[-1][key] for key in row} and rows[-1]["of"] == [step.of for step in link.steps]
+        if not alike:
+            rows.append({**row, "of": [step.of for step in link.steps], "names": [], "jobs": []})
+        rows[-1]["names"] += names
+        rows[-1]["jobs"].append(link.job)
     notes: dict[str, list[str]] = {}
     for link in links:
         for note in link.checked.notes:
-            notes.setdefault(note, []).append(link.name)
+            said = f"its work is told {how}" if (how := link.checked.known) and f" of work {how}" in note else note
+            notes.setdefault(said, []).append(link.name)
     submitted = any(link.job for link in links)
     return {
         "title": wanted.study.title,

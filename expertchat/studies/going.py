@@ -196,7 +196,8 @@ def _alone(step: Step, mark: str, state: State, watcher: Watcher, run: Run) -> i
         lock = FolderLock(where, STALE_SECONDS, BEAT_SECONDS)
     except ConfigError as error:
         who = re.search(r" \((process .*?)\); ", str(error))
-        raise ConfigError(f"step {step.name} is being run by another process{f' ({who[1]})' if who else ''}; wait for it, or stop it") from None
+        whose = f" ({who[1]})" if who else ""
+        raise ConfigError(f"step {step.name} is being run by another process{whose}; wait for it, or stop it") from None
     try:
         return DONE if state.done(step, mark) else _step(step, mark, state, watcher, run)
     finally:

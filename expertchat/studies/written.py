@@ -101,8 +101,9 @@ class StudyFile(Group):
                 yield f"steps.{name}.run: there is no command '{command}'{_close(command, COMMANDS)}"
             known = {*self.words, *OWN, *step.each, *before}
             words = {f"${word}" for word in self.words}
-            yield from (f"steps.{name}.each.{key}: {value} is no word of the study{_close(value, words)}; name one as $NAME, or list the values"
-                        for key, value in step.each.items() if isinstance(value, str) and value not in words)  # fmt: skip
+            for key, value in step.each.items():
+                if isinstance(value, str) and value not in words:
+                    yield f"steps.{name}.each.{key}: {value} is no word of the study{_close(value, words)}; or list values"
             lists = [ones for each in step.each.values() for ones in (each.values() if isinstance(each, dict) else [each])]
             values = [str(one) for ones in lists if not isinstance(ones, str) for one in ones]
             for text in (step.run, step.smoke, step.small, step.full, *values):

@@ -29,6 +29,8 @@ from expertchat.training.sharding import Share, SharedUpdate
 from expertchat.training.update import Updater
 
 IGNORED = -100  # as a label: the token is not trained
+# Of a mixture of experts; TRL sets them in the model's own config, and then every later pass looks at how its experts were balanced.
+ROUTERS = ("output_router_logits", "router_aux_loss_coef")
 
 
 class Sft(Updater):
@@ -49,12 +51,16 @@ class Sft(Updater):
         lora = isinstance(learner, LoraLearner)
         base = model.get_base_model() if lora else model
         exact = {name: p.data for name, p in learner.parameters().items()}
+        text = base.config.get_text_config()
+        routers = {key: getattr(text, key) for key in ROUTERS if hasattr(text, key)}
         with patched(model, learner, config.checkpointing, sft_trainer, replies=1):
             trainer = _Trainer(
                 model=model, args=settings, processing_class=learner.tokenizer, share=share,
                 train_dataset=Dataset.from_list([labelled(row) for row in rows]),
                 data_collator=DataCollatorForLanguageModeling(pad_token_id=learner.backend.pad_id), **more,
             )  # fmt: skip
+            for key, value in routers.items():
+                setattr(text, key, value)
             trainer.model_accepts_loss_kwargs = False  # the step's tokens are counted over all processes: `by_tokens`
             for name, parameter in learner.parameters().items():
                 parameter.data = exact[name]  # TRL rounds the adapters of a 4-bit model to bf16

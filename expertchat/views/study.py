@@ -128,14 +128,15 @@ def print_chain(values: Mapping[str, Any], stream: TextIO | None = None) -> None
     """The jobs of a study, what they ask for and what they begin after; then what was found out beforehand."""
     console = open_console(stream)
     table = Table(box=SIMPLE_HEAD)
-    for column in ("job", "step", "and", "on", "work, about", "a start", "begins after"):
+    for column in ("jobs", "steps", "each on", "work, about", "a start", "begins after"):
         table.add_column(column)
     for job in values["jobs"]:
-        cells = (job["job"] or "", job["name"], ", ".join(job["steps"]), job["gpus"] or "no GPU", job["work"] or "not known", job["time"],
-                 job["after"])  # fmt: skip
+        numbers = ", ".join(map(str, filter(None, job["jobs"]))) or str(len(job["jobs"]))
+        cells = (numbers, ", ".join(job["names"]), job["gpus"] or "no GPU", job["work"] or "not known", job["time"], job["after"])
         table.add_row(*(Text(clean(one_line(str(cell)))) for cell in cells))
     head = "submitted" if values["submitted"] else "written, not submitted"
-    console.print(Text(f"{one_line(values['title'])}: {len(values['jobs'])} jobs {head}", "bold"), soft_wrap=True)
+    jobs = sum(len(job["jobs"]) for job in values["jobs"])
+    console.print(Text(f"{one_line(values['title'])}: {jobs} jobs {head}", "bold"), soft_wrap=True)
     console.print(table)
     for text in values["totals"]:
         console.print(Text(clean(text)), soft_wrap=True)
