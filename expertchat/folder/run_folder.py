@@ -42,7 +42,7 @@ ADDED = {
     "reward_model": None, "judging.principles": None, "judging.references": None, "judging.examples": None, "judging.examples_shown": 2,
     "judging.combine": "mean", "trained": None, "no_repeat_ngram": 0, "stop": [], "label": None, "reward.functions": [],
     "reward.weights": None, "prompts.file": None, "prompts.column": None,
-    "data.choose": 0.0, "held_out.choose": 0.0, "table.guess": "auto", "table.seconds": None, "branch": None,
+    "data.choose": 0.0, "held_out.choose": 0.0, "table": {}, "table.guess": "auto", "table.seconds": None, "branch": None,
 }  # fmt: skip
 UNUSED = (
     "company", "moderate", "next_speaker", "judge_several", "principle", "principle_line", "principle_prefix", "principle_answers",
