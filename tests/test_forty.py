@@ -127,6 +127,8 @@ BAD: list[tuple[str, list[str]]] = [
     ("watch thesis", ["thesis is not a run"]),
     ("runs /nope /gone --out x.txt", ["3 problems", "/nope", "/gone", "--out x.txt"]),
     ("wim /nope", ["/nope: is no run and holds none"]),
+    ("interview /nope --turn c0001/3 --ask why", ["/nope: is no run's folder"]),
+    ("branch /nope c0001", ["c0001: names no turn; write DIALOGUE/NUMBER, as c0001/3"]),
     ("arms /nope thesis --out x.txt", ["3 problems", "/nope", "thesis", "--out x.txt"]),
     ("merge_runs /nope thesis --out file", ["2 problems", "/nope", "thesis"]),
     # the judges' lab

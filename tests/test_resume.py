@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, dict[str, Any]]:
     happened = []
     for line in (folder / "events.jsonl").read_text().splitlines():
         event = json.loads(line)
-        inner = next((event[key]["id"] for key in ("rating", "wim", "reward") if key in event), event.get("index"))
+        inner = next((event[key]["id"] for key in ("rating", "wim", "reward", "guess") if key in event), event.get("index"))
         if event["kind"] not in ("run_started", "run_finished", "note", "loading"):
             happened.append((event["kind"], event.get("conversation"), inner))
     assert len(set(happened)) == len(happened), "duplicates in events.jsonl"

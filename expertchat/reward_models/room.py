@@ -31,9 +31,10 @@ from expertchat.plan.memory import (
 from expertchat.reward_models.config import RewardModelTraining
 
 LONGEST = 1024  # tokens of a row, where train.max_tokens does not say
-KEPT = (13, 4)  # of an encoder's layer, numbers of its width and of its feed-forward block that a token keeps for the backward pass
-SCORES = 13  # bytes a head keeps of each two tokens: scores before and after dropout, in fp32, and which are dropped
-MOMENT = (8, 3)  # the same that the layer which runs holds beyond what is kept
+# What a layer of an encoder keeps of a token for its backward pass, in fp32, as counted with tensors (tests/test_reward_room.py): numbers of
+# its width and of its feed-forward block; bytes of each two tokens a head, for attention with dropout keeps its scores; both norms' means.
+KEPT, SCORES, NORMS = (10, 2), 12, 16
+MOMENT = (8, 3)  # what the layer that runs holds beyond that, rather too much than too little
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,16 @@ def _encoder(config: RewardModelTraining, values: Mapping[str, Any], numbers: in
     train, width, feed = config.train, int(values["hidden_size"]), int(values["intermediate_size"])
     layers, heads = int(values["num_hidden_layers"]), int(values["num_attention_heads"])
     n = (2 if config.kind == "pairwise" else 1) * train.micro_batch * tokens
-    kept = n * (4 * (KEPT[0] * width + KEPT[1] * feed) + SCORES * heads * tokens)
+    kept = n * layer_kept(width, feed, heads, tokens)
     moment = n * (4 * (MOMENT[0] * width + MOMENT[1] * feed) + SCORES * heads * tokens)
     training = n * width * 4 * layers + kept + moment if train.checkpointing else layers * kept + moment
     passing = measured_at_once(config) * tokens * (4 * (7 * width + 2 * feed) + 3 * 4 * heads * tokens)
     return Need(4 * numbers, numbers * STATES, training, passing)
+
+
+def layer_kept(width: int, feed: int, heads: int, tokens: int) -> int:
+    """Bytes that one layer keeps of each token of a text of `tokens` tokens."""
+    return 4 * (KEPT[0] * width + KEPT[1] * feed) + SCORES * heads * tokens + NORMS
 
 
 def measured_at_once(config: RewardModelTraining) -> int:
