@@ -65,6 +65,7 @@ class Stub:
             served = stub
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Own)
+        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]  (connections that are torn off)
         self.http.daemon_threads = True
         threading.Thread(target=lambda: self.http.serve_forever(0.02), daemon=True).start()
         return self

@@ -43,6 +43,7 @@ SLOTS = {
     "form": ["form"],
     "classifier": ["classifier@model"],
     "data": ["data"],
+    "server": ["server"],
 }
 TAUGHT = ("data/taught", "evaluation/held_out", "train/sft_lora", "train/sft_full", "train/sft_last_layer")  # of sft
 PREFERRED = ("data/preferred", "evaluation/against_base", "train/dpo_lora", "train/dpo_full", "train/dpo_last_layer", "train/kto")  # of dpo
@@ -55,6 +56,8 @@ NEEDED = {
     "audit": ["source.path=[judged]"],
     "build_pairs": ["+judge@judges.mine=length"],
     "model/auto": ["{at}.path=folder"],
+    "model/server": ["{at}.url=http://here:8000/v1", "{at}.model=m"],
+    "embedder/server": ["embedder.url=http://here:8000/v1", "embedder.model=m"],
     "evaluation/reward": ["reward=length"],
     "topics/file": ["topics.file=topics.txt"],
     "topics/list": ["topics.list=[tides]"],

@@ -76,9 +76,9 @@ class Address:
 class Client:
     """What several models behind one address share."""
 
-    def __init__(self, urls: Sequence[str], key_from: str | None, terms: Terms) -> None:
+    def __init__(self, urls: Sequence[str], secret: str | None, terms: Terms) -> None:
         self.terms, self.settings = terms, terms.settings
-        self.secret = secret_of(key_from)
+        self.secret = secret
         self.addresses = [Address(url.rstrip("/"), _openai(url, self.secret, self.settings)) for url in urls]
         self.gate = Gate(Level(self.settings.concurrency or MOST))
         self.sent = self.refused = 0
@@ -283,7 +283,7 @@ def client_of(urls: Sequence[str], key_from: str | None, terms: Terms) -> Client
     """The client for these addresses on these terms; models behind the same share it, and with it the level. Raises ConfigError."""
     name = (os.getpid(), tuple(urls), key_from, id(terms))
     if name not in _clients:
-        _clients[name] = Client(urls, key_from, terms)
+        _clients[name] = Client(urls, secret_of(key_from), terms)
     return _clients[name]
 
 
