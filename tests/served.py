@@ -52,7 +52,8 @@ class Stub:
     slow: float = 0.0
     reply: Callable[[Mapping[str, Any]], str] | None = None
     asked: list[tuple[str, Any]] = field(default_factory=list)
-    answered: Counter[str] = field(default_factory=Counter)  # by digest of what was asked
+    answered: Counter[str] = field(default_factory=Counter)  # by what was asked, its stream aside
+    texts: dict[str, str] = field(default_factory=dict)  # the same, with what was said
     headers: list[dict[str, str]] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
@@ -65,6 +66,7 @@ class Stub:
             served = stub
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Own)
+        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]  (connections that are torn off)
         self.http.daemon_threads = True
         threading.Thread(target=lambda: self.http.serve_forever(0.02), daemon=True).start()
         return self
@@ -180,8 +182,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _count(self, body: Mapping[str, Any]) -> None:
         if "messages" not in body or not is_probe(body):
-            said = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
-            self.served.answered[json.dumps(said, sort_keys=True)] += 1
+            self.served.answered[digest(body)] += 1
 
     def say_chat(self, body: Mapping[str, Any], prompt: int, begins: bool) -> None:
         """The text, and the likeliest tokens where they are asked for."""
@@ -189,6 +190,7 @@ class Handler(BaseHTTPRequestHandler):
         text = (stub.reply or (lambda asked: written(asked, stub.traits.seeds)))(body)
         words, most = text.split(" "), body.get("max_tokens", 1000)
         text, finish = " ".join(words[:most]), "length" if len(words) > most else "stop"
+        stub.texts[digest(body)] = text
         usage = {"prompt_tokens": prompt, "completion_tokens": min(len(words), most), "cost": stub.traits.cost}
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
         if body.get("logprobs") and stub.traits.seen:
@@ -209,6 +211,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(f"data: {json.dumps(delta)}\n\n".encode())
         end = {"choices": [{"delta": {}, "finish_reason": finish}], "usage": usage}
         self.wfile.write(f"data: {json.dumps(end)}\n\ndata: [DONE]\n\n".encode())
+
+
+def digest(body: Mapping[str, Any]) -> str:
+    """What was asked, however the answer shall come."""
+    return json.dumps({key: value for key, value in body.items() if key not in ("stream", "stream_options")}, sort_keys=True)
 
 
 def prompt_tokens(messages: list[dict[str, str]], begins: bool) -> int:

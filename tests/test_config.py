@@ -44,6 +44,7 @@ SLOTS = {
     "classifier": ["classifier@model"],
     "data": ["data"],
     "language": ["+language@languages.mine"],
+    "server": ["server"],
 }
 TAUGHT = ("data/taught", "evaluation/held_out", "train/sft_lora", "train/sft_full", "train/sft_last_layer")  # of sft
 PREFERRED = ("data/preferred", "evaluation/against_base", "train/dpo_lora", "train/dpo_full", "train/dpo_last_layer", "train/kto")  # of dpo
@@ -57,6 +58,8 @@ NEEDED = {
     "build_pairs": ["+judge@judges.mine=length"],
     "pick": ["texts=[a,b]"],
     "model/auto": ["{at}.path=folder"],
+    "model/server": ["{at}.url=http://here:8000/v1", "{at}.model=m"],
+    "embedder/server": ["embedder.url=http://here:8000/v1", "embedder.model=m"],
     "evaluation/reward": ["reward=length"],
     "topics/file": ["topics.file=topics.txt"],
     "topics/list": ["topics.list=[tides]"],

@@ -23,7 +23,7 @@ Found = Mapping[str, Path]
 
 def server_problems(key: str, config: ModelConfig | EmbedderConfig) -> Iterator[str]:
     """What is lacking to ask a server, as far as it is known without asking it."""
-    if config.backend != "server":
+    if config.backend != "server" and config.url is None:
         return
     urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
     if not urls:
@@ -44,7 +44,7 @@ def server_problems(key: str, config: ModelConfig | EmbedderConfig) -> Iterator[
 
 def apart_problems(key: str, config: ModelConfig) -> Iterator[str]:
     """What cannot be had of a model that computes apart: decodings that no server has."""
-    if config.backend not in ("server", "llamacpp"):
+    if config.backend not in ("server", "llamacpp") and config.url is None:
         return
     yield from server_problems(key, config)
     if config.backend == "llamacpp" and importlib.util.find_spec("xllamacpp") is None:

@@ -49,6 +49,7 @@ class Cast:
     experts: dict[str, ExpertChat] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seats: tuple[Speaker, ...] = ()  # of those who talk
+    terms: Terms = field(default_factory=Terms)  # on which servers are asked
 
     @property
     def tokens(self) -> dict[str, CountTokens]:
@@ -82,6 +83,7 @@ def load_cast(
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
     lacking = embedder is None and config.embeds
     terms = terms_of(config, hub)
+    cast.terms = terms
     backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained, terms)
     backends |= given or {}
     cast.notes += _notes_on_trained(seats, {one.seat for one in trained}) if given is None else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,6 +44,7 @@ class Learner:
     def __init__(self, seat: Speaker, backend: LocalBackend, config: UpdateConfig) -> None:
         self.seat, self.backend, self.config = seat, backend, config
         self.version = 0
+        self.changes = 0  # of its weights: updates, and weights that were taken over
         self.notes: list[str] = []
 
     @property
@@ -87,6 +88,7 @@ class Learner:
             self.refresh()
 
     def refresh(self) -> None:
+        self.changes += 1
         self.policy.refresh()
         if self.policy.device.startswith("cuda"):
             torch.cuda.empty_cache()
@@ -221,6 +223,7 @@ class Learners:
     one: bool = False  # one policy plays all
     backends: dict[str, Any] = field(default_factory=dict)
     sharded: list[Any] = field(default_factory=list)  # the models that the processes hold in parts
+    publish: Callable[[Path], None] = lambda folder: None  # let the servers that learners talk through follow their weights
 
     def of_round(self, number: int) -> tuple[Learner, tuple[Speaker, ...]]:
         """Who is updated in a round (counted from 1), and at whose turns candidates are sampled."""

@@ -41,6 +41,7 @@ from expertchat.training.restore import restore
 from expertchat.training.rollouts import Rollouts
 from expertchat.training.room import on_cpu, room_for
 from expertchat.training.single import alone
+from expertchat.training.through import let_talk
 
 
 def run_online(
@@ -157,6 +158,7 @@ class Online:
         with self.interrupts.at_once() if self.ranks.world == 1 else nullcontext():
             loaded = load_cast(on_cpu(config) if config.train.sharding == "fsdp" else config, hub, backends, embedder, room_for(config))
             self.learners = make_learners(config, loaded, self.ranks)
+            let_talk(self.learners, config, loaded, self.ranks)
         self.backends, self._seats = self.learners.backends, [learner.seat for learner in self.learners.all]
         self.cast = loaded
         self.rollouts = Rollouts(config, self.learners, self.cast, store, hub.send, self.interrupts.stop, self.ranks)

@@ -149,6 +149,7 @@ class Rollouts:
         return self.ranks.agree(self.stopped())
 
     def _scheduler(self, total: int = 0, finished: int = 0, spent: Spent = lambda asked, seconds: None) -> Scheduler:
+        self.learners.publish(self.store.folder)
         most = self.config.engine.max_batch
         return Scheduler(self.learners.backends, most, self.announce, self.stopped, total, finished, spent=spent)
 

@@ -7,7 +7,7 @@ the server counts: what is put behind the chat has to add its own tokens and no 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,9 @@ from expertchat.text.sentences import listed
 
 Chat = list[dict[str, str]]
 Begins = Literal["flag", "plain", "asked"]
+Counts = Literal["tokenize", "apply-template"]
+Limit = Literal["max_tokens", "max_completion_tokens"]
+LIMITS: tuple[Limit, ...] = ("max_tokens", "max_completion_tokens")
 MOST_SEEN = (100, 20, 5)  # likeliest tokens that are asked for, in this order, until the server gives any
 WORD = " heron"
 FEW, MANY = 8, 24  # words that an answer is begun with, to see what they add
@@ -35,7 +38,7 @@ class Can:
     the tokens of a chat. `several`: n answers in one request. `system`, `alternation`: what its chat template takes and demands.
     """
 
-    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    limit: Limit = "max_tokens"
     extras: bool = False
     begins: Begins = "asked"
     seen: int = 0
@@ -45,7 +48,7 @@ class Can:
     given: bool = False  # log probabilities of a given text
     tokens: bool = False  # the ids of its tokens
     adapters: bool = False  # LoRA adapters may be loaded while it runs
-    counts: Literal["tokenize", "apply-template"] | None = None
+    counts: Counts | None = None
     usage: bool = False
     cost: bool = False
     system: bool = True
@@ -97,8 +100,13 @@ class _Probe:
             raise Denied(f"server {self.client.addresses[0].url}: has no model {self.model}; it has {', '.join(models[:8])}")
         self.can = replace(self.can, models=models, context=context)
         await self._plain(thinking)
-        system, orders, begins, rest = await asyncio.gather(self._system(), self._order(), self._begins(), self._rest())
-        self.can = replace(self.can, system=system, alternation=not orders, begins=begins, **rest)
+        asked: dict[str, Coroutine[Any, Any, Any]] = {
+            "system": self._system(), "alternation": self._alternation(), "begins": self._begins(), "seeds": self._seeds(),
+            "several": self._several(), "choices": self._choices(), "tokens": self._ids(), "given": self._given(),
+            "counts": self._counts(), "adapters": self._adapters(),
+        }  # fmt: skip
+        found: dict[str, Any] = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        self.can = replace(self.can, **found)
         if self.can.context is None:
             self.can = replace(self.can, context=await self._context())
         return self.can
@@ -150,56 +158,62 @@ class _Probe:
     async def _plain(self, thinking: bool) -> None:
         """A plain question, with what is not everywhere: left away step by step until the server takes it."""
         spare: dict[str, Any] = {**SPARE, "chat_template_kwargs": {"enable_thinking": thinking}}
-        for limit in ("max_tokens", "max_completion_tokens"):
-            self.can = replace(self.can, limit=limit)  # type: ignore[arg-type]
+        for limit in LIMITS:
+            self.can = replace(self.can, limit=limit)
             for extras in (spare, {}):
                 for seen in (*MOST_SEEN, 0):
                     asked = {"logprobs": True, "top_logprobs": seen} if seen else {}
                     if (found := await self._may([USER], temperature=1.0, **asked, **extras)) is None:
                         continue
-                    told = {"usage": found.prompt is not None, "cost": found.cost}
-                    self.can = replace(self.can, extras=bool(extras), seen=min(found.seen, seen), **told)
+                    usage, cost = found.prompt is not None, found.cost
+                    self.can = replace(self.can, extras=bool(extras), seen=min(found.seen, seen), usage=usage, cost=cost)
                     return
         await self._try([USER])  # says why
 
     async def _system(self) -> bool:
-        """It is taken, and not silently left away."""
-        with_it, without = await asyncio.gather(self._may([SYSTEM, USER]), self._may([USER]))
-        if with_it is None:
+        """It is taken, and not silently left away: a longer one takes more tokens. Some templates write one where there is none."""
+        long, short = await asyncio.gather(self._may([SYSTEM, USER]), self._may([{**SYSTEM, "content": "Yes."}, USER]))
+        if long is None:
             return False
-        return without is None or with_it.prompt is None or without.prompt is None or with_it.prompt - without.prompt > FEW
+        return short is None or long.prompt is None or short.prompt is None or long.prompt - short.prompt > FEW
 
-    async def _order(self) -> bool:
-        """Two messages of one role may follow each other."""
-        return await self._may([USER, USER]) is not None
+    async def _alternation(self) -> bool:
+        """Two messages of one role may not follow each other."""
+        return await self._may([USER, USER]) is None
 
     async def _begins(self) -> Begins:
-        for how in ("flag", "plain"):
-            flags = FLAGS if how == "flag" else {}
-            chats = [[USER], *([USER, {"role": "assistant", "content": (WORD * n).strip()}] for n in (FEW, MANY))]
-            bare, few, many = await asyncio.gather(
-                self._may(chats[0]), self._may(chats[1], **flags), self._may(chats[2], **flags)
-            )
-            if bare is None or few is None or many is None or None in (bare.prompt, few.prompt, many.prompt):
+        ways: tuple[tuple[Begins, dict[str, Any]], ...] = (("flag", FLAGS), ("plain", {}))
+        for how, flags in ways:
+            few, many = ([USER, {"role": "assistant", "content": (WORD * n).strip()}] for n in (FEW, MANY))
+            sizes = await asyncio.gather(self._size([USER]), self._size(few, **flags), self._size(many, **flags))
+            if None in sizes:
                 continue
-            per_word = (many.prompt - few.prompt) / (MANY - FEW)  # type: ignore[operator]
-            if per_word > 0 and abs(few.prompt - bare.prompt - FEW * per_word) <= 1:  # type: ignore[operator]
-                return how  # type: ignore[return-value]
+            bare, with_few, with_many = (float(size or 0) for size in sizes)
+            per_word = (with_many - with_few) / (MANY - FEW)
+            if per_word > 0 and abs(with_few - bare - FEW * per_word) <= 1:
+                return how
         return "asked"
 
-    async def _rest(self) -> dict[str, Any]:
-        twice = [self._may([USER], most=8, temperature=1.0, seed=7) for _ in range(2)]
-        seeded, several, choice, ids, given, counts, adapters = await asyncio.gather(
-            asyncio.gather(*twice), self._may([USER], n=2, temperature=1.0),
-            self._may([USER], most=8, structured_outputs={"choice": [WORD.strip()]}),
-            self._may([USER], return_token_ids=True), self._given(), self._counts(), self._adapters(),
-        )  # fmt: skip
-        same = None not in seeded and seeded[0].text == seeded[1].text  # type: ignore[union-attr]
-        return {
-            "seeds": same, "several": several is not None and several.choices == 2,
-            "choices": choice is not None and choice.text.strip() == WORD.strip(),
-            "tokens": ids is not None and ids.ids, "given": given, "counts": counts, "adapters": adapters,
-        }  # fmt: skip
+    async def _size(self, messages: Chat, **flags: Any) -> int | None:
+        """The tokens of a chat; None where it is not taken, or nobody counts."""
+        found = await self._may(messages, **flags)
+        return None if found is None else found.prompt
+
+    async def _seeds(self) -> bool:
+        one, two = await asyncio.gather(*(self._may([USER], most=8, temperature=1.0, seed=7) for _ in range(2)))
+        return one is not None and two is not None and one.text == two.text
+
+    async def _several(self) -> bool:
+        found = await self._may([USER], n=2, temperature=1.0)
+        return found is not None and found.choices == 2
+
+    async def _choices(self) -> bool:
+        found = await self._may([USER], most=8, structured_outputs={"choice": [WORD.strip()]})
+        return found is not None and found.text.strip() == WORD.strip()
+
+    async def _ids(self) -> bool:
+        found = await self._may([USER], return_token_ids=True)
+        return found is not None and found.ids
 
     async def _given(self) -> bool:
         body = {"model": self.model, "prompt": "Herons nest in trees.", "max_tokens": 1, "echo": True, "logprobs": 1}
@@ -213,11 +227,12 @@ class _Probe:
         except (Denied, Refused, AttributeError):
             return False
 
-    async def _counts(self) -> Literal["tokenize", "apply-template"] | None:
-        for how in ("tokenize", "apply-template"):
+    async def _counts(self) -> Counts | None:
+        ways: tuple[Counts, ...] = ("tokenize", "apply-template")
+        for how in ways:
             try:
-                if await count(self.client, self.model, how, [USER]) > 2:  # type: ignore[arg-type]
-                    return how  # type: ignore[return-value]
+                if await count(self.client, self.model, how, [USER]) > 2:
+                    return how
             except (Denied, Refused):
                 continue
         return None
@@ -233,7 +248,7 @@ class _Probe:
         return True
 
 
-async def count(client: Client, model: str, how: Literal["tokenize", "apply-template"], messages: Sequence[Mapping[str, str]]) -> int:
+async def count(client: Client, model: str, how: Counts, messages: Sequence[Mapping[str, str]]) -> int:
     """The tokens of a chat as the server renders it, with the beginning of the answer. Raises Denied or Refused."""
     chat = list(messages)
     if how == "tokenize":
@@ -245,18 +260,13 @@ async def count(client: Client, model: str, how: Literal["tokenize", "apply-temp
 
 
 def read_tried(found: Any) -> Tried:
-    """What an answer of a chat shows of the server. Raises OddAnswer for another shape."""
-    choices = found.get("choices") if isinstance(found, dict) else None
-    message = choices[0].get("message") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
-    if not isinstance(message, dict):
-        raise OddAnswer("it answers in another shape: no choices with a message")
-    usage = found.get("usage") if isinstance(found.get("usage"), dict) else {}
+    """What an answer of a chat shows of the server. Raises for another shape."""
+    choices = found["choices"]
+    text, usage = choices[0]["message"].get("content"), found.get("usage") or {}
     content = (choices[0].get("logprobs") or {}).get("content") or [{}]
-    seen = len(content[0].get("top_logprobs") or []) if isinstance(content[0], dict) else 0
-    text = message.get("content")
     return Tried(
-        text if isinstance(text, str) else "", _number(usage.get("completion_tokens")), _number(usage.get("prompt_tokens")), seen,
-        len(choices), bool(choices[0].get("token_ids")), usage.get("cost") is not None,
+        text if isinstance(text, str) else "", _number(usage.get("completion_tokens")), _number(usage.get("prompt_tokens")),
+        len(content[0].get("top_logprobs") or []), len(choices), bool(choices[0].get("token_ids")), usage.get("cost") is not None,
     )  # fmt: skip
 
 

@@ -76,9 +76,9 @@ class Address:
 class Client:
     """What several models behind one address share."""
 
-    def __init__(self, urls: Sequence[str], key_from: str | None, terms: Terms) -> None:
+    def __init__(self, urls: Sequence[str], secret: str | None, terms: Terms) -> None:
         self.terms, self.settings = terms, terms.settings
-        self.secret = secret_of(key_from)
+        self.secret = secret
         self.addresses = [Address(url.rstrip("/"), _openai(url, self.secret, self.settings)) for url in urls]
         self.gate = Gate(Level(self.settings.concurrency or MOST))
         self.sent = self.refused = 0
@@ -124,6 +124,21 @@ class Client:
                 address.out -= 1
                 self.gate.leave()
             await asyncio.sleep(self._after(trouble, address, tries, time.monotonic() - began, bounds))
+
+    async def tell(self, route: str, body: Mapping[str, Any]) -> None:
+        """Send something that nothing is read from to every address. Raises Refused or Denied."""
+        for address in self.addresses:
+            for tries in range(1, ODD_TRIES + 1):
+                try:
+                    await asyncio.wait_for(self._sent(address, route, body), self.settings.timeout)
+                    break
+                except Exception as error:
+                    trouble = trouble_of(error, self.secret)
+                    if trouble.kind == "denied":
+                        raise Denied(f"server {address.url}: {trouble.text}", trouble.unknown) from None
+                    if trouble.kind == "refused" or tries == ODD_TRIES:
+                        raise Refused(f"server {address.url}: {trouble.text}") from None
+                await asyncio.sleep(PAUSE)
 
     def _after(self, trouble: Trouble, address: Address, tries: int, seconds: float, bounds: Bounds | None) -> float:
         """Seconds until the next try. Raises what ends the request."""
@@ -180,13 +195,16 @@ class Client:
         return min(self.addresses, key=lambda one: (one.back > now, one.out))
 
     async def _send(self, address: Address, route: str, body: Mapping[str, Any], on_text: Callable[[str], None] | None) -> Any:
-        where = f"{address.root}{route[1:]}" if route.startswith("^/") else route
         if on_text is not None:
             return await self._streamed(address, body, on_text)
+        return self._json(await self._sent(address, route, body))
+
+    async def _sent(self, address: Address, route: str, body: Mapping[str, Any]) -> str:
+        """What an address answers; a route that begins with ^ stands beside OpenAI's."""
+        where, options = f"{address.root}{route[1:]}" if route.startswith("^/") else route, {"headers": self._headers}
         if not body:
-            return self._json(await address.openai.get(where, cast_to=str, options={"headers": self._headers}))
-        found = await address.openai.post(where, cast_to=str, body=dict(body), options={"headers": self._headers})
-        return self._json(found)
+            return str(await address.openai.get(where, cast_to=str, options=options))
+        return str(await address.openai.post(where, cast_to=str, body=dict(body), options=options))
 
     async def _streamed(self, address: Address, body: Mapping[str, Any], on_text: Callable[[str], None]) -> Any:
         """A chat completion that comes in pieces, as one that came whole."""
@@ -283,7 +301,7 @@ def client_of(urls: Sequence[str], key_from: str | None, terms: Terms) -> Client
     """The client for these addresses on these terms; models behind the same share it, and with it the level. Raises ConfigError."""
     name = (os.getpid(), tuple(urls), key_from, id(terms))
     if name not in _clients:
-        _clients[name] = Client(urls, key_from, terms)
+        _clients[name] = Client(urls, secret_of(key_from), terms)
     return _clients[name]
 
 

@@ -62,13 +62,13 @@ def said(found: Any) -> Said:
         problem = f"it refused ({writable(str(refusal))[:200]})" if refusal else "it answered nothing"
     text = f"<think>\n{thought}\n</think>\n\n{text or ''}" if isinstance(thought, str) and thought else text or ""
     ids = choice.get("token_ids") or None
-    ended = reason == "stop" if ids else None
+    ended = reason == "stop" and choice.get("stop_reason") is None if ids else None
     return Said(text, "length" if reason == "length" else "stop", usage(found), found.get("prompt_token_ids"), ids, ended, problem)
 
 
 def usage(found: Mapping[str, Any]) -> Usage:
     """Tokens and cost of an answer."""
-    told = found.get("usage") if isinstance(found.get("usage"), dict) else {}
+    told = found.get("usage") or {}
     numbers = [told.get(name) for name in ("prompt_tokens", "completion_tokens")]
     prompt, completion = (n if isinstance(n, int) and n >= 0 else None for n in numbers)
     cost = told.get("cost")
