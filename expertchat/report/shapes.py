@@ -124,8 +124,10 @@ def curves(name: str, title: str, x: str, axis: Axis, series: Sequence[Series], 
 
     names, bars = [one.name for one in shown], len(shown) <= MOST_BARS
     named = len(series) > 1 and any(names)  # one line alone needs none
-    if not bars and any(point.low is not None for one in shown for point in one.points):
-        note = f"The intervals of so many lines are not drawn; the CSV has them. {note}".strip()
+    sure = any(point.low is not None for one in shown for point in (*one.points, *one.apart))
+    if not (sure and bars):
+        what = "The intervals of so many lines are not drawn; the CSV has them." if sure else "No interval is kept of it."
+        note = f"{note} {what}".strip()
     size = (HALF[0], HALF[1] + (LINE * math.ceil(len(names) / _columns(names)) if named else 0.0))
 
     def draw(axes: Axes) -> None:
@@ -268,7 +270,7 @@ def forest(name: str, title: str, axis: Axis, rows: Sequence[Row], note: str = "
 
 
 def _estimate(axes: Axes, at: int, row: Row, axis: Axis) -> None:
-    axes.text(1.02, at, _row_said(row, axis), transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=8)
+    axes.text(1.035, at, _row_said(row, axis), transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=8)
     if row.value is None:
         return
     if row.low is not None and row.high is not None:
