@@ -174,7 +174,7 @@ def test_bars_hold_whole_numbers_alike() -> None:
 
 def test_seeds_are_pooled_from_the_lowest_to_the_highest() -> None:
     assert pooled([[Point(1, 0.2), Point(2, None)], [Point(1, 0.4), Point(2, 0.5)]]) == [
-        Point(1, pytest.approx(0.3), 0.2, 0.4), Point(2, 0.5, 0.5, 0.5)
+        Point(1, pytest.approx(0.3), 0.2, 0.4), Point(2, 0.5)
     ]  # fmt: skip
 
 
