@@ -62,6 +62,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return report(run, out=home / "page.html")
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures have tests of their own (test_report_figures.py) and take the most of a page's time."""
+    monkeypatch.setattr(writing, "inline_svg", lambda figure: "<svg></svg>")
+
+
 # -- the page ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -95,6 +101,7 @@ def test_nothing_unanswered_is_a_number(page: str) -> None:
     assert len(known) == 4 and talk["mean"] == pytest.approx(sum(known) / 4, abs=0.01)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     run = dialogues(tmp_path / "run", 6)
     assert report(run, out=tmp_path / "page.html") == report(run, out=tmp_path / "page.html")
@@ -106,13 +113,14 @@ def test_candidates_stand_at_their_turn(page: str) -> None:
     assert all(0 <= one["score"] <= 1 for one in turn["candidates"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_many_are_split_and_none_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = dialogues(tmp_path / "run", 300, turns=6)
+    run = dialogues(tmp_path / "run", 200, turns=6)
     monkeypatch.setattr(writing, "LARGEST", (4 << 20) + 20_000)
     first = report(run, out=tmp_path / "page.html")
     files = sorted(tmp_path.glob("page*.html"))
     ids = [talk["id"] for path in files for talk in listed(path.read_text("utf-8"))]
-    assert len(files) >= 3 and sorted(ids) == [f"c{n:05d}" for n in range(300)]
+    assert len(files) >= 3 and sorted(ids) == [f"c{n:05d}" for n in range(200)]
     assert f"They are in {len(files)} files" in first and 'href="page-2.html"' in first
 
 
@@ -192,6 +200,7 @@ def test_runs_of_earlier_versions(name: str, tmp_path: Path) -> None:
     assert made.verdict.says.startswith("In 1 dialogue on 1 topic" if name == "talked" else "After")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_torn_and_damaged_files_are_named_and_the_rest_stands(tmp_path: Path) -> None:
     run = dialogues(tmp_path / "run", 5)
     with (run / "transcripts.jsonl").open("a") as file:
@@ -209,13 +218,13 @@ def test_torn_and_damaged_files_are_named_and_the_rest_stands(tmp_path: Path) ->
 def test_an_array_is_what_it_was_merged_into_and_a_study_what_it_did_last(tmp_path: Path) -> None:
     for name in ("task-0", "task-1", "merged"):
         dialogues(tmp_path / "array" / name, 1)
-    (tmp_path / "array" / "submission").mkdir()
     study = tmp_path / "study"
     for name in ("talk", "superseded/talk.1"):
         dialogues(study / name, 1)
     (study / "study.json").write_text('{"study": "x", "size": "smoke", "steps": {"talk": {"code": 0}, "say": {"code": null}}}')
     assert [run.folder.name for run in subject_of([study]).runs] == ["talk"]
     assert verdict_of(subject_of([study])).says == "x. 1 of 2 steps are done."
+    assert [run.folder.name for run in subject_of([tmp_path / "array"]).runs] == ["merged"]
     several = subject_of([tmp_path / "array" / "task-0", study])
     assert list(several.names.values()) == ["array/task-0", "study/talk"]
 
@@ -228,6 +237,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert len(told.value.problems) == 5
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_goes_on_is_followed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three looks: two dialogues, nothing new (not written again), done with three."""
     run, out, looks = dialogues(tmp_path / "run", 2), tmp_path / "page.html", iter([lambda: None, lambda: _end(run)])

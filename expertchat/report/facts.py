@@ -15,6 +15,7 @@ from expertchat.folder.summary import seconds_of
 from expertchat.report.parts import Cell, Shown
 from expertchat.report.subject import Subject
 from expertchat.text.in_words import age
+from expertchat.text.sentences import shown_path
 
 MOST = 4  # runs beside each other; of more, what all have is told once, and what differs in a table of runs
 DIFFERENCES = 40  # keys of a config that are told
@@ -67,7 +68,7 @@ def _models(run: RunReader) -> str | None:
     for who, model in named.items():
         if isinstance(model, Mapping) and model.get("path"):
             more = [str(model[key]) for key in ("quantization", "dtype", "trained") if model.get(key) not in (None, "none", "auto")]
-            found.append(f"{who}: {model['path']}" + (f" ({', '.join(more)})" if more else ""))
+            found.append(f"{who}: {shown_path(str(model['path']))}" + (f" ({', '.join(more)})" if more else ""))
     return "\n".join(found) or None
 
 
@@ -188,7 +189,7 @@ def tiles(subject: Subject) -> list[tuple[str, str, str]]:
     if asked:
         null = sum(1 for run in subject.runs for line in run.lines("ratings") if line.get("expected") is None and line.get("value") is None)
         found.append(("ratings", f"{asked:,}", f"{100 * null / asked:.1f} % could not be read" if null else "all could be read"))
-    if hours := sum(seconds_of(run.folder) for run in subject.runs):
+    if (hours := sum(seconds_of(run.folder) for run in subject.runs)) >= 1:
         found.append(("time at work", age(hours), ""))
     return found[:6]
 

@@ -12,7 +12,10 @@ Line = dict[str, Any]
 
 
 class Grouped:
-    """Lines of a file by their `key`, in their order. A line that is whole but no object is counted in `unreadable`; a torn end is not."""
+    """Lines of a file by their `key`, in their order ("provenance.transcript": a key within what stands at a key).
+
+    A line that is whole but no object is counted in `unreadable`; a torn end is not.
+    """
 
     def __init__(self, path: Path, key: str) -> None:
         self.unreadable = 0
@@ -23,7 +26,10 @@ class Grouped:
         except OSError:
             return
         for place, line in self._lines(self._file):
-            self._places.setdefault(str(line.get(key)), array("q")).append(place)
+            of: Any = line
+            for part in key.split("."):
+                of = of.get(part) if isinstance(of, dict) else None
+            self._places.setdefault(str(of), array("q")).append(place)
 
     def _lines(self, file: BinaryIO) -> Iterator[tuple[int, Line]]:
         place = 0

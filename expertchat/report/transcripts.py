@@ -16,6 +16,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.report.grouped import Grouped, Line
 from expertchat.report.subject import Subject
 from expertchat.text.cleaning import clean
+from expertchat.text.sentences import shown_path
 
 SNIPPET = 90  # characters of a dialogue that its line in the list has
 FLAGS = ("null", "cut", "loop", "blank", "thought")
@@ -51,6 +52,8 @@ def talks(subject: Subject, warnings: list[str]) -> Iterator[Talk]:
             yield from _dialogues(number, run, files, _shades(subject, run))
             yield from _held_out(number, run)
             yield from _items(number, files)
+            if not files.files["transcripts"]:
+                yield from _pairs(number, files)
 
 
 class _Files:
@@ -59,7 +62,8 @@ class _Files:
     def __init__(self, run: RunReader, name: str, warnings: list[str]) -> None:
         self._named, self._warnings = name, warnings
         keys = {"transcripts": "id", "candidates": "transcript", "ratings": "transcript", "wim": "transcript", "rewards": "transcript",
-                "scores": "transcript", "prompts": "id", "selections": "id", "items": "id", "opinions": "item"}  # fmt: skip
+                "scores": "transcript", "prompts": "id", "selections": "id", "items": "id", "opinions": "item",
+                "pairs": "provenance.transcript"}  # fmt: skip
         self.files = {file: Grouped(run.path(file), key) for file, key in keys.items()}
 
     def of(self, file: str, key: str) -> list[Line]:
@@ -116,6 +120,8 @@ def _dialogues(number: int, run: RunReader, files: _Files, shades: Mapping[tuple
 def _candidates(turns: list[dict[str, Any]], files: _Files, name: str, shades: Mapping[tuple[Any, Any, Any], list[list[Any]]]) -> None:
     """Set the candidates of each turn beside it; those of a turn that is not there (best_of_n's reply) make one."""
     scores = {str(one.get("id")): one for one in files.of("scores", name)}
+    made = [_map(one, "provenance") for one in files.of("pairs", name)]
+    paired = {pair.get(side): side for pair in made for side in ("chosen", "rejected")}
     for one in files.of("candidates", name):
         place = one.get("turn")
         if not isinstance(place, int) or place < 0:
@@ -128,6 +134,7 @@ def _candidates(turns: list[dict[str, Any]], files: _Files, name: str, shades: M
         turns[place].setdefault("candidates", []).append(
             {**_turn({**one, "speaker": one.get("speaker")}), "id": str(one.get("id")), "taken": bool(one.get("continued")),
              **_kept({"score": _number(score.get("value")), "problem": _text(score.get("problem")), "altered": one.get("altered"),
+                      "paired": paired.get(one.get("id")),
                       "shades": shades.get((name, place, one.get("index"))) or shades.get((name, place, one.get("id")))})}
         )  # fmt: skip
 
@@ -241,6 +248,28 @@ def _opinion(line: Line) -> dict[str, Any]:
     return {"judge": str(line.get("judge")), "subject": "", "category": str(line.get("category")), "number": number, **_kept(known)}
 
 
+# -- pairs that were built -----------------------------------------------------------------------------------------------------
+
+
+def _pairs(number: int, files: _Files) -> Iterator[Talk]:
+    """Pairs of texts that no dialogue of the run stands behind: the prompt, and the chosen and the rejected reply to it."""
+    for _, lines in files.files["pairs"].each():
+        for line in lines:
+            turns = [{"by": str(one.get("role")), "text": _text(one.get("content")) or ""} for one in _list(line, "prompt")]
+            replies = [
+                {**_said(line, side), "of": side, **_kept({"score": _number(line.get(f"score_{side}"))})} for side in ("chosen", "rejected")
+            ]
+            talk = _talk(number, str(line.get("id")), "pair", line, {"turns": turns, "replies": replies})
+            about = next((turn["text"] for turn in turns if turn["by"] == "user"), "")
+            topic = _text(_map(line, "provenance").get("topic")) or " ".join(about.split())[:SNIPPET]
+            yield talk._replace(topic=topic, snippet=_snippet(replies))
+
+
+def _said(line: Line, side: str) -> dict[str, Any]:
+    first: Any = next(iter(_list(line, side)), {})
+    return {"by": "assistant", "text": _text(_map({"one": first}, "one").get("content")) or ""}
+
+
 # -- parts of them --------------------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +306,7 @@ def _model(ref: object) -> str:
     if not isinstance(ref, Mapping):
         return str(ref)
     version = ref.get("policy_version")
-    return clean(str(ref.get("model") or ref.get("family") or "?")) + (f", policy {version}" if version else "")
+    return clean(shown_path(str(ref.get("model") or ref.get("family") or "?"))) + (f", policy {version}" if version else "")
 
 
 def _snippet(turns: list[dict[str, Any]]) -> str:

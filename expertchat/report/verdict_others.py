@@ -187,6 +187,6 @@ def _rated(topics: Mapping[Dialogue, str], given: Given) -> str:
     if low is None or high is None:
         return f"{said}: {abs(mean):.1f} points apart, on too few topics for an interval."
     if low <= 0 <= high:
-        return f"{said} of 10: not told apart ({mean:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})."
+        return f"{said} of 10: not told apart (difference {mean:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})."
     first, (least, most) = who[0 if mean > 0 else 1], sorted((abs(low), abs(high)))
     return f"{said} of 10: {first} is higher by {abs(mean):.1f} (95 % interval {least:.1f} to {most:.1f})."

@@ -78,7 +78,7 @@ const body = async (talk) => (await block(talk.block))[talk.place];
 
 // -- one thing to read ------------------------------------------------------------------------------------------------------
 
-const seats = []; // in the order in which they were met: each has its side and its colour
+const seats = ["a", "b"]; // and others in the order in which they are met: each has its side and its colour
 function side(who) {
   if (!seats.includes(who)) seats.push(who);
   return seats.indexOf(who) % 6;
@@ -91,7 +91,7 @@ function link(talk, beside) {
 
 function bubble(turn, place, talk, data) {
   const facts = [turn.tokens ? counted(turn.tokens, "token") : "", turn.cut ? "cut by the token limit" : "", turn.note || "",
-    turn.altered ? `altered: ${turn.altered}` : "", turn.truth !== undefined ? `truth ${number(turn.truth)}` : ""].filter(Boolean).join(" · ");
+    turn.altered ? `altered: ${turn.altered}` : "", turn.truth !== undefined ? `truth ${number(turn.truth)}` : "", turn.score !== undefined ? `score ${number(turn.score, 3)}` : ""].filter(Boolean).join(" · ");
   const head = el("div", { class: "who" }, el("b", {}, turn.by || "?"), turn.of ? ` ${turn.of}` : "", facts ? el("span", { class: "facts" }, facts) : "");
   const node = el("li", { class: `turn s${side(turn.by)}` }, head);
   if (turn.thinking) node.append(folded("what it thought first", said(turn.thinking, "said thought")));
@@ -128,7 +128,7 @@ function candidates(turn, data) {
   const inside = list.map((one) => {
     const of = (records) => (records || []).filter((record) => record.candidate === one.id);
     const reward = of(data.rewards);
-    const parts = [one.score === undefined ? "no score" : `score ${number(one.score, 3)}`, one.taken ? "the dialogue went on with this one" : "",
+    const parts = [one.score === undefined ? "no score" : `score ${number(one.score, 3)}`, one.paired ? `${one.paired} of the pair` : "", one.taken ? "the dialogue went on with this one" : "",
       one.tokens ? counted(one.tokens, "token") : "", one.cut ? "cut" : "", one.altered ? `altered: ${one.altered}` : "", one.problem || ""].filter(Boolean).join(" · ");
     const how = reward.map((r) => el("div", { class: "facts" }, `${r.judge}: reward ${number(r.value, 3)}`
       + (r.rating !== undefined ? `, of rating ${number(r.rating)}` : "") + (r.wim !== undefined ? ` and WIM ${number(r.wim)}` : "") + (r.problem ? ` (${r.problem})` : "")));
@@ -187,9 +187,9 @@ function article(talk, data) {
   const models = Object.entries(data.experts || {}).map(([who, model]) => `${who}: ${model}`).join(" · ");
   const node = el("article", { class: "talk" }, el("h3", { tabindex: "-1", dir: "auto" }, talk.topic || talk.id), el("p", { class: "facts" }, facts),
     models ? el("p", { class: "facts" }, models) : "");
-  for (const turn of data.turns) side(turn.by);
+  for (const who of [...Object.keys(data.experts || {}), ...data.turns.map((turn) => turn.by)]) side(who);
   node.append(el("ol", { class: "turns" }, ...data.turns.map((turn, place) => bubble(turn, place, talk, data))));
-  if (data.replies) node.append(el("h4", {}, talk.kind === "item" ? "What is judged" : "Replies to this history"),
+  if (data.replies) node.append(el("h4", {}, { item: "What is judged", pair: "The pair" }[talk.kind] ?? "Replies to this history"),
     el("ol", { class: "turns beside" }, ...data.replies.map((turn) => bubble(turn, -1, talk, data))));
   if (data.label !== undefined) node.append(el("p", { class: "facts" }, `label: ${data.label}`));
   if (data.chosen) node.append(el("p", { class: "facts" }, data.chosen.problem ?? `chosen of the first N: ${data.chosen.sizes.map((n, i) =>
@@ -364,6 +364,7 @@ async function begin() {
     button.addEventListener("click", () => navigator.clipboard.writeText($(button.dataset.copy).innerText).then(() => (button.textContent = "copied")));
   }
   if (about.again) again(about.again);
+  addEventListener("beforeprint", () => document.querySelectorAll("details.more").forEach((one) => (one.open = true)));
   if (!$("reader")) return;
   if (typeof DecompressionStream === "undefined") {
     $("count").textContent = "This browser is too old to unpack the transcripts; any of the last three years can.";
