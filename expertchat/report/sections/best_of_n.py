@@ -49,7 +49,7 @@ def figures(summary: Row, name: str, of: str = "") -> Iterator[Figure]:
     ]  # fmt: skip
     gaps = [Series(judge, _points(rows, ("gaps", judge))) for judge in judges if judge in rows[0]["gaps"]]
     made.append(
-        curves(f"{name}-gap", f"By how much who chose thinks better of it{of}", "N", Axis("win rates apart, points", True, 0.0), gaps,
+        curves(f"{name}-gap", f"By how much who chose thinks better of it{of}", "N", Axis("win rates apart, %-points", True, 0.0), gaps,
                "Against the first of N. Above 0: the chooser's win rate is the higher one. " + INTERVALS, log2=True)
     )  # fmt: skip
     for judge in judges:  # each on a scale of its own
