@@ -79,6 +79,11 @@ def name_of(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+def file_name(text: str) -> str:
+    """A name as it may stand in that of a file: letters, digits, - and _."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in text)
+
+
 def number(value: object) -> float | None:
     """What can be drawn."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None

@@ -45,7 +45,7 @@ def names_of(rows: Sequence[Arm]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
-def forests(rows: Sequence[Arm], names: Sequence[str]) -> list[Figure]:
+def forests(rows: Sequence[Arm], names: Sequence[str], before: str = "arms") -> list[Figure]:
     """Win rates; those among replies of like length; facts against the base's."""
     seeds = [_by_seed(row) for row in rows]
     won = [Row(name, row["win_rate"], row["win_rate_low"], row["win_rate_high"], row["n"], own)
@@ -54,9 +54,9 @@ def forests(rows: Sequence[Arm], names: Sequence[str]) -> list[Figure]:
              for name, row in zip(names, rows, strict=True)]  # fmt: skip
     like = [_like_length(name, row) for name, row in zip(names, rows, strict=True)]
     found = (
-        forest("arms-win_rate", "Replies that win against the base's, by arm", WON, won, NOTE),
-        forest("arms-like_length", "The same among replies of about the same length", WON, like, NOTE.split(";")[0] + "."),
-        forest("arms-facts", "Distinct true facts a reply, times the base's, by arm", Axis("times the base's", at=1.0), facts,
+        forest(f"{before}-win_rate", "Replies that win against the base's, by arm", WON, won, NOTE),
+        forest(f"{before}-like_length", "The same among replies of about the same length", WON, like, NOTE.split(";")[0] + "."),
+        forest(f"{before}-facts", "Distinct true facts a reply, times the base's, by arm", Axis("times the base's", at=1.0), facts,
                "Lines: 95 % intervals, the squares of the seeds' bootstrap errors added up."),
     )  # fmt: skip
     return [figure for figure in found if figure is not None]

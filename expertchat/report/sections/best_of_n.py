@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from expertchat.report.parts import Cell, Figure, Section, Shown
-from expertchat.report.shapes import Axis, Point, Series, curves
+from expertchat.report.shapes import Axis, Point, Series, curves, file_name
 from expertchat.report.subject import Subject
 from expertchat.text.in_words import line
 
@@ -56,12 +56,8 @@ def figures(summary: Row, name: str, of: str = "") -> Iterator[Figure]:
         if "score" in rows[0]["judges"][judge]:
             series = [Series("", _points(rows, ("judges", judge, "score")))]
             title = f"Score of the choice by {line(judge)}{of}"
-            made.append(curves(f"{name}-score-{_file(judge)}", title, "N", Axis("mean score"), series, INTERVALS, log2=True))
+            made.append(curves(f"{name}-score-{file_name(judge)}", title, "N", Axis("mean score"), series, INTERVALS, log2=True))
     return (figure for figure in made if figure is not None)
-
-
-def _file(judge: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in judge)
 
 
 def _at(row: Any, path: Sequence[str]) -> Row:
