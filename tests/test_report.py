@@ -218,13 +218,13 @@ def test_torn_and_damaged_files_are_named_and_the_rest_stands(tmp_path: Path) ->
 def test_an_array_is_what_it_was_merged_into_and_a_study_what_it_did_last(tmp_path: Path) -> None:
     for name in ("task-0", "task-1", "merged"):
         dialogues(tmp_path / "array" / name, 1)
-    (tmp_path / "array" / "submission").mkdir()
     study = tmp_path / "study"
     for name in ("talk", "superseded/talk.1"):
         dialogues(study / name, 1)
     (study / "study.json").write_text('{"study": "x", "size": "smoke", "steps": {"talk": {"code": 0}, "say": {"code": null}}}')
     assert [run.folder.name for run in subject_of([study]).runs] == ["talk"]
     assert verdict_of(subject_of([study])).says == "x. 1 of 2 steps are done."
+    assert [run.folder.name for run in subject_of([tmp_path / "array"]).runs] == ["merged"]
     several = subject_of([tmp_path / "array" / "task-0", study])
     assert list(several.names.values()) == ["array/task-0", "study/talk"]
 

@@ -17,6 +17,7 @@ import yaml
 
 from expertchat.audit.card import card_of
 from expertchat.config import ConfigError
+from expertchat.folder.reader import RunReader
 from expertchat.labels.store import standing
 from expertchat.records import Metrics
 from expertchat.records.lab import Label
@@ -24,6 +25,7 @@ from expertchat.report.drawing import drawn, inline_svg, table, write_figures
 from expertchat.report.learning import learnings, pooled
 from expertchat.report.markdown import inside, written
 from expertchat.report.parts import Cell, Figure, Report, Section, Shown, Verdict
+from expertchat.report.sections import SECTIONS
 from expertchat.report.sections.arms import arms
 from expertchat.report.sections.best_of_n import best_of_n
 from expertchat.report.sections.candidates import candidates
@@ -36,6 +38,7 @@ from expertchat.report.sections.studies import studies
 from expertchat.report.sections.training import training
 from expertchat.report.shapes import Axis, Point, Row, Series, beside, curves, forest, histogram
 from expertchat.report.subject import Subject, subject_of
+from expertchat.runs.arms import arms_of
 from tests.planted import answers, evidence
 from tests.planted import pairs as planted
 
@@ -174,7 +177,7 @@ def test_bars_hold_whole_numbers_alike() -> None:
 
 def test_seeds_are_pooled_from_the_lowest_to_the_highest() -> None:
     assert pooled([[Point(1, 0.2), Point(2, None)], [Point(1, 0.4), Point(2, 0.5)]]) == [
-        Point(1, pytest.approx(0.3), 0.2, 0.4), Point(2, 0.5, 0.5, 0.5)
+        Point(1, pytest.approx(0.3), 0.2, 0.4), Point(2, 0.5)
     ]  # fmt: skip
 
 
@@ -368,3 +371,16 @@ def test_markdown_holds_text_and_no_markup() -> None:
     assert "| *x'y* | # [a](b) \\| c |" in text and "\n\\- not a list\n" in text and "It \\*says\\*." in text and "## \\# Title" in text
     assert "](my%20plots/one.svg)" in text and "a)b: 0.5" in text and "one.svg" not in written(report)
     assert inside("a\nb | <c> `d`") == "a b \\| &lt;c> 'd'"
+
+
+def test_names_of_figures_are_names_of_files_and_no_two_are_alike(run: Path, tmp_path: Path) -> None:
+    rows = {"a": [[0.5, 0.4, 0.6]], "b": [[0.6, 0.5, 0.7]]}
+    told = {"title": "T", "columns": ["right"], "rows": rows, "published": []}
+    (tmp_path / "study.json").write_text(json.dumps({"study": "mine", "size": "smoke", "steps": {}}))
+    (tmp_path / "report.json").write_text(json.dumps({"title": "T", "tables": {"../x y": told, "../x_y2": told}}))
+    table = arms_of([RunReader(learned(tmp_path / "two" / str(seed), "x", seed)) for seed in (0, 1)]).values()
+    (tmp_path / "arms.json").write_text(json.dumps(table))
+    about = subject(run, tmp_path, tmp_path / "arms.json")
+    names = [name for section in SECTIONS if (made := section(about)) is not None for name in figures(made)]
+    assert all(re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names) and len(names) == len(set(names))
+    assert {"studies-___x_y-0", "lookup-0-win_rate", "arms-win_rate"} <= set(names)

@@ -68,10 +68,13 @@ class Kept:
             raise OSError("the disk is full\nand more")
         self.told.append((step, values))
 
-    def talks(self, told: Sequence[Talk]) -> None:
+    def ended(self, step: int, values: dict[str, float]) -> None:
+        self.told.append((step, values))
+
+    def talks(self, step: int, told: Sequence[Talk]) -> None:
         self.texts += [f"{one.step} {one.id}: {len(one.turns)}" for one in told]
 
-    def table(self, texts: Texts) -> None:
+    def table(self, step: int, texts: Texts) -> None:
         self.texts.append(f"{texts.name} {len(texts.rows)}")
 
     def close(self) -> None:
@@ -220,7 +223,7 @@ def test_trackers_stand_beside_a_view(kept: list[Kept], tmp_path: Path) -> None:
     beside.send(RunFinished(status="done", summary={"conversations": 2}))
     beside.close()
     assert [event.kind for event in view.events] == ["run_started", "measured", "run_finished"] and view.closed
-    assert kept[0].told == [(1, {"round/loss": 0.5}), (0, {"summary/conversations": 2.0})] and kept[0].closed
+    assert kept[0].told == [(1, {"round/loss": 0.5}), (1, {"summary/conversations": 2.0})] and kept[0].closed
     assert len(kept[0].texts) == 1
     plain = validate(ConverseConfig, compose("converse"))
     assert with_trackers(plain, view) is view

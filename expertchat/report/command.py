@@ -21,6 +21,7 @@ from expertchat.report.writing import Written, write_page
 
 LOOK_SECONDS = 10
 NAME = "report.html"
+ANSWERED = "report.json"  # of a study that is done
 
 
 def run_report(arguments: Sequence[str], show: Callable[[Report], None], tell: Callable[[Written, Sequence[str]], None]) -> int:
@@ -97,11 +98,11 @@ def write(subject: Subject, out: Path, again: int = 0) -> tuple[Written, list[st
 
 
 def follow(places: Sequence[Path], out: Path, seconds: int, tell: Callable[[Written, Sequence[str]], None]) -> None:
-    """Write the page again whenever there is more, until all runs are at their end."""
+    """Write the page again whenever there is more, until all runs and studies are at their end."""
     before: object = None
     while True:
         subject = subject_of(places)
-        going = any(not run.done for run in subject.runs)
+        going = any(not run.done for run in subject.runs) or any(not (place / ANSWERED).is_file() for place in subject.studies)
         if (now := _stamp(subject)) != before:
             before = now
             tell(*write(subject, out, seconds if going else 0))
@@ -113,5 +114,6 @@ def follow(places: Sequence[Path], out: Path, seconds: int, tell: Callable[[Writ
 def _stamp(subject: Subject) -> object:
     """What changes when there is more to tell: the sizes of the records, and whether a run is done."""
     passing = ("live.json", "heartbeat.json")
-    files = [path for run in subject.runs for path in sorted(run.folder.glob("*.json*")) if path.name not in passing]
+    places = [*(run.folder for run in subject.runs), *subject.studies]
+    files = [path for place in places for path in sorted(place.glob("*.json*")) if path.name not in passing]
     return [(path, path.stat().st_size) for path in files]

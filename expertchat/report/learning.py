@@ -13,6 +13,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.records import Metrics
 from expertchat.report.shapes import Point, number
 from expertchat.report.subject import Subject
+from expertchat.runs.arms import bundles, is_training
 from expertchat.trackers.tracking import FINAL
 
 RESAMPLES = 600
@@ -130,11 +131,13 @@ def learnings(subject: Subject) -> list[Learning]:
 
 
 def by_arm(found: Sequence[Learning]) -> dict[str, list[Learning]]:
-    """The same by arm and learner, for many runs at once."""
+    """The same by what differs in nothing but its seed, for many runs at once; runs without a seed of their own stand alone."""
+    several = len({one.learner for one in found}) > 1
+    names = {(run.folder, run.learner): f"{name}, expert {run.learner}" if several else name
+             for name, same in bundles([one.run for one in found if is_training(one.run)]) for run in same}  # fmt: skip
     arms: dict[str, list[Learning]] = {}
     for one in found:
-        name = one.arm or one.name
-        arms.setdefault(f"{name}, expert {one.learner}" if len(one.run.learners) > 1 else name, []).append(one)
+        arms.setdefault(names.get((one.run.folder, one.learner), one.name), []).append(one)
     return arms
 
 
@@ -145,7 +148,7 @@ def pooled(several: Iterable[Sequence[Point]]) -> list[Point]:
         for point in points:
             if point.value is not None:
                 at.setdefault(point.x, []).append(point.value)
-    return [Point(x, fmean(values), min(values), max(values)) for x, values in sorted(at.items())]
+    return [Point(x, fmean(values), *((min(values), max(values)) if len(values) > 1 else ())) for x, values in sorted(at.items())]
 
 
 def figure_of(metrics: Metrics | None, key: str) -> Any:

@@ -6,7 +6,7 @@ A value that is not there is a gap and never a zero. Shares are drawn in per cen
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,6 +79,11 @@ def name_of(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+def file_name(text: str) -> str:
+    """A name as it may stand in that of a file: letters, digits, - and _."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in text)
+
+
 def number(value: object) -> float | None:
     """What can be drawn."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
@@ -124,18 +129,21 @@ def curves(name: str, title: str, x: str, axis: Axis, series: Sequence[Series], 
 
     names, bars = [one.name for one in shown], len(shown) <= MOST_BARS
     named = len(series) > 1 and any(names)  # one line alone needs none
-    if not bars and any(point.low is not None for one in shown for point in one.points):
-        note = f"The intervals of so many lines are not drawn; the CSV has them. {note}".strip()
+    sure = any(point.low is not None for one in shown for point in (*one.points, *one.apart))
+    if not (sure and bars):
+        what = "The intervals of so many lines are not drawn; the CSV has them." if sure else "No interval is kept of it."
+        note = f"{note} {what}".strip()
     size = (HALF[0], HALF[1] + (LINE * math.ceil(len(names) / _columns(names)) if named else 0.0))
 
     def draw(axes: Axes) -> None:
         values = [point.value for one in shown for point in (*one.points, *one.apart) if point.value is not None]
         places = [point.x for one in shown for point in (*one.points, *one.apart)]
         several = len(shown) > 1 and bars and any(point.low is not None for one in shown for point in one.points)
-        wide = 0.0 if log2 else max(places) - min(places) or 1.0
+        wide = math.log2(max(places) / min(places)) if log2 else max(places) - min(places)
         for nth, (i, one) in enumerate(placed):
-            shift = DODGE * wide * (nth - (len(shown) - 1) / 2) if several else 0.0
-            _curve(axes, i, one if bars else _bare(one), axis, shift, shift + ASIDE * wide)
+            shift = DODGE * (wide or 1.0) * (nth - (len(shown) - 1) / 2) if several else 0.0
+            aside = shift + ASIDE * (wide or 1.0)
+            _curve(axes, i, one if bars else _bare(one), axis, _moved(shift, log2), _moved(aside, log2))
         _limits(axes, axis, values, "y", [bound for row in rows for bound in (row[3], row[4]) if isinstance(bound, float)])
         _by_x(axes, x, places, log2)
         if named:
@@ -148,28 +156,33 @@ def _bare(one: Series) -> Series:
     return Series(one.name, *([replace(point, low=None, high=None) for point in points] for points in (one.points, one.apart)))
 
 
-def _curve(axes: Axes, i: int, one: Series, axis: Axis, shift: float, aside: float) -> None:
+def _moved(by: float, log2: bool) -> Callable[[float], float]:
+    """Where a point is drawn, so that the intervals of others at the same place can be seen."""
+    return (lambda x: x * 2.0**by) if log2 else (lambda x: x + by)
+
+
+def _curve(axes: Axes, i: int, one: Series, axis: Axis, at: Callable[[float], float], aside: Callable[[float], float]) -> None:
     colour, mark, dash = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)], DASHES[(i + i // len(COLOURS)) % len(DASHES)]
     few = len(one.points) <= 30
     gap = float("nan")
-    x = [point.x + shift for point in one.points]
+    x = [at(point.x) for point in one.points]
     y = [gap if point.value is None else axis.factor * point.value for point in one.points]
     axes.plot(x, y, color=colour, linestyle=dash, marker=mark if few else None, label=one.name or None, clip_on=False)
-    _bars(axes, one.points, axis, shift, colour)
+    _bars(axes, one.points, axis, at, colour)
     known = [point for point in one.apart if point.value is not None]
     if known:
         places = [axis.factor * (point.value or 0.0) for point in known]
         label = None if one.points else one.name
-        axes.plot([point.x + aside for point in known], places, color=colour, linestyle="none", marker=mark, markersize=8, fillstyle="none",
+        axes.plot([aside(point.x) for point in known], places, color=colour, linestyle="none", marker=mark, markersize=8, fillstyle="none",
                   markeredgewidth=1.4, label=label)  # fmt: skip
         _bars(axes, known, axis, aside, colour)
 
 
-def _bars(axes: Axes, points: Sequence[Point], axis: Axis, shift: float, colour: str) -> None:
+def _bars(axes: Axes, points: Sequence[Point], axis: Axis, at: Callable[[float], float], colour: str) -> None:
     """The intervals."""
     for point in points:
         if point.value is not None and point.low is not None and point.high is not None:
-            place, ends = point.x + shift, (axis.factor * point.low, axis.factor * point.high)
+            place, ends = at(point.x), (axis.factor * point.low, axis.factor * point.high)
             axes.plot([place, place], ends, color=colour, linewidth=0.9, marker="_", markersize=4, solid_capstyle="butt")
 
 
@@ -268,7 +281,7 @@ def forest(name: str, title: str, axis: Axis, rows: Sequence[Row], note: str = "
 
 
 def _estimate(axes: Axes, at: int, row: Row, axis: Axis) -> None:
-    axes.text(1.02, at, _row_said(row, axis), transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=8)
+    axes.text(1.035, at, _row_said(row, axis), transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=8)
     if row.value is None:
         return
     if row.low is not None and row.high is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from expertchat.runs.seen import below
 
 STUDY, OLD = "study.json", "superseded"
 REMEDY = "leave this run out"
+_TASK = re.compile(r"task-\d+")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ def subject_of(places: Sequence[Path]) -> Subject:
             problems.append(f"{place}: holds no run; name a run folder, or a folder of runs (expertchat runs {place} lists them)")
     if problems:
         raise ConfigError(problems)
-    return Subject(tuple(runs.values()), tuple(studies), files)
+    merged = {key.parent for key in runs if key.name == "merged"}  # of an array whose folder does not say that it is one
+    kept = [run for key, run in runs.items() if not (key.parent in merged and _TASK.fullmatch(key.name))]
+    return Subject(tuple(kept), tuple(studies), files)
 
 
 def _runs(place: Path) -> Iterator[RunReader]:

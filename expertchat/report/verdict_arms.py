@@ -27,7 +27,7 @@ def of_arms(subject: Subject) -> Verdict | None:
     if not subject.trained:
         return None
     try:
-        rows = [row for row in arms([run.folder for run in subject.trained]).rows if row["win_rate"] is not None]
+        rows = _rows(subject)
     except ConfigError:
         return None
     if not rows:
@@ -36,6 +36,17 @@ def of_arms(subject: Subject) -> Verdict | None:
     alone = len({row["arm"] for row in rows}) == 1
     cannot = [unfinished(subject), _about_judge(rows), _about_size(rows), _about_ties(rows), _about_seeds(rows)]
     return Verdict(_one(rows) if alone else _several(ranked), " ".join(filter(None, cannot)), _drawing(ranked[:SHOWN]))
+
+
+def _rows(subject: Subject) -> list[Row]:
+    """A row for each arm and learner that was held against its base; runs that were merged of several seeds have theirs in the summary."""
+    alone = [run.folder for run in subject.trained if run.seed is not None]
+    rows: list[Row] = [*arms(alone).rows] if alone else []
+    for run in subject.trained:
+        evaluations = run.summary.get("evaluations") if run.seed is None else None
+        if isinstance(evaluations, Mapping):
+            rows += [row for row in evaluations.values() if isinstance(row, Mapping) and "arm" in row]
+    return [row for row in rows if row["win_rate"] is not None]
 
 
 def _not_judged(subject: Subject) -> Verdict | None:
@@ -104,7 +115,7 @@ def _against_half(row: Row) -> str:
     if low is None or high is None:
         return "held against what it was before"
     better, worse = "better than before", "worse than before"
-    return better if low > 0.5 else worse if high < 0.5 else "not told apart from before"
+    return better if low > 0.5 else worse if high < 0.5 else "not shown to have changed"
 
 
 # -- what it cannot say -----------------------------------------------------------------------------------------------------------

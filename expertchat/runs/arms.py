@@ -121,13 +121,8 @@ def arms(folders: Sequence[Path]) -> Table:
 def arms_of(readers: Sequence[RunReader], notes: Sequence[str] = ()) -> Table:
     """The table of training runs. Raises ConfigError for a file that is damaged."""
     table = Table(notes=list(notes))
-    runs = [run for reader in readers for run in read_run(reader)]
-    groups: dict[tuple[str, Speaker], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.arm, run.learner), []).append(run)
-    for group in groups.values():
-        for name, same in _alike(group):
-            table.rows.append(row(name, _one_a_seed(name, same, table.notes)))
+    for name, same in bundles(readers):
+        table.rows.append(row(name, _one_a_seed(name, same, table.notes)))
     judges = sorted({str(one["judge"]) for one in table.rows if one["judge"]})
     if len(judges) > 1:
         table.notes.append(f"the arms are not judged alike ({', '.join(judges)}): their win rates cannot be compared")
@@ -135,6 +130,14 @@ def arms_of(readers: Sequence[RunReader], notes: Sequence[str] = ()) -> Table:
     if seen and seen[-1] > ALIKE * seen[0] and len({one["method"] for one in table.rows}) > 1:
         table.notes.append(f"not all were trained on equally many judged replies ({seen[0]:,} to {seen[-1]:,})")
     return table
+
+
+def bundles(readers: Sequence[RunReader]) -> list[tuple[str, list[Run]]]:
+    """The runs and learners that differ in nothing but their seed, each bundle with its name. Raises ConfigError for damage."""
+    groups: dict[tuple[str, Speaker], list[Run]] = {}
+    for run in (run for reader in readers for run in read_run(reader)):
+        groups.setdefault((run.arm, run.learner), []).append(run)
+    return [bundle for group in groups.values() for bundle in _alike(group)]
 
 
 # -- finding and reading runs -------------------------------------------------------------------------------------------

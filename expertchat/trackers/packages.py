@@ -24,11 +24,15 @@ class Tracker(Protocol):
 
     def log(self, step: int, values: dict[str, float]) -> None: ...
 
-    def talks(self, told: Sequence[Talk]) -> None:
+    def ended(self, step: int, values: dict[str, float]) -> None:
+        """The numbers of the summary."""
+        ...
+
+    def talks(self, step: int, told: Sequence[Talk]) -> None:
         """Dialogues, as traces where the tracker has such."""
         ...
 
-    def table(self, texts: Texts) -> None: ...
+    def table(self, step: int, texts: Texts) -> None: ...
 
     def close(self) -> None: ...
 
@@ -66,13 +70,16 @@ class Wandb:
     def log(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
 
-    def talks(self, told: Sequence[Talk]) -> None:
-        rows: list[Row] = [[one.id, one.step, one.topic, speaker, text] for one in told for speaker, text in one.turns]
-        self.table(Texts("transcripts", ("dialogue", "round", "topic", "speaker", "text"), rows))
+    def ended(self, step: int, values: dict[str, float]) -> None:
+        self._run.summary.update(values)
 
-    def table(self, texts: Texts) -> None:
+    def talks(self, step: int, told: Sequence[Talk]) -> None:
+        rows: list[Row] = [[one.id, one.step, one.topic, speaker, text] for one in told for speaker, text in one.turns]
+        self.table(step, Texts("transcripts", ("dialogue", "round", "topic", "speaker", "text"), rows))
+
+    def table(self, step: int, texts: Texts) -> None:
         table = import_module("wandb").Table(columns=list(texts.columns), data=[list(row) for row in texts.rows], allow_mixed_types=True)
-        self._run.log({texts.name: table})
+        self._run.log({texts.name: table}, step=step)  # a step before the last one would be dropped
 
     def close(self) -> None:
         self._run.finish()
@@ -93,13 +100,16 @@ class Trackio:
     def log(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
 
-    def talks(self, told: Sequence[Talk]) -> None:
+    def ended(self, step: int, values: dict[str, float]) -> None:
+        self.log(step, values)
+
+    def talks(self, step: int, told: Sequence[Talk]) -> None:
         for one in told:
             about = {"id": one.id, "topic": one.topic, **one.about}
             self._run.log({"transcripts": self._trackio.Trace(one.messages, metadata=about)}, step=one.step)
 
-    def table(self, texts: Texts) -> None:
-        self._run.log({texts.name: self._trackio.Table(columns=list(texts.columns), data=[list(row) for row in texts.rows])})
+    def table(self, step: int, texts: Texts) -> None:
+        self._run.log({texts.name: self._trackio.Table(columns=list(texts.columns), data=[list(row) for row in texts.rows])}, step=step)
 
     def close(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -120,13 +130,16 @@ class TensorBoard:
             self._writer.add_scalar(key, value, step)
         self._writer.flush()  # a run may be killed at any moment
 
-    def talks(self, told: Sequence[Talk]) -> None:
+    def ended(self, step: int, values: dict[str, float]) -> None:
+        self.log(step, values)
+
+    def talks(self, step: int, told: Sequence[Talk]) -> None:
         for one in told:
             self._writer.add_text(f"transcripts/{one.id}", "\n\n".join(f"**{speaker}** {text}" for speaker, text in one.turns), one.step)
         self._writer.flush()
 
-    def table(self, texts: Texts) -> None:
-        self._writer.add_text(texts.name, texts.markdown(), 0)
+    def table(self, step: int, texts: Texts) -> None:
+        self._writer.add_text(texts.name, texts.markdown(), step)
         self._writer.flush()
 
     def close(self) -> None:

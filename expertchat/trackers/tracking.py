@@ -39,6 +39,7 @@ class Tracking:
         self._several = several  # experts learn: their figures are kept apart by their names
         self._tell = tell
         self._open: dict[str, tuple[Tracker, Log, set[str]]] = {}
+        self._last = 0  # the last round that was told
         self._texts: dict[str, dict[str, int]] = {}  # how many lines of each file a tracker knows
 
     def log(self, metrics: Metrics) -> None:
@@ -52,12 +53,13 @@ class Tracking:
             with self._dropping(name):
                 tracker, log, _ = self._open[name]
                 talks, tables, now = told_of(run, self._texts.get(name, {}))
-                if talks:
-                    tracker.talks(talks)
-                for table in tables:
-                    tracker.table(table)
+                step = max(run.last_round, self._last)
                 if numbers := flat(summary or {}):
-                    tracker.log(run.last_round, {f"summary/{key}": value for key, value in numbers.items()})
+                    tracker.ended(step, {f"summary/{key}": value for key, value in numbers.items()})
+                if talks:
+                    tracker.talks(step, talks)
+                for table in tables:
+                    tracker.table(step, table)
                 log.append(json.dumps({"texts": now}))
         self.close()
 
@@ -91,6 +93,7 @@ class Tracking:
         if name not in self._open or metrics.id in self._open[name][2]:
             return
         tracker, log, told = self._open[name]
+        self._last = max(self._last, metrics.round)
         kind = "final" if metrics.id.endswith(FINAL) else metrics.kind  # beside an evaluation of the same round, on other histories
         prefix = f"{kind}/{metrics.learner}" if self._several else kind
         values = {f"{prefix}/{key}": float(value) for key, value in metrics.figures.items() if _is_number(value)}  # type: ignore[arg-type]

@@ -57,7 +57,8 @@ def print_merged_runs(values: Mapping[str, Any], stream: TextIO | None = None) -
     if "conversations" in summary:
         holds = f"{counted(summary['conversations'], 'dialogue')}, {counted(summary['turns'], 'turn')}"
     else:
-        holds = f"{counted(summary['rounds'], 'round')} each, {counted(summary['pairs'], 'pair')}"
+        made = next(what for what in ("pairs", "groups") if what in summary)
+        holds = f"{counted(summary['rounds'], 'round')} each, {counted(summary[made], made.removesuffix('s'))}"
     notes = [*values["lacking"], *values["notes"], *summary.get("notes", [])]
     look = clean(f"look at it: expertchat watch {values['out']}"), "dim"
     _say(stream, clean(f"{values['out']}: {what}, {holds}"), *((clean(note), "yellow") for note in notes), look)

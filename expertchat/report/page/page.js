@@ -364,6 +364,7 @@ async function begin() {
     button.addEventListener("click", () => navigator.clipboard.writeText($(button.dataset.copy).innerText).then(() => (button.textContent = "copied")));
   }
   if (about.again) again(about.again);
+  addEventListener("beforeprint", () => document.querySelectorAll("details.more").forEach((one) => (one.open = true)));
   if (!$("reader")) return;
   if (typeof DecompressionStream === "undefined") {
     $("count").textContent = "This browser is too old to unpack the transcripts; any of the last three years can.";

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from expertchat.evaluation.statistics import wilson
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Row, cell_of, forest
 from expertchat.report.subject import Subject
@@ -44,21 +45,27 @@ def names_of(rows: Sequence[Arm]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
-def forests(rows: Sequence[Arm], names: Sequence[str]) -> list[Figure]:
+def forests(rows: Sequence[Arm], names: Sequence[str], before: str = "arms") -> list[Figure]:
     """Win rates; those among replies of like length; facts against the base's."""
     seeds = [_by_seed(row) for row in rows]
     won = [Row(name, row["win_rate"], row["win_rate_low"], row["win_rate_high"], row["n"], own)
            for name, row, own in zip(names, rows, seeds, strict=True)]  # fmt: skip
     facts = [Row(name, row["distinct_ratio"], row["distinct_ratio_low"], row["distinct_ratio_high"], row["n"])
              for name, row in zip(names, rows, strict=True)]  # fmt: skip
-    like = [Row(name, row["win_rate_length_matched"], n=row["n_length_matched"]) for name, row in zip(names, rows, strict=True)]
+    like = [_like_length(name, row) for name, row in zip(names, rows, strict=True)]
     found = (
-        forest("arms-win_rate", "Replies that win against the base's, by arm", WON, won, NOTE),
-        forest("arms-like_length", "The same among replies of about the same length", WON, like, "Of pooled seeds no interval is kept."),
-        forest("arms-facts", "Distinct true facts a reply, times the base's, by arm", Axis("times the base's", at=1.0), facts,
+        forest(f"{before}-win_rate", "Replies that win against the base's, by arm", WON, won, NOTE),
+        forest(f"{before}-like_length", "The same among replies of about the same length", WON, like, NOTE.split(";")[0] + "."),
+        forest(f"{before}-facts", "Distinct true facts a reply, times the base's, by arm", Axis("times the base's", at=1.0), facts,
                "Lines: 95 % intervals, the squares of the seeds' bootstrap errors added up."),
     )  # fmt: skip
     return [figure for figure in found if figure is not None]
+
+
+def _like_length(name: str, row: Arm) -> Row:
+    rate, n = row["win_rate_length_matched"], row["n_length_matched"]
+    low, high = wilson(round(rate * n, 6), n) if n and rate is not None else (None, None)
+    return Row(name, rate, low, high, n)
 
 
 def _by_seed(row: Arm) -> list[float]:

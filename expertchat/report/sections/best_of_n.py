@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from expertchat.report.parts import Cell, Figure, Section, Shown
-from expertchat.report.shapes import Axis, Point, Series, curves
+from expertchat.report.shapes import Axis, Point, Series, curves, file_name
 from expertchat.report.subject import Subject
 from expertchat.text.in_words import line
 
@@ -49,19 +49,15 @@ def figures(summary: Row, name: str, of: str = "") -> Iterator[Figure]:
     ]  # fmt: skip
     gaps = [Series(judge, _points(rows, ("gaps", judge))) for judge in judges if judge in rows[0]["gaps"]]
     made.append(
-        curves(f"{name}-gap", f"By how much who chose thinks better of it{of}", "N", Axis("win rates apart, points", True, 0.0), gaps,
+        curves(f"{name}-gap", f"By how much who chose thinks better of it{of}", "N", Axis("win rates apart, %-points", True, 0.0), gaps,
                "Against the first of N. Above 0: the chooser's win rate is the higher one. " + INTERVALS, log2=True)
     )  # fmt: skip
     for judge in judges:  # each on a scale of its own
         if "score" in rows[0]["judges"][judge]:
             series = [Series("", _points(rows, ("judges", judge, "score")))]
             title = f"Score of the choice by {line(judge)}{of}"
-            made.append(curves(f"{name}-score-{_file(judge)}", title, "N", Axis("mean score"), series, INTERVALS, log2=True))
+            made.append(curves(f"{name}-score-{file_name(judge)}", title, "N", Axis("mean score"), series, INTERVALS, log2=True))
     return (figure for figure in made if figure is not None)
-
-
-def _file(judge: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in judge)
 
 
 def _at(row: Any, path: Sequence[str]) -> Row:

@@ -24,7 +24,7 @@ def lookup(subject: Subject) -> Section | None:
         if {"means", "together", "systems"} <= found.keys():
             parts += _metrics(found, f"lookup-{i}", line(path.name))
         elif {"arms", "notes"} <= found.keys():
-            parts += forests(found["arms"], names_of(found["arms"]))
+            parts += forests(found["arms"], names_of(found["arms"]), f"lookup-{i}")
     for one in learnings(subject):
         of = f", {line(one.name)}" if one.name else ""
         evaluations = [*one.evaluations, *([one.final] if one.final else [])]

@@ -9,7 +9,7 @@ from typing import Any
 
 from expertchat.folder.jsonl import read_json
 from expertchat.report.parts import Cell, Figure, Section, Shown
-from expertchat.report.shapes import Axis, Row, forest, number
+from expertchat.report.shapes import Axis, Row, file_name, forest, number
 from expertchat.report.subject import STUDY, Subject
 from expertchat.text.in_words import line
 
@@ -28,7 +28,7 @@ def studies(subject: Subject) -> Section | None:
         if not told:
             lead.append("It has not come to its end: there are no tables yet.")
         for key, table in (told.get("tables") or {}).items():
-            parts += _parts(f"studies-{i}-{key}" if len(subject.studies) > 1 else f"studies-{key}", table)
+            parts += _parts(f"studies-{f'{i}-' * (len(subject.studies) > 1)}{file_name(str(key))}", table)
         parts.append(_steps(name if len(subject.studies) > 1 else "", steps, folder))
     return Section("studies", "The study" if len(subject.studies) == 1 else "Studies", lead, parts) if subject.studies else None
 

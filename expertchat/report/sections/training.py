@@ -91,7 +91,8 @@ def training(subject: Subject) -> Section | None:
         return None
     figures = [figure for measure in MEASURES for figure in figures_of(measure, found)]
     figures += [figure for figure in (_losses(found),) if figure is not None]
-    lead = [*(said for one in found if (said := _said(one))), CANNOT]
+    many = [f"{len(found)} learners; a row for each stands below."]
+    lead = [*(many if len(found) > MOST else [text for one in found if (text := _said(one))]), CANNOT]
     return Section("training", "Training", lead, [*compared(found), *figures])
 
 
