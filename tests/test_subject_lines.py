@@ -93,7 +93,7 @@ def test_a_study_reads_lists_and_lines_of_logs(tmp_path: Path) -> None:
     step = Step("learn", "learn", "metrics", (), tmp_path, (), None, "")
     assert str(cell_of(tmp_path, "curve.0.won")) == "0.5 (0.4 to 0.6)" and cell_of(tmp_path, "curve.-1.n").value == 2
     assert cell_of(tmp_path, "curve.5.n").value is None and cell_of(tmp_path, "metrics.jsonl:e3.figures.loss").value == 0.3
-    table = {"title": "x", "rows": {"it": "learn"}, "list": "metrics.jsonl", "named": "round", "every": 4, "figures": {"loss": "figures.loss"}}
+    table = {"title": "x", "rows": {"it": "learn"}, "list": "metrics.jsonl", "named": "round", "every": 4, "figures": {"l": "figures.loss"}}
     study = StudyFile.model_validate({"title": "x", "steps": {"learn": {"run": "metrics x"}}, "tables": {"curve": table}})
     shown = tables_of(study, [step])["curve"]
     assert {name: cells[0].value for name, cells in shown.rows.items()} == {"0": 0.0, "4": 0.4, "5": 0.5}  # each fourth, and the last
