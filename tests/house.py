@@ -19,7 +19,7 @@ PACKAGE = ROOT / "expertchat"
 ROOMS = (
     "text", "records", "events", "config", "folder", "backends", "experts", "judging", "plan", "talk", "preferences", "world",
     "evaluation", "sources", "lab", "labels", "metrics", "audit", "training", "reward_models", "building", "prompting",
-    "choosing", "bench", "views", "command", "slurm", "runs", "report", "studies", "doors", "cli",
+    "choosing", "posts", "picking", "bench", "views", "command", "slurm", "runs", "report", "studies", "doors", "cli",
 )  # fmt: skip
 # Views know what is kept and what happens, and nothing of how it came about.
 VIEWS_MAY = {"records", "events", "text", "config", "folder"}

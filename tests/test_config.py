@@ -43,6 +43,7 @@ SLOTS = {
     "form": ["form"],
     "classifier": ["classifier@model"],
     "data": ["data"],
+    "language": ["+language@languages.mine"],
 }
 TAUGHT = ("data/taught", "evaluation/held_out", "train/sft_lora", "train/sft_full", "train/sft_last_layer")  # of sft
 PREFERRED = ("data/preferred", "evaluation/against_base", "train/dpo_lora", "train/dpo_full", "train/dpo_last_layer", "train/kto")  # of dpo
@@ -54,6 +55,7 @@ NEEDED = {
     "sft": ["data.path=[rows.txt]"],
     "audit": ["source.path=[judged]"],
     "build_pairs": ["+judge@judges.mine=length"],
+    "pick": ["texts=[a,b]"],
     "model/auto": ["{at}.path=folder"],
     "evaluation/reward": ["reward=length"],
     "topics/file": ["topics.file=topics.txt"],
@@ -94,6 +96,8 @@ def test_every_file_composes_and_validates(option: str) -> None:
         command = "submit"
     if group in ("source", "judge"):
         command = "judge"
+    if group == "language":
+        command = "posts"
     if group == "form":
         command = "label"
     if group == "classifier":

@@ -78,6 +78,8 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
         "Demonstration", "Sample",  # in a file that models are taught by, and what is answered then
         "Prompt",  # of best_of_n
         "Selection",
+        "Post",  # of posts
+        "PickRow", "Pick",  # of pick
     }
 
 

@@ -22,7 +22,8 @@ from expertchat.sources.config import SourceConfig
 CHOOSER = "chooser"  # the name of the judge that chooses
 MODEL, BASE = "model", "base"  # the seats of those who write
 COLUMN = "column:"
-RULES = ("first_sentence", "key_phrases", "longest")
+RULES = ("first_sentence", "key_phrases", "subject_line", "longest")
+ASKED = "{text}"  # what stands for a row's prompt in an instruction
 OF_PAIRS = ("first", "second", "own")  # planted judges that compare and give no number
 
 
@@ -49,7 +50,8 @@ class ChooseConfig(Group):
 class BestOfNConfig(Unattended):
     """`expertchat best_of_n`. `judges.chooser` chooses, all other judges judge the choice.
 
-    `base`: the model whose reply the choice is held against; None: of a model that has learned what it was before, else nobody's.
+    `instruction`: what a table's prompt is put into, in the place of {text}. `base`: the model whose reply the choice is held against;
+    None: of a model that has learned what it was before, else nobody's.
     `again`: which candidates those judges rate that rate one by one.
     """
 
@@ -61,6 +63,7 @@ class BestOfNConfig(Unattended):
     count: int = Field(ge=1, le=1_000_000)
     turns: int = Field(ge=0, le=100)
     context: Literal["auto", "view", "chat"] = "auto"
+    instruction: Text | None = None
     model: ModelConfig
     base: ModelConfig | None = None
     n: int = Field(ge=2, le=1024)
@@ -135,6 +138,11 @@ def _text_problems(config: BestOfNConfig) -> list[str]:
     found, rule = list[str](), config.rule_text
     if rule is not None and rule not in RULES and not (rule.startswith(COLUMN) and rule != COLUMN):
         found.append(f"rule_text={rule}: is no rule; take {', '.join(RULES)}, or column:NAME of a table")
+    if config.instruction is not None and ASKED not in config.instruction:
+        found.append(f"instruction: holds no {ASKED}, in whose place each prompt would stand; put it where the text belongs")
+    if config.instruction is not None and (not config.source.path or config.context == "view"):
+        what = "context=view" if config.context == "view" else "no SOURCE"
+        found.append(f"instruction: asks about the prompts of a table, shown as a chat, and here is {what}; leave it away, or name a table")
     if config.choose.threshold == "rule_text" and rule is None:
         found.append("choose.threshold=rule_text: there is no such text; name its rule, as rule_text=first_sentence")
     if not config.model.decoding.reply.varies:

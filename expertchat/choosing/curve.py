@@ -13,7 +13,7 @@ import numpy
 from expertchat.choosing.choice import against_below, against_first, chances, expected, kl
 from expertchat.choosing.config import CHOOSER, BestOfNConfig
 from expertchat.choosing.said import apart, of_numbers
-from expertchat.evaluation.statistics import of_draws, two_stages
+from expertchat.evaluation.statistics import Interval, of_draws, of_rate, two_stages
 from expertchat.records import Selection
 
 Values = list[float | None]
@@ -54,6 +54,14 @@ class Curve:
         low, high = of_draws(self.draws_R_P, values)
         return {"value": fmean(known) if known else None, "low": low, "high": high, "n": len(known)}
 
+    def rate(self, values: Values) -> dict[str, float | int | None]:
+        """The same of a win rate, whose interval has a width at 0 and 1, too."""
+        found = self.figure(values)
+        groups = len({group for group, value in zip(self.groups, values, strict=True) if value is not None})
+        value, low, high = found["value"], found["low"], found["high"]
+        low, high = of_rate(value, Interval(low, high), groups if low is not None else 0)
+        return found | {"low": low, "high": high}
+
     # -- one size ---------------------------------------------------------------------------------------------------------
 
     def at(self, size: int) -> dict[str, Any]:
@@ -79,7 +87,7 @@ class Curve:
         if not self._compares(name):
             found["score"] = self.figure(self.scores(name, size, place))
         for other in self.config.against:
-            figure = self.figure(self.won(name, other, size, place))
+            figure = self.rate(self.won(name, other, size, place))
             own = [value for value in self.first_n(name, other, place) if value is not None]
             found["against"][other] = figure | {"first_n": fmean(own) if own else None, "ties": sum(value == 0.5 for value in own)}
         return found

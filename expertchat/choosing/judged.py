@@ -122,6 +122,7 @@ class Judges:
             "scores": {name: [numbers[one.name] for one in texts.candidates] for name, numbers in found.items()},
             "others": {name: {key: numbers[one.name] for key, one in texts.others.items()} for name, numbers in found.items()},
             "duels": duels,
+            "texts": {key: one.text for key, one in texts.others.items()},
             "opinions": self.given.pop(asked.id, 0),
             "same": texts.same,
             "like": {key: texts.like(key) for key in texts.against},

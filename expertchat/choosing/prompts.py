@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from expertchat.backends.base import GenerateRequest
-from expertchat.choosing.config import COLUMN, BestOfNConfig
+from expertchat.choosing.config import ASKED, COLUMN, BestOfNConfig
 from expertchat.choosing.ruled import LONGEST, rule_text
 from expertchat.config import ConfigError
 from expertchat.experts.base import ContextTooSmallError, CountTokens, ExpertChat, History
@@ -84,7 +84,7 @@ def _nothing_to_say(config: BestOfNConfig) -> str:
 
 def ruled(rule: str | None, asked: Asked) -> str | None:
     """The rule's text, made of what is answered; None where there is none, or nothing to make it of."""
-    if rule is None or rule.startswith(COLUMN):
+    if rule is None or rule.startswith(COLUMN) or asked.prompt.rule_text is not None:
         return asked.prompt.rule_text
     said = next((turn.text for turn in reversed(asked.turns) if turn.speaker != asked.prompt.subject), None)
     return rule_text(rule, said)
@@ -137,10 +137,20 @@ def _rows(path: str, config: BestOfNConfig, say: Say) -> Iterator[Asked]:
     column = config.rule_text.removeprefix(COLUMN) if config.rule_text and config.rule_text.startswith(COLUMN) else None
     chat = config.context == "chat" or (config.context == "auto" and config.model.family != "world")
     for row in prompt_rows(read_table(path, config.source, say), config.source, say, column):
+        turns, said = _instructed(row.turns, config.instruction)
+        by_rule = row.more if said is None or column is not None else rule_text(config.rule_text or "", said)
         prompt = Prompt(
-            id=row.id, origin=row.id, subject=SEATS[0], group=row.group, source="", reference=row.reference, rule_text=row.more
+            id=row.id, origin=row.id, subject=SEATS[0], group=row.group, source="", reference=row.reference, rule_text=by_rule
         )  # fmt: skip
-        yield Asked(prompt, row.topic, tuple(row.turns), chat)
+        yield Asked(prompt, row.topic, turns, chat)
+
+
+def _instructed(turns: Sequence[Turn], instruction: str | None) -> tuple[tuple[Turn, ...], str | None]:
+    """The turns of a row with its last one put into the instruction, and what that one said; None where there is nothing to put into it."""
+    if instruction is None or not turns:
+        return tuple(turns), None
+    *before, last = turns
+    return (*before, last.model_copy(update={"text": instruction.replace(ASKED, last.text)})), last.text
 
 
 # -- what the model is shown ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from expertchat.choosing.subject import subject_line
 from expertchat.text.likeness import blank, words
 from expertchat.text.sentences import sentences
 
@@ -23,6 +24,8 @@ def rule_text(rule: str, said: str | None) -> str | None:
         return None
     if rule == "first_sentence":
         return next((sentence for sentence in sentences(said) if not blank(sentence)), None)
+    if rule == "subject_line":
+        return subject_line(said, key_phrases(said))
     return key_phrases(said) if rule == "key_phrases" else None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from expertchat.choosing.card import card, findings
@@ -21,7 +22,7 @@ from expertchat.text.sentences import shown_path
 
 Shown = Callable[[Asked], Sequence[Message]]
 """What the model was shown of a prompt."""
-CARD, DEMONSTRATIONS, PAIRS = "README.md", "demonstrations.jsonl", "pairs.jsonl"
+CARD, DEMONSTRATIONS, PAIRS, CHOICES = "README.md", "demonstrations.jsonl", "pairs.jsonl", "choices.jsonl"
 
 
 def close(config: BestOfNConfig, store: ChoosingFolder, shown: Shown) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def close(config: BestOfNConfig, store: ChoosingFolder, shown: Shown) -> dict[st
     counts: dict[str, Any] = {"demonstrations": len(demonstrations), "demonstrations_cut": cut}
     with store.writing():
         replace(store.folder / DEMONSTRATIONS, "".join(f"{as_line(one)}\n" for one in demonstrations), sync=True)
+        replace(store.folder / CHOICES, "".join(_choices(config, store, selections)), sync=True)
         if config.write_pairs:
             made, lines = _pairs(config, store, selections, shown)
             replace(store.folder / PAIRS, lines, sync=True)
@@ -92,6 +94,22 @@ def _judge(config: BestOfNConfig, store: ChoosingFolder, name: str, selections: 
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------
+
+
+def _choices(config: BestOfNConfig, store: ChoosingFolder, selections: Sequence[Selection]) -> Iterator[str]:
+    """A row a prompt, as tables are read: the rule's text, the base's (where there is none the first of the N), the choice; null: none."""
+    for asked, one in zip(store.asked, selections, strict=True):
+        texts = {i: store.candidates[f"{one.id}/k{i}"].text for i in range(len(one.keys)) if f"{one.id}/k{i}" in store.candidates}
+        chosen, subject = one.chosen[-1] if one.chosen else None, asked.prompt.subject
+        said = store.histories[one.id].turns
+        turns = [{"role": "assistant" if turn.speaker == subject else "user", "content": turn.text} for turn in said]
+        row = {
+            "id": one.id, "topic": asked.topic or None, "group": asked.prompt.group, "prompt": turns or None,
+            "reference": asked.prompt.reference, "rule": one.texts.get("rule"),
+            "base": one.texts.get("base", texts.get(0)), "best": None if chosen is None else texts[chosen],
+        }  # fmt: skip
+        yield f"{json.dumps(row, ensure_ascii=False)}\n"
+
 
 
 def _demonstrations(

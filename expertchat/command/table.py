@@ -89,6 +89,11 @@ _ALL = (
         resumes=True, jobs=True, work="doors.reward_model:WORK", gib=1.1,
     ),
     Command(
+        "posts", "synthetic posts of a neighbourhood, of personas and topics, none like another: expertchat posts languages=[en,de]",
+        "doors.posts:run", root="posts", config="posts.config:PostsConfig", added=("language@languages.NAME",), check="doors.posts:check",
+        models="command.check_runs:named", overrides="doors.posts:meant", resumes=True, jobs=True,
+    ),
+    Command(
         "best_of_n", "n replies to each prompt, one chosen by a judge, judged again by another: expertchat best_of_n [RUN|TABLE]",
         "doors.best_of_n:run", words="[SOURCE ...]", root="best_of_n", config="choosing.config:BestOfNConfig",
         added=("judge@judges.NAME", "experiment"), check="doors.best_of_n:check", models="doors.best_of_n:named",
@@ -102,6 +107,14 @@ _ALL = (
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
         models="doors.judge:named", overrides="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",
+    ),
+    Command(
+        "pick", "which of several texts of a row is the best, in every order: expertchat pick TABLE texts=[rule,base,best]",
+        "doors.pick:run", words="TABLE", root="pick", config="picking.config:PickConfig", check="doors.pick:check",
+        models="doors.pick:named", overrides="doors.pick:meant", resumes=True, jobs=True,
+    ),
+    Command(
+        "counts", "what counts and shares that others have reported can carry: expertchat counts FILE.yaml", "doors.counts:run",
     ),
     Command(
         "label", "people rate and compare texts, in the terminal or a browser: expertchat label SOURCE [serve=true]", "doors.label:run",

@@ -24,8 +24,8 @@ def run(arguments: Sequence[str]) -> int:
 def overrides(words: Sequence[str]) -> list[str]:
     """The words as overrides: SOURCE, and the model in one word.
 
-    >>> overrides(["runs/one", "model=minilm"]), overrides(["model=models/it's"])
-    (['classifier@model=minilm', 'source.path=["runs/one"]'], ["model.path='models/it\\\\'s'"])
+    >>> overrides(["runs/one", "model=minilm"]), overrides(["model=models/it's", "judge=length"])
+    (['classifier@model=minilm', 'source.path=["runs/one"]'], ["model.path='models/it\\\\'s'", 'judge={name: length}'])
     """
     from expertchat.config import conf_dir
     from expertchat.sources.words import as_overrides
@@ -37,6 +37,8 @@ def overrides(words: Sequence[str]) -> list[str]:
         if key == "model" and value:
             quoted = value.replace("'", "\\'")
             word = f"classifier@model={value}" if value in options or "," in value else f"model.path='{quoted}'"
+        if word.startswith("judge=") and value not in ("", "null"):  # a group's name, too: a mapping tells them apart
+            word = f"judge={{name: {value}}}"
         found.append(word)
     return found
 

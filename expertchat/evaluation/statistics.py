@@ -128,6 +128,18 @@ def mean_by_cluster(
     return Interval(*(None if bound is None else mean + stretch * (bound - mean) for bound in (low, high)))
 
 
+def of_rate(value: float | None, found: Interval, groups: int) -> Interval:
+    """The interval of a rate as draws have given it; of one that is 0 or 1 all draws are alike, so there it is Wilson's of as many answers
+    as there are groups.
+
+    >>> of_rate(1.0, Interval(1.0, 1.0), 8)  # 8 of 8
+    Interval(low=0.6755924404101652, high=1.0)
+    >>> of_rate(0.5, Interval(0.4, 0.6), 8)
+    Interval(low=0.4, high=0.6)
+    """
+    return Interval(*wilson(value * groups, groups)) if value in (0.0, 1.0) and groups else found
+
+
 def scaled_margin(margins: Sequence[float], rewards: Sequence[float]) -> float | None:
     """The mean margin in standard deviations of the rewards that it comes from, in the manner of Cohen's d.
 

@@ -90,8 +90,8 @@ class JudgesConfig(RootModel[dict[str, JudgeConfig]]):
         yield from self.root.items()
 
 
-class Unattended(Group):
-    """What loading models asks of a run's config, of one in which nobody talks."""
+class Alone(Group):
+    """What loading models asks of a run's config, of one in which nobody talks with another."""
 
     engine: EngineConfig
 
@@ -113,18 +113,21 @@ class Unattended(Group):
         return set()
 
     @property
+    def conversation(self) -> ConversationConfig:
+        """How large the memory plan takes a dialogue to be."""
+        return ConversationConfig(count=self.engine.max_batch or 64, turns=ASSUMED_TURNS)
+
+
+class Unattended(Alone):
+    """The same of one in which nothing is embedded: opinions are ratings and choices."""
+
+    @property
     def embeds(self) -> bool:
-        """Nothing is embedded: opinions are ratings and choices."""
         return False
 
     @property
     def embedder(self) -> EmbedderConfig:
         return EmbedderConfig()
-
-    @property
-    def conversation(self) -> ConversationConfig:
-        """How large the memory plan takes a dialogue to be."""
-        return ConversationConfig(count=self.engine.max_batch or 64, turns=ASSUMED_TURNS)
 
 
 class LabConfig(Unattended):

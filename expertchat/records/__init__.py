@@ -16,6 +16,8 @@ from expertchat.records.lab import (
     Text,
 )
 from expertchat.records.learning import Demonstration, Sample, Step
+from expertchat.records.picking import Pick, PickRow
+from expertchat.records.posts import Post
 from expertchat.records.run import (
     SEAT,
     SEATS,
@@ -46,7 +48,7 @@ from expertchat.records.run import (
 
 __all__ = [
     "SEAT", "SEATS", "Answer", "Attempt", "Candidate", "Choice", "Demonstration", "ExpertRef", "Figure", "Form", "Item", "JudgeRef",
-    "Label", "Message", "Metrics", "Opinion", "Order", "Outcome", "PairIds", "PreferencePair", "Prompt", "Rating", "Record", "Reward",
-    "Role", "Sample", "Score", "Selection", "Speaker", "Step", "StopReason", "Text", "Topic", "Transcript", "Turn", "Verdict", "Wim",
-    "as_line", "finite", "other",
+    "Label", "Message", "Metrics", "Opinion", "Order", "Outcome", "PairIds", "Pick", "PickRow", "Post", "PreferencePair", "Prompt",
+    "Rating", "Record", "Reward", "Role", "Sample", "Score", "Selection", "Speaker", "Step", "StopReason", "Text", "Topic", "Transcript",
+    "Turn", "Verdict", "Wim", "as_line", "finite", "other",
 ]  # fmt: skip

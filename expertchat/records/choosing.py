@@ -28,8 +28,9 @@ class Selection(Record):
     """What became of one prompt (`id`). Candidates go by their places, 0 to n - 1.
 
     `scores`: by judge, what each candidate is worth to it, the chooser's among them; None: it does not say. `others`: by judge, what the
-    texts are worth that the choice is held against. `duels`: by judge that compares, "3-base" -> 1 (the candidate won), 0.5, 0 or None.
-    `keys`: the highest of the first N is chosen; None: it cannot be. `chosen`: the choice of the first N, for each N of `sizes`.
+    texts are worth that the choice is held against, and `texts` those themselves. `duels`: by judge that compares, "3-base" -> 1 (the
+    candidate won), 0.5, 0 or None. `keys`: the highest of the first N is chosen; None: it cannot be. `chosen`: the choice of the first N,
+    for each N of `sizes`.
     """
 
     sizes: list[int]
@@ -38,6 +39,7 @@ class Selection(Record):
     scores: dict[str, list[float | None]]
     others: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     duels: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    texts: dict[str, str] = Field(default_factory=dict)
     same: list[int] = Field(default_factory=list)  # for each candidate, the first one that says the same
     like: dict[str, list[int]] = Field(default_factory=dict)  # by text that it is held against, the candidates that say the same
     opinions: int = 0  # that judges gave for it

@@ -21,6 +21,11 @@ def _one_or_more(value: object) -> object:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def _name(value: object) -> object:
+    """A judge's name; the command line has to write it as {name: NAME}, for `judge` is the name of a group there."""
+    return value["name"] if isinstance(value, dict) and set(value) == {"name"} else value
+
+
 class BaseConfig(Group):
     """The model that training begins from: an encoder (BERT, MPNet, a sentence embedder), or with kind=decoder a language model."""
 
@@ -78,7 +83,7 @@ class RewardModelTraining(Group):
     model: BaseConfig
     source: SourceConfig
     target: Literal["auto"] | Target
-    judge: Text | None = None
+    judge: Annotated[Text | None, BeforeValidator(_name)] = None
     labels: Annotated[list[Text], Field(default_factory=list)]
     min_margin: float = Field(ge=0)
     threshold: float | None = None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from expertchat.folder.jsonl import read_json
+from expertchat.folder.jsonl import read_json, read_lines
 from expertchat.report.parts import Cell, Shown
 from expertchat.studies.written import Step, StudyFile, TableFile
 
-SUMMARY = "summary.json"
+SUMMARY, LINES = "summary.json", ".jsonl"
+PLACE = re.compile(r"-?\d+")
 
 
 def tables_of(study: StudyFile, steps: Sequence[Step]) -> dict[str, Shown]:
@@ -30,8 +32,9 @@ def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
             if table.list is None:
                 rows[name] = [cell_of(step.folder, path) for path in table.figures.values()]
                 continue
-            for entry in _entries(step.folder, table.list):
-                rows[_once(str(entry.get(table.named)), rows)] = [_cell(entry, path) for path in table.figures.values()]
+            before = f"{name}, " if len(runs) > 1 or len(table.rows) > 1 else ""
+            for entry in _thinned(_entries(step.folder, table.list), table.every):
+                rows[_once(f"{before}{entry.get(table.named)}", rows)] = [_cell(entry, path) for path in table.figures.values()]
     beside = {row: [Cell(values.get(column)) for column in table.figures] for row, values in table.beside.items()}
     return Shown(table.title, list(table.figures), rows | beside, frozenset(beside), table.note or "")
 
@@ -42,18 +45,27 @@ def _once(name: str, rows: Mapping[str, object]) -> str:
 
 
 def cell_of(folder: Path, path: str) -> Cell:
-    """The figure "FILE:A.B.C" of a step's folder, of summary.json where no file is named."""
+    """The figure "FILE:A.B.C" of a step's folder, of summary.json where no file is named; of a .jsonl A is the id of a line."""
     file, colon, inside = path.rpartition(":")
+    if file.endswith(LINES):
+        return _cell({str(line.get("id")): line for _, line in read_lines(folder / file)}, inside)
     return _cell(read_json(folder / (file if colon else SUMMARY)), inside)
 
 
 def _entries(folder: Path, path: str) -> list[Mapping[str, Any]]:
-    """The list "FILE:A.B" of a step's folder."""
+    """The list "FILE:A.B" of a step's folder, or all lines of "FILE.jsonl"."""
+    if path.endswith(LINES):
+        return [line for _, line in read_lines(folder / path)]
     file, colon, inside = path.rpartition(":")
     found: Any = read_json(folder / (file if colon else SUMMARY))
     for key in inside.split("."):
         found = found.get(key) if isinstance(found, Mapping) else None
     return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
+
+
+def _thinned(entries: Sequence[Mapping[str, Any]], every: int) -> list[Mapping[str, Any]]:
+    """Every so many-th entry from the first one on, and the last."""
+    return [entry for i, entry in enumerate(entries) if not i % every or i == len(entries) - 1]
 
 
 def _cell(values: Any, path: str) -> Cell:
@@ -74,7 +86,9 @@ def _cell(values: Any, path: str) -> Cell:
 
 
 def _at(values: Any, key: str) -> Any:
-    """What stands at a key; * is the only one that there is."""
+    """What stands at a key; * is the only one that there is, and of a list a number is a place (-1: the last)."""
+    if isinstance(values, list):
+        return values[int(key)] if PLACE.fullmatch(key) and -len(values) <= int(key) < len(values) else None
     if not isinstance(values, Mapping):
         return None
     return next(iter(values.values())) if key == "*" and len(values) == 1 else values.get(key)

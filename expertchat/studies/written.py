@@ -48,14 +48,15 @@ class StepFile(Group):
 
 class TableFile(Group):
     """A table of `figures`, each by its place ("FILE:PATH.TO.IT", of summary.json where no file is named): a row a step, or with `list` a
-    row for each entry of a list in a file of theirs, called as its key `named` says. Or of `lines`: a row an input line and a column a step
-    that has answered it. `beside`: rows of figures that others have published."""
+    row for each entry of a list in a file of theirs (of a .jsonl each line; of many each `every`-th), called as its key `named` says. Or of
+    `lines`: a row an input line and a column a step that has answered it. `beside`: rows of figures that others have published."""
 
     title: Text
     rows: dict[str, Text]
     figures: dict[str, Text] = Field(default_factory=dict)
     list: Text | None = None
     named: Text = "name"
+    every: Annotated[int, Field(ge=1)] = 1
     lines: Text | None = None
     beside: dict[str, dict[str, Value]] = Field(default_factory=dict)
     note: Text | None = None

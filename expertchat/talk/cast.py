@@ -28,9 +28,11 @@ from expertchat.text.sentences import shown_path
 if TYPE_CHECKING:
     from expertchat.choosing.config import BestOfNConfig
     from expertchat.lab.config import LabConfig
+    from expertchat.picking.config import PickConfig
+    from expertchat.posts.config import PostsConfig
     from expertchat.training.config import OnlineConfig
 
-    CastConfig: TypeAlias = ConverseConfig | OnlineConfig | LabConfig | BestOfNConfig
+    CastConfig: TypeAlias = ConverseConfig | OnlineConfig | LabConfig | BestOfNConfig | PickConfig | PostsConfig
 
 
 @dataclass

@@ -89,7 +89,7 @@ class BarView:
         more = self.beside(event)
         if self._moves:
             self._move(self.doing, event.finished, event.total, more)
-        elif event.seconds - self._said_at >= PROGRESS_EVERY:
+        elif event.seconds < self._said_at or event.seconds - self._said_at >= PROGRESS_EVERY:  # a run may have several passes
             self._said_at = event.seconds
             said = f", {more}" if more else ""
             self._say(f"progress: {event.finished:,} of {event.total:,} {self.doing}{said}, {words.clock(event.seconds)}")

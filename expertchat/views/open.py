@@ -15,7 +15,9 @@ from expertchat.views.choosing import ChoosingView
 from expertchat.views.console import console_on
 from expertchat.views.judging import JudgingView
 from expertchat.views.live import LiveView, can_draw
+from expertchat.views.picking import PickingView
 from expertchat.views.plain import NullView, PlainView
+from expertchat.views.posts import PostsView
 from expertchat.views.rewards import RewardsView
 
 VIEWS = ("live", "plain", "none")
@@ -61,6 +63,16 @@ def open_choosing(view: str, stream: TextIO | None = None) -> Sink:
 def open_building(view: str, stream: TextIO | None = None) -> Sink:
     """The sink of a run that builds pairs: "live", "plain" or "none", as `open_view`."""
     return _open_own(BuildingView, view, stream)
+
+
+def open_posts(view: str, stream: TextIO | None = None) -> Sink:
+    """The sink of a run that writes posts: "live", "plain" or "none", as `open_view`."""
+    return _open_own(PostsView, view, stream)
+
+
+def open_picking(view: str, stream: TextIO | None = None) -> Sink:
+    """The sink of a run that picks one of several texts: "live", "plain" or "none", as `open_view`."""
+    return _open_own(PickingView, view, stream)
 
 
 def _open_own(kind: type[BarView], view: str, stream: TextIO | None) -> Sink:

@@ -1,0 +1,50 @@
+"""What counts can carry, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from expertchat.text.sentences import clean, one_line
+from expertchat.views.console import open_console
+
+HEADS = ("", "n", "value (95 %)", "even", "p", "p, all together", "least found", "carried")
+
+
+def print_counts(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
+    """Draw the table, and what it comes to."""
+    console = open_console(stream)
+    table = Table(box=SIMPLE_HEAD)
+    for i, head in enumerate(HEADS):
+        table.add_column(head, justify="right" if i else "left")
+    for row in values["rows"]:
+        table.add_row(Text(clean(one_line(row["name"]))), *cells(row), style="" if row["carried"] == "yes" else "dim")
+    console.print(Text(clean(one_line(values["title"])), "bold"))
+    console.print(table)
+    console.print(Text(f"{clean(one_line(values['says']))}."), soft_wrap=True)
+    if values["note"]:
+        console.print(Text(clean(one_line(values["note"])), "dim"), soft_wrap=True)
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """The figures of a row, as they are shown."""
+    least = "" if row["least"] is None else f"{row['least']:.3f}"
+    value = f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+    return [f"{row['n']:,}", value, f"{row['even']:.3f}", f"{row['p']:.3f}", f"{row['counted']:.3f}", least, row["carried"]]
+
+
+def markdown(values: Mapping[str, Any]) -> str:
+    """The table as Markdown."""
+    lines = [HEADS, ["---"] * len(HEADS), *([_inside(row["name"]), *cells(row)] for row in values["rows"])]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    parts = [f"# {_inside(values['title'])}", table, f"{_inside(values['says'])}.", _inside(values["note"])]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _inside(text: str) -> str:
+    """A text in a cell: data, and no markup."""
+    return one_line(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
