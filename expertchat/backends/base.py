@@ -135,11 +135,15 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Valued:
-    """A reward model's `score` of a reply, on its own scale, and the `reward` between -1 and 1 that it comes to; or why there is none."""
+    """A reward model's `score` of a reply, on its own scale, and the `reward` between -1 and 1 that it comes to; or why there is none.
+
+    `likeliest`: of a classifier that is asked how likely a label is, the one that it finds likeliest.
+    """
 
     score: float | None
     reward: float | None = None
     problem: str | None = None
+    likeliest: str | None = None
 
 
 Result = Completion | Scores | Embedding | Valued

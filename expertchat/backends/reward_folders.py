@@ -28,9 +28,12 @@ def find_reward_model(path: str, revision: str | None = None, models_dir: str | 
     return inside(find_folder(path, revision, problem_for(label), models_dir))
 
 
-def problem_for(label: str | None) -> Callable[[Path], str | None]:
-    """What is asked of the folder of a model that judges: where a label is named, any classifier will do."""
-    return any_reward_model_problem if label is None else classifier_problem
+def problem_for(label: str | None, pairs: bool = True) -> Callable[[Path], str | None]:
+    """What is asked of the folder of a model that judges: where a label is named, any classifier will do. `pairs`: whether it may be one
+    that compares two texts."""
+    if label is not None:
+        return classifier_problem
+    return any_reward_model_problem if pairs else reward_model_problem
 
 
 def inside(folder: Path) -> Path:

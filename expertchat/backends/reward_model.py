@@ -34,14 +34,15 @@ class RewardModel(Valuer):
     A tokenizer with a chat template is shown the chat with the reply as the assistant's last message, any other the pair (what was said,
     the reply). One that `compares` is shown what was said with the first text, then the reply; its score is the log odds that the reply is
     the better one. The oldest messages are left out where the whole is too long; a reply that does not fit by itself has no score. Without
-    `history` it is shown the topic alone of what was said before (the first line).
+    `history` it is shown the topic alone of what was said before (the first line), and where it reads texts `alone` nothing of it.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, name: str, config: RewardModelConfig, labels: int, compares: bool = False, history: bool = True
-    ) -> None:
+        self, model: Any, tokenizer: Any, name: str, config: RewardModelConfig, labels: int, compares: bool = False, history: bool = True,
+        alone: bool = False,
+    ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.name, self.config, self.labels, self.compares = model, tokenizer, name, config, labels, compares
-        self.history = history
+        self.history, self.alone = history, alone
         chats = bool(getattr(tokenizer, "chat_template", None)) and not compares
         self.renderer = Renderer(tokenizer, name) if chats else None
         held = position_table(model, model.get_input_embeddings())  # which may be fewer than the config says: some keep a place for padding
@@ -74,7 +75,8 @@ class RewardModel(Valuer):
             )
         facts = facts_of(folder)
         settings = config.model_copy(update={"max_tokens": config.max_tokens or facts.get("max_tokens")})
-        found = cls(model.eval(), tokenizer, name, settings, labels_of(folder), reads_two(folder), bool(facts.get("history", True)))
+        shown = {"compares": reads_two(folder), "history": bool(facts.get("history", True)), "alone": bool(facts.get("alone", False))}
+        found = cls(model.eval(), tokenizer, name, settings, labels_of(folder), **shown)
         if why and dtype != torch.float32:
             found.notes.append(f"reward model {name}: {why.replace('dtype=', 'reward_model.dtype=')}")
         return found
@@ -97,6 +99,9 @@ class RewardModel(Valuer):
 
     def row(self, request: ValueRequest) -> Tokens | None:
         """The tokens of a request without its oldest messages, and then the oldest lines, that do not fit; None where nothing fits."""
+        if self.alone:
+            row = self._tokens(neutralise(request.reply, self.tokenizer.all_special_tokens))
+            return row if len(row["input_ids"]) <= self.limit else None
         for shown in _shorter(request.messages if self.history else _topic(request.messages)):
             row = self._encoded(shown, request.reply, request.first)
             if len(row["input_ids"]) <= self.limit:
@@ -111,7 +116,10 @@ class RewardModel(Valuer):
         before, text = neutralise(said, special), neutralise(reply, special)
         mark = self.tokenizer.sep_token or ""  # no text can hold it
         shown = before if first is None else f"{before} {mark} {neutralise(first, special)}"
-        row = self.tokenizer(shown, text, add_special_tokens=True)
+        return self._tokens(shown, text)
+
+    def _tokens(self, *texts: str) -> Tokens:
+        row = self.tokenizer(*texts, add_special_tokens=True)
         return {key: row[key] for key in ("input_ids", "token_type_ids") if key in row}
 
     def batch(self, rows: Sequence[Tokens]) -> dict[str, Tensor]:
@@ -157,7 +165,8 @@ class RewardModel(Valuer):
             said = "the text has no type" if label is None else f"the classifier has no label {label!r}"
             return Valued(None, None, f"{said}: its labels are {', '.join(self.names)}")
         likely = float(torch.sigmoid(logits_L[0]) if self.labels == 1 else logits_L.softmax(0)[self.names[label]])
-        return Valued(likely, 2 * likely - 1)
+        first = None if self.labels == 1 else next(name for name, at in self.names.items() if at == int(logits_L.argmax()))
+        return Valued(likely, 2 * likely - 1, likeliest=first)
 
 
 def load_classifier(

@@ -17,8 +17,9 @@ class ChooseConfig(Group):
     """Which texts are chosen and which are rejected, by the judge's own scale.
 
     `high`, `low`: a chosen text scores that much at least, a rejected one that much at most; None: the score that the best `high_share`
-    of the source's texts reach, and that the worst `low_share` do not pass. `by_type`: an item's group is its type, and these scores are
-    found for each type by itself; a judge that rates a category of that name, or a classifier with a label of that name, judges by it.
+    of the source's texts reach, and that the worst `low_share` do not pass. `by_type`: an item has a type (a column of it, else its
+    group), and these scores are found for each type by itself; a judge that rates a category of that name, or a classifier with a label of
+    that name, judges by it.
     """
 
     high: float | None = None

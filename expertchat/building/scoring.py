@@ -122,7 +122,7 @@ def scored(config: BuildConfig, items: Sequence[Item], said: Mapping[str, Sequen
     found, were_cut = [], set(cut)
     for item in items:
         for place, text in enumerate(item.texts):
-            kind = item.group if config.choose.by_type else ""
+            kind = item.kind if config.choose.by_type else ""
             own, at = (said[text_id(item, place)], 0) if text_id(item, place) in said else (said.get(item.id, ()), place)
             score, problem = score_of(own, at, kind, config.judging.shares)
             name = text.candidate or text_id(item, place)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from expertchat.backends.folders import find_here
-from expertchat.backends.reward_folders import problem_for
+from expertchat.backends.reward_folders import classifier_problem, problem_for
 from expertchat.command.checks import Problems, told
+from expertchat.config import RewardModelConfig
 from expertchat.judging.fits import lacks
 from expertchat.lab.config import LabConfig
+
+
+def classifier_problems(config: RewardModelConfig) -> Problems:
+    """What is wrong with the folder of a classifier of types."""
+    yield from told(find_here, config.path, config.revision, classifier_problem, config.models_dir)
 
 
 def reward_models(config: LabConfig, here: bool) -> Problems:

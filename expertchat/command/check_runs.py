@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.backends.folders import find_here
-from expertchat.backends.reward_folders import reward_model_problem
+from expertchat.backends.reward_folders import problem_for
 from expertchat.command import check_models as models
 from expertchat.command import check_places as places
 from expertchat.command.checks import Problems, told
@@ -52,7 +52,7 @@ def cast(config: Any, command: str, here: bool) -> Generator[str, None, models.F
     seats, problems, lost = seats_of(config), list[str](), list[str]()
     found = models.find_seats(seats, problems)
     if REWARD_MODEL.judge in config.judge_names and (wanted := config.reward_model) is not None:
-        looked = told(find_here, wanted.path, wanted.revision, reward_model_problem, wanted.models_dir)
+        looked = told(find_here, wanted.path, wanted.revision, problem_for(wanted.label, pairs=False), wanted.models_dir)
         problems += [f"reward_model.path={wanted.path}: {problem}" for problem in looked]
     for seat, model in seats.items():
         yield from models.trained_problems(models.key_of(seat), model, found.get(seat))

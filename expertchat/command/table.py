@@ -128,7 +128,8 @@ _ALL = (
     Command("arms", "one table of several training runs: expertchat arms RUN [RUN ...] [--out FILE.md|.csv|.json]", "doors.arms:run"),
     Command(
         "metrics", "ROUGE, BLEU, perplexity, repeats and more of texts that are there: expertchat metrics SOURCE [reference=COLUMN]",
-        "doors.metrics:run", words="SOURCE ...", root="metrics", config="metrics.config:MetricsConfig", check="doors.metrics:check",
+        "doors.metrics:run", words="SOURCE ...", root="metrics", config="metrics.config:MetricsConfig",
+        added=("reward_model@classifiers.NAME",), check="doors.metrics:check",
         models="doors.metrics:named",
     ),
     Command(

@@ -50,6 +50,10 @@ def _one(literal: dict[str, str], job: Job) -> int:
 
     config: TalkConfig = job.config.model_copy(update=literal)
     need_model(config)
+    if config.prompts.file is not None:
+        from expertchat.prompting.table import run_table
+
+        return left(run_table(config, say))
     if sys.stdin.isatty() and sys.stdout.isatty():
         from expertchat.prompting.session import run_talk
         from expertchat.views.prompting import TalkScreen
@@ -88,7 +92,9 @@ def check(config: TalkConfig, here: bool) -> Problems:
     from expertchat.command import check_models as models
     from expertchat.command.checks import told
     from expertchat.experts.registry import family_class
+    from expertchat.prompting.table import table_problems
     from expertchat.sources.instructions import find_template
+    from expertchat.training.single import read_prompts
 
     if config.template != "auto":
         yield from (problem.replace("data.template=", "template=", 1) for problem in told(find_template, config.template))
@@ -97,3 +103,6 @@ def check(config: TalkConfig, here: bool) -> Problems:
         yield from models.model_problems("model", config.model)
     if config.device is not None:
         yield from models.device_problems({"device": config.device})
+    yield from table_problems(config)
+    if config.prompts.file is not None:
+        yield from told(read_prompts, config.prompts.file, config.prompts.column)

@@ -42,6 +42,7 @@ ADDED = {
     "reward_model": None, "judging.principles": None, "judging.references": None, "judging.examples": None, "judging.examples_shown": 2,
     "judging.combine": "mean", "trained": None, "no_repeat_ngram": 0, "stop": [], "label": None, "reward.functions": [],
     "reward.weights": None, "prompts.file": None, "prompts.column": None, "rating_scale": "symmetric", "instruction": None,
+    "prompts.type": None, "source.columns.type": None,
 }  # fmt: skip
 UNUSED = (
     "company", "moderate", "next_speaker", "judge_several", "principle", "principle_line", "principle_prefix", "principle_answers",

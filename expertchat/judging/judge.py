@@ -94,7 +94,7 @@ def judged_by(
         return (yield from Judge(experts[seat], config, (tokens or {}).get(seat), done, announce).flow(judgement))
     reward = (done or {}).get(f"{judgement.key}/reward")
     if not isinstance(reward, Reward):
-        reward = yield from scored.flow(judgement)
+        reward = yield from scored.flow(judgement, judgement.type)
     announce(RewardGiven(reward=reward))
     return Judged({}, None, reward)
 

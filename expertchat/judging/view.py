@@ -26,8 +26,8 @@ class Judgement:
     For a candidate, `turns` ends with the candidate as its last turn and `turn` is that turn's index. `role` says who judges, and `place`
     is the id of what is judged, with which those of all records begin; what is only shown needs neither.
 
-    `reference` is an answer that the judge may hold it against. What is drawn for a judgement (the order of principles, examples and their
-    numbers) is drawn by `draw`, whatever else is in a batch.
+    `reference` is an answer that the judge may hold it against, `type` what kind of text it is to be, for a classifier. What is
+    drawn for a judgement (the order of principles, examples and their numbers) is drawn by `draw`, whatever else is in a batch.
     """
 
     topic: str
@@ -41,6 +41,7 @@ class Judgement:
     transcript: str = ""  # its id
     candidate: str | None = None
     reference: str | None = None
+    type: str | None = None
     examples: tuple[Shown, ...] = ()
     seed: int = 0  # the run's
 

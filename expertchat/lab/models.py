@@ -159,7 +159,7 @@ class Scorer:
         seat, config = seat_of(self.name, "reward_model"), self.bench.config
         role, places = Role(self.name, seat, seat), range(len(item.texts))
         asked = [judgement_of(item, place, role, repeat, config.judging.categories, config.run.seed, False) for place in places]
-        given = yield from together([scored.flow(one, item.group) for one in asked])
+        given = yield from together([scored.flow(one, item.kind) for one in asked])
         return [self._opinion(item, place, repeat, reward) for place, reward in enumerate(given)]
 
     def _opinion(self, item: Item, place: int, repeat: int, reward: Reward) -> Opinion:

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from expertchat.evaluation.statistics import mean_by_cluster
 from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
 from expertchat.lab.judge import ORDERS
@@ -63,9 +64,37 @@ def _of_judge(ref: JudgeRef, said: Sequence[Opinion], items: dict[str, Item]) ->
         numbers = [number for every in categories.values() for number in every]
         found["mean"] = round(fmean(numbers), 4) if numbers else None
         found["means"] = {name: round(fmean(every), 4) for name, every in categories.items()}
+        if typed := _typed(rated, items):
+            found["types"] = typed
     if choices:
         found |= _compared(choices, items)
     return found
+
+
+def _typed(rated: Sequence[Opinion], items: dict[str, Item]) -> list[dict[str, Any]]:
+    """By system, of texts that have a type, by a judge of which one category is called so: the share of which that one is rated highest
+    (of several that are, its part), with its interval over groups; the mean rating of that category, and of the others."""
+    given: dict[tuple[str, int, int], dict[str, float | None]] = defaultdict(dict)
+    for one in rated:
+        given[one.item, one.place, one.repeat][one.category] = one.number
+    found: dict[str, list[tuple[float, str, float, float]]] = defaultdict(list)
+    for (name, place, _), numbers in given.items():
+        item, known = items[name], {category: number for category, number in numbers.items() if number is not None}
+        if item.type not in known or len(known) < max(2, len(numbers)):
+            continue  # what is not rated in all categories is highest in none
+        best = [category for category, number in known.items() if number == max(known.values())]
+        own = known.pop(item.type)
+        right = 1 / len(best) if item.type in best else 0.0
+        found[item.texts[place].system or "all"].append((right, item.group, own, fmean(known.values())))
+    return [_of_types(system, *zip(*rows, strict=True)) for system, rows in found.items()]
+
+
+def _of_types(system: str, right: Sequence[float], groups: Sequence[str], own: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    interval = mean_by_cluster(right, groups, seed=0)
+    return {
+        "name": system, "n": len(right), "right": fmean(right), "right_low": interval.low, "right_high": interval.high, "own": fmean(own),
+        "others": fmean(others),
+    }  # fmt: skip
 
 
 def _compared(choices: Sequence[Opinion], items: dict[str, Item]) -> dict[str, Any]:

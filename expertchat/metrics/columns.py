@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from expertchat.metrics.config import Measure
+
+TYPE = "type"  # what the classifier is called that is named without a name
+RIGHT, LIKELY = "of_type", "type_probability"
 
 
 class Column(NamedTuple):
@@ -21,7 +24,7 @@ class Column(NamedTuple):
     title: str
     digits: int = 3
     mean: bool = True
-    needs: Literal["", "reference", "turns", "context"] = ""
+    needs: Literal["", "reference", "turns", "context", "type"] = ""
     least: float = 0.0
     most: float = 1.0
 
@@ -41,6 +44,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("logp_token", "likelihood", "log-likelihood a token", least=-math.inf, most=0.0),
     Column("logp_byte", "likelihood", "log-likelihood a byte", least=-math.inf, most=0.0),
     Column("perplexity", "likelihood", "perplexity of a text", 2, least=1.0, most=math.inf),
+    Column("perplexity_reference", "reference_likelihood", "perplexity of a reference", 2, needs="reference", least=1.0, most=math.inf),
     Column("distinct_1", "distinct", "distinct-1"),
     Column("distinct_2", "distinct", "distinct-2"),
     Column("repeats", "repeats", "repeats in itself"),
@@ -54,6 +58,24 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def columns_of(measures: Sequence[str]) -> list[Column]:
-    """The columns that measures bring, in the order of the table."""
-    return [column for column in COLUMNS if column.measure in measures]
+def of_type(name: str, what: str = RIGHT) -> str:
+    """The column of what a classifier says of types: RIGHT or LIKELY; that of the classifier called TYPE bears no name.
+
+    >>> of_type("type"), of_type("rewards", LIKELY)
+    ('of_type', 'type_probability_rewards')
+    """
+    return what if name == TYPE else f"{what}_{name}"
+
+
+def _types(name: str) -> tuple[Column, Column]:
+    by = "" if name == TYPE else f", by {name}"
+    return (
+        Column(of_type(name), "type", f"of the right type{by}", needs="type"),
+        Column(of_type(name, LIKELY), "type", f"probability of the right type{by}", needs="type"),
+    )
+
+
+def columns_of(measures: Sequence[str], classifiers: Iterable[str] = ()) -> list[Column]:
+    """The columns that measures bring, in the order of the table; those of types for each classifier."""
+    typed = [column for name in classifiers for column in _types(name)]
+    return [column for column in (*typed, *COLUMNS) if column.measure in measures]

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from expertchat.config import EmbedderConfig, Group, ModelConfig, Text
+from expertchat.config import EmbedderConfig, Group, ModelConfig, RewardModelConfig, Text
 from expertchat.sources.config import SourceConfig
 
-Measure = Literal["rouge", "bleu", "chrf", "likelihood", "distinct", "repeats", "length", "similarity"]
+Measure = Literal["type", "rouge", "bleu", "chrf", "likelihood", "reference_likelihood", "distinct", "repeats", "length", "similarity"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 TABLES, ROWS = (".md", ".csv", ".json"), (".csv", ".jsonl")
 LONGEST_TEXT = 1_000_000  # characters that `tokens` takes
 
@@ -23,11 +24,13 @@ def _ends_in(path: str, known: tuple[str, ...]) -> str:
 
 
 class MetricsConfig(Group):
-    """`expertchat metrics`: what is measured of which texts, and where it goes."""
+    """`expertchat metrics`: what is measured of which texts, by which model's probabilities and which classifiers of types (by names of
+    your own), and where it goes."""
 
     source: SourceConfig
     measures: Annotated[list[Measure], Field(min_length=1)]
     model: ModelConfig | None = None
+    classifiers: dict[Name, RewardModelConfig] = Field(default_factory=dict)
     context: Literal["auto", "view", "chat", "none"] = "auto"
     embedder: EmbedderConfig
     stemmer: Literal["none", "english", "german"] = "none"

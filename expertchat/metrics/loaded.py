@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from expertchat.backends.folders import embedder_problem, find_here
 from expertchat.backends.loading import LaterEmbedder, embedder_path, load_backend, load_embedder
-from expertchat.config import ConfigError, EmbedderConfig, ModelConfig
+from expertchat.config import ConfigError, EmbedderConfig, ModelConfig, RewardModelConfig
 from expertchat.experts.registry import family_class
 from expertchat.text.sentences import shown_path
 
 if TYPE_CHECKING:
     from expertchat.backends.local import LocalBackend
+    from expertchat.backends.reward_model import RewardModel
 
 EMBEDDED = "embedded:"
 EXACT = "fp32: figures are to be exact; model.dtype=bf16 takes half the memory"
@@ -37,6 +38,17 @@ def load_model(config: ModelConfig, seed: int, threads: int | None = None, exact
     if exact:
         backend.info = replace(backend.info, notes=(*backend.info.notes, EXACT))
     return backend  # type: ignore[no-any-return]
+
+
+def load_types(config: RewardModelConfig, threads: int | None = None) -> RewardModel:
+    """The classifier that says of which type a text is. Raises ConfigError."""
+    import torch
+
+    from expertchat.backends.hardware import usable_cores
+    from expertchat.backends.reward_model import OF_TYPE, RewardModel
+
+    torch.set_num_threads(threads or usable_cores())
+    return RewardModel.load(config.model_copy(update={"label": OF_TYPE}))
 
 
 def find_embedder(config: EmbedderConfig, systems: Iterable[str | None]) -> tuple[LaterEmbedder | None, str]:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from expertchat.backends.base import Embedder, EmbedRequest
-from expertchat.metrics.columns import Column
+from expertchat.backends.base import Embedder, EmbedRequest, Valuer
+from expertchat.judging import scored
+from expertchat.judging.roles import REWARD_MODEL
+from expertchat.lab.models import judgement_of
+from expertchat.metrics.columns import LIKELY, Column, of_type
 from expertchat.metrics.likely import Likelihood, Likelihoods
 from expertchat.metrics.overlap import Bleu, Chrf, rouge
 from expertchat.records.lab import Item
@@ -60,6 +63,8 @@ class Row:
                 return "the reference is empty"
             case "turns" if not self.earlier:
                 return "nothing was said before"
+            case "type" if self.item.type is None:
+                return "it has no type"
             case "context" if blank(self.context):
                 return "there is neither a turn before it nor a topic"
         return None
@@ -79,6 +84,7 @@ class Tools:
     chrf: Chrf | None = None
     likelihoods: Likelihoods | None = None
     embedder: Embedder | None = None
+    classifiers: Mapping[str, Valuer] = field(default_factory=dict)
 
 
 def measure(items: Sequence[Item], columns: Sequence[Column], tools: Tools, tell: Callable[[int], None] = lambda done: None) -> list[Row]:
@@ -92,7 +98,13 @@ def measure(items: Sequence[Item], columns: Sequence[Column], tools: Tools, tell
             row.put(name, value, why)
     named = {column.name for column in columns}
     if tools.likelihoods is not None:
-        _likelihoods([row for row in rows if not blank(row.text)], tools.likelihoods, named, tell)
+        told = [row for row in rows if not blank(row.text)]
+        if any(column.measure == "likelihood" for column in columns):
+            _likelihoods(told, tools.likelihoods, named, tell)
+        if "perplexity_reference" in named:
+            _of_references([row for row in told if "perplexity_reference" not in row.problems], tools.likelihoods, tell)
+    for name, classifier in tools.classifiers.items():
+        _types([row for row in rows if of_type(name) not in row.problems], name, classifier)
     if tools.embedder is not None:
         _similarities(rows, tools.embedder, named)
     return rows
@@ -140,6 +152,29 @@ def _likelihoods(rows: Sequence[Row], tool: Likelihoods, named: set[str], tell: 
                 row.put("tokens", found.tokens)
         if found.note:
             row.notes.append(found.note)
+
+
+def _of_references(rows: Sequence[Row], tool: Likelihoods, tell: Callable[[int], None]) -> None:
+    """How likely the references are to the model, each in the place of the text; those of several texts to one prompt once."""
+    asked = {(row.item.topic, tuple(row.item.turns), row.item.reference): row for row in rows}
+    given = tool.score([(row.item, row.item.reference or "") for row in asked.values()], tell)
+    likelihood = dict(zip(asked, given, strict=True))
+    for row in rows:
+        found = likelihood[row.item.topic, tuple(row.item.turns), row.item.reference]
+        row.put("perplexity_reference", likelihood_figures(found)["perplexity"], found.problem or "")
+        if found.logp is not None:
+            row.counts["reference_likelihood"] = [found.logp, found.tokens, found.size]
+
+
+def _types(rows: Sequence[Row], name: str, classifier: Valuer) -> None:
+    """Whether a classifier finds a text to be of its type: 1 where no other is likelier; and how likely that type is."""
+    requests = [
+        scored.request(judgement_of(row.item, row.place, REWARD_MODEL, 0, {}, 0, False), row.item.type) for row in rows
+    ]  # fmt: skip
+    for row, found in zip(rows, classifier.value(requests), strict=True):
+        right = None if found.likeliest is None else float(found.likeliest == row.item.type)
+        row.put(of_type(name), right, found.problem or "the classifier has one label alone")
+        row.put(of_type(name, LIKELY), found.score, found.problem or "")
 
 
 def likelihood_figures(found: Likelihood) -> Values:

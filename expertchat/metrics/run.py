@@ -18,7 +18,7 @@ from expertchat.metrics.config import MetricsConfig
 from expertchat.metrics.files import as_csv
 from expertchat.metrics.kept import Kept
 from expertchat.metrics.likely import Likelihoods
-from expertchat.metrics.loaded import find_embedder, load_model
+from expertchat.metrics.loaded import find_embedder, load_model, load_types
 from expertchat.metrics.measuring import Row, Tools, measure
 from expertchat.metrics.summing import ALL, added, as_table, distinct_all, labels, means, together
 from expertchat.records import finite
@@ -27,6 +27,7 @@ from expertchat.text.likeness import blank
 from expertchat.text.sentences import listed
 
 Values = Mapping[str, Any]
+LIKELIHOODS = {"likelihood", "reference_likelihood"}  # measures that need a model
 FEW = 10  # groups below which bootstrapped intervals are rather too narrow
 
 
@@ -79,7 +80,7 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
     """The columns that make sense for these items, with the models they need. Raises ConfigError."""
     if not items:
         raise ConfigError(f"source.path={', '.join(config.source.path)}: holds no text; name another source")
-    columns, notes = columns_of(config.measures), list[str]()
+    columns, notes = columns_of(config.measures, config.classifiers), list[str]()
     rows = [Row(item, place) for item in items for place in range(len(item.texts)) if not blank(item.texts[place].text)]
     gone = [column for column in columns if column.needs and rows and all(row.lacks(column) for row in rows)]
     for why, left in _by_reason(gone, rows).items():
@@ -87,8 +88,11 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
     columns = [column for column in columns if column not in gone]
     tools = Tools(config.stemmer)
     if "likelihood" in config.measures and config.model is None:
-        columns = [column for column in columns if column.measure != "likelihood"]
         notes.append("left out, no model is named: log-likelihood and perplexity; any model: model=NAME")
+    if config.model is None:
+        columns = [column for column in columns if column.measure not in LIKELIHOODS]
+    if not config.classifiers and "type" in config.measures and any(row.item.type for row in rows):
+        notes.append("left out, no classifier is named: whether they are of the right type; classifier=RUN of expertchat reward_model")
     if any(column.measure == "similarity" for column in columns):
         tools.embedder, which = find_embedder(config.embedder, [text.system for item in items for text in item.texts])
         notes.append(which if tools.embedder is not None else f"left out, no embedder: similarity ({which})")
@@ -99,7 +103,11 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
         tools.bleu = overlap.Bleu(config.bleu_tokenizer)
     if "chrf" in measures:
         tools.chrf = overlap.Chrf()
-    if "likelihood" in measures and config.model is not None:
+    if "type" in measures:
+        found = {name: load_types(one, config.threads) for name, one in config.classifiers.items()}
+        tools.classifiers = found
+        notes += [f"types by {one.name} ({name}), which knows {', '.join(one.names)}" for name, one in found.items()]
+    if measures & LIKELIHOODS and config.model is not None:
         backend = load_model(config.model, config.seed, config.threads)
         tools.likelihoods = Likelihoods(backend, config.model, config.context)
         notes += [f"likelihoods by {backend.info.name}, {CONTEXTS[tools.likelihoods.context]}", *backend.info.notes]
@@ -116,7 +124,7 @@ CONTEXTS = {
 def _by_reason(gone: Sequence[Column], rows: Sequence[Row]) -> dict[str, list[str]]:
     """Titles of columns by the reason why no text has them; the nine of ROUGE are one."""
     found: dict[str, list[str]] = {}
-    for column in gone:
+    for column in (one for one in gone if one.measure != "type"):  # most sources know of no types
         titles = found.setdefault(str(rows[0].lacks(column)), [])
         title = {"rouge": "ROUGE", "bleu": "BLEU", "chrf": "chrF"}.get(column.measure, column.title)
         if title not in titles:

@@ -23,6 +23,7 @@ Figure = dict[str, Any]
 ADDED: dict[str, tuple[str, str, int]] = {  # what adds up: of which counts, its title, its digits
     "perplexity_all": ("likelihood", "perplexity, all texts", 2),
     "logp_byte_all": ("likelihood", "log-likelihood a byte, all texts", 3),
+    "perplexity_reference_all": ("reference_likelihood", "perplexity, all references", 2),
     "bleu_all": ("bleu", "BLEU, all texts", 2),
 }
 
@@ -91,7 +92,7 @@ def _differences(known: Sequence[tuple[Row, str, float]], systems: Sequence[str]
 def added(rows: Sequence[Row], systems: Sequence[str], seed: int, bleu: Callable[[Sequence[float]], float] | None) -> list[Figure]:
     """Perplexity and BLEU of all texts of a system together, from sums over them; intervals by drawing groups."""
     formulas: dict[str, Callable[[Sequence[float]], float]] = {
-        "perplexity_all": lambda sums: math.exp(min(700.0, -sums[0] / sums[1])) if sums[1] else math.nan,
+        "perplexity_all": _perplexity, "perplexity_reference_all": _perplexity,
         "logp_byte_all": lambda sums: sums[0] / sums[2] if sums[2] else math.nan,
     } | ({} if bleu is None else {"bleu_all": bleu})
     found = []
@@ -101,6 +102,10 @@ def added(rows: Sequence[Row], systems: Sequence[str], seed: int, bleu: Callable
             by_system = {system: _added(rows, systems, system, counts, formula, seed) for system in dict.fromkeys(systems)}
             found.append({"name": name, "title": title, "digits": digits, "systems": by_system})
     return found
+
+
+def _perplexity(sums: Sequence[float]) -> float:
+    return math.exp(min(700.0, -sums[0] / sums[1])) if sums[1] else math.nan
 
 
 def _added(

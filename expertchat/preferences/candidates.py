@@ -17,7 +17,7 @@ from expertchat.events import CandidatesJudged, ConversationFinished, Conversati
 from expertchat.judging.judge import Judged, judged_by
 from expertchat.judging.roles import judges_of
 from expertchat.judging.view import Judgement
-from expertchat.preferences.config import Rules
+from expertchat.preferences.config import TYPE, Rules
 from expertchat.preferences.ensemble import combined
 from expertchat.preferences.functions import About, worths
 from expertchat.preferences.pairs import Choice
@@ -206,7 +206,8 @@ class Rollout:
         config, cast, seats = self.rules.judging, self.cast, self.dialogue.seats
         turn, name = (None, None) if candidate is None else (len(turns) - 1, candidate.id)
         whole = Judgement(self.dialogue.topic.text, turns, subject, turn, config.asked, seats)
-        whole = replace(whole, place=name or self.id, transcript=self.id, candidate=name, seed=self.dialogue.seed)
+        kind = self.rules.columns.get(whole.topic, {}).get(TYPE)
+        whole = replace(whole, place=name or self.id, transcript=self.id, candidate=name, seed=self.dialogue.seed, type=kind)
         return [
             judged_by(replace(whole, role=role), config, cast.experts, cast.tokens)
             for role in judges_of(config.judges, subject, seats, config.partners)

@@ -74,6 +74,9 @@ class PairsConfig(Group):
     cut: Literal["no_end", "drop"]  # replies cut by the token limit: trained as far as they go, without an end; or in no pair
 
 
+TYPE = "type"
+
+
 @dataclass(frozen=True)
 class Rules:
     """What is needed to know of a run's config to sample candidates, to have them judged and to score them; `seed` is that of the run."""
@@ -82,4 +85,5 @@ class Rules:
     judging: CandidateJudging
     reward: RewardConfig
     seed: int
-    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of single prompts: by the prompt, the other cells of its row
+    # Of single prompts: by the prompt, the other cells of its row; what kind of reply it asks for under TYPE.
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -158,13 +158,14 @@ class Talk:
             return ("", shown) if not whole else (f"\n{said}", said)
         return said[len(shown) :], said
 
-    def answers(self, prompts: Sequence[str], first: int = 0) -> list[Exchange]:
+    def answers(self, prompts: Sequence[str], first: int = 0, places: Sequence[tuple[int, int]] | None = None) -> list[Exchange]:
         """The answers to prompts that each stand alone, together; they do not become a part of the conversation. `first`: the number of
-        the first, which names its noise. Raises ConfigError."""
+        the first, which names its noise; or `places`: of each its number, and that of its draw. Raises ConfigError."""
         backend = self.backend()
+        numbered = places if places is not None else [(first + i, 0) for i in range(len(prompts))]
         how: dict[str, Any] = {"trained": self.trained, "decoding": self.decoding, "worded": self.wording != "chat"}
-        made = [Exchange(prompt, self.worded(prompt, (), backend)[0], **how) for prompt in prompts]
-        requests = [self.request(one, first + i) for i, one in enumerate(made)]
+        made = [Exchange(one, self.worded(one, (), backend)[0], draw=draw, **how) for one, (_, draw) in zip(prompts, numbered, strict=True)]
+        requests = [self.request(one, at) for one, (at, _) in zip(made, numbered, strict=True)]
         for one, completion in zip(made, backend.generate(requests), strict=True):
             found = split(completion.text, backend.info.opens_thinking)
             one.completion, one.text, one.thinking = completion, clean(found.said).strip(), found.thinking

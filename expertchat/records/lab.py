@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from expertchat.records.run import Record, Turn
 
@@ -35,7 +35,7 @@ class Item(Record):
 
     `topic` and `turns` (what was said before) are the context; `subject` is the speaker of the judged texts. `group`: what it depends on
     others by (dialogue or topic); intervals draw whole groups. `label`: what a person has said before, a rating 1..10 of one text, a choice
-    between two. `place`: the item's own id where several sources are read together.
+    between two. `type`: what kind of text it is to be (a question that asks for evidence), where a source says so.
 
     A whole dialogue has all its turns in `turns`, and one text: all that the subject says in it (`whole`).
     """
@@ -49,6 +49,17 @@ class Item(Record):
     group: str
     reference: str | None = None
     label: float | Choice | None = None
+    type: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a type as before there were any: the digests of sources stay what they were."""
+        return {name: value for name, value in whole(self).items() if name != "type" or value is not None}
+
+    @property
+    def kind(self) -> str:
+        """What its texts are to be like, where they are judged by their type: that, else its group."""
+        return self.type or self.group
 
     @property
     def pair(self) -> bool:

@@ -9,7 +9,7 @@ import yaml
 
 from expertchat.backends.folders import is_hub_id
 from expertchat.records import Figure, Metrics
-from expertchat.reward_models.config import OF_PAIRS, RewardModelTraining
+from expertchat.reward_models.config import OF_PAIRS, TYPES, RewardModelTraining
 from expertchat.text.sentences import shown_path
 
 Column = tuple[str, str, str]  # title, name of the figure, how it is written
@@ -29,6 +29,7 @@ READS = {
     "comparison": "an encoder that reads two texts at once and says whether the second is the better one",
     "regression": "an encoder that gives a text the number that it learnt (in standard deviations from the mean)",
     "classification": "an encoder that says whether a text is good",
+    TYPES: "an encoder that says of which type a text is, which it reads alone",
     "decoder": "a language model with a score head, trained on pairs (Bradley-Terry)",
 }
 
@@ -42,7 +43,8 @@ def card_of(config: RewardModelTraining, summary: Mapping[str, Any], epochs: Seq
         "tags": ["reward-model", "expertchat", config.kind, *(["trl"] if config.kind == "decoder" else ["sentence-transformers"])],
     }
     figures = summary["figures"]
-    measured = [[title, _shown(figures, name, form)] for title, name, form in SHOWN if figures.get(name) is not None]
+    shown: Sequence[Column] = (*SHOWN, *((f"of the type {name[9:]}", name, ".1%") for name in figures if _of_type(config, name)))
+    measured = [[_titled(config, title), _shown(figures, name, form)] for title, name, form in shown if figures.get(name) is not None]
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# A reward model from {shown_path(config.path)}\n\nThis is {READS[config.kind]}. Every figure here was written by the run.",
@@ -52,6 +54,15 @@ def card_of(config: RewardModelTraining, summary: Mapping[str, Any], epochs: Seq
         f"## How to use it\n\n```bash\n{_use(config)}\n```",
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _of_type(config: RewardModelTraining, name: str) -> bool:
+    """Whether a figure is the share of one type's texts that are told rightly."""
+    return config.kind == TYPES and name.startswith("accuracy_") and name not in ("accuracy_low", "accuracy_high")
+
+
+def _titled(config: RewardModelTraining, title: str) -> str:
+    return title.replace("pairs ordered", "types named") if config.kind == TYPES else title
 
 
 def _about(summary: Mapping[str, Any]) -> str:
@@ -94,6 +105,8 @@ def _use(config: RewardModelTraining) -> str:
     judge = "expertchat judge SOURCE judge=reward_model judges.reward_model.reward_model.path=THIS_FOLDER"
     if config.kind == "comparison":
         return judge
+    if config.kind == TYPES:
+        return f"{judge} judges.reward_model.reward_model.label=type\nexpertchat metrics SOURCE classifier=THIS_FOLDER"
     return f"{judge}\nexpertchat online_dpo +reward_model=default reward_model.path=THIS_FOLDER judging.judge=reward_model"
 
 

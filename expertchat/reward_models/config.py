@@ -10,9 +10,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from expertchat.config import Device, Group, RunConfig, Text
 from expertchat.sources.config import SourceConfig
 
-Kind = Literal["pairwise", "comparison", "regression", "classification", "decoder"]
-Target = Literal["label", "people", "scores", "opinions", "truth"]
+Kind = Literal["pairwise", "comparison", "regression", "classification", "types", "decoder"]
+Target = Literal["label", "people", "scores", "opinions", "truth", "type"]
 OF_PAIRS = ("pairwise", "comparison", "decoder")  # they learn which of two texts is better; the others how good one is
+TYPES = "types"  # it learns of which type a text is, and reads it alone
 BASES = {"decoder": "embedded:llama"}  # what model.path=auto is, by kind
 ENCODER = "embedded:embedder"
 
@@ -128,6 +129,10 @@ class RewardModelTraining(Group):
             yield f"threshold={self.threshold:g} has no effect with kind={kind}: set kind=classification"
         if train.center is not None and kind != "decoder":
             yield f"train.center={train.center:g} has no effect with kind={kind}: set kind=decoder"
+        if (self.target == "type") != (kind == TYPES) and not (kind == TYPES and self.target == "auto"):
+            yield f"target={self.target} does not go with kind={kind}: kind=types learns the type of a text, and nothing else does"
+        if self.history is not None and kind == TYPES:
+            yield f"history={str(self.history).lower()} has no effect with kind=types, which reads the text alone"
         if train.method == "lora" and kind != "decoder":
             yield f"train.method=lora trains decoders here, and kind={kind} is an encoder, small enough for train.method=full"
         if self.model.quantization != "none" and self.method != "lora":

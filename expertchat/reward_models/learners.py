@@ -24,7 +24,7 @@ from expertchat.backends.folders import find_folder, is_hub_id
 from expertchat.backends.hardware import choose_device, choose_dtype, parameters_of
 from expertchat.backends.local import LocalBackend
 from expertchat.backends.reward_folders import ADAPTER, ADAPTER_WEIGHTS, FACTS
-from expertchat.backends.reward_model import HEADS, RewardModel, Tokens, load_classifier, with_exact_head
+from expertchat.backends.reward_model import HEADS, OF_TYPE, RewardModel, Tokens, load_classifier, with_exact_head
 from expertchat.config import ConfigError, RewardModelConfig
 from expertchat.folder.writing import replace, saving
 from expertchat.reward_models.config import RewardModelTraining
@@ -66,8 +66,13 @@ class RewardLearner(Learner):
 
     def __init__(self, config: RewardModelTraining, model: Any, tokenizer: Any, facts: Mapping[str, Any]) -> None:
         super().__init__("model", cast(LocalBackend, _Place(model)), cast(Any, config.train))
-        settings = RewardModelConfig(path=config.path, batch_size=max(8, config.train.micro_batch), max_tokens=config.train.max_tokens)
-        self.judge = RewardModel(model, tokenizer, shown_path(config.path), settings, 1, config.kind == "comparison", config.shows_history)
+        types = list(facts.get("types", ()))
+        settings = RewardModelConfig(
+            path=config.path, batch_size=max(8, config.train.micro_batch), max_tokens=config.train.max_tokens,
+            label=OF_TYPE if types else None,
+        )  # fmt: skip
+        shown = {"compares": config.kind == "comparison", "history": config.shows_history, "alone": bool(types)}
+        self.judge = RewardModel(model, tokenizer, shown_path(config.path), settings, len(types) or 1, **shown)
         self.facts = dict(facts)
 
     @property
@@ -169,7 +174,7 @@ def make_learner(config: RewardModelTraining, facts: Mapping[str, Any]) -> Rewar
     kind = config.model.quantization
     try:
         if config.kind != "decoder":
-            return EncoderLearner(config, _encoder(folder, device, dtype), facts)
+            return EncoderLearner(config, _encoder(folder, device, dtype, facts.get("types", ())), facts)
         model, tokenizer, _ = load_classifier(folder, device, dtype, kind, labels=1)
     except ConfigError:
         raise
@@ -179,7 +184,8 @@ def make_learner(config: RewardModelTraining, facts: Mapping[str, Any]) -> Rewar
     return DecoderLearner(config, model, tokenizer, {**facts, "quantization": kind})
 
 
-def _encoder(folder: Path, device: str, dtype: torch.dtype) -> TokenEncoder:
+def _encoder(folder: Path, device: str, dtype: torch.dtype, types: Sequence[str]) -> TokenEncoder:
+    """An encoder with a new head: of one output, or of one for each type."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -187,10 +193,13 @@ def _encoder(folder: Path, device: str, dtype: torch.dtype) -> TokenEncoder:
     settings = {"use_safetensors": True, "dtype": dtype}
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # it tells of every embedder that it makes a classifier of
     encoder = TokenEncoder(
-        str(folder), num_labels=1, device=device, model_kwargs=settings, local_files_only=True, trust_remote_code=False
+        str(folder), num_labels=len(types) or 1, device=device, model_kwargs=settings, local_files_only=True, trust_remote_code=False
     )
     if encoder.model is None or not type(encoder.model).__name__.endswith("ForSequenceClassification"):
         raise ValueError("it is a language model")
+    if types:
+        encoder.model.config.id2label = dict(enumerate(types))
+        encoder.model.config.label2id = {name: at for at, name in enumerate(types)}
     return encoder
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expertchat.config import ConfigError
-from expertchat.reward_models.config import OF_PAIRS, RewardModelTraining, Target
+from expertchat.reward_models.config import OF_PAIRS, TYPES, RewardModelTraining, Target
 from expertchat.reward_models.examples import (
     Example,
     Preferences,
@@ -24,6 +24,7 @@ from expertchat.reward_models.examples import (
     valued,
 )
 from expertchat.reward_models.known import Known, by_people, by_truth, read_known
+from expertchat.reward_models.typed import by_type, typed_examples
 from expertchat.sources.encoding import Say
 
 FEWEST = 2  # rows of training
@@ -42,6 +43,7 @@ class Material:
     notes: list[str]
     counts: dict[str, int]
     scale: Scale
+    types: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -53,6 +55,8 @@ class Material:
         """What reward_model.json says of a model that has learnt this."""
         values: dict[str, Any] = {"schema": 1, "kind": config.kind, "target": self.target, "base": config.path}
         values |= {"max_tokens": config.train.max_tokens, "quantization": "none", "history": config.shows_history}
+        if config.kind == TYPES:
+            values |= {"types": list(self.types), "alone": True}
         if config.kind == "regression":
             values |= {"mean": self.scale.mean, "spread": self.scale.spread}
         return values | ({"bound": self.scale.bound} if config.kind == "classification" else {})
@@ -60,6 +64,8 @@ class Material:
 
 def read_material(config: RewardModelTraining, say: Say) -> Material:
     """Read the source, part it, and make rows of it. Raises ConfigError for what teaches nothing."""
+    if config.kind == TYPES:
+        return _of_types(config, say)
     target, known = read_known(config, config.source, config.target, say)
     if config.held_out.path:
         other = config.source.model_copy(update={"path": config.held_out.path})
@@ -83,6 +89,19 @@ def read_material(config: RewardModelTraining, say: Say) -> Material:
     counts |= {"held_out": len(held_out), "held_out_groups": _groups(held_out), "groups": _groups(parts.train)}
     notes = [*parts.notes, _told(config, counts)]
     return Material(target, examples, held_out, truth, people, notes, counts, scale or Scale())
+
+
+def _of_types(config: RewardModelTraining, say: Say) -> Material:
+    """Rows of one text and its type."""
+    known = by_type(config.source, say)
+    if config.held_out.path:
+        parts = apart(known, by_type(config.source.model_copy(update={"path": config.held_out.path}), say))
+    else:
+        parts = parted(known, config.held_out.share, config.run.seed)
+    examples, types = typed_examples(parts.train, parts.held_out)
+    counts = {"rows": len(examples), "ties": 0, "again": 0, "against": 0, "types": len(types)}
+    counts |= {"held_out": len(parts.held_out), "held_out_groups": _groups(parts.held_out), "groups": _groups(parts.train)}
+    return Material("type", examples, parts.held_out, [], [], [*parts.notes, _told(config, counts)], counts, Scale(), types)
 
 
 def _groups(known: Sequence[Known]) -> int:
@@ -139,7 +158,7 @@ def _of_texts(config: RewardModelTraining, known: Sequence[Known]) -> Made:
 
 def _told(config: RewardModelTraining, counts: dict[str, int]) -> str:
     """How much there is, and what was left out."""
-    of = "texts" if config.kind in ("regression", "classification") else "comparisons" if config.kind == "comparison" else "pairs"
+    of = "texts" if config.kind in ("regression", "classification", TYPES) else "comparisons" if config.kind == "comparison" else "pairs"
     left = {"ties": counts["ties"], "there again": counts["again"], "preferred both ways": counts["against"]}
     said = ", ".join(f"{count:,} {what}" for what, count in left.items() if count)
     rest = f" (left out: {said})" if said else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy
@@ -40,13 +40,14 @@ def opinions_of(model: RewardModel, items: Sequence[Item]) -> list[Opinion]:
         given = model.value([request_of(item, *((1, 0) if order == "first" else (0, 1))) for item, order in asked])
         return [between(item.id, NAME, order, one) for (item, order), one in zip(asked, given, strict=True)]
     texts = [(item, place) for item in items for place in range(len(item.texts))]
-    found = model.value([request_of(item, place) for item, place in texts])
+    found = model.value([replace(request_of(item, place), label=item.type) for item, place in texts])
     return [_opinion(item, place, one) for (item, place), one in zip(texts, found, strict=True)]
 
 
 def _opinion(item: Item, place: int, given: Valued) -> Opinion:
     name = opinion_id(item.id, NAME, OVERALL, place)
-    return Opinion(id=name, item=item.id, judge=NAME, category=OVERALL, place=place, score=given.score, problem=given.problem)
+    return Opinion(id=name, item=item.id, judge=NAME, category=OVERALL, place=place, score=given.score, problem=given.problem,
+                   raw=given.likeliest or "")  # fmt: skip
 
 
 def judge_ref(config: RewardModelTraining, path: str) -> JudgeRef:

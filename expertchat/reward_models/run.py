@@ -17,11 +17,12 @@ from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_fold
 from expertchat.folder.writing import replace, saving
 from expertchat.records import Figure, Metrics, Opinion
 from expertchat.reward_models.card import card_of
-from expertchat.reward_models.config import RewardModelTraining
+from expertchat.reward_models.config import TYPES, RewardModelTraining
 from expertchat.reward_models.folder import RewardFolder
 from expertchat.reward_models.material import Material, read_material
 from expertchat.reward_models.measuring import Measure, better, judge_ref, opinions_of
 from expertchat.reward_models.summary import summarise
+from expertchat.reward_models.typed import TypedMeasure
 from expertchat.text.sentences import shown_path
 from expertchat.training.folder import put
 from expertchat.training.method import Rows, Stopped
@@ -125,7 +126,10 @@ class _Run:
             self.learner, config, fitting, folder=self.store.folder / "rounds", on_step=self._step, stop=self._stop,
             ranks=self.ranks,
         )  # fmt: skip
-        self.measure = Measure(config, material.held_out, material.truth, material.people, material.scale)
+        self.measure: Measure | TypedMeasure = (
+            TypedMeasure(config, material.held_out) if config.kind == TYPES
+            else Measure(config, material.held_out, material.truth, material.people, material.scale)
+        )  # fmt: skip
 
     def _step(self, round: int, step: int, steps: int, loss: float) -> None:
         self.hub.send(StepFinished(round=round, step=step, steps=steps, loss=loss))
@@ -199,18 +203,19 @@ class _Run:
 
     def _result(self) -> dict[str, object]:
         """Write the best epoch's model, load it as any judge is loaded, and keep what it says of what is held out."""
-        from expertchat.backends.reward_model import RewardModel
+        from expertchat.backends.reward_model import OF_TYPE, RewardModel
 
         assert self.best is not None
         store, config = self.store, self.config
         drawn = store.metrics["epoch-0000"].figures
         if not better(self.best[1], drawn):
-            self.hub.notes(["no epoch orders more pairs rightly than the head did as it was drawn: take more rows or epochs"], "warning")
+            what = "names more types" if config.kind == TYPES else "orders more pairs"
+            self.hub.notes([f"no epoch {what} rightly than the head did as it was drawn: take more rows or epochs"], "warning")
         with store.writing():
             _write_result(store.place(self.best[0]) / MODEL, store.folder / MODEL, config)
         settings = RewardModelConfig(
             path=str(store.folder), models_dir=config.model.models_dir, device=config.model.device,
-            dtype=config.model.dtype, batch_size=max(8, config.train.micro_batch),
+            dtype=config.model.dtype, batch_size=max(8, config.train.micro_batch), label=OF_TYPE if config.kind == TYPES else None,
         )  # fmt: skip
         opinions = self._said(RewardModel.load(settings))
         store.keep_said(self.measure.items, judge_ref(config, shown_path(str(store.folder))), opinions)

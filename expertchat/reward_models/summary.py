@@ -8,7 +8,7 @@ from typing import Any
 
 from expertchat.folder.summary import seconds_of
 from expertchat.records import Figure
-from expertchat.reward_models.config import RewardModelTraining
+from expertchat.reward_models.config import TYPES, RewardModelTraining
 
 COIN = 0.5
 
@@ -21,8 +21,9 @@ def summarise(
         "schema": 1, "kind": config.kind, "base": config.path, "target": target, "epochs": config.epochs, "best": best,
         "seconds": round(seconds_of(folder), 2), **counts, "figures": dict(figures),
     }  # fmt: skip
-    accuracy = figures.get("accuracy")
-    if isinstance(accuracy, int | float) and accuracy > COIN:
+    accuracy, coin = figures.get("accuracy"), figures.get("coin", COIN)
+    if isinstance(accuracy, int | float) and isinstance(coin, int | float) and accuracy > coin:
         return summary
-    shown = "nothing" if accuracy is None else f"{accuracy:.1%} of {figures.get('n')} pairs"
-    return summary | {"status": "failed", "reason": f"it orders {shown} of what is held out rightly, which a coin does too"}
+    does, of = ("names the type of", "texts") if config.kind == TYPES else ("orders", "pairs")
+    shown = "nothing" if accuracy is None else f"{accuracy:.1%} of {figures.get('n')} {of}"
+    return summary | {"status": "failed", "reason": f"it {does} {shown} of what is held out rightly, which a coin does too"}

@@ -1,6 +1,6 @@
 """The updates of reward models: sentence-transformers' CrossEncoderTrainer for encoders, TRL's RewardTrainer for decoders.
 
-Losses: pointwise binary cross-entropy or mean squared error; of pairs RankNet (Burges et al. 2005), and for decoders the same on the
+Losses: pointwise (binary) cross-entropy or mean squared error; of pairs RankNet (Burges et al. 2005), and for decoders the same on the
 margin of two scores (Bradley-Terry; Christiano et al. 2017, arXiv 1706.03741).
 """
 
@@ -17,11 +17,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
-from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, MSELoss, RankNetLoss
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, CrossEntropyLoss, MSELoss, RankNetLoss
 from trl import RewardConfig, RewardTrainer
 
 from expertchat.backends.reward_model import Tokens
-from expertchat.reward_models.config import RewardModelTraining
+from expertchat.reward_models.config import TYPES, RewardModelTraining
 from expertchat.reward_models.learners import RewardLearner
 from expertchat.training.config import UpdateConfig
 from expertchat.training.method import Rows
@@ -30,7 +30,7 @@ from expertchat.training.sharding import SharedUpdate
 from expertchat.training.update import Updater
 
 LOSSES: dict[str, Callable[[Any], Any]] = {
-    "comparison": BinaryCrossEntropyLoss, "classification": BinaryCrossEntropyLoss, "regression": MSELoss,
+    "comparison": BinaryCrossEntropyLoss, "classification": BinaryCrossEntropyLoss, "regression": MSELoss, TYPES: CrossEntropyLoss,
     "pairwise": partial(RankNetLoss, reduction_log="natural"),  # nats, as the loss on what is held out
 }  # fmt: skip
 TINY = 10_000_000  # weights of a model that is small enough for large steps
@@ -78,10 +78,10 @@ class RewardUpdate(Updater):
         texts = [[_tokens(row, "first"), _tokens(row, "second")] for row in rows]
         return {"asked": [None] * len(rows), "texts": texts, "label": [torch.tensor([1.0, 0.0]) for _ in rows]}
 
-    @staticmethod
-    def _rated(rows: Sequence[Row]) -> dict[str, Any]:
-        """A text a row with its number."""
-        labels = torch.tensor([row["value"][0] for row in rows], dtype=torch.float32)
+    def _rated(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """A text a row with its number, or with the place of its type."""
+        kind = torch.long if self.training.kind == TYPES else torch.float32
+        labels = torch.tensor([row["value"][0] for row in rows]).to(kind)
         return {"asked": [None] * len(rows), "texts": [_tokens(row, "first") for row in rows], "label": labels}
 
 

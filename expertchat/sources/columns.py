@@ -29,6 +29,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "instruction", "question", "query", "input", "user"),
     "reference": ("reference", "reference_answer", "gold", "gold_answer", "target", "ideal", "expected"),
     "group": ("group", "dialogue", "dialogue_id", "conversation_id", "thread", "thread_id", "question_id", "prompt_id", "cluster"),
+    "type": ("type", "typ", "question_type", "fragetyp"),
     "system": ("system", "model", "model_name", "generator", "author"),
     "truth": ("truth",),
 }
@@ -45,7 +46,7 @@ class Columns:
     texts: tuple[str, ...]
     systems: tuple[str | None, ...]
     truths: tuple[str | None, ...]
-    others: dict[str, str] = field(default_factory=dict)  # id, topic, prompt, reference, group, label -> column
+    others: dict[str, str] = field(default_factory=dict)  # id, topic, prompt, reference, group, type, label -> column
     preference: bool = False
 
     def told(self) -> str:

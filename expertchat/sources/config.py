@@ -33,6 +33,7 @@ class ColumnsConfig(Group):
     reference: Text | None = None
     label: Text | None = None
     group: Text | None = None
+    type: Text | None = None
     system: Text | None = None
     system_a: Text | None = None
     system_b: Text | None = None

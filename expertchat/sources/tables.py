@@ -70,6 +70,7 @@ class _Read:
     group: str
     reference: str | None
     label: Any
+    type: str | None = None
 
 
 class _Maker:
@@ -116,7 +117,7 @@ class _Maker:
         topic = self._cell(row, "topic") or self.config.topic or ""
         label = None if "label" not in self.columns.others else row.cells.get(self.columns.others["label"])
         group, reference = self._cell(row, "group") or "", self._cell(row, "reference")
-        return _Read(row, name, topic, before, texts, group, reference, label)
+        return _Read(row, name, topic, before, texts, group, reference, label, self._cell(row, "type"))
 
     def _context(self, row: Row) -> list[Turn]:
         column = self.columns.others.get("prompt")
@@ -250,7 +251,8 @@ class _Maker:
 
     def _made(self, one: _Read, group: str) -> Iterator[Item]:
         about: dict[str, Any] = {
-            "source": "", "topic": one.topic, "turns": one.turns, "subject": SUBJECT, "group": group, "reference": one.reference
+            "source": "", "topic": one.topic, "turns": one.turns, "subject": SUBJECT, "group": group, "reference": one.reference,
+            "type": one.type,
         }  # fmt: skip
         if len(one.texts) == 1:
             yield Item(id=one.id, texts=one.texts, label=one.label, **about)

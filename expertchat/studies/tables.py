@@ -16,6 +16,7 @@ from expertchat.studies.written import Step, StudyFile, TableFile
 
 SUMMARY, LINES = "summary.json", ".jsonl"
 PLACE = re.compile(r"-?\d+")
+OTHER = re.compile(r"\$([a-z][a-z0-9_]*)/(.+)")
 
 
 def tables_of(study: StudyFile, steps: Sequence[Step]) -> dict[str, Shown]:
@@ -30,7 +31,7 @@ def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
         for step in runs:
             name = row if len(runs) == 1 else f"{row}, {step.name.removeprefix(f'{of}-')}"
             if table.list is None:
-                rows[name] = [cell_of(step.folder, path) for path in table.figures.values()]
+                rows[name] = [cell_of(*_placed(path, step, steps)) for path in table.figures.values()]
                 continue
             before = f"{name}, " if len(runs) > 1 or len(table.rows) > 1 else ""
             for entry in _thinned(_entries(step.folder, table.list), table.every):
@@ -42,6 +43,16 @@ def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
 def _once(name: str, rows: Mapping[str, object]) -> str:
     """A name that no row has yet: the second "the" is "the (2)"."""
     return next(tried for number in count(1) if (tried := name if number == 1 else f"{name} ({number})") not in rows)
+
+
+def _placed(path: str, step: Step, steps: Sequence[Step]) -> tuple[Path, str]:
+    """The folder and the place of a figure of a step's run: "$OTHER/FILE:PATH" is what another step has left for the same values."""
+    if (found := OTHER.fullmatch(path)) is None:
+        return step.folder, path
+    tag = step.name.removeprefix(step.of)
+    of = [one for one in steps if one.of == found[1]]
+    other = next((one for one in of if one.name == f"{found[1]}{tag}"), of[0] if len(of) == 1 else None)
+    return (step.folder, "") if other is None else (other.folder, found[2])
 
 
 def cell_of(folder: Path, path: str) -> Cell:
@@ -86,9 +97,11 @@ def _cell(values: Any, path: str) -> Cell:
 
 
 def _at(values: Any, key: str) -> Any:
-    """What stands at a key; * is the only one that there is, and of a list a number is a place (-1: the last)."""
+    """What stands at a key; * is the only one that there is. Of a list a number is a place (-1: the last), a word the entry of that `name`."""
     if isinstance(values, list):
-        return values[int(key)] if PLACE.fullmatch(key) and -len(values) <= int(key) < len(values) else None
+        if PLACE.fullmatch(key):
+            return values[int(key)] if -len(values) <= int(key) < len(values) else None
+        return next((one for one in values if isinstance(one, Mapping) and one.get("name") == key), None)
     if not isinstance(values, Mapping):
         return None
     return next(iter(values.values())) if key == "*" and len(values) == 1 else values.get(key)

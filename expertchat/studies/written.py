@@ -32,8 +32,8 @@ OWN = ("here", "examples")  # names that every step knows
 class StepFile(Group):
     """One command. `smoke`, `small` and `full` are further words at that size; `each` runs it once for every combination of its values.
 
-    A list of values may be one for each size, or $NAME, a word that is a list. `input`: lines for its standard input; what it then says on
-    standard output is kept as answers.txt in its folder.
+    A list of values may be one for each size, or the $NAME of a word that is a list; a value may be the $NAME of a word or of an earlier
+    step. `input`: lines for its standard input; what it then says on standard output is kept as answers.txt in its folder.
     """
 
     run: Text
@@ -47,9 +47,10 @@ class StepFile(Group):
 
 
 class TableFile(Group):
-    """A table of `figures`, each by its place ("FILE:PATH.TO.IT", of summary.json where no file is named): a row a step, or with `list` a
-    row for each entry of a list in a file of theirs (of a .jsonl each line; of many each `every`-th), called as its key `named` says. Or of
-    `lines`: a row an input line and a column a step that has answered it. `beside`: rows of figures that others have published."""
+    """A table of `figures`, each by its place ("FILE:PATH.TO.IT", of summary.json where no file is named; "$STEP/FILE:PATH.TO.IT" of
+    another step that was run for the same values): a row a step, or with `list` a row for each entry of a list in a file of theirs (of a
+    .jsonl each line; of many each `every`-th), called as its key `named` says. Or of `lines`: a row an input line and a column a step that
+    has answered it. `beside`: rows of figures that others have published."""
 
     title: Text
     rows: dict[str, Text]
@@ -99,18 +100,21 @@ class StudyFile(Group):
             if command not in COMMANDS:
                 yield f"steps.{name}.run: there is no command '{command}'{_close(command, COMMANDS)}"
             known = {*self.words, *OWN, *step.each, *before}
-            lists = {f"${word}": word for word in self.words}
+            words = {f"${word}": word for word in self.words}
             for key, value in step.each.items():
-                if isinstance(value, str) and value not in lists:
-                    yield f"steps.{name}.each.{key}: {value} is no word of the study{_close(value, lists)}; or list values"
-            for text in (step.run, step.smoke, step.small, step.full):
+                if isinstance(value, str) and value not in words:
+                    yield f"steps.{name}.each.{key}: {value} is no word of the study{_close(value, words)}; or list values"
+            lists = [ones for each in step.each.values() for ones in (each.values() if isinstance(each, dict) else [each])]
+            values = [str(one) for ones in lists if isinstance(ones, list) for one in ones]
+            for text in (step.run, step.smoke, step.small, step.full, *values):
                 for one in PLACE.findall(text):
                     if one not in known:
                         why = "is that of a later step" if one in self.steps else f"is known to nobody{_close(one, known)}"
                         yield f"steps.{name}: ${one} {why}; a step may name words, what it runs for each of, and earlier steps"
             before.add(name)
         for name, table in self.tables.items():
-            lost = [row for row in table.rows.values() if row not in self.steps]
+            others = [one for path in table.figures.values() for one in PLACE.findall(path)]
+            lost = [row for row in (*table.rows.values(), *others) if row not in self.steps]
             yield from (f"tables.{name}.rows: there is no step '{row}'{_close(row, self.steps)}" for row in lost)
 
 
@@ -213,12 +217,11 @@ def _runs(
     text = f"{step.run} {getattr(step, size)}"
     every = (one[size] if isinstance(one, dict) else words[one[1:]] if isinstance(one, str) else one for one in step.each.values())
     for values in product(*every):
-        tag = "-".join(re.sub(r"[^\w.]+", "_", str(value)) for value in values)
+        tag = "-".join(re.sub(r"[^\w.]+", "_", str(value).removeprefix("$")) for value in values)
         run = f"{name}-{tag}" if tag else name
-        here = place / run
-        own: dict[str, Sequence[str]] = {**words, **{key: [str(value)] for key, value in zip(step.each, values, strict=True)}}
-        own |= {"here": [str(here)], "examples": [str(examples_dir())]}
-        after: list[str] = []
+        here, after = place / run, list[str]()
+        own: dict[str, Sequence[str]] = {**words, "here": [str(here)], "examples": [str(examples_dir())]}
+        own |= {key: _filled(str(value), own, "", before, after) for key, value in zip(step.each, values, strict=True)}
         command, *rest = [filled for word in shlex.split(text) for filled in _filled(word, own, tag, before, after)]
         if COMMANDS[command].resumes:
             rest.append(f"run.dir={here}")

@@ -13,7 +13,7 @@ from expertchat.backends.base import Backend, Embedder
 from expertchat.backends.folders import find_folder
 from expertchat.backends.learnt import Learnt, weights_of
 from expertchat.backends.loading import LaterEmbedder, Wanted, find_models, load_embedder, load_models, trained_of
-from expertchat.backends.reward_folders import reward_model_problem
+from expertchat.backends.reward_folders import problem_for
 from expertchat.config import ConfigError, ModelConfig, RewardModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
@@ -71,7 +71,8 @@ def load_cast(
     valuer = (given or {}).get("reward_model")
     wants_valuer = valuer is None and "reward_model" in config.judge_names
     if wants_valuer and config.reward_model is not None:
-        find_folder(config.reward_model.path, config.reward_model.revision, reward_model_problem, config.reward_model.models_dir)
+        named = config.reward_model
+        find_folder(named.path, named.revision, problem_for(named.label, pairs=False), named.models_dir)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
     lacking = embedder is None and config.embeds
     backends, found = _load(config, wanted if given is None else {}, lacking, hub, trained)

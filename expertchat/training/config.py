@@ -165,10 +165,12 @@ class GuardsConfig(Group):
 
 
 class SinglePrompts(Group):
-    """A file of single prompts in the place of dialogues on topics (expertchat.training.single); None: dialogues."""
+    """A file of single prompts in the place of dialogues on topics (expertchat.training.single); None: dialogues. `type`: the column that
+    says what kind of reply a prompt asks for, by which a classifier judges (reward_model.label=type); None: one called so."""
 
     file: Text | None = None
     column: Text | None = None
+    type: Text | None = None
 
 
 class OnlineConfig(Group):
@@ -295,6 +297,10 @@ class OnlineConfig(Group):
         if self.prompts.file is None:
             if self.prompts.column is not None:
                 yield f"prompts.column={self.prompts.column} is the column of a file: it goes with prompts.file=PATH"
+            if self.prompts.type is not None:
+                yield f"prompts.type={self.prompts.type} is the column of a file: it goes with prompts.file=PATH"
+            if self.by_type:
+                yield "reward_model.label=type: turns of a dialogue have no type; name one label, or single prompts: prompts.file=TABLE"
             return
         if self.evaluation.judge == "truth":
             yield "prompts.file: evaluation.judge=truth knows the embedded world's topics; use evaluation=pointwise, pairwise or reward"
@@ -302,6 +308,12 @@ class OnlineConfig(Group):
             yield f"prompts.file: there is no dialogue for reward.dialogue_weight={self.reward.dialogue_weight:g}; set it to 0"
         if self.judging.references is not None:
             yield "prompts.file: judging.references are those of topics; take them away"
+
+    @property
+    def by_type(self) -> bool:
+        """Whether a classifier judges each reply by the type that its prompt asks for."""
+        asked = self.reward_model is not None and self.reward_model.label == "type"
+        return asked and "reward_model" in self.judging.judges and self.reward.judged(self.judging)
 
     def _rewards(self) -> list[str]:
         """Settings of the reward that would do nothing, or could not be done."""

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 from expertchat.config import ConfigError
 from expertchat.folder.textfile import read_text, text_lines
-from expertchat.preferences.config import Rules
+from expertchat.preferences.config import TYPE, Rules
 from expertchat.records import Topic
 from expertchat.sources.config import SourceConfig
 from expertchat.sources.encoding import named
 from expertchat.sources.rows import is_table, read_table
+from expertchat.sources.tables import plain_cell
 from expertchat.talk.topics import conversation_id, given_topics
 from expertchat.training.config import OnlineConfig
 
@@ -33,16 +34,18 @@ class Prompts:
     columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def read_prompts(file: str, column: str | None = None) -> Prompts:
+def read_prompts(file: str, column: str | None = None, kind: str | None = None) -> Prompts:
     """A text file, one prompt a line (with # comments), or a table (.csv, .tsv, .jsonl, .json, .parquet, a folder of `datasets`) with a
-    column of prompts: `column`, else the first of COLUMNS that is there. A prompt of messages must be one user message.
+    column of prompts: `column`, else the first of COLUMNS that is there. A prompt of messages must be one user message. `kind`: the column
+    of types, else one that is called so; they stand in the rows as TYPE.
 
     Raises ConfigError with everything that is wrong with it.
     """
     path = Path(file).expanduser()
     if not is_table(path):
-        if column is not None:
-            raise ConfigError(f"prompts.column={column}: {path} is read as a list, one prompt a line; call a table .csv, .tsv or .jsonl")
+        for key, name in (("column", column), ("type", kind)):
+            if name is not None:
+                raise ConfigError(f"prompts.{key}={name}: {path} is read as a list, one prompt a line; call a table .csv, .tsv or .jsonl")
         lines = [line.strip() for _, line in text_lines(read_text(path, "prompts.file:")) if not line.lstrip().startswith("#")]
         return _whole(path, Prompts(list(dict.fromkeys(lines))))
     try:
@@ -53,13 +56,17 @@ def read_prompts(file: str, column: str | None = None) -> Prompts:
     if name is None or name not in table.columns:
         lacks = f"has no column {column}" if column is not None else f"has no column called {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
         raise ConfigError(f"prompts.file: {path} {lacks}; name one with prompts.column=NAME: {', '.join(table.columns)}")
+    if kind is not None and kind not in table.columns:
+        raise ConfigError(f"prompts.type={kind}: {path} has no such column; it has {', '.join(table.columns)}")
+    types = kind or next((one for one in table.columns if one.casefold() == TYPE), None)
     found, bad = dict[str, Mapping[str, Any]](), list[int]()
     for row in table.rows:
         text = _text(row.cells.get(name))
         if text is None:
             bad.append(row.number)
         else:
-            found.setdefault(text, {key: value for key, value in row.cells.items() if key != name})
+            typed = {} if types is None else {TYPE: plain_cell(row.cells.get(types))}
+            found.setdefault(text, {**{key: value for key, value in row.cells.items() if key != name}, **typed})
     if bad:
         said = f"{named(bad, table.word)} hold no prompt under {name}: a text, or a list with one user message"
         raise ConfigError(f"prompts.file: {path}: {said}; mend or remove {'it' if len(bad) == 1 else 'them'}")
@@ -85,14 +92,24 @@ def given(config: OnlineConfig) -> list[Topic]:
     """What is talked about: the prompts, or the topics of a list or file. Raises ConfigError."""
     if config.prompts.file is None:
         return given_topics(config.topics, MOST_TOPICS, config.run.seed)
-    texts = read_prompts(config.prompts.file, config.prompts.column).texts
-    return [Topic(id=conversation_id(i), text=text, source="file") for i, text in enumerate(texts)]
+    found = _prompts_of(config)
+    untyped = [text for text in found.texts if config.by_type and not found.columns.get(text, {}).get(TYPE)]
+    if untyped:
+        raise ConfigError(
+            f"reward_model.label=type: {len(untyped)} of {len(found.texts)} prompts of {config.prompts.file} have no type; fill in their "
+            "cells, or name the column with prompts.type=NAME"
+        )
+    return [Topic(id=conversation_id(i), text=text, source="file") for i, text in enumerate(found.texts)]
+
+
+def _prompts_of(config: OnlineConfig) -> Prompts:
+    assert config.prompts.file is not None
+    return read_prompts(config.prompts.file, config.prompts.column, config.prompts.type)
 
 
 def rules_of(config: OnlineConfig) -> Rules:
     """What a round's dialogues need to know; of prompts, the other cells of their rows too."""
-    columns = {} if config.prompts.file is None else read_prompts(config.prompts.file, config.prompts.column).columns
-    return replace(config.rules, columns=columns)
+    return replace(config.rules, columns={} if config.prompts.file is None else _prompts_of(config).columns)
 
 
 def alone(config: C) -> C:

@@ -59,10 +59,11 @@ class RewardsView(BarView):
     def _curves(self) -> None:
         """Accuracy and loss from epoch to epoch, where there are several."""
         told = [self._epochs[number] for number in sorted(self._epochs)]
-        for title, name, form in (("ordered rightly", "accuracy", "%"), ("loss", "loss", ".3f")) if len(told) > 2 else ():
+        right = "type named rightly" if told and "coin" in told[-1].figures else "ordered rightly"
+        for title, name, form in ((right, "accuracy", "%"), ("loss", "loss", ".3f")) if len(told) > 2 else ():
             values = [number(one.figures.get(name)) for one in told]
             if values[0] is not None and values[-1] is not None:
-                self._say(f"  {title:<16} {written(values[0], form):>7} {sparkline(values, CURVE)} {written(values[-1], form)}")
+                self._say(f"  {title:<18} {written(values[0], form):>7} {sparkline(values, CURVE)} {written(values[-1], form)}")
 
 
 def number(value: object) -> float | None:
@@ -90,7 +91,7 @@ def epoch_in_words(one: Metrics, epochs: int) -> str:
     for title, name in (("training loss", "train_loss"), ("loss", "loss")):
         if (value := number(figures.get(name))) is not None:
             parts.append(f"{title} {value:.3f}")
-    parts.append(f"ordered rightly {with_interval(figures, 'accuracy', '%')}")
+    parts.append(f"{'type named' if 'coin' in figures else 'ordered'} rightly {with_interval(figures, 'accuracy', '%')}")
     if number(figures.get("truth_accuracy")) is not None:
         parts.append(f"by truth {with_interval(figures, 'truth_accuracy', '%')}")
     if (skipped := number(figures.get("train_skipped"))) is not None and skipped:
@@ -105,8 +106,10 @@ def result_title(summary: Mapping[str, Any]) -> str:
 def result_table(figures: Mapping[str, Any]) -> Table:
     """What the result does on what is held out."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    table.add_row("measured on", f"{figures.get('n')} comparisons of {figures.get('groups')} groups", "")
-    for title, name, form, beside in ROWS:
+    coin = number(figures.get("coin"))
+    table.add_row("measured on", f"{figures.get('n')} {'comparisons' if coin is None else 'texts'} of {figures.get('groups')} groups", "")
+    rows = ROWS if coin is None else (("type named rightly", "accuracy", "%", f"the commonest: {written(coin, '%')}"), *ROWS[1:])
+    for title, name, form, beside in rows:
         if number(figures.get(name)) is not None:
             table.add_row(title, with_interval(figures, name, form), Text(beside, style="dim"))
     return table
