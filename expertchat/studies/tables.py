@@ -97,7 +97,7 @@ def _cell(values: Any, path: str) -> Cell:
 
 
 def _at(values: Any, key: str) -> Any:
-    """What stands at a key; * is the only one that there is. Of a list a number is a place (-1: the last), a word the entry of that `name`."""
+    """What stands at a key; * is the only one that there is. Of a list a number is a place (-1: the last), a word an entry's `name`."""
     if isinstance(values, list):
         if PLACE.fullmatch(key):
             return values[int(key)] if -len(values) <= int(key) < len(values) else None
