@@ -41,6 +41,11 @@ def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
     return Shown(table.title, list(table.figures), rows | beside, frozenset(beside), table.note or "")
 
 
+def _once(name: str, rows: Mapping[str, object]) -> str:
+    """A name that no row has yet: the second "the" is "the (2)"."""
+    return next(tried for number in count(1) if (tried := name if number == 1 else f"{name} ({number})") not in rows)
+
+
 def _placed(path: str, step: Step, steps: Sequence[Step]) -> tuple[Path, str]:
     """The folder and the place of a figure of a step's run: "$OTHER/FILE:PATH" is what another step has left for the same values."""
     if (found := OTHER.fullmatch(path)) is None:
@@ -49,9 +54,6 @@ def _placed(path: str, step: Step, steps: Sequence[Step]) -> tuple[Path, str]:
     of = [one for one in steps if one.of == found[1]]
     other = next((one for one in of if one.name == f"{found[1]}{tag}"), of[0] if len(of) == 1 else None)
     return (step.folder, "") if other is None else (other.folder, found[2])
-def _once(name: str, rows: Mapping[str, object]) -> str:
-    """A name that no row has yet: the second "the" is "the (2)"."""
-    return next(tried for number in count(1) if (tried := name if number == 1 else f"{name} ({number})") not in rows)
 
 
 def cell_of(folder: Path, path: str) -> Cell:
@@ -96,7 +98,7 @@ def _cell(values: Any, path: str) -> Cell:
 
 
 def _at(values: Any, key: str) -> Any:
-    """What stands at a key; * is the only one that there is. Of a list, a number is a place (-1: the last), else an entry's `name`."""
+    """What stands at a key; * is the only one that there is. Of a list a number is a place (-1: the last), a word an entry's `name`."""
     if isinstance(values, list):
         if PLACE.fullmatch(key):
             return values[int(key)] if -len(values) <= int(key) < len(values) else None

@@ -32,8 +32,8 @@ OWN = ("here", "examples")  # names that every step knows
 class StepFile(Group):
     """One command. `smoke`, `small` and `full` are further words at that size; `each` runs it once for every combination of its values.
 
-    A list of values may be one for each size, or $NAME, a word that is a list; a value may be the $NAME of a word or of an earlier step.
-    `input`: lines for its standard input; what it then says on standard output is kept as answers.txt in its folder.
+    A list of values may be one for each size, or the $NAME of a word that is a list; a value may be the $NAME of a word or of an earlier
+    step. `input`: lines for its standard input; what it then says on standard output is kept as answers.txt in its folder.
     """
 
     run: Text
@@ -49,8 +49,8 @@ class StepFile(Group):
 class TableFile(Group):
     """A table of `figures`, each by its place ("FILE:PATH.TO.IT", of summary.json where no file is named; "$STEP/FILE:PATH.TO.IT" of
     another step that was run for the same values): a row a step, or with `list` a row for each entry of a list in a file of theirs (of a
-    .jsonl each line; of many each `every`-th), called as its key `named` says. Or of `lines`: a row an input line and a column a step
-    that has answered it. `beside`: rows of figures that others have published."""
+    .jsonl each line; of many each `every`-th), called as its key `named` says. Or of `lines`: a row an input line and a column a step that
+    has answered it. `beside`: rows of figures that others have published."""
 
     title: Text
     rows: dict[str, Text]
@@ -100,12 +100,12 @@ class StudyFile(Group):
             if command not in COMMANDS:
                 yield f"steps.{name}.run: there is no command '{command}'{_close(command, COMMANDS)}"
             known = {*self.words, *OWN, *step.each, *before}
-            words = {f"${word}" for word in self.words}
+            words = {f"${word}": word for word in self.words}
             for key, value in step.each.items():
                 if isinstance(value, str) and value not in words:
                     yield f"steps.{name}.each.{key}: {value} is no word of the study{_close(value, words)}; or list values"
             lists = [ones for each in step.each.values() for ones in (each.values() if isinstance(each, dict) else [each])]
-            values = [str(one) for ones in lists if not isinstance(ones, str) for one in ones]
+            values = [str(one) for ones in lists if isinstance(ones, list) for one in ones]
             for text in (step.run, step.smoke, step.small, step.full, *values):
                 for one in PLACE.findall(text):
                     if one not in known:
