@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.folder.run import Interrupted
 from expertchat.judging.guessing import read, turing_table
 from expertchat.records import Guess, Turn
+from expertchat.views.table import TableView
 from expertchat.views.words import turing_words
 from tests.scripted import BagOfWords, Collect, Double, config_of
 
@@ -145,7 +147,7 @@ def test_what_two_answers_say() -> None:
     [
         (["experts.a.backend=human", "experts.b.backend=human"], "no model is left to talk with"),
         (["table.seconds=5"], "nobody types a turn"),
-        (["+model@third=embedded_llama", "judging.judge=third", "third.backend=human"], "third.backend=human: a person sits among the experts"),
+        (["+model@third=embedded_llama", "judging.judge=third", "third.backend=human"], "third.backend=human: a person sits among"),
     ],
 )
 def test_where_nobody_can_sit(overrides: list[str], said: str) -> None:
@@ -164,3 +166,57 @@ def test_wordings_without_a_question_give_no_guess(tmp_path: Path) -> None:
     assert sit(tmp_path, Sitting("x y z.", "u v w.", guess=(None, "")), "experts.b.backend=human", "conversation.count=1", *HUMAN[3:]) == 0
     found: Any = {one.guesser: one for one in RunReader(tmp_path).guesses()}
     assert found["a"].human is None and found["a"].fault == "wording" and found["b"].fault == "unsure"
+
+
+# -- the terminal ---------------------------------------------------------------------------------------------------------
+
+
+class Paper:
+    """A draft."""
+
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+
+    def read(self) -> str:
+        return self.text
+
+    def write(self, text: str) -> None:
+        self.text = text
+
+
+def at_terminal(monkeypatch: pytest.MonkeyPatch, *lines: str) -> tuple[TableView, list[str]]:
+    """A view whose lines are given, and the prompts that it showed."""
+    waiting, shown = list(lines), list[str]()
+
+    def typed(prompt: str) -> str:
+        shown.append(prompt)
+        if not waiting:
+            raise EOFError
+        return waiting.pop(0)
+
+    monkeypatch.setattr("builtins.input", typed)
+    return TableView(io.StringIO()), shown
+
+
+def test_lines_that_are_typed_become_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = Paper()
+    view, shown = at_terminal(monkeypatch, "", "One \\", "two.", "/pass", "left \\", "/leave")
+    assert view.turn("b", draft, None) == ("One\ntwo.", False) and shown == ["B> ", "B> ", ". "]  # an empty line says nothing yet
+    assert draft.text == "One\n" and view.turn("b", Paper(), None) == ("", False)
+    draft = Paper()
+    with pytest.raises(Interrupted, match="has left the table"):
+        view.turn("b", draft, None)
+    assert draft.text == "left"
+    with pytest.raises(Interrupted):  # the end of standard input
+        view.turn("b", Paper(), None)
+
+
+def test_what_is_asked_at_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, shown = at_terminal(monkeypatch, "perhaps", "H", "It\x1b[2J jokes.", "?", "", "x", "e", "Better.", "", "q")
+    assert view.guess("b", "a") == (True, "It[2J jokes.") and "B, was A a human or an AI?" in shown[0]
+    assert view.guess("b", "a") == (None, "")
+    turn = Turn(speaker="a", text="Good.")
+    assert view.step(0, turn) == "edit" and view.edit("a", "Good.") == "Better."
+    assert view.step(1, turn) == "take"
+    with pytest.raises(Interrupted):
+        view.step(2, turn)
