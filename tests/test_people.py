@@ -18,6 +18,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.folder.run import Interrupted
 from expertchat.judging.guessing import read, turing_table
 from expertchat.records import Guess, Turn
+from expertchat.runs.merge_runs import merge_runs
 from expertchat.views.table import TableView
 from expertchat.views.words import turing_words
 from tests.scripted import BagOfWords, Collect, Double, config_of
@@ -112,6 +113,16 @@ def test_who_leaves_comes_back_and_types_nothing_twice(tmp_path: Path) -> None:
     assert [one.text for one in turns(whole)] == [one.text for one in turns(tmp_path)]
     counts = [sum(1 for _ in RunReader(folder).lines(name)) for folder in (tmp_path, whole) for name in ("guesses", "rewards", "ratings")]
     assert counts[:3] == counts[3:]
+
+
+def test_runs_of_several_people_are_one_table(tmp_path: Path) -> None:
+    """Each run has a seed of its own; of two guesses on each seat one says human."""
+    for seed, said in ((1, True), (2, False)):
+        desk = Sitting("Bees dance.", "They do.", guess=(said, "x"))
+        folder, model = tmp_path / str(seed), Double(score=human_by(0.75 if said else 0.25))
+        assert sit(folder, desk, *HUMAN, f"run.seed={seed}", double=model) == 0
+    summary = merge_runs([tmp_path / "1", tmp_path / "2"], tmp_path / "all").summary
+    assert {seat: (row["said_human"], row["n"]) for seat, row in summary["turing"].items()} == {"a": (1, 2), "b": (1, 2)}
 
 
 def test_what_stood_there_when_the_time_was_up_is_the_turn(tmp_path: Path) -> None:

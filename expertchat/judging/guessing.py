@@ -14,6 +14,7 @@ from typing import Any
 from expertchat.backends.asking import Ask, Flow, together
 from expertchat.backends.base import Completion, GenerateRequest, ScoreRequest, Scores
 from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.folder.reader import RunReader
 from expertchat.judging import rating
 from expertchat.judging.faults import Fault
 from expertchat.judging.shares import wilson
@@ -138,6 +139,12 @@ def turing_table(guesses: Iterable[Guess]) -> dict[str, dict[str, Any]]:
         row["n"] += guess.human is not None
         row["said_human"] += bool(guess.human)
     return {subject: row | dict(_interval(row["said_human"], row["n"])) for subject, row in sorted(found.items())}
+
+
+def turing_of(run: RunReader) -> dict[str, dict[str, dict[str, Any]]]:
+    """The table of a run as its summary has it, under "turing"; nothing where nobody guessed."""
+    table = turing_table(run.guesses())
+    return {"turing": table} if table else {}
 
 
 def _interval(said: int, n: int) -> Iterator[tuple[str, float | None]]:
