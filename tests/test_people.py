@@ -21,7 +21,7 @@ from expertchat.records import Guess, Turn
 from expertchat.runs.merge_runs import merge_runs
 from expertchat.views.table import TableView
 from expertchat.views.words import turing_words
-from tests.scripted import BagOfWords, Collect, Double, config_of
+from tests.scripted import BagOfWords, Collect, Double, babble, config_of
 
 HUMAN = (
     "experts.b.backend=human", "prompts@experts.a.prompts=standard", "conversation.count=1", "conversation.turns=4",
@@ -113,6 +113,14 @@ def test_who_leaves_comes_back_and_types_nothing_twice(tmp_path: Path) -> None:
     assert [one.text for one in turns(whole)] == [one.text for one in turns(tmp_path)]
     counts = [sum(1 for _ in RunReader(folder).lines(name)) for folder in (tmp_path, whole) for name in ("guesses", "rewards", "ratings")]
     assert counts[:3] == counts[3:]
+
+
+def test_a_model_that_answers_at_once_is_asked_why_afterwards(tmp_path: Path) -> None:
+    model = Double(lambda request: "" if request.key.endswith("/why") else babble(request), human_by(0.75))
+    assert sit(tmp_path, Sitting("Bees dance.", "They do."), *HUMAN, double=model) == 0
+    found = next(one for one in RunReader(tmp_path).guesses() if one.guesser == "a")
+    asked = [request for request in model.requests if request.key.endswith("/because")]
+    assert [request.prefix for request in asked] == ["B was a human because"] and found.reason.startswith("because ") and found.human
 
 
 def test_runs_of_several_people_are_one_table(tmp_path: Path) -> None:

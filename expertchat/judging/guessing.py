@@ -86,7 +86,14 @@ def by_model(transcript: Transcript, guess: Guess, expert: ExpertChat, count: Co
     prefix = f"{why}\n{begins}" if why else begins
     (scored,) = yield [Ask(guess.guesser, ScoreRequest(guess.id, messages, tuple(prompts.guess_answers), prefix=prefix), label="judge")]
     assert isinstance(scored, Scores)
-    return guess.model_copy(update={"reason": one_line(why), **read(scored.logprobs, min_mass)})
+    found = read(scored.logprobs, min_mass)
+    if not why and found["human"] is not None:  # it has answered at once: why, is asked afterwards
+        said = begins + prompts.guess_answers[0 if found["human"] else 1].rstrip(". ") + prompts.guess_because
+        request = GenerateRequest(f"{guess.id}/because", messages, decoding, said, stop=("\n",))
+        (answer,) = yield [Ask(guess.guesser, request, label="judge")]
+        assert isinstance(answer, Completion)
+        why = f"{prompts.guess_because.strip()} {expert.read_answer(answer.text).text.strip()}"
+    return guess.model_copy(update={"reason": one_line(why), **found})
 
 
 def read(logprobs: Sequence[float], min_mass: float) -> dict[str, Any]:
