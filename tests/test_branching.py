@@ -73,7 +73,7 @@ def test_what_is_no_turn_is_told(parent: Path, tmp_path: Path) -> None:
 
 
 def test_an_interview_leaves_no_trace(parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A real (embedded) expert answers; the same question gives the same answer, whatever is asked with it; and no byte of the run changes."""
+    """A real (embedded) expert answers; the same question gets the same answer, whatever is asked with it; no byte of the run changes."""
 
     def digest() -> str:
         files = sorted(path for path in parent.rglob("*") if path.is_file())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from expertchat.folder.reader import RunReader
 from expertchat.folder.run import Interrupted
 from expertchat.judging.guessing import read, turing_table
 from expertchat.records import Guess, Turn
+from expertchat.runs.merge_runs import merge_runs
+from expertchat.views.table import TableView
 from expertchat.views.words import turing_words
-from tests.scripted import BagOfWords, Collect, Double, config_of
+from tests.scripted import BagOfWords, Collect, Double, babble, config_of
 
 HUMAN = (
     "experts.b.backend=human", "prompts@experts.a.prompts=standard", "conversation.count=1", "conversation.turns=4",
@@ -112,6 +115,24 @@ def test_who_leaves_comes_back_and_types_nothing_twice(tmp_path: Path) -> None:
     assert counts[:3] == counts[3:]
 
 
+def test_a_model_that_answers_at_once_is_asked_why_afterwards(tmp_path: Path) -> None:
+    model = Double(lambda request: "" if request.key.endswith("/why") else babble(request), human_by(0.75))
+    assert sit(tmp_path, Sitting("Bees dance.", "They do."), *HUMAN, double=model) == 0
+    found = next(one for one in RunReader(tmp_path).guesses() if one.guesser == "a")
+    asked = [request for request in model.requests if request.key.endswith("/because")]
+    assert [request.prefix for request in asked] == ["B was a human because"] and found.reason.startswith("because ") and found.human
+
+
+def test_runs_of_several_people_are_one_table(tmp_path: Path) -> None:
+    """Each run has a seed of its own; of two guesses on each seat one says human."""
+    for seed, said in ((1, True), (2, False)):
+        desk = Sitting("Bees dance.", "They do.", guess=(said, "x"))
+        folder, model = tmp_path / str(seed), Double(score=human_by(0.75 if said else 0.25))
+        assert sit(folder, desk, *HUMAN, f"run.seed={seed}", double=model) == 0
+    summary = merge_runs([tmp_path / "1", tmp_path / "2"], tmp_path / "all").summary
+    assert {seat: (row["said_human"], row["n"]) for seat, row in summary["turing"].items()} == {"a": (1, 2), "b": (1, 2)}
+
+
 def test_what_stood_there_when_the_time_was_up_is_the_turn(tmp_path: Path) -> None:
     assert sit(tmp_path, Sitting("Half a", ""), *HUMAN, "table.seconds=5") == 0
     late = turns(tmp_path)[1]
@@ -145,7 +166,7 @@ def test_what_two_answers_say() -> None:
     [
         (["experts.a.backend=human", "experts.b.backend=human"], "no model is left to talk with"),
         (["table.seconds=5"], "nobody types a turn"),
-        (["+model@third=embedded_llama", "judging.judge=third", "third.backend=human"], "third.backend=human: a person sits among the experts"),
+        (["+model@third=embedded_llama", "judging.judge=third", "third.backend=human"], "third.backend=human: a person sits among"),
     ],
 )
 def test_where_nobody_can_sit(overrides: list[str], said: str) -> None:
@@ -164,3 +185,57 @@ def test_wordings_without_a_question_give_no_guess(tmp_path: Path) -> None:
     assert sit(tmp_path, Sitting("x y z.", "u v w.", guess=(None, "")), "experts.b.backend=human", "conversation.count=1", *HUMAN[3:]) == 0
     found: Any = {one.guesser: one for one in RunReader(tmp_path).guesses()}
     assert found["a"].human is None and found["a"].fault == "wording" and found["b"].fault == "unsure"
+
+
+# -- the terminal ---------------------------------------------------------------------------------------------------------
+
+
+class Paper:
+    """A draft."""
+
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+
+    def read(self) -> str:
+        return self.text
+
+    def write(self, text: str) -> None:
+        self.text = text
+
+
+def at_terminal(monkeypatch: pytest.MonkeyPatch, *lines: str) -> tuple[TableView, list[str]]:
+    """A view whose lines are given, and the prompts that it showed."""
+    waiting, shown = list(lines), list[str]()
+
+    def typed(prompt: str) -> str:
+        shown.append(prompt)
+        if not waiting:
+            raise EOFError
+        return waiting.pop(0)
+
+    monkeypatch.setattr("builtins.input", typed)
+    return TableView(io.StringIO()), shown
+
+
+def test_lines_that_are_typed_become_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = Paper()
+    view, shown = at_terminal(monkeypatch, "", "One \\", "two.", "/pass", "left \\", "/leave")
+    assert view.turn("b", draft, None) == ("One\ntwo.", False) and shown == ["B> ", "B> ", ". "]  # an empty line says nothing yet
+    assert draft.text == "One\n" and view.turn("b", Paper(), None) == ("", False)
+    draft = Paper()
+    with pytest.raises(Interrupted, match="has left the table"):
+        view.turn("b", draft, None)
+    assert draft.text == "left"
+    with pytest.raises(Interrupted):  # the end of standard input
+        view.turn("b", Paper(), None)
+
+
+def test_what_is_asked_at_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, shown = at_terminal(monkeypatch, "perhaps", "H", "It\x1b[2J jokes.", "?", "", "x", "e", "Better.", "", "q")
+    assert view.guess("b", "a") == (True, "It[2J jokes.") and "B, was A a human or an AI?" in shown[0]
+    assert view.guess("b", "a") == (None, "")
+    turn = Turn(speaker="a", text="Good.")
+    assert view.step(0, turn) == "edit" and view.edit("a", "Good.") == "Better."
+    assert view.step(1, turn) == "take"
+    with pytest.raises(Interrupted):
+        view.step(2, turn)

@@ -59,6 +59,7 @@ ADDED = {
 UNUSED = (
     "company", "moderate", "next_speaker", "judge_several", "principle", "principle_line", "principle_prefix", "principle_answers",
     "compare_principle", "reference", "examples", "example", "guess", "guess_prefix", "guess_answers",
+    "guess_because",
 )  # fmt: skip
 OWN = (
     "config.yaml", "provenance.json", "summary.json", "live.json", "served.jsonl", LOCK, HEARTBEAT, CLAIM, "submission", "trackers",

@@ -14,6 +14,7 @@ from typing import Any
 from expertchat.backends.asking import Ask, Flow, together
 from expertchat.backends.base import Completion, GenerateRequest, ScoreRequest, Scores
 from expertchat.experts.base import CountTokens, ExpertChat
+from expertchat.folder.reader import RunReader
 from expertchat.judging import rating
 from expertchat.judging.faults import Fault
 from expertchat.judging.shares import wilson
@@ -85,7 +86,14 @@ def by_model(transcript: Transcript, guess: Guess, expert: ExpertChat, count: Co
     prefix = f"{why}\n{begins}" if why else begins
     (scored,) = yield [Ask(guess.guesser, ScoreRequest(guess.id, messages, tuple(prompts.guess_answers), prefix=prefix), label="judge")]
     assert isinstance(scored, Scores)
-    return guess.model_copy(update={"reason": one_line(why), **read(scored.logprobs, min_mass)})
+    found = read(scored.logprobs, min_mass)
+    if not why and found["human"] is not None:  # it has answered at once: why, is asked afterwards
+        said = begins + prompts.guess_answers[0 if found["human"] else 1].rstrip(". ") + prompts.guess_because
+        request = GenerateRequest(f"{guess.id}/because", messages, decoding, said, stop=("\n",))
+        (answer,) = yield [Ask(guess.guesser, request, label="judge")]
+        assert isinstance(answer, Completion)
+        why = f"{prompts.guess_because.strip()} {expert.read_answer(answer.text).text.strip()}"
+    return guess.model_copy(update={"reason": one_line(why), **found})
 
 
 def read(logprobs: Sequence[float], min_mass: float) -> dict[str, Any]:
@@ -138,6 +146,12 @@ def turing_table(guesses: Iterable[Guess]) -> dict[str, dict[str, Any]]:
         row["n"] += guess.human is not None
         row["said_human"] += bool(guess.human)
     return {subject: row | dict(_interval(row["said_human"], row["n"])) for subject, row in sorted(found.items())}
+
+
+def turing_of(run: RunReader) -> dict[str, dict[str, dict[str, Any]]]:
+    """The table of a run as its summary has it, under "turing"; nothing where nobody guessed."""
+    table = turing_table(run.guesses())
+    return {"turing": table} if table else {}
 
 
 def _interval(said: int, n: int) -> Iterator[tuple[str, float | None]]:

@@ -31,8 +31,8 @@ from expertchat.plan.memory import (
 from expertchat.reward_models.config import RewardModelTraining
 
 LONGEST = 1024  # tokens of a row, where train.max_tokens does not say
-# What a layer of an encoder keeps of a token for its backward pass, in fp32, as counted with tensors (tests/test_reward_room.py): numbers of
-# its width and of its feed-forward block; bytes of each two tokens a head, for attention with dropout keeps its scores; both norms' means.
+# What a layer of an encoder keeps of a token for its backward pass, in fp32, as counted with tensors (tests/test_reward_room.py): numbers
+# of its width and of its feed-forward block; bytes of each two tokens a head, as attention with dropout keeps its scores; its norms' means.
 KEPT, SCORES, NORMS = (10, 2), 12, 16
 MOMENT = (8, 3)  # what the layer that runs holds beyond that, rather too much than too little
 

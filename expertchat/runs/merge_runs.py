@@ -25,6 +25,7 @@ from expertchat.folder.run_folder import differences
 from expertchat.folder.submission import read_submission
 from expertchat.folder.summary import seconds_of, summarise
 from expertchat.folder.writing import replace
+from expertchat.judging.guessing import turing_of
 from expertchat.records import finite
 from expertchat.runs.arms import arms
 from expertchat.runs.merged import Origin, as_json, events, in_order, names, one_after_another
@@ -332,7 +333,7 @@ def _origin(source: Source) -> dict[str, Any]:
 
 def _summary(merged: Merged, work: Path) -> dict[str, Any]:
     """Counted from the merged files; the times of the runs are added up."""
-    summary = summarise(work)
+    summary = summarise(work) | turing_of(RunReader(work))
     seconds = sum(one.seconds() for one in merged.sources)
     summary |= {
         "seconds": round(seconds, 2),

@@ -15,7 +15,7 @@ from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_fold
 from expertchat.folder.store import Store
 from expertchat.folder.summary import summarise
 from expertchat.judging.fits import check_references
-from expertchat.judging.guessing import guess_all, guesses_wanted, turing_table
+from expertchat.judging.guessing import guess_all, guesses_wanted, turing_of
 from expertchat.judging.judge import judge_dialogue, judgements, record_counts
 from expertchat.records import Speaker, Topic, Transcript, Turn
 from expertchat.talk.branching import branched, kept_turns, parent_of
@@ -94,8 +94,7 @@ class _Converse:
             return stopped(hub, self.interrupts, store)
         if self.table is not None:
             self.table.clear()
-        turing = turing_table(RunReader(store.folder).guesses())
-        return finished(hub, store, summarise(store.folder) | ({"turing": turing} if turing else {}))
+        return finished(hub, store, summarise(store.folder) | turing_of(RunReader(store.folder)))
 
     def _table(self) -> Table | None:
         """Where a person types; None: nobody does."""

@@ -42,6 +42,7 @@ _ALLOWED: dict[str, set[str]] = {
     "example": {"topic", "text", "ratings"},
     "guess": {"name", "subject", "topic", "transcript"},
     "guess_prefix": {"subject"},
+    "guess_because": set(),
 }
 _NEEDED = {"judge": {"transcript", "subject"}, "rating": {"category"}, "topic": {"avoid"}, "avoid": {"topics"}}
 _NEEDED_WHERE_THERE = {
@@ -102,6 +103,7 @@ class Prompts(BaseModel):
     guess: str = ""
     guess_prefix: str = ""
     guess_answers: list[str] = Field(default_factory=list)
+    guess_because: str = ""
     nothing_new: list[str]
     numbered: Literal["judged", "alike"] = "judged"
     """What is numbered [1], [2] in a transcript: the sentences that are judged, the others (1), (2); or all alike, whoever is judged."""

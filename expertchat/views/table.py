@@ -33,7 +33,7 @@ HELP = (
     f"Enter says it; {GOES_ON} at the end of a line goes on with another one; {PASS} says nothing; {LEAVE} (or Ctrl-D) leaves, and the "
     "same command goes on"
 )
-STEPS = "Enter: it stands  e: edit it  a: draw it again  o: write another one  g: go on without asking  q: leave"
+STEPS = "Enter takes it, (e)dit, draw (a)gain, write your (o)wn, (g)o on, (q)uit"
 CHOICES: dict[str, Choice] = {"": "take", "e": "edit", "a": "again", "o": "own", "g": "on"}
 YES, NO, UNSURE = ("h", "human", "mensch"), ("a", "ai", "ki"), ("?", "")
 
