@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 WORDS = (
@@ -36,7 +37,7 @@ class Traits:
     seen: int = 20
     strict: bool = False  # refuses fields that OpenAI does not know
     tokenize: bool = True
-    adapters: bool = False
+    adapters: bool = False  # and the ids of tokens
     context: int | None = 4096
     cost: float | None = None
     seeds: bool = True
@@ -53,6 +54,7 @@ class Stub:
     reply: Callable[[Mapping[str, Any]], str] | None = None
     asked: list[tuple[str, Any]] = field(default_factory=list)
     answered: Counter[str] = field(default_factory=Counter)  # by what was asked, its stream aside
+    adapters: dict[str, list[str]] = field(default_factory=dict)  # by name, what was in its folder
     texts: dict[str, str] = field(default_factory=dict)  # the same, with what was said
     headers: list[dict[str, str]] = field(default_factory=list)
     at_once: int = 0
@@ -151,19 +153,30 @@ class Handler(BaseHTTPRequestHandler):
             self.say(200, {"data": rows, "usage": {"prompt_tokens": sum(len(text.split()) for text in body["input"])}})
         elif self.path == "/tokenize" and traits.tokenize:
             self.say(200, {"count": prompt_tokens(body["messages"], False)})
-        elif self.path == "/v1/load_lora_adapter" and traits.adapters:
-            self.say(400, {"error": {"message": "Both 'lora_name' and 'lora_path' must be provided."}})
+        elif self.path.endswith("_lora_adapter") and traits.adapters:
+            self._adapter(body)
         elif self.path == "/v1/chat/completions":
             self._chat(body)
         else:
             self.say(404, {"detail": "Not Found"})
+
+    def _adapter(self, body: Mapping[str, Any]) -> None:
+        names, name = self.served.adapters, body["lora_name"]
+        if not name:
+            self.say(400, {"error": {"message": "Both 'lora_name' and 'lora_path' must be provided."}})
+        elif self.path.endswith("/unload_lora_adapter"):
+            names.pop(name, None)
+            self.say(200, f"Success: LoRA adapter '{name}' removed.")
+        else:
+            names[name] = sorted(path.name for path in Path(body["lora_path"]).iterdir())
+            self.say(200, f"Success: LoRA adapter '{name}' added.")
 
     def _chat(self, body: Mapping[str, Any]) -> None:
         traits, messages = self.served.traits, body["messages"]
         known = {"model", "messages", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "top_logprobs", "n", "stream",
                  "stream_options"}  # fmt: skip
         roles = [message["role"] for message in messages]
-        if body["model"] != "m":
+        if body["model"] not in ("m", *self.served.adapters):
             return self.say(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
         if traits.strict and (unknown := set(body) - known):
             return self.say(400, {"error": {"message": f"Unrecognized request argument supplied: {sorted(unknown)[0]}"}})
@@ -195,6 +208,8 @@ class Handler(BaseHTTPRequestHandler):
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
         if body.get("logprobs") and stub.traits.seen:
             choice["logprobs"] = {"content": [{"top_logprobs": likeliest(body, begins)[: body["top_logprobs"]]}]}
+        if stub.traits.adapters and body.get("return_token_ids"):
+            choice["token_ids"] = [len(word) for word in words]
         if body.get("stream"):
             return self._stream(text, finish, usage)
         self.say(200, {"choices": [choice] * body.get("n", 1), "usage": usage})
@@ -232,7 +247,7 @@ def written(body: Mapping[str, Any], seeds: bool = True) -> str:
     """Ten words, by the chat and the seed; one of the choices where there are any."""
     if "structured_outputs" in body:
         return str(body["structured_outputs"]["choice"][0])
-    number = _number(body["messages"], body.get("seed") if seeds else time.monotonic_ns())
+    number = _number(body["messages"], body["model"], body.get("seed") if seeds else time.monotonic_ns())
     return " ".join(WORDS[(number >> i) % len(WORDS)] for i in range(10)) + f" {number % 1000}."
 
 

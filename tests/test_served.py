@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,22 @@ from expertchat.records import Message
 from tests.scripted import BagOfWords, Collect, Double
 from tests.served import Handler, Stub, Traits, is_probe, rated
 
-KEY = "sesame-opens-3f9"
+KEY, HERE = "sesame-opens-3f9", "http://here:1/v1"
 QUICK = ServerConfig(patience=0.3, wait=0.2, attempts=3, timeout=5.0)
 SAMPLED = Decoding("sampling", 40, temperature=0.9)
 TALK = (Message("system", "You are Anna."), Message("user", "Do herons nest in trees?"))
 OPTIONS = tuple(f" {n}" for n in range(1, 11))
 
 
+@lru_cache
+def composed(*more: str) -> Any:
+    """A config whose addresses are filled in afterwards: to compose one takes longer than a test."""
+    served = [word for seat in "ab" for word in (f"model@experts.{seat}=server", f"experts.{seat}.url={HERE}", f"experts.{seat}.model=m")]
+    return load("converse", [*served, "view=none", "topics=list", "topics.list=[bees,tides]", *more])
+
+
 def config(stub: Stub, *more: str) -> Any:
-    words = ["model@experts.b=server", f"experts.b.url={stub.url}", "experts.b.model=m", "prompts@experts.a.prompts=standard", *more]
-    return load("converse", words).experts["b"]
+    return composed(*more).experts["b"].model_copy(update={"url": stub.url})
 
 
 def connected(stub: Stub, *more: str, settings: ServerConfig = QUICK, seed: int = 0) -> ServedBackend:
@@ -136,7 +143,7 @@ def test_what_a_server_can_is_tried() -> None:
     with Stub(Traits(adapters=True)) as stub:
         can = connected(stub).can
     assert (can.begins, can.seen, can.seeds, can.system, can.alternation) == ("flag", 20, True, True, False)
-    assert (can.counts, can.context, can.adapters, can.choices, can.extras, can.given) == ("tokenize", 4096, True, True, True, False)
+    assert (can.counts, can.context, can.adapters, can.choices, can.extras) == ("tokenize", 4096, True, True, True)
 
 
 def test_what_it_cannot_is_found_too() -> None:
@@ -286,7 +293,10 @@ TRANSIENT = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSIENT)
+SLOW = ("html", "cut")  # as the others
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in TRANSIENT])
 def test_what_passes_is_asked_again(name: str, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expertchat.backends.served.client.PAUSE", 0.01)
     backend = connected(stub)
@@ -296,7 +306,10 @@ def test_what_passes_is_asked_again(name: str, stub: Stub, monkeypatch: pytest.M
     assert done.text == expected and backend.client.terms.ledger.spent[0] == 3
 
 
-@pytest.mark.parametrize(("name", "said"), [("503", "503: loading"), ("html", "a page for people"), ("shape", "another shape")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("503", "503: loading"), ("html", "a page for people"), pytest.param("shape", "another shape", marks=pytest.mark.slow)],
+)
 def test_what_lasts_stops_the_run_or_is_null(name: str, said: str, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expertchat.backends.served.client.PAUSE", 0.01)
     backend = connected(stub)
@@ -316,6 +329,7 @@ def test_a_refusal_is_null_and_the_others_go_on(stub: Stub) -> None:
     assert good.text and not good.problem and "400: content filter" in (bad.problem or "")
 
 
+@pytest.mark.slow
 def test_a_slow_reply_is_cut_off_in_time(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expertchat.backends.served.client.PAUSE", 0.01)
     backend = connected(stub, settings=QUICK.model_copy(update={"timeout": 0.15, "attempts": 2, "failing": "null"}))
@@ -346,7 +360,7 @@ def test_a_redirect_is_not_followed_and_the_key_stays(stub: Stub, monkeypatch: p
 def test_nobody_there_and_no_tls(stub: Stub) -> None:
     with Stub() as gone:
         pass
-    with pytest.raises(ConfigError, match=r"no connection .*server\.wait"):
+    with pytest.raises(ConfigError, match=r"no connection .* for 0 s \(server\.wait\)"):
         connected(gone)
     found = config(stub).model_copy(update={"url": stub.url.replace("http:", "https:")})
     with pytest.raises(ConfigError, match="its TLS is not in order"):
@@ -358,6 +372,7 @@ def test_a_wrong_model_is_told_with_those_that_there_are(stub: Stub) -> None:
         connected(stub, "experts.b.model=heron")
 
 
+@pytest.mark.slow
 def test_of_several_addresses_a_lost_one_is_left_out(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expertchat.backends.served.client.PAUSE", 0.01)
     with Stub() as other:
@@ -386,12 +401,11 @@ def talk(stub: Stub, folder: Path, *more: str, sink: Collect | None = None) -> i
     """A conversation of a double with the server, which also judges."""
     from expertchat.talk.converse import run_converse
 
-    words = [
-        f"run.dir={folder}", "view=none", "topics=list", "topics.list=[bees,tides]", "model@experts.b=server", f"experts.b.url={stub.url}",
-        "experts.b.model=m", "model@experts.a=server", f"experts.a.url={stub.url}", "experts.a.model=m", "conversation.count=3",
-        "conversation.turns=3", "judging.form=expected", "judging.analysis=false", "server.attempts=3", *more,
-    ]  # fmt: skip
-    return run_converse(load("converse", words), ["expertchat", "converse"], sink or Collect(), embedder=BagOfWords())
+    words = ["conversation.count=3", "conversation.turns=3", "judging.form=expected", "judging.analysis=false", "server.attempts=3"]
+    found = composed(*words, *more)
+    experts = {seat: model.model_copy(update={"url": stub.url}) for seat, model in found.experts.items()}
+    here = {"experts": found.experts.having(**experts), "run": found.run.model_copy(update={"dir": str(folder)})}
+    return run_converse(found.model_copy(update=here), ["expertchat", "converse"], sink or Collect(), embedder=BagOfWords())
 
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -467,6 +481,7 @@ def test_expected_ratings_of_a_judge_without_probabilities_are_refused_at_the_do
         assert {line["value"] for line in lines(tmp_path / "both", "ratings")} == {7}
 
 
+@pytest.mark.slow
 def test_a_local_model_and_a_server_talk_side_by_side(stub: Stub, tmp_path: Path) -> None:
     from expertchat.talk.converse import run_converse
 

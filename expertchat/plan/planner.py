@@ -329,9 +329,10 @@ def check(config: Any, gpus: Sequence[Gpu] | None = None, trained: Sequence[Trai
     `config`: of a run (ConverseConfig, OnlineDpoConfig); `trained`: the updates that must have room too.
     None: nothing runs on a GPU, or a model's shape is not known, which is for the loading to find out.
     """
-    gpus = machine_gpus() if gpus is None else gpus
     seats = seats_of(config)
-    if not gpus or all(model.backend != "local" or model.device in ("cpu", "mps") for model in seats.values()):
+    if all(model.backend != "local" or model.device in ("cpu", "mps") for model in seats.values()):
+        return None  # before torch is asked, whose import takes seconds
+    if not (gpus := machine_gpus() if gpus is None else gpus):
         return None
     try:
         models, embedder, owners = _cast(seats, config.embedder, {one.seat for one in trained} & seats.keys())

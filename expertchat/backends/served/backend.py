@@ -70,7 +70,6 @@ class ServedBackend(Backend):
             system_role=can.system,
             alternation=can.alternation,
         )
-        self.wake = client.wake
         self._streams = 0
         self._counted: dict[tuple[Message, ...], int] = {}
 
@@ -107,7 +106,7 @@ class ServedBackend(Backend):
         return f"server {self.client.name}"
 
     def lane_apart(self) -> LaneApart:
-        return ServedLane(self._answer, self.wake)
+        return ServedLane(self._answer, self.client)
 
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
         return self._all(requests)
@@ -116,7 +115,7 @@ class ServedBackend(Backend):
         return self._all(requests)
 
     def _all(self, requests: Sequence[Any]) -> list[Any]:
-        lane, found = ServedLane(self._answer, self.wake), dict[int, Any]()
+        lane, found = ServedLane(self._answer, self.client), dict[int, Any]()
         try:
             tickets = [lane.add(request) for request in requests]
             while lane.load:

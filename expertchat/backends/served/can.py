@@ -1,7 +1,8 @@
 """What a server can, found by asking it at the start: nothing of it is assumed.
 
 Each finding costs one to three requests of a token or a few. Whether an answer can be begun for the model is seen from the tokens that
-the server counts: what is put behind the chat has to add its own tokens and no others.
+the server counts: what is put behind the chat has to add its own tokens and no others. Log probabilities of a given text are not tried:
+nothing needs them, and a vLLM with adapters falls over them (0.32 on a CPU).
 """
 
 from __future__ import annotations
@@ -45,7 +46,6 @@ class Can:
     seeds: bool = False
     several: bool = False
     choices: bool = False
-    given: bool = False  # log probabilities of a given text
     tokens: bool = False  # the ids of its tokens
     adapters: bool = False  # LoRA adapters may be loaded while it runs
     counts: Counts | None = None
@@ -61,7 +61,7 @@ class Can:
         seen = f" of {self.seen} tokens" if self.seen else ""
         has = {
             f"log probabilities{seen}": self.seen > 0, "beginnings of answers": self.begins != "asked",
-            "seeds": self.seeds, "n": self.several, "choices": self.choices, "a given text's probabilities": self.given,
+            "seeds": self.seeds, "n": self.several, "choices": self.choices,
             "token ids": self.tokens, "adapters at run time": self.adapters, "counting of tokens": self.counts is not None,
             "a system role": self.system, "free order of roles": not self.alternation,
         }  # fmt: skip
@@ -102,8 +102,8 @@ class _Probe:
         await self._plain(thinking)
         asked: dict[str, Coroutine[Any, Any, Any]] = {
             "system": self._system(), "alternation": self._alternation(), "begins": self._begins(), "seeds": self._seeds(),
-            "several": self._several(), "choices": self._choices(), "tokens": self._ids(), "given": self._given(),
-            "counts": self._counts(), "adapters": self._adapters(),
+            "several": self._several(), "choices": self._choices(), "tokens": self._ids(), "counts": self._counts(),
+            "adapters": self._adapters(),
         }  # fmt: skip
         found: dict[str, Any] = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
         self.can = replace(self.can, **found)
@@ -131,6 +131,8 @@ class _Probe:
         try:
             return (await self.client.ask("/models", {}, lambda found: found, bounds=Bounds(1000, wait))).value
         except Denied as error:
+            if "no connection" in str(error):
+                raise Denied(f"{error}, for {wait:.0f} s (server.wait)") from None
             if not error.unknown:
                 raise
         except Refused as error:
@@ -214,18 +216,6 @@ class _Probe:
     async def _ids(self) -> bool:
         found = await self._may([USER], return_token_ids=True)
         return found is not None and found.ids
-
-    async def _given(self) -> bool:
-        body = {"model": self.model, "prompt": "Herons nest in trees.", "max_tokens": 1, "echo": True, "logprobs": 1}
-
-        def read(found: Any) -> bool:
-            values = ((found.get("choices") or [{}])[0].get("logprobs") or {}).get("token_logprobs") or []
-            return len([value for value in values if isinstance(value, int | float)]) > 2
-
-        try:
-            return (await self.client.ask("/completions", body, read, bounds=PROBE)).value
-        except (Denied, Refused, AttributeError):
-            return False
 
     async def _counts(self) -> Counts | None:
         ways: tuple[Counts, ...] = ("tokenize", "apply-template")

@@ -82,6 +82,7 @@ class Client:
         self.addresses = [Address(url.rstrip("/"), _openai(url, self.secret, self.settings)) for url in urls]
         self.gate = Gate(Level(self.settings.concurrency or MOST))
         self.sent = self.refused = 0
+        self.leaving = False  # nothing more is to be sent
         self.wake = threading.Event()  # set when any answer of its models is there
         self._said: set[str] = set()
         self._headers = _headers(self.secret)
@@ -110,6 +111,7 @@ class Client:
             address.out += 1
             tries += 1
             try:
+                self._stay()
                 self._spend()
                 found = await asyncio.wait_for(self._send(address, route, body, on_text), self.settings.timeout)
                 value = _read(read, found)
@@ -123,7 +125,7 @@ class Client:
             finally:
                 address.out -= 1
                 self.gate.leave()
-            await asyncio.sleep(self._after(trouble, address, tries, time.monotonic() - began, bounds))
+            await self._pause(self._after(trouble, address, tries, time.monotonic() - began, bounds))
 
     async def tell(self, route: str, body: Mapping[str, Any]) -> None:
         """Send something that nothing is read from to every address. Raises Refused or Denied."""
@@ -149,7 +151,7 @@ class Client:
             self.refused += 1
             raise Refused(said)
         others = [one for one in self.addresses if one is not address and one.back <= time.monotonic()]
-        if trouble.gone and others:
+        if trouble.kind == "down" and others:
             address.back = time.monotonic() + LEFT_OUT
             self._once(f"{said}: left out for {LEFT_OUT:.0f} s, the others go on")
             return 0.0
@@ -160,11 +162,23 @@ class Client:
         often = trouble.kind == "down" and not trouble.gone and tries >= most
         if often or seconds + pause > patience:
             if bounds is not None:
-                raise Refused(said)
+                raise Denied(said) if trouble.gone else Refused(said)
             return self._give_up(f"{said}, {tries} times in {seconds:.0f} s")
         if bounds is None:
             self._once(f"{said}: tried again, for {patience:.0f} s at most")
         return pause
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next try, as long as anybody waits for it."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._stay()
+            await asyncio.sleep(min(left, 0.1))
+
+    def _stay(self) -> None:
+        """Break off where the run ends: what is sent is still waited for, nothing more is sent."""
+        if self.leaving:
+            raise asyncio.CancelledError
 
     def _give_up(self, said: str) -> float:
         if self.settings.failing == "null":

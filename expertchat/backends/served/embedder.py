@@ -45,7 +45,7 @@ class ServedEmbedder(Embedder):
         return f"server {self.client.name}"
 
     def lane_apart(self) -> LaneApart:
-        return ServedLane(self._embedded, self.client.wake)
+        return ServedLane(self._embedded, self.client)
 
     def embed(self, requests: Sequence[EmbedRequest]) -> list[Embedding]:
         async def every() -> list[Embedding]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from expertchat.backends.served.client import start
+from expertchat.backends.served.client import Client, start
 
 SLICE = 0.05  # seconds that an advance waits at most for something to be done
+LINGER = 20.0  # seconds that the end of a run waits for what was sent: its answers are paid, and kept for the next start
 OnText = Callable[[str], None]
 
 
 class ServedLane:
-    """`work(request, on_text)` is what is done with each. `wake` is set when anything on the same device is done."""
+    """`work(request, on_text)` is what is done with each, by `client`."""
 
     continuous = True
 
-    def __init__(self, work: Callable[[Any, OnText | None], Coroutine[Any, Any, Any]], wake: threading.Event) -> None:
-        self._work, self._wake, self._tickets = work, wake, 0
+    def __init__(self, work: Callable[[Any, OnText | None], Coroutine[Any, Any, Any]], client: Client) -> None:
+        self._work, self._client, self._tickets = work, client, 0
+        client.leaving = False
         self._running: dict[int, Future[Any]] = {}
         self._done: SimpleQueue[int] = SimpleQueue()
 
@@ -41,13 +42,13 @@ class ServedLane:
 
     def _tell(self, ticket: int) -> None:
         self._done.put(ticket)
-        self._wake.set()
+        self._client.wake.set()
 
     def advance(self) -> list[tuple[int, Any]]:
         """Those that are done. Raises what one of them raised."""
         if not self.ready:
-            self._wake.wait(SLICE)
-        self._wake.clear()
+            self._client.wake.wait(SLICE)
+        self._client.wake.clear()
         found: list[tuple[int, Any]] = []
         while True:
             try:
@@ -57,6 +58,10 @@ class ServedLane:
             found.append((ticket, self._running.pop(ticket).result()))
 
     def close(self) -> None:
+        """End what still runs: what is sent may come to its end, and is on the ledger then."""
+        if self._running:
+            self._client.leaving = True
+            wait(self._running.values(), LINGER)
         for future in self._running.values():
             future.cancel()
         self._running.clear()
