@@ -46,15 +46,6 @@ ADDED = {
     "source.columns.type": None, "data.choose": 0.0, "held_out.choose": 0.0, "embedder.backend": "local", "reward_model.backend": "local",
     "url": None, "model": None, "key_from": None, "more": {}, "prices": None, "report_to": [], "rating_scale": "symmetric",
     "table": {}, "table.guess": "auto", "table.seconds": None, "branch": None,
-||||||||| 502f8d3
-    "reward.weights": None, "prompts.file": None, "prompts.column": None,
-=========
-    "reward.weights": None, "prompts.file": None, "prompts.column": None, "instruction": None,
->>>>>>>>> Temporary merge branch 2
-=======
-    "reward.weights": None, "prompts.file": None, "prompts.column": None, "rating_scale": "symmetric", "instruction": None,
-    "prompts.type": None, "source.columns.type": None,
->>>>>>> chat
 }  # fmt: skip
 UNUSED = (
     "company", "moderate", "next_speaker", "judge_several", "principle", "principle_line", "principle_prefix", "principle_answers",
