@@ -119,6 +119,8 @@ BAD: list[tuple[str, list[str]]] = [
     ("submit converse cluster=generic --dry-run experts.a.device=cuda:1", ["experts.a.device=cuda:1", "cluster.gpus=0"]),
     ("watch thesis", ["thesis is not a run"]),
     ("runs /nope /gone --out x.txt", ["3 problems", "/nope", "/gone", "--out x.txt"]),
+    ("report /nope thesis --out x.txt --markdown x.html --follow 0",
+     ["5 problems", "/nope: no such folder", "thesis: holds no run", "--out x.txt", "--markdown x.html", "--follow 0"]),
     ("arms /nope thesis --out x.txt", ["3 problems", "/nope", "thesis", "--out x.txt"]),
     ("merge_runs /nope thesis --out file", ["2 problems", "/nope", "thesis"]),
     # the judges' lab

@@ -9,8 +9,9 @@ from os.path import relpath
 from pathlib import Path
 from urllib.parse import quote
 
+from expertchat.command.check_places import new_file_problem
 from expertchat.config import ConfigError
-from expertchat.folder.writing import write_out
+from expertchat.folder.writing import saving, write_out
 from expertchat.report.drawing import needs_matplotlib, write_figures
 from expertchat.report.making import report_of
 from expertchat.report.markdown import written
@@ -21,13 +22,14 @@ from expertchat.report.writing import Written, write_page
 
 LOOK_SECONDS = 10
 NAME = "report.html"
+ANSWERED = "report.json"  # of a study that is done
 
 
 def run_report(arguments: Sequence[str], show: Callable[[Report], None], tell: Callable[[Written, Sequence[str]], None]) -> int:
     """Write the page and say so by `tell`, or `show` its first part. Raises ConfigError."""
     options = _parser().parse_args(list(arguments))
     out: Path | None = options.out
-    problems = [f"--out {out}: must end in .html"] if out is not None and out.suffix not in (".html", ".htm") else []
+    problems = _out_problems(out) if out is not None else []
     if options.markdown is not None and options.markdown.suffix != ".md":
         problems.append(f"--markdown {options.markdown}: must end in .md")
     if options.follow is not None and options.follow < 1:
@@ -55,6 +57,14 @@ def run_report(arguments: Sequence[str], show: Callable[[Report], None], tell: C
     else:
         follow(options.place, out, options.follow, tell)
     return 0
+
+
+def _out_problems(out: Path) -> list[str]:
+    """What keeps a page from being written there, before anything is read."""
+    if out.suffix not in (".html", ".htm"):
+        return [f"--out {out}: must end in .html"]
+    problem = new_file_problem("--out", out)
+    return [problem] if problem else []
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,17 +101,19 @@ def _beside(places: Sequence[Path]) -> Path:
 
 def write(subject: Subject, out: Path, again: int = 0) -> tuple[Written, list[str]]:
     """Write the page; what was written, and what is to be known of it."""
+    with saving(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     report, warnings = report_of(subject), list[str]()
     written = write_page(report, talks(subject, warnings), list(subject.names.values()), out, again, warnings)
     return written, [*report.warnings, *warnings]
 
 
 def follow(places: Sequence[Path], out: Path, seconds: int, tell: Callable[[Written, Sequence[str]], None]) -> None:
-    """Write the page again whenever there is more, until all runs are at their end."""
+    """Write the page again whenever there is more, until all runs and studies are at their end."""
     before: object = None
     while True:
         subject = subject_of(places)
-        going = any(not run.done for run in subject.runs)
+        going = any(not run.done for run in subject.runs) or any(not (place / ANSWERED).is_file() for place in subject.studies)
         if (now := _stamp(subject)) != before:
             before = now
             tell(*write(subject, out, seconds if going else 0))
@@ -113,5 +125,6 @@ def follow(places: Sequence[Path], out: Path, seconds: int, tell: Callable[[Writ
 def _stamp(subject: Subject) -> object:
     """What changes when there is more to tell: the sizes of the records, and whether a run is done."""
     passing = ("live.json", "heartbeat.json")
-    files = [path for run in subject.runs for path in sorted(run.folder.glob("*.json*")) if path.name not in passing]
+    places = [*(run.folder for run in subject.runs), *subject.studies]
+    files = [path for place in places for path in sorted(place.glob("*.json*")) if path.name not in passing]
     return [(path, path.stat().st_size) for path in files]

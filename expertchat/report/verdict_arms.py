@@ -115,7 +115,7 @@ def _against_half(row: Row) -> str:
     if low is None or high is None:
         return "held against what it was before"
     better, worse = "better than before", "worse than before"
-    return better if low > 0.5 else worse if high < 0.5 else "not told apart from before"
+    return better if low > 0.5 else worse if high < 0.5 else "not shown to have changed"
 
 
 # -- what it cannot say -----------------------------------------------------------------------------------------------------------
