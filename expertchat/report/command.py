@@ -42,12 +42,8 @@ def run_report(arguments: Sequence[str], show: Callable[[Report], None], tell: C
         raise ConfigError(problems)
     if options.terminal or options.plots or options.markdown:
         report = report_of(subject)
-        if options.plots:
-            needs_matplotlib()
-            write_figures(figures(report), options.plots)
-        if options.markdown:
-            pictures = quote(relpath(options.plots, options.markdown.parent)) if options.plots else None
-            write_out(f"--markdown {options.markdown}", options.markdown, written(report, pictures))
+        if options.plots or options.markdown:
+            tell(*_files(report, options.plots, options.markdown))
         if options.terminal:
             show(report)
         return 0
@@ -65,6 +61,22 @@ def _out_problems(out: Path) -> list[str]:
         return [f"--out {out}: must end in .html"]
     problem = new_file_problem("--out", out)
     return [problem] if problem else []
+
+
+def _files(report: Report, plots: Path | None, markdown: Path | None) -> tuple[Written, list[str]]:
+    """The figures as files, and what is said with the tables as Markdown; what was written, and what is to be known of it."""
+    done, warnings = Written(), list(report.warnings)
+    if plots is not None:
+        needs_matplotlib()
+        if drawn := write_figures(figures(report), plots):
+            done.sizes[plots] = sum(path.stat().st_size for path in drawn)
+        else:
+            warnings.append("--plots: there is nothing to draw")
+    if markdown is not None:
+        pictures = quote(relpath(plots, markdown.parent)) if plots is not None else None
+        write_out(f"--markdown {markdown}", markdown, written(report, pictures))
+        done.sizes[markdown] = markdown.stat().st_size
+    return done, warnings
 
 
 def _parser() -> argparse.ArgumentParser:
