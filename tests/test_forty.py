@@ -73,8 +73,8 @@ BAD: list[tuple[str, list[str]]] = [
     ("converse topics=list \"topics.list=[it's life, tides]\"", ["'topics.list=[\"it'\"'\"'s life\",tides]'"]),
     # training
     ("online_dpo train.targets=[nope_proj,q_proj]", ["no linear layers named nope_proj;", "q_proj"]),
-    ("online_dpo train=full experts.a.quantization=nf4 experts.a.dtype=bf16 evaluation.topics=1000 report_to=[wandb,trackio]",
-     ["5 problems", "quantization=none", "dtype=fp32", "evaluation.topics=1000", "wandb", "trackio"]),
+    ("online_dpo train=full experts.a.quantization=nf4 experts.a.dtype=bf16 evaluation.topics=1000",
+     ["3 problems", "quantization=none", "dtype=fp32", "evaluation.topics=1000"]),
     ("online_dpo train.rank=0 train.batch=7 train.micro_batch=2 train.learning_rate=inf", ["3 problems", "rank", "no multiple", "inf"]),
     ("online_dpo experts.a.backend=scripted experts.a.script=script.jsonl evaluation.judge=pairwise",
      ["cannot be trained", "evaluation.judge=pairwise"]),
@@ -129,6 +129,8 @@ BAD: list[tuple[str, list[str]]] = [
     ("wim /nope", ["/nope: is no run and holds none"]),
     ("interview /nope --turn c0001/3 --ask why", ["/nope: is no run's folder"]),
     ("branch /nope c0001", ["c0001: names no turn; write DIALOGUE/NUMBER, as c0001/3"]),
+    ("report /nope thesis --out x.txt --markdown x.html --follow 0",
+     ["5 problems", "/nope: no such folder", "thesis: holds no run", "--out x.txt", "--markdown x.html", "--follow 0"]),
     ("arms /nope thesis --out x.txt", ["3 problems", "/nope", "thesis", "--out x.txt"]),
     ("merge_runs /nope thesis --out file", ["2 problems", "/nope", "thesis"]),
     # the judges' lab

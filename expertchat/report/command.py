@@ -9,8 +9,9 @@ from os.path import relpath
 from pathlib import Path
 from urllib.parse import quote
 
+from expertchat.command.check_places import new_file_problem
 from expertchat.config import ConfigError
-from expertchat.folder.writing import write_out
+from expertchat.folder.writing import saving, write_out
 from expertchat.report.drawing import needs_matplotlib, write_figures
 from expertchat.report.making import report_of
 from expertchat.report.markdown import written
@@ -28,7 +29,7 @@ def run_report(arguments: Sequence[str], show: Callable[[Report], None], tell: C
     """Write the page and say so by `tell`, or `show` its first part. Raises ConfigError."""
     options = _parser().parse_args(list(arguments))
     out: Path | None = options.out
-    problems = [f"--out {out}: must end in .html"] if out is not None and out.suffix not in (".html", ".htm") else []
+    problems = _out_problems(out) if out is not None else []
     if options.markdown is not None and options.markdown.suffix != ".md":
         problems.append(f"--markdown {options.markdown}: must end in .md")
     if options.follow is not None and options.follow < 1:
@@ -41,12 +42,8 @@ def run_report(arguments: Sequence[str], show: Callable[[Report], None], tell: C
         raise ConfigError(problems)
     if options.terminal or options.plots or options.markdown:
         report = report_of(subject)
-        if options.plots:
-            needs_matplotlib()
-            write_figures(figures(report), options.plots)
-        if options.markdown:
-            pictures = quote(relpath(options.plots, options.markdown.parent)) if options.plots else None
-            write_out(f"--markdown {options.markdown}", options.markdown, written(report, pictures))
+        if options.plots or options.markdown:
+            tell(*_files(report, options.plots, options.markdown))
         if options.terminal:
             show(report)
         return 0
@@ -56,6 +53,30 @@ def run_report(arguments: Sequence[str], show: Callable[[Report], None], tell: C
     else:
         follow(options.place, out, options.follow, tell)
     return 0
+
+
+def _out_problems(out: Path) -> list[str]:
+    """What keeps a page from being written there, before anything is read."""
+    if out.suffix not in (".html", ".htm"):
+        return [f"--out {out}: must end in .html"]
+    problem = new_file_problem("--out", out)
+    return [problem] if problem else []
+
+
+def _files(report: Report, plots: Path | None, markdown: Path | None) -> tuple[Written, list[str]]:
+    """The figures as files, and what is said with the tables as Markdown; what was written, and what is to be known of it."""
+    done, warnings = Written(), list(report.warnings)
+    if plots is not None:
+        needs_matplotlib()
+        if drawn := write_figures(figures(report), plots):
+            done.sizes[plots] = sum(path.stat().st_size for path in drawn)
+        else:
+            warnings.append("--plots: there is nothing to draw")
+    if markdown is not None:
+        pictures = quote(relpath(plots, markdown.parent)) if plots is not None else None
+        write_out(f"--markdown {markdown}", markdown, written(report, pictures))
+        done.sizes[markdown] = markdown.stat().st_size
+    return done, warnings
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,6 +113,8 @@ def _beside(places: Sequence[Path]) -> Path:
 
 def write(subject: Subject, out: Path, again: int = 0) -> tuple[Written, list[str]]:
     """Write the page; what was written, and what is to be known of it."""
+    with saving(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     report, warnings = report_of(subject), list[str]()
     written = write_page(report, talks(subject, warnings), list(subject.names.values()), out, again, warnings)
     return written, [*report.warnings, *warnings]

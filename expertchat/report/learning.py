@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from expertchat.evaluation.statistics import mean_by_cluster
+from expertchat.evaluation.statistics import mean_by_cluster, wilson
 from expertchat.folder.reader import RunReader
 from expertchat.records import Metrics
 from expertchat.report.shapes import Point, number
@@ -67,7 +67,7 @@ class Learning:
 
     def by_round(self, key: str) -> list[Point]:
         """A figure of the rounds; its interval is over whole dialogues, where the records have it."""
-        found = [Point(one.round, number(one.figures.get(key)), *_bounds(one, key)) for one in self.rounds]
+        found = [Point(one.round, number(one.figures.get(key)), *bounds(one, key)) for one in self.rounds]
         if key not in OF_RECORDS or not self.run.path(OF_RECORDS[key][0]).is_file():
             return found
         spans = self._spans(*OF_RECORDS[key])
@@ -75,14 +75,14 @@ class Learning:
 
     def evaluated(self, key: str) -> list[Point]:
         """A figure of the evaluations on the way. A base's figure stands in later evaluations beside the policy's."""
-        return [Point(one.round, number(one.figures.get(key)), *_bounds(one, key)) for one in self.evaluations]
+        return [Point(one.round, number(one.figures.get(key)), *bounds(one, key)) for one in self.evaluations]
 
     def at_the_end(self, key: str) -> list[Point]:
         """The same of the last evaluation, at the round whose weights it was made with."""
         if (final := self.final) is None:
             return []
         place = final.round if final.weights_of is None else final.weights_of
-        return [Point(place, number(final.figures.get(key)), *_bounds(final, key))]
+        return [Point(place, number(final.figures.get(key)), *bounds(final, key))]
 
     def _spans(self, file: str, field: str) -> dict[int, tuple[float | None, float | None]]:
         """The interval of a mean of each round, whole dialogues drawn."""
@@ -115,7 +115,11 @@ def round_of(transcript: str) -> int | None:
     return int(head[1:]) if head[:1] == "r" and head[1:].isdigit() else None
 
 
-def _bounds(one: Metrics, key: str) -> tuple[float | None, float | None]:
+def bounds(one: Metrics, key: str) -> tuple[float | None, float | None]:
+    """The interval that stands beside a figure; of a share of rows that has none, Wilson's."""
+    share, rows = number(one.figures.get(key)), number(one.figures.get("held_out", one.figures.get("n")))
+    if key == "exact" and share is not None and rows:
+        return wilson(round(share * rows), int(rows))
     return number(one.figures.get(f"{key}_low")), number(one.figures.get(f"{key}_high"))
 
 

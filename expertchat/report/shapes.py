@@ -129,10 +129,8 @@ def curves(name: str, title: str, x: str, axis: Axis, series: Sequence[Series], 
 
     names, bars = [one.name for one in shown], len(shown) <= MOST_BARS
     named = len(series) > 1 and any(names)  # one line alone needs none
-    sure = any(point.low is not None for one in shown for point in (*one.points, *one.apart))
-    if not (sure and bars):
-        what = "The intervals of so many lines are not drawn; the CSV has them." if sure else "No interval is kept of it."
-        note = f"{note} {what}".strip()
+    if not bars and any(point.low is not None for one in shown for point in (*one.points, *one.apart)):
+        note = f"{note} The intervals of so many lines are not drawn; the CSV has them.".strip()
     size = (HALF[0], HALF[1] + (LINE * math.ceil(len(names) / _columns(names)) if named else 0.0))
 
     def draw(axes: Axes) -> None:

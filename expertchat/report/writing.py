@@ -34,7 +34,7 @@ class Written:
 
     @property
     def large(self) -> bool:
-        return max(self.sizes.values()) > LARGE
+        return max(self.sizes.values(), default=0) > LARGE
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from expertchat.report.learning import Learning, by_arm, learnings, pooled
+from expertchat.records import Metrics
+from expertchat.report.learning import Learning, bounds, by_arm, learnings, pooled
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Point, Series, cell_of, curves, interval, number, written
 from expertchat.report.subject import Subject
@@ -30,6 +31,7 @@ class Measure:
 
 
 END = "Hollow, beside: at the end, on other histories."
+ENDED = "Hollow, beside: at the end."
 WILSON = "Bars: 95 % intervals (Wilson, a tie is half a win)."
 DIALOGUES = "Bars: 95 % intervals, whole dialogues drawn."
 MEASURES = (
@@ -78,6 +80,7 @@ COMPARED: Sequence[tuple[str, str, str | None, str | None]] = (
     ("perplexity a byte", "perplexity_byte", "perplexity_byte_base", None), ("word by word right, %", "exact", "exact_base", None),
     ("held-out pairs ordered rightly, %", "accuracy", None, None), ("replies", "n", None, None),
 )  # fmt: skip
+OF_ROWS = "What is held out is of the same kind as what was learnt from: of other texts these figures say nothing. Another seed may differ."
 CANNOT = (
     "Intervals are over replies or dialogues of these runs: replies to one topic are alike, which makes them rather too narrow, and "
     "another seed may come out elsewhere. Who judges in training may be wrong in ways that training learns to use."
@@ -92,8 +95,14 @@ def training(subject: Subject) -> Section | None:
     figures = [figure for measure in MEASURES for figure in figures_of(measure, found)]
     figures += [figure for figure in (_losses(found),) if figure is not None]
     many = [f"{len(found)} learners; a row for each stands below."]
-    lead = [*(many if len(found) > MOST else [text for one in found if (text := _said(one))]), CANNOT]
+    cannot = [OF_ROWS] * any(_by_rows(one) for one in found) + [CANNOT] * any(not _by_rows(one) for one in found)
+    lead = [*(many if len(found) > MOST else [text for one in found if (text := _said(one))]), *cannot]
     return Section("training", "Training", lead, [*compared(found), *figures])
+
+
+def _by_rows(one: Learning) -> bool:
+    """Whether it learns from rows, and nobody judges in training."""
+    return one.run.kind in ("sft", "dpo")
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------------
@@ -102,7 +111,7 @@ def training(subject: Subject) -> Section | None:
 def figures_of(measure: Measure, found: Sequence[Learning]) -> Iterator[Figure]:
     """One figure of a single learner, with all its lines; of several one for each metric, with a line each."""
     if len(found) == 1:
-        series = [_series(found[0], measure, title, key) for title, key in measure.lines]
+        series = [_series(found[0], measure, title, key) for title, key in measure.lines if _has(found[0], measure, key)]
         figure = curves(f"training-{measure.name}", measure.title, ROUND, measure.axis, series, _note(measure, found))
         return iter([figure] if figure is not None else [])
     return _of_several(measure, found)
@@ -127,6 +136,12 @@ def _of_several(measure: Measure, found: Sequence[Learning]) -> Iterator[Figure]
             yield figure
 
 
+def _has(one: Learning, measure: Measure, key: str) -> bool:
+    return any(
+        metrics.figures.get(key) is not None for metrics in ([*one.evaluations, one.final] if measure.evaluated else one.rounds) if metrics
+    )
+
+
 def _series(one: Learning, measure: Measure, title: str, key: str) -> Series:
     return Series(title, one.evaluated(key), one.at_the_end(key)) if measure.evaluated else Series(title, one.by_round(key))
 
@@ -136,11 +151,16 @@ def _note(measure: Measure, found: Sequence[Learning]) -> str:
     if not measure.evaluated:
         return measure.note
     on_the_way = [each for one in found for each in one.evaluations if each.round]
+    finals = [one.final for one in found if one.final]
     said = []
-    for measured, when in ((on_the_way, "on the way"), ([one.final for one in found if one.final], "at the end")):
-        if counts := sorted({int(n) for each in measured if (n := number(each.figures.get("n"))) is not None}):
+    for measured, when in ((on_the_way, "on the way"), (finals, "at the end")):
+        if counts := sorted(
+            {int(n) for each in measured if (n := number(each.figures.get("n", each.figures.get("held_out")))) is not None}
+        ):
             said.append(f"n = {' to '.join(f'{n:,}' for n in dict.fromkeys((counts[0], counts[-1])))} {when}")
-    return " ".join([measure.note, *([f"{', '.join(said)}."] if said else [])]).strip()
+    sure = any(f"{key}_low" in each.figures or key == "exact" for each in [*on_the_way, *finals] for _, key in measure.lines)
+    note = measure.note.replace(END, ENDED) if all(_by_rows(one) for one in found) else measure.note
+    return " ".join([note, *([f"{', '.join(said)}."] if said else []), *([] if sure else ["No interval is kept of it."])]).strip()
 
 
 def _losses(found: Sequence[Learning]) -> Figure | None:
@@ -184,21 +204,21 @@ def compared(found: Sequence[Learning]) -> Iterator[Shown]:
     measured = [(one, last) for one in found if (last := one.last) is not None]
     if len(measured) > 1:
         shown = [(title, key) for title, key, _, _ in COMPARED if any(last.figures.get(key) is not None for _, last in measured)]
-        rows = {line(one.name): [_cell(title, last.figures, key) for title, key in shown] for one, last in measured}
+        rows = {line(one.name): [_cell(title, last, key) for title, key in shown] for one, last in measured}
         yield Shown("The last evaluation of each", [title for title, _ in shown], rows, note="Figures of the policies alone.")
         return
     for one in found:
         if (last := one.last) is None:
             continue
-        rows = {title: [_cell(title, last.figures, key) for key in (policy, base, change)] for title, policy, base, change in COMPARED}
+        rows = {title: [_cell(title, last, key) for key in (policy, base, change)] for title, policy, base, change in COMPARED}
         rows = {title: cells for title, cells in rows.items() if cells[0].value is not None}
         if rows:
             judge = last.figures.get("judge")
-            note = f"After round {last.round}, {'on histories of its own' if last is one.final else 'on the way'}"
+            where = ("on what is held out" if _by_rows(one) else "on histories of its own") if last is one.final else "on the way"
+            note = f"After round {last.round}, {where}"
             note += f", judged by {line(str(judge))}." if judge else "."
             yield Shown("The last evaluation", ["policy", "base", "difference or ratio"], rows, note=note)
 
 
-def _cell(title: str, figures: Mapping[str, object], key: str | None) -> Cell:
-    found = (figures.get(name) for name in (key, f"{key}_low", f"{key}_high")) if key else ()
-    return cell_of(title, *found)
+def _cell(title: str, one: Metrics, key: str | None) -> Cell:
+    return cell_of(title, one.figures.get(key), *bounds(one, key)) if key else Cell(None)
