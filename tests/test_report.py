@@ -113,6 +113,18 @@ def test_candidates_stand_at_their_turn(page: str) -> None:
     assert all(0 <= one["score"] <= 1 for one in turn["candidates"])
 
 
+def test_tokens_are_shaded_where_their_likelihoods_were_written(tmp_path: Path) -> None:
+    """Of a turn, and of a candidate that the dialogue went on with; special tokens are not shown."""
+    run = dialogues(tmp_path / "run", 2, candidates=2)
+    tokens = [{"text": "The", "probability": 0.5, "rank": 1}, {"text": "<s>", "probability": 0.1, "rank": 9, "special": True}]
+    for n, candidate in enumerate((None, "c00001/t02/k0")):
+        about = {"run": str(run), "dialogue": f"c0000{n}", "turn": 2 * n, "candidate": candidate}
+        (tmp_path / f"{n}.json").write_text(json.dumps({"about": about, "tokens": tokens}))
+    found = {talk.id: talk.body["turns"] for talk in talks(subject_of([run, tmp_path / "0.json", tmp_path / "1.json"]), [])}
+    assert found["c00000"][0]["shades"] == found["c00001"][2]["shades"] == [["The", 0.5, 1]]
+    assert "shades" not in found["c00000"][2] and "shades" in found["c00001"][2]["candidates"][0]
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_many_are_split_and_none_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = dialogues(tmp_path / "run", 200, turns=6)

@@ -148,7 +148,8 @@ def facts(subject: Subject) -> Shown:
         for name in names
         if any(known[name] is not None for known in all_facts.values())
     }
-    return Shown("What was run", list(all_facts), {name: [_worded(cell) for cell in cells] for name, cells in rows.items()})
+    worded = {name: [_worded(cell) for cell in cells] for name, cells in rows.items()}
+    return Shown("Models, seeds, versions, machine", list(all_facts), worded)
 
 
 def _worded(cell: Cell) -> Cell:
@@ -164,7 +165,7 @@ def _of_many(subject: Subject) -> Shown:
             rows[name] = [Cell(values[0])]
         elif values:
             rows[name] = [Cell(f"{len(values)} different: {'; '.join(values[:3])}{' ...' if len(values) > 3 else ''}")]
-    return Shown(f"What was run: {len(known)} runs", ["all of them"], rows, note="Run by run: the section Runs.")
+    return Shown(f"What the {len(known)} runs have in common", ["all of them"], rows, note="Run by run: the section Runs.")
 
 
 def tiles(subject: Subject) -> list[tuple[str, str, str]]:

@@ -106,6 +106,10 @@ def _dialogues(number: int, run: RunReader, files: _Files, shades: Mapping[tuple
             if dialogue == name and candidate is None and isinstance(place, int) and place < len(turns):
                 turns[place]["shades"] = tokens
         _candidates(turns, files, name, shades)
+        for turn in turns:
+            for one in turn.get("candidates", ()):
+                if one["taken"] and "shades" in one:
+                    turn["shades"] = one["shades"]
         ratings = [_rating(one) for one in files.of("ratings", name)]
         wim = [_wim(one) for one in files.of("wim", name)]
         body = {

@@ -118,7 +118,7 @@ function shaded(tokens) {
     const level = probability === null ? 0 : Math.min(5, Math.floor(-Math.log10(Math.max(probability, 1e-5)) * 1.25));
     node.append(el("span", { class: `p${level}`, title: probability === null ? "no probability" : `${(100 * probability).toPrecision(3)} %, rank ${rank}` }, text));
   }
-  return node;
+  return el("div", {}, node, el("div", { class: "facts" }, "The stronger the shade, the less likely the word was to the model; each says how likely."));
 }
 
 function candidates(turn, data) {
