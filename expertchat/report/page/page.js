@@ -212,7 +212,9 @@ async function read(talk, beside) {
     const other = state.found[place + by];
     return el("a", { class: "button", href: other ? link(other) : null, "aria-disabled": other ? null : "true", rel: by < 0 ? "prev" : "next" }, name);
   };
-  const twins = state.all.filter((one) => one !== talk && one.id === talk.id && one.kind === talk.kind && one.topic === talk.topic);
+  // The same in other runs; a held-out history only where it begins with the same words (another seed has others).
+  const twins = state.all.filter((one) => one !== talk && one.id === talk.id && one.kind === talk.kind && one.topic === talk.topic
+    && (one.kind !== "history" || one.snippet === talk.snippet));
   const tools = el("div", { class: "tools" }, el("a", { class: "button back", href: "#transcripts" }, "list"), step(-1, "← previous"), step(1, "next →"),
     beside ? el("a", { class: "button", href: link(talk) }, "one alone") : el("button", { type: "button", "aria-pressed": String(state.held === talk), on: { click: () => hold(talk) } },
       state.held === talk ? "held: open another to compare" : "compare with …"),
