@@ -64,7 +64,7 @@ NEEDED = {
     "topics/file": ["topics.file=topics.txt"],
     "topics/list": ["topics.list=[tides]"],
     "principles/constitution": REAL_WORDS,
-    "judging/rules": ["judging.categories={taste: how good it is}", "judging.weights={taste: 1}"],
+    "judging/rules": ["judging.categories={{taste: how good it is}}", "judging.weights={{taste: 1}}"],
     "examples/default": REAL_WORDS,
     "reward_model/default": ["reward_model.path=folder"],
     "judge/own": ["judges.mine.of=embedded:llama"],
