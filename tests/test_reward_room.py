@@ -12,7 +12,7 @@ from expertchat.command.compose import load
 from expertchat.plan.job import Gpu
 from expertchat.plan.memory import GIB
 from expertchat.reward_models.config import RewardModelTraining
-from expertchat.reward_models.room import layer_kept, need_of, room_problems
+from expertchat.reward_models.room import fitting_tokens, layer_kept, need_of, room_problems
 
 WIDTH, FEED, HEADS, TOKENS, TEXTS = 96, 384, 12, 64, 2
 
@@ -67,4 +67,6 @@ def test_what_does_not_fit_is_told_with_what_to_lower() -> None:
     assert room_problems(given, 256, Gpu(80 * GIB)) == []
     (nothing,) = room_problems(given, 256, Gpu(int(Gpu(GIB).reserve * 1.02)))
     assert "take a smaller model" in nothing
-    assert need_of(config("model.path=owner/nowhere"), 64) is None
+    assert need_of(config("model.path=owner/nowhere"), 64) is None and fitting_tokens(config("model.path=owner/nowhere"), size) is None
+    longest = fitting_tokens(given, size)
+    assert longest is not None and not room_problems(given, longest, size) and room_problems(given, longest + 32, size)

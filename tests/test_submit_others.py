@@ -60,6 +60,19 @@ def test_reward_models_count(tmp_path: Path) -> None:
     assert any(one.startswith("judges.reward_model.reward_model.path=./none: ") for one in lost)
 
 
+def test_a_reward_model_begins_from_a_model_that_is_there_and_fits(tmp_path: Path) -> None:
+    words = ["reward_model", "rows.jsonl", "cluster=generic", "cluster.gpus=1", "cluster.gpu_gib=16", "run.dir=one"]
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n', "utf-8")
+    lost = problems(*words, "model=./none")
+    assert any(one.startswith("model.path=./none: ") for one in lost)
+    folder = build_reward_model(tmp_path / "base", "bert")
+    assert [(one.key, one.kind) for one in named_by(load("reward_model", [f"model.path={folder}", "source.path=[x]"]))] == [
+        ("model.path", "model")
+    ]  # fmt: skip
+    told: Any = submit(*words, f"model={folder}", "--dry-run")
+    assert any(note.startswith("memory plan on one GPU of 16 GiB: rows of up to ") for note in told["notes"])
+
+
 def test_a_judge_is_submitted_by_its_words(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(TABLE)
     words = ["t.csv", "judge=length", "judge@mine=expected", "model=embedded:llama", "run.dir=one"]

@@ -13,7 +13,19 @@ def run(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     from expertchat.views.watch import watch
 
-    return watch(options.run, options.speed, options.conversation, options.view, not options.once, _queue, options.thinking)
+    code = watch(options.run, options.speed, options.conversation, options.view, not options.once, _queue, options.thinking)
+    _family(options.run)
+    return code
+
+
+def _family(folder: Path) -> None:
+    """Where a run goes on from and what goes on from it, if anything does."""
+    from expertchat.talk.branching import family_of
+    from expertchat.views.branch import print_family
+
+    rows = family_of(folder)
+    if len(rows) > 1:
+        print_family(rows)
 
 
 def _parser() -> argparse.ArgumentParser:

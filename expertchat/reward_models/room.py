@@ -30,7 +30,7 @@ from expertchat.plan.memory import (
 )
 from expertchat.reward_models.config import RewardModelTraining
 
-LONGEST = 1024  # tokens of a row, where train.max_tokens does not say
+SHORT, LONG = 128, 8192  # tokens of rows that are shorter than most, and longer than nearly all
 # What a layer of an encoder keeps of a token for its backward pass, in fp32, as counted with tensors (tests/test_reward_room.py): numbers
 # of its width and of its feed-forward block; bytes of each two tokens a head, as attention with dropout keeps its scores; its norms' means.
 KEPT, SCORES, NORMS = (10, 2), 12, 16
@@ -111,6 +111,18 @@ def room_problems(config: RewardModelTraining, tokens: int, gpu: Gpu) -> list[st
         f"does not fit: rows of {tokens} tokens need {need.total / GIB:.2f} GiB ({told}), the GPU has {gpu.capacity / GIB:.2f} "
         f"({gpu.size / GIB:.2f} less a reserve of {gpu.reserve / GIB:.2f}). Remedy: {'; or '.join(remedies)}"
     ]
+
+
+def fitting_tokens(config: RewardModelTraining, gpu: Gpu) -> int | None:
+    """The longest rows that fit on a GPU, in steps of 32 tokens; None where the model's size is not known."""
+    if need_of(config, 0) is None:
+        return None
+    low, high = 0, LONG // 32
+    while high - low > 0:
+        middle = (low + high + 1) // 2
+        need = need_of(config, 32 * middle)
+        low, high = (middle, high) if need is not None and need.total <= gpu.capacity else (low, middle - 1)
+    return 32 * low
 
 
 def check_room(config: RewardModelTraining, tokens: int = 0) -> None:

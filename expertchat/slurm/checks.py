@@ -154,17 +154,18 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
 
 
 def _reward_model_memory(config: RewardModelTraining, cluster: ClusterConfig, real: bool, checked: Checked) -> None:
-    """Of a reward model that is trained, all of which stands on one GPU."""
+    """Of a reward model that is trained, all of which stands on one GPU; how long its rows are is known when it runs."""
     from expertchat.plan.job import Gpu
-    from expertchat.reward_models.room import LONGEST, need_of, room_problems
+    from expertchat.reward_models.room import SHORT, fitting_tokens, room_problems
 
     assert cluster.gpu_gib is not None
-    gpu, tokens = Gpu(int(cluster.gpu_gib * GIB)), config.train.max_tokens or LONGEST
+    gpu, most = Gpu(int(cluster.gpu_gib * GIB)), config.train.max_tokens
     named = f"memory plan on one {cluster.gpu_type or 'GPU'} of {cluster.gpu_gib:g} GiB"
-    checked.doubts += [f"{named}: {problem}" for problem in room_problems(config, tokens, gpu)]
-    need = need_of(config, tokens)
-    if real and need is not None and need.total <= gpu.capacity:
-        checked.notes.append(f"{named}: fits, {need.total / GIB:.1f} of {gpu.capacity / GIB:.1f} GiB with rows of {tokens} tokens")
+    checked.doubts += [f"{named}: {problem}" for problem in room_problems(config, most or SHORT, gpu)]
+    fitting = fitting_tokens(config, gpu)
+    if real and fitting is not None and fitting >= (most or SHORT):
+        more = "" if most else f"; longer ones end the run before its first step, unless train.max_tokens={fitting} cuts them"
+        checked.notes.append(f"{named}: rows of up to {fitting} tokens fit{more}")
 
 
 def _gpu_weights(config: Any, cluster: ClusterConfig, checked: Checked) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, RootModel
 from expertchat.command.check_models import key_of
 from expertchat.config import EmbedderConfig, ModelConfig, RewardModelConfig
 from expertchat.judging.roles import seats_of
+from expertchat.reward_models.config import BaseConfig
 
 EMBEDDED = "embedded:"
 LOADED = ("path", "quantization", "dtype")  # what makes two runs of the same models alike fast
@@ -56,6 +57,9 @@ def named_by(config: Any) -> Iterator[Named]:
             if model.path not in seen:
                 seen.add(model.path)
                 yield Named(f"{key}.path", model.path, model.revision, model.models_dir, "model")
+    for key, base in _inside(config, BaseConfig):  # of a reward model that is trained
+        if not base.path.startswith(EMBEDDED):
+            yield Named(f"{key}.path", base.path, base.revision, base.models_dir, "model")
     for key, valuer in reward_models_of(config).items():
         if valuer.path not in seen:
             seen.add(valuer.path)

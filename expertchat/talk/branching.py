@@ -14,6 +14,7 @@ from expertchat.talk.config import BranchConfig, ConverseConfig
 from expertchat.talk.table import changed
 
 REMEDY = "name another run"
+BRANCH = b"\nbranch:\n"  # in a config.yaml; of a run that is no branch "branch: null" stands there
 
 
 def parent_of(branch: BranchConfig | None) -> Transcript | None:
@@ -76,8 +77,11 @@ def branched(branch: BranchConfig | None) -> list[str]:
 
 
 def branch_of(run: RunReader) -> Mapping[str, Any] | None:
-    """What a run's config says of where it goes on from."""
-    found = run.config.get("branch")
+    """What a run's config says of where it goes on from; None too where it cannot be read."""
+    try:
+        found = run.config.get("branch")
+    except ConfigError:
+        return None
     return found if isinstance(found, Mapping) else None
 
 
@@ -102,13 +106,25 @@ def family_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def _beside(places: set[Path]) -> list[Path]:
-    """The runs that lie beside these."""
-    return sorted({config.parent for place in places for config in place.parent.glob("*/config.yaml")} | places)
+    """The branches that lie beside these runs, and these."""
+    configs = {config for place in places for config in place.parent.glob("*/config.yaml")}
+    return sorted({config.parent for config in configs if _has_branch(config)} | places)
+
+
+def _has_branch(config: Path) -> bool:
+    """Whether a run's config may name where it goes on from: quickly said, for a folder may hold hundreds of runs."""
+    try:
+        return BRANCH in config.read_bytes()
+    except OSError:
+        return False
 
 
 def _about(run: RunReader) -> dict[str, Any]:
     """How far a run is, and its models."""
-    experts = run.config.get("experts") or {}
+    try:
+        experts = run.config.get("experts") or {}
+    except ConfigError:
+        experts = {}
     named = {seat: one for seat, one in experts.items() if isinstance(one, Mapping)}
     models = {seat: "a person" if one.get("backend") == "human" else str(one.get("path")) for seat, one in named.items()}
     return {"done": run.done, "turns": run.summary.get("turns"), "models": models, "seed": run.seed}
