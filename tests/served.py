@@ -207,7 +207,10 @@ class Handler(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": prompt, "completion_tokens": min(len(words), most), "cost": stub.traits.cost}
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
         if body.get("logprobs") and stub.traits.seen:
-            choice["logprobs"] = {"content": [{"top_logprobs": likeliest(body, begins)[: body["top_logprobs"]]}]}
+            every = likeliest(body, begins)
+            only = body.get("structured_outputs", {}).get("choice", [every[0]["token"]])[0]
+            one = next((told for told in every if told["token"] == only), {"token": only, "logprob": -9.0})
+            choice["logprobs"] = {"content": [one | {"top_logprobs": every[: body["top_logprobs"]]}]}
         if stub.traits.adapters and body.get("return_token_ids"):
             choice["token_ids"] = [len(word) for word in words]
         if body.get("stream"):

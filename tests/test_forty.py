@@ -29,6 +29,13 @@ BAD: list[tuple[str, list[str]]] = [
     ("converse topics=file topics.file=gone.txt persona@experts.a.persona=file experts.a.persona.file=p.yaml experts.a.persona.name=x "
      "experts.b.backend=scripted experts.b.script=no run.dir=file", ["4 problems", "gone.txt", "p.yaml", "script no", "run.dir=file"]),
     ("converse topics=file topics.file=thesis", ["topics.file", "thesis"]),
+    ("converse embedder.path=embedded:embedder experts.a.url=http://h/v1 experts.a.model=m experts.b.backend=server experts.b.url=http://h/v1",
+     ["experts.a.url=http://h/v1: nobody asks there", "experts.b.model: is not set", "begin with model@experts.b=server"]),
+    ("converse embedder.path=embedded:embedder model@experts.b=server",
+     ["2 problems", "experts.b.url: is not set", "experts.b.model: is not set"]),
+    ("converse model@experts.b=server experts.b.url=here experts.b.model=m experts.b.key_from=mine decoding@experts.b.decoding=contrastive "
+     "embedder.path=embedded:embedder",
+     ["3 problems", "experts.b.url=here: is no address", "experts.b.key_from=mine", "contrastive search is not to be had"]),
     ("converse experts.a.family=lama experts.b.family=mixtrl", ["2 problems", "experts.a.family=lama", "experts.b.family=mixtrl"]),
     ("converse model@experts.a=auto experts.a.path=embedded:gemma", ["experts.a.path=embedded:gemma", "llama, mixtral"]),
     ("converse +model@third=auto third.path=/nope judging.judge=third embedder=auto", ["third.path=/nope"]),

@@ -212,6 +212,13 @@ def test_the_probabilities_of_options_are_those_that_the_server_tells(stub: Stub
     assert len([body for body in stub.chats() if body.get("logprobs")]) == 1
 
 
+def test_an_option_that_is_not_among_the_likeliest_is_asked_for() -> None:
+    with Stub(Traits(seen=5)) as stub:  # of ten options the server tells the likeliest five
+        (scores,) = connected(stub).score([ScoreRequest("k", TALK, OPTIONS, prefix="Depth:")])
+        assert [math.exp(p) for p in scores.logprobs] == pytest.approx(rated("Depth:You are Anna."))
+        assert len([body for body in stub.chats() if body.get("structured_outputs")]) == 5
+
+
 def test_without_probabilities_there_is_no_score_and_a_reason() -> None:
     with Stub(Traits(seen=0)) as stub:
         (scores,) = connected(stub).score([ScoreRequest("k", TALK, OPTIONS, prefix="Depth:")])

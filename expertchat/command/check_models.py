@@ -47,6 +47,8 @@ def apart_problems(key: str, config: ModelConfig) -> Iterator[str]:
     if config.backend not in ("server", "llamacpp") and config.url is None:
         return
     yield from server_problems(key, config)
+    if config.family == "world" and config.backend == "server":
+        yield f"{key}.family=world: has wordings for the embedded models alone; begin with model@{key}=server"
     if config.backend == "llamacpp" and importlib.util.find_spec("xllamacpp") is None:
         yield f"{key}.backend=llamacpp: needs the package xllamacpp: pip install 'expertchat[llamacpp]'"
     stages = {"topic": config.decoding.topic, "reply": config.decoding.reply, "judge": config.decoding.judge}

@@ -35,6 +35,8 @@ def texts(config: Any) -> Problems:
         if model.backend == "scripted":
             yield from _script(key, model.script)
         yield from models.apart_problems(key, model)
+        if model.url is not None and model.backend == "local" and seat not in getattr(config, "trained", ()):
+            yield f"{key}.url={model.url}: nobody asks there, for {key}.backend=local; set it to server (or leave the address out)"
 
 
 def _script(key: str, script: str | None) -> Problems:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from expertchat.events import RunFinished, RunStarted
+from expertchat.folder.jsonl import as_number
 from expertchat.records import Reward, Turn
 from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
@@ -131,6 +132,19 @@ def turing_words(table: object) -> str:
     return "; ".join(parts)
 
 
+def served_words(served: object) -> str:
+    """What servers were asked, and what it has cost where that is known; "" of a run without any.
+
+    >>> served_words({"requests": 60, "prompt_tokens": 29031, "completion_tokens": 523, "cost": 0.25})
+    '60 requests, 29,031 tokens of prompts and 523 of answers, cost 0.2500'
+    """
+    if not isinstance(served, Mapping):
+        return ""
+    requests, prompts, answers = (int(as_number(served.get(key))) for key in ("requests", "prompt_tokens", "completion_tokens"))
+    cost = f", cost {as_number(served['cost']):,.4f}" if served.get("cost") is not None else ""
+    return f"{counted(requests, 'request')}, {prompts:,} tokens of prompts and {answers:,} of answers{cost}"
+
+
 def _by_speaker(turns: object) -> str:
     """ ": A 12, B 9, C 10" of three or more experts."""
     return f": {', '.join(f'{called(str(seat))} {count:,}' for seat, count in turns.items())}" if isinstance(turns, Mapping) else ""
@@ -155,6 +169,7 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
     unspoken = f"; {silent:,} of them said nothing after it" if silent else ""
     alike = "pairs of experts are rated alike" if "turns_by" in summary else "conversations rate both experts alike"
     kinds, turing = fault_words(summary.get("faults")), turing_words(summary.get("turing"))
+    servers = served_words(summary.get("served"))
     told = (  # a label, whether there is anything to say, and what
         ("conversations", True, f"{state.done:,} of {state.total:,}"),
         ("turns", True, f"{known('turns', counts.turns):,}{_by_speaker(summary.get('turns_by'))}"),
@@ -167,6 +182,7 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
         ("thinking", thought, f"{counted(thought, 'turn')} thought {counted(known('words_thought'), 'word')}{unspoken}"),
         ("turns cut", cut, f"{cut:,} at the token limit"),
         ("both speakers", beyond, f"{counted(beyond, 'reply', 'replies')} went on for the partner; cut"),
+        ("servers", servers, servers),
         ("blank", blank, f"{counted(blank, 'turn')} without a word"),
     )
     lines = [(label, said) for label, there, said in told if there]

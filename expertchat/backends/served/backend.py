@@ -184,12 +184,17 @@ class ServedBackend(Backend):
         if not self.capabilities.scores:
             raise Refused(NO_SCORES)
         walk, steps = Walk(request.options), list[Answered[Any]]()
-        while len(steps) < STEPS and (begin := walk.next()) is not None:
+        while len(steps) < STEPS + len(request.options) and (begin := walk.next()) is not None:
             body = self._chat(request.messages, request.prefix + begin) | {
                 self.can.limit: 1, "temperature": 0.0, "top_p": 1.0, "logprobs": True, "top_logprobs": self.can.seen,
             }  # fmt: skip
             steps.append(await self.client.ask("/chat/completions", body | self._spare(None), reading.likeliest))
-            walk.take(begin, steps[-1].value.tokens)
+            tokens = dict(steps[-1].value.tokens)
+            for rest in walk.lacking(begin, tokens) if self.can.forced else ():
+                forced = body | self._spare(None) | {"structured_outputs": {"choice": [rest]}}
+                steps.append(await self.client.ask("/chat/completions", forced, reading.said_token))
+                tokens |= steps[-1].value.tokens
+            walk.take(begin, tokens)
         logprobs, seconds = walk.logprobs(), sum(step.seconds for step in steps)
         whole = Answered(None, sum(step.tries for step in steps), seconds, steps[-1].server)
         usage = reading.added([step.value.usage for step in steps])

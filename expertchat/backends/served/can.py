@@ -46,6 +46,7 @@ class Can:
     seeds: bool = False
     several: bool = False
     choices: bool = False
+    forced: bool = False  # and what is said by choice is told with the probability that it had
     tokens: bool = False  # the ids of its tokens
     adapters: bool = False  # LoRA adapters may be loaded while it runs
     counts: Counts | None = None
@@ -80,6 +81,7 @@ class Tried(NamedTuple):
     choices: int
     ids: bool
     cost: bool
+    logprob: float | None
 
 
 async def what_it_can(client: Client, model: str, thinking: bool = False, more: Mapping[str, Any] | None = None) -> Can:
@@ -102,8 +104,8 @@ class _Probe:
         await self._plain(thinking)
         asked: dict[str, Coroutine[Any, Any, Any]] = {
             "system": self._system(), "alternation": self._alternation(), "begins": self._begins(), "seeds": self._seeds(),
-            "several": self._several(), "choices": self._choices(), "tokens": self._ids(), "counts": self._counts(),
-            "adapters": self._adapters(),
+            "several": self._several(), "choices": self._choices(), "forced": self._forced(), "tokens": self._ids(),
+            "counts": self._counts(), "adapters": self._adapters(),
         }  # fmt: skip
         found: dict[str, Any] = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
         self.can = replace(self.can, **found)
@@ -213,6 +215,12 @@ class _Probe:
         found = await self._may([USER], most=8, structured_outputs={"choice": [WORD.strip()]})
         return found is not None and found.text.strip() == WORD.strip()
 
+    async def _forced(self) -> bool:
+        """A word that nobody would say here is not told as certain, because it was the only choice."""
+        asked = {"logprobs": True, "top_logprobs": 1, "temperature": 0.0} if self.can.seen else {}
+        found = await self._may([USER], structured_outputs={"choice": [WORD.strip()]}, **asked)
+        return found is not None and found.logprob is not None and found.logprob < -0.5
+
     async def _ids(self) -> bool:
         found = await self._may([USER], return_token_ids=True)
         return found is not None and found.ids
@@ -257,6 +265,7 @@ def read_tried(found: Any) -> Tried:
     return Tried(
         text if isinstance(text, str) else "", _number(usage.get("completion_tokens")), _number(usage.get("prompt_tokens")),
         len(content[0].get("top_logprobs") or []), len(choices), bool(choices[0].get("token_ids")), usage.get("cost") is not None,
+        content[0].get("logprob"),
     )  # fmt: skip
 
 

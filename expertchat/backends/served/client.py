@@ -40,6 +40,7 @@ class Terms:
     settings: ServerConfig = field(default_factory=ServerConfig)
     ledger: Ledger = field(default_factory=Ledger)
     say: Callable[[str], None] = lambda text: None
+    clients: dict[tuple[str | None, ...], Client] = field(default_factory=dict)  # by addresses and the name of their key
 
 
 class Bounds(NamedTuple):
@@ -308,15 +309,12 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 # -- one for each address -----------------------------------------------------------------------------------------------------
 
 
-_clients: dict[tuple[Any, ...], Client] = {}
-
-
 def client_of(urls: Sequence[str], key_from: str | None, terms: Terms) -> Client:
     """The client for these addresses on these terms; models behind the same share it, and with it the level. Raises ConfigError."""
-    name = (os.getpid(), tuple(urls), key_from, id(terms))
-    if name not in _clients:
-        _clients[name] = Client(urls, secret_of(key_from), terms)
-    return _clients[name]
+    name = (*urls, key_from)
+    if name not in terms.clients:
+        terms.clients[name] = Client(urls, secret_of(key_from), terms)
+    return terms.clients[name]
 
 
 def secret_of(key_from: str | None) -> str | None:

@@ -1,8 +1,8 @@
 """The probabilities of options from a server that tells those of the likeliest next tokens alone.
 
 An option is walked towards token by token: what is likely at its beginning, then after its first token, and so on; where " 1" may go on to
-" 10", one step more says how much of it does. What is not among the tokens that the server tells has a probability below theirs, and
-counts as none.
+" 10", one step more says how much of it does. What is not among the tokens that the server tells has a probability below theirs: it counts
+as none, unless the server can be made to say it, and tells how likely that was.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ class Walk:
                 self._open[whole] = _add(self._open.get(whole), logp)
             else:
                 self._end(whole, logp)
+
+    def lacking(self, text: str, tokens: Mapping[str, float]) -> list[str]:
+        """The rests of options after `text` of which no token is among those that were told, though it might be worth something."""
+        if not tokens or math.exp(min(tokens.values())) < LEAST:
+            return []
+        rests = [option[len(text) :] for option in self.options if option != text and option.startswith(text)]
+        return [rest for rest in rests if not any(token and rest.startswith(token) for token in tokens)]
 
     def logprobs(self) -> tuple[float, ...]:
         """One for each option. What was too unlikely to be looked after ends where it was seen."""

@@ -92,6 +92,12 @@ def likeliest(found: Any) -> Likeliest:
     return Likeliest(tokens, usage(found))
 
 
+def said_token(found: Any) -> Likeliest:
+    """The token of an answer of one token, with the probability that it had."""
+    one = found["choices"][0]["logprobs"]["content"][0]
+    return Likeliest({str(one["token"]): float(one["logprob"])}, usage(found))
+
+
 def completion(kept: Served, request: GenerateRequest) -> Completion:
     """What is on the ledger as the answer to a request, ending before the first stop string."""
     text, finish = kept.text or "", kept.finish
