@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expertchat.config import ConfigError
+from expertchat.evaluation.statistics import wilson
 from expertchat.report.drawing import COLOURS, FAINT, MARKS
 from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
@@ -34,7 +35,7 @@ def of_arms(subject: Subject) -> Verdict | None:
         return _not_judged(subject)
     ranked = sorted(rows, key=lambda row: row["win_rate"], reverse=True)
     alone = len({row["arm"] for row in rows}) == 1
-    cannot = [unfinished(subject), _about_judge(rows), _about_size(rows), _about_ties(rows), _about_seeds(rows)]
+    cannot = [unfinished(subject), _about_judge(rows), _about_length(rows), _about_size(rows), _about_ties(rows), _about_seeds(rows)]
     return Verdict(_one(rows) if alone else _several(ranked), " ".join(filter(None, cannot)), _drawing(ranked[:SHOWN]))
 
 
@@ -129,6 +130,20 @@ def _about_judge(rows: Sequence[Row]) -> str | None:
         return None
     alike = "" if len(judges) == 1 else " The arms are not judged alike."
     return f"Who is better is decided by {listed(judges)}: whether people would agree is not known from this.{alike}"
+
+
+def _about_length(rows: Sequence[Row]) -> str | None:
+    """What is left of the best one's gain among replies of about the same length; Wilson's interval."""
+    found = [row for row in rows if row.get("win_rate_length_matched") is not None and row.get("n_length_matched")]
+    if not found:
+        return None
+    best = max(found, key=lambda row: row["win_rate"])
+    share, n = best["win_rate_length_matched"], int(best["n_length_matched"])
+    low, high = wilson(round(share * n, 6), n)
+    gained = best["win_rate_low"] is not None and best["win_rate_low"] > 0.5
+    only = ": what it gained may be length alone" if gained and low <= 0.5 else ""
+    who = f" {_called(best, rows)} is preferred" if len(rows) > 1 else " it is preferred"
+    return f"Among replies of about the same length{who} in {rate(share, low, high, f'{n} comparisons')}{only}."
 
 
 def _about_size(rows: Sequence[Row]) -> str | None:

@@ -56,7 +56,7 @@ def sides(told: Told) -> Shown:
         rated = pooled(whole or of(told.candidates, who))
         rows[who] = [
             Cell(odd["turns"]), Cell(fmean(tokens) if tokens else None), rated.cell(), pooled(of(told.wim, who)).cell(),
-            pooled(of(told.rewards, who)).cell(), Cell(odd["cut"]), Cell(odd["blank"]),
+            pooled(of(told.rewards, who)).cell(), Cell(int(odd["cut"])), Cell(int(odd["blank"])),
         ]  # fmt: skip
     note = "With 95 % intervals that draw whole topics; a dash where nothing is to be had. Rating, WIM and reward are what the others gave."
     return Shown("Side by side", ["turns", "tokens a turn", "rating", "WIM score", "reward", "cut turns", "blank turns"], rows, note=note)
