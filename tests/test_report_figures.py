@@ -67,7 +67,10 @@ def lines(folder: Path, name: str, *found: Any) -> None:
         file.write("".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in found))
 
 
-FINAL = {"n": 40, "win_rate": 0.75, "win_rate_low": 0.6, "win_rate_high": 0.9, "wins": 30, "ties": 0, "losses": 10, "judge": "truth"}
+FINAL = {
+    "n": 40, "win_rate": 0.75, "win_rate_low": 0.6, "win_rate_high": 0.9, "wins": 30, "ties": 0, "losses": 10, "judge": "truth",
+    "tokens_base": 15.0, "tokens_policy": 9.0,
+}  # fmt: skip
 
 
 def learned(place: Path, arm: str, seed: int) -> Path:
@@ -212,6 +215,19 @@ def test_intervals_of_a_round_draw_whole_dialogues(tmp_path: Path) -> None:
     assert point.low is not None and point.high is not None
     mean, stretch = 0.5, 2**0.5  # of two clusters the distances are stretched by sqrt(2 / 1)
     assert (point.low, point.high) == (pytest.approx(mean - stretch / 2), pytest.approx(mean + stretch / 2))
+
+
+def test_intervals_of_an_evaluation_draw_whole_topics(tmp_path: Path) -> None:
+    run = learned(tmp_path / "run", "x", 0)
+    (run / "evaluations").mkdir()
+    told = [{"topic": f"t{i // 2}", "base_tokens": 10 + 10 * (i // 2), "reply": {"tokens": 8}} for i in range(4)]
+    lines(run / "evaluations", "a-r0002-final", *told)
+    (one,) = learnings(subject(run))
+    assert one.final is not None
+    known = one.final
+    mean, stretch = 15.0, 2**0.5  # two topics, of 10 and of 20 tokens: a draw has a mean of 10, 15 or 20
+    assert one.bounds_of(known, "tokens_base") == (pytest.approx(mean - 5 * stretch), pytest.approx(mean + 5 * stretch))
+    assert one.bounds_of(known, "tokens_policy") == (None, None)  # the file has another mean, so it is of something else
 
 
 def test_arms_stand_below_each_other_with_their_seeds(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from expertchat.evaluation.statistics import mean_by_cluster, wilson
+from expertchat.folder.jsonl import read_lines
 from expertchat.folder.reader import RunReader
 from expertchat.records import Metrics
 from expertchat.report.shapes import Point, number
@@ -23,6 +24,13 @@ OF_RECORDS = {
     "length": ("candidates", "tokens"), "margin": ("pairs", "margin"),
 }  # fmt: skip
 
+# What an evaluation's own file says of each history, for an interval: the figure -> where it stands.
+OF_HISTORIES = {
+    "wrong_policy": ("policy", "wrong"), "wrong_base": ("base", "wrong"), "distinct_policy": ("policy", "distinct"),
+    "distinct_base": ("base", "distinct"), "repeats_policy": ("policy", "repeats"), "repeats_base": ("base", "repeats"),
+    "tokens_policy": ("reply", "tokens"), "tokens_base": ("base_tokens",), "rating_policy": ("rating_policy",),
+    "rating_base": ("rating_base",), "measure_policy": ("measure_policy",), "measure_base": ("measure_base",),
+}  # fmt: skip
 WHOSE = {"pairs": "learner", "rewards": "subject"}  # the field that says whose they are
 
 
@@ -75,14 +83,39 @@ class Learning:
 
     def evaluated(self, key: str) -> list[Point]:
         """A figure of the evaluations on the way. A base's figure stands in later evaluations beside the policy's."""
-        return [Point(one.round, number(one.figures.get(key)), *bounds(one, key)) for one in self.evaluations]
+        return [self._point(one.round, one, key) for one in self.evaluations]
 
     def at_the_end(self, key: str) -> list[Point]:
         """The same of the last evaluation, at the round whose weights it was made with."""
         if (final := self.final) is None:
             return []
         place = final.round if final.weights_of is None else final.weights_of
-        return [Point(place, number(final.figures.get(key)), *bounds(final, key))]
+        return [self._point(place, final, key)]
+
+    def _point(self, place: float, one: Metrics, key: str) -> Point:
+        return Point(place, number(one.figures.get(key)), *self.bounds_of(one, key))
+
+    def bounds_of(self, one: Metrics, key: str) -> tuple[float | None, float | None]:
+        """The interval of a figure of an evaluation; of a mean over histories whole topics are drawn."""
+        told = bounds(one, key)
+        if told != (None, None) or key not in OF_HISTORIES:
+            return told
+        name = f"{self.learner}-r{one.round:04d}{'-final' if one is self.final else ''}.jsonl"
+        if name not in self._histories:
+            self._histories[name] = [line for _, line in read_lines(self.run.folder / "evaluations" / name)]
+        known = [
+            (value, str(line.get("topic"))) for line in self._histories[name] if (value := _inside(line, OF_HISTORIES[key])) is not None
+        ]
+        mean = number(one.figures.get(key))
+        if mean is None or not known or abs(fmean(value for value, _ in known) - mean) > 1e-6 * max(1.0, abs(mean)):
+            return None, None  # the figure is of something else
+        values = [value for value, _ in known]
+        low, high = mean_by_cluster(values, [topic for _, topic in known], seed=0, resamples=RESAMPLES)
+        return (low if low is None or min(values) < 0 else max(0.0, low)), high  # a count is not below 0
+
+    @cached_property
+    def _histories(self) -> dict[str, list[dict[str, Any]]]:
+        return {}
 
     def _spans(self, file: str, field: str) -> dict[int, tuple[float | None, float | None]]:
         """The interval of a mean of each round, whole dialogues drawn."""
@@ -107,6 +140,13 @@ class Learning:
             value, place = number(one.get(field)), one.get("round", round_of(dialogue))
             if value is not None and isinstance(place, int) and who == self.learner:
                 yield place, dialogue, value
+
+
+def _inside(line: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    found: Any = line
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return number(found)
 
 
 def round_of(transcript: str) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from expertchat.records import Metrics
-from expertchat.report.learning import Learning, bounds, by_arm, learnings, pooled
+from expertchat.report.learning import Learning, by_arm, learnings, pooled
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Point, Series, cell_of, curves, interval, number, written
 from expertchat.report.subject import Subject
@@ -33,24 +33,25 @@ class Measure:
 END = "Hollow, beside: at the end, on other histories."
 ENDED = "Hollow, beside: at the end."
 WILSON = "Bars: 95 % intervals (Wilson, a tie is half a win)."
+TOPICS = f"Bars: 95 % intervals, whole topics drawn. {END}"
 DIALOGUES = "Bars: 95 % intervals, whole dialogues drawn."
 MEASURES = (
     Measure("win_rate", "Replies that win against the base's", Axis("won", True, 0.5, 0.0, 1.0),
             (("all", "win_rate"), ("of about the same length", "win_rate_length_matched")), True, f"{WILSON} {END}"),
     Measure("facts", "Distinct true facts a reply, times the base's", Axis("times the base's", at=1.0), (("", "distinct_ratio"),), True,
             f"Bars: 95 % intervals (paired bootstrap). {END}"),
-    Measure("wrong", "Wrong facts a reply", Axis("facts", low=0.0), (("policy", "wrong_policy"), ("base", "wrong_base")), True, END),
+    Measure("wrong", "Wrong facts a reply", Axis("facts", low=0.0), (("policy", "wrong_policy"), ("base", "wrong_base")), True, TOPICS),
     Measure("fact_accuracy", "Facts that are right", Axis("share of the facts", True),
             (("policy", "accuracy_policy"), ("base", "accuracy_base")), True, END),
     Measure("measured", "What a program measures, against the base", Axis("difference", at=0.0), (("", "measure_difference"),), True,
             f"Bars: 95 % intervals. {END}"),
-    Measure("rated", "Ratings of the held-out replies", RATING, (("policy", "rating_policy"), ("base", "rating_base")), True, END),
+    Measure("rated", "Ratings of the held-out replies", RATING, (("policy", "rating_policy"), ("base", "rating_base")), True, TOPICS),
     Measure("perplexity", "Perplexity of what is held out", Axis("perplexity", log=True), (("", "perplexity"),), True, END),
     Measure("exact", "Held-out rows answered word by word", SHARE, (("", "exact"),), True, END),
     Measure("held_out", "Held-out pairs ordered rightly", Axis("pairs", True, 0.5, 0.0, 1.0), (("", "accuracy"),), True, f"{WILSON} {END}"),
     Measure("held_out_margin", "Implicit margin of the held-out pairs", Axis("margin", at=0.0), (("", "heldout_margin"),), True, END),
     Measure("tokens", "Length of the held-out replies", Axis("tokens", low=0.0),
-            (("policy", "tokens_policy"), ("base", "tokens_base")), True, END),
+            (("policy", "tokens_policy"), ("base", "tokens_base")), True, TOPICS),
     Measure("reward", "Reward of the candidates", Axis("mean reward", least=0.2), (("", "reward_mean"),), note=DIALOGUES),
     Measure("rating", "Ratings of the candidates", RATING, (("", "rating_mean"),), note=DIALOGUES),
     Measure("wim", "WIM scores of the candidates", Axis("cosine", least=0.1), (("", "wim_mean"),), note=DIALOGUES),
@@ -82,8 +83,8 @@ COMPARED: Sequence[tuple[str, str, str | None, str | None]] = (
 )  # fmt: skip
 OF_ROWS = "What is held out is of the same kind as what was learnt from: of other texts these figures say nothing. Another seed may differ."
 CANNOT = (
-    "Intervals are over replies or dialogues of these runs: replies to one topic are alike, which makes them rather too narrow, and "
-    "another seed may come out elsewhere. Who judges in training may be wrong in ways that training learns to use."
+    "Intervals of win rates take each reply for itself: those to one topic are alike, which makes them rather too narrow, and another seed "
+    "may come out elsewhere. Who judges in training may be wrong in ways that training learns to use."
 )
 
 
@@ -158,8 +159,10 @@ def _note(measure: Measure, found: Sequence[Learning]) -> str:
             {int(n) for each in measured if (n := number(each.figures.get("n", each.figures.get("held_out")))) is not None}
         ):
             said.append(f"n = {' to '.join(f'{n:,}' for n in dict.fromkeys((counts[0], counts[-1])))} {when}")
-    sure = any(f"{key}_low" in each.figures or key == "exact" for each in [*on_the_way, *finals] for _, key in measure.lines)
-    note = measure.note.replace(END, ENDED) if all(_by_rows(one) for one in found) else measure.note
+    points = [point for one in found for _, key in measure.lines for point in (*one.evaluated(key), *one.at_the_end(key))]
+    sure = any(point.low is not None for point in points)
+    note = measure.note if sure or measure.note != TOPICS else END
+    note = note.replace(END, ENDED) if all(_by_rows(one) for one in found) else note
     return " ".join([note, *([f"{', '.join(said)}."] if said else []), *([] if sure else ["No interval is kept of it."])]).strip()
 
 
@@ -204,13 +207,13 @@ def compared(found: Sequence[Learning]) -> Iterator[Shown]:
     measured = [(one, last) for one in found if (last := one.last) is not None]
     if len(measured) > 1:
         shown = [(title, key) for title, key, _, _ in COMPARED if any(last.figures.get(key) is not None for _, last in measured)]
-        rows = {line(one.name): [_cell(title, last, key) for title, key in shown] for one, last in measured}
+        rows = {line(one.name): [_cell(title, one, last, key) for title, key in shown] for one, last in measured}
         yield Shown("The last evaluation of each", [title for title, _ in shown], rows, note="Figures of the policies alone.")
         return
     for one in found:
         if (last := one.last) is None:
             continue
-        rows = {title: [_cell(title, last, key) for key in (policy, base, change)] for title, policy, base, change in COMPARED}
+        rows = {title: [_cell(title, one, last, key) for key in (policy, base, change)] for title, policy, base, change in COMPARED}
         rows = {title: cells for title, cells in rows.items() if cells[0].value is not None}
         if rows:
             judge = last.figures.get("judge")
@@ -220,5 +223,5 @@ def compared(found: Sequence[Learning]) -> Iterator[Shown]:
             yield Shown("The last evaluation", ["policy", "base", "difference or ratio"], rows, note=note)
 
 
-def _cell(title: str, one: Metrics, key: str | None) -> Cell:
-    return cell_of(title, one.figures.get(key), *bounds(one, key)) if key else Cell(None)
+def _cell(title: str, one: Learning, last: Metrics, key: str | None) -> Cell:
+    return cell_of(title, last.figures.get(key), *one.bounds_of(last, key)) if key else Cell(None)
