@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from expertchat.folder.jsonl import read_json, read_lines
 from expertchat.report.parts import Cell, Shown
 from expertchat.studies.written import Step, StudyFile, TableFile
 
-SUMMARY, LINES = "summary.json", ".jsonl"
+SUMMARY, LINES, LACKS = "summary.json", ".jsonl", "1-"
 PLACE = re.compile(r"-?\d+")
 
 
@@ -28,13 +29,22 @@ def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
         for step in runs:
             name = row if len(runs) == 1 else f"{row}, {step.name.removeprefix(f'{of}-')}"
             if table.list is None:
-                rows[name] = [cell_of(step.folder, path) for path in table.figures.values()]
+                rows[name] = [_lacking(path, partial(cell_of, step.folder)) for path in table.figures.values()]
                 continue
             before = f"{name}, " if len(runs) > 1 or len(table.rows) > 1 else ""
             for entry in _thinned(_entries(step.folder, table.list), table.every):
-                rows[f"{before}{entry.get(table.named)}"] = [_cell(entry, path) for path in table.figures.values()]
+                rows[f"{before}{entry.get(table.named)}"] = [_lacking(path, partial(_cell, entry)) for path in table.figures.values()]
     beside = {row: [Cell(values.get(column)) for column in table.figures] for row, values in table.beside.items()}
     return Shown(table.title, list(table.figures), rows | beside, frozenset(beside), table.note or "")
+
+
+def _lacking(path: str, found: Callable[[str], Cell]) -> Cell:
+    """The figure at a path; of "1-PATH" what lacks to 1, as that of the other side of a share."""
+    if not path.startswith(LACKS):
+        return found(path)
+    cell = found(path.removeprefix(LACKS))
+    value, low, high = (1 - one if isinstance(one, int | float) else None for one in (cell.value, cell.high, cell.low))
+    return Cell(value, low, high)
 
 
 def cell_of(folder: Path, path: str) -> Cell:
