@@ -59,6 +59,7 @@ NEEDED = {
     "topics/file": ["topics.file=topics.txt"],
     "topics/list": ["topics.list=[tides]"],
     "principles/constitution": REAL_WORDS,
+    "principles/critical_questions": REAL_WORDS,
     "examples/default": REAL_WORDS,
     "reward_model/default": ["reward_model.path=folder"],
     "judge/own": ["judges.mine.of=embedded:llama"],
