@@ -62,6 +62,7 @@ NEEDED = {
     "topics/list": ["topics.list=[tides]"],
     "principles/constitution": REAL_WORDS,
     "judging/rules": ["judging.categories={{taste: how good it is}}", "judging.weights={{taste: 1}}"],
+    "principles/critical_questions": REAL_WORDS,
     "examples/default": REAL_WORDS,
     "reward_model/default": ["reward_model.path=folder"],
     "judge/own": ["judges.mine.of=embedded:llama"],

@@ -56,7 +56,7 @@ def named(config: MetricsConfig) -> list[tuple[str, str | None]]:
     found: list[tuple[str, str | None]] = [(path.removeprefix(HUB), None) for path in config.source.path if path.startswith(HUB)]
     if config.model is not None and config.model.backend == "local":
         found.append((config.model.path, config.model.models_dir))
-    found += [(one.path, one.models_dir) for one in config.classifiers.values()]
+    found += [(one.path, one.models_dir) for one in config.classifiers.root.values()]
     if config.embedder.path not in ("auto", "mpnet_or_minilm"):
         found.append((config.embedder.path, config.embedder.models_dir))
     return found
@@ -75,7 +75,7 @@ def check(config: MetricsConfig, here: bool) -> Problems:
             yield problem
     if config.model is not None:
         yield from models.model_problems("model", config.model)
-    for name, one in config.classifiers.items() if here else ():
+    for name, one in config.classifiers.root.items() if here else ():
         yield from (f"classifiers.{name}.path={one.path}: {problem}" for problem in classifier_problems(one))
     if config.embedder.path != "auto" and "similarity" in config.measures:
         yield from models.embedder_problems(config.embedder, [])

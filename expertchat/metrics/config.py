@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field, RootModel
 
 from expertchat.config import EmbedderConfig, Group, ModelConfig, RewardModelConfig, Text
 from expertchat.sources.config import SourceConfig
@@ -23,6 +23,12 @@ def _ends_in(path: str, known: tuple[str, ...]) -> str:
     return path
 
 
+class ClassifiersConfig(RootModel[dict[Name, RewardModelConfig]]):
+    """Classifiers of types by names of the user's own; that of the name `type` is the one that is named without any."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
 class MetricsConfig(Group):
     """`expertchat metrics`: what is measured of which texts, by which model's probabilities and which classifiers of types (by names of
     your own), and where it goes."""
@@ -30,7 +36,7 @@ class MetricsConfig(Group):
     source: SourceConfig
     measures: Annotated[list[Measure], Field(min_length=1)]
     model: ModelConfig | None = None
-    classifiers: dict[Name, RewardModelConfig] = Field(default_factory=dict)
+    classifiers: ClassifiersConfig = Field(default_factory=lambda: ClassifiersConfig({}))
     context: Literal["auto", "view", "chat", "none"] = "auto"
     embedder: EmbedderConfig
     stemmer: Literal["none", "english", "german"] = "none"

@@ -80,7 +80,7 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
     """The columns that make sense for these items, with the models they need. Raises ConfigError."""
     if not items:
         raise ConfigError(f"source.path={', '.join(config.source.path)}: holds no text; name another source")
-    columns, notes = columns_of(config.measures, config.classifiers), list[str]()
+    columns, notes = columns_of(config.measures, config.classifiers.root), list[str]()
     rows = [Row(item, place) for item in items for place in range(len(item.texts)) if not blank(item.texts[place].text)]
     gone = [column for column in columns if column.needs and rows and all(row.lacks(column) for row in rows)]
     for why, left in _by_reason(gone, rows).items():
@@ -91,7 +91,8 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
         notes.append("left out, no model is named: log-likelihood and perplexity; any model: model=NAME")
     if config.model is None:
         columns = [column for column in columns if column.measure not in LIKELIHOODS]
-    if not config.classifiers and "type" in config.measures and any(row.item.type for row in rows):
+    classifiers = config.classifiers.root
+    if not classifiers and "type" in config.measures and any(row.item.type for row in rows):
         notes.append("left out, no classifier is named: whether they are of the right type; classifier=RUN of expertchat reward_model")
     if any(column.measure == "similarity" for column in columns):
         tools.embedder, which = find_embedder(config.embedder, [text.system for item in items for text in item.texts])
@@ -104,7 +105,7 @@ def planned(config: MetricsConfig, items: Sequence[Item]) -> Plan:
     if "chrf" in measures:
         tools.chrf = overlap.Chrf()
     if "type" in measures:
-        found = {name: load_types(one, config.threads) for name, one in config.classifiers.items()}
+        found = {name: load_types(one, config.threads) for name, one in classifiers.items()}
         tools.classifiers = found
         notes += [f"types by {one.name} ({name}), which knows {', '.join(one.names)}" for name, one in found.items()]
     if measures & LIKELIHOODS and config.model is not None:
