@@ -61,7 +61,7 @@ NEEDED = {
     "topics/file": ["topics.file=topics.txt"],
     "topics/list": ["topics.list=[tides]"],
     "principles/constitution": REAL_WORDS,
-    "judging/rules": ["judging.categories={{taste: how good it is}}", "judging.weights={{taste: 1}}"],
+    "judging/rules": ["+judging.categories.taste=good", "+judging.weights.taste=1"],
     "principles/critical_questions": REAL_WORDS,
     "examples/default": REAL_WORDS,
     "reward_model/default": ["reward_model.path=folder"],
