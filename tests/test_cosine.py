@@ -10,6 +10,7 @@ import pytest
 
 from expertchat import cli
 from expertchat.audit.cosine import TITLES, Reply, figures_of
+from expertchat.world.facts import load
 
 
 def reply(history: int, cosine: float | None, rating: float | None, tokens: int = 10, **more: Any) -> Reply:
@@ -57,15 +58,16 @@ def test_a_run_is_read_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[s
     run.mkdir()
     (run / "config.yaml").write_text("arm: wim\n")
     expert = {"family": "world", "model": "m", "revision": None, "policy_version": 0}
-    turns = [{"speaker": who, "text": text, "tokens": 5, "seconds": 0.1} for who, text in (("b", "Let us talk about bees."), ("a", "x"))]
-    dialogue = {"id": "c0", "topic": "bees", "experts": {"a": expert, "b": expert}, "turns": turns, "seed": 0, "stop_reason": "turns"}
+    said, new = (f"{fact.clauses[0].capitalize()}." for fact in load().topics["volcanoes"][:2])
+    turns = [{"speaker": who, "text": text, "tokens": 5, "seconds": 0.1} for who, text in (("b", said), ("a", new))]
+    dialogue = {"id": "c0", "topic": "volcanoes", "experts": {"a": expert, "b": expert}, "turns": turns, "seed": 0, "stop_reason": "turns"}
     files: dict[str, list[dict[str, Any]]] = {
         "transcripts": [dialogue],
-        "candidates": [{"id": f"k{k}", "transcript": "c0", "round": 1, "turn": 2, "index": k, "speaker": "a", "text": "A bee flies.",
+        "candidates": [{"id": f"k{k}", "transcript": "c0", "round": 1, "turn": 1, "index": k, "speaker": "a", "text": (said, new)[k],
                         "tokens": 3 + k, "policy_version": 0} for k in range(2)],
-        "wim": [{"id": f"w{k}", "transcript": "c0", "turn": 2, "candidate": f"k{k}", "judge": "b", "subject": "a", "text": "More.",
+        "wim": [{"id": f"w{k}", "transcript": "c0", "turn": 1, "candidate": f"k{k}", "judge": "b", "subject": "a", "text": "More.",
                  "cosine": 0.5 + k / 10} for k in range(2)],
-        "rewards": [{"id": f"r{k}", "transcript": "c0", "turn": 2, "candidate": f"k{k}", "judge": "b", "subject": "a", "rating": 5 + k,
+        "rewards": [{"id": f"r{k}", "transcript": "c0", "turn": 1, "candidate": f"k{k}", "judge": "b", "subject": "a", "rating": 5 + k,
                      "wim": 0.5, "value": 0.5} for k in range(2)],
     }  # fmt: skip
     for name, lines in files.items():
@@ -74,6 +76,7 @@ def test_a_run_is_read_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "the cosine puts first the longer reply" in " ".join(capsys.readouterr().out.split())
     (row,) = json.loads((tmp_path / "w.json").read_text())["runs"]
     assert (row["run"], row["arm"], row["replies"], row["with_rating"]["value"], row["with_length"]["value"]) == ("one", "wim", 2, 1.0, 1.0)
+    assert row["with_truth"]["value"] == 1.0  # the partner has just said what the first one repeats, and the cosine puts the second first
     (run / "wim.jsonl").write_text("")
     assert cli.main(["wim", str(run)]) == 2
     assert "no reply of one has a WIM score" in capsys.readouterr().err

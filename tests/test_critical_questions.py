@@ -76,6 +76,7 @@ def typed(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_types_are_learnt_from_the_texts_alone(tmp_path: Path) -> None:
     from expertchat.backends.reward_model import RewardModel
     from expertchat.config import RewardModelConfig

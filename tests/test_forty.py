@@ -108,7 +108,7 @@ BAD: list[tuple[str, list[str]]] = [
      ["reward_model.label=type: turns of a dialogue have no type", "prompts.file=TABLE"]),
     ("talk embedded:llama prompts.samples=3 prompts.out=x.jsonl", ["2 problems", "prompts.out=x.jsonl", "prompts.file=PATH"]),
     ("talk embedded:llama prompts.file=gone.csv prompts.out=answers.csv decoding@model.decoding=greedy prompts.samples=2",
-     ["3 problems", "prompts.file: gone.csv: no such file", "must end in .jsonl", "greedy gives equal answers"]),
+     ["3 problems", "prompts.file=gone.csv: cannot be read", "must end in .jsonl", "greedy gives equal answers"]),
     ("reward_model script.jsonl kind=types target=truth history=true", ["2 problems", "target=truth", "history=true has no effect"]),
     ("metrics script.jsonl classifier=/nope", ["classifiers.type.path=/nope"]),
     # studies

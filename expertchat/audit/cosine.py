@@ -141,7 +141,7 @@ def _truth(transcript: Transcript, candidate: Candidate) -> dict[str, int]:
     world = load()
     if transcript.topic not in world.topics:
         return {}
-    before = transcript.turns[: candidate.turn - 1]
+    before = transcript.turns[: candidate.turn]
     counted = tally(transcript.topic, before, candidate.text, world)
     said = world.read([*(turn.text for turn in before), candidate.text], transcript.topic)
     missing = world.missing(said, transcript.topic, candidate.speaker)

@@ -91,11 +91,12 @@ def run_study(
     folder that is another study's, a step that is being run by another process, and for one of `only` that reads what is not done.
     """
     state, marks = opened(name, size, place), marks_of(steps)
-    left = {step: why for step, why in left_of(steps, marks, state).items() if not only or step in chosen(steps, only)}
+    wanted = set(chosen(steps, only)) if only else marks.keys()
+    left = {step: why for step, why in left_of(steps, marks, state).items() if step in wanted}
     if only and (lacking := [name for step in steps if step.name in left for name in step.after if name not in left
                              and not state.done(next(one for one in steps if one.name == name), marks[name])]):  # fmt: skip
         raise ConfigError(f"--only {','.join(only)}: reads {', '.join(dict.fromkeys(lacking))}, not done yet: name these too")
-    watcher.begins(steps, left)
+    watcher.begins([step for step in steps if step.name in wanted], left)
     for step in steps:
         if step.name in left and (code := _alone(step, marks[step.name], state, watcher, run or in_a_process)) != DONE:
             return code

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from expertchat.report.markdown import inside, table
 from expertchat.report.parts import Cell, Shown
 from expertchat.studies.written import Step, StudyFile, TableFile
 
-SUMMARY, LINES = "summary.json", ".jsonl"
+SUMMARY, LINES, LACKS = "summary.json", ".jsonl", "1-"
 PLACE = re.compile(r"-?\d+")
 OTHER = re.compile(r"\$([a-z][a-z0-9_]*)/(.+)")
 
@@ -32,11 +33,12 @@ def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
         for step in runs:
             name = row if len(runs) == 1 else f"{row}, {step.name.removeprefix(f'{of}-')}"
             if table.list is None:
-                rows[name] = [cell_of(*_placed(path, step, steps)) for path in table.figures.values()]
+                rows[name] = [_lacking(path, partial(_found, step, steps)) for path in table.figures.values()]
                 continue
             before = f"{name}, " if len(runs) > 1 or len(table.rows) > 1 else ""
             for entry in _thinned(_entries(step.folder, table.list), table.every):
-                rows[_once(f"{before}{entry.get(table.named)}", rows)] = [_cell(entry, path) for path in table.figures.values()]
+                figures = [_lacking(path, partial(_cell, entry)) for path in table.figures.values()]
+                rows[_once(f"{before}{entry.get(table.named)}", rows)] = figures
     beside = {row: [Cell(values.get(column)) for column in table.figures] for row, values in table.beside.items()}
     return Shown(table.title, list(table.figures), rows | beside, frozenset(beside), table.note or "")
 
@@ -46,14 +48,23 @@ def _once(name: str, rows: Mapping[str, object]) -> str:
     return next(tried for number in count(1) if (tried := name if number == 1 else f"{name} ({number})") not in rows)
 
 
-def _placed(path: str, step: Step, steps: Sequence[Step]) -> tuple[Path, str]:
-    """The folder and the place of a figure of a step's run: "$OTHER/FILE:PATH" is what another step has left for the same values."""
+def _found(step: Step, steps: Sequence[Step], path: str) -> Cell:
+    """A figure of a step's run: "$OTHER/FILE:PATH" is what another step has left for the same values."""
     if (found := OTHER.fullmatch(path)) is None:
-        return step.folder, path
+        return cell_of(step.folder, path)
     tag = step.name.removeprefix(step.of)
     of = [one for one in steps if one.of == found[1]]
     other = next((one for one in of if one.name == f"{found[1]}{tag}"), of[0] if len(of) == 1 else None)
-    return (step.folder, "") if other is None else (other.folder, found[2])
+    return Cell(None) if other is None else cell_of(other.folder, found[2])
+
+
+def _lacking(path: str, found: Callable[[str], Cell]) -> Cell:
+    """The figure at a path; of "1-PATH" what lacks to 1, as that of the other side of a share."""
+    if not path.startswith(LACKS):
+        return found(path)
+    cell = found(path.removeprefix(LACKS))
+    value, low, high = (1 - one if isinstance(one, int | float) else None for one in (cell.value, cell.high, cell.low))
+    return Cell(value, low, high)
 
 
 def cell_of(folder: Path, path: str) -> Cell:
