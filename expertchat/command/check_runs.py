@@ -53,7 +53,7 @@ def cast(config: Any, command: str, here: bool) -> Generator[str, None, models.F
     if problem := places.new_folder_problem("run.dir", run_folder(config.run.dir, command)):
         yield problem
     seats, problems, lost = seats_of(config), list[str](), list[str]()
-    if command != "converse":
+    if not hasattr(config, "people"):
         people = [seat for seat, model in seats.items() if model.backend == "human"]
         yield from (f"{models.key_of(seat)}.backend=human: a person sits at the table of expertchat converse alone" for seat in people)
     found = models.find_seats(seats, problems)

@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     from expertchat.views.open import open_table, open_view
 
     config = composed(options.run, options.place, options.edit, options.overrides)
-    words = ["expertchat", "branch", *arguments]
+    words = ["expertchat", "branch", *arguments]  # by which it goes on
     table = open_table(config.show_thinking) if config.seated else None
     code = run_converse(config, words, table or open_view(config.view, show_thinking=config.show_thinking), desk=table)
     if code == 0 and config.view != "none" and config.branch is not None and config.run.dir is not None:
@@ -52,7 +52,7 @@ def composed(run_folder: Path, place: str, edited: str | None, overrides: Sequen
     from expertchat.doors.converse import check
     from expertchat.folder.reader import RunReader
     from expertchat.folder.run import run_folder as named_folder
-    from expertchat.talk.branching import branch_config, dialogue_of, place_of
+    from expertchat.talk.branching import TALKS, branch_config, dialogue_of, place_of
     from expertchat.talk.config import BranchConfig
 
     name, index = place_of(place)
@@ -61,11 +61,11 @@ def composed(run_folder: Path, place: str, edited: str | None, overrides: Sequen
         raise ConfigError(f"{place}: {name} has {len(transcript.turns)} turns, 0 to {len(transcript.turns) - 1}")
     models = {word.partition("=")[0].removeprefix("experts."): word.partition("=")[2] for word in overrides if _names_model(word)}
     rest = [word for word in overrides if not _names_model(word)]
-    parent = load_frozen("converse", run_folder / "config.yaml", ["view=live", *rest])
+    parent = load_frozen(TALKS, run_folder / "config.yaml", ["view=live", *rest])
     for seat, model in models.items():
         if seat not in parent.experts.seats:
             raise ConfigError(f"experts.{seat}={model}: is no expert of {run_folder}; there are {', '.join(parent.experts.seats)}")
-        chosen = load("converse", with_models([f"model@experts.a={model}"])).experts["a"]
+        chosen = load(TALKS, with_models([f"model@experts.a={model}"])).experts["a"]
         parent = parent.model_copy(update={"experts": parent.experts.having(**{seat: chosen})})
     folder = parent.run.dir if any(word.startswith("run.dir=") for word in rest) else None
     branch = BranchConfig(run=str(run_folder.expanduser().resolve()), dialogue=name, turns=index + 1, edited=edited)

@@ -13,6 +13,7 @@ from expertchat.records import Transcript, Turn
 from expertchat.talk.config import BranchConfig, ConverseConfig
 from expertchat.talk.table import changed
 
+TALKS = "converse"  # the command whose runs have branches
 REMEDY = "name another run"
 BRANCH = b"\nbranch:\n"  # in a config.yaml; of a run that is no branch "branch: null" stands there
 
@@ -31,8 +32,8 @@ def dialogue_of(run: RunReader, name: str) -> Transcript:
     """A dialogue of a run of converse. Raises ConfigError."""
     if not run.begun:
         raise ConfigError(f"{run.folder}: is no run's folder; name one that holds config.yaml and transcripts.jsonl")
-    if run.kind != "converse":
-        raise ConfigError(f"{run.folder}: is a run of {run.kind}, and what spoke in it went on learning; {REMEDY} of converse")
+    if run.kind != TALKS:
+        raise ConfigError(f"{run.folder}: is a run of {run.kind}, and what spoke in it went on learning; {REMEDY} of {TALKS}")
     there = {one.id: one for one in run.transcripts()}
     if name not in there:
         known = near(name, there) or (f"; there are {', '.join(list(there)[:3])}" if there else "; there is no finished dialogue yet")
