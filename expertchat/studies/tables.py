@@ -17,8 +17,10 @@ OTHER = re.compile(r"\$([a-z][a-z0-9_]*)/(.+)")
 
 
 def tables_of(study: StudyFile, steps: Sequence[Step]) -> dict[str, Shown]:
-    """Every table of the study, as far as its steps are done."""
-    return {name: _lines(table, steps) if table.lines else _figures(table, steps) for name, table in study.tables.items()}
+    """Every table of the study that has steps at this size, as far as they are done."""
+    ran = {step.of for step in steps}
+    wanted = {name: table for name, table in study.tables.items() if ran.intersection(table.rows.values())}
+    return {name: _lines(table, steps) if table.lines else _figures(table, steps) for name, table in wanted.items()}
 
 
 def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
