@@ -112,6 +112,8 @@ BAD: list[tuple[str, list[str]]] = [
     ("reward_model script.jsonl kind=types target=truth history=true", ["2 problems", "target=truth", "history=true has no effect"]),
     ("metrics script.jsonl classifier=/nope", ["classifiers.type.path=/nope"]),
     # studies
+    ("submit study spels smoke --dry-run", ["there is no study 'spels'", "did you mean spells?"]),
+    ("study spells --only tought", ["--only tought: there is no such step"]),
     ("study spels", ["there is no study 'spels'", "did you mean spells?"]),
     ("study spells tiny model=x", ["tiny: is no size"]),
     # the other commands

@@ -315,6 +315,7 @@ def test_answers_stand_beside_each_other(tmp_path: Path) -> None:
         "tables": {"said": {"title": "Said", "rows": {"before": "one", "after": "two"}, "lines": "answers.txt"}},
     })  # fmt: skip
     made = steps_of(file, "smoke", tmp_path, {}, {})
+    assert tables_of(file, made[:1]) and not tables_of(file, [])  # of a table none of whose steps runs at a size nothing is shown
     for step, text in zip(made, ("1\n2\n", "3\n"), strict=True):
         step.folder.mkdir()
         (step.folder / "answers.txt").write_text(text)

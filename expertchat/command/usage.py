@@ -42,7 +42,9 @@ SUBMIT_FLAGS = """flags:
   --array N[%M]    spread the run over N tasks, at most M at once; then: expertchat merge_runs RUN
   --spread WHAT    what the tasks share out: topics ({parts}) or seeds (also {others})
   --after JOB      begin when that job has ended well
-  --force          submit in spite of doubts about memory and time"""
+  --force          submit in spite of doubts about memory and time
+
+expertchat submit study NAME SIZE [WORD=VALUE ...] [--dry-run] [--force] submits a whole study as a chain of jobs."""
 
 
 def usage() -> str:

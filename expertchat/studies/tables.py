@@ -22,8 +22,10 @@ OTHER = re.compile(r"\$([a-z][a-z0-9_]*)/(.+)")
 
 
 def tables_of(study: StudyFile, steps: Sequence[Step]) -> dict[str, Shown]:
-    """Every table of the study, as far as its steps are done."""
-    return {name: _lines(table, steps) if table.lines else _figures(table, steps) for name, table in study.tables.items()}
+    """Every table of the study that has steps at this size, as far as they are done."""
+    there = {step.of for step in steps}
+    tables = {name: table for name, table in study.tables.items() if not there.isdisjoint(table.rows.values())}
+    return {name: _lines(table, steps) if table.lines else _figures(table, steps) for name, table in tables.items()}
 
 
 def _figures(table: TableFile, steps: Sequence[Step]) -> Shown:
