@@ -17,13 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertchat.config import ConfigError
+from expertchat.folder.reader import RunReader
 from expertchat.report import command, writing
 from expertchat.report.command import run_report
 from expertchat.report.grouped import Grouped
 from expertchat.report.making import report_of
 from expertchat.report.parts import Report, Verdict
-from expertchat.report.sections.conversations import rank_correlation
+from expertchat.report.sections.conversations import drift, rank_correlation
 from expertchat.report.subject import Subject, subject_of
+from expertchat.report.told import Told, read
 from expertchat.report.transcripts import talks
 from expertchat.report.verdict import verdict_of
 from expertchat.views.report import print_report, print_written
@@ -200,6 +202,19 @@ def test_ranks_that_are_equal_share_their_place() -> None:
     """(1, 1), (2, 2), (2, 3), (4, 4): ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4; covariance 4.5 of spreads sqrt(4.5 * 5): 0.949."""
     assert rank_correlation([(1, 1), (2, 2), (2, 3), (4, 4)]) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
     assert rank_correlation([(1, 5), (2, 5)]) is None
+
+
+def test_turns_that_are_rated_show_how_a_dialogue_goes_on(tmp_path: Path) -> None:
+    """Turn 0 is rated 4 and 6, turn 2 is rated 9 and null: means 5 and 9, of 2 and of 1; one topic has no interval."""
+    run = dialogues(tmp_path / "run", 1)
+    at = {"transcript": "c00000", "subject": "a", "judge": "b", "category": "depth", "expected": None}
+    lines = [{**at, "turn": turn, "value": value} for turn, value in ((0, 4), (0, 6), (2, 9), (2, None))]
+    _append(run / "ratings.jsonl", *lines)
+    told = Told()
+    read(RunReader(run), told)
+    figure = drift(told)
+    assert figure is not None
+    assert figure.rows == [["a by b", 1, 5.0, None, None, 2], ["a by b", 3, 9.0, None, None, 1]]
 
 
 # -- folders as one finds them ---------------------------------------------------------------------------------------------------------

@@ -3,72 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy
 
-from expertchat.evaluation.statistics import mean_by_cluster
-from expertchat.folder.reader import RunReader
 from expertchat.report.drawing import COLOURS, DASHES, MARKS
 from expertchat.report.parts import Cell, Figure, Number, Section, Shown
 from expertchat.report.subject import Subject
-from expertchat.text.likeness import blank
+from expertchat.report.told import Told, Way, of, pooled, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Line = Mapping[str, Any]
-Way = tuple[str, str]  # (who was judged, by whom)
 MOST_WAYS = 6  # told apart in one drawing
-RESAMPLES = 1000
-
-
-@dataclass
-class Values:
-    """Numbers with the topic that each belongs to, by which intervals draw."""
-
-    numbers: list[float] = field(default_factory=list)
-    topics: list[str] = field(default_factory=list)
-    lacking: int = 0
-
-    def add(self, number: object, topic: str) -> None:
-        if isinstance(number, int | float) and not isinstance(number, bool):
-            self.numbers.append(float(number))
-            self.topics.append(topic)
-        else:
-            self.lacking += 1
-
-    def cell(self) -> Cell:
-        if not self.numbers:
-            return Cell(None)
-        low, high = mean_by_cluster(self.numbers, self.topics, seed=0, resamples=RESAMPLES)
-        return Cell(fmean(self.numbers), low, high)
-
-
-@dataclass
-class Told:
-    """What the files of runs say of their dialogues, in one pass over each file."""
-
-    ratings: dict[tuple[Way, str], Values] = field(default_factory=dict)  # of whole dialogues, by way and category
-    candidates: dict[Way, Values] = field(default_factory=dict)  # of candidates, all categories
-    wim: dict[Way, Values] = field(default_factory=dict)
-    rewards: dict[Way, Values] = field(default_factory=dict)
-    turns: dict[str, list[list[int]]] = field(default_factory=dict)  # by speaker and place of the turn: their tokens
-    ends: Counter[str] = field(default_factory=Counter)
-    odd: dict[str, Counter[str]] = field(default_factory=dict)  # by speaker: cut, blank, thought, beyond
-    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
-    asked: Counter[str] = field(default_factory=Counter)
-    mass: dict[str, list[float]] = field(default_factory=dict)  # by judge
-    cases: dict[tuple[str, str, str], dict[str, float]] = field(default_factory=dict)  # (dialogue, subject, category) -> judge -> number
-    topics: dict[str, str] = field(default_factory=dict)
-    models: dict[str, set[str]] = field(default_factory=dict)
-
-    @property
-    def speakers(self) -> list[str]:
-        return list(self.turns)
 
 
 def conversations(subject: Subject) -> Section | None:
@@ -79,63 +28,10 @@ def conversations(subject: Subject) -> Section | None:
         read(run, told, f"{number}/" if len(runs) > 1 else "")
     if not told.topics:
         return None
-    made = (sides(told), ratings(told), missing(told), lengths(told), mass(told), agreement(told), endings(told), lacking(told))
+    figures = (ratings(told), drift(told), missing(told), lengths(told))
+    made = (sides(told), *figures, mass(told), agreement(told), endings(told), lacking(told))
     parts = [part for part in made if part is not None]
     return Section("conversations", "Conversations", lead(told, len(runs)), parts)
-
-
-# -- reading ------------------------------------------------------------------------------------------------------------------
-
-
-def read(run: RunReader, told: Told, name: str = "") -> None:
-    """Add a run's dialogues. `name` tells its dialogues from those of other runs."""
-    for line in run.lines("transcripts"):
-        told.topics[name + str(line["id"])] = str(line.get("topic"))
-        told.ends[str(line.get("stop_reason"))] += 1
-        for who, ref in (line.get("experts") or {}).items():
-            told.models.setdefault(who, set()).add(str(ref.get("model")))
-            told.turns.setdefault(who, [])
-        _turns(line.get("turns") or (), told)
-    for line in run.lines("ratings"):
-        _rating(line, told, name)
-    for kind, into, key in (("wim", told.wim, "cosine"), ("rewards", told.rewards, "value")):
-        for line in run.lines(kind):
-            told.asked[kind] += 1
-            if line.get(key) is None:
-                told.faults[kind, str(line.get("fault") or line.get("problem") or "no number")] += 1
-            into.setdefault(_way(line), Values()).add(line.get(key), told.topics.get(name + str(line.get("transcript")), ""))
-
-
-def _turns(turns: Iterable[Line], told: Told) -> None:
-    for place, turn in enumerate(turns):
-        who = str(turn.get("speaker"))
-        own = told.turns.setdefault(who, [])
-        while len(own) <= place:
-            own.append([])
-        own[place].append(int(turn.get("tokens") or 0))
-        odd = told.odd.setdefault(who, Counter())
-        odd.update(turns=1, cut=bool(turn.get("cut")), blank=blank(str(turn.get("text"))), thought=bool(turn.get("thinking")))
-
-
-def _way(line: Line) -> Way:
-    return str(line.get("subject")), str(line.get("judge"))
-
-
-def _rating(line: Line, told: Told, name: str) -> None:
-    number = line.get("expected") if line.get("expected") is not None else line.get("value")
-    dialogue, category = name + str(line.get("transcript")), str(line.get("category"))
-    topic = told.topics.get(dialogue, "")
-    told.asked["ratings"] += 1
-    if number is None:
-        told.faults["ratings", str(line.get("fault") or line.get("problem") or "no number")] += 1
-    if line.get("mass") is not None:
-        told.mass.setdefault(str(line.get("judge")), []).append(float(line["mass"]))
-    if line.get("candidate") is not None or line.get("turn") is not None:
-        told.candidates.setdefault(_way(line), Values()).add(number, topic)
-        return
-    told.ratings.setdefault((_way(line), category), Values()).add(number, topic)
-    if number is not None:
-        told.cases.setdefault((dialogue, str(line.get("subject")), category), {})[str(line.get("judge"))] = float(number)
 
 
 # -- what is said and shown -----------------------------------------------------------------------------------------------------
@@ -157,26 +53,13 @@ def sides(told: Told) -> Shown:
         odd = told.odd.get(who, Counter())
         tokens = [one for own in told.turns[who] for one in own]
         whole = [values for ((subject, _), _), values in told.ratings.items() if subject == who]
-        rated = pooled(whole or _of(told.candidates, who))
+        rated = pooled(whole or of(told.candidates, who))
         rows[who] = [
-            Cell(odd["turns"]), Cell(fmean(tokens) if tokens else None), rated.cell(), pooled(_of(told.wim, who)).cell(),
-            pooled(_of(told.rewards, who)).cell(), Cell(int(odd["cut"])), Cell(int(odd["blank"])),
+            Cell(odd["turns"]), Cell(fmean(tokens) if tokens else None), rated.cell(), pooled(of(told.wim, who)).cell(),
+            pooled(of(told.rewards, who)).cell(), Cell(int(odd["cut"])), Cell(int(odd["blank"])),
         ]  # fmt: skip
     note = "With 95 % intervals that draw whole topics; a dash where nothing is to be had. Rating, WIM and reward are what the others gave."
     return Shown("Side by side", ["turns", "tokens a turn", "rating", "WIM score", "reward", "cut turns", "blank turns"], rows, note=note)
-
-
-def _of(by_way: Mapping[Way, Values], who: str) -> list[Values]:
-    return [values for (subject, _), values in by_way.items() if subject == who]
-
-
-def pooled(several: Iterable[Values]) -> Values:
-    """All of them as one."""
-    found = Values()
-    for values in several:
-        found.numbers += values.numbers
-        found.topics += values.topics
-    return found
 
 
 def by(way: Way) -> str:
@@ -260,6 +143,37 @@ def missing(told: Told) -> Figure | None:
     columns = ["who by whom", "middle of the bin", "share"]
     return Figure("wim", "WIM scores", f"Histograms by direction. Means: {said}.", columns, rows, draw,
                   f"Means: {said}.", (6.0, 3.0))  # fmt: skip
+
+
+def drift(told: Told) -> Figure | None:
+    """How turns (or the candidates for them) are rated as a dialogue goes on, where they are rated one by one."""
+    known = {way: {place: one for place, one in sorted(places.items()) if one.numbers} for way, places in told.places.items()}
+    known = {way: places for way, places in known.items() if len(places) > 1}
+    if not known:
+        return None
+    ways = list(known)[:MOST_WAYS]
+    cells = {way: [(place + 1, one.cell(), len(one.numbers)) for place, one in known[way].items()] for way in ways}
+    rows: list[list[Number]] = [[by(way), turn, cell.value, cell.low, cell.high, n] for way in ways for turn, cell, n in cells[way]]
+
+    def draw(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        for i, way in enumerate(ways):
+            of_way = [row for row in rows if row[0] == by(way)]
+            turns, means = [float(row[1] or 0) for row in of_way], [float(row[2] or 0) for row in of_way]
+            axes.plot(turns, means, color=COLOURS[i], marker=MARKS[i], linestyle=DASHES[i], label=by(way))
+            for turn, row in zip(turns, of_way, strict=True):
+                if isinstance(row[3], float) and isinstance(row[4], float):
+                    axes.plot([turn, turn], [row[3], row[4]], color=COLOURS[i], linewidth=1)
+        axes.set_xlabel("turn of the dialogue")
+        axes.set_ylabel("rating (1 to 10)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend(axes, len(ways))
+
+    said = "; ".join(f"{by(way)} from {cells[way][0][1]} to {cells[way][-1][1]}" for way in ways)
+    return Figure("drift", "Ratings of turns as the dialogue goes on", f"Mean rating by turn: {said}.",
+                  ["who by whom", "turn", "mean", "low", "high", "n"], rows, draw,
+                  "Of turns, or of the candidates for them; bars: 95 % intervals that draw whole topics.", (6.0, 3.0))  # fmt: skip
 
 
 def lengths(told: Told) -> Figure | None:

@@ -1,0 +1,130 @@
+"""What the files of runs say of their dialogues: numbers by who was judged by whom, with the topics by which their intervals draw."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from expertchat.evaluation.statistics import mean_by_cluster
+from expertchat.folder.reader import RunReader
+from expertchat.report.parts import Cell
+from expertchat.text.likeness import blank
+
+Line = Mapping[str, Any]
+Way = tuple[str, str]  # (who was judged, by whom)
+RESAMPLES = 1000
+
+
+@dataclass
+class Values:
+    """Numbers with the topic that each belongs to, by which intervals draw."""
+
+    numbers: list[float] = field(default_factory=list)
+    topics: list[str] = field(default_factory=list)
+    lacking: int = 0
+
+    def add(self, number: object, topic: str) -> None:
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            self.numbers.append(float(number))
+            self.topics.append(topic)
+        else:
+            self.lacking += 1
+
+    def cell(self) -> Cell:
+        if not self.numbers:
+            return Cell(None)
+        low, high = mean_by_cluster(self.numbers, self.topics, seed=0, resamples=RESAMPLES)
+        return Cell(fmean(self.numbers), low, high)
+
+
+@dataclass
+class Told:
+    """What the files of runs say of their dialogues, in one pass over each file."""
+
+    ratings: dict[tuple[Way, str], Values] = field(default_factory=dict)  # of whole dialogues, by way and category
+    candidates: dict[Way, Values] = field(default_factory=dict)  # of candidates, all categories
+    places: dict[Way, dict[int, Values]] = field(default_factory=dict)  # of turns, or of candidates for them: all categories, by place
+    wim: dict[Way, Values] = field(default_factory=dict)
+    rewards: dict[Way, Values] = field(default_factory=dict)
+    turns: dict[str, list[list[int]]] = field(default_factory=dict)  # by speaker and place of the turn: their tokens
+    ends: Counter[str] = field(default_factory=Counter)
+    odd: dict[str, Counter[str]] = field(default_factory=dict)  # by speaker: cut, blank, thought, beyond
+    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
+    mass: dict[str, list[float]] = field(default_factory=dict)  # by judge
+    cases: dict[tuple[str, str, str], dict[str, float]] = field(default_factory=dict)  # (dialogue, subject, category) -> judge -> number
+    topics: dict[str, str] = field(default_factory=dict)
+    models: dict[str, set[str]] = field(default_factory=dict)
+
+    @property
+    def speakers(self) -> list[str]:
+        return list(self.turns)
+
+
+def of(by_way: Mapping[Way, Values], who: str) -> list[Values]:
+    return [values for (subject, _), values in by_way.items() if subject == who]
+
+
+def pooled(several: Iterable[Values]) -> Values:
+    """All of them as one."""
+    found = Values()
+    for values in several:
+        found.numbers += values.numbers
+        found.topics += values.topics
+    return found
+
+
+def read(run: RunReader, told: Told, name: str = "") -> None:
+    """Add a run's dialogues. `name` tells its dialogues from those of other runs."""
+    for line in run.lines("transcripts"):
+        told.topics[name + str(line["id"])] = str(line.get("topic"))
+        told.ends[str(line.get("stop_reason"))] += 1
+        for who, ref in (line.get("experts") or {}).items():
+            told.models.setdefault(who, set()).add(str(ref.get("model")))
+            told.turns.setdefault(who, [])
+        _turns(line.get("turns") or (), told)
+    for line in run.lines("ratings"):
+        _rating(line, told, name)
+    for kind, into, key in (("wim", told.wim, "cosine"), ("rewards", told.rewards, "value")):
+        for line in run.lines(kind):
+            told.asked[kind] += 1
+            if line.get(key) is None:
+                told.faults[kind, str(line.get("fault") or line.get("problem") or "no number")] += 1
+            into.setdefault(_way(line), Values()).add(line.get(key), told.topics.get(name + str(line.get("transcript")), ""))
+
+
+def _turns(turns: Iterable[Line], told: Told) -> None:
+    for place, turn in enumerate(turns):
+        who = str(turn.get("speaker"))
+        own = told.turns.setdefault(who, [])
+        while len(own) <= place:
+            own.append([])
+        own[place].append(int(turn.get("tokens") or 0))
+        odd = told.odd.setdefault(who, Counter())
+        odd.update(turns=1, cut=bool(turn.get("cut")), blank=blank(str(turn.get("text"))), thought=bool(turn.get("thinking")))
+
+
+def _way(line: Line) -> Way:
+    return str(line.get("subject")), str(line.get("judge"))
+
+
+def _rating(line: Line, told: Told, name: str) -> None:
+    number = line.get("expected") if line.get("expected") is not None else line.get("value")
+    dialogue, category = name + str(line.get("transcript")), str(line.get("category"))
+    topic = told.topics.get(dialogue, "")
+    told.asked["ratings"] += 1
+    if number is None:
+        told.faults["ratings", str(line.get("fault") or line.get("problem") or "no number")] += 1
+    if line.get("mass") is not None:
+        told.mass.setdefault(str(line.get("judge")), []).append(float(line["mass"]))
+    if line.get("candidate") is not None or line.get("turn") is not None:
+        told.candidates.setdefault(_way(line), Values()).add(number, topic)
+        if isinstance(place := line.get("turn"), int):
+            told.places.setdefault(_way(line), {}).setdefault(place, Values()).add(number, topic)
+        return
+    told.ratings.setdefault((_way(line), category), Values()).add(number, topic)
+    if number is not None:
+        told.cases.setdefault((dialogue, str(line.get("subject")), category), {})[str(line.get("judge"))] = float(number)
