@@ -220,7 +220,7 @@ def test_intervals_of_a_round_draw_whole_dialogues(tmp_path: Path) -> None:
 def test_intervals_of_an_evaluation_draw_whole_topics(tmp_path: Path) -> None:
     run = learned(tmp_path / "run", "x", 0)
     (run / "evaluations").mkdir()
-    told = [{"topic": f"t{i // 2}", "base_tokens": 10 + 10 * (i // 2), "reply": {"tokens": 8}} for i in range(4)]
+    told = [{"id": f"h{i}", "topic": f"t{i // 2}", "base_tokens": 10 + 10 * (i // 2), "reply": {"tokens": 8}} for i in range(4)]
     lines(run / "evaluations", "a-r0002-final", *told)
     (one,) = learnings(subject(run))
     assert one.final is not None
@@ -400,3 +400,16 @@ def test_names_of_figures_are_names_of_files_and_no_two_are_alike(run: Path, tmp
     names = [name for section in SECTIONS if (made := section(about)) is not None for name in figures(made)]
     assert all(re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names) and len(names) == len(set(names))
     assert {"studies-___x_y-0", "lookup-0-win_rate", "arms-win_rate"} <= set(names)
+
+
+def test_seeds_of_a_merged_run_are_lines_of_their_own(tmp_path: Path) -> None:
+    run = learned(tmp_path / "run", "x", 0)
+    told = (run / "metrics.jsonl").read_text("utf-8")
+    (run / "metrics.jsonl").write_text("".join(told.replace('"id":"', f'"id":"s{seed}/') for seed in (0, 3)))
+    config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "run": {**config["run"], "seed": None}}))
+    section = training(subject(run))
+    assert [row[:3] for row in figures(section)["training-loss"].rows] == [
+        ["seed 0", 1, 0.75], ["seed 0", 2, 0.5], ["seed 3", 1, 0.75], ["seed 3", 2, 0.5]
+    ]  # fmt: skip
+    assert section is not None and len(section.lead) == 3 and section.lead[1].startswith("seed 3: after round 2: 75.0 %")

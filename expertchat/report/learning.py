@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -18,6 +20,7 @@ from expertchat.runs.arms import bundles, is_training
 from expertchat.trackers.tracking import FINAL
 
 RESAMPLES = 600
+SEED = re.compile(r"s\d+/")
 # What the records say of each candidate or pair of a round, for an interval: the round's figure -> what is read of which file.
 OF_RECORDS = {
     "reward_mean": ("scores", "value"), "rating_mean": ("rewards", "rating"), "wim_mean": ("rewards", "wim"),
@@ -36,16 +39,20 @@ WHOSE = {"pairs": "learner", "rewards": "subject"}  # the field that says whose 
 
 @dataclass(frozen=True)
 class Learning:
-    """One learner of one run; `name`: what it is called beside others. Its evaluations begin with the base's (round 0)."""
+    """One learner of one run; `name`: what it is called beside others. Its evaluations begin with the base's (round 0).
+
+    `of`: how the ids of its records begin, in a run that was merged of several seeds.
+    """
 
     run: RunReader
     learner: str
     name: str
+    of: str = ""
 
     @cached_property
     def _metrics(self) -> list[Metrics]:
         latest = {one.id: one for one in self.run.metrics()}
-        return [one for one in latest.values() if one.learner == self.learner]
+        return [one for one in latest.values() if one.learner == self.learner and one.id.startswith(self.of)]
 
     @property
     def rounds(self) -> list[Metrics]:
@@ -102,7 +109,8 @@ class Learning:
             return told
         name = f"{self.learner}-r{one.round:04d}{'-final' if one is self.final else ''}.jsonl"
         if name not in self._histories:
-            self._histories[name] = [line for _, line in read_lines(self.run.folder / "evaluations" / name)]
+            every = read_lines(self.run.folder / "evaluations" / name)
+            self._histories[name] = [line for _, line in every if str(line.get("id", "")).startswith(self.of)]
         known = [
             (value, str(line.get("topic"))) for line in self._histories[name] if (value := _inside(line, OF_HISTORIES[key])) is not None
         ]
@@ -110,7 +118,7 @@ class Learning:
         if mean is None or not known or abs(fmean(value for value, _ in known) - mean) > 1e-6 * max(1.0, abs(mean)):
             return None, None  # the figure is of something else
         values = [value for value, _ in known]
-        low, high = mean_by_cluster(values, [topic for _, topic in known], seed=0, resamples=RESAMPLES)
+        low, high = spread_of(values, [topic for _, topic in known])
         return (low if low is None or min(values) < 0 else max(0.0, low)), high  # a count is not below 0
 
     @cached_property
@@ -124,10 +132,7 @@ class Learning:
         for place, dialogue, value in self._values(file, field):
             values.setdefault(place, []).append(value)
             clusters.setdefault(place, []).append(dialogue)
-        return {
-            place: tuple(mean_by_cluster(found, clusters[place], seed=0, resamples=RESAMPLES))  # type: ignore[misc]
-            for place, found in values.items()
-        }
+        return {place: spread_of(found, clusters[place]) for place, found in values.items()}
 
     def _values(self, file: str, field: str) -> Iterator[tuple[int, str, float]]:
         """(round, dialogue, value) of the learner's own records."""
@@ -138,8 +143,16 @@ class Learning:
                 continue  # of a whole dialogue
             dialogue = str(inner.get("transcript")) if isinstance(inner, Mapping) else ""
             value, place = number(one.get(field)), one.get("round", round_of(dialogue))
-            if value is not None and isinstance(place, int) and who == self.learner:
+            if value is not None and isinstance(place, int) and who == self.learner and dialogue.startswith(self.of):
                 yield place, dialogue, value
+
+
+def spread_of(values: Sequence[float], clusters: Sequence[str]) -> tuple[float | None, float | None]:
+    """The interval of a mean, whole clusters drawn. None where all values are alike: such draws know nothing of what might have come."""
+    if min(values) == max(values):
+        return None, None
+    low, high = mean_by_cluster(values, clusters, seed=0, resamples=RESAMPLES)
+    return low, high
 
 
 def _inside(line: Mapping[str, Any], path: Sequence[str]) -> float | None:
@@ -150,8 +163,8 @@ def _inside(line: Mapping[str, Any], path: Sequence[str]) -> float | None:
 
 
 def round_of(transcript: str) -> int | None:
-    """The round in which a dialogue was held, by its id: "r0003/c0001" -> 3."""
-    head = transcript.partition("/")[0]
+    """The round in which a dialogue was held, by its id: "r0003/c0001" -> 3, "s1/r0003/c0001" of a merged run too."""
+    head = SEED.sub("", transcript).partition("/")[0]
     return int(head[1:]) if head[:1] == "r" and head[1:].isdigit() else None
 
 
@@ -169,9 +182,17 @@ def learnings(subject: Subject) -> list[Learning]:
     for run in subject.trained:
         names = [str(run.config["arm"])] if run.config.get("arm") and len(subject.trained) > 1 else []
         names += [subject.name(run)] if len(subject.trained) > 1 else []
-        for who in run.learners:
-            found.append(Learning(run, who, ", ".join([*names, *([f"expert {who}"] if len(run.learners) > 1 else [])])))
+        seeds = _seeds(run)
+        for who, of in product(run.learners, seeds):
+            own = [f"expert {who}"] * (len(run.learners) > 1) + [f"seed {of[1:-1]}"] * (len(seeds) > 1)
+            found.append(Learning(run, who, ", ".join([*names, *own]), of))
     return found
+
+
+def _seeds(run: RunReader) -> list[str]:
+    """How the ids of a merged run's seeds begin ("s0/"); of any other run "" alone."""
+    known = {match[0] for one in run.lines("metrics") if (match := SEED.match(str(one.get("id"))))} if run.seed is None else set()
+    return sorted(known) or [""]
 
 
 def by_arm(found: Sequence[Learning]) -> dict[str, list[Learning]]:

@@ -170,7 +170,7 @@ def _held_out(subject: Subject) -> Iterator[Shown]:
         place = one.run.folder / "evaluations"
         name = f"{one.learner}-r{last.round:04d}{'-final' if last is one.final else ''}.jsonl"
         base = {str(held.get("id")): held for _, held in read_lines(place / f"base-{one.learner}.jsonl")}
-        made = [said for _, said in read_lines(place / name)]
+        made = [said for _, said in read_lines(place / name) if str(said.get("id", "")).startswith(one.of)]
         outcomes = [number(said.get("outcome")) for said in made]
         won, lost = ([said for said, outcome in zip(made, outcomes, strict=True) if outcome == wanted][:OF_EACH] for wanted in (1.0, 0.0))
         rows = {str(said.get("id")): _beside(base.get(str(said.get("history")), {}), said) for said in (*won, *lost)}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from expertchat.evaluation.statistics import mean_by_cluster, wilson
+from expertchat.evaluation.statistics import wilson
 from expertchat.folder.jsonl import read_json
 from expertchat.folder.reader import RunReader
-from expertchat.report.learning import RESAMPLES, round_of
+from expertchat.report.learning import round_of, spread_of
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Point, Row, Series, curves, forest, histogram, interval, number, written
 from expertchat.report.subject import Subject
@@ -47,8 +47,8 @@ class Made:
     def margin(self) -> Row:
         """The mean margin, whole dialogues drawn for its interval."""
         margins = [one.margin for one in self.pairs]
-        span = mean_by_cluster(margins, [one.dialogue for one in self.pairs], seed=0, resamples=RESAMPLES)
-        return Row(self.name, fmean(margins), span.low, span.high, len(margins))
+        low, high = spread_of(margins, [one.dialogue for one in self.pairs])
+        return Row(self.name, fmean(margins), low, high, len(margins))
 
 
 def pairs(subject: Subject) -> Section | None:
