@@ -41,6 +41,7 @@ class Traits:
     context: int | None = 4096
     cost: float | None = None
     seeds: bool = True
+    masks: bool = False  # what is said by choice is told as certain
 
 
 @dataclass
@@ -210,6 +211,8 @@ class Handler(BaseHTTPRequestHandler):
             every = likeliest(body, begins)
             only = body.get("structured_outputs", {}).get("choice", [every[0]["token"]])[0]
             one = next((told for told in every if told["token"] == only), {"token": only, "logprob": -9.0})
+            if stub.traits.masks and "structured_outputs" in body:
+                one = {"token": only, "logprob": 0.0}
             choice["logprobs"] = {"content": [one | {"top_logprobs": every[: body["top_logprobs"]]}]}
         if stub.traits.adapters and body.get("return_token_ids"):
             choice["token_ids"] = [len(word) for word in words]

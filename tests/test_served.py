@@ -219,6 +219,13 @@ def test_an_option_that_is_not_among_the_likeliest_is_asked_for() -> None:
         assert len([body for body in stub.chats() if body.get("structured_outputs")]) == 5
 
 
+def test_a_server_that_calls_its_only_choice_certain_is_not_asked_so() -> None:
+    with Stub(Traits(seen=5, masks=True)) as stub:
+        (scores,) = connected(stub).score([ScoreRequest("k", TALK, OPTIONS, prefix="Depth:")])
+        known = sorted(rated("Depth:You are Anna."), reverse=True)[:5]
+        assert sorted((math.exp(p) for p in scores.logprobs if p > -math.inf), reverse=True) == pytest.approx(known)
+
+
 def test_without_probabilities_there_is_no_score_and_a_reason() -> None:
     with Stub(Traits(seen=0)) as stub:
         (scores,) = connected(stub).score([ScoreRequest("k", TALK, OPTIONS, prefix="Depth:")])

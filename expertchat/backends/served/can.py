@@ -22,7 +22,7 @@ Counts = Literal["tokenize", "apply-template"]
 Limit = Literal["max_tokens", "max_completion_tokens"]
 LIMITS: tuple[Limit, ...] = ("max_tokens", "max_completion_tokens")
 MOST_SEEN = (100, 20, 5)  # likeliest tokens that are asked for, in this order, until the server gives any
-WORD = " heron"
+WORD, LETTER = " heron", "q"
 FEW, MANY = 8, 24  # words that an answer is begun with, to see what they add
 FLAGS = {"continue_final_message": True, "add_generation_prompt": False}
 PROBE = Bounds(2, 60.0)
@@ -216,10 +216,11 @@ class _Probe:
         return found is not None and found.text.strip() == WORD.strip()
 
     async def _forced(self) -> bool:
-        """A word that nobody would say here is not told as certain, because it was the only choice."""
+        """A letter that nobody would say here is not told as certain, because it was the only choice. One letter, for the beginnings of a
+        longer word could be several tokens, none of them certain."""
         asked = {"logprobs": True, "top_logprobs": 1, "temperature": 0.0} if self.can.seen else {}
-        found = await self._may([USER], structured_outputs={"choice": [WORD.strip()]}, **asked)
-        return found is not None and found.logprob is not None and found.logprob < -0.5
+        found = await self._may([USER], structured_outputs={"choice": [LETTER]}, **asked)
+        return found is not None and found.logprob is not None and found.logprob < -2
 
     async def _ids(self) -> bool:
         found = await self._may([USER], return_token_ids=True)
