@@ -135,7 +135,8 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
         config_of("languages=[en]", "decoding@model.decoding=greedy")
     assert list(check_briefs(load("posts", []))) == ["languages: names none; name one or several, as languages=[en,de]"]
     (tmp_path / "who.yaml").write_text("baker: a baker\n")
-    assert config_of("languages=[en]", f"languages.en.personas={tmp_path / 'who.yaml'}").languages["en"].personas == {"baker": "a baker"}
+    languages = config_of("languages=[en]", f"languages.en.personas={tmp_path / 'who.yaml'}").languages.root
+    assert languages["en"].personas == {"baker": "a baker"}
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         config_of("languages=[en]", "languages.en.personas=gone.yaml")
 

@@ -335,6 +335,7 @@ def test_every_study_runs_at_its_smallest(name: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(going, "in_a_process", in_a_fork)
     assert cli.main(["study", name, "smoke", "view=plain", f"run.dir={tmp_path / 's'}"]) == 0
     tables = json.loads((tmp_path / "s" / "report.json").read_text())["tables"]
-    for table in tables.values():  # most columns have figures: so few rows may leave one empty
-        columns = list(zip(*(cells for row, cells in table["rows"].items() if row not in table["published"]), strict=True))
-        assert 2 * sum(any(cell[0] is not None for cell in column) for column in columns) >= len(columns) > 0, table
+    own = [[cells for row, cells in table["rows"].items() if row not in table["published"]] for table in tables.values()]
+    columns = [column for rows in own for column in zip(*rows, strict=True)]
+    filled = [column for column in columns if any(cell[0] is not None for cell in column)]
+    assert len(filled) >= 0.75 * len(columns) > 0  # so few rows, and fewer judges, may leave some empty

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, RootModel, field_validator, model_validator
 
 from expertchat.config import (
     EmbedderConfig,
@@ -71,6 +71,12 @@ class LanguageConfig(Group):
         return self
 
 
+class LanguagesConfig(RootModel[dict[str, LanguageConfig]]):
+    """What is written, by language."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
 class PostsConfig(Alone):
     """`expertchat posts`. `count`: posts that are wanted; `parts`: files that they are shared out to. `max_similarity`: the cosine of two
     posts' embeddings above which the later one is written anew, `attempts` times at most. `cut`: what becomes of one that the token limit
@@ -79,7 +85,7 @@ class PostsConfig(Alone):
     models_dir: Text | None = None
     run: RunConfig
     view: Literal["live", "plain", "none"]
-    languages: dict[str, LanguageConfig]
+    languages: LanguagesConfig
     model: ModelConfig
     embedder: EmbedderConfig
     count: int = Field(ge=1, le=1_000_000)
@@ -93,7 +99,7 @@ class PostsConfig(Alone):
     @model_validator(mode="after")
     def _goes_together(self) -> PostsConfig:
         problems = [f"languages.{name}: cannot be a language's name; take small letters, digits and _, a letter first"
-                    for name in self.languages if not NAME.fullmatch(name)]  # fmt: skip
+                    for name in self.languages.root if not NAME.fullmatch(name)]  # fmt: skip
         if self.parts > self.count:
             problems.append(f"parts={self.parts}: there are but {self.count} posts (count); lower it")
         reply = self.model.decoding.reply

@@ -86,7 +86,7 @@ def run_posts(
 def briefs_of(config: PostsConfig) -> dict[str, list[Brief]]:
     """For each language all that could be written about, shuffled by the seed. Raises ConfigError for topics that cannot be read."""
     found: dict[str, list[Brief]] = {}
-    for name, language in config.languages.items():
+    for name, language in config.languages.root.items():
         topics = [topic.text for topic in given_topics(language.topics, config.count * config.attempts, config.run.seed)]
         personas = list(language.personas.items()) or [("", NOBODY)]
         every = [Brief(name, persona, topic) for topic, persona in product(topics, personas)]
@@ -212,7 +212,7 @@ class _Writing:
     def _request(self, place: int, attempt: int) -> GenerateRequest:
         brief, expert = self._brief(place, attempt), self.expert
         key = f"s{place:04d}/a{attempt}"
-        wording = self.config.languages[brief.language].wording
+        wording = self.config.languages.root[brief.language].wording
         if wording is None:
             return expert.reply_request(key, History(brief.topic, ()), self.cast.tokens[MODEL])[0]
         asked = fill(wording, expert.special_tokens, persona=brief.persona[1], topic=brief.topic)
@@ -236,7 +236,7 @@ class _Writing:
         )  # fmt: skip
 
     def _fault(self, text: str, brief: Brief, cut: bool, changed: bool) -> Fault | None:
-        marks = {name: language.marks for name, language in self.config.languages.items() if language.marks}
+        marks = {name: language.marks for name, language in self.config.languages.root.items() if language.marks}
         if blank(text):
             return "blank"
         if changed:
@@ -262,11 +262,11 @@ class _Writing:
         similar = [post.similarity for post in posts if post.similarity is not None]
         summary: dict[str, Any] = {
             "schema": 1, "wanted": config.count, "posts": len(posts), "written": len(written), "tokens": sum(one.tokens for one in written),
-            "languages": {name: _of_language(name, posts, written) for name in config.languages},
+            "languages": {name: _of_language(name, posts, written) for name in config.languages.root},
             "faults": {FAULTS[fault]: n for fault, n in Counter(one.fault for one in written if one.fault).most_common()},
             "topics": len({post.topic for post in posts}), "nearest": max(similar, default=None),
             "seconds": round(seconds_of(folder), 2), "examples": {name: next((one.text for one in posts if one.language == name), None)
-                                                                  for name in config.languages},
+                                                                  for name in config.languages.root},
         }  # fmt: skip
         if posts:
             return summary
@@ -324,10 +324,10 @@ def apart_problems(config: PostsConfig) -> Iterator[str]:
 
 def check_briefs(config: PostsConfig) -> Iterator[str]:
     """What is wrong with languages and topics, as far as it can be known before anything is loaded."""
-    if not config.languages:
+    if not config.languages.root:
         yield "languages: names none; name one or several, as languages=[en,de]"
     world = config.model.family == "world"
-    for name, language in config.languages.items():
+    for name, language in config.languages.root.items():
         if world and language.wording is not None:
             yield f"languages.{name}: the embedded models cannot be asked for posts; take languages=[embedded], or another model"
     try:
