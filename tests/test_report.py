@@ -248,9 +248,12 @@ def test_an_array_is_what_it_was_merged_into_and_a_study_what_it_did_last(tmp_pa
     study = tmp_path / "study"
     for name in ("talk", "superseded/talk.1"):
         dialogues(study / name, 1)
-    (study / "study.json").write_text('{"study": "x", "size": "smoke", "steps": {"talk": {"code": 0}, "say": {"code": null}}}')
+    (study / "study.json").write_text('{"study": "x", "size": "smoke"}')
+    (study / "logs").mkdir()
+    for name, code, began in (("talk", 0, 1.0), ("say", None, 2.0)):
+        (study / "logs" / f"{name}.json").write_text(json.dumps({"code": code, "began": began}))
     assert [run.folder.name for run in subject_of([study]).runs] == ["talk"]
-    assert verdict_of(subject_of([study])).says == "x. 1 of 2 steps are done."
+    assert verdict_of(subject_of([study])).says == "x. 1 of 2 steps that were begun are done."
     assert [run.folder.name for run in subject_of([tmp_path / "array"]).runs] == ["merged"]
     several = subject_of([tmp_path / "array" / "task-0", study])
     assert list(several.names.values()) == ["array/task-0", "study/talk"]

@@ -364,8 +364,10 @@ def test_the_best_of_n_is_drawn_by_n(tmp_path: Path) -> None:
 
 def test_a_study_has_its_tables_its_steps_and_what_is_not_there_yet(tmp_path: Path) -> None:
     step = {"command": "sft", "words": ["model=x", f"run.dir={tmp_path.resolve()}/taught"], "code": 0, "seconds": 3.5}
-    steps = {"taught": step, "next": {**step, "code": None}}
-    (tmp_path / "study.json").write_text(json.dumps({"study": "mine", "size": "smoke", "steps": steps}))
+    (tmp_path / "logs").mkdir()
+    for name, kept in (("taught", {**step, "began": 1.5}), ("next", {**step, "code": None, "began": 2.5})):
+        (tmp_path / "logs" / f"{name}.json").write_text(json.dumps(kept))
+    (tmp_path / "study.json").write_text(json.dumps({"schema": 2, "study": "mine", "size": "smoke"}))
     section = studies(subject(tmp_path))
     assert section is not None and section.lead[0].endswith("1 of 2 steps that were begun are done.") and "no tables yet" in section.lead[1]
     rows = {"a": [[0.5, 0.4, 0.6], [None, None, None]], "theirs": [[0.7, None, None], [1, None, None]]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os.path import commonpath
@@ -15,9 +15,19 @@ from expertchat.folder.jsonl import read_json
 from expertchat.folder.reader import FILES, RunReader
 from expertchat.runs.seen import below
 
-STUDY, OLD = "study.json", "superseded"
+STUDY, LOGS, OLD = "study.json", "logs", "superseded"
 REMEDY = "leave this run out"
 _TASK = re.compile(r"task-\d+")
+
+
+def kept_steps(study: Path) -> dict[str, Mapping[str, Any]]:
+    """What is kept of a study's steps that were begun (command, words, code, seconds), in the order in which they were. The studies of an
+    earlier form kept all in study.json."""
+    earlier = (read_json(study / STUDY) or {}).get("steps")
+    found = dict(earlier) if isinstance(earlier, Mapping) else {}
+    found |= {path.stem: read_json(path) for path in sorted((study / LOGS).glob("*.json"))}
+    steps = {str(name): step for name, step in found.items() if isinstance(step, Mapping)}
+    return dict(sorted(steps.items(), key=lambda one: float(one[1].get("began") or 0.0)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from expertchat.folder.jsonl import read_json
 from expertchat.report.parts import Verdict
-from expertchat.report.subject import STUDY, Subject
+from expertchat.report.subject import STUDY, Subject, kept_steps
 from expertchat.report.verdict_arms import of_arms
 from expertchat.report.verdict_others import of_other_kinds, of_rows, of_talk
 from expertchat.report.words import counted, listed, unfinished
@@ -30,13 +30,13 @@ def of_study(subject: Subject) -> Verdict | None:
         return None
     place = subject.studies[0]
     report, state = read_json(place / "report.json") or {}, read_json(place / STUDY) or {}
-    steps, tables = _at(state, "steps"), _at(report, "tables")
+    steps, tables = kept_steps(place), _at(report, "tables")
     title = str(report.get("title") or state.get("study") or place.resolve().name).rstrip(".")
     title = title if title.endswith(("?", "!")) else f"{title}."
-    done = sum(1 for step in steps.values() if isinstance(step, Mapping) and step.get("code") == 0)
+    done = sum(step.get("code") == 0 for step in steps.values())
     if not tables:
         return Verdict(
-            f"{title} {done} of {counted(len(steps), 'step')} are done.", "Its tables come with the last step; nothing can be said before."
+            f"{title} {done} of {counted(len(steps), 'step')} that were begun are done.", "Its tables come with the last step; nothing can be said before."
         )
     inner = of_arms(subject)
     says = inner.says if inner else f"Its tables: {listed([str(_at(tables, name).get('title') or name) for name in tables])}."

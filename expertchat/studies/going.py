@@ -216,7 +216,7 @@ def _step(step: Step, mark: str, state: State, watcher: Watcher, run: Run) -> in
     if not COMMANDS[step.command].resumes:
         step.folder.mkdir(exist_ok=True)
     earlier = float(before.get("seconds") or 0.0) if before.get("mark") == mark else 0.0
-    state.keep(step, mark=mark, command=step.command, words=list(step.words), code=None, seconds=earlier)
+    state.keep(step, mark=mark, command=step.command, words=list(step.words), code=None, seconds=earlier, began=time.time())
     began = time.monotonic()
     code = run(step, log, lambda seconds, line: watcher.doing(step, seconds, line))
     seconds = time.monotonic() - began

@@ -10,7 +10,7 @@ from typing import Any
 from expertchat.folder.jsonl import read_json
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Row, file_name, forest, number
-from expertchat.report.subject import STUDY, Subject
+from expertchat.report.subject import STUDY, Subject, kept_steps
 from expertchat.text.in_words import line
 
 STATES = {0: "done", 2: "wrong input", 3: "stopped"}
@@ -21,7 +21,7 @@ def studies(subject: Subject) -> Section | None:
     parts, lead = list[Figure | Shown](), list[str]()
     for i, folder in enumerate(subject.studies):
         state, told = read_json(folder / STUDY) or {}, read_json(folder / "report.json") or {}
-        steps = {str(name): step for name, step in (state.get("steps") or {}).items() if isinstance(step, Mapping)}
+        steps = kept_steps(folder)
         done = sum(step.get("code") == 0 for step in steps.values())
         name = line(str(told.get("title") or state.get("study") or folder.name))
         lead.append(f"{name}, at size {line(str(state.get('size')))}: {done} of {len(steps)} steps that were begun are done.")
