@@ -90,9 +90,10 @@ def _typed(rated: Sequence[Opinion], items: dict[str, Item]) -> list[dict[str, A
 
 
 def _of_types(system: str, right: Sequence[float], groups: Sequence[str], own: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
-    interval = mean_by_cluster(right, groups, seed=0)
+    found = mean_by_cluster(right, groups, seed=0)
+    low, high = (None if bound is None else min(max(bound, 0.0), 1.0) for bound in (found.low, found.high))
     return {
-        "name": system, "n": len(right), "right": fmean(right), "right_low": interval.low, "right_high": interval.high, "own": fmean(own),
+        "name": system, "n": len(right), "right": fmean(right), "right_low": low, "right_high": high, "own": fmean(own),
         "others": fmean(others),
     }  # fmt: skip
 
