@@ -21,6 +21,8 @@ As a chain of Slurm jobs: expertchat submit study NAME SIZE [the same words] [cl
 def run(arguments: Sequence[str]) -> int:
     """A study from its first step to its tables."""
     from expertchat.folder.writing import write_out
+    from expertchat.report.command import NAME, write
+    from expertchat.report.subject import subject_of
     from expertchat.studies.asked import asked
     from expertchat.studies.going import run_study, seconds_of, standing
     from expertchat.studies.tables import as_json, report, tables_of
@@ -47,5 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     if code == 0 and not wanted.only:
         write_out("run.dir", folder / "report.md", report(study, wanted.name, wanted.size, steps, seconds_of(folder, steps)))
         write_out("run.dir", folder / "report.json", as_json(study, steps))
-        watcher.show(tables_of(study, steps), str(folder / "report.md"))
+        page = folder / NAME
+        write(subject_of([folder]), page)
+        watcher.show(tables_of(study, steps), f"{page}, {folder / 'report.md'}")
     return code
