@@ -229,7 +229,7 @@ def test_problems_of_hydra_and_of_values_are_all_named_at_once() -> None:
     ("conversation=3", "conversation: is a group with the keys count, turns"),
     ("+conversation.trns=3", "did you mean turns"),
     ("+foo.bar=3", "foo: unknown key"),
-    ("view=lve", "'live', 'plain' or 'none', but is 'lve'"),
+    ("view=lve", "'live', 'plain', 'none' or 'step', but is 'lve'"),
     ("experts.a.device=gpu", "experts.a.device: must be auto|cpu"),
     ("experts.a.persona.brief='hi {topc}'", r"unknown \['topc'\]"),
     ("experts.a.persona.brief='hi {'", "double a brace"),
