@@ -35,9 +35,8 @@ def of_study(subject: Subject) -> Verdict | None:
     title = title if title.endswith(("?", "!")) else f"{title}."
     done = sum(step.get("code") == 0 for step in steps.values())
     if not tables:
-        return Verdict(
-            f"{title} {done} of {counted(len(steps), 'step')} that were begun are done.", "Its tables come with the last step; nothing can be said before."
-        )
+        says = f"{title} {done} of {counted(len(steps), 'step')} that were begun are done."
+        return Verdict(says, "Its tables come with the last step; nothing can be said before.")
     inner = of_arms(subject)
     says = inner.says if inner else f"Its tables: {listed([str(_at(tables, name).get('title') or name) for name in tables])}."
     cannot = [
