@@ -170,6 +170,7 @@ def test_of_a_mixture_a_step_reads_the_experts_that_were_chosen() -> None:
 # -- a whole run --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "bench.json"
     named = [name for name in load("bench").bench.parts if name not in DECODING]

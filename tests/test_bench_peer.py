@@ -83,6 +83,7 @@ def test_the_peer_is_shown_the_same_tokens(kit: Kit, tmp_path: Path, monkeypatch
     assert len({len(ids) for ids in mine}) >= 3 and len({tuple(ids) for ids in mine}) == 8
 
 
+@pytest.mark.slow
 def test_a_trl_without_the_trainer_is_said(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trl.experimental.online_dpo", None)
     measure_online_dpo(kit)

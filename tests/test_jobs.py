@@ -135,6 +135,7 @@ def test_a_job_installs_from_a_wheelhouse_once_and_without_network(slurm: Cluste
     assert log.count("installed from") == 1 and log.count("job: ") == 9  # 5 lines, and 4 when nothing is left to install
 
 
+@pytest.mark.slow
 def test_a_missing_wheel_ends_the_job_before_anything_is_installed(wheels: Path, tmp_path: Path) -> None:
     where = {"SLURM_TMPDIR": str(tmp_path), "PYTHONPATH": ""}
     done = bash(f"source '{JOBS}/setup_env.sh'; echo went on", EXPERTCHAT_WHEELHOUSE=str(wheels), **where)

@@ -297,8 +297,8 @@ def test_a_kill_leaves_no_half_merge(parts: Path) -> None:
             break
         assert process.exitcode == -signal.SIGKILL
         killed += 1
-    # 6 files of records (answers among them) and the events are synced, the summary and its name; the old one is renamed, then the new.
-    assert killed == 6 + 1 + 2 + 2 and not list(parts.glob(".merged*"))
+    # 7 files of records (answers and guesses too) and the events are synced, the summary and its name; the old one is renamed, then the new.
+    assert killed == 7 + 1 + 2 + 2 and not list(parts.glob(".merged*"))
 
 
 def _merge_until(parts: Path, step: int) -> None:

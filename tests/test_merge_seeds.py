@@ -142,6 +142,7 @@ FAST = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_runs_of_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [tmp_path / "array" / f"task-{seed}" for seed in (0, 1)]
     for seed, folder in enumerate(runs):

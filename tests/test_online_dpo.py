@@ -226,6 +226,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(whole: tuple[Path, Co
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@pytest.mark.slow
 def test_records_that_were_being_written_are_not_written_twice(whole: tuple[Path, Collect], tmp_path: Path) -> None:
     """Killed between the records of round 2 and its checkpoint: the folder is that of round 1, with some of round 2's records."""
     import shutil
@@ -270,6 +271,7 @@ def test_both_learn_by_turns(tmp_path: Path) -> None:
     assert set(summary["evaluations"]) == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_one_policy_plays_both(tmp_path: Path) -> None:
     code, _ = train(tmp_path / "run", "learner=one", "model@experts.b=embedded_llama", "judging.judge=reference", "evaluation.every=0")
     assert code == 0

@@ -135,7 +135,7 @@ def test_the_embedded_judge_is_asked_about_the_category_of_a_principle() -> None
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("nothing", "principles: nothing: there is no such file; those that come with the package are constitution, embedded"),
+        ("nothing", "principles: nothing: there is no such file; those that come with the package are constitution, critical_questions,"),
         ({"a": {"text": "Be kind.", "category": "kindness"}}, "judging.principles.a.category=kindness: is not in judging.categories"),
         ({"wim": "Be kind."}, "'wim' cannot be a principle's name"),
         ({"a": {"text": " "}}, "principles.a: the text is empty"),

@@ -79,6 +79,7 @@ def test_four_processes_know_the_same(items: int, tmp_path: Path) -> None:
         assert "4 were started" in refusal and "expertchat online_dpo 'run.dir=a b'" in refusal and "train.sharding=ddp" in refusal
 
 
+@pytest.mark.slow
 def test_torchrun_starts_them(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "tests/workers/meeting.py"]
     env = dict(environment(PYTHONPATH=str(ROOT)))

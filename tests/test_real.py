@@ -43,6 +43,7 @@ def test_two_dialogues_are_rated_and_say_what_is_missing(tmp_path: Path) -> None
     assert "kept in Q4_1" in said and "SHA-256" in said and "embedder: all-" in said
 
 
+@pytest.mark.slow
 def test_a_round_of_online_dpo_trains_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     more = [

@@ -123,6 +123,7 @@ def train(folder: Path, command: str, *overrides: str) -> tuple[int, Any]:
     return run_online(config, ["expertchat", command], sink), sink
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_the_last_whole_round_and_goes_on_when_the_function_is_mended(tmp_path: Path) -> None:
     from expertchat.preferences.functions import loaded
 

@@ -87,6 +87,7 @@ def test_what_a_job_lacks_ends_it_in_the_first_seconds(slurm: Cluster, tmp_path:
     assert "failed" in shown and "nosuch/1.0" in shown
 
 
+@pytest.mark.slow
 def test_an_archive_that_is_not_whole(slurm: Cluster, tmp_path: Path) -> None:
     """It is taken away or damaged after the submission, which looks for it too, while the job is held."""
     model = tmp_path / "tiny-model"

@@ -180,6 +180,7 @@ def test_a_stop_while_models_are_loaded_is_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_step_of_many_pairs_is_stopped_within(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step may be minutes of small batches: the stop is heard after each of these."""
     asked: list[int] = []

@@ -129,6 +129,7 @@ def answer(arguments: Sequence[str]) -> int:
     return DONE
 
 
+@pytest.mark.slow
 def test_every_job_gives_its_code_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -51,12 +51,12 @@ def apart_problems(key: str, config: ModelConfig) -> Iterator[str]:
         yield f"{key}.family=world: has wordings for the embedded models alone; begin with model@{key}=server"
     if config.backend == "llamacpp" and importlib.util.find_spec("xllamacpp") is None:
         yield f"{key}.backend=llamacpp: needs the package xllamacpp: pip install 'expertchat[llamacpp]'"
-    stages = {"topic": config.decoding.topic, "reply": config.decoding.reply, "judge": config.decoding.judge}
-    if wrong := {stage.method for stage in stages.values() if stage.method not in ("sampling", "greedy")}:
+    stages = (config.decoding.topic, config.decoding.reply, config.decoding.judge)
+    if wrong := {stage.method for stage in stages if stage.method not in ("sampling", "greedy")}:
         yield (
             f"{key}.decoding: {' and '.join(sorted(wrong))} search is not to be had of a server; take decoding@{key}.decoding=sampling"
         )
-    if any(stage.no_repeat_ngram for stage in stages.values()):
+    if any(stage.no_repeat_ngram for stage in stages):
         yield f"{key}.decoding: no_repeat_ngram is not to be had of a server; set it to 0"
 
 

@@ -75,9 +75,9 @@ def unscored(config: Any, scores: Mapping[str, bool]) -> list[str]:
     """Who is asked for probabilities alone and tells none; `scores`: by seat, whether its model does. With judging.form=both what is
     sampled remains."""
     without = {seat for seat, told in scores.items() if not told}
-    problems, judging, experts = [], config.judging, config.experts
+    problems, judging, experts = list[str](), getattr(config, "judging", None), config.experts
     asked = {role.seat for subject in experts.seats for role in judges_of(sorted(config.judge_names), subject, experts.seats)}
-    if judging.form == "expected" or judging.principles is not None:
+    if judging is not None and (judging.form == "expected" or judging.principles is not None):
         how = "judging.principles" if judging.principles is not None else "judging.form=expected"
         problems += [f"{how}: the model of {_place(seat)} tells no probabilities; {_REMEDY}" for seat in sorted(asked & without)]
     if "moderator" in without:

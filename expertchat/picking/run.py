@@ -107,6 +107,8 @@ class _Picking:
             return was_done(hub, store)
         with self.interrupts.at_once():  # nothing is in flight yet, and loading may take minutes
             self.cast = load_cast(config, hub, backends, None) if config.model is not None else Cast()
+        if not all(backend.capabilities.scores for backend in self.cast.backends.values()):
+            raise ConfigError("model: tells no probabilities, and the pick is the likeliest letter; take another model, or rule=NAME")
         store.begin(self.rows)
         left = [row for row in self.rows if not all(pick_id(row.id, order) in store.picks for order in config.all_orders)]
         total = len(self.rows)

@@ -55,7 +55,8 @@ class Wandb:
     def __init__(self, folder: Path, title: str, number: str, config: Group) -> None:
         wandb = import_module("wandb")
         own = str(folder / "wandb")
-        with _environment(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_CACHE_DIR=own, WANDB_DATA_DIR=own):
+        quiet = {"WANDB_ERROR_REPORTING": "false", "WANDB_DISABLE_WEAVE": "true"}  # which speaks of itself where openai is imported
+        with _environment(WANDB_MODE="offline", WANDB_CACHE_DIR=own, WANDB_DATA_DIR=own, **quiet):
             settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
             self._run = wandb.init(
                 project=PROJECT,
