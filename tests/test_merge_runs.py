@@ -297,7 +297,7 @@ def test_a_kill_leaves_no_half_merge(parts: Path) -> None:
             break
         assert process.exitcode == -signal.SIGKILL
         killed += 1
-    # 7 files of records (answers and guesses too) and the events are synced, the summary and its name; the old one is renamed, then the new.
+    # 7 files of records (answers and guesses too) and the events are synced, the summary and its name; the old one is renamed, the new too.
     assert killed == 7 + 1 + 2 + 2 and not list(parts.glob(".merged*"))
 
 
