@@ -37,7 +37,7 @@ types: setup
 	$(VENV)/bin/mypy
 
 suite: setup
-	$(VENV)/bin/python -m pytest -n 4 --dist worksteal -q # two that compute, two that wait: for Slurm, for processes
+	$(VENV)/bin/python -m pytest -n 3 --dist worksteal -q # two that compute, and one that begins with what waits for Slurm
 
 wheelhouse: # on a cluster's login node, with the modules of the jobs loaded; jobs install from it without internet
 	PYTHON="$(PYTHON)" jobs/wheelhouse.sh "$(WHEELHOUSE)" $(PIP_ARGS)

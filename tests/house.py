@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -38,15 +38,18 @@ class House:
     trees: Mapping[str, ast.Module]
     lines: Mapping[str, int]
     name: str = "expertchat"
+    _known: dict[tuple[str, bool], set[str]] = field(default_factory=dict)  # what each imports; it is asked for again and again
 
     def imports(self, module: str, top: bool = False) -> set[str]:
         """The package's own modules that a module imports; with `top`, those that it needs to be imported itself."""
+        if (known := self._known.get((module, top))) is not None:
+            return known
         found = set()
         for name in imported(self.trees[module], top):
             if name.startswith(f"{self.name}."):
                 inner = name.removeprefix(f"{self.name}.")
                 found.add(inner if inner in self.trees else inner.rpartition(".")[0])
-        return found - {""}
+        return self._known.setdefault((module, top), found - {""})
 
     def rooms(self) -> list[str]:
         return sorted({room(module) for module in self.trees})

@@ -378,6 +378,7 @@ def test_the_part_beside_names_its_ratios(kit: Kit, monkeypatch: pytest.MonkeyPa
     assert all(len(part.ratios(case, way, part.columns[0])) == 2 for case, way in part.rows[1:])
 
 
+@pytest.mark.slow
 def test_a_step_is_taken_apart(kit: Kit) -> None:
     import torch
     from torch.profiler import profile

@@ -122,6 +122,7 @@ def test_a_sweep_without_a_folder_puts_its_jobs_together_under_runs(tmp_path: Pa
     assert (first.name, second.name) == ("0", "1")
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_its_highest_code_and_at_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, jobs = sweep(["-m", "run.seed=0,1,2"], {0: 1, 1: 2})

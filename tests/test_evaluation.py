@@ -314,7 +314,8 @@ def embedded_stage(folder: Path, models: dict[str, Any], rows: int, *overrides: 
     return stage
 
 
-@pytest.mark.parametrize("judge", ["truth", pytest.param("pointwise", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("judge", ["truth", "pointwise"])
 def test_no_batch_size_changes_a_figure(tmp_path: Path, embedded: dict[str, Any], judge: str) -> None:
     found, overrides = [], (f"evaluation={judge}", *SMALL, "evaluation.turns=3")
     for rows in (5, 64):  # one row at a time takes seconds, and judged in words a minute

@@ -214,6 +214,7 @@ class Interrupter(Collect):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(whole: tuple[Path, Collect], tmp_path: Path) -> None:
     """With real models in all seats, among the candidates of a policy that has learnt; all other moments: test_stopping.py."""
     sink = Interrupter(lambda e: isinstance(e, CandidatesJudged) and e.conversation == "r0002/c0000")
@@ -261,6 +262,7 @@ def test_another_config_is_refused_by_name(whole: tuple[Path, Collect]) -> None:
 # -- who learns ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_both_learn_by_turns(tmp_path: Path) -> None:
     code, sink = train(tmp_path / "run", "learner=both", "judging.analysis=true")
     assert code == 0
@@ -342,6 +344,7 @@ def test_a_scripted_expert_cannot_learn(tmp_path: Path) -> None:
 # -- what was said in a run, token by token -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tokens_of_a_run_have_the_prompt_and_the_weights_of_then(whole: tuple[Path, Collect], tmp_path: Path) -> None:
     """The prompt's tokens are those of the pair that was trained, the reply's those that were drawn; peft alone puts the adapter on."""
     from peft import PeftModel

@@ -49,6 +49,7 @@ def test_four_processes_make_the_run_of_one(sharding: str, tmp_path: Path) -> No
         assert torch.allclose(mine["exp_avg"], theirs["exp_avg"], rtol=0, atol=1e-6)  # the gradients themselves
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all_and_two_go_on(tmp_path: Path) -> None:
     arguments = ["online_dpo", *FAST, *SHORT, "conversation.count=8"]  # two for each of the four
     assert main([*arguments, f"run.dir={tmp_path / 'one'}"]) == 0

@@ -148,6 +148,7 @@ def test_rows_that_are_cut_or_too_long_or_say_nothing_are_told() -> None:
 # -- a run ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_learns_is_broken_off_and_goes_on_as_if_it_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
     assert sft(tmp_path / "one") == 0

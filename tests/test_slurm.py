@@ -73,6 +73,7 @@ def test_what_slurm_refuses_is_told_with_a_remedy(slurm: Cluster, tmp_path: Path
     assert not any((tmp_path / name / "submission" / "slurm-1.out").exists() for name in "abcd")
 
 
+@pytest.mark.slow
 def test_what_a_job_lacks_ends_it_in_the_first_seconds(slurm: Cluster, tmp_path: Path) -> None:
     """A module that is not there, and memory that does not do."""
     small = ("converse", "conversation.count=1", "conversation.turns=2")

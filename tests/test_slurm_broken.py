@@ -70,6 +70,7 @@ def test_a_training_is_told_to_stop_and_is_requeued(slurm: Cluster, here: str, t
 # -- lost nodes and kills -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_lost_node_a_killed_batch_step_and_scancel(slurm: Cluster, tmp_path: Path) -> None:
     """One run through all three. After the first Slurm requeues it, after the others the same submit goes on. Nothing is lost or doubled.
 

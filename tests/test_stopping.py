@@ -133,6 +133,7 @@ def events(folder: Path) -> Counter[str]:
     )
 
 
+@pytest.mark.slow
 def test_within_a_dialogue_nothing_is_made_twice(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken off after a turn, among the judgements of its candidates."""
     answered = count_answers(monkeypatch)
@@ -233,7 +234,8 @@ def _written(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
-@pytest.mark.parametrize("where", ["talking", *(pytest.param(name, marks=pytest.mark.slow) for name in ("updating", "saving"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["talking", "updating", "saving"])
 def test_an_orphan_writes_nothing_more_and_its_successor_goes_on(
     where: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,6 +250,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [event for event in found if event["kind"] in ("run_started", "run_finished")]
 
 
+@pytest.mark.slow
 def test_four_seeds_two_at_once(slurm: Cluster, tmp_path: Path) -> None:
     arguments = ["run.seed=0,1,2,3", *SMALL, *scripted(tmp_path)]
     parallel = [*ASKED, "hydra.launcher.array_parallelism=2"]
