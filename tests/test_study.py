@@ -18,7 +18,7 @@ from expertchat.config import ConfigError
 from expertchat.report.markdown import table as markdown
 from expertchat.studies import going
 from expertchat.studies.going import ended, outlets, run_study, words_of
-from expertchat.studies.tables import as_json, cell_of, report, tables_of
+from expertchat.studies.tables import as_json, cell_of, finding, report, tables_of
 from expertchat.studies.written import SIZES, Step, StudyFile, read_study, steps_of, studies
 from tests.workers.forked import begin, environment
 
@@ -322,6 +322,18 @@ def test_answers_stand_beside_each_other(tmp_path: Path) -> None:
     shown = tables_of(file, made)["said"]
     assert [str(cell) for cell in shown.rows["y|z"]] == ["2", "–"]
     assert "| y\\|z | 2 | – |" in markdown(shown)
+
+
+def test_the_first_sentence_of_a_study_holds_its_figures_or_is_none(tmp_path: Path) -> None:
+    written = {**WRITTEN, "says": "It took {first|they|turns} turns{first|talked, 0|turns}."}
+    file = StudyFile.model_validate(written)
+    made = steps_of(file, "smoke", tmp_path, {}, {})
+    assert finding(file, tables_of(file, made)) is None  # nobody has talked yet
+    for step in made[:2]:
+        worked(step, tmp_path / "log", lambda *_: None)
+    assert finding(file, tables_of(file, made)) == "It took 3 turns4."  # four words: three of its own and the folder
+    with pytest.raises(ValueError, match="says: there is no table 'frst'; did you mean first"):
+        StudyFile.model_validate({**written, "says": "{frst|they|turns}"})
 
 
 def in_a_fork(step: Step, log: Path, heard: Callable[[float, str], None]) -> int:

@@ -10,7 +10,7 @@ from expertchat.report.parts import Verdict
 from expertchat.report.subject import STUDY, Subject, kept_steps
 from expertchat.report.verdict_arms import of_arms
 from expertchat.report.verdict_others import of_other_kinds, of_rows, of_talk
-from expertchat.report.words import counted, listed, unfinished
+from expertchat.report.words import counted, unfinished
 
 SMOKE = "Run at size smoke, which shows that it runs: no figure of it means anything."
 
@@ -37,8 +37,9 @@ def of_study(subject: Subject) -> Verdict | None:
     if not tables:
         says = f"{title} {done} of {counted(len(steps), 'step')} that were begun are done."
         return Verdict(says, "Its tables come with the last step; nothing can be said before.")
-    inner = of_arms(subject)
-    says = inner.says if inner else f"Its tables: {listed([str(_at(tables, name).get('title') or name) for name in tables])}."
+    own = report.get("says")
+    inner = None if own else of_arms(subject)
+    says = str(own) if own else inner.says if inner else f"{counted(len(tables), 'table')} came of it."
     cannot = [
         SMOKE if state.get("size") == "smoke" else f"Run at size {state.get('size')}.",
         inner.cannot if inner else unfinished(subject),

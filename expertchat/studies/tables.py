@@ -14,7 +14,7 @@ from typing import Any
 from expertchat.folder.jsonl import read_json, read_lines
 from expertchat.report.markdown import inside, table
 from expertchat.report.parts import Cell, Shown
-from expertchat.studies.written import Step, StudyFile, TableFile
+from expertchat.studies.written import FIGURE, Step, StudyFile, TableFile
 
 SUMMARY, LINES, LACKS = "summary.json", ".jsonl", "1-"
 PLACE = re.compile(r"-?\d+")
@@ -151,9 +151,26 @@ def report(study: StudyFile, name: str, size: str, steps: Sequence[Step], second
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def finding(study: StudyFile, tables: Mapping[str, Shown]) -> str | None:
+    """The study's own first sentence with its figures; None where it has none, or where one of them is not there."""
+    lacking = False
+
+    def figure(place: re.Match[str]) -> str:
+        nonlocal lacking
+        shown, row, column = tables.get(place[1]), place[2], place[3]
+        at = list(shown.columns).index(column) if shown is not None and column in shown.columns else None
+        cells = shown.rows.get(row) if shown is not None else None
+        lacking |= at is None or cells is None or cells[at].value is None
+        return "" if lacking or cells is None or at is None else str(cells[at])
+
+    said = FIGURE.sub(figure, study.says or "")
+    return None if lacking else said or None
+
+
 def as_json(study: StudyFile, steps: Sequence[Step]) -> str:
     """The tables for other programs."""
+    made = tables_of(study, steps)
     tables = {name: {"title": table.title, "columns": list(table.columns), "published": sorted(table.published), "note": table.note,
                      "rows": {row: [[cell.value, cell.low, cell.high] for cell in cells] for row, cells in table.rows.items()}}
-              for name, table in tables_of(study, steps).items()}  # fmt: skip
-    return json.dumps({"schema": 1, "title": study.title, "tables": tables}, indent=1) + "\n"
+              for name, table in made.items()}  # fmt: skip
+    return json.dumps({"schema": 1, "title": study.title, "says": finding(study, made), "tables": tables}, indent=1) + "\n"
