@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, model_validator
 
 from expertchat.config import ConfigError, Group, Text, near, validate
 from expertchat.evaluation.counts import POWER, Tested, difference, effects, evenness, holm, share
 from expertchat.evaluation.statistics import LEVEL
+from expertchat.folder.textfile import read_mapping
 
 ENOUGH = 1 - LEVEL  # a probability below which chance is no explanation
 Count = Annotated[int, Field(ge=0)]
@@ -51,12 +51,7 @@ class ReportedFile(Group):
 
 def read_reported(path: Path) -> ReportedFile:
     """A file of what others have reported. Raises ConfigError with all that is wrong with it."""
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds nothing reported; it needs title, and chosen or shares")
+    values = read_mapping(path, "reported", "title, and chosen or shares")
     try:
         return validate(ReportedFile, values)
     except ConfigError as error:

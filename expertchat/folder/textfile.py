@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from expertchat.config import ConfigError
 
@@ -43,6 +44,19 @@ def read_text(path: Path, what: str) -> str:
     except UnicodeDecodeError as error:
         name = coding.upper().removesuffix("-SIG")
         raise ConfigError(f"{what} {path}: is not {name}: {_place(raw, error, coding)}; save the file as UTF-8") from None
+
+
+def read_mapping(path: Path, what: str, needs: str) -> dict[str, Any]:
+    """The keys and values of a YAML file, in any coding that `read_text` knows; `needs`: what it must hold, said where it holds none."""
+    import yaml  # most commands that read texts read no YAML
+
+    try:
+        values = yaml.safe_load(read_text(path, what))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{what} {path}: cannot be read as YAML ({' '.join(str(error).split()) or type(error).__name__})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{what} {path}: holds no keys with values; it needs {needs}")
+    return values
 
 
 def _place(raw: bytes, error: UnicodeDecodeError, coding: str) -> str:

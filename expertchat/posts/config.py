@@ -7,10 +7,10 @@ import string
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, RootModel, field_validator, model_validator
 
 from expertchat.config import (
+    ConfigError,
     EmbedderConfig,
     EngineConfig,
     ExpertsConfig,
@@ -20,6 +20,7 @@ from expertchat.config import (
     Text,
     TopicsConfig,
 )
+from expertchat.folder.textfile import read_mapping
 from expertchat.lab.config import Alone
 
 MODEL = "model"  # the seat of who writes
@@ -33,11 +34,10 @@ def _read_personas(value: Any) -> Any:
     if not isinstance(value, str):
         return {} if value is None else value
     try:
-        found = yaml.safe_load(Path(value).expanduser().read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"{value}: cannot be read as YAML ({why}); name a file of lines `name: who they are`") from None
-    if not isinstance(found, dict) or not all(isinstance(one, str) and one.strip() for one in found.values()):
+        found = read_mapping(Path(value).expanduser(), "personas", "lines `name: who they are`")
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    if not all(isinstance(one, str) and one.strip() for one in found.values()):
         raise ValueError(f"{value}: holds no personas; write lines `name: who they are`")
     return {str(name): text for name, text in found.items()}
 

@@ -15,11 +15,11 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from expertchat.command.table import COMMANDS
 from expertchat.config import ConfigError, Group, Text, conf_dir
+from expertchat.folder.textfile import read_mapping
 
 Size = Literal["smoke", "small", "full"]
 SIZES: tuple[Size, ...] = get_args(Size)
@@ -162,12 +162,7 @@ def read_study(name: str) -> StudyFile:
     path = known.get(name) or Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(f"there is no study '{name}'{_close(name, known)}; there are {', '.join(known)}, or name a YAML file of your own")
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds no study; it needs title and steps")
+    values = read_mapping(path, "study", "title and steps")
     try:
         return StudyFile.model_validate(values)
     except ValidationError as error:
