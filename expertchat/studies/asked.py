@@ -13,6 +13,7 @@ from expertchat.studies.written import SIZES, Size, Step, StudyFile, read_study,
 
 ONLY = "--only"
 FLAGS = ("--list", ONLY)
+VIEWS = ("live", "plain", "none")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def asked(arguments: Sequence[str]) -> Asked:
     rest, only = _only(arguments)
     plain = [word for word in rest if "=" not in word and not word.startswith("--")]
     sizes = [word for word in plain[1:] if word in SIZES]
-    if problems := _odd(rest, plain, sizes):
+    problems = _odd(rest, plain, sizes)
+    if not plain:
         raise ConfigError(problems)
     name, size = plain[0], next(iter(sizes), "small")
     words = [word for word in rest if "=" in word]
@@ -46,12 +48,22 @@ def asked(arguments: Sequence[str]) -> Asked:
     for key in [key for key in values if "." in key]:
         step, _, inner = key.partition(".")
         more.setdefault(step, []).append(f"{inner}={values.pop(key)}")
-    study, known = read_study(name), studies()
+    if view not in VIEWS:
+        problems.append(f"view={view}: is none; take {', '.join(VIEWS)}")
+    try:
+        study, known = read_study(name), studies()
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
     short = name if name in known else Path(name).stem
     folder = Path(place or f"runs/study-{short}-{size}").expanduser()
     whole = next(one for one in get_args(Size) if one == size)
-    steps = tuple(steps_of(study, whole, folder, values, more))
-    chosen(steps, only)
+    try:
+        steps = tuple(steps_of(study, whole, folder, values, more))
+        chosen(steps, only)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
     kept = tuple(word for word in words if not word.startswith(("view=", "run.dir=")))
     return Asked(short, whole, known.get(name) or Path(name), study, steps, folder, kept, only, "--list" in rest, view)
 
