@@ -115,7 +115,8 @@ BAD: list[tuple[str, list[str]]] = [
     ("submit study spels smoke --dry-run", ["there is no study 'spels'", "did you mean spells?"]),
     ("study spells --only tought", ["--only tought: there is no such step"]),
     ("study spels", ["there is no study 'spels'", "did you mean spells?"]),
-    ("study spells tiny model=x view=lve wrd=1 tught.x=2", ["4 problems", "tiny: is no size", "view=lve: is none", "wrd=1", "no step 'tught'"]),
+    ("study spells tiny model=x view=lve wrd=1 tught.x=2",
+     ["4 problems", "tiny: is no size", "view=lve: is none", "wrd=1", "no step 'tught'"]),
     # the other commands
     ("bench bench.model=/nope bench.out=file/x", ["2 problems", "bench.model=/nope", "bench.out=file/x"]),
     ("bench bench.out=thesis bench.rows=[] bench.tokens=0", ["3 problems", "bench.out=thesis", "bench.rows", "bench.tokens"]),
