@@ -94,7 +94,7 @@ def share_interval(value: float, error: float, alone: float, groups: int, level:
     Where all answers are alike nothing varies: then each group counts as one answer.
     """
     square = max(error**2, FLOOR * alone)
-    same = square < 1e-12
+    same = square < 1e-12 or value in (0.0, 1.0)
     low, high = score_interval(value, float(groups) if same else value * (1 - value) / square, t_quantile(groups, (1 + level) / 2))
     return Share(low, high, 1.0 if same or alone == 0 else max(1.0, square / alone))
 
