@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from expertchat.config import ConfigError
+from expertchat.evaluation.figures import Comparison, figures
 from expertchat.evaluation.statistics import wilson
-from expertchat.records import Figure, Metrics
+from expertchat.records import Figure, Metrics, Turn
 from expertchat.runs.arms import NO_ARM, arms, run_arms
 from expertchat.views.arms import markdown, print_arms
 
@@ -237,3 +238,78 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as code:
         run_arms([], print_arms, markdown)
     assert code.value.code == 2
+
+
+# -- replies: by topics, and arms against each other ------------------------------------------------------------------------
+
+
+def replies(folder: Path, outcomes: Sequence[float | None], topics: Sequence[str], **more: Any) -> None:
+    """The last evaluation's file of a run, and the figures that belong to it."""
+    compared = [
+        Comparison(
+            id=f"evaluation-a/h{i:04d}/v0002", history=f"evaluation-a/h{i:04d}", learner="a", policy_version=2, base_tokens=10, topic=topic,
+            reply=Turn(speaker="a", text="x", tokens=10), outcome=outcome, **more,
+        )
+        for i, (outcome, topic) in enumerate(zip(outcomes, topics, strict=True))
+    ]  # fmt: skip
+    (folder / "evaluations").mkdir()
+    (folder / "evaluations" / "a-r0002.jsonl").write_text("".join(f"{one.to_json()}\n" for one in compared))
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(metrics("evaluation", 2, figures(compared, "truth", 0)).to_json() + "\n")
+
+
+TOPICS = [f"topic {i % 8}" for i in range(40)]
+EVEN, BETTER = [float(i // 8 % 2) for i in range(40)], [float(i not in (0, 9, 18)) for i in range(40)]
+
+
+def three_arms(folder: Path) -> None:
+    for seed in (0, 1):
+        for arm, outcomes in (("random_judge", EVEN), ("mixed", BETTER), ("wim", [*EVEN[:-1], 0.5])):
+            replies(make(folder / f"{arm}-{seed}", arm=arm, seed=seed), outcomes, TOPICS)
+
+
+def test_replies_that_are_kept_are_drawn_by_topics(tmp_path: Path) -> None:
+    three_arms(tmp_path)
+    table = arms([tmp_path])
+    rows = {row["arm"]: row for row in table.rows}
+    mixed, low = rows["mixed"], wilson(74, 80)[0]
+    assert (mixed["n"], mixed["topics"], mixed["drawn"], table.notes) == (80, 8, "topics", [])
+    assert mixed["win_rate"] == pytest.approx(37 / 40) and mixed["win_rate_low"] < low  # few topics: 2.36 errors and not 1.96
+    assert mixed["n_length_matched"] == 80 and mixed["win_rate_length_matched_low"] == mixed["win_rate_low"]
+    assert (mixed["win_rate_seeds_low"], mixed["win_rate_min"]) == (None, mixed["win_rate"])  # both seeds are the same
+    assert 0 < mixed["win_rate_least"] < 0.5
+
+
+def test_arms_are_held_against_a_control_on_the_same_histories(tmp_path: Path) -> None:
+    three_arms(tmp_path)
+    rows = {row["arm"]: row for row in arms([tmp_path]).rows}
+    mixed, wim, control = rows["mixed"], rows["wim"], rows["random_judge"]
+    assert (mixed["control"], control["control"], mixed["minus_control_n"]) == ("random_judge", None, 80)
+    assert mixed["minus_control"] == pytest.approx((37 - 16) / 40) and mixed["minus_control_low"] > 0
+    assert mixed["minus_control_holm"] == pytest.approx(2 * mixed["minus_control_p"])  # of two arms the less likely one counts twice
+    assert wim["minus_control"] == pytest.approx(-0.5 / 40) and wim["minus_control_holm"] > 0.05
+    assert (mixed["better_than"], control["better_than"]) == (["random_judge", "wim"], [])
+    text = markdown(arms([tmp_path]).values())
+    assert "random_judge" in text.splitlines()[-3] or "- random_judge" in text or "less random_judge" in text
+    other = {row["arm"]: row for row in arms([tmp_path], "wim").rows}
+    assert other["mixed"]["control"] == "wim" and other["wim"]["control"] is None
+    with pytest.raises(ConfigError, match="--control mxied: is none of the arms; did you mean"):
+        arms([tmp_path], "mxied")
+
+
+def test_other_histories_are_not_held_against_each_other(tmp_path: Path) -> None:
+    replies(make(tmp_path / "0", arm="random_judge", seed=0), EVEN, TOPICS)
+    replies(make(tmp_path / "1", arm="mixed", seed=1), BETTER, TOPICS)
+    table = arms([tmp_path])
+    rows = {row["arm"]: row for row in table.rows}
+    assert (rows["mixed"]["minus_control"], rows["mixed"]["minus_control_n"], rows["mixed"]["better_than"]) == (None, 0, None)
+    assert table.notes == ["no history in common with random_judge (other seeds, or another evaluation): mixed"]
+
+
+def test_figures_of_other_replies_than_those_kept_are_not_pooled(tmp_path: Path) -> None:
+    folder = make(tmp_path / "0")
+    replies(folder, BETTER, TOPICS)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(metrics("evaluation", 2, EVALUATED).to_json() + "\n")
+    (row,) = arms([folder]).rows
+    assert (row["drawn"], row["n"], row["win_rate_low"]) == ("replies", 100, wilson(70, 100)[0])

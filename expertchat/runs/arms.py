@@ -11,12 +11,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from expertchat.config import ConfigError
+from expertchat.config import ConfigError, near
+from expertchat.evaluation.by_topic import mean_of
 from expertchat.evaluation.statistics import quantile, wilson
 from expertchat.folder.reader import RunReader
 from expertchat.folder.run_folder import differences
 from expertchat.folder.writing import write_out
 from expertchat.records import Figure, Metrics, Speaker
+from expertchat.runs.pooled import SEED, Pool, better, held_against, pool_of
 
 SUFFIXES = (".md", ".csv", ".json")
 NO_ARM = "(no arm)"
@@ -24,8 +26,21 @@ ALIKE = 1.05  # times as many judged replies that are as good as equally many: d
 Row = dict[str, Any]
 MEANS = (
     "tokens_policy", "tokens_base", "distinct_policy", "distinct_base", "repeats_policy", "repeats_base", "wrong_policy", "wrong_base",
-    "accuracy_policy", "accuracy_base", "rating_policy", "rating_base", "measure_policy", "measure_base",
+    "accuracy_policy", "accuracy_base", "rating_policy", "rating_base", "measure_policy", "measure_base", "truth_policy", "truth_base",
+    "reward_policy", "reward_base", "questions_policy", "questions_base", "agreements_policy", "agreements_base", "again_policy",
+    "again_base",
 )  # fmt: skip
+# Policy less base, with intervals.
+APART = ("repeats", "accuracy", "wrong", "truth", "reward", "measure", "questions", "agreements", "again")
+AGAINST = ("control", "minus_control", "minus_control_low", "minus_control_high", "minus_control_n", "minus_control_least",
+           "minus_control_p", "minus_control_holm")  # fmt: skip
+KEPT = (
+    "n", "topics", "win_rate", "win_rate_low", "win_rate_high", "win_rate_least", "wins", "ties", "losses", "win_rate_length_matched",
+    "win_rate_length_matched_low", "win_rate_length_matched_high", "n_length_matched", *MEANS, "n_reward",
+    *(f"{name}{bound}" for name in ("distinct_ratio", "tokens_ratio", *(f"{name}_difference" for name in APART))
+      for bound in ("", "_low", "_high")),
+)  # fmt: skip
+NOTHING_LEARNT = "random_judge"  # the arm that the others are held against, where there is such
 
 
 @dataclass(frozen=True)
@@ -95,12 +110,13 @@ def run_arms(arguments: Sequence[str], show: Callable[[Mapping[str, Any]], None]
 
     parser = argparse.ArgumentParser("expertchat arms", description="Several training runs as one table, the seeds of an arm pooled.")
     parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="a run folder, or a folder of runs")
+    parser.add_argument("--control", metavar="ARM", help=f"held against it (default: {NOTHING_LEARNT}, else the first)")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"write the table as {', '.join(SUFFIXES)} too")
     options = parser.parse_args(list(arguments))
     out: Path | None = options.out
     wrong = [f"--out {out}: must end in {', '.join(SUFFIXES)}"] if out is not None and out.suffix not in SUFFIXES else []
     try:
-        table = arms(options.run)
+        table = arms(options.run, options.control)
     except ConfigError as error:
         raise ConfigError([*error.problems, *wrong]) from None
     if wrong:
@@ -112,17 +128,22 @@ def run_arms(arguments: Sequence[str], show: Callable[[Mapping[str, Any]], None]
     return 0
 
 
-def arms(folders: Sequence[Path]) -> Table:
-    """The table of all runs in `folders`. Raises ConfigError with every folder that is no run and holds none."""
+def arms(folders: Sequence[Path], control: str | None = None) -> Table:
+    """The table of all runs in `folders`. Raises ConfigError with every folder that holds no run, and for an unknown control."""
     notes: list[str] = []
-    return arms_of(_readers(folders, notes), notes)
+    return arms_of(_readers(folders, notes), notes, control)
 
 
-def arms_of(readers: Sequence[RunReader], notes: Sequence[str] = ()) -> Table:
-    """The table of training runs. Raises ConfigError for a file that is damaged."""
+def arms_of(readers: Sequence[RunReader], notes: Sequence[str] = (), control: str | None = None) -> Table:
+    """The table of training runs. Raises ConfigError for a file that is damaged, and for a control that is none of the arms."""
     table = Table(notes=list(notes))
+    pools: list[Pool] = []
     for name, same in bundles(readers):
-        table.rows.append(row(name, _one_a_seed(name, same, table.notes)))
+        runs = _one_a_seed(name, same, table.notes)
+        pool = pool_of(name, runs)
+        pools += [pool] if pool is not None else []
+        table.rows.append(row(name, runs, pool) | dict.fromkeys((*AGAINST, "better_than")))
+    _compare(table, pools, control)
     judges = sorted({str(one["judge"]) for one in table.rows if one["judge"]})
     if len(judges) > 1:
         table.notes.append(f"the arms are not judged alike ({', '.join(judges)}): their win rates cannot be compared")
@@ -130,6 +151,24 @@ def arms_of(readers: Sequence[RunReader], notes: Sequence[str] = ()) -> Table:
     if seen and seen[-1] > ALIKE * seen[0] and len({one["method"] for one in table.rows}) > 1:
         table.notes.append(f"not all were trained on equally many judged replies ({seen[0]:,} to {seen[-1]:,})")
     return table
+
+
+def _compare(table: Table, pools: Sequence[Pool], control: str | None) -> None:
+    """What each arm comes to beside the control, and which arms it is better than, where they have histories in common."""
+    names = list(dict.fromkeys(str(one["arm"]) for one in table.rows))
+    if control is not None and control not in names:
+        raise ConfigError(f"--control {control}: is none of the arms{near(control, names)}; they are {', '.join(names)}")
+    chosen = control or (NOTHING_LEARNT if NOTHING_LEARNT in names else names[0] if names else None)
+    for learner in {pool.learner for pool in pools}:
+        own = [pool for pool in pools if pool.learner == learner]
+        base = next((pool for pool in own if pool.name == chosen), None)
+        held, than = held_against(base, own) if base is not None else {}, better(own)
+        for one in table.rows:
+            if one["learner"] == learner:
+                one |= held.get(one["arm"], {}) | {"better_than": than.get(one["arm"])}
+    lost = [str(one["arm"]) for one in table.rows if one["control"] and not one["minus_control_n"]]
+    if lost:
+        table.notes.append(f"no history in common with {chosen} (other seeds, or another evaluation): {', '.join(lost)}")
 
 
 def bundles(readers: Sequence[RunReader]) -> list[tuple[str, list[Run]]]:
@@ -249,16 +288,17 @@ def _one_a_seed(name: str, runs: Sequence[Run], notes: list[str]) -> list[Run]:
 # -- pooling ------------------------------------------------------------------------------------------------------------
 
 
-def row(name: str, runs: Sequence[Run]) -> Row:
-    """One arm: sums and means over its seeds. Every reply counts alike for the interval of the win rate; `win_rate_min` and
-    `win_rate_max` show how far the seeds lie apart, which that interval does not know."""
+def row(name: str, runs: Sequence[Run], pool: Pool | None = None) -> Row:
+    """One arm over its seeds. Intervals are by topics where each reply is kept (`drawn`), else the win rate's takes every reply for itself.
+
+    `win_rate_min` and `_max` show how far the seeds lie apart, `win_rate_seeds_low` and `_high` what they say of another one.
+    """
     judged = [run for run in runs if run.evaluation is not None]
-    wins, ties, losses, n = (int(sum(run.number(key) or 0 for run in judged)) for key in ("wins", "ties", "losses", "n"))
-    # Of several judges a win counts by their share, so it is the rate that tells; rounded, as it is a sum of shares again.
-    won = sum(round((run.number("win_rate") or 0) * (run.number("n") or 0), 6) for run in judged)
-    low, high = wilson(won, n) if n else (None, None)
     rates = [rate for run in judged if (rate := run.number("win_rate")) is not None]
+    seeds = mean_of(rates, [str(i) for i in range(len(rates))], seed=SEED)
     done, seen = [len(run.rounds) for run in runs], [run.judged for run in runs]
+    judge = next((run.figure("judge") for run in judged), None)
+    found = _of_figures(judged) | ({} if pool is None else pool.figures(str(judge)))
     return {
         "arm": name,
         "learner": runs[0].learner,
@@ -270,25 +310,34 @@ def row(name: str, runs: Sequence[Run]) -> Row:
         "method": runs[0].reader.config["train"].get("update", "dpo"),
         "judged": min(seen),
         "judged_max": max(seen),
-        "judge": next((run.figure("judge") for run in judged), None),
-        "n": n,
-        "win_rate": won / n if n else None,
-        "win_rate_low": low,
-        "win_rate_high": high,
+        "judge": judge,
+        "drawn": "replies" if pool is None else "topics",
+        **{key: found.get(key) for key in KEPT},
         "win_rate_min": min(rates, default=None),
         "win_rate_max": max(rates, default=None),
-        "wins": wins,
-        "ties": ties,
-        "losses": losses,
-        "win_rate_length_matched": _mean(judged, "win_rate_length_matched", "n_length_matched"),
-        "n_length_matched": int(sum(run.number("n_length_matched") or 0 for run in judged)),
-        **{key: _mean(judged, key) for key in MEANS},
-        **_ratio(judged),
+        "win_rate_seeds_low": seeds.low,
+        "win_rate_seeds_high": seeds.high,
         "tie_rate": _share(runs, "ties", ("ties", "pairs")),
         "null_rate": _share(runs, "nulls", ("candidates",)),
         "margin_scaled": _over([value for run in runs for one in run.rounds if (value := one.figures.get("margin_scaled")) is not None]),
         "kl": _over([value for run in runs if run.rounds and (value := run.rounds[-1].figures.get("kl")) is not None]),
     }
+
+
+def _of_figures(judged: Sequence[Run]) -> Row:
+    """Sums and means of what the runs' own figures say, for runs whose replies are not kept: every reply counts alike."""
+    wins, ties, losses, n = (int(sum(run.number(key) or 0 for run in judged)) for key in ("wins", "ties", "losses", "n"))
+    # Of several judges a win counts by their share, so it is the rate that tells; rounded, as it is a sum of shares again.
+    won = sum(round((run.number("win_rate") or 0) * (run.number("n") or 0), 6) for run in judged)
+    low, high = wilson(won, n) if n else (None, None)
+    return {
+        "n": n, "win_rate": won / n if n else None, "win_rate_low": low, "win_rate_high": high,
+        "wins": wins, "ties": ties, "losses": losses,
+        "win_rate_length_matched": _mean(judged, "win_rate_length_matched", "n_length_matched"),
+        "n_length_matched": int(sum(run.number("n_length_matched") or 0 for run in judged)),
+        **{key: _mean(judged, key) for key in MEANS},
+        **_ratio(judged),
+    }  # fmt: skip
 
 
 def _mean(runs: Sequence[Run], name: str, weight: str = "n") -> float | None:
