@@ -30,8 +30,6 @@ def parts_of(topics: Sequence[Topic], held: int, choosing: int) -> Parts:
 
 def _of_world(topics: Sequence[Topic], held: int) -> Parts | None:
     world = load()
-    if not hasattr(world, "part"):  # TODO gone when the world has its parts
-        return None
     if any(topic.text not in world.topics for topic in topics):
         return None
     train, choose, held_out = ([topic for topic in topics if topic.text in world.part(name)] for name in ("train", "choose", "held_out"))

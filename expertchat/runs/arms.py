@@ -317,6 +317,7 @@ def row(name: str, runs: Sequence[Run], pool: Pool | None = None) -> Row:
         "win_rate_max": max(rates, default=None),
         "win_rate_seeds_low": seeds.low,
         "win_rate_seeds_high": seeds.high,
+        "reward_gain": _over([gain for run in runs if (gain := _gain(run.rounds)) is not None]),
         "tie_rate": _share(runs, "ties", ("ties", "pairs")),
         "null_rate": _share(runs, "nulls", ("candidates",)),
         "margin_scaled": _over([value for run in runs for one in run.rounds if (value := one.figures.get("margin_scaled")) is not None]),
@@ -362,6 +363,13 @@ def _ratio(runs: Sequence[Run]) -> Row:
         square += ((run.number("n") or 0) * (run.number("distinct_base") or 0) / total * (high - low) / (2 * z)) ** 2
     reach = z * square**0.5
     return {"distinct_ratio": ratio, "distinct_ratio_low": ratio - reach, "distinct_ratio_high": ratio + reach}
+
+
+def _gain(rounds: Sequence[Metrics]) -> float | None:
+    """The reward of the candidates in the last fourth of the rounds, less that in the first."""
+    rewards = [value for one in rounds if isinstance(value := one.figures.get("reward_mean"), int | float)]
+    few = max(1, len(rewards) // 4)
+    return fmean(rewards[-few:]) - fmean(rewards[:few]) if len(rewards) > 1 else None
 
 
 def _share(runs: Sequence[Run], part: str, whole: Sequence[str]) -> float | None:
