@@ -187,8 +187,7 @@ def _truth(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
     found: dict[str, Figure] = bounded("distinct_ratio", ratio)
     for name, field in (("repeats", "repeats"), ("wrong", "wrong"), ("truth", "score")):
         found |= _apart(name, compared, seed, _of("policy", field), _of("base", field))
-    for who, place in (("policy", 0), ("base", 1)):
-        tallies = [one[place] for one in both]
+    for who, tallies in (("policy", [p for p, _, _ in both]), ("base", [b for _, b, _ in both])):
         said = sum(t.claims for t in tallies)
         found |= {
             f"distinct_{who}": fmean(t.distinct for t in tallies),

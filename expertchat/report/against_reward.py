@@ -52,7 +52,9 @@ def truth_against_reward(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
         f"truth {written(line[4], PLAIN)}{interval(line[5], line[6], PLAIN)}"  # type: ignore[arg-type]
         for line in lines
     )
-    note = "Truth: new facts a reply, less repeats and what is wrong. Where the reward rises and the truth does not, the judges are pleased and "
-    note += "nothing is gained. Lines: 95 % intervals, topics drawn."
+    note = (
+        "Truth: new facts a reply, less repeats and what is wrong. Where the reward rises and the truth does not, the judges are pleased "
+        "and nothing is gained. Lines: 95 % intervals, topics drawn."
+    )
     columns = ("arm", "reward", "reward_low", "reward_high", "truth", "truth_low", "truth_high")
     return Figure(f"{before}-truth_reward", "Truth against reward", f"{said}.", columns, lines, draw, note, (7.2, 3.4))

@@ -34,7 +34,8 @@ def of_arms(subject: Subject) -> Verdict | None:
         return _not_judged(subject)
     ranked = sorted(rows, key=lambda row: row["win_rate"], reverse=True)
     alone = len({row["arm"] for row in rows}) == 1
-    cannot = [unfinished(subject), _about_judge(rows), _about_length(rows), _about_reward(rows), _about_size(rows), _about_ties(rows), _about_seeds(rows)]
+    about = (_about_judge, _about_length, _about_reward, _about_size, _about_ties, _about_seeds)
+    cannot = [unfinished(subject), *(said(rows) for said in about)]
     return Verdict(_one(rows) if alone else _several(ranked), " ".join(filter(None, cannot)), _drawing(ranked[:SHOWN]))
 
 

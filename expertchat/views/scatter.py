@@ -32,7 +32,8 @@ def scatter(dots: Sequence[Dot], across: str, up: str, width: int = 60, height: 
     known = [dot for dot in dots if math.isfinite(dot.x) and math.isfinite(dot.y)][: len(LETTERS)]
     if not known:
         return []
-    (left, right), (low, high) = (_ends([0.0, *(dot[at] for dot in known)]) for at in (1, 2))
+    left, right = _ends([0.0, *(dot.x for dot in known)])
+    low, high = _ends([0.0, *(dot.y for dot in known)])
 
     def column(x: float) -> int:
         return round((x - left) / (right - left) * (width - 1))

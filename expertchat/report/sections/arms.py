@@ -15,8 +15,8 @@ from expertchat.text.in_words import line
 Arm = Mapping[str, Any]
 WON = Axis("replies that win against the base's, %", True, 0.5, 0.0, 1.0)
 NOTE = (
-    "Lines: 95 % interval, whole topics drawn over the replies of all seeds, a tie is half a win; ticks below: the lowest and the highest seed "
-    "alone. How far the seeds lie apart is not in the interval."
+    "Lines: 95 % interval, whole topics drawn over the replies of all seeds, a tie is half a win; ticks below: the lowest and the highest "
+    "seed alone. How far the seeds lie apart is not in the interval."
 )
 ALONE = "Lines: Wilson's 95 % interval, which takes each reply for itself: the runs keep none, so their topics are not known."
 COLUMNS = (
@@ -78,6 +78,11 @@ def _row(name: str, row: Arm, key: str, count: str) -> Row:
     return Row(name, row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high"), row.get(count))
 
 
+def _cell(title: str, key: str, row: Arm) -> Cell:
+    value = row.get(key)
+    return Cell(value) if isinstance(value, str) else cell_of(title, value, row.get(f"{key}_low"), row.get(f"{key}_high"))
+
+
 def _by_seed(row: Arm) -> list[float]:
     """The lowest and the highest seed, which is all of two."""
     if len(row["seeds"]) < 2:
@@ -88,8 +93,7 @@ def _by_seed(row: Arm) -> list[float]:
 def _table(rows: Sequence[Arm], names: Sequence[str]) -> Shown:
     shown = [(title, key) for title, key in COLUMNS if any(row.get(key) is not None for row in rows)]
     cells = {
-        name: [Cell(row[key]) if isinstance(row.get(key), str) else cell_of(title, row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high"))
-               for title, key in shown]
+        name: [_cell(title, key, row) for title, key in shown]
         for name, row in zip(names, rows, strict=True)
     }  # fmt: skip
     columns = ["seeds", *(title for title, _ in shown)]

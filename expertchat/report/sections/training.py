@@ -77,7 +77,7 @@ COMPARED: Sequence[tuple[str, str, str | None, str | None]] = (
     ("wrong facts a reply", "wrong_policy", "wrong_base", "wrong_difference"),
     ("facts that are right, %", "accuracy_policy", "accuracy_base", "accuracy_difference"),
     ("repeats a reply", "repeats_policy", "repeats_base", "repeats_difference"),
-    ("truth: new facts, less repeats and wrong ones", "truth_policy", "truth_base", "truth_difference"),
+    ("new facts, less repeats and wrong ones", "truth_policy", "truth_base", "truth_difference"),
     ("what the judges of training make of it", "reward_policy", "reward_base", "reward_difference"),
     ("sentences said before", "again_policy", "again_base", "again_difference"),
     ("questions a reply", "questions_policy", "questions_base", "questions_difference"),
@@ -89,8 +89,8 @@ COMPARED: Sequence[tuple[str, str, str | None, str | None]] = (
 )  # fmt: skip
 OF_ROWS = "What is held out is of the same kind as what was learnt from: of other texts these figures say nothing. Another seed may differ."
 CANNOT = (
-    "Intervals are by topic: of other topics than those of the evaluation they hold as far as these are like them, and another seed may come "
-    "out elsewhere. Who judges in training may be wrong in ways that training learns to use."
+    "Intervals are by topic: of other topics than those of the evaluation they hold as far as these are like them, and another seed may "
+    "come out elsewhere. Who judges in training may be wrong in ways that training learns to use."
 )
 
 
