@@ -13,7 +13,7 @@ from expertchat.evaluation.by_topic import RESAMPLES, counted, estimate
 from expertchat.judging.shares import LEVEL, quantile, score_interval, wilson
 
 FEW = 3  # clusters that say something of others
-__all__ = ["LEVEL", "RESAMPLES", "Interval", "bootstrap", "mean_by_cluster", "quantile", "scaled_margin", "score_interval", "wilson"]
+__all__ = ["FEW", "LEVEL", "RESAMPLES", "Interval", "bootstrap", "mean_by_cluster", "quantile", "scaled_margin", "score_interval", "wilson"]
 
 
 class Interval(NamedTuple):
