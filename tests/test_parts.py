@@ -36,7 +36,7 @@ def test_a_list_is_parted_from_its_end() -> None:
 
 def test_the_embedded_world_has_parts_of_its_own() -> None:
     world = load()
-    mixed = [name for three in zip(world.part("held_out"), world.part("train"), strict=False) for name in three] + list(world.part("choose"))
+    mixed = [one for two in zip(world.part("held_out"), world.part("train"), strict=False) for one in two] + [*world.part("choose")]
     parts = parts_of(topics(*mixed), held=3, choosing=0)
     assert set(named(parts.choose)) == set(world.part("choose")) and len(parts.held_out) == 3
     assert set(named(parts.held_out)) <= set(world.part("held_out")) and set(named(parts.train)) <= set(world.part("train"))
