@@ -161,6 +161,8 @@ def _about_size(rows: Sequence[Row]) -> str | None:
     if known:
         most = max(known, key=lambda row: row["win_rate_least"])
         points = 100 * most["win_rate_least"]
+        if points >= 50:
+            return f"{counted(most['topics'], 'topic')} can show of no win rate that it is not 50 %."
         return f"On {counted(most['topics'], 'topic')} an effect under {points:.0f} points is missed one time in five or more."
     n = min(row["n"] for row in rows)
     return f"With {n} comparisons a difference under about {100 * 0.98 / n**0.5:.0f} points cannot be seen." if n < FEW else None
