@@ -52,7 +52,7 @@ def held_out_topics(against: Against, trained: Collection[str]) -> tuple[Parts, 
         return Parts([], [], every[-wanted:]), said
     parts = parts_of(every, wanted, choosing)
     choose, held_out = (_without(part, known) for part in (parts.choose, parts.held_out))
-    if len(held_out) == wanted and len(choose) >= min(choosing, 1):
+    if len(held_out) == len(parts.held_out) and (len(held_out) == wanted or parts.choose) and len(choose) >= min(choosing, 1):
         return Parts([], choose, held_out), None
     held_out, said = free[-wanted:], None
     choose = free[:-wanted][-choosing:] if choosing else []
