@@ -117,7 +117,7 @@ def _added(
     own = [row for row, name in zip(rows, systems, strict=True) if name == system and counts in row.counts]
     counted, groups = [row.counts[counts] for row in own], [row.item.group for row in own]
     scale: Scale = "ratio" if formula is _perplexity else "number"  # a perplexity is uncertain by a factor
-    found = estimate(counted, groups, lambda sums: numpy.apply_along_axis(formula, -1, sums), scale, seed=seed)
+    found = estimate(counted, groups, lambda sums: numpy.apply_along_axis(lambda one: formula(one.tolist()), -1, sums), scale, seed=seed)
     bounds = (found.low, found.high) if found.topics >= FEW else (None, None)
     return {"n": len(own), "mean": found.value, "low": bounds[0], "high": bounds[1]}
 

@@ -34,8 +34,8 @@ def truth_against_reward(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
     if len(shown) < 2:
         return None
 
-    def of(row: Mapping[str, Any], name: str) -> tuple[float | None, float | None, float | None]:
-        return row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
+    def of(row: Mapping[str, Any], name: str) -> tuple[float, float | None, float | None]:
+        return float(row[name]), row.get(f"{name}_low"), row.get(f"{name}_high")
 
     def draw(axes: Axes) -> None:
         axes.axhline(0, color=FAINT, linewidth=0.9, zorder=0)
@@ -48,7 +48,7 @@ def truth_against_reward(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
             if low is not None and high is not None:
                 axes.plot([x, x], [low, high], color=look, linewidth=0.9)
             mark = MARKS[(i + i // len(COLOURS)) % len(MARKS)]
-            axes.plot([x], [y], color=look, marker=mark, linestyle="none", markersize=6, label=name)  # type: ignore[list-item]
+            axes.plot([x], [y], color=look, marker=mark, linestyle="none", markersize=6, label=name)
         what = "of held-out replies, policy less base" if reward == HELD_OUT else "of the candidates, last rounds less first"
         axes.set_xlabel(f"reward {what}")
         axes.set_ylabel("truth, policy less base")
