@@ -97,7 +97,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("KL", lambda row: _number(row["kl"], 1)),
     ("rounds", _rounds),
 )
-FIRST = 9  # columns of the upper table where the screen is not wide
+FIRST = 8  # columns of the upper table where the screen is not wide
 # Whether the judges are pleased and nothing is gained: policy less base, a reply.
 PLEASED: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("reward", _change("reward_difference")),
