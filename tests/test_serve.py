@@ -165,8 +165,8 @@ def test_an_environment_without_vllm(tmp_path: Path, capsys: Captured) -> None:
 
 def test_the_command_line() -> None:
     config = load("serve", [
-        "model=auto", "model.path=models/Mixtral-GPTQ/", "model.dtype=fp16", "model.context_length=4096", "run.seed=7", "server.memory=0.85",
-        "server.container=apptainer exec --nv vllm.sif", "server.requests=16", 'server.options=["--enforce-eager"]',
+        "model=auto", "model.path=models/Mixtral-GPTQ/", "model.dtype=fp16", "model.context_length=4096", "run.seed=7",
+        "server.memory=0.85", "server.container=apptainer exec --nv vllm.sif", "server.requests=16", 'server.options=["--enforce-eager"]',
     ])  # fmt: skip
     assert config.name == "Mixtral-GPTQ"
     assert command(config, Path("/m/x"), 8000, "0.0.0.0", 2) == [

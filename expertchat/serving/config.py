@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from expertchat.config import Group, ModelConfig, RunConfig, Text
 
+NAME = "serve"  # of the command
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM has room for
 
 

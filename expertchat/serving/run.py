@@ -23,11 +23,10 @@ from expertchat.folder.here import place as job_here
 from expertchat.folder.run import DONE, FAILED, STOPPED, Hub, Interrupts, in_folder, run_folder, started, stopped
 from expertchat.folder.run_folder import RunFolder
 from expertchat.folder.writing import saving
-from expertchat.serving.config import ServeConfig
+from expertchat.serving.config import NAME, ServeConfig
 from expertchat.serving.started import LOG, Failed, Started, free_port
 from expertchat.serving.vllm import EVERYWHERE, HERE, command, require_vllm, shared_out, variables, visible_gpus
 
-COMMAND = "serve"
 LOOK = 0.2  # seconds between two looks at the command beside it
 SELDOM = 5.0  # and between two looks at a server that has none
 
@@ -45,7 +44,7 @@ def run_serve(config: ServeConfig, command_line: list[str], sink: Sink, beside: 
     """Serve until a signal comes, or until the command `beside` has ended. Returns that command's exit code, without one 3 (the same line
     serves again), and 1 where the server failed. Raises ConfigError for what is wrong before it is started."""
     with Hub(sink) as hub, Interrupts() as interrupts:
-        place = run_folder(config.run.dir, COMMAND)
+        place = run_folder(config.run.dir, NAME)
         return in_folder(
             hub,
             interrupts,
@@ -66,7 +65,7 @@ class _Serving:
         model = find_folder(self.config.model.path, self.config.model.revision, models_dir=self.config.model.models_dir)
         gpus, rest = shared_out(self.config.server.gpus, visible_gpus(os.environ), bool(self.beside))
         self.folder.open()
-        self.hub.send(started(COMMAND, self.folder, conversations=0, turns=0))
+        self.hub.send(started(NAME, self.folder, conversations=0, turns=0))
         self.hub.notes(self.folder.notes)
         try:
             server, address = self._start(model, gpus)

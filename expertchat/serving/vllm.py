@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from expertchat.backends.folders import resolve_path, settings_of
@@ -38,9 +39,10 @@ def model_problems(config: ModelConfig) -> Iterator[str]:
         )
     if config.quantization in ("nf4", "int8"):
         yield f"model.quantization={config.quantization}: is bitsandbytes' form, made while a model is loaded; {FOUR_BITS}"
-    place = resolve_path(config.path, config.models_dir)
-    if isinstance(place, Path) and is_gguf(place):
-        yield f"model.path={config.path}: a GGUF file runs on llama.cpp, in the run's own process: model.backend=llamacpp there"
+    with suppress(ConfigError):  # a folder that is not there is told of where it is looked for
+        place = resolve_path(config.path, config.models_dir)
+        if isinstance(place, Path) and is_gguf(place):
+            yield f"model.path={config.path}: a GGUF file runs on llama.cpp, in the run's own process: model.backend=llamacpp there"
 
 
 def server_problems(config: VllmConfig, here: bool) -> Iterator[str]:
