@@ -172,6 +172,8 @@ BAD: list[tuple[str, list[str]]] = [
     ("dpo thesis", ["data.path=thesis: holds no pairs.jsonl"]),
     ("audit gone", ["source.path=gone: no such file or folder"]),
     ("audit against=trth thesis", ["against", "'truth', 'label' or 'people'", "trth"]),
+    ("plan gpus=4x16 server.seat=b server.gpus=5", ["server.gpus=5: there are 4 GPUs", "the last ones are the server's"]),
+    ("plan gpus=4x16 server.seat=c train.expert=d", ["2 problems", "server.seat=c: is no expert", "train.expert=d: is no expert"]),
     ("serve", ["model.path: has no value"]),
     ("serve one two", ["serve takes one model: here are one, two", "behind --"]),
     ("serve nowhere/x model.quantization=nf4 model.trained=gone server.python=/no/python server.key_from=mine server.gpus=[1,1]",

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,16 @@ class Heard(list[events.AnyEvent]):
         return last
 
 
-def wanted(folder: Path, *words: str, variables: tuple[str, ...] = ()) -> Any:
+@cache
+def base() -> Any:
+    return load("serve", ["model=embedded_llama", "server.name=m"])
+
+
+def wanted(folder: Path, *variables: str, **server: Any) -> Any:
     """The config of a server in `folder`, by the stand-in."""
     given = [STAND_IN, f"STAND_IN_TOLD={folder}.told", *variables]
-    quoted = ",".join(f"'{word}'" for word in given)
-    return load("serve", ["model=embedded_llama", f"run.dir={folder}", "server.name=m", f"server.environment=[{quoted}]", *words])
+    run = base().run.model_copy(update={"dir": str(folder)})
+    return base().model_copy(update={"run": run, "server": base().server.model_copy(update={"environment": given, **server})})
 
 
 def python(text: str) -> list[str]:
@@ -86,7 +92,7 @@ time.sleep(60)
 
 def test_a_command_beside_it_finds_it_and_its_exit_code_is_that_of_all(tmp_path: Path) -> None:
     heard, folder = Heard(), tmp_path / "server"
-    code = run_serve(wanted(folder, "server.adapters=9"), ["serve"], heard, [*python(ASKS), str(folder)])
+    code = run_serve(wanted(folder, adapters=9), ["serve"], heard, [*python(ASKS), str(folder)])
     assert code == 5 and heard.end.reason == "the command beside it is at its end (exit code 5)"
     assert addresses(folder) == [] and not (folder / "summary.json").exists()  # the same line serves again
     told = json.loads(Path(f"{folder}.told").read_text())
@@ -113,7 +119,7 @@ def test_a_signal_goes_to_the_command_which_still_asks_while_it_stops(tmp_path: 
 
 def test_a_server_that_ends_stops_the_command_and_is_a_failure(tmp_path: Path) -> None:
     heard, folder = Heard(), tmp_path / "server"
-    config = wanted(folder, variables=("STAND_IN_ENDS=0.3",))
+    config = wanted(folder, "STAND_IN_ENDS=0.3")
     began = time.monotonic()
     assert run_serve(config, ["serve"], heard, python("import time; time.sleep(60)")) == 1
     assert time.monotonic() - began < 20
@@ -125,19 +131,19 @@ def test_a_server_that_ends_stops_the_command_and_is_a_failure(tmp_path: Path) -
 
 def test_what_it_says_is_told_where_it_does_not_come_up(tmp_path: Path) -> None:
     heard, folder = Heard(), tmp_path / "server"
-    assert run_serve(wanted(folder, variables=("STAND_IN_FAILS=CUDA out of memory",)), ["serve"], heard) == 1
-    assert heard.end.reason == (
-        f"vLLM: it has ended (exit code 1): ValueError: CUDA out of memory (all of it: {folder / 'server.log'})"
-    )
+    assert run_serve(wanted(folder, "STAND_IN_FAILS=CUDA out of memory"), ["serve"], heard) == 1
+    said = "vLLM: it has ended (exit code 1): ValueError: CUDA out of memory"
+    assert heard.end.reason == f"{said} (all of it: {folder / 'server.log'})"
     heard.clear()
-    slow = wanted(folder, "server.wait=0.2", variables=("STAND_IN_LOADS=60",))
+    slow = wanted(folder, "STAND_IN_LOADS=60", wait=0.2)
     assert run_serve(slow, ["serve"], heard) == 1  # the same folder: how it is served may change
     assert "it does not answer after 0 s (server.wait)" in str(heard.end.reason)
 
 
+@pytest.mark.slow
 def test_it_stops_when_nobody_asks(tmp_path: Path) -> None:
     heard = Heard()
-    assert run_serve(wanted(tmp_path / "server", "server.idle=0.3"), ["serve"], heard) == 0
+    assert run_serve(wanted(tmp_path / "server", idle=0.3), ["serve"], heard) == 0
     assert heard.end.reason == "nobody has asked for 0 s (server.idle)"
 
 

@@ -6,7 +6,6 @@ The job starts `expertchat serve` with the run as the command beside it: the ser
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +51,21 @@ def of_the_run(cluster: ClusterConfig, served: ServeConfig | None) -> ClusterCon
     return cluster if served is None else cluster.model_copy(update={"gpus": cluster.gpus - _count(served, cluster, beside=True)})
 
 
-def beside_problems(config: Any, served: ServeConfig, ranks: int, array: object) -> Iterator[str]:
+def beside_problems(config: Any, served: ServeConfig, ranks: int, array: object) -> list[str]:
     """What keeps a run and its server out of one job."""
+    found = list[str]()
     if array is not None:
-        yield "--serve: the tasks of an array would have a server each; submit one server as a job of its own, which all of them ask"
+        found.append("--serve: the tasks of an array would have a server each; submit one as a job of its own, which all of them ask")
     if ranks > 1:
-        yield "--serve: a run of several processes is started by srun; submit the server as a job of its own"
+        found.append("--serve: a run of several processes is started by srun; submit the server as a job of its own")
     place = Path(str(served.run.dir)).resolve()
     asked = [url for model in models_of(config).values() for url in _words(model.url) if is_folder(url)]
     if not any(Path(url).expanduser().resolve() == place for url in asked):
-        yield (
+        found.append(
             f"--serve: nobody asks this server; give the model of an expert its folder: experts.b.url={served.run.dir} "
             f"experts.b.model={served.name} (with model@experts.b=server)"
         )
+    return found
 
 
 def check_server(served: ServeConfig, cluster: ClusterConfig, beside: bool) -> Checked:
