@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,10 +12,10 @@ from expertchat.backends.gguf import is_gguf, lacks_package
 from expertchat.backends.layouts import experts_of, fused_experts
 from expertchat.backends.learnt import find_learnt, misfit
 from expertchat.backends.loading import embedder_path, other_embedder
+from expertchat.backends.served.address import ADDRESS, is_folder
 from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig
 from expertchat.text.redaction import is_secret_name
 
-ADDRESS = re.compile(r"https?://[^\s/]+(/\S*)?")
 Found = Mapping[str, Path]
 """By seat: the folder of each model that is here."""
 
@@ -28,7 +27,8 @@ def server_problems(key: str, config: ModelConfig | EmbedderConfig) -> Iterator[
     urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
     if not urls:
         yield f"{key}.url: is not set, but {key}.backend=server needs it; name its address, as http://HOST:8000/v1"
-    yield from (f"{key}.url={url}: is no address; write http://HOST:PORT/v1" for url in urls if not ADDRESS.fullmatch(url))
+    wrong = [url for url in urls if not ADDRESS.fullmatch(url) and not is_folder(url)]
+    yield from (f"{key}.url={url}: is no address; write http://HOST:PORT/v1, or the folder of expertchat serve" for url in wrong)
     if not config.model:
         yield f"{key}.model: is not set, but {key}.backend=server needs it; say what the server calls the model"
     if importlib.util.find_spec("openai") is None:

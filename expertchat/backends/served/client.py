@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from expertchat.backends.served.address import is_folder, urls_of, wait_for_urls
 from expertchat.backends.served.config import ServerConfig
 from expertchat.backends.served.level import MOST, Gate, Level
 from expertchat.backends.served.trouble import Denied, OddAnswer, Refused, Trouble, trouble_of
@@ -75,12 +76,15 @@ class Address:
 
 
 class Client:
-    """What several models behind one address share."""
+    """What several models behind one address share.
+
+    `urls`: addresses, or folders of servers (see address.py), which are waited for. Raises ConfigError where none comes.
+    """
 
     def __init__(self, urls: Sequence[str], secret: str | None, terms: Terms) -> None:
         self.terms, self.settings = terms, terms.settings
-        self.secret = secret
-        self.addresses = [Address(url.rstrip("/"), _openai(url, self.secret, self.settings)) for url in urls]
+        self.secret, self.words = secret, list(urls)
+        self.addresses = [self._at(url) for url in wait_for_urls(urls, self.settings.wait)]
         self.gate = Gate(Level(self.settings.concurrency or MOST))
         self.sent = self.refused = 0
         self.leaving = False  # nothing more is to be sent
@@ -91,6 +95,17 @@ class Client:
     @property
     def name(self) -> str:
         return self.addresses[0].url.partition("://")[2]
+
+    def _at(self, url: str) -> Address:
+        return Address(url.rstrip("/"), _openai(url, self.secret, self.settings))
+
+    def _look_again(self) -> None:
+        """Servers of a folder may stand elsewhere by now: one that was requeued, or more tasks of an array."""
+        known = {one.url: one for one in self.addresses}
+        found = urls_of(self.words) if any(map(is_folder, self.words)) else []
+        if found and set(found) != set(known):
+            self.addresses = [known.get(url) or self._at(url) for url in found]
+            self.terms.say(f"the servers of {', '.join(self.words)} stand at {', '.join(found)} now")
 
     async def ask(
         self,
@@ -151,6 +166,8 @@ class Client:
         if trouble.kind == "refused" or (trouble.kind == "odd" and tries >= ODD_TRIES):
             self.refused += 1
             raise Refused(said)
+        if trouble.gone:
+            self._look_again()
         others = [one for one in self.addresses if one is not address and one.back <= time.monotonic()]
         if trouble.kind == "down" and others:
             address.back = time.monotonic() + LEFT_OUT
