@@ -14,17 +14,17 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from expertchat.backends.served.address import is_folder, urls_of, wait_for_urls
 from expertchat.backends.served.config import ServerConfig
 from expertchat.backends.served.level import MOST, Gate, Level
+from expertchat.backends.served.terms import Terms
 from expertchat.backends.served.trouble import Denied, OddAnswer, Refused, Trouble, trouble_of
 from expertchat.config import ConfigError
 from expertchat.folder.run import Halted
-from expertchat.folder.served import Ledger
 from expertchat.text.redaction import HIDDEN
 
 T = TypeVar("T")
@@ -32,16 +32,6 @@ ODD_TRIES = 3  # of a request that is answered with something of another shape
 LEFT_OUT = 60.0  # seconds for which one of several servers is asked nothing after its connection was lost
 PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before the second try, doubled with each
 CONNECT = 10.0
-
-
-@dataclass
-class Terms:
-    """How the servers of a run are asked, where their answers are kept, and who is told what happens."""
-
-    settings: ServerConfig = field(default_factory=ServerConfig)
-    ledger: Ledger = field(default_factory=Ledger)
-    say: Callable[[str], None] = lambda text: None
-    clients: dict[tuple[str | None, ...], Client] = field(default_factory=dict)  # by addresses and the name of their key
 
 
 class Bounds(NamedTuple):
