@@ -271,8 +271,10 @@ def test_tables_have_what_is_there_and_say_what_others_reported(tmp_path: Path) 
     text = markdown(shown)
     assert "| *they* | 3 | – |" in text and "nothing of it was measured here" in text
     assert json.loads(as_json(study(), made))["tables"]["first"]["rows"]["said"] == [[4, None, None], [2.5, 2, 3.25]]
-    whole = report(study(), "two", "smoke", made, {"talk-0": 12.4})
-    assert "`expertchat converse conversation.count=1 " in whole and "| 12 |" in whole
+    whole = report(study(), ["two", "smoke", "count=1 2"], made, {"talk-0": 12.4})
+    assert (
+        "`expertchat converse conversation.count=1 " in whole and "| 12 |" in whole and "`expertchat study two smoke 'count=1 2'`" in whole
+    )
 
 
 def test_a_list_in_a_file_is_a_row_for_each_entry(tmp_path: Path) -> None:
@@ -332,6 +334,7 @@ def test_the_first_sentence_of_a_study_holds_its_figures_or_is_none(tmp_path: Pa
     for step in made[:2]:
         worked(step, tmp_path / "log", lambda *_: None)
     assert finding(file, tables_of(file, made)) == "It took 3 turns4."  # four words: three of its own and the folder
+    assert report(file, ["two", "smoke"], made, {}).startswith("# Two seeds talk\n\nIt took 3 turns4.\n\n## How long")
     with pytest.raises(ValueError, match="says: there is no table 'frst'; did you mean first"):
         StudyFile.model_validate({**written, "says": "{frst|they|turns}"})
 

@@ -140,14 +140,14 @@ def _answers(path: Path, count: int) -> list[str | None]:
 # -- the report -------------------------------------------------------------------------------------------------------------
 
 
-def report(study: StudyFile, name: str, size: str, steps: Sequence[Step], seconds: Mapping[str, float]) -> str:
-    """The study as Markdown: what it is, its tables, and every command that was run."""
-    parts = [f"# {study.title}", study.about.strip()]
-    parts += [table(shown) for shown in tables_of(study, steps).values()]
+def report(study: StudyFile, asked: Sequence[str], steps: Sequence[Step], seconds: Mapping[str, float]) -> str:
+    """The study as Markdown: what came out, what it is, its tables, and every command that was run. `asked`: its name, size and words."""
+    tables = tables_of(study, steps)
+    parts = [f"# {study.title}", inside(finding(study, tables) or ""), study.about.strip(), *map(table, tables.values())]
     lines = [f"| {step.name} | {inside(step.about)} | `expertchat {inside(shlex.join([step.command, *step.words]))}` "
              f"| {seconds.get(step.name, 0):.0f} |" for step in steps]  # fmt: skip
     whole = "\n".join(["| step | what | command | s |", "|---|---|---|---|", *lines])
-    parts += ["## What was run", f"`expertchat study {name} {size}`", whole]
+    parts += ["## What was run", f"`expertchat study {inside(shlex.join(asked))}`", whole]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
