@@ -38,6 +38,7 @@ def _parts(name: str, table: Mapping[str, Any]) -> Iterator[Figure | Shown]:
     columns, published = list(map(str, table["columns"])), frozenset(map(str, table.get("published", ())))
     rows = {str(row): [Cell(*cell) for cell in cells] for row, cells in table["rows"].items()}
     yield Shown(str(table["title"]), columns, rows, published, str(table.get("note") or ""))
+    title = line(str(table["title"])).rstrip("?.")
     for at, column in enumerate(columns):
         cells = {row: own[at] for row, own in rows.items() if at < len(own)}
         if len(cells) < 2 or not any(cell.low is not None for cell in cells.values()):
@@ -45,9 +46,7 @@ def _parts(name: str, table: Mapping[str, Any]) -> Iterator[Figure | Shown]:
         estimates = [
             Row(f"{row} (reported)" if row in published else row, number(cell.value), cell.low, cell.high) for row, cell in cells.items()
         ]
-        figure = forest(
-            f"{name}-{at}", f"{line(str(table['title']))}: {line(column)}", Axis(line(column)), estimates, "Lines: 95 % intervals."
-        )
+        figure = forest(f"{name}-{at}", f"{title}: {line(column)}", Axis(line(column)), estimates, "Lines: 95 % intervals.")
         if figure is not None:
             yield figure
 
