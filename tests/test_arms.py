@@ -14,8 +14,11 @@ import yaml
 
 from expertchat.config import ConfigError
 from expertchat.evaluation.figures import Comparison, figures
+from expertchat.evaluation.manner import Manner
 from expertchat.evaluation.statistics import wilson
+from expertchat.evaluation.truth import Tally
 from expertchat.records import Figure, Metrics, Turn
+from expertchat.report.against_reward import as_svg, truth_against_reward
 from expertchat.runs.arms import NO_ARM, arms, run_arms
 from expertchat.views.arms import markdown, print_arms
 
@@ -25,7 +28,9 @@ EVALUATED: dict[str, Figure] = {
     "distinct_policy": 2.0, "distinct_base": 1.0, "distinct_ratio": 2.0, "distinct_ratio_low": 1.8, "distinct_ratio_high": 2.2,
     "repeats_policy": 0.1, "repeats_base": 0.2, "accuracy_policy": 0.9, "accuracy_base": 0.8, "wrong_policy": 0.3, "wrong_base": 0.2,
 }  # fmt: skip
-ROUND: dict[str, Figure] = {"pairs": 30, "ties": 10, "candidates": 160, "nulls": 8, "margin_scaled": 1.5, "kl": 3.0, "length": 40.0}
+ROUND: dict[str, Figure] = {
+    "reward_mean": 0.2, "pairs": 30, "ties": 10, "candidates": 160, "nulls": 8, "margin_scaled": 1.5, "kl": 3.0, "length": 40.0,
+}  # fmt: skip
 
 
 def metrics(kind: Any, number: int, figures: dict[str, Figure], learner: Any = "a") -> Metrics:
@@ -205,7 +210,7 @@ def test_files_hold_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixtu
     make(tmp_path / "runs" / "1", seed=1)
     make(tmp_path / "runs" / "2", arm="wim | [red]", evaluated=None)
     for suffix in ("md", "csv", "json"):
-        assert run_arms([str(tmp_path / "runs"), "--out", str(tmp_path / f"table.{suffix}")], print_arms, markdown) == 0
+        assert run_arms([str(tmp_path / "runs"), "--out", str(tmp_path / f"table.{suffix}")], print_arms, markdown, as_svg) == 0
     shown = capsys.readouterr().out
     assert "70.0 (63.3-75.9)" in shown and "wim | [red]" in shown  # wilson(140, 200); markup in a name stays text
     values = json.loads((tmp_path / "table.json").read_text())
@@ -226,17 +231,17 @@ def test_a_table_fits_a_narrow_screen(tmp_path: Path) -> None:
     print_arms(arms([tmp_path]).values(), out)
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 100
-    assert sum("sign_flipped" in line for line in lines) == 2  # one line in each of the two parts: nothing is folded
+    assert sum("sign_flipped" in line for line in lines) == 3  # one line in each of the three parts: nothing is folded
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     folder = make(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"must end in \.md, \.csv, \.json"):
-        run_arms([str(folder), "--out", "table.txt"], print_arms, markdown)
+        run_arms([str(folder), "--out", "table.txt"], print_arms, markdown, as_svg)
     with pytest.raises(ConfigError, match="cannot be written"):
-        run_arms([str(folder), "--out", str(tmp_path / "nowhere" / "table.md")], print_arms, markdown)
+        run_arms([str(folder), "--out", str(tmp_path / "nowhere" / "table.md")], print_arms, markdown, as_svg)
     with pytest.raises(SystemExit) as code:
-        run_arms([], print_arms, markdown)
+        run_arms([], print_arms, markdown, as_svg)
     assert code.value.code == 2
 
 
@@ -295,6 +300,31 @@ def test_arms_are_held_against_a_control_on_the_same_histories(tmp_path: Path) -
     assert other["mixed"]["control"] == "wim" and other["wim"]["control"] is None
     with pytest.raises(ConfigError, match="--control mxied: is none of the arms; did you mean"):
         arms([tmp_path], "mxied")
+
+
+def test_judges_that_are_pleased_by_replies_without_more_truth_are_told(tmp_path: Path) -> None:
+    """The policy's replies have as many facts as the base's; the judges of training like those of `flatters` better."""
+    even = Tally(distinct=2, repeats=0, wrong=0, claims=2)
+    asks = Manner(sentences=3, questions=1, agreements=0, again=0)
+    flattery = asks.model_copy(update={"questions": 0, "agreements": 1})
+    for arm, reward in (("flatters", 0.5), ("plain", 0.1)):
+        more = {"policy": even, "base": even, "manner_policy": flattery, "manner_base": asks, "reward_policy": reward, "reward_base": 0.1}
+        replies(make(tmp_path / arm, arm=arm), EVEN, TOPICS, **more)
+    rows = {row["arm"]: row for row in arms([tmp_path]).rows}
+    first, second = rows["flatters"], rows["plain"]
+    assert (first["reward_difference"], first["truth_difference"], first["n_reward"]) == (pytest.approx(0.4), 0.0, 40)
+    assert (first["questions_difference"], first["agreements_difference"], second["reward_difference"]) == (-1.0, 1.0, 0.0)
+    assert first["reward_gain"] == pytest.approx(0.0)  # of the two rounds
+    text = markdown(arms([tmp_path]).values())
+    assert "| flatters | +0.40 | 0.00 | +0.00 |" in text and "hacked" in text
+    out = io.StringIO()
+    print_arms(arms([tmp_path]).values(), out)
+    assert "A flatters  B plain" in out.getvalue() and "truth, policy less base (up) against reward (across)" in out.getvalue()
+    figure = truth_against_reward(list(rows.values()), ["flatters", "plain"])
+    assert figure is not None and [line[:2] for line in figure.rows] == [["flatters", pytest.approx(0.4)], ["plain", 0.0]]
+    assert truth_against_reward([second], ["plain"]) is None
+    with pytest.raises(ConfigError, match="two arms and more"):
+        as_svg([second])
 
 
 def test_other_histories_are_not_held_against_each_other(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def _share(found: Found, error: float, alone: float, groups: int, level: float) 
     drawn = share_interval(value, error, alone, groups, level)
     even = EVEN["share"]
     # What the answers would vary by at 1/2, were they as alike within topics as they are.
-    spread = math.sqrt(drawn.worse * max(0.25, alone * found.n) / found.n) if alone else math.sqrt(0.25 / groups)
+    spread = math.sqrt(0.25 * drawn.worse / found.n if alone else 0.25 / groups)
     return found._replace(
         low=drawn.low, high=drawn.high, least=needed(groups, level) * spread, chance=t_chance(groups, (value - even) / spread)
     )

@@ -62,7 +62,7 @@ class Comparer:
         """The policy's reply, judged beside the base's; `rewarded`: by the judges of training as well."""
         found = yield from self._compared(held, version)
         config = self.config
-        if found.problem is not None or not rewarded or not config.reward.judged(config.judging):
+        if found.problem is not None or not rewarded:
             return found
         assert held.reply is not None
         roles = judges_of(config.judging.judges, self.learner, config.experts.seats, config.judging.partners)

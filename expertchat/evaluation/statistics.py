@@ -12,7 +12,8 @@ import numpy
 from expertchat.evaluation.by_topic import RESAMPLES, counted, estimate
 from expertchat.judging.shares import LEVEL, quantile, score_interval, wilson
 
-__all__ = ["LEVEL", "RESAMPLES", "Interval", "bootstrap", "mean_by_cluster", "quantile", "scaled_margin", "score_interval", "wilson"]
+FEW = 3  # clusters that say something of others
+__all__ = ["FEW", "LEVEL", "RESAMPLES", "Interval", "bootstrap", "mean_by_cluster", "quantile", "scaled_margin", "score_interval", "wilson"]
 
 
 class Interval(NamedTuple):
@@ -53,11 +54,11 @@ def mean_by_cluster(
     values: Sequence[float], clusters: Sequence[str], *, seed: int, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> Interval:
     """The interval of the mean of values that depend on each other within a cluster (histories of one topic): clusters are drawn whole
-    (expertchat.evaluation.by_topic). No bound with fewer than two clusters, nor where nothing varies.
+    (expertchat.evaluation.by_topic). No bound with fewer than three clusters, where it would say nothing, nor where nothing varies.
 
     Raises ValueError where values and clusters are not equally many.
     """
-    if len(set(clusters)) < 2 and len(values) == len(clusters):
+    if len(set(clusters)) < FEW and len(values) == len(clusters):
         return Interval(None, None)
     found = estimate(counted(values), clusters, seed=seed, resamples=resamples, level=level)
     return Interval(found.low, found.high)

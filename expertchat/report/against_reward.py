@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from expertchat.report.drawing import COLOURS, FAINT, MARKS
+from expertchat.config import ConfigError
+from expertchat.report.drawing import COLOURS, FAINT, MARKS, drawn
 from expertchat.report.parts import Figure, Number
 from expertchat.report.shapes import Axis, interval, name_of, written
+from expertchat.text.in_words import line as clean_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PLAIN = Axis("")
 HELD_OUT, IN_TRAINING = "reward_difference", "reward_gain"
+
+
+def names_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the arms are called, each otherwise than the others."""
+    several = len({row["learner"] for row in rows}) > 1
+    names = [f"{clean_line(row['arm'])}, expert {row['learner']}" if several else clean_line(row["arm"]) for row in rows]
+    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
 def truth_against_reward(rows: Sequence[Mapping[str, Any]], names: Sequence[str], before: str = "arms") -> Figure | None:
@@ -25,8 +34,8 @@ def truth_against_reward(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
     if len(shown) < 2:
         return None
 
-    def of(row: Mapping[str, Any], name: str) -> tuple[float | None, float | None, float | None]:
-        return row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
+    def of(row: Mapping[str, Any], name: str) -> tuple[float, float | None, float | None]:
+        return float(row[name]), row.get(f"{name}_low"), row.get(f"{name}_high")
 
     def draw(axes: Axes) -> None:
         axes.axhline(0, color=FAINT, linewidth=0.9, zorder=0)
@@ -39,7 +48,7 @@ def truth_against_reward(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
             if low is not None and high is not None:
                 axes.plot([x, x], [low, high], color=look, linewidth=0.9)
             mark = MARKS[(i + i // len(COLOURS)) % len(MARKS)]
-            axes.plot([x], [y], color=look, marker=mark, linestyle="none", markersize=6, label=name)  # type: ignore[list-item]
+            axes.plot([x], [y], color=look, marker=mark, linestyle="none", markersize=6, label=name)
         what = "of held-out replies, policy less base" if reward == HELD_OUT else "of the candidates, last rounds less first"
         axes.set_xlabel(f"reward {what}")
         axes.set_ylabel("truth, policy less base")
@@ -58,3 +67,11 @@ def truth_against_reward(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
     )
     columns = ("arm", "reward", "reward_low", "reward_high", "truth", "truth_low", "truth_high")
     return Figure(f"{before}-truth_reward", "Truth against reward", f"{said}.", columns, lines, draw, note, (7.2, 3.4))
+
+
+def as_svg(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The figure as a file. Raises ConfigError where there is nothing to draw, or nothing to draw with."""
+    figure = truth_against_reward(rows, names_of(rows))
+    if figure is None:
+        raise ConfigError("--out: truth against reward is of two arms and more whose truth is known; name a .md, .csv or .json")
+    return drawn(figure).decode("utf-8")

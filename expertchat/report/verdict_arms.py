@@ -86,18 +86,18 @@ def _several(rows: Sequence[Row]) -> str:
     paired = first.get("better_than")
     if paired is None:
         below = [row for row in rest if row["win_rate_high"] is not None and row["win_rate_high"] < (first["win_rate_low"] or 0.0)]
-        none, shown = "the intervals overlap, so that no arm is shown to be better than another", "whose intervals lie below it"
+        none, shown = "the intervals overlap, so that no arm is shown to be better than another", ""
     else:
         below = [row for row in rest if row["arm"] in paired and row["learner"] == first["learner"]]
         none = "history by history no other arm is shown to be worse"
-        shown = "on the same histories, corrected for all pairs of arms"
+        shown = ", on the same histories and corrected for all pairs of arms"
     said = f"Of {len(rows)} arms, {_called(first, rows)} is preferred to its base most often, in {_rate(first)}{_seeds(first)}"
     if not below:
         return f"{said}; {none}."
     if len(below) == len(rest):
-        return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, {shown}."
+        return f"{said}; that is more than {listed([_called(row, rows) for row in below])}{shown or ', whose intervals lie below it'}."
     others = listed([_called(row, rows) for row in rest if row not in below][:3]) if len(rest) - len(below) <= 3 else "the rest"
-    return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, {shown}, and not told apart from {others}."
+    return f"{said}; that is more than {listed([_called(row, rows) for row in below])}{shown}, and not told apart from {others}."
 
 
 def _learner(row: Row) -> str:
@@ -161,6 +161,8 @@ def _about_size(rows: Sequence[Row]) -> str | None:
     if known:
         most = max(known, key=lambda row: row["win_rate_least"])
         points = 100 * most["win_rate_least"]
+        if points >= 50:
+            return f"{counted(most['topics'], 'topic')} can show of no win rate that it is not 50 %."
         return f"On {counted(most['topics'], 'topic')} an effect under {points:.0f} points is missed one time in five or more."
     n = min(row["n"] for row in rows)
     return f"With {n} comparisons a difference under about {100 * 0.98 / n**0.5:.0f} points cannot be seen." if n < FEW else None

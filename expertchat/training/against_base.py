@@ -36,6 +36,7 @@ from expertchat.training.ranks import Ranks
 from expertchat.training.single import MOST_TOPICS
 
 THIRD = "third"
+ON_ALL = "the rows are on all topics of the evaluation: its win rate is on topics that the model was trained on"
 PLANNED = {PARTNER: "partner", THIRD: THIRD}  # what the memory plan calls those that are loaded beside the policy
 
 
@@ -48,19 +49,17 @@ def held_out_topics(against: Against, trained: Collection[str]) -> tuple[Parts, 
     known = {topic_key(topic) for topic in trained if topic}
     free, wanted, choosing = _without(every, known), config.evaluation.topics, config.evaluation.choosing
     if not free:
-        said = "the rows are on all topics of the evaluation: its win rate is on topics that the model was trained on"
-        return Parts([], [], every[-wanted:]), said
+        return Parts([], [], every[-wanted:]), ON_ALL
     parts = parts_of(every, wanted, choosing)
     choose, held_out = (_without(part, known) for part in (parts.choose, parts.held_out))
-    if len(held_out) == wanted and len(choose) >= min(choosing, 1):
+    if len(held_out) == len(parts.held_out) and (len(held_out) == wanted or parts.choose) and len(choose) >= min(choosing, 1):
         return Parts([], choose, held_out), None
-    held_out, said = free[-wanted:], None
-    choose = free[:-wanted][-choosing:] if choosing else []
+    choose, said = free[:-wanted][-choosing:] if choosing else [], None
     if len(free) < wanted:
         said = f"{len(free)} topics have no row to train on, so the evaluation has these and not evaluation.topics={wanted}"
     elif choosing and not choose:
         said = "no other topic without a row is left to choose by: the best weights are chosen on the topics that are held out, too"
-    return Parts([], choose, held_out), said
+    return Parts([], choose, free[-wanted:]), said
 
 
 def _without(topics: Iterable[Topic], known: Collection[str]) -> list[Topic]:

@@ -247,16 +247,21 @@ class OnlineConfig(Group):
         return Rules(self.candidates, self.judging, self.reward, self.run.seed)
 
     @property
+    def asks_judges(self) -> bool:
+        """Whether the judges of judging.judge are asked: for the rewards, or about replies of the last evaluation."""
+        return self.reward.judged(self.judging) or self.evaluation.rewarded > 0
+
+    @property
     def judge_names(self) -> set[JudgeName]:
         """Who judges: for the rewards, unless they ask nobody, and in the evaluations."""
-        judging = set(self.judging.judges) if self.reward.judged(self.judging) else set()
+        judging = set(self.judging.judges) if self.asks_judges else set()
         return judging | ({self.evaluation.by} if self.evaluation.asks else set())
 
     @property
     def embeds(self) -> bool:
         """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
         reward = self.reward
-        asked = reward.judged(self.judging) and self.judging.wim.enabled and self.judging.judges != ("reward_model",)
+        asked = self.asks_judges and self.judging.wim.enabled and self.judging.judges != ("reward_model",)
         return self.topics.source == "models" or asked or (reward.kind != "random" and reward.repeat_penalty > 0)
 
     @property

@@ -30,8 +30,8 @@ def check_given(config: OnlineConfig) -> None:
     if config.topics.source != "models" or config.prompts.file is not None:
         given = given_of(config)
         parts = part(given, config)
-        judged = given if config.evaluation.asks else parts.train
-        if config.reward.judged(config.judging) or config.evaluation.asks:
+        judged = given if config.evaluation.asks or config.evaluation.rewarded else parts.train
+        if config.asks_judges or config.evaluation.asks:
             check_references(config.judging, [topic.text for topic in judged])
         if config.evaluation.judge == "truth":
             check_topics(topic.text for topic in (*parts.choose, *parts.held_out))

@@ -143,6 +143,8 @@ def _least(rows: Sequence[Row]) -> str:
         return ""
     topics, least = sorted({count for count, _ in found}), [least for _, least in found]
     many = "-".join(map(str, dict.fromkeys((topics[0], topics[-1]))))
+    if min(least) >= 50:
+        return f" {many} topics can show of no win rate that it is not 50."
     points = " to ".join(dict.fromkeys((f"{min(least):.1f}", f"{max(least):.1f}")))
     return f" {many} topics miss a win rate that is less than {points} points from 50 one time in five or more."
 

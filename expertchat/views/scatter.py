@@ -23,10 +23,11 @@ def scatter(dots: Sequence[Dot], across: str, up: str, width: int = 60, height: 
     Two at one place are one *; empty without dots that are numbers.
 
     >>> for line in scatter([Dot("one", -1.0, 0.0), Dot("two", 1.0, 2.0)], "reward", "truth", 9, 3): print(line)
+    truth (up) against reward (across)
      2  ┤    │   B
         ┤    │
      0  ┤A───┼────
-         -1      1  reward (across), truth (up)
+         -1      1
     A one  B two
     """
     known = [dot for dot in dots if math.isfinite(dot.x) and math.isfinite(dot.y)][: len(LETTERS)]
@@ -55,7 +56,7 @@ def scatter(dots: Sequence[Dot], across: str, up: str, width: int = 60, height: 
     lines = [f"{marks.get(i, ''):>{edge}}  ┤{''.join(cells)}".rstrip() for i, cells in enumerate(field)]
     ends = f"{left:.2g}".ljust(width - len(f"{right:.2g}")) + f"{right:.2g}"
     names = "  ".join(f"{letter} {dot.name}" for letter, dot in zip(LETTERS, known, strict=False))
-    return [*lines, f"{'':>{edge}}   {ends}  {across} (across), {up} (up)", names]
+    return [f"{up} (up) against {across} (across)", *lines, f"{'':>{edge}}   {ends}", names]
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expertchat.report.against_reward import truth_against_reward
+from expertchat.report.against_reward import names_of, truth_against_reward
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Row, cell_of, forest
 from expertchat.report.subject import Subject
@@ -44,12 +44,6 @@ def arms(subject: Subject) -> Section | None:
     drawn = truth_against_reward(table.rows, names)
     figures = [*forests(table.rows, names), *([] if drawn is None else [drawn])]
     return Section("arms", "Arms side by side", lead, [*figures, _table(table.rows, names)])
-
-
-def names_of(rows: Sequence[Arm]) -> list[str]:
-    several = len({row["learner"] for row in rows}) > 1
-    names = [f"{line(row['arm'])}, expert {row['learner']}" if several else line(row["arm"]) for row in rows]
-    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
 def forests(rows: Sequence[Arm], names: Sequence[str], before: str = "arms") -> list[Figure]:
