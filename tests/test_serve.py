@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from expertchat import cli, events
+from expertchat import events
 from expertchat.backends.served.address import Address, addresses, remove_address, urls_of, wait_for_urls, write_address
 from expertchat.backends.served.client import Client, Terms, wait_for
 from expertchat.backends.served.config import ServerConfig
@@ -23,12 +23,11 @@ from expertchat.config import ConfigError
 from expertchat.serving import run as serving
 from expertchat.serving import started
 from expertchat.serving.run import run_serve
-from expertchat.serving.vllm import command, shared_out, variables, visible_gpus
+from expertchat.serving.vllm import command, require_vllm, shared_out, variables, visible_gpus
 from tests.served import Stub
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = f"PYTHONPATH={ROOT / 'tests' / 'stand_in'}:{ROOT}"
-Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
@@ -160,10 +159,9 @@ def test_a_signal_ends_it(tmp_path: Path) -> None:
     assert heard.end.reason == "SIGTERM" and addresses(folder) == []
 
 
-def test_an_environment_without_vllm(tmp_path: Path, capsys: Captured) -> None:
-    code = cli.main(["serve", "embedded:llama", f"run.dir={tmp_path / 'server'}", "view=none"])
-    assert code == 2 and "has no vLLM; make it an environment of its own" in capsys.readouterr().err
-    assert not (tmp_path / "server").exists()
+def test_an_environment_without_vllm() -> None:
+    with pytest.raises(ConfigError, match="has no vLLM; make it an environment of its own"):
+        require_vllm(base().server)
 
 
 # -- how it is started ------------------------------------------------------------------------------------------------------
