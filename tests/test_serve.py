@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -213,6 +214,8 @@ def test_a_folder_in_the_place_of_an_address(tmp_path: Path) -> None:
     assert urls_of([str(tmp_path), "http://node2:8000/v1/"]) == ["http://node2:8000/v1", "http://node1:8000/v1"]
     (two / "address.json").write_text('{"url": "file:///etc/passwd"}')
     (one / "address.json").write_text("{")
+    assert urls_of([str(tmp_path)]) == []
+    write_address(one, Address("http://127.0.0.1:1/v1", "m", socket.gethostname(), 2**22 + 1))  # more than any process has: it was killed
     assert urls_of([str(tmp_path)]) == []
     remove_address(one)
     with pytest.raises(ConfigError, match=r"no server has written its address into .*waited for 0 s: server.wait"):
