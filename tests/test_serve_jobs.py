@@ -167,8 +167,8 @@ def test_a_server_and_its_run_in_one_job_on_gpus_of_their_own(slurm: Cluster, tm
 
 @pytest.mark.slow
 def test_a_run_finds_a_server_that_is_a_job_of_its_own(slurm: Cluster, tmp_path: Path) -> None:
-    server = submit(slurm, tmp_path / "served", "serve", *stand_in(tmp_path))
-    run = submit(slurm, tmp_path / "run", "converse", *ASKS, f"experts.b.url={tmp_path}/served", "server.wait=200")
+    server = submit(slurm, tmp_path / "served", "serve", *stand_in(tmp_path), "cluster.gpus=1")
+    run = submit(slurm, tmp_path / "run", "converse", *ASKS, f"experts.b.url={tmp_path}/served", "server.wait=200", "cluster.gpus=1")
     wait_done(slurm, run, tmp_path / "run")
     slurm.call(["scancel", server])
     slurm.wait(server, 100)
