@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from expertchat import cli, events
+from expertchat import events
 from expertchat.backends.served.address import Address, addresses, remove_address, urls_of, wait_for_urls, write_address
 from expertchat.backends.served.client import Client, Terms, wait_for
 from expertchat.backends.served.config import ServerConfig
@@ -23,12 +24,11 @@ from expertchat.config import ConfigError
 from expertchat.serving import run as serving
 from expertchat.serving import started
 from expertchat.serving.run import run_serve
-from expertchat.serving.vllm import command, shared_out, variables, visible_gpus
+from expertchat.serving.vllm import command, require_vllm, shared_out, variables, visible_gpus
 from tests.served import Stub
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = f"PYTHONPATH={ROOT / 'tests' / 'stand_in'}:{ROOT}"
-Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
@@ -160,10 +160,9 @@ def test_a_signal_ends_it(tmp_path: Path) -> None:
     assert heard.end.reason == "SIGTERM" and addresses(folder) == []
 
 
-def test_an_environment_without_vllm(tmp_path: Path, capsys: Captured) -> None:
-    code = cli.main(["serve", "embedded:llama", f"run.dir={tmp_path / 'server'}", "view=none"])
-    assert code == 2 and "has no vLLM; make it an environment of its own" in capsys.readouterr().err
-    assert not (tmp_path / "server").exists()
+def test_an_environment_without_vllm() -> None:
+    with pytest.raises(ConfigError, match="has no vLLM; make it an environment of its own"):
+        require_vllm(base().server)
 
 
 # -- how it is started ------------------------------------------------------------------------------------------------------
@@ -215,6 +214,8 @@ def test_a_folder_in_the_place_of_an_address(tmp_path: Path) -> None:
     assert urls_of([str(tmp_path), "http://node2:8000/v1/"]) == ["http://node2:8000/v1", "http://node1:8000/v1"]
     (two / "address.json").write_text('{"url": "file:///etc/passwd"}')
     (one / "address.json").write_text("{")
+    assert urls_of([str(tmp_path)]) == []
+    write_address(one, Address("http://127.0.0.1:1/v1", "m", socket.gethostname(), 2**22 + 1))  # more than any process has: it was killed
     assert urls_of([str(tmp_path)]) == []
     remove_address(one)
     with pytest.raises(ConfigError, match=r"no server has written its address into .*waited for 0 s: server.wait"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,10 @@ from expertchat.plan.shapes import PUBLISHED
 from expertchat.plan.vllm import Serving
 from expertchat.slurm.beside import beside_problems, check_server, served_by
 from expertchat.slurm.submit import run_submit
+from tests.cluster import Cluster
+from tests.submitted import log, submit, wait_done
+
+ROOT = Path(__file__).parents[1]
 
 MIXTRAL = shape_of(PUBLISHED["mistralai/Mixtral-8x7B-Instruct-v0.1"])
 LLAMA = shape_of(PUBLISHED["meta-llama/Meta-Llama-3-8B-Instruct"])
@@ -135,3 +141,36 @@ def test_who_learns_stands_on_both(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(config.here) == {"a", "b"} and set(load("plan", ["server.seat=a"]).here) == {"b"}
     served = serving_of(config)
     assert served is not None and replace(served, gpus=tuple(parse_gpus("1x16"))).adapters == adapter(LLAMA, Lora(16)).weights // 2
+
+
+# -- on a real Slurm --------------------------------------------------------------------------------------------------------
+
+ASKS = ["conversation.count=2", "conversation.turns=2", "embedder.path=embedded:embedder", "model@experts.b=server", "experts.b.model=m"]
+
+
+def stand_in(tmp_path: Path) -> list[str]:
+    """The words by which the stand-in is served."""
+    variables = [f"PYTHONPATH={ROOT / 'tests' / 'stand_in'}:{ROOT}", f"STAND_IN_TOLD={tmp_path / 'told'}"]
+    quoted = ",".join(f'"{one}"' for one in variables)
+    return ["embedded:llama", "server.name=m", f"server.python={sys.executable}", f"server.environment=[{quoted}]"]
+
+
+@pytest.mark.slow
+def test_a_server_and_its_run_in_one_job_on_gpus_of_their_own(slurm: Cluster, tmp_path: Path) -> None:
+    words = shlex.join([*stand_in(tmp_path), "server.gpus=[0,1]"])
+    job = submit(slurm, tmp_path / "run", "converse", *ASKS, f"experts.b.url={tmp_path}/run-server", "--serve", words)
+    wait_done(slurm, job, tmp_path / "run")
+    assert json.loads((tmp_path / "told").read_text())["environment"]["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert "the server is stopped: the command beside it is done" in log(tmp_path / "run")
+    assert not (tmp_path / "run-server" / "address.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_finds_a_server_that_is_a_job_of_its_own(slurm: Cluster, tmp_path: Path) -> None:
+    server = submit(slurm, tmp_path / "served", "serve", *stand_in(tmp_path), "cluster.gpus=1")
+    run = submit(slurm, tmp_path / "run", "converse", *ASKS, f"experts.b.url={tmp_path}/served", "server.wait=200", "cluster.gpus=1")
+    wait_done(slurm, run, tmp_path / "run")
+    slurm.call(["scancel", server])
+    slurm.wait(server, 100)
+    assert "SIGTERM" in (tmp_path / "served" / "events.jsonl").read_text()
+    assert not (tmp_path / "served" / "address.json").exists()

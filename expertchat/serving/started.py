@@ -22,7 +22,7 @@ LOG = "server.log"
 LOOK = 0.5  # seconds between two looks whether it answers
 LINGER = 30.0  # seconds that it may take to stop before it is killed
 LINES = 8  # of its log that are shown where it failed
-_WORK = re.compile(r"^vllm:(?:num_requests_running|num_requests_waiting|request_success_total)\S* (\S+)$", re.MULTILINE)
+_WORK = re.compile(r"^vllm:(num_requests_running|num_requests_waiting|request_success_total)\S* (\S+)$", re.MULTILINE)
 _SAYING = re.compile(r"error|cannot|unable|no such|out of memory|not supported|invalid", re.IGNORECASE)
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine: no proxy between
 
@@ -46,7 +46,7 @@ class Started:
                 start_new_session=True,  # Ctrl-C is for the run beside it, which still asks it while it stops in order
                 preexec_fn=ends_with_its_parent,
             )
-        self._work: tuple[tuple[str, ...], float] = ((), time.monotonic())
+        self._done: tuple[list[str], float] = ([], time.monotonic())  # what it had done when it was last seen at work
 
     @property
     def pid(self) -> int:
@@ -77,10 +77,12 @@ class Started:
 
     def idle(self) -> float:
         """Seconds since it was last seen at work, by what it tells of its requests (/metrics); 0 where it tells nothing."""
-        numbers = tuple(_WORK.findall(self._get("/metrics") or ""))
-        if not numbers or numbers != self._work[0]:
-            self._work = numbers, time.monotonic()
-        return time.monotonic() - self._work[1]
+        found = _WORK.findall(self._get("/metrics") or "")
+        done = [value for name, value in found if name == "request_success_total"]
+        busy = any(float(value) > 0 for name, value in found if name != "request_success_total")
+        if not found or busy or done != self._done[0]:
+            self._done = done, time.monotonic()
+        return time.monotonic() - self._done[1]
 
     def stop(self) -> None:
         """End it in order, and kill what is left of it after LINGER seconds."""

@@ -7,7 +7,9 @@ writes it anew. The folder of an array holds one for each of its tasks. No key i
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,10 +55,24 @@ def is_folder(word: str) -> bool:
 
 
 def addresses(folder: Path) -> list[Address]:
-    """The servers of a folder: its own, and those of an array's tasks. A file that is damaged counts as none."""
+    """The servers of a folder: its own, and those of an array's tasks. A file that is damaged, or of a process that was killed on this
+    machine, counts as none."""
     files = [folder / FILE, *sorted(folder.glob(f"task-*/{FILE}"), key=lambda path: (len(path.parent.name), path.parent.name))]
     found = (_address(read_json(path)) for path in files)
-    return [one for one in found if one is not None]
+    return [one for one in found if one is not None and not _killed(one)]
+
+
+def _killed(address: Address) -> bool:
+    """Whether it is known that nobody listens there any more."""
+    if address.host != socket.gethostname():
+        return False
+    try:
+        os.kill(address.pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def _address(values: dict[str, Any] | None) -> Address | None:

@@ -26,7 +26,8 @@ class Own(Handler):
         if self.path == "/health":
             self.say(200, "")
         elif self.path == "/metrics":
-            self.say(200, f'vllm:request_success_total{{model_name="m"}} {len(self.served.chats())}.0\n')
+            told = {"num_requests_running": self.served.at_once - 1, "request_success_total": len(self.served.chats())}
+            self.say(200, "".join(f'vllm:{name}{{model_name="m"}} {number}.0\n' for name, number in told.items()))
         else:
             super().do_GET()
 
