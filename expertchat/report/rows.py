@@ -198,8 +198,8 @@ def _posts(number: int, files: Files) -> Iterator[Talk]:
         line = lines[-1]
         name = f"s{int(place):04d}" if place.isdigit() else place
         talk = talk_of(number, name, "post", line, {"turns": [], "replies": posts, "heading": "What was written"})
-        end = "taken" if line.get("fault") is None else str(line.get("fault"))
-        yield talk._replace(end=text_of(end) or "", snippet=snippet_of(posts[-1:]), tokens=sum(one["tokens"] or 0 for one in posts))
+        end = "taken" if line.get("fault") is None else text_of(line.get("fault")) or ""
+        yield talk._replace(end=end, snippet=snippet_of(posts[-1:]), tokens=sum(int(one.get("tokens") or 0) for one in lines))
 
 
 def _fault(line: Line) -> str:

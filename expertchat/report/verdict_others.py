@@ -15,6 +15,8 @@ from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
 from expertchat.report.verdict_arms import ON_ROWS
 from expertchat.report.words import counted, listed, rate, unfinished
+from expertchat.text.card_in_words import FLAGGED, finding, names
+from expertchat.text.in_words import line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 Dialogue = tuple[str, str]  # its run and its id
 DOTS = 400  # dialogues that are drawn as dots
 JUDGES = 5  # of a judges' run that are told
+AGAINST = {"truth": "the truth", "label": "the labels", "people": "people"}
 
 
 def of_rows(subject: Subject) -> Verdict | None:
@@ -56,7 +59,10 @@ def of_other_kinds(subject: Subject) -> Verdict | None:
     kinds: dict[str, tuple[Callable[[RunReader], str | None], str]] = {
         "best_of_n": (_chosen, "A judge that chooses likes its own choice: the judges that did not choose are those that count."),
         "build_pairs": (_built, "That a judge scores them apart does not make the chosen ones good."),
-        "judge": (_judged, "How right a judge is stands in its card, as far as a truth, a label or a person is there to hold it against."),
+        "judge": (
+            lambda run: _card(subject.cards.get(line(subject.name(run)))) or _judged(run),
+            "How right a judge is stands in its card, as far as a truth, a label or a person is there to hold it against.",
+        ),
     }
     for kind, (say, cannot) in kinds.items():
         for run in reversed(subject.runs):
@@ -91,6 +97,22 @@ def _built(run: RunReader) -> str | None:
     return f"{said}."
 
 
+def _card(card: Mapping[str, Any] | None) -> str | None:
+    """Who is right most often, where something is there to hold judges against, and what is wrong with whom."""
+    if card is None or not card["judges"]:
+        return None
+    said = f"{counted(len(card['judges']), 'judge')} on {card['items']:,} items"
+    called = list(zip(names(card["judges"]), (row["figures"] for row in card["judges"]), strict=True))
+    right = [(one["agreement"], who) for who, one in called if one["agreement"]["value"] is not None]
+    if right and card["against"]:
+        best, who = max(right, key=lambda one: float(one[0]["value"]))
+        better = sum(one["flag"] == "above" for one, _ in right)
+        share = rate(best["value"], best["low"], best["high"], f"{best['n']:,} pairs")
+        said += f": {who} agrees with {AGAINST[card['against']]} most often, in {share}; {better} of {len(right)} better than chance"
+    wrong = [f"{who} ({finding(key, one[key]).partition(': ')[2]})" for who, one in called for key in FLAGGED if one[key]["flag"] == "bias"]
+    return f"{said}. " + (f"A bias shows in {listed(wrong)}." if wrong else "None shows a bias.")
+
+
 def _judged(run: RunReader) -> str | None:
     judges = _at(run.summary, "judges")
     parts = []
@@ -116,13 +138,13 @@ def of_talk(subject: Subject) -> Verdict | None:
     asked = lacking = 0
     for run in subject.runs:
         name = str(run.folder)
-        topics |= {(name, str(line.get("id"))): str(line.get("topic")) for line in run.lines("transcripts") if not run.chooses}
-        for line in run.lines("ratings"):
-            number = line.get("expected") if line.get("expected") is not None else line.get("value")
+        topics |= {(name, str(one.get("id"))): str(one.get("topic")) for one in run.lines("transcripts") if not run.chooses}
+        for rating in run.lines("ratings"):
+            number = rating.get("expected") if rating.get("expected") is not None else rating.get("value")
             asked, lacking = asked + 1, lacking + (number is None)
-            if number is not None and line.get("turn") is None and line.get("candidate") is None:
-                by_subject = given.setdefault((name, str(line.get("transcript"))), {})
-                by_subject.setdefault(str(line.get("subject")), []).append(float(number))
+            if number is not None and rating.get("turn") is None and rating.get("candidate") is None:
+                by_subject = given.setdefault((name, str(rating.get("transcript"))), {})
+                by_subject.setdefault(str(rating.get("subject")), []).append(float(number))
     if not topics:
         return None
     cannot = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import pstdev
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ def candidates(subject: Subject) -> Section | None:
             number_ = list(subject.runs).index(run)
             parts += [_figure(found, last, name, f"candidates-{number_}"), *_tables(found, name)]
     parts += _held_out(subject)
+    parts = [replace(part, folded=several) if isinstance(part, Shown) else part for part in parts]  # of several runs they are many
     lead = ["Every candidate of a history answers the same turns. A few are shown here; all are among the transcripts."]
     return Section("candidates", "Replies to one same history", lead, parts) if parts else None
 

@@ -107,7 +107,7 @@ def _figure(members: Sequence[Member], name: str, of: str) -> Figure | None:
             axes.plot([first], [i], "D" if edited else "o", color=colour, markersize=6, fillstyle="none" if edited else "full", zorder=3,
                       markeredgewidth=1.5)  # fmt: skip
             title = f"{one.name[:LONGEST]}, {dialogue}" if len(one.turns) > 1 else one.name[:LONGEST]
-            axes.text(first + 0.12, i - 0.18, title, fontsize=8, color=INK, va="bottom")
+            axes.text(first + 0.12, i - 0.18, title, fontsize=9, color=INK, va="bottom")
         axes.set_xlim(-0.3, max(last for *_, last in lines) + 0.5)
         axes.set_ylim(len(lines) - 0.4, -0.9)
         axes.set_yticks([])
