@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Dialogue = tuple[str, str]  # its run and its id
 DOTS = 400  # dialogues that are drawn as dots
 JUDGES = 5  # of a judges' run that are told
+THAN = {"first": "the first reply", "base": "the base's reply", "rule": "the rule's text"}
+CHOOSER = "chooser"  # who chose, of the judges of best_of_n
 AGAINST = {"truth": "the truth", "label": "the labels", "people": "people"}
 
 
@@ -57,7 +59,7 @@ def of_rows(subject: Subject) -> Verdict | None:
 def of_other_kinds(subject: Subject) -> Verdict | None:
     """Runs that choose, build or judge; the last one of the first kind that there is."""
     kinds: dict[str, tuple[Callable[[RunReader], str | None], str]] = {
-        "best_of_n": (_chosen, "A judge that chooses likes its own choice: the judges that did not choose are those that count."),
+        "best_of_n": (_chosen, "Who chooses likes its own choice: the judges that did not choose are those that count."),
         "build_pairs": (_built, "That a judge scores them apart does not make the chosen ones good."),
         "judge": (
             lambda run: _card(subject.cards.get(line(subject.name(run)))) or _judged(run),
@@ -72,17 +74,24 @@ def of_other_kinds(subject: Subject) -> Verdict | None:
 
 
 def _chosen(run: RunReader) -> str | None:
-    """By each judge, how often the best of all n is better than the base, or than what else it was held against first."""
+    """By each judge, who chose last, how often the best of all n is better than the base, or than what it was held against first."""
     curve = run.summary.get("curve")
     last: Mapping[str, Any] = curve[-1] if isinstance(curve, list) and curve else {}
-    parts = []
-    for judge, one in _at(last, "judges").items():
+    parts, kinds = [], _at(run.summary, "judges")
+    for judge, one in sorted(_at(last, "judges").items(), key=lambda found: found[0] == CHOOSER):
         against = _at(one, "against")
         name = "base" if "base" in against else next(iter(against), None)
         if name is not None and (found := against[name]).get("value") is not None:
             said = rate(found["value"], found.get("low"), found.get("high"), f"{found.get('n')} prompts")
-            parts.append(f"by {judge} the choice is better than {name} in {said}")
-    return f"Best of {last.get('n')}: {listed(parts)}." if parts else None
+            better = "" if parts else f"the choice is better than {THAN.get(name, name)} "
+            parts.append(f"by {_who_judges(judge, _at(kinds, judge))} {better}in {said}")
+    return f"Best of {last.get('n')}: {'; '.join(map(line, parts))}." if parts else None
+
+
+def _who_judges(judge: str, kind: Mapping[str, Any]) -> str:
+    """A judge of a choice by its name, and what stands behind that."""
+    what = kind.get("form") if kind.get("kind") == "rule" else kind.get("model") or kind.get("kind")
+    return f"{judge} ({what})" if what and str(what) != judge else judge
 
 
 def _built(run: RunReader) -> str | None:
