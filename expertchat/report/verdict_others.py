@@ -15,6 +15,7 @@ from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
 from expertchat.report.verdict_arms import ON_ROWS
 from expertchat.report.words import counted, listed, rate, unfinished
+from expertchat.reward_models.config import TYPES
 from expertchat.text.card_in_words import FLAGGED, finding, names
 from expertchat.text.in_words import line
 
@@ -42,8 +43,10 @@ def of_rows(subject: Subject) -> Verdict | None:
     figures = _at(run.summary, "figures" if run.makes_judge else "evaluation")
     if isinstance(accuracy := figures.get("accuracy"), float):
         n = figures.get("n" if run.makes_judge else "rows")
-        said = rate(accuracy, figures.get("accuracy_low"), figures.get("accuracy_high"), f"{n} held-out pairs")
+        typed = run.makes_judge and run.config.get("kind") == TYPES
+        said = rate(accuracy, figures.get("accuracy_low"), figures.get("accuracy_high"), f"{n} held-out {'texts' if typed else 'pairs'}")
         what = "The reward model ranks the better text higher" if run.makes_judge else "The trained model finds the chosen reply likelier"
+        what = "The reward model names the type rightly" if typed else what
         return Verdict(f"{what} in {said}{many}.", cannot)
     losses = [one.figures.get("loss_evaluation", one.figures.get("loss")) for one in run.metrics()]
     known = [loss for loss in losses if isinstance(loss, float)]
@@ -77,7 +80,7 @@ def _chosen(run: RunReader) -> str | None:
     """By each judge, who chose last, how often the best of all n is better than the base, or than what it was held against first."""
     curve = run.summary.get("curve")
     last: Mapping[str, Any] = curve[-1] if isinstance(curve, list) and curve else {}
-    parts, kinds = [], _at(run.summary, "judges")
+    parts, kinds = list[str](), _at(run.summary, "judges")
     for judge, one in sorted(_at(last, "judges").items(), key=lambda found: found[0] == CHOOSER):
         against = _at(one, "against")
         name = "base" if "base" in against else next(iter(against), None)

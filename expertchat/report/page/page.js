@@ -392,6 +392,7 @@ async function begin() {
   choices(f.run, about.runs.length > 1 ? about.runs.keys() : []);
   about.names = null;
   for (const key of ["kind", "topic", "end"]) choices(f[key], some(key));
+  document.body.classList.toggle("unrated", !state.all.some((talk) => talk.mean !== null));
   choices(f.flag, [...new Set(state.all.flatMap((talk) => talk.flags))].sort());
   $("find").hidden = false;
   let waiting = 0;
