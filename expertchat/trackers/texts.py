@@ -73,8 +73,8 @@ def _talk(one: Mapping[str, Any]) -> Talk:
     name = str(one.get("id"))
     turns = [(str(turn.get("speaker")), clean(str(turn.get("text") or ""))) for turn in one.get("turns") or () if isinstance(turn, Mapping)]
     models = {str(who): line(str(ref.get("model"))) for who, ref in (one.get("experts") or {}).items() if isinstance(ref, Mapping)}
-    head = name.partition("/")[0]
-    step = int(head[1:]) if head[:1] == "r" and head[1:].isdigit() else 0
+    head, within, _ = name.partition("/")
+    step = int(head[1:]) if within and head[:1] == "r" and head[1:].isdigit() else 0
     return Talk(name, step, line(str(one.get("topic") or "")), turns, {"ended": str(one.get("stop_reason")), **models})
 
 
