@@ -19,7 +19,7 @@ from expertchat.text.in_words import line
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_RUNS, MOST_HISTORIES, LONGEST = 3, 48, 320
+MOST_RUNS, MOST_HISTORIES, LONGEST, TITLE = 3, 48, 320, 60  # LONGEST, TITLE: characters of a reply, and of a prompt in a title
 OF_EACH = 3  # held-out replies that won, and that lost
 Line = dict[str, Any]
 
@@ -145,7 +145,7 @@ def _tables(found: Sequence[History], run: str) -> Iterator[Shown]:
         }
         kept = {title: cells for title, cells in columns.items() if any(cell not in (None, 0, 0.0) for cell in cells)}
         rows = {f"k{each.get('index')}": [Cell(cells[i]) for cells in kept.values()] for i, each in enumerate(one.candidates)}
-        topic = f", on {line(one.topic)}" if one.topic else ""
+        topic = f", on {_short(one.topic, TITLE)}" if one.topic else ""
         yield Shown(f"{one.name}{topic}: candidates {what}" + (f" ({run})" if run else ""), list(kept), rows)
 
 
@@ -157,9 +157,9 @@ def _of_score(one: History, candidate: Line, key: str) -> float | None:
     return number(one.scores.get(str(candidate.get("id")), {}).get(key))
 
 
-def _short(text: object) -> str:
+def _short(text: object, longest: int = LONGEST) -> str:
     said = line(str(text or ""))
-    return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+    return said if len(said) <= longest else f"{said[:longest]}…"
 
 
 def _held_out(subject: Subject) -> Iterator[Shown]:

@@ -14,6 +14,7 @@ from expertchat.reward_models.card import SHOWN
 from expertchat.text.in_words import line
 
 RIGHT = Axis("pairs ordered rightly", True, 0.5, 0.0, 1.0)
+TYPES = Axis("types named rightly", True, None, 0.0, 1.0)  # how often one is right by chance depends on how many there are
 GROUPS = "95 % intervals, whole groups drawn."
 CANNOT = "The best epoch was chosen by the same held-out items, which makes its figures a little too good."
 
@@ -24,16 +25,16 @@ def reward_models(subject: Subject) -> Section | None:
     epochs = {name: sorted({one.id: one for one in run.metrics()}.values(), key=lambda one: one.round) for name, run in found.items()}
     if not any(epochs.values()):
         return None
-    several = len(found) > 1
+    several, right = len(found) > 1, TYPES if all(_of_types(run) for run in found.values()) else RIGHT
     figures = {name: run.summary.get("figures") or _latest(epochs[name]) for name, run in found.items()}
     lead = [*(said for name, run in found.items() if (said := _said(name if several else "", run, figures[name]))), CANNOT]
     rows = {title: [_cell(figures[name], key) for name in found] for title, key, _ in SHOWN}
     rows = {title: cells for title, cells in rows.items() if any(cell.value is not None for cell in cells)}
     parts: list[Figure | Shown | None] = [
         Shown("On what was held out", list(found), rows, note=GROUPS.capitalize()),
-        forest("reward_models-accuracy", "Held-out pairs ordered rightly", RIGHT,
+        forest("reward_models-accuracy", f"Held out: {right.label}", right,
                [Row(name, *_three(one, "accuracy"), n=_count(one)) for name, one in figures.items()], GROUPS) if several else None,
-        curves("reward_models-accuracy_by_epoch", "Held-out pairs ordered rightly, by epoch", "epoch", RIGHT,
+        curves("reward_models-accuracy_by_epoch", f"Held out: {right.label}, by epoch", "epoch", right,
                [Series(name, _points(own, "accuracy")) for name, own in epochs.items()], f"Bars: {GROUPS} Epoch 0: before training."),
         curves("reward_models-truth_by_epoch", "The same against the truth", "epoch", RIGHT,
                [Series(name, _points(own, "truth_accuracy")) for name, own in epochs.items()], f"Bars: {GROUPS}"),
@@ -82,5 +83,10 @@ def _said(name: str, run: RunReader, figures: Mapping[str, Any]) -> str:
     if value is None:
         return ""
     n, base = _count(figures), line(str(run.summary.get("base") or run.config.get("path") or "a model"))
-    share = f"{written(value, RIGHT)}{interval(low, high, RIGHT)} of {f'{n:,} ' if n else ''}held-out comparisons"
-    return f"{name}: " * bool(name) + f"from {base}, {share} are ordered rightly."
+    share = f"{written(value, RIGHT)}{interval(low, high, RIGHT)} of {f'{n:,} ' if n else ''}held-out"
+    what = "texts are given their type" if _of_types(run) else "comparisons are ordered rightly"
+    return f"{name}: " * bool(name) + f"from {base}, {share} {what}."
+
+
+def _of_types(run: RunReader) -> bool:
+    return run.summary.get("target", run.config.get("target")) == "type" or run.config.get("kind") == "types"
