@@ -383,7 +383,7 @@ def test_a_study_has_its_tables_its_steps_and_what_is_not_there_yet(tmp_path: Pa
     (tmp_path / "study.json").write_text(json.dumps({"schema": 2, "study": "mine", "size": "smoke"}))
     section = studies(subject(tmp_path))
     assert section is not None and section.lead[0].endswith("1 of 2 steps that were begun are done.") and "no tables yet" in section.lead[1]
-    rows = {"a": [[0.5, 0.4, 0.6], [None, None, None]], "theirs": [[0.7, None, None], [1, None, None]]}
+    rows = {"a": [[0.5, 0.4, 0.6], [None] * 3], "b": [[None] * 3, [2, None, None]], "theirs": [[0.7, None, None], [1, None, None]]}
     told = {"title": "Mine", "columns": ["right", "n"], "rows": rows, "published": ["theirs"]}
     (tmp_path / "report.json").write_text(json.dumps({"schema": 1, "title": "Mine", "tables": {"t": told}}))
     section = studies(subject(tmp_path))
