@@ -42,11 +42,13 @@ class Traits:
     cost: float | None = None
     seeds: bool = True
     masks: bool = False  # what is said by choice is told as certain
+    mixes: bool = False  # what is asked of the base while an adapter works gets that adapter
 
 
 @dataclass
 class Stub:
-    """`fault` is asked before every answer. `key`: what it wants to be shown. `slow`: seconds for an answer."""
+    """`fault` is asked before every answer. `key`: what it wants to be shown. `slow`: seconds for an answer. Entered again after it was
+    left, it is the same server begun again: at its address, knowing what it has answered."""
 
     traits: Traits = Traits()
     fault: Fault | None = None
@@ -58,17 +60,20 @@ class Stub:
     adapters: dict[str, list[str]] = field(default_factory=dict)  # by name, what was in its folder
     texts: dict[str, str] = field(default_factory=dict)  # the same, with what was said
     headers: list[dict[str, str]] = field(default_factory=list)
+    working: list[Handler] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
     closed: bool = False
+    port: int = 0
 
     def __enter__(self) -> Stub:
-        stub = self
+        stub, self.closed = self, False
 
         class Own(Handler):
             served = stub
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Own)
+        self.http = ThreadingHTTPServer(("127.0.0.1", self.port), Own)
+        self.port = self.http.server_address[1]
         self.http.handle_error = lambda *_: None  # type: ignore[method-assign]  (connections that are torn off)
         self.http.daemon_threads = True
         threading.Thread(target=lambda: self.http.serve_forever(0.02), daemon=True).start()
@@ -81,7 +86,7 @@ class Stub:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
     def chats(self) -> list[Any]:
         """The chats that were asked for, without those that only tried what it can."""
@@ -112,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _serve(self, body: Any) -> None:
         stub = self.served
-        self.body = body
+        self.body, self.model = body, (body or {}).get("model")
         if stub.closed:  # of a connection that was kept
             self.close_connection = True
             return
@@ -120,6 +125,8 @@ class Handler(BaseHTTPRequestHandler):
         stub.headers.append(dict(self.headers))
         stub.at_once += 1
         stub.most_at_once = max(stub.most_at_once, stub.at_once)
+        stub.working.append(self)
+        self._mix()
         try:
             if stub.slow:
                 time.sleep(stub.slow)
@@ -133,6 +140,14 @@ class Handler(BaseHTTPRequestHandler):
             pass
         finally:
             stub.at_once -= 1
+            stub.working.remove(self)
+
+    def _mix(self) -> None:
+        """Whatever works at once with an adapter works with it."""
+        stub = self.served
+        adapter = next((one.model for one in stub.working if one.model in stub.adapters), None) if stub.traits.mixes else None
+        for one in stub.working if adapter else ():
+            one.model = adapter if one.model == "m" else one.model
 
     def say(self, status: int, found: Any, **headers: str) -> None:
         """Answer with JSON, or with text as it is."""
@@ -201,6 +216,7 @@ class Handler(BaseHTTPRequestHandler):
     def say_chat(self, body: Mapping[str, Any], prompt: int, begins: bool) -> None:
         """The text, and the likeliest tokens where they are asked for."""
         stub = self.served
+        body = {**body, "model": self.model}
         text = (stub.reply or (lambda asked: written(asked, stub.traits.seeds)))(body)
         words, most = text.split(" "), body.get("max_tokens", 1000)
         text, finish = " ".join(words[:most]), "length" if len(words) > most else "stop"
@@ -262,7 +278,8 @@ def likeliest(body: Mapping[str, Any], begins: bool) -> list[dict[str, Any]]:
     """
     last = body["messages"][-1]["content"]
     if not (begins and last.endswith((":", "[["))):
-        return [{"token": f" {word}", "logprob": math.log(0.04)} for word in WORDS]
+        near = 0.04 if body["model"] == "m" else 0.02
+        return [{"token": f" {word}", "logprob": math.log(near)} for word in WORDS]
     shares = rated(last + body["messages"][0]["content"])
     space = " " if last.endswith(":") else ""
     found = [{"token": f"{space}{n}", "logprob": math.log(p)} for n, p in enumerate(shares, 1)]
