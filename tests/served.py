@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 WORDS = (
     "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "kelp", "lichen", "maple", "nectar", "otter", "pine",
@@ -42,6 +42,7 @@ class Traits:
     cost: float | None = None
     seeds: bool = True
     masks: bool = False  # what is said by choice is told as certain
+    values: Literal["chat", "pair"] | None = None  # how a reward model is asked: its number is that of words, the activation a tenth of it
     mixes: bool = False  # what is asked of the base while an adapter works gets that adapter
 
 
@@ -169,6 +170,10 @@ class Handler(BaseHTTPRequestHandler):
             self.say(200, {"data": rows, "usage": {"prompt_tokens": sum(len(text.split()) for text in body["input"])}})
         elif self.path == "/tokenize" and traits.tokenize:
             self.say(200, {"count": prompt_tokens(body["messages"], False)})
+        elif self.path == "/classify" and traits.values == "chat":
+            self._value(body, [message["content"] for message in body["messages"]])
+        elif self.path == "/score" and traits.values == "pair":
+            self._value(body, [body["text_1"], body["text_2"]])
         elif self.path.endswith("_lora_adapter") and traits.adapters:
             self._adapter(body)
         elif self.path == "/v1/chat/completions":
@@ -186,6 +191,16 @@ class Handler(BaseHTTPRequestHandler):
         else:
             names[name] = sorted(path.name for path in Path(body["lora_path"]).iterdir())
             self.say(200, f"Success: LoRA adapter '{name}' added.")
+
+    def _value(self, body: Mapping[str, Any], texts: list[str]) -> None:
+        """The words of the reply, less a tenth of those before it."""
+        words = [len(text.split()) for text in texts]
+        if sum(words) > (self.served.traits.context or math.inf):
+            return self.say(400, {"error": {"message": f"maximum context length is {self.served.traits.context} tokens"}})
+        self._count(body)
+        number = (words[-1] - sum(words[:-1]) / 10) * (0.1 if body["use_activation"] else 1.0)
+        row = {"index": 0, "probs": [number], "score": number}
+        self.say(200, {"data": [row], "usage": {"prompt_tokens": sum(words)}})
 
     def _chat(self, body: Mapping[str, Any]) -> None:
         traits, messages = self.served.traits, body["messages"]

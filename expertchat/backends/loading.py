@@ -93,7 +93,7 @@ def connect(config: ModelConfig, seed: int, terms: Terms) -> Backend:
     return ServedBackend.connect(config, seed, client_for(config, terms))
 
 
-def client_for(config: ModelConfig | EmbedderConfig, terms: Terms) -> Client:
+def client_for(config: ModelConfig | EmbedderConfig | RewardModelConfig, terms: Terms) -> Client:
     """Who asks the server of a config: one for all that is asked of the same addresses. Raises ConfigError."""
     urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
     return client_of(urls, config.key_from, terms)

@@ -96,7 +96,7 @@ class _Choosing:
             for name, judge in self.config.judges.items():
                 if judge.reward_model is not None:
                     seat = seat_of(name, "reward_model")
-                    cast.backends[seat] = (backends or {}).get(seat) or load_reward_model(judge.reward_model, self.hub)
+                    cast.backends[seat] = (backends or {}).get(seat) or load_reward_model(judge.reward_model, self.hub, cast.terms)
         return cast
 
     def _expert(self, seat: str, asked: Asked) -> ExpertChat:

@@ -140,7 +140,7 @@ def load_judges(config: LabConfig, hub: Hub, backends: Mapping[str, Backend] | N
     for name, judge in config.judges.items():
         if judge.reward_model is not None:
             seat = seat_of(name, "reward_model")
-            cast.backends[seat] = (backends or {}).get(seat) or load_reward_model(judge.reward_model, hub)
+            cast.backends[seat] = (backends or {}).get(seat) or load_reward_model(judge.reward_model, hub, cast.terms)
     return cast
 
 
