@@ -11,7 +11,7 @@ import pytest
 from expertchat.backends.base import ValueRequest
 from expertchat.backends.loading import client_for
 from expertchat.backends.served.client import Terms
-from expertchat.backends.served.valuer import ServedRewardModel
+from expertchat.backends.served.valuer import ServedRewardModel, _tokens
 from expertchat.config import ConfigError, RewardModelConfig
 from expertchat.records import Message
 from tests.served import Stub, Traits
@@ -54,6 +54,11 @@ def test_a_server_that_values_nothing_is_refused() -> None:
     assert len(caught.value.problems) == 2
     with pytest.raises(ValueError, match="not to be had of a server"):
         RewardModelConfig(path="m", backend="server", url="http://here:1/v1", model="m", label="good")
+
+
+def test_a_chat_ends_with_the_token_that_ends_the_reply() -> None:
+    assert _tokens({"tokens": [7, 2, 198], "token_strs": ["Yes", "<|im_end|>", "Ċ"]}) == [7, 2]
+    assert _tokens({"tokens": [7, 2], "token_strs": ["Yes", "<|eot_id|>"]}) == [7, 2]
 
 
 @pytest.mark.slow

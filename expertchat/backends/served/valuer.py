@@ -1,6 +1,8 @@
 """A reward model of a server: a number for a reply, by vLLM's /classify (what was said and the reply as a chat) or /score (as two texts).
 
-Which of the two it takes is tried, and whether it tells the number before its own activation: then it is that of the same model here.
+Which of the two it takes is tried, and whether it tells the number before its own activation: then it is that of the same model here. A
+chat is rendered by the server and, where it tells the tokens, ends with the one that ends the reply, as it does here: many templates put a
+line break behind that, and the number is read at the last token.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from expertchat.text.harmless import neutralise
 
 Way = Literal["chat", "pair"]
 WAYS: dict[Way, str] = {"chat": "^/classify", "pair": "^/score"}
-MARKS = ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", "<s>", "</s>", "<pad>", "<mask>")  # of encoders; which of them it has is not known
+MARKS: dict[Way, tuple[str, ...]] = {  # that no text may hold, besides those of roles; which of them the model has is not known
+    "chat": ("<s>", "</s>"), "pair": ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", "<s>", "</s>", "<pad>", "<mask>"),
+}  # fmt: skip
 LENGTH = ("context", "length", "too long", "max_model_len", "tokens")  # how a refusal speaks of it
 PROBE = Bounds(2, 60.0)
 TRIED = (Message("user", "Let us talk about herons."),), "They fish in shallow water."
@@ -38,6 +42,7 @@ class ServedRewardModel(Valuer):
 
     def __init__(self, client: Client, config: RewardModelConfig, way: Way) -> None:
         self.client, self.config, self.way = client, config, way
+        self.tokens = False  # whether the server tells those of a chat, and takes them
         self.name = str(config.model)
         self.notes = [f"reward model: {self.name} at {client.name} is shown {'a chat' if way == 'chat' else 'two texts'}"]
 
@@ -53,6 +58,7 @@ class ServedRewardModel(Valuer):
             made = cls(client, config, way)
             try:
                 raw, own = (wait_for(made.tried(activation)) for activation in (False, True))
+                made.tokens = way == "chat" and wait_for(made.takes_tokens())
             except (Denied, Refused, Halted) as error:
                 problems.append(f"reward model, asked by {WAYS[way][1:]}: {error}")
                 continue
@@ -83,8 +89,15 @@ class ServedRewardModel(Valuer):
 
     async def tried(self, activation: bool) -> list[float]:
         """The numbers of a sentence."""
-        answered = await self.client.ask(WAYS[self.way], self.body(*TRIED, activation), self._numbers, bounds=PROBE)
-        return answered.value[0]
+        return (await self._read(self.body(*TRIED, activation), PROBE)).value[0]
+
+    async def takes_tokens(self) -> bool:
+        """Whether the server tells the tokens of a chat and takes them in its place."""
+        try:
+            await self._read(await self._ended(self.body(*TRIED), PROBE), PROBE)
+        except (Denied, Refused):
+            return False
+        return True
 
     async def _answer(self, request: ValueRequest, on_text: OnText | None = None) -> Valued:
         asked = ("value", self.name, self.way, request.messages, request.reply)
@@ -108,22 +121,36 @@ class ServedRewardModel(Valuer):
         refused = Refused("nothing was said before the reply")
         for messages in shorter(request.messages):
             try:
-                return await self.client.ask(WAYS[self.way], self.body(messages, request.reply), self._numbers)
+                body = self.body(messages, request.reply)
+                return await self._read(await self._ended(body) if self.tokens else body)
             except Refused as error:
                 refused = error
                 if not any(word in str(error).lower() for word in LENGTH):
                     break
         raise refused
 
+    async def _read(self, body: Mapping[str, Any], bounds: Bounds | None = None) -> Answered[tuple[list[float], Usage]]:
+        return await self.client.ask(WAYS[self.way], body, self._numbers, bounds=bounds)
+
+    async def _ended(self, body: Mapping[str, Any], bounds: Bounds | None = None) -> dict[str, Any]:
+        """The request with the tokens of its chat, which end with the last one that is no white space."""
+        asked = {key: body[key] for key in ("model", "messages", "add_generation_prompt")} | {"return_token_strs": True}
+        ids = (await self.client.ask("^/tokenize", asked, _tokens, bounds=bounds)).value
+        rest = {key: value for key, value in body.items() if key not in asked}
+        return rest | {"model": self.name, "input": ids, "add_special_tokens": False}
+
     def body(self, messages: Sequence[Message], reply: str, activation: bool = False) -> dict[str, Any]:
         """The request: a chat that ends with the reply, or what was said beside it."""
         found: dict[str, Any] = {"model": self.name, "use_activation": activation}
         if self.way == "chat":
             chat = [*messages, Message("assistant", reply)]
-            texts = [{"role": message.role, "content": str(neutralise(message.content, MARKS))} for message in chat]
+            texts = [{"role": message.role, "content": self._plain(message.content)} for message in chat]
             return found | {"messages": texts, "add_generation_prompt": False}
         said = "\n".join(message.content for message in messages)
-        return found | {"text_1": str(neutralise(said, MARKS)), "text_2": str(neutralise(reply, MARKS))}
+        return found | {"text_1": self._plain(said), "text_2": self._plain(reply)}
+
+    def _plain(self, text: str) -> str:
+        return str(neutralise(text, MARKS[self.way]))
 
     def _numbers(self, found: Mapping[str, Any]) -> tuple[list[float], Usage]:
         (row,) = found["data"]
@@ -138,3 +165,13 @@ class ServedRewardModel(Valuer):
             seconds=round(answered.seconds, 4), prompt_tokens=used.prompt, completion_tokens=used.completion,
             cost=used.costs(self.config.prices),
         )  # fmt: skip
+
+
+def _tokens(found: Mapping[str, Any]) -> list[int]:
+    """The ids of a chat's tokens without white space at its end, which byte-level and sentence-piece vocabularies write in letters."""
+    ids, words = [int(one) for one in found["tokens"]], [str(one) for one in found["token_strs"]]
+    while words and not words[-1].strip("Ċ Ġ▁\n"):
+        words.pop()
+    if not words:
+        raise OddAnswer("it tells no tokens")
+    return ids[: len(words)]
