@@ -360,6 +360,11 @@ class RewardModelConfig(Group):
     `label`: of any classifier, the one whose probability p is the score (2 p - 1 the reward); "type": the one called as the text's type."""
 
     path: Text = Field(min_length=1)
+    backend: Literal["local", "server"] = "local"
+    url: Urls = None
+    model: Text | None = None
+    key_from: Text | None = None
+    prices: Prices = None
     revision: Text | None = None
     models_dir: Text | None = Field(default=None, exclude=True)
     device: Device = "auto"
@@ -369,6 +374,12 @@ class RewardModelConfig(Group):
     center: float = 0.0
     scale: float = Field(default=2.0, gt=0)
     label: Text | None = None
+
+    @model_validator(mode="after")
+    def _at_a_server(self) -> RewardModelConfig:
+        if self.backend == "server" and (self.label is not None or self.max_tokens is not None):
+            raise ValueError("label and max_tokens are not to be had of a server: leave them out, or take the model's folder (path=)")
+        return self
 
 
 class EngineConfig(Group):
