@@ -90,6 +90,8 @@ def test_pairs_train_a_model_that_is_held_against_its_base(tmp_path: Path, pairs
     assert before.figures["kl"] == pytest.approx(0, abs=1e-5)
     assert after[-1].figures["accuracy"] == 1.0 and after[-1].figures["heldout_margin"] > 0  # type: ignore[operator]
     assert before.figures["judge"] == "truth" and before.figures["n"] == 2 and after[-1].weights_of is not None
+    stood = [json.loads(line) for line in (tmp_path / "run" / "evaluations" / "rows-0002.jsonl").read_text().splitlines()]
+    assert len(stood) == 4 and all(one["chosen"] > one["rejected"] and one["policy_version"] == 2 for one in stood)  # accuracy is 1
     card = (tmp_path / "run" / "adapter" / "README.md").read_text()
     assert "trained by dpo (loss sigmoid, beta 0.1)" in card and "8 to train on, 4 held out" in card
     kept = (tmp_path / "run" / "preferences.jsonl").read_text()

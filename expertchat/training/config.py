@@ -392,13 +392,8 @@ def learner_problems(config: OnlineConfig, scripted: Sequence[Speaker], loaded: 
     models = len({loaded[seat] for seat in config.trained})
     if config.learner == "one" and models > 1:
         places = " and ".join(f"experts.{seat}" for seat in config.trained)
-        problems.append(f"learner=one needs one model in {_all(config)} seats: give {places} the same path, dtype and quantization")
-    if config.learner != "one" and models < len(config.trained) and config.train.method != "lora":
-        problems.append(
-            f"learner={config.learner} with one model needs an adapter for each seat: train.method=lora, not {config.train.method}"
-        )
+        seats = "both" if len(config.trained) == 2 else "all"
+        problems.append(f"learner=one needs one model in {seats} seats: give {places} the same path, dtype and quantization")
+    if config.learner != "one" and models < len(config.trained) and (method := config.train.method) != "lora":
+        problems.append(f"learner={config.learner} with one model needs an adapter for each seat: train.method=lora, not {method}")
     return problems
-
-
-def _all(config: OnlineConfig) -> str:
-    return "both" if len(config.trained) == 2 else "all"

@@ -13,6 +13,7 @@ from expertchat.report.sections.arms import arms
 from expertchat.report.sections.best_of_n import best_of_n
 from expertchat.report.sections.candidates import candidates
 from expertchat.report.sections.conversations import conversations
+from expertchat.report.sections.family import family
 from expertchat.report.sections.judges import judges
 from expertchat.report.sections.labels import labels
 from expertchat.report.sections.lookup import lookup
@@ -31,6 +32,7 @@ SECTIONS: tuple[MakeSection, ...] = (
     arms,
     training,
     conversations,
+    family,
     pairs,
     candidates,
     judges,
