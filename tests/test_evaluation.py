@@ -319,7 +319,7 @@ def test_a_control_is_one_word_and_names_its_arm(name: str) -> None:
 def test_topics_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing is known of 'herons'"):
         Stage(tmp_path, config_of(), topics=("tides", "herons"))
-    with pytest.raises(ConfigError, match=r"evaluation\.topics=6: no topic is held out"):
+    with pytest.raises(ConfigError, match=r"evaluation\.topics=20: no topic is held out"):
         Stage(tmp_path, config_of(), topics=())
     other = Stage(tmp_path, config_of("evaluation=pointwise", *SMALL), topics=("tides", "herons"))
     assert other.prepare() and "distinct_policy" not in other.evaluate().figures  # without its truth a topic is only judged
