@@ -65,7 +65,7 @@ def of_other_kinds(subject: Subject) -> Verdict | None:
         "best_of_n": (_chosen, "Who chooses likes its own choice: the judges that did not choose are those that count."),
         "build_pairs": (_built, "That a judge scores them apart does not make the chosen ones good."),
         "judge": (
-            lambda run: _card(subject.cards.get(line(subject.name(run)))) or _judged(run),
+            lambda run: said_of_card(subject.cards.get(line(subject.name(run)))) or _judged(run),
             "How right a judge is stands in its card, as far as a truth, a label or a person is there to hold it against.",
         ),
     }
@@ -109,7 +109,7 @@ def _built(run: RunReader) -> str | None:
     return f"{said}."
 
 
-def _card(card: Mapping[str, Any] | None) -> str | None:
+def said_of_card(card: Mapping[str, Any] | None) -> str | None:
     """Who is right most often, where something is there to hold judges against, and what is wrong with whom."""
     if card is None or not card["judges"]:
         return None
@@ -121,8 +121,8 @@ def _card(card: Mapping[str, Any] | None) -> str | None:
         better = sum(one["flag"] == "above" for one, _ in right)
         share = rate(best["value"], best["low"], best["high"], f"{best['n']:,} pairs")
         said += f": {who} agrees with {AGAINST[card['against']]} most often, in {share}; {better} of {len(right)} better than chance"
-    wrong = [f"{who} ({finding(key, one[key]).partition(': ')[2]})" for who, one in called for key in FLAGGED if one[key]["flag"] == "bias"]
-    return f"{said}. " + (f"A bias shows in {listed(wrong)}." if wrong else "None shows a bias.")
+    wrong = [f"{who}, {finding(key, one[key]).partition(': ')[2]}" for who, one in called for key in FLAGGED if one[key]["flag"] == "bias"]
+    return f"{said}. " + (f"A bias shows: {'; '.join(wrong)}." if wrong else "None shows a bias.")
 
 
 def _judged(run: RunReader) -> str | None:
