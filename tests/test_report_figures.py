@@ -265,6 +265,19 @@ def test_pairs_are_counted_by_length(tmp_path: Path) -> None:
     assert pairs(subject(EARLIER / "talked")) is None
 
 
+def test_pairs_that_were_built_have_no_rounds_and_people_s_texts_no_tokens(tmp_path: Path) -> None:
+    """Two pairs: 3 words against 2, and 2 against 3; of the chosen texts, which people wrote, no tokens are known."""
+    run = learned(tmp_path / "run", "x", 0)
+    for i, (chosen, rejected) in enumerate((("one two three", "a b"), ("one two", "a b c"))):
+        texts = {side: [{"role": "assistant", "content": said}] for side, said in (("chosen", chosen), ("rejected", rejected))}
+        tokens = {"tokens_chosen": 0} if i else {}  # runs of before wrote 0 where nothing was known
+        lines(run, "pairs", {"id": f"r000{i}", "margin": 0.5, **texts, "provenance": {"tokens_rejected": 9, **tokens}})
+    made = read(subject(run).runs[0], "run")
+    assert [one.longer for one in made.pairs] == [1, -1] and made.unit == "words"
+    assert [one.round for one in made.pairs] == [None, None]  # r0001 is the name of a row
+    assert [row[1] for row in figures(pairs(subject(run)))["pairs-longer"].rows] == [0.5]
+
+
 def test_candidates_of_one_history_stand_beside_each_other(tmp_path: Path) -> None:
     run = learned(tmp_path / "run", "x", 0)
     for i, value in enumerate([0.9, None, 0.1]):
@@ -353,7 +366,7 @@ def test_a_reward_model_has_curves_and_figures(tmp_path: Path) -> None:
     rows = tables(section)["On what was held out"].rows
     assert list(rows) == ["types named rightly", "loss", "of the type cause"]
     assert "reward_models-types-accuracy_by_epoch" in figures(section)
-    assert str(verdict_of(subject(run)).says).startswith("The reward model names the type rightly in 75 % of 40 held-out texts")
+    assert str(verdict_of(subject(run)).says).startswith("The classifier names the type rightly in 75 % of 40 held-out texts")
 
 
 def test_the_best_of_n_is_drawn_by_n(tmp_path: Path) -> None:
@@ -385,7 +398,7 @@ def test_a_study_has_its_tables_its_steps_and_what_is_not_there_yet(tmp_path: Pa
     (tmp_path / "study.json").write_text(json.dumps({"schema": 2, "study": "mine", "size": "smoke"}))
     section = studies(subject(tmp_path))
     assert section is not None and section.lead[0].endswith("1 of 2 steps that were begun are done.") and "no tables yet" in section.lead[1]
-    rows = {"a": [[0.5, 0.4, 0.6], [None, None, None]], "theirs": [[0.7, None, None], [1, None, None]]}
+    rows = {"a": [[0.5, 0.4, 0.6], [None] * 3], "b": [[None] * 3, [2, None, None]], "theirs": [[0.7, None, None], [1, None, None]]}
     told = {"title": "Mine", "columns": ["right", "n"], "rows": rows, "published": ["theirs"]}
     (tmp_path / "report.json").write_text(json.dumps({"schema": 1, "title": "Mine", "tables": {"t": told}}))
     section = studies(subject(tmp_path))

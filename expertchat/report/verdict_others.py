@@ -46,7 +46,7 @@ def of_rows(subject: Subject) -> Verdict | None:
         typed = run.makes_judge and run.config.get("kind") == TYPES
         said = rate(accuracy, figures.get("accuracy_low"), figures.get("accuracy_high"), f"{n} held-out {'texts' if typed else 'pairs'}")
         what = "The reward model ranks the better text higher" if run.makes_judge else "The trained model finds the chosen reply likelier"
-        what = "The reward model names the type rightly" if typed else what
+        what = "The classifier names the type rightly" if typed else what
         return Verdict(f"{what} in {said}{many}.", cannot)
     losses = [one.figures.get("loss_evaluation", one.figures.get("loss")) for one in run.metrics()]
     known = [loss for loss in losses if isinstance(loss, float)]
