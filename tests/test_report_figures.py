@@ -290,8 +290,8 @@ def test_candidates_of_one_history_stand_beside_each_other(tmp_path: Path) -> No
     (figure,) = figures(section).values()
     assert [row[3:] for row in figure.rows] == [[0.9, "chosen"], [None, ""], [0.1, "rejected"]]
     shown = next(iter(tables(section).values()))
-    assert list(shown.columns) == ["score", "tokens", "pair", "reply"] and str(shown.rows["k1"][0]) == "–"
-    assert "\x00" not in str(shown.rows["k0"][-1])
+    assert list(shown.columns) == ["reply", "score", "tokens", "pair"] and str(shown.rows["k1"][1]) == "–"
+    assert "\x00" not in str(shown.rows["k0"][0])
 
 
 # -- judges, labels, reward models, the best of N -------------------------------------------------------------------------------------
