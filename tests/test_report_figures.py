@@ -212,24 +212,24 @@ def test_intervals_of_a_round_draw_whole_dialogues(tmp_path: Path) -> None:
     run, who = learned(tmp_path / "run", "x", 0), "a"
     (one,) = learnings(subject(run))
     assert one.by_round("reward_mean")[0].low is None  # nothing is known but the mean
-    for i, value in enumerate([0.0, 0.0, 1.0, 1.0]):  # two dialogues of two candidates each: drawn whole, a mean is 0, .5 or 1
+    for i, value in enumerate([0.0, 0.0, 1.0, 1.0, 0.5, 0.5]):  # three dialogues of two candidates each
         lines(run, "scores", {"id": f"k{i}", "transcript": f"r0001/c000{i // 2}", "speaker": who, "value": value})
     point = learnings(subject(run))[0].by_round("reward_mean")[0]
     assert point.low is not None and point.high is not None
-    mean, stretch = 0.5, 2**0.5  # of two clusters the distances are stretched by sqrt(2 / 1)
-    assert (point.low, point.high) == (pytest.approx(mean - stretch / 2), pytest.approx(mean + stretch / 2))
+    reach = 4.303 * 0.5 / 3**0.5  # the standard deviation of 0, 1 and .5 is .5; t of two degrees of freedom
+    assert (point.low, point.high) == (pytest.approx(0.5 - reach, rel=0.1), pytest.approx(0.5 + reach, rel=0.1))
 
 
 def test_intervals_of_an_evaluation_draw_whole_topics(tmp_path: Path) -> None:
     run = learned(tmp_path / "run", "x", 0)
     (run / "evaluations").mkdir()
-    told = [{"id": f"h{i}", "topic": f"t{i // 2}", "base_tokens": 10 + 10 * (i // 2), "reply": {"tokens": 8}} for i in range(4)]
+    told = [{"id": f"h{i}", "topic": f"t{i // 2}", "base_tokens": 13 + 2 * (i // 2), "reply": {"tokens": 8}} for i in range(6)]
     lines(run / "evaluations", "a-r0002-final", *told)
     (one,) = learnings(subject(run))
     assert one.final is not None
     known = one.final
-    mean, stretch = 15.0, 2**0.5  # two topics, of 10 and of 20 tokens: a draw has a mean of 10, 15 or 20
-    assert one.bounds_of(known, "tokens_base") == (pytest.approx(mean - 5 * stretch), pytest.approx(mean + 5 * stretch))
+    reach = 4.303 * 2 / 3**0.5  # three topics of 13, 15 and 17 tokens have a standard deviation of 2
+    assert one.bounds_of(known, "tokens_base") == (pytest.approx(15 - reach, abs=0.4), pytest.approx(15 + reach, abs=0.4))
     assert one.bounds_of(known, "tokens_policy") == (None, None)  # the file has another mean, so it is of something else
 
 
@@ -237,7 +237,7 @@ def test_arms_stand_below_each_other_with_their_seeds(tmp_path: Path) -> None:
     places = [learned(tmp_path / f"{arm}-{seed}", arm, seed) for arm in ("wim", "random") for seed in (0, 1)]
     section = arms(subject(tmp_path))
     won = figures(section)["arms-win_rate"]
-    assert [row[0] for row in won.rows] == ["random", "wim"] and "how far" in won.note.lower()
+    assert [row[0] for row in won.rows] == ["random", "wim"] and "takes each reply for itself" in won.note
     assert {tuple(row[1:2]) + tuple(row[4:]) for row in won.rows} == {(0.75, 80, 0.75, 0.75)}  # two seeds of 40 replies each
     assert tables(section)["The arms in figures"].rows["wim"][0] == Cell(2)
     assert arms(subject(places[0])) is None

@@ -13,7 +13,7 @@ from expertchat.backends.gguf import is_gguf
 from expertchat.backends.learnt import Learnt, find_learnt
 from expertchat.backends.packaged import install_line
 from expertchat.backends.served.terms import Terms
-from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, EngineConfig, ModelConfig
+from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, EngineConfig, ModelConfig, RewardModelConfig
 from expertchat.events import Loading
 from expertchat.text.sentences import shown_path
 
@@ -96,7 +96,7 @@ def connect(config: ModelConfig, seed: int, terms: Terms) -> Backend:
     return ServedBackend.connect(config, seed, client_for(config, terms))
 
 
-def client_for(config: ModelConfig | EmbedderConfig, terms: Terms) -> Client:
+def client_for(config: ModelConfig | EmbedderConfig | RewardModelConfig, terms: Terms) -> Client:
     """Who asks the server of a config: one for all that is asked of the same addresses. Raises ConfigError."""
     from expertchat.backends.served.client import client_of
 

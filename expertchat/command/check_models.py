@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,22 +12,25 @@ from expertchat.backends.gguf import is_gguf, lacks_package
 from expertchat.backends.layouts import experts_of, fused_experts
 from expertchat.backends.learnt import find_learnt, misfit
 from expertchat.backends.loading import embedder_path, other_embedder
-from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig
+from expertchat.backends.reward_folders import problem_for
+from expertchat.backends.served.address import ADDRESS, is_folder
+from expertchat.command.checks import told
+from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig, RewardModelConfig
 from expertchat.text.redaction import is_secret_name
 
-ADDRESS = re.compile(r"https?://[^\s/]+(/\S*)?")
 Found = Mapping[str, Path]
 """By seat: the folder of each model that is here."""
 
 
-def server_problems(key: str, config: ModelConfig | EmbedderConfig) -> Iterator[str]:
+def server_problems(key: str, config: ModelConfig | EmbedderConfig | RewardModelConfig) -> Iterator[str]:
     """What is lacking to ask a server, as far as it is known without asking it."""
     if config.backend != "server" and config.url is None:
         return
     urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
     if not urls:
         yield f"{key}.url: is not set, but {key}.backend=server needs it; name its address, as http://HOST:8000/v1"
-    yield from (f"{key}.url={url}: is no address; write http://HOST:PORT/v1" for url in urls if not ADDRESS.fullmatch(url))
+    wrong = [url for url in urls if not ADDRESS.fullmatch(url) and not is_folder(url)]
+    yield from (f"{key}.url={url}: is no address; write http://HOST:PORT/v1, or the folder of expertchat serve" for url in wrong)
     if not config.model:
         yield f"{key}.model: is not set, but {key}.backend=server needs it; say what the server calls the model"
     if importlib.util.find_spec("openai") is None:
@@ -40,6 +42,15 @@ def server_problems(key: str, config: ModelConfig | EmbedderConfig) -> Iterator[
         )
     elif config.key_from is not None and not os.environ.get(config.key_from):
         yield f"{key}.key_from={config.key_from}: the environment variable is not set; export it in the shell"
+
+
+def reward_model_problems(key: str, config: RewardModelConfig, pairs: bool = True) -> Iterator[str]:
+    """What is wrong with a reward model. `pairs`: whether it may be one that compares two texts."""
+    if config.backend == "server":
+        yield from server_problems(key, config)
+        return
+    looked = told(find_here, config.path, config.revision, problem_for(config.label, pairs), config.models_dir)
+    yield from (f"{key}.path={config.path}: {problem}" for problem in looked)
 
 
 def apart_problems(key: str, config: ModelConfig) -> Iterator[str]:

@@ -128,7 +128,7 @@ def load_judges(config: LabConfig | BestOfNConfig, hub: Hub, backends: Mapping[s
     for name, judge in config.judges.items():
         if judge.reward_model is not None:
             seat = seat_of(name, "reward_model")
-            cast.backends[seat] = (backends or {}).get(seat) or load_reward_model(judge.reward_model, hub)
+            cast.backends[seat] = (backends or {}).get(seat) or load_reward_model(judge.reward_model, hub, cast.terms)
     return cast
 
 

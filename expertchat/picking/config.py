@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from expertchat.backends.served.config import ServerConfig
 from expertchat.config import EngineConfig, ExpertsConfig, ModelConfig, Text
 from expertchat.lab.config import Unattended
 from expertchat.sources.config import SourceConfig
@@ -39,6 +40,7 @@ class PickConfig(Unattended):
     min_mass: float = Field(default=0.5, ge=0, le=1)
     resamples: int = Field(default=2000, ge=100, le=100_000)
     engine: EngineConfig
+    server: ServerConfig = ServerConfig()
 
     @model_validator(mode="after")
     def _goes_together(self) -> PickConfig:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, RootModel, field_validator, model_validator
 
+from expertchat.backends.served.config import ServerConfig
 from expertchat.config import (
     ConfigError,
     EmbedderConfig,
@@ -95,6 +96,7 @@ class PostsConfig(Alone):
     cut: Literal["anew", "shorten"] = "anew"
     apart: list[Text] = Field(default_factory=list)
     engine: EngineConfig
+    server: ServerConfig = ServerConfig()
 
     @model_validator(mode="after")
     def _goes_together(self) -> PostsConfig:

@@ -77,7 +77,7 @@ def load_cast(
     cast, seats = Cast(seats=config.experts.seats), seats_of(config)
     valuer = (given or {}).get("reward_model")
     wants_valuer = valuer is None and "reward_model" in config.judge_names
-    if wants_valuer and config.reward_model is not None:
+    if wants_valuer and config.reward_model is not None and config.reward_model.backend == "local":
         named = config.reward_model
         find_folder(named.path, named.revision, problem_for(named.label, pairs=False), named.models_dir)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
@@ -98,7 +98,7 @@ def load_cast(
     if problems := unscored(config, {seat: cast.backends[seat].capabilities.scores for seat in seats}):
         raise ConfigError(problems)
     if wants_valuer and config.reward_model is not None:
-        valuer = load_reward_model(config.reward_model, hub)
+        valuer = load_reward_model(config.reward_model, hub, terms)
         cast.notes += valuer.notes
     if valuer is not None:
         cast.backends["reward_model"] = valuer
@@ -205,8 +205,12 @@ def set_threads(number: int | None, models: Sequence[ModelConfig]) -> None:
     torch.set_num_threads(number or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
 
 
-def load_reward_model(config: RewardModelConfig, hub: Hub) -> Any:
+def load_reward_model(config: RewardModelConfig, hub: Hub, terms: Terms) -> Any:
     """The backend of a reward model. Raises ConfigError."""
+    if config.backend == "server":
+        from expertchat.backends.served.valuer import ServedRewardModel
+
+        return ServedRewardModel.connect(config, client_for(config, terms))
     from expertchat.backends.reward_model import RewardModel
 
     began, what = time.monotonic(), f"reward model {shown_path(config.path)}"

@@ -62,6 +62,11 @@ def command(server: str, python: str, folder: Path) -> list[str]:
     return [python, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1", "--port", str(PORT)]
 
 
+def environment() -> dict[str, str]:
+    """What a server is started with."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS") and key != "PYTHONPATH"} | ENVIRONMENT
+
+
 @contextmanager
 def served(server: str, python: str | None, folder: Path) -> Iterator[list[str]]:
     """The overrides that name a seat's model, `{seat}` in the place of its place, while it is served."""
@@ -73,9 +78,8 @@ def served(server: str, python: str | None, folder: Path) -> Iterator[list[str]]
             subprocess.run([sys.executable, "-m", "venv", scratch], check=True)
             python = f"{scratch}/bin/python"
             subprocess.run([python, "-m", "pip", "install", "-q", *NEEDS[server]], check=True)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS") and key != "PYTHONPATH"}
         with open(f"{scratch}/log", "w") as log:
-            running = subprocess.Popen(command(server, python, folder), env=environment | ENVIRONMENT, stdout=log, stderr=log)
+            running = subprocess.Popen(command(server, python, folder), env=environment(), stdout=log, stderr=log)
             try:
                 wait_for_it(running, f"{scratch}/log")
                 name = "m" if server == "vllm" else str(folder / NAME)

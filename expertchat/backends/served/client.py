@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from expertchat.backends.served.address import is_folder, urls_of, wait_for_urls
 from expertchat.backends.served.config import ServerConfig
-from expertchat.backends.served.level import MOST, Gate, Level
+from expertchat.backends.served.level import MOST, Gate, Level, Turns
 from expertchat.backends.served.terms import Terms
 from expertchat.backends.served.trouble import Denied, OddAnswer, Refused, Trouble, trouble_of
 from expertchat.config import ConfigError
@@ -65,13 +66,17 @@ class Address:
 
 
 class Client:
-    """What several models behind one address share."""
+    """What several models behind one address share.
+
+    `urls`: addresses, or folders of servers (see address.py), which are waited for. Raises ConfigError where none comes.
+    """
 
     def __init__(self, urls: Sequence[str], secret: str | None, terms: Terms) -> None:
         self.terms, self.settings = terms, terms.settings
-        self.secret = secret
-        self.addresses = [Address(url.rstrip("/"), _openai(url, self.secret, self.settings)) for url in urls]
+        self.secret, self.words = secret, list(urls)
+        self.addresses = [self._at(url) for url in wait_for_urls(urls, self.settings.wait)]
         self.gate = Gate(Level(self.settings.concurrency or MOST))
+        self.turns: Turns | None = None  # of its models, where those may not be asked at once
         self.sent = self.refused = 0
         self.leaving = False  # nothing more is to be sent
         self.wake = threading.Event()  # set when any answer of its models is there
@@ -81,6 +86,17 @@ class Client:
     @property
     def name(self) -> str:
         return self.addresses[0].url.partition("://")[2]
+
+    def _at(self, url: str) -> Address:
+        return Address(url.rstrip("/"), _openai(url, self.secret, self.settings))
+
+    def _look_again(self) -> None:
+        """Servers of a folder may stand elsewhere by now: one that was requeued, or more tasks of an array."""
+        known = {one.url: one for one in self.addresses}
+        found = urls_of(self.words) if any(map(is_folder, self.words)) else []
+        if found and set(found) != set(known):
+            self.addresses = [known.get(url) or self._at(url) for url in found]
+            self.terms.say(f"the servers of {', '.join(self.words)} stand at {', '.join(found)} now")
 
     async def ask(
         self,
@@ -97,7 +113,7 @@ class Client:
         """
         began, tries = time.monotonic(), 0
         while True:
-            await self.gate.enter()
+            turns = await self._turn(str(body.get("model")))
             address = self._free()
             address.out += 1
             tries += 1
@@ -116,7 +132,22 @@ class Client:
             finally:
                 address.out -= 1
                 self.gate.leave()
+                if turns is not None:
+                    turns.leave()
             await self._pause(self._after(trouble, address, tries, time.monotonic() - began, bounds))
+
+    async def _turn(self, model: str) -> Turns | None:
+        """Wait until one more may be sent, to this model."""
+        turns = self.turns
+        if turns is not None:
+            await turns.enter(model)
+        try:
+            await self.gate.enter()
+        except asyncio.CancelledError:
+            if turns is not None:
+                turns.leave()
+            raise
+        return turns
 
     async def tell(self, route: str, body: Mapping[str, Any]) -> None:
         """Send something that nothing is read from to every address. Raises Refused or Denied."""
@@ -141,15 +172,17 @@ class Client:
         if trouble.kind == "refused" or (trouble.kind == "odd" and tries >= ODD_TRIES):
             self.refused += 1
             raise Refused(said)
+        if trouble.gone:
+            self._look_again()
         others = [one for one in self.addresses if one is not address and one.back <= time.monotonic()]
         if trouble.kind == "down" and others:
             address.back = time.monotonic() + LEFT_OUT
             self._once(f"{said}: left out for {LEFT_OUT:.0f} s, the others go on")
             return 0.0
-        if trouble.kind == "busy":
-            self.gate.level.too_many(trouble.wait)
-        pause = max(trouble.wait or 0.0, min(LONGEST_PAUSE, PAUSE * 2 ** (tries - 1)))
         most, patience = bounds or (self.settings.attempts, self.settings.patience)
+        if trouble.kind == "busy":  # nobody waits longer than there is patience, nor do the others for this one
+            self.gate.level.too_many(trouble.wait if (trouble.wait or 0.0) <= patience else None)
+        pause = max(trouble.wait or 0.0, min(LONGEST_PAUSE, PAUSE * 2 ** (tries - 1)))
         often = trouble.kind == "down" and not trouble.gone and tries >= most
         if often or seconds + pause > patience:
             if bounds is not None:

@@ -19,7 +19,8 @@ from expertchat.text.in_words import line
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_RUNS, MOST_HISTORIES, LONGEST, TITLE = 3, 48, 320, 60  # LONGEST, TITLE: characters of a reply, and of a prompt in a title
+MOST_RUNS, MOST_HISTORIES, LONGEST = 3, 48, 320
+TITLE = 60  # characters of a topic that a title has, which may be a whole prompt
 OF_EACH = 3  # held-out replies that won, and that lost
 Line = dict[str, Any]
 
