@@ -13,7 +13,7 @@ from expertchat.backends.gguf import is_gguf
 from expertchat.backends.learnt import Learnt, find_learnt
 from expertchat.backends.packaged import install_line
 from expertchat.backends.served.client import Client, Terms, client_of
-from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, EngineConfig, ModelConfig
+from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, EngineConfig, ModelConfig, RewardModelConfig
 from expertchat.events import Loading
 from expertchat.text.sentences import shown_path
 

@@ -6,8 +6,6 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from expertchat.backends.folders import find_here
-from expertchat.backends.reward_folders import problem_for
 from expertchat.command import check_models as models
 from expertchat.command import check_places as places
 from expertchat.command.checks import Problems, told
