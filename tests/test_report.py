@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 
 from expertchat.config import ConfigError
 from expertchat.folder.reader import RunReader
-from expertchat.records import Demonstration, Pick, PickRow, Post, Sample
-from expertchat.records.learning import Preference, Standing
 from expertchat.report import command, writing
 from expertchat.report.command import run_report
 from expertchat.report.grouped import Grouped
@@ -31,7 +29,7 @@ from expertchat.report.told import Told, read
 from expertchat.report.transcripts import talks
 from expertchat.report.verdict import verdict_of
 from expertchat.views.report import print_report, print_written
-from tests.reported import HOSTILE, dialogues, written
+from tests.reported import HOSTILE, dialogues
 
 EARLIER = Path(__file__).parent / "earlier"
 
@@ -130,44 +128,6 @@ def test_tokens_are_shaded_where_their_likelihoods_were_written(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_rows_show_what_went_in_and_what_came_out(tmp_path: Path) -> None:
-    run, asked = tmp_path / "run", [{"role": "user", "content": "Accio ice, sun"}]
-    shutil.copytree(EARLIER / "talked", run)
-    (run / "transcripts.jsonl").unlink()
-    taught: dict[str, Any] = {"prompt": asked, "completion": [{"role": "assistant", "content": "['ice', 'sun']"}], "source": "spells.txt:1"}
-    rows = [Demonstration(id="l0", **taught), Demonstration(id="l1", part="evaluation", **taught)]
-    written(run / "demonstrations.jsonl", rows)
-    (run / "evaluations").mkdir()
-    for name, text in (("0000", "I say"), ("0004-final", " ['ice', 'sun'] "), ("0002", "['ice']")):
-        at: dict[str, Any] = {"prompt": asked, "way": "greedy", "text": text, "tokens": 3, "ended": True, "policy_version": 0}
-        alone = Sample(id="prompt0/greedy", wanted=None, **at)
-        written(run / "evaluations" / f"samples-{name}.jsonl", [Sample(id="l1/greedy", wanted="['ice', 'sun']", **at), alone])
-    pair = Preference(id="r1", prompt=asked, chosen="good", rejected="bad", score_chosen=0.9, part="evaluation", cut=["rejected"])
-    written(run / "preferences.jsonl", [pair, Preference(id="r2", prompt=asked, rejected="alone")])
-    for n, value in ((0, 0.0), (3, 1.5)):
-        standing = Standing(id="r1", chosen=value, rejected=-value, likelier=True, policy_version=n)
-        written(run / "evaluations" / f"rows-{n:04d}.jsonl", [standing])
-    written(run / "rows.jsonl", [PickRow(id="p0", source="x", group="g", topic="cats", texts={"base": "one", "best": "two"})])
-    written(run / "picks.jsonl", [Pick(id="p0/0", row="p0", order=["base", "best"], choice="best", mass=0.9),
-                                  Pick(id="p0/1", row="p0", order=["best", "base"], problem="low mass")])  # fmt: skip
-    first = Post(id="s0000/a0", place=0, language="en", persona="Ann", topic="cats", text="Help", fault="cut")
-    again = Post(id="s0000/a1", place=0, language="en", persona="Bo", topic="dogs", text="A dog.", near="s0001/a0", similarity=0.25)
-    written(run / "written.jsonl", [first, again])
-    warnings: list[str] = []
-    told = {one.id: one for one in talks(subject_of([run]), warnings)}
-    assert warnings == [] and list(told) == ["l0", "l1", "prompt0", "r1", "r2", "p0", "s0000"]
-    assert [(one.kind, one.end) for one in told.values()] == [
-        ("trained on", ""), ("held out", "as wanted"), ("asked for", ""), ("held out", ""), ("trained on", ""), ("pick", "best or none"),
-        ("post", "taken")]  # fmt: skip
-    assert [one["of"] for one in told["l1"].body["replies"]] == [
-        "what it is to say", "before training", "after round 2", "with the weights that were kept"]  # fmt: skip
-    assert told["l1"].body["replies"][-1]["right"] and told["l1"].body["source"] == "spells.txt:1"
-    assert told["r1"].body["replies"][0]["note"] == "log policy/base +0 before training, +1.5 after round 3"
-    assert told["p0"].flags == ["null"] and [one["note"] for one in told["p0"].body["replies"]] == [
-        "picked in 0 of 2 orders", "picked in 1 of 2 orders"]  # fmt: skip
-    assert [one["note"] for one in told["s0000"].body["replies"]] == ["cut", "taken, 0.25 like s0001/a0"]
-
-
 def test_many_are_split_and_none_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = dialogues(tmp_path / "run", 200, turns=6)
     monkeypatch.setattr(writing, "LARGEST", (4 << 20) + 20_000)

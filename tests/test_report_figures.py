@@ -21,6 +21,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.labels.store import standing
 from expertchat.records import Metrics
 from expertchat.records.lab import Label
+from expertchat.report.cards import cards_of
 from expertchat.report.drawing import drawn, inline_svg, table, write_figures
 from expertchat.report.learning import learnings, pooled
 from expertchat.report.markdown import inside, written
@@ -38,6 +39,8 @@ from expertchat.report.sections.studies import studies
 from expertchat.report.sections.training import training
 from expertchat.report.shapes import Axis, Point, Row, Series, beside, curves, forest, histogram
 from expertchat.report.subject import Subject, subject_of
+from expertchat.report.verdict import verdict_of
+from expertchat.report.verdict_others import said_of_card
 from expertchat.runs.arms import arms_of
 from tests.planted import answers, evidence
 from tests.planted import pairs as planted
@@ -287,8 +290,8 @@ def test_candidates_of_one_history_stand_beside_each_other(tmp_path: Path) -> No
     (figure,) = figures(section).values()
     assert [row[3:] for row in figure.rows] == [[0.9, "chosen"], [None, ""], [0.1, "rejected"]]
     shown = next(iter(tables(section).values()))
-    assert list(shown.columns) == ["score", "tokens", "pair", "reply"] and str(shown.rows["k1"][0]) == "–"
-    assert "\x00" not in str(shown.rows["k0"][-1])
+    assert list(shown.columns) == ["reply", "score", "tokens", "pair"] and str(shown.rows["k1"][1]) == "–"
+    assert "\x00" not in str(shown.rows["k0"][0])
 
 
 # -- judges, labels, reward models, the best of N -------------------------------------------------------------------------------------
@@ -308,6 +311,9 @@ def test_the_judges_card_is_drawn_with_its_intervals() -> None:
     assert ">north</text>" in svg(card)
     flagged = next(part for part in parts if isinstance(part, Shown) and part.title == "What the card shows")
     assert "shows a bias: the first" in map(str, flagged.rows["first (pairwise)"])
+    said = str(said_of_card(card))
+    assert re.match(r"\d+ judges on \d+ items[:.]", said) and "first (pairwise), the first" in said.partition("A bias shows: ")[2]
+    assert cards_of({}, {Path("a/card.json"): card, Path("other.json"): {"judges": []}}) == {"card.json": card}
 
 
 def test_two_groups_are_told_apart_without_colour() -> None:
@@ -352,6 +358,15 @@ def test_a_reward_model_has_curves_and_figures(tmp_path: Path) -> None:
     assert [row[1:5] for row in figures(section)["reward_models-accuracy_by_epoch"].rows] == [
         [0, 0.5, pytest.approx(0.3), pytest.approx(0.7)], [1, 0.75, pytest.approx(0.55), pytest.approx(0.95)]
     ]  # fmt: skip
+    (run / "config.yaml").write_text("run: {seed: 0}\nkind: types\n")  # one that names types orders no pairs
+    typed = {"base": HOSTILE, "figures": {**figures_, "coin": 0.125, "accuracy_cause": 0.5}}
+    (run / "summary.json").write_text(json.dumps(typed))
+    section = reward_models(subject(run))
+    assert section is not None and section.lead[0].endswith("of 40 held-out texts are named by their type, by chance 12.5 %.")
+    rows = tables(section)["On what was held out"].rows
+    assert list(rows) == ["types named rightly", "loss", "of the type cause"]
+    assert "reward_models-types-accuracy_by_epoch" in figures(section)
+    assert str(verdict_of(subject(run)).says).startswith("The classifier names the type rightly in 75 % of 40 held-out texts")
 
 
 def test_the_best_of_n_is_drawn_by_n(tmp_path: Path) -> None:

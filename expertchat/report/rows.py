@@ -175,7 +175,8 @@ def _picked(number: int, files: Files) -> Iterator[Talk]:
                  for column, text in map_at(line, "texts").items()]  # fmt: skip
         turns = [{"by": "said before", "text": text_of(said) or ""} for said in list_at(line, "said")]
         opinions = [_pick(one) for one in picks]
-        talk = talk_of(number, name, "pick", line, {"turns": turns, "replies": texts, "ratings": opinions, "heading": "The texts"})
+        body = {"turns": turns, "replies": texts, "ratings": opinions, "heading": "The texts", "rated": "By the order shown"}
+        talk = talk_of(number, name, "pick", line, body)
         flags = ["null"] if len(chosen) < len(picks) else []
         one_same = f"{chosen[0]} or none" if flags and chosen else f"always {chosen[0]}" if chosen else ""
         end = one_same if len(set(chosen)) < 2 else "changes with the order"

@@ -14,7 +14,7 @@ from expertchat.report.drawing import COLOURS, MARKS
 from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
 from expertchat.report.verdict_arms import ON_ROWS
-from expertchat.report.words import counted, listed, rate, unfinished
+from expertchat.report.words import counted, interval, listed, rate, unfinished
 from expertchat.reward_models.config import TYPES
 from expertchat.text.card_in_words import FLAGGED, finding, names
 from expertchat.text.in_words import line
@@ -46,7 +46,7 @@ def of_rows(subject: Subject) -> Verdict | None:
         typed = run.makes_judge and run.config.get("kind") == TYPES
         said = rate(accuracy, figures.get("accuracy_low"), figures.get("accuracy_high"), f"{n} held-out {'texts' if typed else 'pairs'}")
         what = "The reward model ranks the better text higher" if run.makes_judge else "The trained model finds the chosen reply likelier"
-        what = "The reward model names the type rightly" if typed else what
+        what = "The classifier names the type rightly" if typed else what
         return Verdict(f"{what} in {said}{many}.", cannot)
     losses = [one.figures.get("loss_evaluation", one.figures.get("loss")) for one in run.metrics()]
     known = [loss for loss in losses if isinstance(loss, float)]
@@ -60,15 +60,17 @@ def of_rows(subject: Subject) -> Verdict | None:
 
 
 def of_other_kinds(subject: Subject) -> Verdict | None:
-    """Runs that choose, build or judge; the last one of the first kind that there is."""
+    """Runs that choose, pick, build, judge or write; the last one of the first kind that there is."""
     kinds: dict[str, tuple[Callable[[RunReader], str | None], str]] = {
         "best_of_n": (_chosen, "Who chooses likes its own choice: the judges that did not choose are those that count."),
+        "pick": (_picked, "Who goes by the place says nothing of the texts: what stood first tells how much of it that is."),
         "build_pairs": (_built, "That a judge scores them apart does not make the chosen ones good."),
         "judge": (
-            lambda run: _card(subject.cards.get(line(subject.name(run)))) or _judged(run),
+            lambda run: said_of_card(subject.cards.get(line(subject.name(run)))) or _judged(run),
             "How right a judge is stands in its card, as far as a truth, a label or a person is there to hold it against.",
         ),
     }
+    kinds["posts"] = (_posted, "That they are unlike each other does not make them good.")
     for kind, (say, cannot) in kinds.items():
         for run in reversed(subject.runs):
             if run.kind == kind and (said := say(run)) is not None:
@@ -109,7 +111,33 @@ def _built(run: RunReader) -> str | None:
     return f"{said}."
 
 
-def _card(card: Mapping[str, Any] | None) -> str | None:
+def _picked(run: RunReader) -> str | None:
+    """Which text is picked most often, and how often what stood first."""
+    systems = {text: one for text, one in _at(run.summary, "systems").items() if one.get("value") is not None}
+    if not systems:
+        return None
+    text = max(systems, key=lambda name: float(systems[name]["value"]))
+    best, first = systems[text], _at(run.summary, "first")
+    share = rate(best["value"], best["low"], best["high"], f"{best['n']:,} picks")
+    even = run.summary.get("even") or 1 / len(systems)
+    apart = best["low"] is not None and best["low"] > even
+    what = f"{text} most often, in {share}" if apart else f"none of {len(systems)} texts more often than by chance ({text} in {share})"
+    said = f"{run.summary.get('judge')} picks {what}"
+    if first.get("value") is not None:
+        said += f", and what stood first in {interval(first['value'], first.get('low'), first.get('high'))}"
+    return line(f"{said}.")
+
+
+def _posted(run: RunReader) -> str | None:
+    summary = run.summary
+    if not summary.get("wanted"):
+        return None
+    near = f"; the two nearest are {summary['nearest']:.2f} alike" if isinstance(summary.get("nearest"), float) else ""
+    of = f"on {summary.get('topics')} topics, of {summary.get('written')} texts"
+    return f"{summary.get('posts')} of {summary['wanted']} posts, {of}{near}."
+
+
+def said_of_card(card: Mapping[str, Any] | None) -> str | None:
     """Who is right most often, where something is there to hold judges against, and what is wrong with whom."""
     if card is None or not card["judges"]:
         return None
@@ -121,8 +149,8 @@ def _card(card: Mapping[str, Any] | None) -> str | None:
         better = sum(one["flag"] == "above" for one, _ in right)
         share = rate(best["value"], best["low"], best["high"], f"{best['n']:,} pairs")
         said += f": {who} agrees with {AGAINST[card['against']]} most often, in {share}; {better} of {len(right)} better than chance"
-    wrong = [f"{who} ({finding(key, one[key]).partition(': ')[2]})" for who, one in called for key in FLAGGED if one[key]["flag"] == "bias"]
-    return f"{said}. " + (f"A bias shows in {listed(wrong)}." if wrong else "None shows a bias.")
+    wrong = [f"{who}, {finding(key, one[key]).partition(': ')[2]}" for who, one in called for key in FLAGGED if one[key]["flag"] == "bias"]
+    return f"{said}. " + (f"A bias shows: {'; '.join(wrong)}." if wrong else "None shows a bias.")
 
 
 def _judged(run: RunReader) -> str | None:

@@ -205,7 +205,7 @@ function article(talk, data) {
   if (data.chosen) node.append(el("p", { class: "facts" }, data.chosen.problem ?? `chosen of the first N: ${data.chosen.sizes.map((n, i) =>
     `${n}: ${data.chosen.chosen[i] === null ? "none" : `candidate ${data.chosen.chosen[i]}`}`).join(", ")}`));
   const ratings = whole(data.ratings), wim = whole(data.wim), rewards = whole(data.rewards);
-  if (ratings.length) node.append(el("h4", {}, "Ratings"), ratingTable(ratings), replies(ratings));
+  if (ratings.length) node.append(el("h4", {}, data.rated ?? "Ratings"), ratingTable(ratings), replies(ratings));
   if (rewards.length) node.append(el("p", { class: "facts" }, "rewards: " + rewards.map((one) => `${one.subject} by ${one.judge} ${number(one.value, 3)}`).join(" · ")));
   if (wim.length) node.append(el("h4", {}, "What is missing"), missing(wim));
   return node;

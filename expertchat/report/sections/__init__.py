@@ -18,6 +18,7 @@ from expertchat.report.sections.judges import judges
 from expertchat.report.sections.labels import labels
 from expertchat.report.sections.lookup import lookup
 from expertchat.report.sections.pairs import pairs
+from expertchat.report.sections.picks import picks, posts
 from expertchat.report.sections.reward_models import reward_models
 from expertchat.report.sections.several import several
 from expertchat.report.sections.studies import studies
@@ -39,5 +40,7 @@ SECTIONS: tuple[MakeSection, ...] = (
     labels,
     reward_models,
     best_of_n,
+    picks,
+    posts,
     lookup,
 )

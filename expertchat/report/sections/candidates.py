@@ -135,6 +135,7 @@ def _tables(found: Sequence[History], run: str) -> Iterator[Shown]:
         "nearest to each other": ordered[-1],
     }.items():
         columns: dict[str, list[Any]] = {
+            "reply": [_short(each.get("text")) for each in one.candidates],  # first: a phone shows the first columns
             "score": [one.score(each) for each in one.candidates],
             "rating": [_of_reward(one, each, "rating") for each in one.candidates],
             "WIM": [_of_reward(one, each, "wim") for each in one.candidates],
@@ -143,7 +144,6 @@ def _tables(found: Sequence[History], run: str) -> Iterator[Shown]:
             "measured": [_of_score(one, each, "measured") for each in one.candidates],
             "tokens": [each.get("tokens") for each in one.candidates],
             "pair": [one.used.get(str(each.get("id"))) for each in one.candidates],
-            "reply": [_short(each.get("text")) for each in one.candidates],
         }
         kept = {title: cells for title, cells in columns.items() if any(cell not in (None, 0, 0.0) for cell in cells)}
         rows = {f"k{each.get('index')}": [Cell(cells[i]) for cells in kept.values()] for i, each in enumerate(one.candidates)}

@@ -77,7 +77,7 @@ def _table(members: Sequence[Member], names: Mapping[str, str], of: str) -> Show
     for one in members:
         branch = one.branch
         came = f"{branch.get('dialogue')}, after turn {int(branch.get('turns') or 0) - 1}" if branch else None
-        models = ", ".join(f"{seat}: {line(model)}" for seat, model in one.row["models"].items())
+        models = "\n".join(f"{seat}: {line(model)}" for seat, model in one.row["models"].items())
         rows[f"{STEP * int(one.row['depth'])}{one.name}"] = [
             Cell(came and line(came)), Cell("yes" if branch.get("edited") is not None else None), Cell(models or None),
             Cell(str(one.row["seed"])), Cell(one.row["turns"]), Cell("done" if one.row["done"] else "not at its end"),
