@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from expertchat.backends.likelihood import likelihoods
 from expertchat.config import ConfigError
-from expertchat.evaluation.statistics import wilson
+from expertchat.evaluation.by_topic import share_of
 from expertchat.records import Demonstration, Figure
 from expertchat.records.learning import Preference
 from expertchat.training.encoded import SHOWN, Encoder
@@ -122,11 +122,13 @@ def as_judged(one: Preferred) -> Iterator[Row]:
 
 
 class Stand(NamedTuple):
-    """Of one row: log policy - log base of each reply (nats; None: it has none); whether the policy finds the chosen one likelier."""
+    """Of one row: log policy - log base of each reply (nats; None: it has none); whether the policy finds the chosen one likelier; `group`:
+    rows of one group are alike."""
 
     chosen: float | None
     rejected: float | None
     likelier: bool | None
+    group: str = ""
 
 
 def stands(learner: Learner, rows: Sequence[Preferred]) -> list[Stand]:
@@ -137,13 +139,13 @@ def stands(learner: Learner, rows: Sequence[Preferred]) -> list[Stand]:
     for one, mine, its in zip(rows, of_policy, of_base, strict=True):
         ratios = {side: a.logp - b.logp for side, a, b in zip(one.replies, mine, its, strict=True)}
         likelier = mine[0].logp > mine[1].logp if len(mine) == 2 else None
-        found.append(Stand(ratios.get("chosen"), ratios.get("rejected"), likelier))
+        found.append(Stand(ratios.get("chosen"), ratios.get("rejected"), likelier, one.row.group or one.row.topic or one.row.id))
     return found
 
 
 def figures_of(found: Sequence[Stand], beta: float) -> dict[str, Figure]:
     """`accuracy`: how often the policy's own reward, beta times its log ratio, is on the side of the chosen one (of a single reply: above
-    0 for a good one), a tie counting a half; with Wilson's interval. `heldout_margin`: the mean of its differences in pairs.
+    0 for a good one), a tie counting a half; its interval draws whole groups. `heldout_margin`: the mean of its differences in pairs.
     `heldout_loss`: the mean of -log sigmoid of what lies on the right side, DPO's own, log 2 for a tie. `likelier`: how often the policy
     finds the chosen one of a pair likelier as a whole. None where there is nothing, or a number is not finite.
 
@@ -157,18 +159,23 @@ def figures_of(found: Sequence[Stand], beta: float) -> dict[str, Figure]:
         return {**dict.fromkeys(names), "rows": len(found)}
     apart = [one.chosen - one.rejected for one in found if one.chosen is not None and one.rejected is not None]
     single = [one.chosen if one.chosen is not None else -(one.rejected or 0.0) for one in found if None in (one.chosen, one.rejected)]
-    right = sum(0.5 if value == 0 else float(value > 0) for value in (*apart, *single))
-    low, high = wilson(right, len(found))
+    right = share_of([_right(one) for one in found], [one.group for one in found], seed=0)
     known = [one.likelier for one in found if one.likelier is not None]
     return {
-        "accuracy": right / len(found),
-        "accuracy_low": low,
-        "accuracy_high": high,
+        "accuracy": right.value,
+        "accuracy_low": right.low,
+        "accuracy_high": right.high,
         "heldout_margin": beta * fmean(apart) if apart else None,
         "heldout_loss": fmean(_loss(beta * value) for value in (*apart, *single)),
         "likelier": fmean(map(float, known)) if known else None,
         "rows": len(found),
     }
+
+
+def _right(one: Stand) -> float:
+    """1 where the policy's own reward is on the right side, 0.5 where it is on none."""
+    value = (one.chosen or 0.0) - (one.rejected or 0.0)
+    return 0.5 if value == 0 else float(value > 0)
 
 
 def _loss(value: float) -> float:
