@@ -48,8 +48,9 @@ def run_arms(
 
     parser = argparse.ArgumentParser("expertchat arms", description="Several training runs as one table, the seeds of an arm pooled.")
     parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="a run folder, or a folder of runs")
-    parser.add_argument("--control", metavar="ARM", help=f"held against it (default: {NOTHING_LEARNT}, else the first)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"write the table as {', '.join(SUFFIXES)} too")
+    against = f"the arm that the others are held against (default: {NOTHING_LEARNT}, else the first)"
+    parser.add_argument("--control", metavar="ARM", help=against)
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"write the table as {', '.join(SUFFIXES[:-1])} too, or truth against reward as {SUFFIXES[-1]}")
     options = parser.parse_args(list(arguments))
     out: Path | None = options.out
     wrong = [f"--out {out}: must end in {', '.join(SUFFIXES)}"] if out is not None and out.suffix not in SUFFIXES else []
