@@ -50,7 +50,8 @@ def run_arms(
     parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="a run folder, or a folder of runs")
     against = f"the arm that the others are held against (default: {NOTHING_LEARNT}, else the first)"
     parser.add_argument("--control", metavar="ARM", help=against)
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"write the table as {', '.join(SUFFIXES[:-1])} too, or truth against reward as {SUFFIXES[-1]}")
+    written = f"write the table as {', '.join(SUFFIXES[:-1])} too, or truth against reward as {SUFFIXES[-1]}"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=written)
     options = parser.parse_args(list(arguments))
     out: Path | None = options.out
     wrong = [f"--out {out}: must end in {', '.join(SUFFIXES)}"] if out is not None and out.suffix not in SUFFIXES else []
