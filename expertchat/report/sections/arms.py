@@ -59,7 +59,7 @@ def forests(rows: Sequence[Arm], names: Sequence[str], before: str = "arms") -> 
     control = f"{line(held[0][1]['control'])}, % of the replies" if held else ""
     found = (
         forest(f"{before}-win_rate", "Replies that win against the base's, by arm", WON, won, note),
-        forest(f"{before}-like_length", "The same among replies of about the same length", WON, like, note.split(";")[0]),
+        forest(f"{before}-like_length", "The same among replies of about the same length", WON, like, f"{note.split(';')[0].rstrip('.')}."),
         forest(f"{before}-control", "Wins more than the control's, on the same histories", Axis(f"more than {control}", True, 0.0),
                [_row(name, row, "minus_control", "minus_control_n") for name, row in held], "Lines: 95 % intervals, whole topics drawn."),
         forest(f"{before}-facts", "Distinct true facts a reply, times the base's, by arm", Axis("times the base's", at=1.0), facts,
