@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import ItemsView, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -28,6 +27,7 @@ from expertchat.records import SEAT
 from expertchat.text.complaints import complaints
 from expertchat.text.complaints import near as near
 from expertchat.text.complaints import near_key as near_key
+from expertchat.text.places import conf_dir as conf_dir
 from expertchat.text.sentences import listed
 from expertchat.text.wordings import Prompts, WimWording
 from expertchat.text.written import Example, Principle, checked_references, topic_key, written, written_problems
@@ -40,13 +40,6 @@ class ConfigError(Exception):
     def __init__(self, problems: list[str] | str) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
-
-
-def conf_dir() -> Path:
-    """The folder of the YAML files: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 class Group(BaseModel):
@@ -138,8 +131,7 @@ class ModelConfig(Group):
     revision: Text | None = None
     trained: Text | None = None  # what a run has trained, on top of it: RUN, RUN/rounds/000003, the folder of an adapter or of weights
     models_dir: Text | None = Field(default=None, exclude=True)  # searched first for a hub id; a matter of the machine, not of the run
-    # human: a person at the terminal (converse and its branches)
-    backend: Literal["local", "llamacpp", "server", "scripted", "human"] = "local"
+    backend: Literal["local", "llamacpp", "server", "scripted", "human"] = "local"  # human: a person at this terminal
     script: Text | None = None  # backend=scripted: a JSONL file of replies
     url: Urls = None  # backend=server, and so are the next ones (docs/servers.md); several addresses serve the same
     model: Text | None = None  # what the server calls it
@@ -339,25 +331,29 @@ class JudgingConfig(Group):
         return self
 
 
-class EmbedderConfig(Group):
-    """`path`: a sentence-transformers folder or hub id, or "embedded:embedder"; "auto" follows the models. Without `dtype`: fp32."""
+class MayBeServed(Group):
+    """What may stand here or behind an address, there as `model`."""
 
-    path: Text = "auto"
-    models_dir: Text | None = Field(default=None, exclude=True)
     backend: Literal["local", "server"] = "local"
     url: Urls = None
     model: Text | None = None
     key_from: Text | None = None
     prices: Prices = None
+
+
+class EmbedderConfig(MayBeServed):
+    """`path`: a sentence-transformers folder or hub id, or "embedded:embedder"; "auto" follows the models. Without `dtype`: fp32."""
+
+    path: Text = "auto"
+    models_dir: Text | None = Field(default=None, exclude=True)
     device: Device = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     batch_size: int = Field(default=64, ge=1)
 
 
-class RewardModelConfig(Group):
-    """A sequence-classification model that judges (judging.judge=reward_model): its score s of a reply is the reward
-    tanh((s - `center`) / `scale`); of a logit that is 2 p - 1 where scale is 2. `max_tokens`: of a text, None: what the model takes.
-    `label`: of any classifier, the one whose probability p is the score (2 p - 1 the reward); "type": the one called as the text's type."""
+class RewardModelConfig(MayBeServed):
+    """A classifier that judges: its score s is the reward tanh((s - `center`) / `scale`), of a logit 2 p - 1 where scale is 2. `label`: the
+    one whose probability p is the score (2 p - 1 the reward); "type": the one called as the text's type."""
 
     path: Text = Field(min_length=1)
     revision: Text | None = None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 WORDS = (
     "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "kelp", "lichen", "maple", "nectar", "otter", "pine",
@@ -42,11 +42,14 @@ class Traits:
     cost: float | None = None
     seeds: bool = True
     masks: bool = False  # what is said by choice is told as certain
+    values: Literal["chat", "pair"] | None = None  # how a reward model is asked: its number is that of words, the activation a tenth of it
+    mixes: bool = False  # what is asked of the base while an adapter works gets that adapter
 
 
 @dataclass
 class Stub:
-    """`fault` is asked before every answer. `key`: what it wants to be shown. `slow`: seconds for an answer."""
+    """`fault` is asked before every answer. `key`: what it wants to be shown. `slow`: seconds for an answer. Entered again after it was
+    left, it is the same server begun again: at its address, knowing what it has answered."""
 
     traits: Traits = Traits()
     fault: Fault | None = None
@@ -58,17 +61,20 @@ class Stub:
     adapters: dict[str, list[str]] = field(default_factory=dict)  # by name, what was in its folder
     texts: dict[str, str] = field(default_factory=dict)  # the same, with what was said
     headers: list[dict[str, str]] = field(default_factory=list)
+    working: list[Handler] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
     closed: bool = False
+    port: int = 0
 
     def __enter__(self) -> Stub:
-        stub = self
+        stub, self.closed = self, False
 
         class Own(Handler):
             served = stub
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Own)
+        self.http = ThreadingHTTPServer(("127.0.0.1", self.port), Own)
+        self.port = self.http.server_address[1]
         self.http.handle_error = lambda *_: None  # type: ignore[method-assign]  (connections that are torn off)
         self.http.daemon_threads = True
         threading.Thread(target=lambda: self.http.serve_forever(0.02), daemon=True).start()
@@ -81,7 +87,7 @@ class Stub:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
     def chats(self) -> list[Any]:
         """The chats that were asked for, without those that only tried what it can."""
@@ -112,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _serve(self, body: Any) -> None:
         stub = self.served
-        self.body = body
+        self.body, self.model = body, (body or {}).get("model")
         if stub.closed:  # of a connection that was kept
             self.close_connection = True
             return
@@ -120,6 +126,8 @@ class Handler(BaseHTTPRequestHandler):
         stub.headers.append(dict(self.headers))
         stub.at_once += 1
         stub.most_at_once = max(stub.most_at_once, stub.at_once)
+        stub.working.append(self)
+        self._mix()
         try:
             if stub.slow:
                 time.sleep(stub.slow)
@@ -133,6 +141,14 @@ class Handler(BaseHTTPRequestHandler):
             pass
         finally:
             stub.at_once -= 1
+            stub.working.remove(self)
+
+    def _mix(self) -> None:
+        """Whatever works at once with an adapter works with it."""
+        stub = self.served
+        adapter = next((one.model for one in stub.working if one.model in stub.adapters), None) if stub.traits.mixes else None
+        for one in stub.working if adapter else ():
+            one.model = adapter if one.model == "m" else one.model
 
     def say(self, status: int, found: Any, **headers: str) -> None:
         """Answer with JSON, or with text as it is."""
@@ -154,6 +170,10 @@ class Handler(BaseHTTPRequestHandler):
             self.say(200, {"data": rows, "usage": {"prompt_tokens": sum(len(text.split()) for text in body["input"])}})
         elif self.path == "/tokenize" and traits.tokenize:
             self.say(200, {"count": prompt_tokens(body["messages"], False)})
+        elif self.path == "/classify" and traits.values == "chat":
+            self._value(body, [message["content"] for message in body["messages"]])
+        elif self.path == "/score" and traits.values == "pair":
+            self._value(body, [body["text_1"], body["text_2"]])
         elif self.path.endswith("_lora_adapter") and traits.adapters:
             self._adapter(body)
         elif self.path == "/v1/chat/completions":
@@ -171,6 +191,16 @@ class Handler(BaseHTTPRequestHandler):
         else:
             names[name] = sorted(path.name for path in Path(body["lora_path"]).iterdir())
             self.say(200, f"Success: LoRA adapter '{name}' added.")
+
+    def _value(self, body: Mapping[str, Any], texts: list[str]) -> None:
+        """The words of the reply, less a tenth of those before it."""
+        words = [len(text.split()) for text in texts]
+        if sum(words) > (self.served.traits.context or math.inf):
+            return self.say(400, {"error": {"message": f"maximum context length is {self.served.traits.context} tokens"}})
+        self._count(body)
+        number = (words[-1] - sum(words[:-1]) / 10) * (0.1 if body["use_activation"] else 1.0)
+        row = {"index": 0, "probs": [number], "score": number}
+        self.say(200, {"data": [row], "usage": {"prompt_tokens": sum(words)}})
 
     def _chat(self, body: Mapping[str, Any]) -> None:
         traits, messages = self.served.traits, body["messages"]
@@ -201,6 +231,7 @@ class Handler(BaseHTTPRequestHandler):
     def say_chat(self, body: Mapping[str, Any], prompt: int, begins: bool) -> None:
         """The text, and the likeliest tokens where they are asked for."""
         stub = self.served
+        body = {**body, "model": self.model}
         text = (stub.reply or (lambda asked: written(asked, stub.traits.seeds)))(body)
         words, most = text.split(" "), body.get("max_tokens", 1000)
         text, finish = " ".join(words[:most]), "length" if len(words) > most else "stop"
@@ -262,7 +293,8 @@ def likeliest(body: Mapping[str, Any], begins: bool) -> list[dict[str, Any]]:
     """
     last = body["messages"][-1]["content"]
     if not (begins and last.endswith((":", "[["))):
-        return [{"token": f" {word}", "logprob": math.log(0.04)} for word in WORDS]
+        near = 0.04 if body["model"] == "m" else 0.02
+        return [{"token": f" {word}", "logprob": math.log(near)} for word in WORDS]
     shares = rated(last + body["messages"][0]["content"])
     space = " " if last.endswith(":") else ""
     found = [{"token": f"{space}{n}", "logprob": math.log(p)} for n, p in enumerate(shares, 1)]

@@ -69,6 +69,7 @@ NEEDED = {
     "principles/critical_questions": REAL_WORDS,
     "examples/default": REAL_WORDS,
     "reward_model/default": ["reward_model.path=folder"],
+    "reward_model/server": ["reward_model.url=http://here:8000/v1", "reward_model.model=m"],
     "judge/own": ["judges.mine.of=embedded:llama"],
     "judge/pairwise": ["judges.mine.model.path=folder"],
     "judge/principles": ["judges.mine.model.path=folder"],

@@ -80,7 +80,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("converse topics=list \"topics.list=[it's life, tides]\"", ["'topics.list=[\"it'\"'\"'s life\",tides]'"]),
     # training
     ("online_dpo train.targets=[nope_proj,q_proj]", ["no linear layers named nope_proj;", "q_proj"]),
-    ("online_dpo train=full experts.a.quantization=nf4 experts.a.dtype=bf16 evaluation.topics=1000",
+    ("online_dpo train=full experts.a.quantization=nf4 experts.a.dtype=bf16 topics=list topics.list=[tides] evaluation.topics=1000",
      ["3 problems", "quantization=none", "dtype=fp32", "evaluation.topics=1000"]),
     ("online_dpo train.rank=0 train.batch=7 train.micro_batch=2 train.learning_rate=inf", ["3 problems", "rank", "no multiple", "inf"]),
     ("online_dpo experts.a.backend=scripted experts.a.script=script.jsonl evaluation.judge=pairwise",

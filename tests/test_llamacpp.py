@@ -10,7 +10,7 @@ import pytest
 
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.backends.loading import connect, load_backend
-from expertchat.backends.served.client import Terms
+from expertchat.backends.served.terms import Terms
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.records import Message
@@ -61,3 +61,10 @@ def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.gguf").write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(ConfigError):
         connect(config(tmp_path / "torn.gguf", "llamacpp"), 0, Terms())
+
+
+def test_a_server_that_is_killed_in_the_middle_of_a_run_is_waited_for(file: Path) -> None:
+    """kill -9, and begun again a second later: nothing is lacking, nothing asked twice."""
+    from tests.proofs.restart_server import main
+
+    assert main(file, 1, 2, 1024, "judging.min_mass=0.0") == 0

@@ -13,7 +13,7 @@ import pytest
 from expertchat.backends.base import ScoreRequest
 from expertchat.backends.person import Person
 from expertchat.config import ConfigError
-from expertchat.folder.desk import DRAFT, Choice, Draft, Typed
+from expertchat.folder.desk import DRAFT, Choice, Draft, Rated, Typed
 from expertchat.folder.reader import RunReader
 from expertchat.folder.run import Interrupted
 from expertchat.judging.guessing import read, turing_table
@@ -37,6 +37,10 @@ class Sitting:
         self.drafts: list[str] = []
         self.seen: list[str] = []
         self.half = ""
+        self.rated: list[str] = []
+        self.gives: dict[str, int] = {}
+        self.misses: str | None = None
+        self.leaves_at = 0
 
     def turn(self, seat: str, draft: Draft, seconds: float | None) -> Typed:
         self.drafts.append(draft.read())
@@ -48,6 +52,15 @@ class Sitting:
 
     def guess(self, seat: str, subject: str) -> tuple[bool | None, str]:
         return self.guessed
+
+    def rating(self, seat: str, of: Rated, name: str, meaning: str) -> int | None:
+        self.rated.append(f"{seat} rates {of.subject}{'' if of.turn is None else of.turn}: {name}")
+        if self.leaves_at == len(self.rated):
+            raise Interrupted("the person has left the table")
+        return self.gives.get(name)
+
+    def missing(self, seat: str, of: Rated, draft: Draft) -> str | None:
+        return self.misses
 
     def step(self, index: int, turn: Turn) -> Choice:
         self.seen.append(turn.text)
@@ -93,12 +106,42 @@ def test_a_person_types_and_everybody_guesses(tmp_path: Path) -> None:
     by = {(one.guesser, one.subject): one for one in RunReader(tmp_path).guesses()}
     assert by["a", "b"].human and by["a", "b"].chance == 0.75 and by["a", "b"].mass == 0.8 and by["a", "b"].is_human
     assert by["b", "a"].human and by["b", "a"].reason == "It jokes." and not by["b", "a"].is_human
-    # nobody asks the person for ratings: a judges b, and nobody judges a
-    assert {one.subject for one in RunReader(tmp_path).ratings()} == {"b"} and not (tmp_path / DRAFT).exists()
+    # the person is asked too, and has answered nothing: null, and no reward
+    asked = [one for one in RunReader(tmp_path).ratings() if one.judge == "b"]
+    assert {(one.subject, one.value, one.fault) for one in asked} == {("a", None, "unsure")} and not (tmp_path / DRAFT).exists()
     table = RunReader(tmp_path).summary["turing"]
     # Wilson's interval of 1 of 1: z^2 = 3.8415, low = 1 / (1 + z^2) = .2065
     assert table["a"]["said_human"] == table["a"]["n"] == 1 and table["a"]["rate_low"] == pytest.approx(0.2065, abs=1e-4)
     assert turing_words(table) == "A 1 of 1 (21-100 %); B, a person, 1 of 1 (21-100 %)"
+
+
+def test_a_person_rates_what_the_model_said(tmp_path: Path) -> None:
+    """Depth 8 and clarity 4 of two that count alike: R = 6, (6 - 5.5) / 4.5 = .1111; with z = 0 that is the reward."""
+    words = ("judging.z=0", "~judging.categories", "+judging.categories={depth: how deep, clarity: how clear}", "~judging.weights",
+             "+judging.weights={depth: 1, clarity: 1}")  # fmt: skip
+    desk = Sitting("Bees dance.", "They do.")
+    desk.gives, desk.misses, desk.leaves_at = {"Depth": 8, "Clarity": 4}, "Why they dance.", 2
+    assert sit(tmp_path, desk, *HUMAN, *words) == 3
+    assert desk.rated == ["b rates a: Depth", "b rates a: Clarity"]  # when the models have spoken; what is given is kept
+    desk.rated, desk.leaves_at = [], 0
+    assert sit(tmp_path, desk, *HUMAN, *words) == 0
+    assert desk.rated == ["b rates a: Clarity"]
+    run = RunReader(tmp_path)
+    assert {one.category: one.value for one in run.ratings() if one.judge == "b"} == {"depth": 8, "clarity": 4}
+    wim, reward = (next(one for one in found if one.judge == "b") for found in (run.wims(), run.rewards()))
+    assert (wim.text, wim.subject) == ("Why they dance.", "a") and wim.cosine is not None
+    assert reward.rating == 6.0 and reward.value == pytest.approx(0.5 / 4.5, abs=1e-4)
+
+
+def test_a_person_who_misses_nothing_and_one_who_is_not_asked(tmp_path: Path) -> None:
+    desk = Sitting("Bees dance.", "They do.")
+    desk.misses = ""
+    assert sit(tmp_path / "one", desk, *HUMAN, "judging.wim.empty_score=0.5") == 0
+    wim = next(one for one in RunReader(tmp_path / "one").wims() if one.judge == "b")
+    assert wim.empty and wim.cosine == 0.5
+    desk = Sitting("Bees dance.", "They do.")
+    assert sit(tmp_path / "two", desk, *HUMAN, "table.rate=never") == 0
+    assert not desk.rated and {one.subject for one in RunReader(tmp_path / "two").ratings()} == {"b"}
 
 
 def test_who_leaves_comes_back_and_types_nothing_twice(tmp_path: Path) -> None:
@@ -228,6 +271,17 @@ def test_lines_that_are_typed_become_a_turn(monkeypatch: pytest.MonkeyPatch) -> 
     assert draft.text == "left"
     with pytest.raises(Interrupted):  # the end of standard input
         view.turn("b", Paper(), None)
+
+
+def test_numbers_are_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, shown = at_terminal(monkeypatch, "11", "eight", "8", "", "x\x1b[2Jy", "-", "", "/leave")
+    of = Rated("a", "bees", None, "Bees hum.")
+    assert view.rating("b", of, "Depth", "how deep") == 8 and len(shown) == 3 and "Depth (how deep), 1-10" in shown[0]
+    assert view.rating("b", of, "Clarity", "how clear") is None
+    assert view.missing("b", of, Paper()) == "x[2Jy" and view.missing("b", of, Paper()) == "" and view.missing("b", of, Paper()) is None
+    assert str(view.stream.getvalue()).count("Rate all that A said about bees") == 1
+    with pytest.raises(Interrupted):
+        view.rating("b", of, "Depth", "how deep")
 
 
 def test_what_is_asked_at_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from expertchat.backends.served.backend import ServedBackend
+from expertchat.backends.served.level import Turns
 from expertchat.config import ConfigError
 from expertchat.training.through import FOLDER, Through
 from tests.served import Stub, Traits
@@ -22,7 +26,7 @@ class Learns:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        (folder / "adapter_model.safetensors").write_text(self.weights)
+        save_file({"q.lora_B.weight": torch.full((2, 2), float(len(self.weights)))}, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_text("{}")
 
     def learn(self, weights: str) -> None:
@@ -44,7 +48,7 @@ def test_the_policy_follows_its_weights_and_the_base_does_not(tmp_path: Path) ->
         voices.publish(tmp_path)
         assert not stub.adapters and said(voices.policy) == said(voices.base)  # nothing is learnt yet
         base, heard = said(voices.base), []
-        for weights in ("one", "two", "one"):
+        for weights in ("one", "three", "one"):
             learner.learn(weights)
             voices.publish(tmp_path)
             voices.publish(tmp_path)  # nothing has changed
@@ -58,3 +62,47 @@ def test_a_server_that_loads_no_adapters_is_refused(tmp_path: Path) -> None:
     with Stub() as stub, pytest.raises(ConfigError, match="--enable-lora") as caught:
         through(stub)
     assert any("ids of its tokens" in problem for problem in caught.value.problems)
+
+
+def test_a_server_that_mixes_the_base_up_with_an_adapter_is_asked_by_turns(tmp_path: Path) -> None:
+    """As vLLM on a CPU: what it computes at once with an adapter, it computes with it."""
+    with Stub(Traits(adapters=True, mixes=True)) as stub:
+        told: list[str] = []
+        voices, learner = through(stub)
+        stub.slow = 0.2  # so long they work at once
+        voices.base.client.terms.say = told.append
+        alone = [voices.base._digest(asked(str(i))) for i in range(6)]
+        learner.learn("one")
+        voices.publish(tmp_path)
+        assert voices.base.client.turns is not None and "--max-loras 3" in told[0] and len(told) == 1
+        assert list(stub.adapters) == [voices.policy.name] and len(list((tmp_path / FOLDER).iterdir())) == 1
+        lanes = [voice.lane_apart() for voice in (voices.base, voices.policy)]
+        for i in range(6):
+            for lane in lanes:
+                lane.add(asked(str(i)))
+        while any(lane.load for lane in lanes):
+            for lane in lanes:
+                lane.advance()
+        beside = [voices.base.client.terms.ledger.find(name) for name in alone]
+        stub.slow = 0.0
+        again = connected(stub)
+        assert [one and one.text for one in beside] == [again.generate([asked(str(i))])[0].text for i in range(6)]
+
+
+def test_kinds_go_out_one_at_a_time_and_the_longest_wait_is_next() -> None:
+    """a1 a2 are out; b1 a3 b2 wait: b1 and b2 go when both a are back, a3 when both b are."""
+
+    async def work() -> list[str]:
+        turns, order = Turns(), list[str]()
+
+        async def one(name: str) -> None:
+            await turns.enter(name[0])
+            order.append(name)
+            await asyncio.sleep(0)
+            turns.leave()
+
+        await asyncio.gather(*(one(name) for name in ("a1", "a2", "b1", "a3", "b2")))
+        assert turns.out == 0
+        return order
+
+    assert asyncio.run(work()) == ["a1", "a2", "b1", "b2", "a3"]

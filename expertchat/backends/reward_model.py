@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from expertchat.backends.hardware import choose_device, choose_dtype, parameters
 from expertchat.backends.quantization import Kind, bits_config, compute_exactly, unquantised
 from expertchat.backends.rendering import Renderer
 from expertchat.backends.reward_folders import ADAPTER_WEIGHTS, base_of, facts_of, find_reward_model, is_adapter, labels_of, reads_two
+from expertchat.backends.reward_texts import shorter, valued
 from expertchat.backends.unloadable import out_of_memory
 from expertchat.config import ConfigError, RewardModelConfig
 from expertchat.records import Message
@@ -102,7 +102,7 @@ class RewardModel(Valuer):
         if self.alone:
             row = self._tokens(neutralise(request.reply, self.tokenizer.all_special_tokens))
             return row if len(row["input_ids"]) <= self.limit else None
-        for shown in _shorter(request.messages if self.history else _topic(request.messages)):
+        for shown in shorter(request.messages if self.history else _topic(request.messages)):
             row = self._encoded(shown, request.reply, request.first)
             if len(row["input_ids"]) <= self.limit:
                 return row
@@ -156,8 +156,7 @@ class RewardModel(Valuer):
             return Valued(None, None, "the score is not a number")
         if self.config.label is not None:
             return self._likely(logits_L, of if self.config.label == OF_TYPE else self.config.label)
-        score = float(logits_L[0] if self.labels == 1 else logits_L[1] - logits_L[0])
-        return Valued(score, math.tanh((score - self.config.center) / self.config.scale))
+        return valued(float(logits_L[0] if self.labels == 1 else logits_L[1] - logits_L[0]), self.config)
 
     def _likely(self, logits_L: Tensor, label: str | None) -> Valued:
         """How likely a label is."""
@@ -226,16 +225,6 @@ def _as_its_weights(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
 def _topic(messages: Sequence[Message]) -> list[Message]:
     """What is talked about, which is the first line of what was said."""
     return [messages[0]._replace(content=messages[0].content.partition("\n")[0])]
-
-
-def _shorter(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """The messages, ever less of them from the oldest on: each begins with a user's; of the last one at least its last line is left."""
-    for first, message in enumerate(messages):
-        if message.role == "user":
-            yield messages[first:]
-    lines = messages[-1].content.split("\n")
-    for first in range(1, len(lines)):
-        yield [messages[-1]._replace(content="\n".join(lines[first:]))]
 
 
 def _cause(error: Exception) -> str:

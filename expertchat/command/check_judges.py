@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from expertchat.backends.folders import find_here
-from expertchat.backends.reward_folders import classifier_problem, problem_for
+from expertchat.backends.reward_folders import classifier_problem
+from expertchat.command import check_models as models
 from expertchat.command.checks import Problems, told
 from expertchat.config import RewardModelConfig
 from expertchat.judging.fits import lacks
-from expertchat.lab.config import LabConfig
+from expertchat.lab.config import JudgeConfig, LabConfig
 
 
 def classifier_problems(config: RewardModelConfig) -> Problems:
     """What is wrong with the folder of a classifier of types."""
+    if config.backend == "server":
+        yield "a server does not say of which type a text is; name the classifier's folder"
+        return
     yield from told(find_here, config.path, config.revision, classifier_problem, config.models_dir)
 
 
@@ -19,8 +25,13 @@ def reward_models(config: LabConfig, here: bool) -> Problems:
     """Reward models that are none, or not here."""
     for name, judge in config.judges.items():
         if here and (valuer := judge.reward_model) is not None:
-            looked = told(find_here, valuer.path, valuer.revision, problem_for(valuer.label), valuer.models_dir)
-            yield from (f"judges.{name}.reward_model.path={valuer.path}: {problem}" for problem in looked)
+            yield from models.reward_model_problems(f"judges.{name}.reward_model", valuer)
+
+
+def reward_models_here(judges: Mapping[str, JudgeConfig]) -> list[tuple[str, str | None]]:
+    """(path, models_dir) of each reward model that this process loads."""
+    found = [judge.reward_model for judge in judges.values() if judge.reward_model is not None]
+    return [(valuer.path, valuer.models_dir) for valuer in found if valuer.backend == "local"]
 
 
 def wordings(config: LabConfig) -> Problems:

@@ -12,15 +12,17 @@ from expertchat.backends.gguf import is_gguf, lacks_package
 from expertchat.backends.layouts import experts_of, fused_experts
 from expertchat.backends.learnt import find_learnt, misfit
 from expertchat.backends.loading import embedder_path, other_embedder
+from expertchat.backends.reward_folders import problem_for
 from expertchat.backends.served.address import ADDRESS, is_folder
-from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig
+from expertchat.command.checks import told
+from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig, RewardModelConfig
 from expertchat.text.redaction import is_secret_name
 
 Found = Mapping[str, Path]
 """By seat: the folder of each model that is here."""
 
 
-def server_problems(key: str, config: ModelConfig | EmbedderConfig) -> Iterator[str]:
+def server_problems(key: str, config: ModelConfig | EmbedderConfig | RewardModelConfig) -> Iterator[str]:
     """What is lacking to ask a server, as far as it is known without asking it."""
     if config.backend != "server" and config.url is None:
         return
@@ -40,6 +42,18 @@ def server_problems(key: str, config: ModelConfig | EmbedderConfig) -> Iterator[
         )
     elif config.key_from is not None and not os.environ.get(config.key_from):
         yield f"{key}.key_from={config.key_from}: the environment variable is not set; export it in the shell"
+
+
+def reward_model_problems(key: str, config: RewardModelConfig, pairs: bool = True) -> Iterator[str]:
+    """What is wrong with a reward model. `pairs`: whether it may be one that compares two texts."""
+    if config.backend == "server":
+        yield from server_problems(key, config)
+        given = {"label": config.label, "max_tokens": config.max_tokens}
+        named = [f"{key}.{name}={value}" for name, value in given.items() if value is not None]
+        yield from (f"{one}: is not to be had of a server; leave it out, or take the model's folder (path=)" for one in named)
+        return
+    looked = told(find_here, config.path, config.revision, problem_for(config.label, pairs), config.models_dir)
+    yield from (f"{key}.path={config.path}: {problem}" for problem in looked)
 
 
 def apart_problems(key: str, config: ModelConfig) -> Iterator[str]:

@@ -6,8 +6,6 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from expertchat.backends.folders import find_here
-from expertchat.backends.reward_folders import problem_for
 from expertchat.command import check_models as models
 from expertchat.command import check_places as places
 from expertchat.command.checks import Problems, told
@@ -58,8 +56,7 @@ def cast(config: Any, command: str, here: bool) -> Generator[str, None, models.F
         yield from (f"{models.key_of(seat)}.backend=human: a person sits at the table of expertchat converse alone" for seat in people)
     found = models.find_seats(seats, problems)
     if REWARD_MODEL.judge in config.judge_names and (wanted := config.reward_model) is not None:
-        looked = told(find_here, wanted.path, wanted.revision, problem_for(wanted.label, pairs=False), wanted.models_dir)
-        problems += [f"reward_model.path={wanted.path}: {problem}" for problem in looked]
+        problems += models.reward_model_problems("reward_model", wanted, pairs=False)
     for seat, model in seats.items():
         yield from models.trained_problems(models.key_of(seat), model, found.get(seat))
     if here:
@@ -81,7 +78,7 @@ def named(config: Any) -> list[tuple[str, str | None]]:
     others = [value for _, value in config if isinstance(value, ModelConfig)]  # the third
     found = [(m.path, m.models_dir) for m in (*dict(config.experts.items()).values(), *others) if m.backend == "local"]
     embedder, valuer = config.embedder, getattr(config, REWARD_MODEL.backend, None)
-    more = [(valuer.path, valuer.models_dir)] if valuer is not None else []
+    more = [(valuer.path, valuer.models_dir)] if valuer is not None and valuer.backend == "local" else []
     if embedder.backend == "server":
         return [*found, *more]
     if embedder.path == "mpnet_or_minilm":

@@ -73,10 +73,11 @@ def named_parts(arguments: Sequence[str]) -> list[str]:
 
 def named(config: BestOfNConfig) -> list[tuple[str, str | None]]:
     """(path, models_dir) of each model that it may have to fetch, and each data set of the hub."""
+    from expertchat.command.check_judges import reward_models_here
     from expertchat.sources.rows import HUB
 
     models = [(model.path, model.models_dir) for _, model in config.experts.items() if model.backend == "local"]
-    models += [(judge.reward_model.path, judge.reward_model.models_dir) for _, judge in config.judges.items() if judge.reward_model]
+    models += reward_models_here(config.judges.root)
     return models + [(path.removeprefix(HUB).partition(":")[0], None) for path in config.source.path if path.startswith(HUB)]
 
 

@@ -22,6 +22,15 @@ class Typed(NamedTuple):
     late: bool = False
 
 
+class Rated(NamedTuple):
+    """What a person rates: all that the subject said about a topic, or one `turn` of it."""
+
+    subject: Speaker
+    topic: str
+    turn: int | None
+    text: str
+
+
 class Draft(Protocol):
     """What is half written."""
 
@@ -39,6 +48,14 @@ class Desk(Protocol):
 
     def guess(self, seat: Speaker, subject: Speaker) -> tuple[bool | None, str]:
         """Whether the person in the seat takes the subject for a human (None: does not know), and why."""
+        ...
+
+    def rating(self, seat: Speaker, of: Rated, name: str, meaning: str) -> int | None:
+        """A number from 1 to 10 by the person in the seat, for what is called so and means that; None: no answer."""
+        ...
+
+    def missing(self, seat: Speaker, of: Rated, draft: Draft) -> str | None:
+        """What the person in the seat misses there; "": nothing is missing, None: no answer."""
         ...
 
     def step(self, index: int, turn: Turn) -> Choice:

@@ -19,6 +19,7 @@ from expertchat.events import AnyEvent, Note, RunFinished, RunStarted, Sink
 from expertchat.folder.here import place
 from expertchat.folder.reader import is_failed
 from expertchat.folder.run_folder import RunFolder
+from expertchat.folder.served import figures as served
 from expertchat.folder.writing import WriteError
 from expertchat.text.redaction import hide
 
@@ -198,7 +199,11 @@ def stopped(hub: Hub, interrupts: Interrupts, folder: RunFolder | None = None) -
 
 
 def finished(hub: Hub, folder: RunFolder, summary: dict[str, object]) -> int:
-    """The end of a run that has gone through all of its work. One whose summary says that it failed at what it is for is not done."""
+    """The end of a run that has gone through all of its work. One whose summary says that it failed at what it is for is not done.
+
+    To the summary is added what its servers were asked, where it had any.
+    """
+    summary |= served(folder.folder)
     hub.send(_end(summary))
     folder.finish(summary)
     return FAILED if is_failed(summary) else DONE

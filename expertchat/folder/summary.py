@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.folder.reader import RunReader
-from expertchat.folder.served import figures as served
 from expertchat.text.likeness import blank
 from expertchat.text.thinking import count_words
 
@@ -55,7 +54,6 @@ def summarise(folder: Path) -> dict[str, Any]:
         "stop_reasons": dict(sorted(transcripts.reasons.items())),
         "problems": dict(problems.most_common(20)),
         "faults": {what: dict(kinds.most_common()) for what, kinds in faults.items()},
-        **served(folder),
     }
     return summary | _failure(summary)
 

@@ -44,6 +44,8 @@ def judging_problems(judging: JudgingConfig, config: Casting, asked: Sequence[Ju
     seats = [role.seat for seat in subjects for role in judges_of(asked, seat, experts.seats, judging.partners)]
     for seat in dict.fromkeys(seat for seat in seats if seat in models):
         model = models[seat]
+        if model.backend == "human":  # who is asked in other words
+            continue
         place = seat if seat == "third" else f"experts.{seat}"
         remedy = f"take prompts@{place}.prompts=standard, or write it"
         if model.family == "world":

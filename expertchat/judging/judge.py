@@ -11,7 +11,7 @@ from expertchat.backends.base import Completion, Embedding, EmbedRequest, Genera
 from expertchat.config import JudgingConfig
 from expertchat.events import Announce, RatingGiven, RewardGiven, WimGiven
 from expertchat.experts.base import CountTokens, ExpertChat
-from expertchat.judging import answers, faults, principles, rating, requests, scored, wim
+from expertchat.judging import answers, by_person, faults, principles, rating, requests, scored, wim
 from expertchat.judging.examples import drawn
 from expertchat.judging.faults import PARROT, PARROT_COSINE, UNANSWERED, Fault, copies
 from expertchat.judging.fits import lacks
@@ -67,8 +67,10 @@ def judge_dialogue(
     announce: Announce,
     tokens: Mapping[str, CountTokens] | None = None,
     done: Mapping[str, Kept] | None = None,
+    sits: by_person.Sits | None = None,
 ) -> Flow[list[Reward]]:
-    """All judgements of a transcript side by side; returns their rewards. `experts` and `tokens` are by seat.
+    """All judgements of a transcript side by side, then those of the person who `sits` at the table; returns their rewards. Without
+    `sits` nobody asks a person. `experts` and `tokens` are by seat.
 
     `done` are records of an earlier start of the run by id; they are announced again but not made again.
     """
@@ -77,10 +79,14 @@ def judge_dialogue(
         place = transcript.id if judgement.turn is None else f"{transcript.id}/t{judgement.turn:02d}"
         whole = replace(judgement, topic=transcript.topic, turns=tuple(transcript.turns), place=place, transcript=transcript.id)
         whole = replace(whole, seed=transcript.seed)
-        return (yield from judged_by(whole, config, experts, tokens, done, announce)).reward
+        own = sits if judgement.role.seat in people else None
+        return (yield from judged_by(whole, config, experts, tokens, done, announce, own)).reward
 
     speakers, people = [turn.speaker for turn in transcript.turns], people_of(transcript.experts)
-    return together([judged(judgement) for judgement in judgements(config, tuple(transcript.experts), speakers, people)])
+    wanted = judgements(config, tuple(transcript.experts), speakers, people if sits is None else ())
+    models, persons = by_person.last(wanted, people)
+    found = yield from together([judged(judgement) for judgement in models])
+    return found + (yield from together([judged(judgement) for judgement in persons])) if persons else found
 
 
 # -- one judgement -------------------------------------------------------------------------------------------------------
@@ -93,11 +99,12 @@ def judged_by(
     tokens: Mapping[str, CountTokens] | None = None,
     done: Mapping[str, Kept] | None = None,
     announce: Announce = lambda event: None,
+    sits: by_person.Sits | None = None,
 ) -> Flow[Judged]:
-    """The judgement of whoever its role names: an expert, of those by seat, or the reward model."""
+    """The judgement of whoever its role names: an expert, of those by seat, the reward model, or the person who `sits` there."""
     if judgement.role != REWARD_MODEL:
         seat = judgement.role.seat
-        return (yield from Judge(experts[seat], config, (tokens or {}).get(seat), done, announce).flow(judgement))
+        return (yield from Judge(experts[seat], config, (tokens or {}).get(seat), done, announce, sits).flow(judgement))
     reward = (done or {}).get(f"{judgement.key}/reward")
     if not isinstance(reward, Reward):
         reward = yield from scored.flow(judgement, judgement.type)
@@ -107,6 +114,7 @@ def judged_by(
 
 class Judge:
     """One judge: what it asks of its model, by `config`. `count` counts the tokens of its prompts; without it nothing is found too long.
+    Where somebody `sits` in its place, that person is asked, and the model is not.
 
     By principles each is asked by itself, and a verdict comes in the place of a rating; of a model whose wordings know categories alone a
     rating, of the principle's category.
@@ -119,11 +127,12 @@ class Judge:
         count: CountTokens | None = None,
         done: Mapping[str, Kept] | None = None,
         announce: Announce = lambda event: None,
+        sits: by_person.Sits | None = None,
     ) -> None:
-        self.expert, self.config, self.count = expert, config, count
+        self.expert, self.config, self.count, self.sits = expert, config, count, sits
         self.done, self.announce = done or {}, announce
         # By principles, where its wordings know such.
-        self.by_principles = config.principles is not None and bool(expert.settings.prompts.principle)
+        self.by_principles = config.principles is not None and sits is None and bool(expert.settings.prompts.principle)
 
     def flow(self, judgement: Judgement) -> Flow[Judged]:
         """Analysis, ratings of all that is asked about, WIM response, reward; each is announced as soon as it is there."""
@@ -133,10 +142,12 @@ class Judge:
         analysis, problem = "", nothing_said(judgement) or self._no_words(judgement)
         if problem is None and (missing or (response is None and self.config.wim.enabled)):
             analysis, problem = yield from self._analyse(judgement)
-        made = (yield from self._rate(judgement, missing, analysis, problem)) if missing else {}
-        ratings = {c: made[c] if c in made else kept[c] for c in self.config.asked}
-        for record in ratings.values():
-            self.announce(RatingGiven(rating=record))
+        if self.sits is None:
+            kept |= (yield from self._rate(judgement, missing, analysis, problem)) if missing else {}
+        ratings = dict[str, Rating]()
+        for c in self.config.asked:
+            ratings[c] = kept[c] if c in kept else self._by_person(judgement, c, problem)
+            self.announce(RatingGiven(rating=ratings[c]))
         if self.config.wim.enabled:
             if response is None:
                 response = yield from self.what_is_missing(judgement, ratings, analysis, problem)
@@ -150,13 +161,15 @@ class Judge:
     def _whole(self, judgement: Judgement) -> Judgement:
         """With what the config has for it: what is asked about, the reference on its topic, the examples that are drawn for it."""
         config = self.config
-        categories = config.asked if self.by_principles else config.categories
+        categories = config.asked if self.by_principles or self.sits is not None else config.categories
         reference = config.reference(judgement.topic) if judgement.reference is None else judgement.reference
         examples = drawn(config.examples, config.examples_shown, config.asked, judgement.draw) if config.examples else judgement.examples
         return replace(judgement, categories=categories, reference=reference, examples=examples)
 
     def _no_words(self, judgement: Judgement) -> Fault | None:
         """Why this judge cannot be asked so."""
+        if self.sits is not None:
+            return None
         settings, config = self.expert.settings, self.config
         lacking = lacks(settings.prompts, config.principles, judgement.reference is not None, bool(judgement.examples))
         return Fault("wording", f"the judge's wordings {'; '.join(lacking)}") if lacking else None
@@ -182,7 +195,7 @@ class Judge:
 
     def _analyse(self, judgement: Judgement) -> Flow[tuple[str, Fault | None]]:
         """The judge's analysis ("" if the config wants none), and what is wrong with it: nothing is then asked on top of it."""
-        if not self.config.analysis or self.by_principles:
+        if not self.config.analysis or self.by_principles or self.sits is not None:
             return "", None
         request = requests.analysis_request(self.expert, judgement.key, judgement)
         if problem := self._too_long(request.messages, request.decoding.max_new_tokens):
@@ -245,6 +258,8 @@ class Judge:
         self, judgement: Judgement, ratings: Mapping[str, Rating], analysis: str, problem: Fault | None = None
     ) -> Flow[Wim]:
         """Ask for the WIM response and score it. With a `problem` nothing is asked."""
+        if self.sits is not None:
+            return (yield from self._missed(judgement, self.sits, problem))
         rated = {self._title(c): r for c, r in ratings.items()}
         numbers = {c: r.value if r.value is not None else None if r.expected is None else round(r.expected) for c, r in rated.items()}
         wording = self.config.wim.wording
@@ -257,13 +272,18 @@ class Judge:
         if answer.problem:
             return answers.no_wim(judgement, "", analysis, Fault(UNANSWERED, answer.problem))
         read = self.expert.read_answer(answer.text, request.prefix)
-        text, reply = read.text, judgement.reply
+        text = read.text
         if read.unended:
             return answers.no_wim(judgement, text, analysis, Fault("thinking", f"ended {self.expert.thoughts.endless()}"))
         if wim.is_empty(text, self.expert.settings.prompts, wording, judgement.seats):
             return answers.scored_wim(judgement, text, analysis, self.config.wim.empty_score, empty=True)
         if problem := self._wim_fault(judgement, text, request.messages[-1].content):
             return answers.no_wim(judgement, text, analysis, problem)
+        return (yield from self._held_against(judgement, text, analysis))
+
+    def _held_against(self, judgement: Judgement, text: str, analysis: str) -> Flow[Wim]:
+        """A WIM response held against the judged text."""
+        reply = judgement.reply
         pair = [EmbedRequest(f"{judgement.key}/reply", reply), EmbedRequest(f"{judgement.key}/wim", text)]
         first, second = yield [Ask("embedder", request, label="embedder") for request in pair]
         assert isinstance(first, Embedding) and isinstance(second, Embedding)
@@ -275,6 +295,21 @@ class Judge:
         if cosine > PARROT_COSINE or copies(reply, text):
             return answers.no_wim(judgement, text, analysis, Fault(PARROT, f"parrots the reply (cosine {cosine:.3f})"))
         return answers.scored_wim(judgement, text, analysis, cosine)
+
+    # -- of a person --------------------------------------------------------------------------------------------------
+
+    def _by_person(self, judgement: Judgement, name: str, problem: Fault | None) -> Rating:
+        assert self.sits is not None
+        return by_person.rating(self.sits, judgement, name) if problem is None else answers.no_rating(judgement, name, problem)
+
+    def _missed(self, judgement: Judgement, sits: by_person.Sits, problem: Fault | None) -> Flow[Wim]:
+        """What the person misses. Nothing that is typed is at fault but what repeats the reply."""
+        text, problem = by_person.missing(sits, judgement) if problem is None else ("", problem)
+        if problem is not None:
+            return answers.no_wim(judgement, "", "", problem)
+        if not text:
+            return answers.scored_wim(judgement, "", "", self.config.wim.empty_score, empty=True)
+        return (yield from self._held_against(judgement, text, ""))
 
     def _wim_fault(self, judgement: Judgement, text: str, question: str) -> Fault | None:
         """What is wrong with a WIM response that is no parrot. It may share words with the transcript: facts have one wording."""

@@ -26,7 +26,7 @@ KINDS: dict[str, Maker] = {
 def _compares(judge: JudgeConfig) -> bool:
     """Whether its reward model reads two texts at once."""
     model = judge.reward_model
-    return model is not None and model.label is None and compares(model.path, model.revision, model.models_dir)
+    return model is not None and model.backend == "local" and model.label is None and compares(model.path, model.revision, model.models_dir)
 
 
 def judges_of(bench: Bench, items: Sequence[Item]) -> list[LabJudge]:

@@ -9,9 +9,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from expertchat.config import EngineConfig, ExpertsConfig, ModelConfig, RunConfig, Text
+from expertchat.backends.served.config import ServerConfig
+from expertchat.config import EngineConfig, ExpertsConfig, ModelConfig, Text
 from expertchat.lab.config import Unattended
 from expertchat.sources.config import SourceConfig
+from expertchat.trackers.config import ReportTo
 
 JUDGE = "judge"  # the seat of the model that picks
 LETTERS = "ABCD"
@@ -24,8 +26,8 @@ class PickConfig(Unattended):
     less of the probability than this, nothing is picked."""
 
     models_dir: Text | None = None
-    run: RunConfig
     view: Literal["live", "plain", "none"]
+    report_to: ReportTo
     source: SourceConfig
     texts: list[Text] = Field(min_length=2, max_length=len(LETTERS))
     orders: Literal["all", "turned"] = "all"
@@ -38,6 +40,7 @@ class PickConfig(Unattended):
     min_mass: float = Field(default=0.5, ge=0, le=1)
     resamples: int = Field(default=2000, ge=100, le=100_000)
     engine: EngineConfig
+    server: ServerConfig = ServerConfig()
 
     @model_validator(mode="after")
     def _goes_together(self) -> PickConfig:

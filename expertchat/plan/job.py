@@ -293,7 +293,7 @@ def reward_model_of(config: RewardModelConfig) -> Embedder | None:
     not known here."""
     fixed = re.fullmatch(r"auto|cuda(?::(\d+))?", config.device)
     place = resolve_path(config.path, config.models_dir)
-    if fixed is None or not isinstance(place, Path) or any_reward_model_problem(place) is not None:
+    if config.backend == "server" or fixed is None or not isinstance(place, Path) or any_reward_model_problem(place) is not None:
         return None
     folder = inside(place)
     values = settings_of(base_of(folder, config.models_dir) if is_adapter(folder) else folder)

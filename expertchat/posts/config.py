@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, RootModel, field_validator, model_validator
 
+from expertchat.backends.served.config import ServerConfig
 from expertchat.config import (
     ConfigError,
     EmbedderConfig,
@@ -16,12 +17,12 @@ from expertchat.config import (
     ExpertsConfig,
     Group,
     ModelConfig,
-    RunConfig,
     Text,
     TopicsConfig,
 )
 from expertchat.folder.textfile import read_mapping
 from expertchat.lab.config import Alone
+from expertchat.trackers.config import ReportTo
 
 MODEL = "model"  # the seat of who writes
 NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
@@ -83,8 +84,8 @@ class PostsConfig(Alone):
     cut: written anew, or shortened to its whole sentences. `apart`: posts that these must not be like."""
 
     models_dir: Text | None = None
-    run: RunConfig
     view: Literal["live", "plain", "none"]
+    report_to: ReportTo
     languages: LanguagesConfig
     model: ModelConfig
     embedder: EmbedderConfig
@@ -95,6 +96,7 @@ class PostsConfig(Alone):
     cut: Literal["anew", "shorten"] = "anew"
     apart: list[Text] = Field(default_factory=list)
     engine: EngineConfig
+    server: ServerConfig = ServerConfig()
 
     @model_validator(mode="after")
     def _goes_together(self) -> PostsConfig:

@@ -61,7 +61,7 @@ def named_by(config: Any) -> Iterator[Named]:
         if not base.path.startswith(EMBEDDED):
             yield Named(f"{key}.path", base.path, base.revision, base.models_dir, "model")
     for key, valuer in reward_models_of(config).items():
-        if valuer.path not in seen:
+        if valuer.backend == "local" and valuer.path not in seen:
             seen.add(valuer.path)
             yield Named(f"{key}.path", valuer.path, valuer.revision, valuer.models_dir, "reward_model")
     embedder = embedder_of(config)

@@ -14,9 +14,8 @@ from expertchat.backends.folders import find_folder
 from expertchat.backends.learnt import Learnt, weights_of
 from expertchat.backends.loading import LaterEmbedder, Wanted, client_for, find_models, load_embedder, load_models, trained_of
 from expertchat.backends.reward_folders import problem_for
-from expertchat.backends.served.client import Terms
 from expertchat.backends.served.config import ServerConfig
-from expertchat.backends.served.embedder import ServedEmbedder
+from expertchat.backends.served.terms import Terms
 from expertchat.config import ConfigError, ModelConfig, RewardModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
@@ -32,6 +31,7 @@ from expertchat.talk.order import Moderator, moderator_of
 from expertchat.text.sentences import shown_path
 
 if TYPE_CHECKING:
+    from expertchat.backends.served.embedder import ServedEmbedder
     from expertchat.choosing.config import BestOfNConfig
     from expertchat.lab.config import LabConfig
     from expertchat.picking.config import PickConfig
@@ -77,7 +77,7 @@ def load_cast(
     cast, seats = Cast(seats=config.experts.seats), seats_of(config)
     valuer = (given or {}).get("reward_model")
     wants_valuer = valuer is None and "reward_model" in config.judge_names
-    if wants_valuer and config.reward_model is not None:
+    if wants_valuer and config.reward_model is not None and config.reward_model.backend == "local":
         named = config.reward_model
         find_folder(named.path, named.revision, problem_for(named.label, pairs=False), named.models_dir)
     wanted = {seat: Wanted(model, family_class(model.family).family.stop) for seat, model in seats.items()}
@@ -98,7 +98,7 @@ def load_cast(
     if problems := unscored(config, {seat: cast.backends[seat].capabilities.scores for seat in seats}):
         raise ConfigError(problems)
     if wants_valuer and config.reward_model is not None:
-        valuer = load_reward_model(config.reward_model, hub)
+        valuer = load_reward_model(config.reward_model, hub, terms)
         cast.notes += valuer.notes
     if valuer is not None:
         cast.backends["reward_model"] = valuer
@@ -205,8 +205,12 @@ def set_threads(number: int | None, models: Sequence[ModelConfig]) -> None:
     torch.set_num_threads(number or (1 if all(model.path.startswith("embedded:") for model in models) else usable_cores()))
 
 
-def load_reward_model(config: RewardModelConfig, hub: Hub) -> Any:
+def load_reward_model(config: RewardModelConfig, hub: Hub, terms: Terms) -> Any:
     """The backend of a reward model. Raises ConfigError."""
+    if config.backend == "server":
+        from expertchat.backends.served.valuer import ServedRewardModel
+
+        return ServedRewardModel.connect(config, client_for(config, terms))
     from expertchat.backends.reward_model import RewardModel
 
     began, what = time.monotonic(), f"reward model {shown_path(config.path)}"
@@ -219,6 +223,8 @@ def load_reward_model(config: RewardModelConfig, hub: Hub) -> Any:
 
 def _find_embedder(config: CastConfig, hub: Hub, terms: Terms) -> LaterEmbedder | ServedEmbedder:
     if config.embedder.backend == "server":
+        from expertchat.backends.served.embedder import ServedEmbedder
+
         return ServedEmbedder.connect(config.embedder, client_for(config.embedder, terms))
 
     def announce(done: bool, seconds: float) -> None:

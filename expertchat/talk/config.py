@@ -62,9 +62,10 @@ class PartConversationConfig(ConversationConfig):
 
 class TableConfig(Group):
     """Of a person at the table: `seconds` for a turn (None: no limit). `guess`: whether everybody is asked afterwards who of the others was
-    a human; auto: where a person sits there."""
+    a human; auto: where a person sits there. `rate`: whether a person who sits where a judge does is asked for ratings (auto), or not."""
 
     guess: Literal["auto", "always", "never"] = "auto"
+    rate: Literal["auto", "never"] = "auto"
     seconds: float | None = Field(default=None, gt=0)
 
 
@@ -113,6 +114,11 @@ class ConverseConfig(Group):
     def people(self) -> set[Speaker]:
         """The seats in which a person sits."""
         return {seat for seat, model in self.experts.items() if model.backend == "human"}
+
+    @property
+    def unasked(self) -> set[Speaker]:
+        """Those of them who are not asked for ratings."""
+        return self.people if self.table.rate == "never" else set()
 
     @property
     def guesses(self) -> bool:

@@ -109,14 +109,14 @@ class _Converse:
         """The records that a dialogue with these speakers' turns has when it is whole."""
         config, seats = self.config, self.config.experts.seats
         guesses = len(guesses_wanted(seats, speakers)) if config.guesses else 0
-        return (*record_counts(config.judging, seats, speakers, config.people), guesses)
+        return (*record_counts(config.judging, seats, speakers, config.unasked), guesses)
 
     def _unjudged(self) -> list[str]:
-        """Whom nobody judges, for a person is not asked."""
+        """Whom nobody judges where a person is not asked."""
         seats = self.config.experts.seats
-        judged = {one.subject for one in judgements(self.config.judging, seats, seats, self.config.people)}
+        judged = {one.subject for one in judgements(self.config.judging, seats, seats, self.config.unasked)}
         lost = [seat.upper() for seat in seats if seat not in judged]
-        remedy = "a person is not asked for ratings (judging.judge=self or third asks a model)"
+        remedy = "a person is not asked for ratings (table.rate=never; judging.judge=self or third asks a model)"
         return [f"nobody judges {listed(lost)}: {remedy}"] if lost else []
 
     def _topics(self, scheduler: Scheduler) -> list[Topic] | None:
@@ -161,7 +161,8 @@ class _Converse:
             dialogue.replay(transcript.turns)
         self.hub.send(ConversationFinished(conversation=topic.id, turns=len(transcript.turns), stop_reason=transcript.stop_reason))
         cast = self.cast
-        judging = judge_dialogue(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records))
+        sits = self.table if self.config.people - self.config.unasked else None
+        judging = judge_dialogue(transcript, self.config.judging, cast.experts, self.hub.send, cast.tokens, dict(saved.records), sits)
         yield from Journal(dict(saved.answers), self.store.keep).over(judging)
         if self.config.guesses:
             guessing = guess_all(

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from expertchat.backends.asking import Ask, Flow, Place
 from expertchat.backends.base import Completion
-from expertchat.folder.desk import DRAFT, Desk, KeptDraft
+from expertchat.folder.desk import DRAFT, Desk, KeptDraft, Rated
 from expertchat.folder.run_folder import RunFolder
+from expertchat.judging.rating import title
+from expertchat.judging.view import Judgement
 from expertchat.records import Speaker, Turn
 from expertchat.talk.conversation import Dialogue, NextTurn
 
@@ -57,6 +59,14 @@ class Table:
         draft.write(found.text)  # until the turn is kept
         return dialogue.read(seat, Completion(found.text, len(found.text.split()), took, "stop"), LATE if found.late else None)
 
+    def rating(self, judgement: Judgement, name: str) -> int | None:
+        """What the person who judges gives for a category, or None."""
+        return self.desk.rating(judgement.role.seat, _rated(judgement), title(name), judgement.categories[name])
+
+    def missing(self, judgement: Judgement) -> str | None:
+        """What that person misses; "": nothing, None: no answer."""
+        return self.desk.missing(judgement.role.seat, _rated(judgement), KeptDraft(self.store, f"{judgement.key}/wim"))
+
     def looked_at(self, dialogue: Dialogue, turns: Sequence[Turn], speaker: Speaker) -> Flow[Turn]:
         """A model's turn, as the person at the desk lets it stand."""
         request, note = dialogue.request(turns)
@@ -79,6 +89,10 @@ class Table:
                 case "on":
                     self.asking = False
             return turn
+
+
+def _rated(judgement: Judgement) -> Rated:
+    return Rated(judgement.subject, judgement.topic, judgement.turn, judgement.reply)
 
 
 def changed(turn: Turn, text: str) -> Turn:

@@ -18,7 +18,6 @@ from expertchat.evaluation.evaluator import check as check_evaluation
 from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished
 from expertchat.folder.reader import RunReader
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
-from expertchat.folder.served import figures as served
 from expertchat.folder.summary import seconds_of
 from expertchat.folder.writing import replace
 from expertchat.preferences.candidates import choices
@@ -125,14 +124,14 @@ class Online:
             self.store.summary = summary
             return was_done(self.hub, self.store)
         self._load(backends, embedder)
-        held_out = self.rollouts.topics()
-        if held_out is None:
+        parts = self.rollouts.topics()
+        if parts is None:
             return self._stopped()
         self.evaluators = {
             seat: Evaluator(
                 self.config,
                 seat,
-                held_out,
+                parts,
                 self.cast.experts,
                 self.cast.tokens,
                 self.store.folder,
@@ -371,7 +370,6 @@ class Online:
             self.config.train.rows: sum(int(figures.get(self.config.train.rows) or 0) for figures in self._figures()),
             "seconds": round(seconds_of(self.store.folder), 1),
             "stopped_by": self.ended,
-            **served(self.store.folder),
         }
 
     def _figures(self, seat: Speaker | None = None) -> list[Mapping[str, Any]]:

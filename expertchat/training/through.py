@@ -14,6 +14,7 @@ from pathlib import Path
 from expertchat.backends.loading import client_for
 from expertchat.backends.served.backend import ServedBackend
 from expertchat.backends.served.client import Client, wait_for
+from expertchat.backends.served.level import Turns
 from expertchat.backends.served.trouble import Denied, Refused
 from expertchat.config import ConfigError
 from expertchat.folder.run import Halted
@@ -21,6 +22,7 @@ from expertchat.records import Speaker
 from expertchat.talk.cast import Cast
 from expertchat.training.config import OnlineConfig
 from expertchat.training.learner import Learners, LoraLearner
+from expertchat.training.mixing import NOTE, mixes
 from expertchat.training.ranks import Ranks
 
 FOLDER = "published"
@@ -37,13 +39,14 @@ class Through:
             raise ConfigError([f"experts.{seat}.url: the server of {base.name} {problem}" for problem in problems])
         self.seat, self.learner, self.base, self.policy = seat, learner, base, copy(base)
         self._published: Path | None = None
-        self._seen = 0
+        self._seen, self._tried = 0, False
 
     def publish(self, folder: Path) -> None:
         """Let the server speak with the weights as they are now, where they have changed. `folder`: of the run."""
         if self._seen == self.learner.changes:
             return
         self._seen = self.learner.changes
+        self._keep_apart(folder / FOLDER / f"{self.seat}.tried")
         place = folder / FOLDER / f"{self.seat}.new"
         self.learner.save(place)
         name = f"{self.seat}-{digest(place)}"  # its own name: the server caches what it computed by it
@@ -56,6 +59,14 @@ class Through:
         if before is not None and before != whole:
             unload_adapter(self.base.client, before.name)
             shutil.rmtree(before, ignore_errors=True)
+
+    def _keep_apart(self, place: Path) -> None:
+        """Find out once whether the server mixes the base up with an adapter, and ask for both by turns where it does."""
+        client = self.base.client
+        if not self._tried and client.turns is None and mixes(self.base, self.learner, place, load_adapter, unload_adapter):
+            client.turns = Turns()
+            client.terms.say(f"server {client.name}: {NOTE}")
+        self._tried = True
 
 
 def digest(folder: Path) -> str:

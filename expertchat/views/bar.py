@@ -55,6 +55,8 @@ class BarView:
             case events.RunFinished():
                 self.close()
                 self.show_end(event.summary)
+                if servers := words.served_words(event.summary.get("served")):
+                    self._say(f"servers: {servers}")
                 self._say(words.ending(event), ENDS[event.status])
                 if self._run is not None:
                     self._say(f"run folder: {clean(self._run.folder)}")

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from rich.text import Text
 
 from expertchat import events
-from expertchat.folder.desk import Choice, Draft, Typed
+from expertchat.folder.desk import Choice, Draft, Rated, Typed
 from expertchat.folder.run import Interrupted
 from expertchat.records import Speaker, Turn
 from expertchat.text.in_words import line
@@ -26,6 +26,7 @@ from expertchat.views.sides import called
 
 LEAVE = "/leave"
 PASS = "/pass"
+NOTHING = "-"  # what is missing
 GOES_ON = "\\"  # at the end of a line: the turn goes on with the next one
 LOOK = 0.5  # seconds between two looks at the clock, and at what is half written
 LEFT = "the person has left the table"
@@ -55,6 +56,7 @@ class TableView(PlainView):
         self._typed_it = False  # the next turn stands on the screen, for it was typed there
         self._edits = _with_readline()
         self._told = False
+        self._rated: Rated | None = None
 
     # -- what is shown ----------------------------------------------------------------------------------------------
 
@@ -125,6 +127,36 @@ class TableView(PlainView):
                 break
         why = self._typed("Why? ").strip()
         return (None if said in UNSURE else said in YES), why
+
+    def rating(self, seat: Speaker, of: Rated, name: str, meaning: str) -> int | None:
+        """A number from 1 to 10, or None where nothing is typed. Raises Interrupted."""
+        self._rates(of)
+        while True:
+            said = self._typed(f"{line(name)} ({line(meaning)}), 1-10: ").strip()
+            if not said:
+                return None
+            if said.isdecimal() and 1 <= int(said) <= 10:
+                return int(said)
+            if said == LEAVE:
+                raise Interrupted(LEFT)
+
+    def missing(self, seat: Speaker, of: Rated, draft: Draft) -> str | None:
+        """What is missing; "" where nothing is, None where nothing is typed. Raises Interrupted."""
+        self._rates(of)
+        said = self._typed(f"What is missing in it? ({NOTHING} nothing is) ", draft.read(), draft.write).strip()
+        if said == LEAVE:
+            draft.write("")
+            raise Interrupted(LEFT)
+        return "" if said == NOTHING else said or None
+
+    def _rates(self, of: Rated) -> None:
+        """Say what is rated, where that has not just been said."""
+        if of == self._rated:
+            return
+        self._rated, who = of, called(of.subject)
+        what = f"all that {who} said about {line(of.topic)}" if of.turn is None else f"turn {of.turn + 1}, {who}: {line(of.text)}"
+        asked = f"Rate {what}, from 1 (poor) to 10 (excellent); Enter gives no answer."
+        self._write("", *textwrap.wrap(asked, max(30, self.console.width)))
 
     def step(self, index: int, turn: Turn) -> Choice:
         """What is to become of a turn that was just spoken. Raises Interrupted."""

@@ -169,7 +169,6 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
     unspoken = f"; {silent:,} of them said nothing after it" if silent else ""
     alike = "pairs of experts are rated alike" if "turns_by" in summary else "conversations rate both experts alike"
     kinds, turing = fault_words(summary.get("faults")), turing_words(summary.get("turing"))
-    servers = served_words(summary.get("served"))
     told = (  # a label, whether there is anything to say, and what
         ("conversations", True, f"{state.done:,} of {state.total:,}"),
         ("turns", True, f"{known('turns', counts.turns):,}{_by_speaker(summary.get('turns_by'))}"),
@@ -182,7 +181,6 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
         ("thinking", thought, f"{counted(thought, 'turn')} thought {counted(known('words_thought'), 'word')}{unspoken}"),
         ("turns cut", cut, f"{cut:,} at the token limit"),
         ("both speakers", beyond, f"{counted(beyond, 'reply', 'replies')} went on for the partner; cut"),
-        ("servers", servers, servers),
         ("blank", blank, f"{counted(blank, 'turn')} without a word"),
     )
     lines = [(label, said) for label, there, said in told if there]
@@ -193,8 +191,8 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
 
 
 def look_again(state: RunState) -> list[tuple[str, str]]:
-    """The last lines of every end: where the run lies, and how to look at it again."""
+    """The last lines of every end: what servers were asked, where the run lies, and how to look at it again."""
     if state.run is None:
         return []
-    folder = clean(state.run.folder)
-    return [("run folder", folder), ("look again", f"expertchat watch {shlex.quote(folder)}")]
+    folder, servers = clean(state.run.folder), served_words(state.finished.summary.get("served")) if state.finished else ""
+    return [*([("servers", servers)] if servers else []), ("run folder", folder), ("look again", f"expertchat watch {shlex.quote(folder)}")]

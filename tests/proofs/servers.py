@@ -24,7 +24,7 @@ from typing import Any
 
 from expertchat.backends.base import Backend, ScoreRequest
 from expertchat.backends.loading import connect, load_backend
-from expertchat.backends.served.client import Terms
+from expertchat.backends.served.terms import Terms
 from expertchat.command.compose import load
 from expertchat.judging.rating import expected_value, mass
 from expertchat.records import Message
@@ -58,8 +58,13 @@ def command(server: str, python: str, folder: Path) -> list[str]:
     if server == "vllm":
         return [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / NAME), "--served-model-name", "m", "--host",
                 "127.0.0.1", "--port", str(PORT), "--max-model-len", "2048", "--enforce-eager", "--dtype", "float32",
-                "--max-num-seqs", "16", "--enable-lora", "--max-lora-rank", "16"]  # fmt: skip
+                "--max-num-seqs", "16", "--enable-lora", "--max-lora-rank", "16", "--max-loras", "3", "--max-logprobs", "100"]  # fmt: skip
     return [python, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1", "--port", str(PORT)]
+
+
+def environment() -> dict[str, str]:
+    """What a server is started with."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS") and key != "PYTHONPATH"} | ENVIRONMENT
 
 
 @contextmanager
@@ -73,9 +78,8 @@ def served(server: str, python: str | None, folder: Path) -> Iterator[list[str]]
             subprocess.run([sys.executable, "-m", "venv", scratch], check=True)
             python = f"{scratch}/bin/python"
             subprocess.run([python, "-m", "pip", "install", "-q", *NEEDS[server]], check=True)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS") and key != "PYTHONPATH"}
         with open(f"{scratch}/log", "w") as log:
-            running = subprocess.Popen(command(server, python, folder), env=environment | ENVIRONMENT, stdout=log, stderr=log)
+            running = subprocess.Popen(command(server, python, folder), env=environment(), stdout=log, stderr=log)
             try:
                 wait_for_it(running, f"{scratch}/log")
                 name = "m" if server == "vllm" else str(folder / NAME)

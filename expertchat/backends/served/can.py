@@ -97,7 +97,7 @@ class _Probe:
     can: Can = field(default_factory=Can)
 
     async def run(self, thinking: bool) -> Can:
-        models, context = self._listed(await self._list())
+        models, context = self._listed(await there(self.client))
         if models and self.model not in models:
             raise Denied(f"server {self.client.addresses[0].url}: has no model {self.model}; it has {', '.join(models[:8])}")
         self.can = replace(self.can, models=models, context=context)
@@ -126,20 +126,6 @@ class _Probe:
         models = [one for one in data or [] if isinstance(one, dict) and isinstance(one.get("id"), str)]
         mine = next((one for one in models if one["id"] == self.model), {})
         return tuple(one["id"] for one in models), _number(mine.get("max_model_len"))
-
-    async def _list(self) -> Any:
-        """The list of its models, where it has one; what is wrong with key or address shows here first. Raises Denied."""
-        wait = self.client.settings.wait
-        try:
-            return (await self.client.ask("/models", {}, lambda found: found, bounds=Bounds(1000, wait))).value
-        except Denied as error:
-            if "no connection" in str(error):
-                raise Denied(f"{error}, for {wait:.0f} s (server.wait)") from None
-            if not error.unknown:
-                raise
-        except Refused as error:
-            raise Denied(f"{error} (waited for {wait:.0f} s: server.wait)") from None
-        return None
 
     async def _context(self) -> int | None:
         props = await self._get("^/props")
@@ -245,6 +231,22 @@ class _Probe:
         except Denied:
             return False
         return True
+
+
+async def there(client: Client) -> Any:
+    """The list of a server's models, where it has one, as soon as it is there; what is wrong with key or address shows here first. Raises
+    Denied."""
+    wait = client.settings.wait
+    try:
+        return (await client.ask("/models", {}, lambda found: found, bounds=Bounds(1000, wait))).value
+    except Denied as error:
+        if "no connection" in str(error):
+            raise Denied(f"{error}, for {wait:.0f} s (server.wait)") from None
+        if not error.unknown:
+            raise
+    except Refused as error:
+        raise Denied(f"{error} (waited for {wait:.0f} s: server.wait)") from None
+    return None
 
 
 async def count(client: Client, model: str, how: Counts, messages: Sequence[Mapping[str, str]]) -> int:

@@ -14,17 +14,17 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from expertchat.backends.served.address import is_folder, urls_of, wait_for_urls
 from expertchat.backends.served.config import ServerConfig
-from expertchat.backends.served.level import MOST, Gate, Level
+from expertchat.backends.served.level import MOST, Gate, Level, Turns
+from expertchat.backends.served.terms import Terms
 from expertchat.backends.served.trouble import Denied, OddAnswer, Refused, Trouble, trouble_of
 from expertchat.config import ConfigError
 from expertchat.folder.run import Halted
-from expertchat.folder.served import Ledger
 from expertchat.text.redaction import HIDDEN
 
 T = TypeVar("T")
@@ -32,16 +32,6 @@ ODD_TRIES = 3  # of a request that is answered with something of another shape
 LEFT_OUT = 60.0  # seconds for which one of several servers is asked nothing after its connection was lost
 PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before the second try, doubled with each
 CONNECT = 10.0
-
-
-@dataclass
-class Terms:
-    """How the servers of a run are asked, where their answers are kept, and who is told what happens."""
-
-    settings: ServerConfig = field(default_factory=ServerConfig)
-    ledger: Ledger = field(default_factory=Ledger)
-    say: Callable[[str], None] = lambda text: None
-    clients: dict[tuple[str | None, ...], Client] = field(default_factory=dict)  # by addresses and the name of their key
 
 
 class Bounds(NamedTuple):
@@ -86,6 +76,7 @@ class Client:
         self.secret, self.words = secret, list(urls)
         self.addresses = [self._at(url) for url in wait_for_urls(urls, self.settings.wait)]
         self.gate = Gate(Level(self.settings.concurrency or MOST))
+        self.turns: Turns | None = None  # of its models, where those may not be asked at once
         self.sent = self.refused = 0
         self.leaving = False  # nothing more is to be sent
         self.wake = threading.Event()  # set when any answer of its models is there
@@ -122,7 +113,7 @@ class Client:
         """
         began, tries = time.monotonic(), 0
         while True:
-            await self.gate.enter()
+            turns = await self._turn(str(body.get("model")))
             address = self._free()
             address.out += 1
             tries += 1
@@ -141,7 +132,22 @@ class Client:
             finally:
                 address.out -= 1
                 self.gate.leave()
+                if turns is not None:
+                    turns.leave()
             await self._pause(self._after(trouble, address, tries, time.monotonic() - began, bounds))
+
+    async def _turn(self, model: str) -> Turns | None:
+        """Wait until one more may be sent, to this model."""
+        turns = self.turns
+        if turns is not None:
+            await turns.enter(model)
+        try:
+            await self.gate.enter()
+        except asyncio.CancelledError:
+            if turns is not None:
+                turns.leave()
+            raise
+        return turns
 
     async def tell(self, route: str, body: Mapping[str, Any]) -> None:
         """Send something that nothing is read from to every address. Raises Refused or Denied."""
@@ -173,10 +179,10 @@ class Client:
             address.back = time.monotonic() + LEFT_OUT
             self._once(f"{said}: left out for {LEFT_OUT:.0f} s, the others go on")
             return 0.0
-        if trouble.kind == "busy":
-            self.gate.level.too_many(trouble.wait)
-        pause = max(trouble.wait or 0.0, min(LONGEST_PAUSE, PAUSE * 2 ** (tries - 1)))
         most, patience = bounds or (self.settings.attempts, self.settings.patience)
+        if trouble.kind == "busy":  # nobody waits longer than there is patience, nor do the others for this one
+            self.gate.level.too_many(trouble.wait if (trouble.wait or 0.0) <= patience else None)
+        pause = max(trouble.wait or 0.0, min(LONGEST_PAUSE, PAUSE * 2 ** (tries - 1)))
         often = trouble.kind == "down" and not trouble.gone and tries >= most
         if often or seconds + pause > patience:
             if bounds is not None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from expertchat.config import Group
+
+
+def _word(value: Any) -> Any:
+    """What stands in YAML and on the command line as null is meant as the word."""
+    return "null" if value is None else value
 
 
 class ServerConfig(Group):
@@ -20,6 +25,6 @@ class ServerConfig(Group):
     patience: float = Field(default=600.0, ge=0)
     attempts: int = Field(default=8, ge=1, le=1000)
     wait: float = Field(default=10.0, ge=0)
-    failing: Literal["stop", "null"] = "stop"
+    failing: Annotated[Literal["stop", "null"], BeforeValidator(_word)] = "stop"
     max_requests: int | None = Field(default=None, ge=1)
     max_cost: float | None = Field(default=None, gt=0)

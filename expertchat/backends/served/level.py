@@ -1,4 +1,5 @@
-"""How many requests a server bears at once, found by asking: doubled until it says 429, a fifth less at every such episode."""
+"""How many requests a server bears at once, found by asking: doubled until it says 429, a fifth less at every such episode. And which:
+where it mixes up what it computes at once, those of one kind at a time."""
 
 from __future__ import annotations
 
@@ -78,3 +79,37 @@ class Gate:
             if not turn.done():
                 self.out += 1
                 turn.set_result(None)
+
+
+class Turns:
+    """Lets requests of one event loop out, those of one kind at a time: when the last one is back, the kind that waits longest is next."""
+
+    def __init__(self) -> None:
+        self.kind, self.out = "", 0
+        self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
+
+    async def enter(self, kind: str) -> None:
+        """Wait for the turn of a kind."""
+        if self.out and (kind != self.kind or self._waiting):
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append((kind, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self.leave()
+                raise
+        else:
+            self.kind, self.out = kind, self.out + 1
+
+    def leave(self) -> None:
+        """A request is back."""
+        self.out -= 1
+        waiting = [(kind, turn) for kind, turn in self._waiting if not turn.done()]
+        if self.out or not waiting:
+            return
+        self.kind = waiting[0][0]
+        self._waiting = deque((kind, turn) for kind, turn in waiting if kind != self.kind)
+        for turn in [turn for kind, turn in waiting if kind == self.kind]:
+            self.out += 1
+            turn.set_result(None)
