@@ -141,7 +141,7 @@ def test_who_learns_stands_on_both(capsys: pytest.CaptureFixture[str]) -> None:
     config = load("plan", ["train.expert=a", "server.seat=a", "server.rank=16"])
     assert set(config.here) == {"a", "b"} and set(load("plan", ["server.seat=a"]).here) == {"b"}
     served = serving_of(config)
-    assert served is not None and replace(served, gpus=tuple(parse_gpus("1x16"))).adapters == adapter(LLAMA, Lora(16)).weights // 2
+    assert served is not None and replace(served, gpus=tuple(parse_gpus("1x16"))).adapters == 3 * adapter(LLAMA, Lora(16)).weights // 2
 
 
 # -- on a real Slurm --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,9 @@ Bits = Literal[4, 8, 16]
 GROUP = 128  # numbers of AWQ and GPTQ that share a scale (fp16) and a zero (of the bits): Lin et al. 2023, Frantar et al. 2022
 PASS = 2048  # tokens of a pass at most, as vLLM's server has it (--max-num-batched-tokens)
 BETWEEN = int(0.25 * GIB)  # buffers by which several GPUs talk (NCCL)
+# Slots for adapters that `expertchat serve` asks for: the old one, the new one, and one to spare, which vLLM on a CPU (0.32) reads for
+# requests without an adapter.
+SLOTS = 3
 GRAPHS = int(0.5 * GIB)  # CUDA graphs of the sizes of a batch; --enforce-eager makes none
 
 
@@ -61,8 +64,8 @@ class Serving:
 
     @property
     def adapters(self) -> int:
-        """Room for an adapter of each linear layer, in the model's own numbers."""
-        return adapter(self.shape, Lora(self.rank)).weights // 4 * WIDTH[self.dtype] // self.parts if self.rank else 0
+        """SLOTS rooms for an adapter of each linear layer, in the model's own numbers."""
+        return SLOTS * adapter(self.shape, Lora(self.rank)).weights // 4 * WIDTH[self.dtype] // self.parts if self.rank else 0
 
     @property
     def moment(self) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from expertchat.backends.folders import resolve_path, settings_of
 from expertchat.backends.gguf import is_gguf
 from expertchat.config import ConfigError, ModelConfig
+from expertchat.plan.vllm import SLOTS
 from expertchat.serving.config import RANKS, ServeConfig, VllmConfig
 from expertchat.text.redaction import is_secret_name
 
@@ -21,6 +22,7 @@ DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float1
 # No network, no word home. Whoever sets these keeps their value.
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # of this environment, not of vLLM's
+SEEN = 100  # likeliest tokens that it tells the probabilities of: expected ratings are then off by none of their options
 EVERYWHERE, HERE = "0.0.0.0", "127.0.0.1"
 FOUR_BITS = "vLLM takes 4 bits from a folder that holds them already: name one (AWQ, GPTQ), or set model.quantization=none"
 
@@ -98,8 +100,10 @@ def command(config: ServeConfig, folder: Path, port: int, host: str, gpus: int) 
         found += ["--gpu-memory-utilization", f"{server.memory:g}"]
     if gpus > 1:
         found += ["--tensor-parallel-size", str(gpus)]
+    found += ["--max-logprobs", str(SEEN)]
     if server.adapters:
-        found += ["--enable-lora", "--max-lora-rank", str(next(rank for rank in RANKS if rank >= server.adapters))]
+        rank = next(rank for rank in RANKS if rank >= server.adapters)
+        found += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(SLOTS)]
     return [*found, *server.options]
 
 
