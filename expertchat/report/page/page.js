@@ -152,7 +152,7 @@ function ratingTable(ratings) {
   const turned = ways.length > 4 && ways.length > rows.length;
   const [down, across, corner] = turned ? [ways, rows, "judge"] : [rows, ways, "category"];
   const head = el("tr", {}, el("th", { scope: "col" }, corner), ...across.map((one) => el("th", { scope: "col", class: "n" }, one)));
-  const lines = down.map((one) => el("tr", {}, el("th", { scope: "row" }, one), ...across.map((other) => turned ? cell(other, one) : cell(one, other))));
+  const lines = down.map((one) => el("tr", {}, el("th", { scope: "row", class: one.length > 14 ? "some" : null }, one), ...across.map((other) => turned ? cell(other, one) : cell(one, other))));
   return el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "ratings" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...lines)));
 }
 
