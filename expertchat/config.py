@@ -131,8 +131,7 @@ class ModelConfig(Group):
     revision: Text | None = None
     trained: Text | None = None  # what a run has trained, on top of it: RUN, RUN/rounds/000003, the folder of an adapter or of weights
     models_dir: Text | None = Field(default=None, exclude=True)  # searched first for a hub id; a matter of the machine, not of the run
-    # human: a person at the terminal (converse and its branches)
-    backend: Literal["local", "llamacpp", "server", "scripted", "human"] = "local"
+    backend: Literal["local", "llamacpp", "server", "scripted", "human"] = "local"  # human: a person at this terminal
     script: Text | None = None  # backend=scripted: a JSONL file of replies
     url: Urls = None  # backend=server, and so are the next ones (docs/servers.md); several addresses serve the same
     model: Text | None = None  # what the server calls it
@@ -332,8 +331,9 @@ class JudgingConfig(Group):
         return self
 
 
-class Servable(Group):
-    """A model that is loaded here or asked of a server (docs/servers.md); see ModelConfig for the keys."""
+class MayBeServed(Group):
+    """What may stand here or behind an address, there as `model`."""
+
     backend: Literal["local", "server"] = "local"
     url: Urls = None
     model: Text | None = None
@@ -341,7 +341,7 @@ class Servable(Group):
     prices: Prices = None
 
 
-class EmbedderConfig(Servable):
+class EmbedderConfig(MayBeServed):
     """`path`: a sentence-transformers folder or hub id, or "embedded:embedder"; "auto" follows the models. Without `dtype`: fp32."""
 
     path: Text = "auto"
@@ -351,10 +351,9 @@ class EmbedderConfig(Servable):
     batch_size: int = Field(default=64, ge=1)
 
 
-class RewardModelConfig(Servable):
-    """A sequence-classification model that judges (judging.judge=reward_model): its score s of a reply is the reward
-    tanh((s - `center`) / `scale`); of a logit that is 2 p - 1 where scale is 2. `max_tokens`: of a text, None: what the model takes.
-    `label`: of any classifier, the one whose probability p is the score (2 p - 1 the reward); "type": the one called as the text's type."""
+class RewardModelConfig(MayBeServed):
+    """A classifier that judges: its score s is the reward tanh((s - `center`) / `scale`), of a logit 2 p - 1 where scale is 2. `label`: the
+    one whose probability p is the score (2 p - 1 the reward); "type": the one called as the text's type."""
 
     path: Text = Field(min_length=1)
     revision: Text | None = None
@@ -366,12 +365,6 @@ class RewardModelConfig(Servable):
     center: float = 0.0
     scale: float = Field(default=2.0, gt=0)
     label: Text | None = None
-
-    @model_validator(mode="after")
-    def _at_a_server(self) -> RewardModelConfig:
-        if self.backend == "server" and (self.label is not None or self.max_tokens is not None):
-            raise ValueError("label and max_tokens are not to be had of a server: leave them out, or take the model's folder (path=)")
-        return self
 
 
 class EngineConfig(Group):

@@ -130,6 +130,11 @@ def test_the_judges_of_training_judge_some_of_the_final_replies(tmp_path: Path) 
     assert [one.reward_base is not None for one in kept] == [True] * 3 + [False] * 5
 
 
+def test_who_is_asked_about_final_replies_is_loaded_though_the_rewards_are_drawn() -> None:
+    drawn, asked = (config_of("+control=random_judge", "reward.repeat_penalty=0", f"evaluation.rewarded={n}") for n in (0, 2))
+    assert (drawn.judge_names, drawn.embeds) == (set(), False) and (asked.judge_names, asked.embeds) == ({"partner"}, True)
+
+
 # -- figures ------------------------------------------------------------------------------------------------------------
 
 

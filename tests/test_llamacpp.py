@@ -61,3 +61,10 @@ def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.gguf").write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(ConfigError):
         connect(config(tmp_path / "torn.gguf", "llamacpp"), 0, Terms())
+
+
+def test_a_server_that_is_killed_in_the_middle_of_a_run_is_waited_for(file: Path) -> None:
+    """kill -9, and begun again a second later: nothing is lacking, nothing asked twice."""
+    from tests.proofs.restart_server import main
+
+    assert main(file, 1, 2, 1024, "judging.min_mass=0.0") == 0

@@ -24,6 +24,7 @@ from expertchat.config import ConfigError
 from expertchat.serving import run as serving
 from expertchat.serving import started
 from expertchat.serving.run import run_serve
+from expertchat.serving.started import Started
 from expertchat.serving.vllm import command, require_vllm, shared_out, variables, visible_gpus
 from tests.served import Stub
 
@@ -138,6 +139,21 @@ def test_what_it_says_is_told_where_it_does_not_come_up(tmp_path: Path) -> None:
     slow = wanted(folder, "STAND_IN_LOADS=60", wait=0.2)
     assert run_serve(slow, ["serve"], heard) == 1  # the same folder: how it is served may change
     assert "it does not answer after 0 s (server.wait)" in str(heard.end.reason)
+
+
+def test_of_its_log_the_error_is_told_and_not_what_came_of_it(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text(
+        "(EngineCore pid=28295) ERROR 11-29 20:50:05 [core.py:1512] TimeoutError: RPC call to execute_model timed out.\n"
+        "(APIServer pid=26702) ERROR 11-29 20:50:06 [serving.py:929] EngineDeadError: See stack trace (above) for the root cause.\n"
+        'INFO:     127.0.0.1:60108 - "POST /v1/chat/completions HTTP/1.1" 500 Internal Server Error\n'
+    )
+    server = object.__new__(Started)
+    server.log = log
+    said = "TimeoutError: RPC call to execute_model timed out. / EngineDeadError: See stack trace (above) for the root cause. / INFO:"
+    assert server.told().startswith(said)
+    log.write_text("one\ntwo\nthree\nfour\n")
+    assert server.told() == "two / three / four"
 
 
 @pytest.mark.slow

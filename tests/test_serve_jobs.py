@@ -22,8 +22,9 @@ from expertchat.plan.shapes import PUBLISHED
 from expertchat.plan.vllm import Serving
 from expertchat.slurm.beside import beside_problems, check_server, served_by
 from expertchat.slurm.submit import run_submit
-from tests.cluster import Cluster
-from tests.submitted import log, submit, wait_done
+from tests.alike import records
+from tests.cluster import Cluster, until
+from tests.submitted import events, log, submit, turns, wait_done
 
 ROOT = Path(__file__).parents[1]
 
@@ -148,9 +149,9 @@ def test_who_learns_stands_on_both(capsys: pytest.CaptureFixture[str]) -> None:
 ASKS = ["conversation.count=2", "conversation.turns=2", "embedder.path=embedded:embedder", "model@experts.b=server", "experts.b.model=m"]
 
 
-def stand_in(tmp_path: Path) -> list[str]:
+def stand_in(tmp_path: Path, *more: str) -> list[str]:
     """The words by which the stand-in is served."""
-    variables = [f"PYTHONPATH={ROOT / 'tests' / 'stand_in'}:{ROOT}", f"STAND_IN_TOLD={tmp_path / 'told'}"]
+    variables = [f"PYTHONPATH={ROOT / 'tests' / 'stand_in'}:{ROOT}", f"STAND_IN_TOLD={tmp_path / 'told'}", *more]
     quoted = ",".join(f'"{one}"' for one in variables)
     return ["embedded:llama", "server.name=m", f"server.python={sys.executable}", f"server.environment=[{quoted}]"]
 
@@ -163,6 +164,20 @@ def test_a_server_and_its_run_in_one_job_on_gpus_of_their_own(slurm: Cluster, tm
     assert json.loads((tmp_path / "told").read_text())["environment"]["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert "the server is stopped: the command beside it is done" in log(tmp_path / "run")
     assert not (tmp_path / "run-server" / "address.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_and_its_server_go_on_after_the_time_limit(slurm: Cluster, tmp_path: Path) -> None:
+    folder, words = tmp_path / "run", shlex.join([*stand_in(tmp_path, "STAND_IN_SLOW=0.2"), "server.gpus=1"])
+    asks = [*ASKS, "conversation.turns=20", "conversation.loop_similarity=1.0", "judging.wim.enabled=false", "judging.z=0"]
+    job = submit(slurm, folder, "converse", *asks, f"experts.b.url={tmp_path}/run-server", "--serve", words)
+    until(lambda: turns(folder) >= 4, 300, "four turns", lambda: log(folder)[-2000:])
+    slurm.call(["scancel", "--signal=USR1", "--batch", job])  # as Slurm does before the end
+    wait_done(slurm, job, folder)
+    assert "requeued (1 of 20 times at most)" in log(folder)
+    spoken = [(event["conversation"], event["index"]) for event in events(folder, "turn_finished")]
+    assert len(spoken) == len(set(spoken)) == sum(len(line["turns"]) for line in records(folder, "transcripts"))  # none lost, none twice
+    assert len(events(tmp_path / "run-server", "run_started")) == 2
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from expertchat.backends.base import ValueRequest
 from expertchat.backends.loading import client_for
 from expertchat.backends.served.client import Terms
 from expertchat.backends.served.valuer import ServedRewardModel, _tokens
+from expertchat.cli import main
+from expertchat.command.check_models import reward_model_problems
 from expertchat.config import ConfigError, RewardModelConfig
 from expertchat.records import Message
 from tests.served import Stub, Traits
@@ -52,8 +54,8 @@ def test_a_server_that_values_nothing_is_refused() -> None:
     with Stub() as stub, pytest.raises(ConfigError, match="asked by /score") as caught:
         connected(stub)
     assert len(caught.value.problems) == 2
-    with pytest.raises(ValueError, match="not to be had of a server"):
-        RewardModelConfig(path="m", backend="server", url="http://here:1/v1", model="m", label="good")
+    wanted = RewardModelConfig(path="m", backend="server", url="http://here:1/v1", model="m", label="good")
+    assert ["not to be had of a server" in one for one in reward_model_problems("reward_model", wanted)] == [True]
 
 
 def test_a_chat_ends_with_the_token_that_ends_the_reply() -> None:
@@ -71,3 +73,22 @@ def test_a_conversation_is_judged_by_it(tmp_path: Path) -> None:
         summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
         scored = [line for line in lines(tmp_path / "run", "served") if line.get("score") is not None]
         assert len(scored) == len(rewards) == summary["rewards_read"] and not stub.twice()
+
+
+@pytest.mark.slow
+def test_whatever_asks_a_server_has_the_sums_in_its_summary(tmp_path: Path) -> None:
+    """A judge of what exists, and one that picks: as many answers as served.jsonl has lines."""
+    table = tmp_path / "rows.csv"
+    table.write_text("topic,text,a,b\nherons,They nest in trees.,In trees.,No.\ntides,By the moon.,The moon.,The sun.\n")
+    with Stub() as stub:
+        at = ["model.url=" + stub.url, "model.model=m"]
+        judge = ["+judge@judges.mine=expected", "model@judges.mine.model=server", *(f"judges.mine.{word}" for word in at)]
+        runs = {
+            "judge": [*judge, "judges.mine.analysis=false", "source.columns.text=text"],
+            "pick": ["model=server", *at, "texts=[a,b]"],
+        }
+        for command, words in runs.items():
+            folder = tmp_path / command
+            assert main([command, f"source.path=[{table}]", f"run.dir={folder}", "view=none", *words]) in (0, 1)
+            summary = json.loads((folder / "summary.json").read_text("utf-8"))
+            assert summary["served"]["answers"] == len(lines(folder, "served")) > 0

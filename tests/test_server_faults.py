@@ -196,20 +196,20 @@ def test_what_a_fault_in_the_middle_does(
 
 @pytest.mark.slow
 def test_a_storm_that_passes_costs_nothing_but_time(stub: Stub, whole: Path, tmp_path: Path) -> None:
-    """Three of four requests are too many; what is answered in the end is the same."""
+    """Two of three requests are too many; what is answered in the end is the same."""
     left = [0]
 
     def fault(handler: Handler) -> bool:
         if not handler.body or "messages" not in handler.body or is_probe(handler.body):
             return False
         left[0] += 1
-        return bool(left[0] % 4 and (handler.say(429, {"error": {"message": "slow down"}}, retry_after="0.01") or True))
+        return bool(left[0] % 3 and (handler.say(429, {"error": {"message": "slow down"}}, retry_after="0.01") or True))
 
     stub.fault = fault
-    assert talk(stub, tmp_path / "run", *QUIET) == 0
+    assert talk(stub, tmp_path / "run", *QUIET, "server.patience=600") == 0
     assert alike(tmp_path / "run", whole) and not stub.twice()
     summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))["served"]
-    assert summary["requests"] > 2 * summary["answers"]
+    assert summary["requests"] > 1.5 * summary["answers"]
 
 
 @pytest.mark.slow

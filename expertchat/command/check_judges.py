@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from expertchat.backends.folders import find_here
 from expertchat.backends.reward_folders import classifier_problem
-from expertchat.choosing.config import BestOfNConfig
 from expertchat.command import check_models as models
 from expertchat.command.checks import Problems, told
 from expertchat.config import RewardModelConfig
 from expertchat.judging.fits import lacks
-from expertchat.lab.config import LabConfig
+from expertchat.lab.config import JudgeConfig, LabConfig
 
 
 def classifier_problems(config: RewardModelConfig) -> Problems:
@@ -27,9 +28,9 @@ def reward_models(config: LabConfig, here: bool) -> Problems:
             yield from models.reward_model_problems(f"judges.{name}.reward_model", valuer)
 
 
-def reward_models_here(config: LabConfig | BestOfNConfig) -> list[tuple[str, str | None]]:
+def reward_models_here(judges: Mapping[str, JudgeConfig]) -> list[tuple[str, str | None]]:
     """(path, models_dir) of each reward model that this process loads."""
-    found = [judge.reward_model for _, judge in config.judges.items() if judge.reward_model is not None]
+    found = [judge.reward_model for judge in judges.values() if judge.reward_model is not None]
     return [(valuer.path, valuer.models_dir) for valuer in found if valuer.backend == "local"]
 
 

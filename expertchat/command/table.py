@@ -112,8 +112,8 @@ _ALL = (
         "doors.branch:run",
     ),
     Command(
-        "serve", "a model behind an address, by vLLM, for any number of runs: expertchat serve MODEL [-- COMMAND ...]",
-        "doors.serve:run", words="MODEL", root="serve", config="serving.config:ServeConfig", check="doors.serve:check",
+        "serve", "a model behind an address, by vLLM, for any number of runs: expertchat serve MODEL",
+        "doors.serve:run", words="MODEL [-- COMMAND ...]", root="serve", config="serving.config:ServeConfig", check="doors.serve:check",
         models="doors.serve:named", overrides="doors.serve:meant", resumes=True, jobs=True,
     ),
     Command(

@@ -87,7 +87,7 @@ def named(config: LabConfig) -> list[tuple[str, str | None]]:
     from expertchat.sources.rows import HUB
 
     models = [(model.path, model.models_dir) for _, model in config.experts.items() if model.backend == "local"]
-    models += reward_models_here(config)
+    models += reward_models_here(config.judges.root)
     return models + [(path.removeprefix(HUB).partition(":")[0], None) for path in config.source.path if path.startswith(HUB)]
 
 

@@ -15,7 +15,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM has room
 
 class VllmConfig(Group):
     """How vLLM is started. `python`: of the environment that it is in; `container`: words before it. `gpus`: how many, or which (None: all
-    that there are, or with a command beside it none); `memory`: the share of each that it takes. `adapters`: the largest rank of LoRA
+    that there are, and beside a command it must be said); `memory`: the share of each that it takes. `adapters`: the largest rank of LoRA
     adapters that it is to load while it runs (0: none). `wait`: seconds that it may take to answer. `idle`: seconds without a request after
     which it stops (None: never). `environment`: variables for it alone, NAME=VALUE, or a NAME that it does not get.
     """

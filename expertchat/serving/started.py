@@ -21,9 +21,11 @@ from expertchat.folder.writing import private
 LOG = "server.log"
 LOOK = 0.5  # seconds between two looks whether it answers
 LINGER = 30.0  # seconds that it may take to stop before it is killed
-LINES = 8  # of its log that are shown where it failed
+LINES, LOOKED = 3, 400  # of its log that are shown where it failed, and that are looked at for what it was
 _WORK = re.compile(r"^vllm:(num_requests_running|num_requests_waiting|request_success_total)\S* (\S+)$", re.MULTILINE)
-_SAYING = re.compile(r"error|cannot|unable|no such|out of memory|not supported|invalid", re.IGNORECASE)
+_ERROR = re.compile(r"\b\w*(?:Error|Exception): .+")
+_POINTS = ("root cause above", "stack trace (above)")  # an error that only points at another
+_LOGGER = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:[A-Z]+ \S+ \S+ \[[\w.]+:\d+\] )?")
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine: no proxy between
 
 
@@ -70,10 +72,11 @@ class Started:
             raise Failed(f"it has ended ({_ending(code)}): {self.told()}")
 
     def told(self) -> str:
-        """What its log says last, from the last line on that speaks of something wrong."""
-        lines = last_lines(self.log, 200)
-        place = max((i for i, line in enumerate(lines) if _SAYING.search(line)), default=len(lines) - LINES)
-        return " / ".join(lines[max(0, place) :][:LINES]) or f"it has said nothing ({self.log})"
+        """What its log says last of an error that it has a name for, with what follows; else its last lines."""
+        lines = [_LOGGER.sub("", line) for line in last_lines(self.log, LOOKED)]
+        named = [i for i, line in enumerate(lines) if _ERROR.search(line) and not any(words in line for words in _POINTS)]
+        place = named[-1] if named else max(0, len(lines) - LINES)
+        return " / ".join(lines[place:][:LINES]) or f"it has said nothing ({self.log})"
 
     def idle(self) -> float:
         """Seconds since it was last seen at work, by what it tells of its requests (/metrics); 0 where it tells nothing."""

@@ -22,7 +22,7 @@ DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float1
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # of this environment, not of vLLM's
 EVERYWHERE, HERE = "0.0.0.0", "127.0.0.1"
-FOUR_BITS = "vLLM takes 4 bits from a folder that holds them already (AWQ, GPTQ); name such a folder and leave quantization away"
+FOUR_BITS = "vLLM takes 4 bits from a folder that holds them already: name one (AWQ, GPTQ), or set model.quantization=none"
 
 
 # -- what it cannot ---------------------------------------------------------------------------------------------------------

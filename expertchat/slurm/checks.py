@@ -226,6 +226,9 @@ def _time(command: str, config: Any, cluster: ClusterConfig, runs: Path, share: 
             "before the end; ask for more time, or lower cluster.signal_seconds"
         )
         return
+    if isinstance(config, ServeConfig):
+        checked.notes.append(f"it serves until it is stopped (scancel), for {cluster.requeues + 1} starts at most, or as server.idle says")
+        return
     found = work_of(command, config, cluster, runs, checked.plan)
     if found is None:
         checked.notes.append(f"how long it takes is not known: there is no earlier run of these models in {runs}")

@@ -32,11 +32,11 @@ def _both(row: Row, name: str, digits: int = 2) -> str:
     return NONE if values == (None, None) else " / ".join(_number(value, digits) for value in values)
 
 
-def _with_span(row: Row, name: str, form: Callable[[float | None], str]) -> str:
+def _with_span(row: Row, name: str, form: Callable[[float | None], str], dash: str = "-") -> str:
     """A figure with its interval, where it has one."""
     if row.get(name) is None:
         return NONE
-    interval = span(row, name, form, " to " if min(row[name], row.get(f"{name}_low") or 0) < 0 else "-")
+    interval = span(row, name, form, dash)
     return form(row[name]) + (f" ({interval})" if interval else "")
 
 
@@ -54,7 +54,7 @@ def _change(name: str, points: bool = False) -> Callable[[Row], str]:
     def signed(value: float | None) -> str:
         return NONE if value is None else f"{100 * value:+.1f}" if points else f"{value:+.2f}"
 
-    return lambda row: _with_span(row, name, signed)
+    return lambda row: _with_span(row, name, signed, " to ")
 
 
 def _over_seeds(row: Row) -> str:
@@ -97,7 +97,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("KL", lambda row: _number(row["kl"], 1)),
     ("rounds", _rounds),
 )
-FIRST = 9  # columns of the upper table where the screen is not wide
+FIRST = 7  # columns of the upper table where the screen is not wide
 # Whether the judges are pleased and nothing is gained: policy less base, a reply.
 PLEASED: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("reward", _change("reward_difference")),

@@ -17,7 +17,7 @@ class Dot(NamedTuple):
     y: float
 
 
-def scatter(dots: Sequence[Dot], across: str, up: str, width: int = 60, height: int = 14) -> list[str]:
+def scatter(dots: Sequence[Dot], across: str, up: str, width: int = 60, height: int = 11) -> list[str]:
     """The dots as letters in a field of `width` x `height`, the lines x = 0 and y = 0 in it, and below it who is who.
 
     Two at one place are one *; empty without dots that are numbers.

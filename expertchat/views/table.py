@@ -155,7 +155,8 @@ class TableView(PlainView):
             return
         self._rated, who = of, called(of.subject)
         what = f"all that {who} said about {line(of.topic)}" if of.turn is None else f"turn {of.turn + 1}, {who}: {line(of.text)}"
-        self._write("", *textwrap.wrap(f"Rate {what}, from 1 (poor) to 10 (excellent); Enter: no answer.", max(30, self.console.width)))
+        asked = f"Rate {what}, from 1 (poor) to 10 (excellent); Enter gives no answer."
+        self._write("", *textwrap.wrap(asked, max(30, self.console.width)))
 
     def step(self, index: int, turn: Turn) -> Choice:
         """What is to become of a turn that was just spoken. Raises Interrupted."""

@@ -50,8 +50,8 @@ def difference(place: str) -> float:
     config = RewardModelConfig(path="m", backend="server", url=f"http://127.0.0.1:{PORT}/v1", model="m")
     served = ServedRewardModel.connect(config, client_for(config, Terms(say=print)))
     print(served.notes)
-    theirs = served.value(asked)
-    return max(abs((a.score or 0.0) - (float("inf") if b.score is None else b.score)) for a, b in zip(own, theirs, strict=True))
+    pairs = zip(own, served.value(asked), strict=True)
+    return max(float("inf") if a.score is None or b.score is None else abs(a.score - b.score) for a, b in pairs)
 
 
 def main(folder: Path, python: str) -> int:

@@ -58,7 +58,7 @@ def command(server: str, python: str, folder: Path) -> list[str]:
     if server == "vllm":
         return [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / NAME), "--served-model-name", "m", "--host",
                 "127.0.0.1", "--port", str(PORT), "--max-model-len", "2048", "--enforce-eager", "--dtype", "float32",
-                "--max-num-seqs", "16", "--enable-lora", "--max-lora-rank", "16"]  # fmt: skip
+                "--max-num-seqs", "16", "--enable-lora", "--max-lora-rank", "16", "--max-loras", "3", "--max-logprobs", "100"]  # fmt: skip
     return [python, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1", "--port", str(PORT)]
 
 

@@ -1,7 +1,7 @@
 """Stands in for vLLM in tests of `expertchat serve`: takes its words, loads nothing, and answers as tests/served.py does.
 
 VARIABLES of its environment make it slow to begin (STAND_IN_LOADS seconds), fail (STAND_IN_FAILS: what it says), or end (STAND_IN_ENDS
-seconds after it answers). What it was started with stands in the file STAND_IN_TOLD.
+seconds after it answers); STAND_IN_SLOW: seconds for an answer. What it was started with stands in the file STAND_IN_TOLD.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.served import Handler, Stub, Traits
 class Own(Handler):
     """With the addresses that vLLM has besides."""
 
-    served = Stub(Traits(adapters=True), key=os.environ.get("VLLM_API_KEY"))
+    served = Stub(Traits(adapters=True), key=os.environ.get("VLLM_API_KEY"), slow=float(os.environ.get("STAND_IN_SLOW", "0")))
 
     def do_GET(self) -> None:
         if self.path == "/health":
