@@ -18,6 +18,7 @@ from expertchat.text.in_words import age
 from expertchat.text.sentences import shown_path
 
 MOST = 4  # runs beside each other; of more, what all have is told once, and what differs in a table of runs
+FEW_LETTERS = 90  # of a fact that differs among many runs
 DIFFERENCES = 40  # keys of a config that are told
 Facts = dict[str, str | int | float | None]
 
@@ -164,7 +165,8 @@ def _of_many(subject: Subject) -> Shown:
         if len(values) == 1:
             rows[name] = [Cell(values[0])]
         elif values:
-            rows[name] = [Cell(f"{len(values)} different: {'; '.join(values[:3])}{' ...' if len(values) > 3 else ''}")]
+            few = [value if len(value) <= FEW_LETTERS else f"{value[:FEW_LETTERS].rstrip()} ..." for value in values[:3]]
+            rows[name] = [Cell(f"{len(values)} different: {'; '.join(few)}{' ...' if len(values) > 3 else ''}")]
     return Shown(f"What the {len(known)} runs have in common", ["all of them"], rows, note="Run by run: the section Runs.")
 
 

@@ -140,7 +140,7 @@ function candidates(turn, data) {
 }
 
 function ratingTable(ratings) {
-  // Categories down, "who by whom" across.
+  // Categories down, "who by whom" across; the other way round where those are many.
   const ways = [...new Set(ratings.map(way))];
   const rows = [...new Set(ratings.map((one) => one.category))];
   const cell = (row, across) => {
@@ -149,8 +149,10 @@ function ratingTable(ratings) {
     const value = one.choice ?? (one.number === null ? "–" : number(one.number));
     return el("td", { class: "n", title: one.problem || (one.mass !== undefined ? `probability on the answers ${number(one.mass)}` : null) }, value);
   };
-  const head = el("tr", {}, el("th", { scope: "col" }, "category"), ...ways.map((one) => el("th", { scope: "col", class: "n" }, one)));
-  const lines = rows.map((row) => el("tr", {}, el("th", { scope: "row" }, row), ...ways.map((one) => cell(row, one))));
+  const turned = ways.length > 4 && ways.length > rows.length;
+  const [down, across, corner] = turned ? [ways, rows, "judge"] : [rows, ways, "category"];
+  const head = el("tr", {}, el("th", { scope: "col" }, corner), ...across.map((one) => el("th", { scope: "col", class: "n" }, one)));
+  const lines = down.map((one) => el("tr", {}, el("th", { scope: "row", class: one.length > 14 ? "some" : null }, one), ...across.map((other) => turned ? cell(other, one) : cell(one, other))));
   return el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "ratings" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...lines)));
 }
 
