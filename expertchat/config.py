@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import ItemsView, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -28,6 +27,7 @@ from expertchat.records import SEAT
 from expertchat.text.complaints import complaints
 from expertchat.text.complaints import near as near
 from expertchat.text.complaints import near_key as near_key
+from expertchat.text.places import conf_dir as conf_dir
 from expertchat.text.sentences import listed
 from expertchat.text.wordings import Prompts, WimWording
 from expertchat.text.written import Example, Principle, checked_references, topic_key, written, written_problems
@@ -40,13 +40,6 @@ class ConfigError(Exception):
     def __init__(self, problems: list[str] | str) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
-
-
-def conf_dir() -> Path:
-    """The folder of the YAML files: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 class Group(BaseModel):

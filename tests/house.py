@@ -17,8 +17,9 @@ PACKAGE = ROOT / "expertchat"
 
 # The rooms, lowest first: each may import those before it.
 ROOMS = (
-    "text", "records", "events", "config", "folder", "trackers", "backends", "experts", "judging", "plan", "talk", "preferences", "world",
-    "evaluation", "sources", "lab", "labels", "metrics", "audit", "training", "reward_models", "building", "prompting",
+    "text", "records", "events", "config", "folder", "trackers", "backends", "experts", "judging", "plan", "serving", "talk",
+    "preferences", "world", "evaluation",
+    "sources", "lab", "labels", "metrics", "audit", "training", "reward_models", "building", "prompting",
     "choosing", "posts", "picking", "bench", "views", "command", "slurm", "runs", "report", "studies", "doors", "cli",
 )  # fmt: skip
 # Views know what is kept and what happens, and nothing of how it came about.

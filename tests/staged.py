@@ -12,6 +12,7 @@ from expertchat.backends.base import GenerateRequest, ScoreRequest
 from expertchat.command.compose import compose
 from expertchat.config import validate
 from expertchat.evaluation.evaluator import Evaluator
+from expertchat.evaluation.parts import Parts
 from expertchat.events import AnyEvent
 from expertchat.experts.registry import make_expert
 from expertchat.records import Metrics, Topic
@@ -67,6 +68,7 @@ class Stage:
         judge: Any = None,
         ranks: Any = None,
         topics: Sequence[str] = TOPICS,
+        choose: Sequence[Topic] = (),
         context: int = 100_000,
     ) -> None:
         self.base, self.policy, self.judge = base or Double(), policy or Double(), judge or Double()
@@ -81,7 +83,8 @@ class Stage:
         experts = {seat: make_expert(seat, model, info, seats) for seat, model in models.items()}
         tokens = dict.fromkeys(experts, self.base.count_tokens)
         given_topics = [Topic(id=f"topic {i}", text=text, source="list") for i, text in enumerate(topics)]
-        self.evaluator = Evaluator(config, learner, given_topics, experts, tokens, folder, ranks or Ranks.alone(), self.events.append)
+        parts = Parts([], list(choose), given_topics)
+        self.evaluator = Evaluator(config, learner, parts, experts, tokens, folder, ranks or Ranks.alone(), self.events.append)
         self.stop = False
 
     def run(self, flows: Iterable[Any]) -> bool:

@@ -13,8 +13,12 @@ import pytest
 import yaml
 
 from expertchat.config import ConfigError
+from expertchat.evaluation.figures import Comparison, figures
+from expertchat.evaluation.manner import Manner
 from expertchat.evaluation.statistics import wilson
-from expertchat.records import Figure, Metrics
+from expertchat.evaluation.truth import Tally
+from expertchat.records import Figure, Metrics, Turn
+from expertchat.report.against_reward import as_svg, truth_against_reward
 from expertchat.runs.arms import NO_ARM, arms, run_arms
 from expertchat.views.arms import markdown, print_arms
 
@@ -24,7 +28,9 @@ EVALUATED: dict[str, Figure] = {
     "distinct_policy": 2.0, "distinct_base": 1.0, "distinct_ratio": 2.0, "distinct_ratio_low": 1.8, "distinct_ratio_high": 2.2,
     "repeats_policy": 0.1, "repeats_base": 0.2, "accuracy_policy": 0.9, "accuracy_base": 0.8, "wrong_policy": 0.3, "wrong_base": 0.2,
 }  # fmt: skip
-ROUND: dict[str, Figure] = {"pairs": 30, "ties": 10, "candidates": 160, "nulls": 8, "margin_scaled": 1.5, "kl": 3.0, "length": 40.0}
+ROUND: dict[str, Figure] = {
+    "reward_mean": 0.2, "pairs": 30, "ties": 10, "candidates": 160, "nulls": 8, "margin_scaled": 1.5, "kl": 3.0, "length": 40.0,
+}  # fmt: skip
 
 
 def metrics(kind: Any, number: int, figures: dict[str, Figure], learner: Any = "a") -> Metrics:
@@ -204,7 +210,7 @@ def test_files_hold_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixtu
     make(tmp_path / "runs" / "1", seed=1)
     make(tmp_path / "runs" / "2", arm="wim | [red]", evaluated=None)
     for suffix in ("md", "csv", "json"):
-        assert run_arms([str(tmp_path / "runs"), "--out", str(tmp_path / f"table.{suffix}")], print_arms, markdown) == 0
+        assert run_arms([str(tmp_path / "runs"), "--out", str(tmp_path / f"table.{suffix}")], print_arms, markdown, as_svg) == 0
     shown = capsys.readouterr().out
     assert "70.0 (63.3-75.9)" in shown and "wim | [red]" in shown  # wilson(140, 200); markup in a name stays text
     values = json.loads((tmp_path / "table.json").read_text())
@@ -225,15 +231,115 @@ def test_a_table_fits_a_narrow_screen(tmp_path: Path) -> None:
     print_arms(arms([tmp_path]).values(), out)
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 100
-    assert sum("sign_flipped" in line for line in lines) == 2  # one line in each of the two parts: nothing is folded
+    assert sum("sign_flipped" in line for line in lines) == 3  # one line in each of the three parts: nothing is folded
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     folder = make(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"must end in \.md, \.csv, \.json"):
-        run_arms([str(folder), "--out", "table.txt"], print_arms, markdown)
+        run_arms([str(folder), "--out", "table.txt"], print_arms, markdown, as_svg)
     with pytest.raises(ConfigError, match="cannot be written"):
-        run_arms([str(folder), "--out", str(tmp_path / "nowhere" / "table.md")], print_arms, markdown)
+        run_arms([str(folder), "--out", str(tmp_path / "nowhere" / "table.md")], print_arms, markdown, as_svg)
     with pytest.raises(SystemExit) as code:
-        run_arms([], print_arms, markdown)
+        run_arms([], print_arms, markdown, as_svg)
     assert code.value.code == 2
+
+
+# -- replies: by topics, and arms against each other ------------------------------------------------------------------------
+
+
+def replies(folder: Path, outcomes: Sequence[float | None], topics: Sequence[str], **more: Any) -> None:
+    """The last evaluation's file of a run, and the figures that belong to it."""
+    compared = [
+        Comparison(
+            id=f"evaluation-a/h{i:04d}/v0002", history=f"evaluation-a/h{i:04d}", learner="a", policy_version=2, base_tokens=10, topic=topic,
+            reply=Turn(speaker="a", text="x", tokens=10), outcome=outcome, **more,
+        )
+        for i, (outcome, topic) in enumerate(zip(outcomes, topics, strict=True))
+    ]  # fmt: skip
+    (folder / "evaluations").mkdir()
+    (folder / "evaluations" / "a-r0002.jsonl").write_text("".join(f"{one.to_json()}\n" for one in compared))
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(metrics("evaluation", 2, figures(compared, "truth", 0)).to_json() + "\n")
+
+
+TOPICS = [f"topic {i % 8}" for i in range(40)]
+EVEN, BETTER = [float(i // 8 % 2) for i in range(40)], [float(i not in (0, 9, 18)) for i in range(40)]
+
+
+def three_arms(folder: Path) -> None:
+    for seed in (0, 1):
+        for arm, outcomes in (("random_judge", EVEN), ("mixed", BETTER), ("wim", [*EVEN[:-1], 0.5])):
+            replies(make(folder / f"{arm}-{seed}", arm=arm, seed=seed), outcomes, TOPICS)
+
+
+def test_replies_that_are_kept_are_drawn_by_topics(tmp_path: Path) -> None:
+    three_arms(tmp_path)
+    table = arms([tmp_path])
+    rows = {row["arm"]: row for row in table.rows}
+    mixed, low = rows["mixed"], wilson(74, 80)[0]
+    assert (mixed["n"], mixed["topics"], mixed["drawn"], table.notes) == (80, 8, "topics", [])
+    assert mixed["win_rate"] == pytest.approx(37 / 40) and mixed["win_rate_low"] < low  # few topics: 2.36 errors and not 1.96
+    assert mixed["n_length_matched"] == 80 and mixed["win_rate_length_matched_low"] == mixed["win_rate_low"]
+    assert (mixed["win_rate_seeds_low"], mixed["win_rate_min"]) == (None, mixed["win_rate"])  # both seeds are the same
+    assert 0 < mixed["win_rate_least"] < 0.5
+
+
+def test_arms_are_held_against_a_control_on_the_same_histories(tmp_path: Path) -> None:
+    three_arms(tmp_path)
+    rows = {row["arm"]: row for row in arms([tmp_path]).rows}
+    mixed, wim, control = rows["mixed"], rows["wim"], rows["random_judge"]
+    assert (mixed["control"], control["control"], mixed["minus_control_n"]) == ("random_judge", None, 80)
+    assert mixed["minus_control"] == pytest.approx((37 - 16) / 40) and mixed["minus_control_low"] > 0
+    assert mixed["minus_control_holm"] == pytest.approx(2 * mixed["minus_control_p"])  # of two arms the less likely one counts twice
+    assert wim["minus_control"] == pytest.approx(0.5 / 40) and wim["minus_control_holm"] > 0.05
+    assert (mixed["better_than"], control["better_than"]) == (["random_judge", "wim"], [])
+    text = markdown(arms([tmp_path]).values())
+    assert "| +52.5 (" in text and "more than random_judge, on the same histories" in text and "8 topics miss a win rate" in text
+    other = {row["arm"]: row for row in arms([tmp_path], "wim").rows}
+    assert other["mixed"]["control"] == "wim" and other["wim"]["control"] is None
+    with pytest.raises(ConfigError, match="--control mxied: is none of the arms; did you mean"):
+        arms([tmp_path], "mxied")
+
+
+def test_judges_that_are_pleased_by_replies_without_more_truth_are_told(tmp_path: Path) -> None:
+    """The policy's replies have as many facts as the base's; the judges of training like those of `flatters` better."""
+    even = Tally(distinct=2, repeats=0, wrong=0, claims=2)
+    asks = Manner(sentences=3, questions=1, agreements=0, again=0)
+    flattery = asks.model_copy(update={"questions": 0, "agreements": 1})
+    for arm, reward in (("flatters", 0.5), ("plain", 0.1)):
+        more = {"policy": even, "base": even, "manner_policy": flattery, "manner_base": asks, "reward_policy": reward, "reward_base": 0.1}
+        replies(make(tmp_path / arm, arm=arm), EVEN, TOPICS, **more)
+    rows = {row["arm"]: row for row in arms([tmp_path]).rows}
+    first, second = rows["flatters"], rows["plain"]
+    assert (first["reward_difference"], first["truth_difference"], first["n_reward"]) == (pytest.approx(0.4), 0.0, 40)
+    assert (first["questions_difference"], first["agreements_difference"], second["reward_difference"]) == (-1.0, 1.0, 0.0)
+    assert first["reward_gain"] == pytest.approx(0.0)  # of the two rounds
+    text = markdown(arms([tmp_path]).values())
+    assert "| flatters | +0.40 | 0.00 | +0.00 |" in text and "hacked" in text
+    out = io.StringIO()
+    print_arms(arms([tmp_path]).values(), out)
+    assert "A flatters  B plain" in out.getvalue() and "truth, policy less base (up) against reward (across)" in out.getvalue()
+    figure = truth_against_reward(list(rows.values()), ["flatters", "plain"])
+    assert figure is not None and [line[:2] for line in figure.rows] == [["flatters", pytest.approx(0.4)], ["plain", 0.0]]
+    assert truth_against_reward([second], ["plain"]) is None
+    with pytest.raises(ConfigError, match="two arms and more"):
+        as_svg([second])
+
+
+def test_other_histories_are_not_held_against_each_other(tmp_path: Path) -> None:
+    replies(make(tmp_path / "0", arm="random_judge", seed=0), EVEN, TOPICS)
+    replies(make(tmp_path / "1", arm="mixed", seed=1), BETTER, TOPICS)
+    table = arms([tmp_path])
+    rows = {row["arm"]: row for row in table.rows}
+    assert (rows["mixed"]["minus_control"], rows["mixed"]["minus_control_n"], rows["mixed"]["better_than"]) == (None, 0, None)
+    assert table.notes == ["no history in common with random_judge (other seeds, or another evaluation): mixed"]
+
+
+def test_figures_of_other_replies_than_those_kept_are_not_pooled(tmp_path: Path) -> None:
+    folder = make(tmp_path / "0")
+    replies(folder, BETTER, TOPICS)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(metrics("evaluation", 2, EVALUATED).to_json() + "\n")
+    (row,) = arms([folder]).rows
+    assert (row["drawn"], row["n"], row["win_rate_low"]) == ("replies", 100, wilson(70, 100)[0])

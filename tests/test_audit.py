@@ -11,9 +11,10 @@ import pytest
 
 from expertchat.audit import agreement, leanings
 from expertchat.audit.card import Card, alphas, card_of
-from expertchat.audit.estimates import Draws, Estimate, correlation, leaning, share
+from expertchat.audit.estimates import Estimate, correlation, leaning, share
 from expertchat.audit.ranking import ranking, strengths
 from expertchat.audit.sheet import Compared, Rated
+from expertchat.evaluation.draws import Draws
 from expertchat.views.audit import finding
 from tests.planted import BIASES, FAULTS, OWN_FLAG, Fault, answers, evidence, pairs, ratings, singles
 from tests.proofs.audit import coverage, pooled

@@ -104,9 +104,10 @@ def test_the_longest_is_chosen_and_a_judge_of_another_mind_says_what_it_thinks_o
     # N = 1: a tie with itself, whoever judges. Against the rule's texts, of 3 words each, all subsets of one: of p0000 (2, 5, 1, 5) 2 of 4
     # win, of p0001 (1, 1, 2) none.
     assert one["judges"]["other"]["against"]["first"]["value"] == 0.5
-    assert one["judges"]["chooser"]["against"]["rule"] == pytest.approx(
-        {"value": (0.5 + 0) / 2, "low": 0.0, "high": 0.5, "n": 2, "first_n": 0.0, "ties": 0}
-    )
+    against = one["judges"]["chooser"]["against"]["rule"]
+    low, high = against.pop("low"), against.pop("high")
+    assert against == {"value": (0.5 + 0) / 2, "n": 2, "first_n": 0.0, "ties": 0}
+    assert 0 <= low < 0.1 and 0.9 < high <= 1  # two groups say nearly nothing of others
     assert summary["parting"]["other"]["best"] == 1  # the shorter the better: more candidates only make it worse
     (event,) = [event for event in sink.of(CandidateChosen) if event.selection.id == "p0001"]
     assert event.text == "z z"

@@ -14,7 +14,11 @@ from expertchat.doors.branch import composed
 from expertchat.folder.reader import RunReader
 from expertchat.prompting.interview import questions_of
 from expertchat.records import Transcript
-from expertchat.talk.branching import dialogue_of, family_of, place_of
+from expertchat.report.parts import Figure, Section, Shown
+from expertchat.report.sections.family import family
+from expertchat.report.subject import subject_of
+from expertchat.report.transcripts import talks
+from expertchat.talk.branching import dialogue_of, families_beside, family_of, place_of
 from tests.scripted import BagOfWords, Collect, Double
 from tests.scripted import run as talk
 
@@ -35,6 +39,11 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "parent"
     assert talk(folder, "conversation.count=2", "conversation.turns=5") == 0
     return folder
+
+
+def table_of(section: Section | None) -> Shown:
+    assert section is not None
+    return next(part for part in section.parts if isinstance(part, Shown))
 
 
 def texts(one: Transcript) -> list[str]:
@@ -59,6 +68,22 @@ def test_a_family_is_found_from_every_member(parent: Path) -> None:
     for member in (parent, child, grandchild):
         tree = [(Path(row["folder"]).name, row["depth"]) for row in family_of(member)]
         assert tree == [("parent", 0), ("child", 1), ("grandchild", 2)]
+    assert len(families_beside([child, parent])) == 1 and families_beside([]) == []
+    subject = subject_of([child, parent, grandchild])
+    section = family(subject)
+    assert section is not None and section.lead == ["From parent 2 other runs go on, 1 of them after an edited turn."]
+    drawing, table = section.parts
+    assert isinstance(drawing, Figure) and isinstance(table, Shown)
+    assert drawing.rows == [["parent", "c0000", 0, 5, "no"], ["child", "c0000", 1, 5, "no"], ["grandchild", "c0000", 3, 5, "yes"]]
+    assert list(table.rows) == ["parent", "·\u00a0child", "·\u00a0·\u00a0grandchild"]
+    told = {(subject.runs[one.run].folder.name, one.id): one for one in talks(subject, [])}
+    child_number = next(i for i, run in enumerate(subject.runs) if run.folder == child)
+    last = told["grandchild", "c0000"]
+    assert last.above == f"{child_number}/c0000" and told["parent", "c0000"].above == ""
+    assert last.body["branch"] == {"run": child_number, "name": "child", "id": "c0000", "turns": 3, "edited": True}
+    alone = subject_of([grandchild])
+    assert next(iter(talks(alone, []))).body["branch"]["run"] is None  # its parent is in no report
+    assert "Not in this report: parent, child." in table_of(family(alone)).note
 
 
 def test_what_is_no_turn_is_told(parent: Path, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from expertchat.choosing import choice, ruled
 from expertchat.choosing.choice import against_below, against_first, best, chances, expected, keys_of, kl, sizes
 from expertchat.choosing.config import ChooseConfig
 from expertchat.choosing.ruled import key_phrases, rule_text
-from expertchat.evaluation.statistics import of_draws, two_stages
 
 HIGHEST = ChooseConfig()
 some_keys = st.lists(st.one_of(st.none(), st.integers(0, 3).map(float)), min_size=1, max_size=7)
@@ -84,20 +83,6 @@ def test_by_the_chooser_the_best_of_n_wins_all_but_half_a_case_against_the_first
 def test_sizes_and_their_distance() -> None:
     assert (sizes(1), sizes(2), sizes(12)) == ([1], [1, 2], [1, 2, 4, 8, 12])
     assert kl(1) == 0 and kl(2) == pytest.approx(math.log(2) - 0.5) and kl(16) == pytest.approx(1.8351, abs=1e-4)  # 2.7726 - .9375
-
-
-def test_draws_of_clusters_and_within_them() -> None:
-    clusters = ["a"] * 3 + ["b"] * 3 + ["c"] * 3
-    weights = two_stages(clusters, seed=1, resamples=400)
-    assert weights.shape == (400, 9) and (weights.sum(axis=1) == 9).all()  # three clusters of three: nine values, whichever are drawn
-    assert (weights == two_stages(clusters, seed=1, resamples=400)).all()
-    by_cluster = weights.reshape(400, 3, 3).sum(axis=2)
-    assert set(by_cluster.ravel()) <= {0.0, 3.0, 6.0, 9.0} and (by_cluster == 0).any()
-    assert (two_stages(["a"] * 4, seed=0, resamples=10).sum(axis=1) == 4).all()  # one cluster: its values are drawn
-    # Values that differ between clusters alone are surer where there are more clusters.
-    wide = of_draws(two_stages(["a", "a", "b", "b"], seed=0), [0.0, 0.0, 1.0, 1.0])
-    assert (wide.low, wide.high) == (0.0, 1.0)
-    assert of_draws(weights, [None, *[0.5] * 8]) == (0.5, 0.5) and of_draws(weights, [None] * 8 + [1.0]) == (None, None)
 
 
 def test_texts_by_a_rule() -> None:

@@ -23,7 +23,7 @@ from expertchat.config import ConfigError, conf_dir, may_name, validate
 # What a command asks for.
 MORE = {
     "merge": ["adapter=runs/one", "out=merged"], "audit": ["source.path=[judged]"], "build_pairs": ["+judge@judges.mine=truth"],
-    "pick": ["texts=[a,b]"],
+    "pick": ["texts=[a,b]"], "serve": ["model.path=folder"],
 }  # fmt: skip
 
 

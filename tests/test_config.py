@@ -54,6 +54,7 @@ REAL_WORDS = ["prompts@experts.a.prompts=standard", "prompts@experts.b.prompts=s
 NEEDED = {
     "merge": ["adapter=runs/one", "out=merged"],
     "sft": ["data.path=[rows.txt]"],
+    "serve": ["model.path=folder"],
     "audit": ["source.path=[judged]"],
     "build_pairs": ["+judge@judges.mine=length"],
     "pick": ["texts=[a,b]"],

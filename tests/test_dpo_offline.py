@@ -27,6 +27,7 @@ from expertchat.training.dpo_config import DpoConfig
 from expertchat.training.dpo_run import DpoRun, check_kinds
 from expertchat.training.offline import run_offline
 from expertchat.training.preferred import Stand, figures_of
+from expertchat.world.facts import load as world_of
 from tests.alike import records, same
 from tests.scripted import Collect
 from tests.workers.forked import run as forked
@@ -89,6 +90,8 @@ def test_pairs_train_a_model_that_is_held_against_its_base(tmp_path: Path, pairs
     assert before.figures["kl"] == pytest.approx(0, abs=1e-5)
     assert after[-1].figures["accuracy"] == 1.0 and after[-1].figures["heldout_margin"] > 0  # type: ignore[operator]
     assert before.figures["judge"] == "truth" and before.figures["n"] == 2 and after[-1].weights_of is not None
+    stood = [json.loads(line) for line in (tmp_path / "run" / "evaluations" / "rows-0002.jsonl").read_text().splitlines()]
+    assert len(stood) == 4 and all(one["chosen"] > one["rejected"] and one["policy_version"] == 2 for one in stood)  # accuracy is 1
     card = (tmp_path / "run" / "adapter" / "README.md").read_text()
     assert "trained by dpo (loss sigmoid, beta 0.1)" in card and "8 to train on, 4 held out" in card
     kept = (tmp_path / "run" / "preferences.jsonl").read_text()
@@ -191,12 +194,17 @@ def test_the_evaluation_has_topics_that_no_row_is_on() -> None:
     words = ("topics=list", "topics.list=[tides,chess,coffee,jazz]", "topics.shuffle=false", "evaluation.topics=2")
     against = config_of("x", *words).against_base
     assert against is not None
-    topics, said = held_out_topics(against, {"JAZZ"})
-    assert [topic.text for topic in topics] == ["chess", "coffee"] and said is None
-    topics, said = held_out_topics(against, {"tides", "jazz", "chess"})
-    assert [topic.text for topic in topics] == ["coffee"] and "1 topics have no row" in str(said)
-    topics, said = held_out_topics(against, {"tides", "jazz", "chess", "coffee"})
-    assert [topic.text for topic in topics] == ["coffee", "jazz"] and "the model was trained on" in str(said)
+    parts, said = held_out_topics(against, {"JAZZ"})
+    assert [topic.text for topic in parts.held_out] == ["chess", "coffee"] and said is None
+    parts, said = held_out_topics(against, {"tides", "jazz", "chess"})
+    assert [topic.text for topic in parts.held_out] == ["coffee"] and "1 topics have no row" in str(said)
+    parts, said = held_out_topics(against, {"tides", "jazz", "chess", "coffee"})
+    assert [topic.text for topic in parts.held_out] == ["coffee", "jazz"] and "the model was trained on" in str(said)
+    world = config_of("x", "evaluation.topics=100").against_base
+    assert world is not None
+    parts, said = held_out_topics(world, set(world_of().part("train")))
+    assert ({topic.text for topic in parts.held_out}, said) == (set(world_of().part("held_out")), None)  # its own parts, at most so many
+    assert {topic.text for topic in parts.choose} == set(world_of().part("choose"))
 
 
 def test_methods_take_rows_of_their_own_kind() -> None:

@@ -17,10 +17,9 @@ from expertchat.config import ConfigError, conf_dir
 from expertchat.evaluation.comparing import ratings_alone
 from expertchat.evaluation.evaluator import check
 from expertchat.evaluation.figures import RATINGS_APART, Comparison, figures, like_length, outcome, win_figures
-from expertchat.evaluation.statistics import wilson
 from expertchat.events import Note
 from expertchat.experts.registry import make_expert
-from expertchat.records import Metrics, Turn, Verdict
+from expertchat.records import Metrics, Topic, Turn, Verdict
 from expertchat.world.facts import load
 from tests.scripted import Double
 from tests.staged import SMALL, Stage, Thread, config_of, says, topic_of
@@ -50,20 +49,24 @@ def test_truth_by_hand(tmp_path: Path) -> None:
         "a",
         6,
     )
-    low, high = wilson(3, 6)
-    expected = {
-        "n": 6, "judge": "truth", "wins": 2, "ties": 2, "losses": 2, "nulls": 0,
-        "win_rate": 0.5, "win_rate_low": low, "win_rate_high": high,
-        "tokens_policy": 13, "tokens_base": 10, "n_length_matched": 0, "win_rate_length_matched": None,  # 13 > 1.25 * 10
-        "win_rate_length_matched_low": None, "win_rate_length_matched_high": None,
+    manners = {f"{name}_{of}": 0.0 for name in ("questions", "agreements", "again") for of in ("policy", "base", "difference")}
+    expected = manners | {
+        "n": 6, "topics": 3, "judge": "truth", "wins": 2, "ties": 2, "losses": 2, "nulls": 0, "win_rate": 0.5,
+        "tokens_policy": 13, "tokens_base": 10, "tokens_ratio": 1.3,
+        "n_length_matched": 0, "win_rate_length_matched": None,  # 13 > 1.25 * 10
         "distinct_policy": (2 + 1 + 0) / 3, "distinct_base": 1.0, "distinct_ratio": 1.0,
         "repeats_policy": 0.0, "repeats_base": 0.0, "wrong_policy": 2 / 3, "wrong_base": 0.0,
+        "repeats_difference": 0.0, "wrong_difference": 2 / 3,
+        "truth_policy": (2 + 1 - 2) / 3, "truth_base": 1.0, "truth_difference": 1 / 3 - 1,
         "accuracy_policy": 3 / 5,  # 2 + 1 of 2 + 1 + 2 claims
-        "accuracy_base": 1.0,
+        "accuracy_base": 1.0, "accuracy_difference": -0.4,
     }  # fmt: skip
-    bounds = {key: metrics.figures[key] for key in ("distinct_ratio_low", "distinct_ratio_high")}
+    bounds = {key: value for key, value in metrics.figures.items() if key.endswith(("_low", "_high", "_least"))}
     assert metrics.figures == pytest.approx(expected | bounds)
-    assert 0 <= bounds["distinct_ratio_low"] < 1 < bounds["distinct_ratio_high"] <= 2  # type: ignore[operator]
+    assert {key.rpartition("_")[0] for key in bounds} <= {*expected}
+    # three topics with the outcomes 1, .5, 0, whose mean is as unsure as this: 4.303 (t) * .5 / sqrt(3) to each side, and so nearly all
+    assert 0 <= bounds["win_rate_low"] < 0.1 and 0.9 < bounds["win_rate_high"] <= 1  # type: ignore[operator]
+    assert 0 <= bounds["distinct_ratio_low"] < 1 < bounds["distinct_ratio_high"]  # type: ignore[operator]
     assert stage.policy.asked() == [f"evaluation-a/h{i:04d}/v0006" for i in range(6)]
     kept = [Comparison.model_validate_json(line) for line in (tmp_path / "evaluations" / "a-r0006.jsonl").read_text().splitlines()]
     assert [one.outcome for one in kept] == [1.0, 0.5, 0.0] * 2
@@ -104,21 +107,51 @@ def test_an_evaluation_on_disk_is_not_made_again(tmp_path: Path) -> None:
     assert stage.evaluator.evaluate(stage.run, 12, 12, 6) is None and not (tmp_path / "evaluations" / "a-r0012.jsonl").exists()
 
 
+def test_checkpoints_are_chosen_on_topics_of_their_own(tmp_path: Path) -> None:
+    coffee = Topic(id="topic 9", text="coffee", source="list")
+    stage = Stage(tmp_path, config_of(), topics=("tides", "jazz"), choose=[coffee])
+    assert stage.prepare()
+    assert [held.topic for held in stage.evaluator.held] == ["coffee"] * 6 + ["tides", "jazz"] * 4  # 6 on the way, 8 at the end
+    stage.evaluate()
+    assert stage.evaluate(8, final=True).figures["topics"] == 2 and stage.evaluate().figures["topics"] == 1
+    assert len({held.id for held in stage.evaluator.held}) == 14
+
+
+def test_the_judges_of_training_judge_some_of_the_final_replies(tmp_path: Path) -> None:
+    """What they make of the policy's replies beside the truth: the reward may go up and the truth not."""
+    judge = Double(lambda request: "8" if "/v0006/reward" in request.key else "5")
+    asked = ("judging.form=sampled", "judging.z=0.0", "judging.wim.enabled=false", "evaluation.rewarded=3", "judging.judge=partner")
+    stage = Stage(tmp_path, config_of(*asked), judge=judge)
+    assert stage.prepare() and "n_reward" not in stage.evaluate().figures
+    last = stage.evaluate(8, final=True).figures
+    assert last["n_reward"] == 3 and last["reward_policy"] > last["reward_base"]  # type: ignore[operator]
+    assert last["reward_difference"] == pytest.approx((8 - 5) / 4.5)  # (r - 5.5) / 4.5 of each
+    kept = [Comparison.model_validate_json(line) for line in (tmp_path / "evaluations" / "a-r0006-final.jsonl").read_text().splitlines()]
+    assert [one.reward_base is not None for one in kept] == [True] * 3 + [False] * 5
+
+
+def test_who_is_asked_about_final_replies_is_loaded_though_the_rewards_are_drawn() -> None:
+    drawn, asked = (config_of("+control=random_judge", "reward.repeat_penalty=0", f"evaluation.rewarded={n}") for n in (0, 2))
+    assert (drawn.judge_names, drawn.embeds) == (set(), False) and (asked.judge_names, asked.embeds) == ({"partner"}, True)
+
+
 # -- figures ------------------------------------------------------------------------------------------------------------
 
 
-def compared(outcome: float | None, tokens: int = 10, base: int = 10, verdicts: Sequence[Verdict] = ()) -> Comparison:
+def compared(
+    outcome: float | None, tokens: int = 10, base: int = 10, verdicts: Sequence[Verdict] = (), history: str = "h"
+) -> Comparison:
     turn = Turn(speaker="a", text="x", tokens=tokens)
     return Comparison(
-        id="x", history="h", learner="a", policy_version=1, reply=turn, base_tokens=base, outcome=outcome, verdicts=list(verdicts)
+        id="x", history=history, learner="a", policy_version=1, reply=turn, base_tokens=base, outcome=outcome, verdicts=list(verdicts)
     )
 
 
 def test_what_nobody_judged_does_not_count_as_anything() -> None:
-    found = win_figures([1.0, 1.0, 0.5, None, 0.0, None])
+    found = win_figures([compared(won) for won in (1.0, 1.0, 0.5, None, 0.0, None)], 0)
     assert (found["n"], found["wins"], found["ties"], found["losses"], found["nulls"]) == (4, 2, 1, 1, 2)
-    assert found["win_rate"] == 2.5 / 4 and (found["win_rate_low"], found["win_rate_high"]) == wilson(2.5, 4)
-    nothing = win_figures([None])
+    assert found["win_rate"] == 2.5 / 4 and found["topics"] == 1
+    nothing = win_figures([compared(None)], 0)
     assert (nothing["n"], nothing["win_rate"], nothing["win_rate_low"], nothing["nulls"]) == (0, None, None, 1)
 
 

@@ -19,6 +19,7 @@ from expertchat.evaluation.histories import Plan, plans, reply_place
 from expertchat.records import Topic
 from tests.scripted import Double
 from tests.staged import SMALL, TOPICS, Stage, config_of
+from tests.test_evaluation import compared
 
 THREE = ("+model@experts.c=embedded_llama", "evaluation.histories=3", "evaluation.final=3")
 SEATS = ("a", "b", "c")
@@ -107,7 +108,7 @@ def test_several_judges_of_two_replies_give_the_mean_of_their_outcomes(tmp_path:
 
 
 def test_what_part_of_the_judges_said_counts_as_a_part() -> None:
-    found = win_figures([1.0, 0.75, 0.25, 0.5, None])
+    found = win_figures([compared(said) for said in (1.0, 0.75, 0.25, 0.5, None)], 0)
     assert (found["n"], found["wins"], found["ties"], found["losses"], found["nulls"]) == (4, 2, 1, 1, 1)
     assert found["win_rate"] == 2.5 / 4
 

@@ -43,6 +43,14 @@ def test_heavy_libraries_are_imported_where_they_are_used(built: House) -> None:
     assert found == {}
 
 
+def test_a_run_without_servers_imports_no_client_of_theirs(built: House) -> None:
+    needed, found = ["talk.cast"], set[str]()
+    while needed:
+        found.add(module := needed.pop())
+        needed += [other for other in built.imports(module, top=True) if other in built.trees and other not in found]
+    assert "backends.served.terms" in found and not found & {"backends.served.client", "backends.served.embedder"}
+
+
 def test_nothing_below_the_views_prints(built: House) -> None:
     found = []
     for module in (module for module in built.trees if room(module) not in MAY_PRINT | {"world"}):

@@ -170,6 +170,8 @@ def test_an_interval_that_draws_whole_clusters() -> None:
     values, topics = [0.0, 1.0, 2.0, 3.0], ["a", "b", "c", "d"]
     one = mean_by_cluster(values, topics, seed=1)
     assert mean_by_cluster(values * 10, topics * 10, seed=1) == pytest.approx(one)
+    # sd 1.291 of four topics: 1.5 -+ 3.182 * 1.291 / 2 (Student's t of three degrees of freedom)
+    assert (one.low, one.high) == (pytest.approx(1.5 - 2.054, abs=0.06), pytest.approx(1.5 + 2.054, abs=0.06))
     assert one.low is not None and one.high is not None and one.low < 1.5 < one.high
     assert mean_by_cluster([1.0, 2.0], ["a", "a"], seed=1) == (None, None)
     with pytest.raises(ValueError, match="2 values of 1"):

@@ -10,7 +10,7 @@ import pytest
 
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.backends.loading import connect, load_backend
-from expertchat.backends.served.client import Terms
+from expertchat.backends.served.terms import Terms
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.records import Message

@@ -161,14 +161,14 @@ def lengths(*pairs: tuple[int, int], groups: str = "") -> list[Row]:
 
 def test_means_and_paired_differences_by_hand() -> None:
     """Words 3, 5, 7 against 1, 2, 6: means 5 and 3, differences 2, 3, 1 with the mean 2."""
-    rows = lengths((3, 1), (5, 2), (7, 6), groups="ttu")
+    rows = lengths((3, 1), (5, 2), (7, 6), groups="tuv")
     systems = labels(rows)
     words = next(one for one in means(rows, systems, columns_of(["length"]), seed=0) if one["name"] == "words")
     assert [(name, one["n"], one["mean"]) for name, one in words["systems"].items()] == [("long", 3, 5.0), ("short", 3, 3.0)]
     (difference,) = words["differences"]
     assert (difference["first"], difference["second"], difference["n"], difference["mean"]) == ("long", "short", 3, 2.0)
-    # Two groups of mean difference 5/2 and 1: draws give 5/2, 2 or 1, and the bounds lie sqrt(2) times as far from 2
-    assert difference["low"] == pytest.approx(2 - math.sqrt(2)) and difference["high"] == pytest.approx(2 + math.sqrt(2) / 2)
+    # Three groups with the differences 2, 3 and 1, whose standard deviation is 1: 2 -+ 4.303 (Student's t of two degrees) / sqrt(3)
+    assert (difference["low"], difference["high"]) == (pytest.approx(2 - 2.484, abs=0.1), pytest.approx(2 + 2.484, abs=0.1))
 
 
 def test_a_pair_of_one_name_is_told_apart_by_place() -> None:
@@ -178,16 +178,16 @@ def test_a_pair_of_one_name_is_told_apart_by_place() -> None:
 
 
 def test_perplexity_of_all_texts_weighs_by_tokens() -> None:
-    """-6 over 3 tokens and -1 over 1: exp(7/4); the mean of the two perplexities would be (exp(2) + exp(1)) / 2. These are the bounds."""
-    rows = lengths((1, 1), (2, 2))[::2]
-    for row, counts in zip(rows, ([-6.0, 3, 9], [-1.0, 1, 5]), strict=True):
+    """-6 over 3 tokens, -1 over 1 and -2 over 1: exp(9/5); the mean of the three perplexities would be another number."""
+    rows = lengths((1, 1), (2, 2), (3, 3), groups="tuv")[::2]
+    for row, counts in zip(rows, ([-6.0, 3, 9], [-1.0, 1, 5], [-2.0, 1, 4]), strict=True):
         row.counts["likelihood"] = counts
-    perplexity, by_byte = added(rows, ["all", "all"], 0, None)
-    assert perplexity["systems"]["all"]["mean"] == pytest.approx(math.exp(7 / 4))
-    assert by_byte["systems"]["all"]["mean"] == pytest.approx(-7 / 14)
-    assert perplexity["systems"]["all"]["low"] == pytest.approx(math.exp(1)) and perplexity["systems"]["all"]["high"] == pytest.approx(
-        math.exp(2)
-    )
+    perplexity, by_byte = added(rows, ["all"] * 3, 0, None)
+    found = perplexity["systems"]["all"]
+    assert found["mean"] == pytest.approx(math.exp(9 / 5)) and by_byte["systems"]["all"]["mean"] == pytest.approx(-9 / 18)
+    assert found["low"] < found["mean"] < found["high"] and found["low"] * found["high"] == pytest.approx(found["mean"] ** 2)
+    few = added(rows[:2], ["all"] * 2, 0, None)[0]["systems"]["all"]
+    assert (few["low"], few["mean"]) == (None, pytest.approx(math.exp(7 / 4)))  # two groups say nothing of others
 
 
 def test_similarity_is_the_cosine_of_the_embedder() -> None:

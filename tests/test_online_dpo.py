@@ -322,7 +322,7 @@ def test_configs_that_cannot_be_meant(overrides: list[str], words: str) -> None:
     [
         (["learner=one"], "one model in both seats"),
         (["learner=both", "model@experts.b=embedded_llama", "train=full"], "an adapter for each"),
-        (["evaluation.topics=24"], "none is left to train on"),
+        (["topics=list", "topics.list=[tides,jazz]", "evaluation.topics=2"], "none is left to train on"),
         (["topics=list", "topics.list=[cheese,wine,bread]", "evaluation.topics=1"], "nothing is known of 'bread'"),
         (["train.sharding=ddp"], "torchrun"),
         (["train.targets=[nothing_proj]"], "nothing_proj"),

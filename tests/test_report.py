@@ -52,7 +52,7 @@ def unpacked(page: str) -> dict[str, Any]:
 def listed(page: str) -> list[dict[str, Any]]:
     """The talks of a page with what is unpacked of them."""
     packed = unpacked(page)
-    return [{"id": line[1], "flags": line[5], "mean": line[8], "apart": line[9], **packed[f"block-{line[11]}"][line[12]]}
+    return [{"id": line[1], "flags": line[5], "mean": line[8], "apart": line[9], **packed[f"block-{line[-2]}"][line[-1]]}
             for line in packed.get("index", ())]  # fmt: skip
 
 
@@ -142,9 +142,9 @@ def test_many_are_split_and_none_is_lost(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_first_sentence_is_worked_out_by_hand(tmp_path: Path) -> None:
-    """Of two dialogues a is rated 8 and 6, b 4 and 4: means 7.0 and 4.0, apart by 4 and 2, so 3.0; two topics, drawn whole, give
-    2 to 4, stretched by sqrt(2) about 3: 1.6 to 4.4."""
-    for n, (a, b) in enumerate(((8, 4), (6, 4))):
+    """Of three dialogues a is rated 8, 6 and 7, b 4: means 7.0 and 4.0, apart by 4, 2 and 3, so 3.0, with a standard deviation of 1; of
+    three topics the mean has an error of 1 / sqrt(3) = .577, and Student's t reaches 4.303 of them: 2.5."""
+    for n, (a, b) in enumerate(((8, 4), (6, 4), (7, 4))):
         turn = {"speaker": "a", "text": "x"}
         line = {"id": f"c{n}", "topic": f"t{n}", "experts": {}, "turns": [turn], "seed": 0, "stop_reason": "turns"}
         ratings = [{"transcript": f"c{n}", "subject": who, "judge": by, "category": "depth", "value": value, "expected": None}
@@ -153,9 +153,9 @@ def test_the_first_sentence_is_worked_out_by_hand(tmp_path: Path) -> None:
         _append(tmp_path / "run" / "ratings.jsonl", *ratings, {**ratings[0], "value": None})
     said = verdict_of(subject_of([tmp_path / "run"]))
     assert said.says == (
-        "In 2 dialogues on 2 topics, expert a is rated 7.0 and expert b is rated 4.0 of 10: a is higher by 3.0 (95 % interval 1.6 to 4.4)."
+        "In 3 dialogues on 3 topics, expert a is rated 7.0 and expert b is rated 4.0 of 10: a is higher by 3.0 (95 % interval 0.5 to 5.5)."
     )
-    assert "2 of 6 ratings could not be read and count nowhere." in said.cannot and said.cannot.startswith("Not at its end yet: run.")
+    assert "3 of 9 ratings could not be read and count nowhere." in said.cannot and said.cannot.startswith("Not at its end yet: run.")
 
 
 def _append(path: Path, *lines: dict[str, Any]) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from expertchat.records import Demonstration
 from expertchat.report.command import write
 from expertchat.report.subject import subject_of
-from tests.reported import HOSTILE, dialogues
+from tests.reported import HOSTILE, dialogues, written
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -107,6 +108,32 @@ def test_it_is_readable_without_script(opened: Open, hundred: Path) -> None:
     page = opened(hundred, script=False)
     assert page.locator("h1").inner_text().startswith("In 120 dialogues on 5 topics")
     assert page.locator("noscript").count() and "glaciers" in page.locator("main").inner_text()
+
+
+def test_a_branch_leads_to_what_it_goes_on_from(opened: Open, tmp_path: Path) -> None:
+    parent, child = dialogues(tmp_path / "parent", 3), dialogues(tmp_path / "runs" / "child", 1, seed=7)
+    with (child / "config.yaml").open("a") as config:
+        config.write(f"\nbranch:\n  run: {parent}\n  dialogue: c00002\n  turns: 2\n  edited: null\n")
+    write(subject_of([parent, child]), tmp_path / "tree.html")
+    page = opened(tmp_path / "tree.html", 390, at="#read/1/c00000")
+    page.get_by_text("from here on otherwise than parent").wait_for()
+    assert page.locator("article ol.turns > li").nth(2).get_attribute("class") == "from-here"
+    page.get_by_role("link", name="parent, c00002").click()
+    page.get_by_role("link", name="beside runs/child").click()
+    until(page, "document.querySelectorAll('#reader article').length === 2")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390 and page.told == []
+    _axe(page)
+
+
+def test_rows_that_nobody_rated_have_no_column_for_it(opened: Open, tmp_path: Path) -> None:
+    run = dialogues(tmp_path / "run", 0)
+    asked = [{"role": "user", "content": "Accio ice"}]
+    row = Demonstration(id="l1", prompt=asked, completion=[{"role": "assistant", "content": "['ice']"}], part="evaluation")
+    written(run / "demonstrations.jsonl", [row])
+    page = opened(page_of(run), at="#read/0/l1")
+    page.get_by_role("heading", name="What it is to say").wait_for()
+    assert not page.locator(".listed thead th").nth(1).is_visible() and not page.get_by_label("rated from").is_visible()
+    assert page.locator(".listed thead th").nth(3).is_visible() and page.told == []
 
 
 def test_it_prints_as_pages(opened: Open, hundred: Path, tmp_path: Path) -> None:

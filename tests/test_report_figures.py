@@ -21,6 +21,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.labels.store import standing
 from expertchat.records import Metrics
 from expertchat.records.lab import Label
+from expertchat.report.cards import cards_of
 from expertchat.report.drawing import drawn, inline_svg, table, write_figures
 from expertchat.report.learning import learnings, pooled
 from expertchat.report.markdown import inside, written
@@ -38,6 +39,8 @@ from expertchat.report.sections.studies import studies
 from expertchat.report.sections.training import training
 from expertchat.report.shapes import Axis, Point, Row, Series, beside, curves, forest, histogram
 from expertchat.report.subject import Subject, subject_of
+from expertchat.report.verdict import verdict_of
+from expertchat.report.verdict_others import said_of_card
 from expertchat.runs.arms import arms_of
 from tests.planted import answers, evidence
 from tests.planted import pairs as planted
@@ -209,24 +212,24 @@ def test_intervals_of_a_round_draw_whole_dialogues(tmp_path: Path) -> None:
     run, who = learned(tmp_path / "run", "x", 0), "a"
     (one,) = learnings(subject(run))
     assert one.by_round("reward_mean")[0].low is None  # nothing is known but the mean
-    for i, value in enumerate([0.0, 0.0, 1.0, 1.0]):  # two dialogues of two candidates each: drawn whole, a mean is 0, .5 or 1
+    for i, value in enumerate([0.0, 0.0, 1.0, 1.0, 0.5, 0.5]):  # three dialogues of two candidates each
         lines(run, "scores", {"id": f"k{i}", "transcript": f"r0001/c000{i // 2}", "speaker": who, "value": value})
     point = learnings(subject(run))[0].by_round("reward_mean")[0]
     assert point.low is not None and point.high is not None
-    mean, stretch = 0.5, 2**0.5  # of two clusters the distances are stretched by sqrt(2 / 1)
-    assert (point.low, point.high) == (pytest.approx(mean - stretch / 2), pytest.approx(mean + stretch / 2))
+    reach = 4.303 * 0.5 / 3**0.5  # the standard deviation of 0, 1 and .5 is .5; t of two degrees of freedom
+    assert (point.low, point.high) == (pytest.approx(0.5 - reach, rel=0.1), pytest.approx(0.5 + reach, rel=0.1))
 
 
 def test_intervals_of_an_evaluation_draw_whole_topics(tmp_path: Path) -> None:
     run = learned(tmp_path / "run", "x", 0)
     (run / "evaluations").mkdir()
-    told = [{"id": f"h{i}", "topic": f"t{i // 2}", "base_tokens": 10 + 10 * (i // 2), "reply": {"tokens": 8}} for i in range(4)]
+    told = [{"id": f"h{i}", "topic": f"t{i // 2}", "base_tokens": 13 + 2 * (i // 2), "reply": {"tokens": 8}} for i in range(6)]
     lines(run / "evaluations", "a-r0002-final", *told)
     (one,) = learnings(subject(run))
     assert one.final is not None
     known = one.final
-    mean, stretch = 15.0, 2**0.5  # two topics, of 10 and of 20 tokens: a draw has a mean of 10, 15 or 20
-    assert one.bounds_of(known, "tokens_base") == (pytest.approx(mean - 5 * stretch), pytest.approx(mean + 5 * stretch))
+    reach = 4.303 * 2 / 3**0.5  # three topics of 13, 15 and 17 tokens have a standard deviation of 2
+    assert one.bounds_of(known, "tokens_base") == (pytest.approx(15 - reach, abs=0.4), pytest.approx(15 + reach, abs=0.4))
     assert one.bounds_of(known, "tokens_policy") == (None, None)  # the file has another mean, so it is of something else
 
 
@@ -234,7 +237,7 @@ def test_arms_stand_below_each_other_with_their_seeds(tmp_path: Path) -> None:
     places = [learned(tmp_path / f"{arm}-{seed}", arm, seed) for arm in ("wim", "random") for seed in (0, 1)]
     section = arms(subject(tmp_path))
     won = figures(section)["arms-win_rate"]
-    assert [row[0] for row in won.rows] == ["random", "wim"] and "how far" in won.note.lower()
+    assert [row[0] for row in won.rows] == ["random", "wim"] and "takes each reply for itself" in won.note
     assert {tuple(row[1:2]) + tuple(row[4:]) for row in won.rows} == {(0.75, 80, 0.75, 0.75)}  # two seeds of 40 replies each
     assert tables(section)["The arms in figures"].rows["wim"][0] == Cell(2)
     assert arms(subject(places[0])) is None
@@ -262,6 +265,19 @@ def test_pairs_are_counted_by_length(tmp_path: Path) -> None:
     assert pairs(subject(EARLIER / "talked")) is None
 
 
+def test_pairs_that_were_built_have_no_rounds_and_people_s_texts_no_tokens(tmp_path: Path) -> None:
+    """Two pairs: 3 words against 2, and 2 against 3; of the chosen texts, which people wrote, no tokens are known."""
+    run = learned(tmp_path / "run", "x", 0)
+    for i, (chosen, rejected) in enumerate((("one two three", "a b"), ("one two", "a b c"))):
+        texts = {side: [{"role": "assistant", "content": said}] for side, said in (("chosen", chosen), ("rejected", rejected))}
+        tokens = {"tokens_chosen": 0} if i else {}  # runs of before wrote 0 where nothing was known
+        lines(run, "pairs", {"id": f"r000{i}", "margin": 0.5, **texts, "provenance": {"tokens_rejected": 9, **tokens}})
+    made = read(subject(run).runs[0], "run")
+    assert [one.longer for one in made.pairs] == [1, -1] and made.unit == "words"
+    assert [one.round for one in made.pairs] == [None, None]  # r0001 is the name of a row
+    assert [row[1] for row in figures(pairs(subject(run)))["pairs-longer"].rows] == [0.5]
+
+
 def test_candidates_of_one_history_stand_beside_each_other(tmp_path: Path) -> None:
     run = learned(tmp_path / "run", "x", 0)
     for i, value in enumerate([0.9, None, 0.1]):
@@ -274,8 +290,8 @@ def test_candidates_of_one_history_stand_beside_each_other(tmp_path: Path) -> No
     (figure,) = figures(section).values()
     assert [row[3:] for row in figure.rows] == [[0.9, "chosen"], [None, ""], [0.1, "rejected"]]
     shown = next(iter(tables(section).values()))
-    assert list(shown.columns) == ["score", "tokens", "pair", "reply"] and str(shown.rows["k1"][0]) == "–"
-    assert "\x00" not in str(shown.rows["k0"][-1])
+    assert list(shown.columns) == ["reply", "score", "tokens", "pair"] and str(shown.rows["k1"][1]) == "–"
+    assert "\x00" not in str(shown.rows["k0"][0])
 
 
 # -- judges, labels, reward models, the best of N -------------------------------------------------------------------------------------
@@ -295,6 +311,9 @@ def test_the_judges_card_is_drawn_with_its_intervals() -> None:
     assert ">north</text>" in svg(card)
     flagged = next(part for part in parts if isinstance(part, Shown) and part.title == "What the card shows")
     assert "shows a bias: the first" in map(str, flagged.rows["first (pairwise)"])
+    said = str(said_of_card(card))
+    assert re.match(r"\d+ judges on \d+ items[:.]", said) and "first (pairwise), the first" in said.partition("A bias shows: ")[2]
+    assert cards_of({}, {Path("a/card.json"): card, Path("other.json"): {"judges": []}}) == {"card.json": card}
 
 
 def test_two_groups_are_told_apart_without_colour() -> None:
@@ -339,6 +358,15 @@ def test_a_reward_model_has_curves_and_figures(tmp_path: Path) -> None:
     assert [row[1:5] for row in figures(section)["reward_models-accuracy_by_epoch"].rows] == [
         [0, 0.5, pytest.approx(0.3), pytest.approx(0.7)], [1, 0.75, pytest.approx(0.55), pytest.approx(0.95)]
     ]  # fmt: skip
+    (run / "config.yaml").write_text("run: {seed: 0}\nkind: types\n")  # one that names types orders no pairs
+    typed = {"base": HOSTILE, "figures": {**figures_, "coin": 0.125, "accuracy_cause": 0.5}}
+    (run / "summary.json").write_text(json.dumps(typed))
+    section = reward_models(subject(run))
+    assert section is not None and section.lead[0].endswith("of 40 held-out texts are named by their type, by chance 12.5 %.")
+    rows = tables(section)["On what was held out"].rows
+    assert list(rows) == ["types named rightly", "loss", "of the type cause"]
+    assert "reward_models-types-accuracy_by_epoch" in figures(section)
+    assert str(verdict_of(subject(run)).says).startswith("The classifier names the type rightly in 75 % of 40 held-out texts")
 
 
 def test_the_best_of_n_is_drawn_by_n(tmp_path: Path) -> None:
@@ -370,7 +398,7 @@ def test_a_study_has_its_tables_its_steps_and_what_is_not_there_yet(tmp_path: Pa
     (tmp_path / "study.json").write_text(json.dumps({"schema": 2, "study": "mine", "size": "smoke"}))
     section = studies(subject(tmp_path))
     assert section is not None and section.lead[0].endswith("1 of 2 steps that were begun are done.") and "no tables yet" in section.lead[1]
-    rows = {"a": [[0.5, 0.4, 0.6], [None, None, None]], "theirs": [[0.7, None, None], [1, None, None]]}
+    rows = {"a": [[0.5, 0.4, 0.6], [None] * 3], "b": [[None] * 3, [2, None, None]], "theirs": [[0.7, None, None], [1, None, None]]}
     told = {"title": "Mine", "columns": ["right", "n"], "rows": rows, "published": ["theirs"]}
     (tmp_path / "report.json").write_text(json.dumps({"schema": 1, "title": "Mine", "tables": {"t": told}}))
     section = studies(subject(tmp_path))

@@ -15,11 +15,11 @@ import pytest
 from expertchat.backends.base import Decoding, EmbedRequest, GenerateRequest, ScoreRequest
 from expertchat.backends.loading import client_for
 from expertchat.backends.served.backend import ServedBackend
-from expertchat.backends.served.client import Terms
 from expertchat.backends.served.config import ServerConfig
 from expertchat.backends.served.embedder import ServedEmbedder
 from expertchat.backends.served.level import REST, Gate, Level
 from expertchat.backends.served.options import Walk
+from expertchat.backends.served.terms import Terms
 from expertchat.backends.served.trouble import retry_after
 from expertchat.command.compose import load
 from expertchat.config import ConfigError

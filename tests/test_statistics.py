@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertchat.evaluation.statistics import bootstrap, quantile, ratio_of_means, scaled_margin, wilson
+from expertchat.evaluation.statistics import bootstrap, quantile, scaled_margin, wilson
 
 # -- Wilson -------------------------------------------------------------------------------------------------------------
 
@@ -91,27 +91,7 @@ def test_a_mean_lies_within_the_values(values: list[float], seed: int) -> None:
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
 
 
-# -- ratios and margins -------------------------------------------------------------------------------------------------
-
-
-def test_ratio_keeps_pairs_together() -> None:
-    base = [1.0, 2.0, 3.0, 4.0] * 25
-    # each pair has the ratio 2, so every draw of whole pairs has it too; drawn apart, it would vary by about .16
-    assert ratio_of_means([2 * b for b in base], base, seed=0) == (2.0, 2.0, 2.0)
-    mixed = ratio_of_means([3.0, 1.0] * 50, [1.0, 1.0] * 50, seed=0)
-    assert mixed.value == 2.0 and mixed.low is not None and mixed.high is not None
-    # the standard error of a mean of 100 values 3 and 1 is 1 / 10: about 2 -+ .196
-    assert (mixed.low, mixed.high) == (pytest.approx(1.804, abs=0.04), pytest.approx(2.196, abs=0.04))
-
-
-def test_ratio_over_nothing_has_no_number() -> None:
-    assert ratio_of_means([1.0, 2.0], [0.0, 0.0], seed=0) == (None, None, None)
-    assert ratio_of_means([0.0], [0.0], seed=0) == (None, None, None)
-    # of four base replies one has a fact; the draws without it have no finite ratio: .75^4 = .32 of them, so there is no upper bound
-    few = ratio_of_means([1.0] * 4, [0.0, 0.0, 0.0, 1.0], seed=0)
-    assert few.value == 4.0 and few.low is not None and few.high is None
-    with pytest.raises(ValueError, match="3 values of the policy and 2"):
-        ratio_of_means([1, 2, 3], [1, 2], seed=0)
+# -- margins -----------------------------------------------------------------------------------------------------------
 
 
 def test_scaled_margin_knows_no_scale() -> None:

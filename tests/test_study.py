@@ -271,8 +271,10 @@ def test_tables_have_what_is_there_and_say_what_others_reported(tmp_path: Path) 
     text = markdown(shown)
     assert "| *they* | 3 | – |" in text and "nothing of it was measured here" in text
     assert json.loads(as_json(study(), made))["tables"]["first"]["rows"]["said"] == [[4, None, None], [2.5, 2, 3.25]]
-    whole = report(study(), "two", "smoke", made, {"talk-0": 12.4})
-    assert "`expertchat converse conversation.count=1 " in whole and "| 12 |" in whole
+    whole = report(study(), ["two", "smoke", "count=1 2"], made, {"talk-0": 12.4})
+    assert (
+        "`expertchat converse conversation.count=1 " in whole and "| 12 |" in whole and "`expertchat study two smoke 'count=1 2'`" in whole
+    )
 
 
 def test_a_list_in_a_file_is_a_row_for_each_entry(tmp_path: Path) -> None:
@@ -332,6 +334,13 @@ def test_the_first_sentence_of_a_study_holds_its_figures_or_is_none(tmp_path: Pa
     for step in made[:2]:
         worked(step, tmp_path / "log", lambda *_: None)
     assert finding(file, tables_of(file, made)) == "It took 3 turns4."  # four words: three of its own and the folder
+    shares = StudyFile.model_validate({**written, "says": "{first|they|turns|%} and {first|said|words|%}", "cannot": "Not much."})
+    made[-1].folder.mkdir()
+    (made[-1].folder / "said.json").write_text('{"words": 0.25, "words_low": 0.1, "words_high": 0.501}')
+    assert finding(shares, tables_of(shares, made)) == "300 % and 25 % (10 to 50)"
+    said = report(shares, ["two", "smoke"], made, {})
+    assert said.startswith("# Two seeds talk\n\n300 % and 25 % (10 to 50)\n\nNot much.\n\n## How long")
+    assert json.loads(as_json(shares, made))["cannot"] == "Not much."
     with pytest.raises(ValueError, match="says: there is no table 'frst'; did you mean first"):
         StudyFile.model_validate({**written, "says": "{frst|they|turns}"})
 

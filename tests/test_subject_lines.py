@@ -18,7 +18,6 @@ from expertchat.choosing.subject import CHARACTERS, fits, subject_line
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.doors import best_of_n as door
-from expertchat.evaluation.statistics import Interval, of_rate
 from expertchat.sources.words import as_overrides
 from expertchat.studies.tables import cell_of, tables_of
 from expertchat.studies.written import Step, StudyFile
@@ -78,12 +77,6 @@ def test_a_model_is_asked_for_a_line_and_the_rule_reads_the_post_alone(tmp_path:
     assert rows[0]["prompt"] == [{"role": "user", "content": asked[0].messages[-1].content}]
     with pytest.raises(ConfigError, match=r"instruction: holds no \{text\}"):
         config_of(tmp_path, table, "instruction=Write")
-
-
-def test_a_rate_of_0_or_1_has_an_interval_with_a_width() -> None:
-    low, high = of_rate(0.0, Interval(0.0, 0.0), 10)  # 1.96^2 / (10 + 1.96^2) = 3.84 / 13.84
-    assert (low, high) == (0.0, pytest.approx(0.2775, abs=1e-4))
-    assert of_rate(None, Interval(None, None), 0) == Interval(None, None)
 
 
 def test_a_study_reads_lists_and_lines_of_logs(tmp_path: Path) -> None:

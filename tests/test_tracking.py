@@ -199,6 +199,15 @@ def test_texts_are_told_once_across_starts(kept: list[Kept], config: OnlineDpoCo
     assert "| k0 | 1 | a | reply 0 | 2 | 0.5 | chosen |" in table.markdown()
 
 
+def test_picks_and_posts_are_tables(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    said(run, "picks", {"id": "r0/0", "row": "r0", "order": ["base", "best"], "choice": "best", "mass": 0.9})
+    said(run, "written", {"id": "s0000/a0", "language": "en", "persona": "", "topic": "cats", "text": "Two\nlines.", "fault": "near"})
+    _, (picks, posts), known = told_of(RunReader(run), {})
+    assert picks.rows == [("r0", "base, best", "best", 0.9, None)]
+    assert posts.rows == [("s0000/a0", "en", "", "cats", "Two lines.", "near", None)] and known["picks"] == known["written"] == 1
+
+
 class Shows:
     """A view that keeps what it is sent."""
 
@@ -304,5 +313,8 @@ def test_wandb_is_offline(config: OnlineDpoConfig, tmp_path: Path, capfd: pytest
     numbers = [name.split("-")[3] for name in starts]
     assert len(numbers) == 2 and numbers[0] == numbers[1]  # two starts of one run
     assert all((tmp_path / "trackers" / "wandb" / name / f"run-{numbers[0]}.wandb").stat().st_size for name in starts)
+    written = b"".join((tmp_path / "trackers" / "wandb" / name / f"run-{numbers[0]}.wandb").read_bytes() for name in starts)
+    dialogues = [one.id for one in RunReader(EARLIER / "talked").transcripts()]
+    assert b"wb_trace_tree" in written and all(name.encode() in written for name in dialogues)
     assert not {"WANDB_MODE", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"} & set(os.environ)
     assert capfd.readouterr() == ("", "")

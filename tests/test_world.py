@@ -13,7 +13,7 @@ import yaml
 from expertchat.text.sentences import sentences
 from expertchat.text.wordings import Prompts
 from expertchat.world.check import auc, spearman
-from expertchat.world.facts import KNOWN, Label, World, load, ratings
+from expertchat.world.facts import KNOWN, PARTS, Label, World, load, ratings
 from expertchat.world.recipe import MODELS, source_hash
 from expertchat.world.simulator import CATEGORIES, Simulator
 
@@ -137,3 +137,12 @@ def test_the_weights_are_small_and_safe():
     assert sum(p.stat().st_size for p in files) < 12_000_000
     assert not [p for p in files if p.suffix in (".bin", ".pt", ".pkl", ".py")]
     assert {p.parent.name for p in files if p.name == "model.safetensors"} == {"llama", "mixtral", "embedder"}
+
+
+def test_topics_come_in_three_parts_that_share_none():
+    world = load()
+    parts = [world.part(part) for part in PARTS]
+    assert all(parts) and sum(map(len, parts)) == len(world.topics)
+    assert [topic for part in parts for topic in part] == list(world.topics)
+    with pytest.raises(ValueError, match="choose: topics of another part: tea"):
+        World("# tea\na | b | c | d\n", "# tea\na | b | c | d\n")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from expertchat.audit.estimates import NOTHING, Draws, Estimate, correlation, count, number, share
+from expertchat.audit.estimates import NOTHING, Estimate, correlation, count, number, share
 from expertchat.audit.sheet import Compared, Rated
+from expertchat.evaluation.draws import Draws
 
 Array = NDArray[Any]
 POINTS = 10  # of a rating

@@ -11,11 +11,12 @@ import numpy
 from numpy.typing import NDArray
 
 from expertchat.audit import agreement, leanings
-from expertchat.audit.estimates import NOTHING, Draws, Estimate, correlation, mean, share
+from expertchat.audit.estimates import NOTHING, Estimate, correlation, mean, share
 from expertchat.audit.evidence import Evidence, Key
 from expertchat.audit.ranking import Ranking, ranking
 from expertchat.audit.sheet import Sheet, length_of, sheet
 from expertchat.config import ConfigError
+from expertchat.evaluation.draws import Draws
 from expertchat.labels.alternative import LEAST_PEOPLE, AlternativeTest, alternative_annotator
 from expertchat.records import JudgeRef, Opinion
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy
 
 from expertchat.audit.agreement import rho
-from expertchat.audit.estimates import NOTHING, Draws, Estimate, needs_lab, share
+from expertchat.audit.estimates import NOTHING, Estimate, needs_lab, share
 from expertchat.config import ConfigError
+from expertchat.evaluation.draws import Draws
 from expertchat.evaluation.truth import tally
 from expertchat.folder.reader import RunReader
 from expertchat.folder.writing import write_out

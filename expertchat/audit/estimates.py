@@ -1,30 +1,24 @@
-"""How sure a figure of the card is, and what it shows: a bootstrap over groups, intervals that hold with few of them, the smallest effect.
+"""How sure a figure of the card is, and what it shows: intervals of groups that are drawn whole, and the smallest effect.
 
-Groups (dialogues, topics) are drawn whole (Field & Welsh 2007). The percentiles of such draws are too narrow: they vary by (G - 1) / G of
-what samples of G groups do, know no tails of a small G, and do not vary at all where every answer is the same. So the draws give the
-standard error alone, times sqrt(G / (G - 1)), and the interval reaches by Student's t of G - 1 degrees of freedom, on a scale that suits
-the figure: Wilson's for shares, with the number of independent answers that the error amounts to (Franco et al. 2019); one more answer of
-each kind for differences of shares (Agresti & Caffo 2000); Fisher's z for correlations.
+The draws and how far they reach: expertchat.evaluation.draws. Here is what suits each figure: one more answer of each kind for differences
+of shares (Agresti & Caffo 2000), Fisher's z for correlations.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy
-from numpy.typing import NDArray
 
 from expertchat.config import ConfigError
-from expertchat.evaluation.statistics import score_interval
+from expertchat.evaluation.draws import FEWEST, LEVEL, Array, Draws, least_share, needed, share_interval, t_quantile
+from expertchat.judging.shares import score_interval
 
 Flag = Literal["bias", "none", "above", "chance", "too_small"]
 """bias: the interval leaves no room for none. none: no effect larger than `smallest` found. above: better than chance; chance: not shown to
 be, though an effect of `smallest` would have been. too_small: not even the largest effect that there can be would have been found."""
-Array = NDArray[Any]
-LEVEL, POWER = 0.95, 0.8
-FEWEST = 2  # groups that an interval needs
 
 
 @dataclass(frozen=True)
@@ -56,44 +50,6 @@ def needs_lab() -> None:
         raise ConfigError(f"the audit needs {' and '.join(missing)}: pip install 'expertchat[lab]'")
 
 
-def t_quantile(groups: int, p: float) -> float:
-    from scipy.special import stdtrit  # a dependency of scikit-learn
-
-    return float(stdtrit(groups - 1, p))
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Resamples of the groups 0..G-1: how often each is drawn. The same seed gives the same draws."""
-
-    weights_R_G: Array
-
-    @classmethod
-    def of(cls, groups: int, resamples: int, seed: int) -> Draws:
-        rng = numpy.random.default_rng(seed)
-        return cls(rng.multinomial(groups, numpy.full(groups, 1 / groups), size=resamples).astype(float))
-
-    @property
-    def groups(self) -> int:
-        return int(self.weights_R_G.shape[1])
-
-    def sums(self, values_N: Array, group_N: Array) -> Array:
-        """Sums over the values of each draw [R]."""
-        return self.weights_R_G @ numpy.bincount(group_N, weights=values_N, minlength=self.groups)
-
-    def tables(self, cell_N: Array, group_N: Array, cells: int) -> Array:
-        """How many values of each draw lie in each cell [R, cells]."""
-        counts_G_C = numpy.bincount(group_N * cells + cell_N, minlength=self.groups * cells).reshape(self.groups, cells)
-        return self.weights_R_G @ counts_G_C
-
-    def error(self, found_R: Array, groups: int) -> float:
-        """The standard error that draws of a figure show."""
-        found_R = found_R[numpy.isfinite(found_R)]
-        if len(found_R) < 2 or groups < FEWEST:
-            return 0.0
-        return float(found_R.std(ddof=1)) * math.sqrt(groups / (groups - 1))
-
-
 def count(group_N: Array) -> int:
     return len(numpy.unique(group_N))
 
@@ -112,18 +68,12 @@ def share(values_N: Array, group_N: Array, draws: Draws, none: float | None = No
         return Estimate(value, None, None, n, groups, None, None if none is None else "too_small")
     with numpy.errstate(invalid="ignore", divide="ignore"):
         found_R = draws.sums(values_N, group_N) / draws.sums(numpy.ones(n), group_N)
-    alone = float(values_N.var()) / n
-    square = max(draws.error(found_R, groups) ** 2, alone / 4)
-    # Where all answers are alike nothing varies: then each group counts as one answer. Draws of few groups may be alike by chance: they
-    # count as no more than half the error of answers that depend on nothing.
-    same = square < 1e-12
-    effective = float(groups) if same else value * (1 - value) / square
-    low, high = score_interval(value, effective, t_quantile(groups, (1 + LEVEL) / 2))
+    found = share_interval(value, draws.error(found_R, groups), float(values_N.var()) / n, groups)
     if none is None:
-        return Estimate(value, low, high, n, groups)
-    worse = 1.0 if same or alone == 0 else max(1.0, square / alone)
-    smallest = _reach(groups) * math.sqrt(max(none * (1 - none), 1 / (4 * n)) * worse / n)
-    return Estimate(value, low, high, n, groups, smallest, _flag(low - none, high - none, smallest, max(none, 1 - none), score))
+        return Estimate(value, found.low, found.high, n, groups)
+    smallest = least_share(none, n, found.worse, groups)
+    flag = _flag(found.low - none, found.high - none, smallest, max(none, 1 - none), score)
+    return Estimate(value, found.low, found.high, n, groups, smallest, flag)
 
 
 # -- leanings -------------------------------------------------------------------------------------------------------------
@@ -161,7 +111,7 @@ def leaning(sign_N: Array, truth_N: Array, group_N: Array, draws: Draws) -> Esti
     middle = sum(rates) / 2 - 0.5
     low, high = max(-0.5, min(value, middle - reach)), min(0.5, max(value, middle + reach))
     coin = math.sqrt(sum(0.25 / k for k in sizes)) / 2  # the error of answers by a coin
-    smallest = _reach(groups) * max(coin, error)
+    smallest = needed(groups) * max(coin, error)
     return Estimate(value, low, high, n, groups, smallest, _flag(low, high, smallest, 0.5, False))
 
 
@@ -188,7 +138,7 @@ def correlation(value: float, found_R: Array, n: int, groups: int, draws: Draws,
         low, high = math.tanh(z - reach), math.tanh(z + reach)
     if none is None or low is None or high is None:
         return Estimate(value, low, high, n, groups)
-    smallest = _reach(groups) * max(1 / math.sqrt(max(1, n - 1)), error)
+    smallest = needed(groups) * max(1 / math.sqrt(max(1, n - 1)), error)
     return Estimate(value, low, high, n, groups, smallest, _flag(low - none, high - none, smallest, 1 - none, True))
 
 
@@ -215,11 +165,6 @@ def mean(values_N: Array, group_N: Array, draws: Draws) -> Estimate:
 
 
 # -- what it shows --------------------------------------------------------------------------------------------------------
-
-
-def _reach(groups: int) -> float:
-    """How many standard errors off an effect must be for the interval to leave out none with a probability of POWER."""
-    return t_quantile(groups, (1 + LEVEL) / 2) + t_quantile(groups, POWER)
 
 
 def _flag(low: float, high: float, smallest: float, largest: float, score: bool) -> Flag:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from expertchat.audit.estimates import NOTHING, Draws, Estimate, count, leaning, number, share
+from expertchat.audit.estimates import NOTHING, Estimate, count, leaning, number, share
 from expertchat.audit.sheet import Compared, Rated, Sheet, Shown
+from expertchat.evaluation.draws import Draws
 
 Array = NDArray[Any]
 DECIDES = 10.0  # log-odds beyond which a preference is one without exception: its size has no meaning, and no interval

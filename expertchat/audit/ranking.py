@@ -8,9 +8,10 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from expertchat.audit.estimates import NOTHING, Draws, Estimate, count, number, share
+from expertchat.audit.estimates import NOTHING, Estimate, count, number, share
 from expertchat.audit.leanings import DECIDES, logistic
 from expertchat.audit.sheet import Compared
+from expertchat.evaluation.draws import Draws
 
 Array = NDArray[Any]
 MOST = 40  # systems

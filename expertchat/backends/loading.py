@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expertchat.backends.base import Backend, Embedder, Embedding, EmbedRequest
 from expertchat.backends.folders import cached, embedder_problem, find_folder, resolve_path
 from expertchat.backends.gguf import is_gguf
 from expertchat.backends.learnt import Learnt, find_learnt
 from expertchat.backends.packaged import install_line
-from expertchat.backends.served.client import Client, Terms, client_of
+from expertchat.backends.served.terms import Terms
 from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, EngineConfig, ModelConfig, RewardModelConfig
 from expertchat.events import Loading
 from expertchat.text.sentences import shown_path
+
+if TYPE_CHECKING:
+    from expertchat.backends.served.client import Client
 
 __all__ = ["find_models", "load_backend", "load_embedder", "load_models", "resolve_path"]
 
@@ -95,6 +98,8 @@ def connect(config: ModelConfig, seed: int, terms: Terms) -> Backend:
 
 def client_for(config: ModelConfig | EmbedderConfig | RewardModelConfig, terms: Terms) -> Client:
     """Who asks the server of a config: one for all that is asked of the same addresses. Raises ConfigError."""
+    from expertchat.backends.served.client import client_of
+
     urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
     return client_of(urls, config.key_from, terms)
 

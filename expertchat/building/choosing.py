@@ -151,7 +151,7 @@ def pair_of(
             "judge": judge,
             "chosen": chosen.id,
             "chosen_by": own.system or "",
-            "tokens_chosen": own.tokens or 0,
+            **_tokens("chosen", own.tokens),
             "cut_chosen": int(chosen.cut),
             **about,
         },
@@ -175,7 +175,12 @@ def of_source(rejected: Scored) -> dict[str, str | int]:
     return {
         "rejected": rejected.id,
         "rejected_by": text.system or "",
-        "tokens_rejected": text.tokens or 0,
+        **_tokens("rejected", text.tokens),
         "cut_rejected": int(rejected.cut),
         "attempts": 0,
     }
+
+
+def _tokens(side: str, count: int | None) -> dict[str, int]:
+    """A text that people wrote has no tokens that were counted: not 0, but none."""
+    return {} if count is None else {f"tokens_{side}": count}

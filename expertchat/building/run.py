@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expertchat.backends.asking import Flow
@@ -24,17 +23,14 @@ from expertchat.building.store import PAIRS, BuildFolder
 from expertchat.config import ConfigError
 from expertchat.events import JudgeCalled, OpinionGiven, Sink
 from expertchat.experts.base import ContextTooSmallError
-from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.summary import seconds_of
 from expertchat.folder.writing import replace, saving
+from expertchat.lab.frame import RunFrame
 from expertchat.lab.judge import Bench, LabJudge
 from expertchat.lab.run import load_judges
 from expertchat.records import Item, Opinion
 from expertchat.records.building import Attempt
-from expertchat.talk.cast import Cast
 from expertchat.talk.journal import Journal
-from expertchat.talk.scheduler import Scheduler
-from expertchat.trackers.beside import with_trackers
 
 CARD = "card"
 
@@ -47,53 +43,40 @@ def run_build(
     `sink` is closed at the end. `backends` ("model", and judges.NAME.model) replace those of the config. Raises ConfigError for what is
     wrong with the config or the source.
     """
-    with Hub(with_trackers(config, sink)) as hub, Interrupts() as interrupts:
-        place = run_folder(config.run.dir, "build_pairs")
-        told: list[str] = []
-        items = items_of(config, told.append)
-        held = held_out(config.held_out, told.append)
-        return in_folder(
-            hub,
-            interrupts,
-            lambda say: BuildFolder(place, config.model_dump(mode="json"), command_line, say),
-            lambda store: _Building(config, store, hub, interrupts, items, held, told).run(backends),
-        )
+    return _Building(config, command_line, backends).run(sink)
 
 
-@dataclass
-class _Building:
-    config: BuildConfig
-    store: BuildFolder
-    hub: Hub
-    interrupts: Interrupts
-    items: Sequence[Item]
-    held: HeldOut
-    told: Sequence[str]  # what is to be said of the sources
-    cast: Cast = field(default_factory=Cast)
+class _Building(RunFrame[BuildConfig, BuildFolder]):
+    command, folder = "build_pairs", BuildFolder
 
-    def run(self, backends: Mapping[str, Backend] | None) -> int:
+    def __init__(self, config: BuildConfig, command_line: list[str], backends: Mapping[str, Backend] | None) -> None:
+        super().__init__(config, command_line)
+        self.backends = backends
+
+    def read(self) -> None:
+        self.items = items_of(self.config, self.told.append)
+        self.held: HeldOut = held_out(self.config.held_out, self.told.append)
+
+    def work(self) -> int:
         """Score, choose, write counterparts, tell."""
-        store, config = self.store, self.config
-        if store.summary is not None:
-            return was_done(self.hub, store)
+        config = self.config
         judge = the_judge(config, Bench(config, {}, {}), self.items)  # what is wrong with it is told before anything is loaded
         judged, generates = to_judge(judge, self.items), self._generates(judge)
-        with self.interrupts.at_once():  # nothing is in flight yet
-            self.cast = load_judges(config, self.hub, backends)
+        self.loaded(lambda: load_judges(config, self.hub, self.backends))
         judge = the_judge(config, Bench(config, self.cast.experts, self.cast.tokens), self.items)
         self._begin(judged, judge)
         if not self._score(judged, judge):
-            return stopped(self.hub, self.interrupts, store)
+            return self.stopped()
         texts = self._scored()
         sorting = Sorting(config, self.held, self._prompts(), bounds(texts, config.choose, free=not generates))
         self._tell_bounds(sorting)
         low = Low(config, self.held.text)
         if generates:
             if not self._write(texts, sorting, low, judge):
-                return stopped(self.hub, self.interrupts, store)
+                return self.stopped()
         else:
             self._match(texts, sorting, low, judge.name)
-        return finished(self.hub, store, self._end(judge.name))
+        return self.finished(self._end(judge.name))
 
     def _generates(self, judge: LabJudge) -> bool:
         """Whether counterparts are written. Raises ConfigError where they should be and cannot."""
@@ -108,14 +91,11 @@ class _Building:
         return True
 
     def _begin(self, judged: Sequence[Item], judge: LabJudge) -> None:
-        store, hub = self.store, self.hub
-        store.begin(judged, [judge.ref])
+        self.store.begin(judged, [judge.ref])
         owed = [item for item in judged if judge.takes(item)]
         before = len(owed) - len(self._left(owed, judge))
-        hub.send(started("build_pairs", store, conversations=0, turns=0, judgements=len(owed), resumed=before))
-        hub.notes(store.notes, "warning")
-        hub.notes([*self.told, *self.cast.notes])
-        hub.send(JudgeCalled(judge=judge.ref, items=len(owed)))
+        self.begins(conversations=0, turns=0, judgements=len(owed), resumed=before)
+        self.hub.send(JudgeCalled(judge=judge.ref, items=len(owed)))
 
     # -- scoring ----------------------------------------------------------------------------------------------------
 
@@ -131,7 +111,7 @@ class _Building:
                 self.hub.send(OpinionGiven(opinion=opinion))
 
         left = self._left(judged, judge)
-        return self._run([flow(item) for item in left], len(judged), len(judged) - len(left))
+        return self.asked([flow(item) for item in left], len(judged), len(judged) - len(left))
 
     def _scored(self) -> list[Scored]:
         said: dict[str, list[Opinion]] = {}
@@ -164,7 +144,7 @@ class _Building:
         writing = Writing(self.config, judge, self.prompts, low, self.config.judging, dict(self.store.attempts), self.store.tried)
         while wanted and (lacking := self._lacking()):
             wave, wanted = wanted[:lacking], wanted[lacking:]
-            if not self._run([self._paired(one, sorting, writing) for one in wave], len(wave)):
+            if not self.asked([self._paired(one, sorting, writing) for one in wave], len(wave)):
                 return False
         for one in wanted:
             self.store.ended(sorting.outcome(one, ENOUGH))
@@ -212,11 +192,6 @@ class _Building:
 
     def _journal(self) -> Journal:
         return Journal(self.store.answers, self.store.keep)
-
-    def _run(self, flows: Iterable[Flow[Any]], total: int, done: int = 0) -> bool:
-        scheduler = Scheduler(self.cast.backends, self.config.engine.max_batch, self.hub.send, self.interrupts.stop, total, done)
-        self.forget = scheduler.forget
-        return scheduler.run(flows)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from expertchat.config import (
     Group,
     JudgingConfig,
     ModelConfig,
-    RunConfig,
     Text,
     TopicsConfig,
 )
@@ -58,7 +57,6 @@ class BestOfNConfig(Unattended):
     """
 
     models_dir: Text | None = None
-    run: RunConfig
     view: Literal["live", "plain", "none"]
     report_to: ReportTo
     source: SourceConfig

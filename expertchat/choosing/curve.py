@@ -8,12 +8,10 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-import numpy
-
 from expertchat.choosing.choice import against_below, against_first, chances, expected, kl
 from expertchat.choosing.config import CHOOSER, BestOfNConfig
 from expertchat.choosing.said import apart, of_numbers
-from expertchat.evaluation.statistics import Interval, of_draws, of_rate, two_stages
+from expertchat.evaluation.by_topic import Found, mean_of, share_of
 from expertchat.records import Selection
 
 Values = list[float | None]
@@ -22,17 +20,13 @@ Values = list[float | None]
 
 @dataclass(frozen=True)
 class Curve:
-    """The selections of a run and the group of each. All intervals are of the same draws: groups, then prompts within them."""
+    """The selections of a run and the group of each. Intervals draw whole groups."""
 
     config: BestOfNConfig
     selections: Sequence[Selection]
     groups: Sequence[str]
     _chances: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     _below: dict[tuple[str, str], Values] = field(default_factory=dict)
-
-    @cached_property
-    def draws_R_P(self) -> numpy.ndarray:
-        return two_stages(self.groups, seed=self.config.run.seed, resamples=self.config.resamples)
 
     @cached_property
     def _rating(self) -> set[str]:
@@ -48,19 +42,16 @@ class Curve:
         """The judges, the chooser first."""
         return [CHOOSER, *(name for name in self.config.judges.root if name != CHOOSER)]
 
-    def figure(self, values: Values) -> dict[str, float | int | None]:
+    def figure(self, values: Values, of: Callable[..., Found] = mean_of) -> dict[str, float | int | None]:
         """The mean over prompts, with its interval and how many it is of."""
-        known = [value for value in values if value is not None]
-        low, high = of_draws(self.draws_R_P, values)
-        return {"value": fmean(known) if known else None, "low": low, "high": high, "n": len(known)}
+        known = [(value, group) for value, group in zip(values, self.groups, strict=True) if value is not None]
+        numbers, groups = [value for value, _ in known], [group for _, group in known]
+        found = of(numbers, groups, seed=self.config.run.seed, resamples=self.config.resamples)
+        return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
     def rate(self, values: Values) -> dict[str, float | int | None]:
-        """The same of a win rate, whose interval has a width at 0 and 1, too."""
-        found = self.figure(values)
-        groups = len({group for group, value in zip(self.groups, values, strict=True) if value is not None})
-        value, low, high = found["value"], found["low"], found["high"]
-        low, high = of_rate(value, Interval(low, high), groups if low is not None else 0)
-        return found | {"low": low, "high": high}
+        """The same of a win rate."""
+        return self.figure(values, share_of)
 
     # -- one size ---------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from expertchat.backends.asking import Ask, Flow
@@ -19,19 +19,17 @@ from expertchat.choosing.summary import close
 from expertchat.events import CandidateChosen, JudgeCalled, Sink
 from expertchat.experts.base import ExpertChat
 from expertchat.experts.registry import make_expert
-from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
-from expertchat.lab.config import seat_of
+from expertchat.lab.frame import RunFrame
 from expertchat.lab.judge import Bench
 from expertchat.lab.kinds import judges_of
+from expertchat.lab.run import load_judges
 from expertchat.preferences.candidates import altered
 from expertchat.records import Candidate, ExpertRef, Message, Selection, Speaker, Turn
-from expertchat.talk.cast import Cast, load_cast, load_reward_model
+from expertchat.talk.cast import Cast
 from expertchat.talk.journal import Journal
-from expertchat.talk.scheduler import Scheduler
 from expertchat.text.likeness import blank
 from expertchat.text.measures import length
 from expertchat.text.sentences import shown_path
-from expertchat.trackers.beside import with_trackers
 
 
 def run_best_of_n(
@@ -42,62 +40,42 @@ def run_best_of_n(
     `sink` is closed at the end. `backends` by the places of the models (model, base, judges.NAME.model) replace those of the config. Raises
     ConfigError for what is wrong with the config or the source.
     """
-    with Hub(with_trackers(config, sink)) as hub, Interrupts() as interrupts:
-        place = run_folder(config.run.dir, "best_of_n")
-        told: list[str] = []
-        asked = read_prompts(config, told.append)
-        return in_folder(
-            hub,
-            interrupts,
-            lambda say: ChoosingFolder(place, config.model_dump(mode="json"), command_line, say),
-            lambda store: _Choosing(config, store, hub, interrupts, asked, told).run(backends),
-        )
+    return _Choosing(config, command_line, backends).run(sink)
 
 
-@dataclass
-class _Choosing:
-    config: BestOfNConfig
-    store: ChoosingFolder
-    hub: Hub
-    interrupts: Interrupts
-    asked: Sequence[Asked]
-    told: Sequence[str]  # what is to be said of the source
-    _experts: dict[tuple[str, Speaker, tuple[Speaker, ...]], ExpertChat] = field(default_factory=dict)
+class _Choosing(RunFrame[BestOfNConfig, ChoosingFolder]):
+    command, folder = "best_of_n", ChoosingFolder
 
-    def run(self, backends: Mapping[str, Backend] | None) -> int:
-        if self.store.summary is not None:
-            return was_done(self.hub, self.store)
+    def __init__(self, config: BestOfNConfig, command_line: list[str], backends: Mapping[str, Backend] | None) -> None:
+        super().__init__(config, command_line)
+        self.backends = backends
+        self._experts: dict[tuple[str, Speaker, tuple[Speaker, ...]], ExpertChat] = {}
+
+    def read(self) -> None:
+        self.prompts = read_prompts(self.config, self.told.append)
+
+    def work(self) -> int:
         store, hub, config = self.store, self.hub, self.config
         world = config.model.family == "world"
-        check_truth(config, self.asked)
+        check_truth(config, self.prompts)
         unloaded = judges_of(Bench(config.lab, {}, {}), [])
         check_chooser(next(judge for judge in unloaded if judge.name == CHOOSER), config.chooser)
-        self.cast = self._cast(backends)
+        self.loaded(self._cast)
         judges = judges_of(Bench(config.lab, self.cast.experts, self.cast.tokens), [])
-        store.begin(self.asked, [judge.ref for judge in judges])
+        store.begin(self.prompts, [judge.ref for judge in judges])
         self.judges = Judges(config, {judge.name: judge for judge in judges}, store, world)
         left = store.left()
-        total, resumed = len(self.asked), len(self.asked) - len(left)
-        hub.send(started("best_of_n", store, conversations=total, turns=0, candidates=config.n, resumed=resumed))
-        hub.notes([*store.notes, *_warnings(config)], "warning")
-        hub.notes([*self.told, *self.cast.notes])
+        total, resumed = len(self.prompts), len(self.prompts) - len(left)
+        self.begins(_warnings(config), conversations=total, turns=0, candidates=config.n, resumed=resumed)
         for judge in judges:
             hub.send(JudgeCalled(judge=judge.ref, items=total))
-        scheduler = Scheduler(self.cast.backends, config.engine.max_batch, hub.send, self.interrupts.stop, total, resumed)
-        self.forget = scheduler.forget
-        if not scheduler.run(self._chosen(one) for one in left):
-            return stopped(hub, self.interrupts, store)
-        return finished(hub, store, close(config, store, self._shown))
+        if not self.asked((self._chosen(one) for one in left), total, resumed):
+            return self.stopped()
+        return self.finished(close(config, store, self._shown))
 
-    def _cast(self, backends: Mapping[str, Backend] | None) -> Cast:
+    def _cast(self) -> Cast:
         """All models; of a run of which only the end is lacking too, for the folder may be short of anything."""
-        with self.interrupts.at_once():  # nothing is in flight yet, and loading may take minutes
-            cast = load_cast(self.config, self.hub, backends, None)
-            for name, judge in self.config.judges.items():
-                if judge.reward_model is not None:
-                    seat = seat_of(name, "reward_model")
-                    cast.backends[seat] = (backends or {}).get(seat) or load_reward_model(judge.reward_model, self.hub, cast.terms)
-        return cast
+        return load_judges(self.config, self.hub, self.backends)
 
     def _expert(self, seat: str, asked: Asked) -> ExpertChat:
         """Who answers a prompt, as the one whose turn it is."""

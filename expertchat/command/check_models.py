@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from expertchat.backends.layouts import experts_of, fused_experts
 from expertchat.backends.learnt import find_learnt, misfit
 from expertchat.backends.loading import embedder_path, other_embedder
 from expertchat.backends.reward_folders import problem_for
+from expertchat.backends.served.address import ADDRESS, is_folder
 from expertchat.command.checks import told
 from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig, RewardModelConfig
 from expertchat.text.redaction import is_secret_name
 
-ADDRESS = re.compile(r"https?://[^\s/]+(/\S*)?")
 Found = Mapping[str, Path]
 """By seat: the folder of each model that is here."""
 
@@ -30,7 +29,8 @@ def server_problems(key: str, config: ModelConfig | EmbedderConfig | RewardModel
     urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
     if not urls:
         yield f"{key}.url: is not set, but {key}.backend=server needs it; name its address, as http://HOST:8000/v1"
-    yield from (f"{key}.url={url}: is no address; write http://HOST:PORT/v1" for url in urls if not ADDRESS.fullmatch(url))
+    wrong = [url for url in urls if not ADDRESS.fullmatch(url) and not is_folder(url)]
+    yield from (f"{key}.url={url}: is no address; write http://HOST:PORT/v1, or the folder of expertchat serve" for url in wrong)
     if not config.model:
         yield f"{key}.model: is not set, but {key}.backend=server needs it; say what the server calls the model"
     if importlib.util.find_spec("openai") is None:

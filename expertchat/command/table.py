@@ -112,6 +112,11 @@ _ALL = (
         "doors.branch:run",
     ),
     Command(
+        "serve", "a model behind an address, by vLLM, for any number of runs: expertchat serve MODEL",
+        "doors.serve:run", words="MODEL [-- COMMAND ...]", root="serve", config="serving.config:ServeConfig", check="doors.serve:check",
+        models="doors.serve:named", overrides="doors.serve:meant", resumes=True, jobs=True,
+    ),
+    Command(
         "judge", "judge what exists, again and in other ways: expertchat judge RUN|TABLE judge=expected", "doors.judge:run",
         words="SOURCE [SOURCE ...]", root="judge", config="lab.config:LabConfig", added=("judge@judges.NAME",), check="doors.judge:check",
         models="doors.judge:named", overrides="doors.judge:meant", resumes=True, jobs=True, work="doors.judge:WORK",

@@ -46,12 +46,15 @@ def named(config: PickConfig) -> list[tuple[str, str | None]]:
 def check(config: PickConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.command import check_runs as runs
+    from expertchat.command.checks import told
     from expertchat.sources.read import source_problems
+    from expertchat.trackers.tracking import check_trackers
 
     yield from source_problems(config.source)
     if config.model is None and config.rule is None:
         yield "model: nobody picks; name a model, as model=smollm2_135m, or a rule, as rule=longest"
     if config.model is not None and config.model.family == "world":
         yield "model: the embedded models were never taught to compare; take another model, or a rule, as rule=longest"
+    yield from told(check_trackers, config.report_to)
     yield from runs.texts(config)
     yield from runs.cast(config, "pick", here)

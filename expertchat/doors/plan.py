@@ -44,8 +44,14 @@ def check(config: PlanConfig, here: bool) -> Problems:
     for problem in told(embedder_of, config.embedder, paths):
         path = config.embedder.path
         yield problem if problem.startswith("embedder.") else f"embedder.path={path}: {short(problem, path)}"
-    numbers = [(f"experts.{seat}", model.device) for seat, model in config.experts.items()]
-    for key, device in [*numbers, ("embedder", config.embedder.device)] if not wrong and config.gpus != "auto" else ():
-        count = len(parse_gpus(config.gpus))
+    if wrong or config.gpus == "auto":
+        return
+    count = len(parse_gpus(config.gpus))
+    if config.server.seat != "none":
+        if config.server.gpus > count:
+            yield f"server.gpus={config.server.gpus}: there are {count} GPUs (gpus={config.gpus}); the last ones are the server's"
+        count = max(0, count - config.server.gpus)
+    numbers = [(f"experts.{seat}", model.device) for seat, model in config.here.items()]
+    for key, device in [*numbers, ("embedder", config.embedder.device)]:
         if device.startswith("cuda:") and int(device[5:]) >= count:
             yield f"{key}.device={device}: there are {count} GPUs (gpus={config.gpus}); set {key}.device=auto"

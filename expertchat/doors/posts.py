@@ -56,10 +56,13 @@ def _one(job: Job) -> int:
 def check(config: PostsConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.command import check_runs as runs
+    from expertchat.command.checks import told
     from expertchat.posts.run import apart_problems, check_briefs
+    from expertchat.trackers.tracking import check_trackers
 
     yield from check_briefs(config)
     if here:
         yield from apart_problems(config)
+    yield from told(check_trackers, config.report_to)
     yield from runs.texts(config)
     yield from runs.cast(config, "posts", here)

@@ -25,7 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     from expertchat.report.subject import subject_of
     from expertchat.studies.asked import asked
     from expertchat.studies.going import run_study, seconds_of, standing
-    from expertchat.studies.tables import as_json, report, tables_of
+    from expertchat.studies.tables import as_json, finding, report, tables_of
     from expertchat.views.study import StudyView
 
     if not arguments or {"--help", "-h"} & set(arguments):
@@ -47,9 +47,11 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         watcher.close()
     if code == 0 and not wanted.only:
-        write_out("run.dir", folder / "report.md", report(study, wanted.name, wanted.size, steps, seconds_of(folder, steps)))
+        words = (wanted.name, wanted.size, *wanted.words)
+        write_out("run.dir", folder / "report.md", report(study, words, steps, seconds_of(folder, steps)))
         write_out("run.dir", folder / "report.json", as_json(study, steps))
         page = folder / NAME
         write(subject_of([folder]), page)
-        watcher.show(tables_of(study, steps), f"{page}, {folder / 'report.md'}")
+        tables = tables_of(study, steps)
+        watcher.show(tables, finding(study, tables) or "", f"{page}, {folder / 'report.md'}")
     return code

@@ -13,6 +13,7 @@ from expertchat.evaluation import truth
 from expertchat.evaluation.config import Evaluated
 from expertchat.evaluation.figures import RATINGS_APART, Comparison, outcome
 from expertchat.evaluation.histories import Held
+from expertchat.evaluation.manner import manner
 from expertchat.experts.base import CountTokens, ExpertChat, History
 from expertchat.judging.judge import judged_by
 from expertchat.judging.pairwise import OUTCOMES, Duel, by_principles, duel_flow, winner
@@ -57,8 +58,22 @@ class Comparer:
         """The judges."""
         return judges_of(self.config.evaluation.by, self.learner, self.config.experts.seats, self.config.judging.partners)
 
-    def flow(self, held: Held, version: int) -> Flow[Comparison]:
-        """The policy's reply, judged beside the base's."""
+    def flow(self, held: Held, version: int, rewarded: bool = False) -> Flow[Comparison]:
+        """The policy's reply, judged beside the base's; `rewarded`: by the judges of training as well."""
+        found = yield from self._compared(held, version)
+        config = self.config
+        if found.problem is not None or not rewarded:
+            return found
+        assert held.reply is not None
+        roles = judges_of(config.judging.judges, self.learner, config.experts.seats, config.judging.partners)
+        of = {"reward_policy": (found.reply, f"{found.id}/reward"), "reward_base": (held.reply, f"{found.id}/base-reward")}
+        values = dict[str, float | None]()
+        for name, (reply, place) in of.items():
+            values[name] = _reward((yield from self._judged(held, reply, place, roles, config.judging)))
+        return found.model_copy(update=values if None not in values.values() else {})
+
+    def _compared(self, held: Held, version: int) -> Flow[Comparison]:
+        """The policy's reply, and which of the two is better."""
         base = held.reply
         assert base is not None
         key = comparison_id(held, version)
@@ -69,6 +84,8 @@ class Comparer:
         if self.known:
             policy, before = (truth.tally(held.topic, held.turns, turn.text) for turn in (reply, base))
             plain = plain.model_copy(update={"policy": policy, "base": before})
+        told, before_told = (manner(held.turns, turn.text) for turn in (reply, base))
+        plain = plain.model_copy(update={"manner_policy": told, "manner_base": before_told})
         if (problem := _silent(reply, base)) is not None:
             return plain.model_copy(update={"problem": problem})
         if self.config.program is not None:
@@ -130,16 +147,18 @@ class Comparer:
 
     def _rate(self, held: Held, reply: Turn, place: str) -> Flow[list[Reward]]:
         """What each judge makes of a reply, by its ratings alone."""
-        config, turns = ratings_alone(self.config.judging), (*held.turns, reply)
+        return (yield from self._judged(held, reply, place, self.roles, ratings_alone(self.config.judging)))
 
-        def rated(role: Role) -> Flow[Reward]:
-            judgement = Judgement(
-                held.topic, turns, self.learner, len(held.turns), config.asked, self.config.experts.seats, role, place, held.id
-            )
+    def _judged(self, held: Held, reply: Turn, place: str, roles: Sequence[Role], judging: JudgingConfig) -> Flow[list[Reward]]:
+        """What each judge makes of a reply."""
+        turns, seats = (*held.turns, reply), self.config.experts.seats
+
+        def judged(role: Role) -> Flow[Reward]:
+            judgement = Judgement(held.topic, turns, self.learner, len(held.turns), judging.asked, seats, role, place, held.id)
             judgement = replace(judgement, seed=self.config.run.seed)
-            return (yield from judged_by(judgement, config, self.experts, self.tokens)).reward
+            return (yield from judged_by(judgement, judging, self.experts, self.tokens)).reward
 
-        return (yield from together([rated(role) for role in self.roles]))
+        return (yield from together([judged(role) for role in roles]))
 
     def _pairwise(self, held: Held, plain: Comparison) -> Flow[Comparison]:
         """Who wins in both orders, by each principle where there are such; of several judges, the mean of what they say."""
@@ -166,6 +185,12 @@ class Comparer:
             return by_all_principles(found, self.config.judging.shares)
         result = winner(found[0])
         return None if result is None else OUTCOMES[result]
+
+
+def _reward(rewards: Sequence[Reward]) -> float | None:
+    """The mean of what the judges that gave a number make of a reply."""
+    known = [reward.value for reward in rewards if reward.value is not None]
+    return fmean(known) if known else None
 
 
 def _mean(rewards: Sequence[Reward]) -> float | None:

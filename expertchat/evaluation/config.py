@@ -14,15 +14,19 @@ from expertchat.records import Speaker
 class EvaluationConfig(Group):
     """Policy against its base on held-out topics, every `every` rounds (0: only before and after) and at the end.
 
-    `histories` dialogues before a reply of the learner, `final` of them at the end; `topics`: how many are held out. `judge` truth needs
-    the embedded world; pointwise and pairwise ask the judge `by`, which is never the one that learns; reward holds the replies against each
-    other by the program `measure` (None: that of reward.source), in the direction of reward.sign.
+    `histories` dialogues before a reply of the learner, `final` of them at the end; `topics`: how many are held out, and `choosing`: by how
+    many others the checkpoint is chosen (0: by the same; the embedded world has a part for it). `rewarded`: how many of the final
+    replies the judges of training judge, too. `judge` truth needs the embedded world; pointwise and pairwise ask the judge `by`, which is
+    never the one that learns; reward holds the replies against each other by the program `measure` (None: that of reward.source), in the
+    direction of reward.sign.
     """
 
     every: int = Field(ge=0)
     histories: int = Field(ge=1)
     final: int = Field(ge=1)
     topics: int = Field(ge=0)
+    choosing: int = Field(default=0, ge=0)
+    rewarded: int = Field(default=0, ge=0)
     turns: int = Field(ge=1)  # of a history at most
     judge: Literal["truth", "pointwise", "pairwise", "reward"]
     by: JudgeName

@@ -1,8 +1,8 @@
 """Evaluation inside the loop: the policy's replies to held-out histories against its base's, by the truth or by a judge.
 
 The histories and the base's replies are made once a run. The first `evaluation.histories` of them serve the evaluations on the way, by
-which the best checkpoint may be chosen; the `evaluation.final` after them serve the last one alone, so that a lucky choice does not
-count in the run's own figure.
+which the best checkpoint may be chosen; the `evaluation.final` after them, on topics of their own where there are such, serve the last one
+alone, so that a lucky choice does not count in the run's own figure.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from expertchat.evaluation.comparing import Comparer, comparison_id
 from expertchat.evaluation.config import Evaluated
 from expertchat.evaluation.figures import Comparison, figures
 from expertchat.evaluation.histories import Held, InOrder, Making, Plan, plans, read_histories
+from expertchat.evaluation.parts import Parts
 from expertchat.events import Announce, Note
 from expertchat.experts.base import CountTokens, ExpertChat
 from expertchat.folder.jsonl import Log, read_records
 from expertchat.folder.writing import replace as write_whole
 from expertchat.folder.writing import saving
 from expertchat.judging.roles import judges_of
-from expertchat.records import Metrics, Speaker, Topic
+from expertchat.records import Metrics, Speaker
 
 T = TypeVar("T")
 Run = Callable[[Iterable[Flow[Any]]], bool]
@@ -82,7 +83,7 @@ class Evaluator:
         self,
         config: Evaluated,
         learner: Speaker,
-        topics: Sequence[Topic],
+        parts: Parts,
         experts: Mapping[str, ExpertChat],
         tokens: Mapping[str, CountTokens],
         folder: Path,
@@ -91,17 +92,20 @@ class Evaluator:
         writing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         check(config)
-        if not topics:
+        if not parts.held_out:
             raise ConfigError(f"evaluation.topics={config.evaluation.topics}: no topic is held out to evaluate on; hold out at least one")
         self.config, self.learner, self.experts, self.tokens = config, learner, experts, tokens
         self.ranks, self.announce, self.writing = ranks, announce, writing
         self.folder = folder / "evaluations"
+        topics = [topic.text for topic in (*parts.choose, *parts.held_out)]
         if config.evaluation.judge == "truth":
-            truth.check_topics(t.text for t in topics)
-        known = config.experts[learner].family == "world" and all(t.text in truth.load().topics for t in topics)
+            truth.check_topics(topics)
+        known = config.experts[learner].family == "world" and all(topic in truth.load().topics for topic in topics)
         self.comparer = Comparer(config, learner, experts, tokens, known)
-        count = config.evaluation.histories + config.evaluation.final
-        self.plans = plans(learner, topics, config.evaluation.turns, count, config.experts.seats)
+        evaluation, seats = config.evaluation, config.experts.seats
+        first = plans(learner, parts.choose, evaluation.turns, evaluation.histories, seats) if parts.choose else []
+        last = evaluation.final + (0 if first else evaluation.histories)
+        self.plans = first + plans(learner, parts.held_out, evaluation.turns, last, seats, len(first))
         self.held: list[Held] = []
 
     # -- histories and the base's replies ---------------------------------------------------------------------------
@@ -188,7 +192,7 @@ class Evaluator:
         usable = [held for held in chosen if held.reply is not None][:n]
         compared = self.ranks.same(_read(path, [comparison_id(held, version) for held in usable]) if self.ranks.rank == 0 else None)
         if compared is None:
-            compared = self._compared(run, usable, version)
+            compared = self._compared(run, usable, version, final)
             if compared is None:
                 return None
             if self.ranks.rank == 0:
@@ -204,13 +208,15 @@ class Evaluator:
             figures=figures(compared, self.comparer.title, self.config.run.seed),
         )
 
-    def _compared(self, run: Run, usable: Sequence[Held], version: int) -> list[Comparison] | None:
+    def _compared(self, run: Run, usable: Sequence[Held], version: int, final: bool) -> list[Comparison] | None:
         """The policy's replies beside the base's; each process has its share. None: stopped by a signal."""
         made: dict[str, Comparison] = {}
         mine = self.ranks.mine(usable)
 
+        rewarded = {held.id for held in usable[: self.config.evaluation.rewarded]} if final else set()
+
         def compared(held: Held) -> Flow[None]:
-            made[held.id] = yield from self.comparer.flow(held, version)
+            made[held.id] = yield from self.comparer.flow(held, version, held.id in rewarded)
 
         if not self._all_ran(run(compared(held) for held in mine)):
             return None

@@ -1,14 +1,17 @@
-"""From compared replies to figures: win rates, lengths, and what the embedded world's truth says, with intervals."""
+"""From compared replies to figures: win rates, lengths, manners, and what the embedded world's truth says, with intervals by topic."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
+import numpy
 from pydantic import Field
 
-from expertchat.evaluation.statistics import mean_by_cluster, ratio_of_means, wilson
+from expertchat.evaluation.by_topic import Found, estimate, mean_of, ratio_of, share_of
+from expertchat.evaluation.draws import Array
+from expertchat.evaluation.manner import Manner
 from expertchat.evaluation.truth import Tally
 from expertchat.records import Figure, Record, Speaker, Turn, Verdict
 
@@ -38,6 +41,15 @@ class Comparison(Record):
     topic: str | None = None
     measure_policy: float | None = None  # what a program measures in the reply, in its own unit
     measure_base: float | None = None
+    manner_policy: Manner | None = None
+    manner_base: Manner | None = None
+    reward_policy: float | None = None  # what the judges of training make of the reply; None: they were not asked
+    reward_base: float | None = None
+
+    @property
+    def group(self) -> str:
+        """What it is drawn with: its topic; of an earlier version, which kept none, itself."""
+        return self.topic or self.history
 
 
 def outcome(policy: float, base: float, apart: float = 0.0) -> float | None:
@@ -48,44 +60,52 @@ def outcome(policy: float, base: float, apart: float = 0.0) -> float | None:
 
 
 def figures(compared: Sequence[Comparison], judge: str, seed: int) -> dict[str, Figure]:
-    """All figures of one evaluation; the same comparisons in the same order give the same figures."""
-    found = win_figures([c.outcome for c in compared])
-    alike = [c for c in compared if like_length(c.reply.tokens, c.base_tokens)]
-    matched = win_figures([c.outcome for c in alike])
+    """All figures of one evaluation, or of several together; the same comparisons in the same order give the same figures."""
+    alike = win_figures([c for c in compared if like_length(c.reply.tokens, c.base_tokens)], seed)
+    lengths = ratio_of([c.reply.tokens for c in compared], [c.base_tokens for c in compared], [c.group for c in compared], seed=seed)
     return {
-        **found,
+        **win_figures(compared, seed),
         "judge": judge,
         "tokens_policy": _mean(c.reply.tokens for c in compared),
         "tokens_base": _mean(c.base_tokens for c in compared),
-        "win_rate_length_matched": matched["win_rate"],
-        "win_rate_length_matched_low": matched["win_rate_low"],
-        "win_rate_length_matched_high": matched["win_rate_high"],
-        "n_length_matched": matched["n"],
+        **bounded("tokens_ratio", lengths),
+        "win_rate_length_matched": alike["win_rate"],
+        "win_rate_length_matched_low": alike["win_rate_low"],
+        "win_rate_length_matched_high": alike["win_rate_high"],
+        "n_length_matched": alike["n"],
         **_rated(compared),
         **_verdicts([v for c in compared for v in c.verdicts], [c for c in compared if c.verdicts]),
         **_truth(compared, seed),
         **_measured(compared, seed),
+        **_manners(compared, seed),
+        **_apart("reward", compared, seed, lambda c: c.reward_policy, lambda c: c.reward_base, count="n_reward"),
     }
 
 
-def win_figures(outcomes: Sequence[float | None]) -> dict[str, Figure]:
-    """Wins, ties, losses and Wilson's interval; ties count half, a comparison without an answer does not count and is named in `nulls`.
+def win_figures(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
+    """Wins, ties, losses and the interval by topics; ties count half, a comparison without an answer does not count and is in `nulls`.
 
-    Where several judges were asked, a win is one of most of them, and it counts by their share.
+    Where several judges were asked, a win is one of most of them, and it counts by their share. `win_rate_least`: the least distance from
+    one half that so many topics show with a probability of .8.
     """
-    known = [value for value in outcomes if value is not None]
-    n, won = len(known), sum(known)
-    low, high = wilson(won, n)
+    known = [(c.outcome, c.group) for c in compared if c.outcome is not None]
+    outcomes = [value for value, _ in known]
+    found = share_of(outcomes, [topic for _, topic in known], seed=seed)
     return {
-        "n": n,
-        "win_rate": won / n if n else None,
-        "win_rate_low": low if n else None,
-        "win_rate_high": high if n else None,
-        "wins": sum(value > 0.5 for value in known),
-        "ties": sum(value == 0.5 for value in known),
-        "losses": sum(value < 0.5 for value in known),
-        "nulls": len(outcomes) - n,
+        "n": len(known),
+        "topics": found.topics,
+        **bounded("win_rate", found),
+        "win_rate_least": found.least,
+        "wins": sum(value > 0.5 for value in outcomes),
+        "ties": sum(value == 0.5 for value in outcomes),
+        "losses": sum(value < 0.5 for value in outcomes),
+        "nulls": len(compared) - len(known),
     }
+
+
+def bounded(name: str, found: Found) -> dict[str, Figure]:
+    """A figure with the bounds of its interval."""
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def like_length(tokens: int, base_tokens: int) -> bool:
@@ -114,47 +134,70 @@ def _verdicts(verdicts: Sequence[Verdict], compared: Sequence[Comparison]) -> di
     return {"flips": flips, "first_share": _mean(v.verdict == "A" for v in decided)}
 
 
-def _measured(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
-    """What a program measures, the mean difference of policy and base, and the win rate's interval: both drawn by whole topics."""
-    rows = [(c.topic or c.history, c.measure_policy, c.measure_base) for c in compared]
-    both = [(topic, policy, base) for topic, policy, base in rows if policy is not None and base is not None]
+Of = Callable[[Comparison], float | None]
+
+
+def _apart(name: str, compared: Sequence[Comparison], seed: int, policy: Of, base: Of, count: str | None = None) -> dict[str, Figure]:
+    """The means of policy and base where both are known, and what lies between them, with its interval; nothing where none is."""
+    both = [(c.group, one, other) for c in compared if (one := policy(c)) is not None and (other := base(c)) is not None]
     if not both:
         return {}
-    differences = [policy - base for _, policy, base in both]
-    low, high = mean_by_cluster(differences, [topic for topic, _, _ in both], seed=seed)
-    found: dict[str, Figure] = {
-        "measure_policy": fmean(policy for _, policy, _ in both),
-        "measure_base": fmean(base for _, _, base in both),
-        "measure_difference": fmean(differences),
-        "measure_difference_low": low,
-        "measure_difference_high": high,
-        "measure_topics": len({topic for topic, _, _ in both}),
+    found = mean_of([one - other for _, one, other in both], [topic for topic, _, _ in both], seed=seed)
+    return {
+        f"{name}_policy": fmean(one for _, one, _ in both),
+        f"{name}_base": fmean(other for _, _, other in both),
+        **bounded(f"{name}_difference", found),
+        **({count: len(both)} if count else {}),
     }
-    decided = [(c.topic or c.history, c.outcome) for c in compared if c.outcome is not None]
-    if decided:
-        low, high = mean_by_cluster([value for _, value in decided], [topic for topic, _ in decided], seed=seed)
-        found |= {"win_rate_by_topic_low": low, "win_rate_by_topic_high": high}
+
+
+def _measured(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
+    """What a program measures."""
+    found = _apart("measure", compared, seed, lambda c: c.measure_policy, lambda c: c.measure_base)
+    topics = {c.group for c in compared if c.measure_policy is not None and c.measure_base is not None}
+    return found | ({"measure_topics": len(topics)} if found else {})
+
+
+def _manners(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
+    """Questions, agreements and sentences said before, each a reply."""
+    found: dict[str, Figure] = {}
+    for name in ("questions", "agreements", "again"):
+        found |= _apart(name, compared, seed, _of("manner_policy", name), _of("manner_base", name))
     return found
 
 
+def _of(counts: str, name: str) -> Of:
+    """A number of a reply's Tally or Manner."""
+
+    def of(one: Comparison) -> float | None:
+        said = getattr(one, counts)
+        return None if said is None else float(getattr(said, name))
+
+    return of
+
+
 def _truth(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
-    """Facts, repeats and wrong sentences a reply; accuracy over all claims; the ratio of distinct facts by a paired bootstrap."""
-    both = [(c.policy, c.base) for c in compared if c.policy is not None and c.base is not None]
+    """Facts, repeats and wrong sentences a reply; accuracy over all claims; the ratio of distinct facts; what decides, the score."""
+    both = [(c.policy, c.base, c.group) for c in compared if c.policy is not None and c.base is not None]
     if not both:
         return {}
-    policy, base = [p for p, _ in both], [b for _, b in both]
-    ratio = ratio_of_means([p.distinct for p in policy], [b.distinct for b in base], seed=seed)
-    found: dict[str, Figure] = {
-        "distinct_ratio": ratio.value,
-        "distinct_ratio_low": ratio.low,
-        "distinct_ratio_high": ratio.high,
-    }
-    for who, tallies in (("policy", policy), ("base", base)):
-        claims = sum(t.claims for t in tallies)
+    topics = [topic for _, _, topic in both]
+    ratio = ratio_of([p.distinct for p, _, _ in both], [b.distinct for _, b, _ in both], topics, seed=seed)
+    claims = [[p.claims - p.wrong, p.claims, b.claims - b.wrong, b.claims] for p, b, _ in both]
+    found: dict[str, Figure] = bounded("distinct_ratio", ratio)
+    for name, field in (("repeats", "repeats"), ("wrong", "wrong"), ("truth", "score")):
+        found |= _apart(name, compared, seed, _of("policy", field), _of("base", field))
+    for who, tallies in (("policy", [p for p, _, _ in both]), ("base", [b for _, b, _ in both])):
+        said = sum(t.claims for t in tallies)
         found |= {
             f"distinct_{who}": fmean(t.distinct for t in tallies),
-            f"repeats_{who}": fmean(t.repeats for t in tallies),
-            f"wrong_{who}": fmean(t.wrong for t in tallies),
-            f"accuracy_{who}": (claims - sum(t.wrong for t in tallies)) / claims if claims else None,
+            f"accuracy_{who}": (said - sum(t.wrong for t in tallies)) / said if said else None,
         }
+    return found | bounded("accuracy_difference", estimate(claims, topics, _shares_apart, seed=seed))
+
+
+def _shares_apart(sums: Array) -> Array:
+    """The first sum over the second, less the third over the fourth."""
+    with numpy.errstate(invalid="ignore", divide="ignore"):
+        found: Array = sums[..., 0] / sums[..., 1] - sums[..., 2] / sums[..., 3]
     return found

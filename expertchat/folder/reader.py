@@ -53,6 +53,7 @@ TRAINS = frozenset({"online_dpo", "rloo", "grpo", "sft", "dpo"})  # the commands
 JUDGES = frozenset({"judge"})  # and those whose runs hold opinions of what was there before
 MAKES_JUDGES = frozenset({"reward_model"})  # and those whose runs make a judge of a model
 CHOOSES = frozenset({"best_of_n"})  # and those whose runs choose among candidates
+SERVES = frozenset({"serve"})  # and those whose runs answer others
 END, WHOLE = 1 << 16, 1 << 20  # bytes of the events that are read for their ends, and where no line ends in these
 _COMMAND = re.compile("[a-z][a-z_]*")
 Event = Mapping[str, Any]
@@ -144,6 +145,11 @@ class RunReader:
     def chooses(self) -> bool:
         """Whether it holds candidates of prompts, one of which was chosen, and nobody talks in it."""
         return self.kind in CHOOSES
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is a server, which other runs ask."""
+        return self.kind in SERVES
 
     @property
     def seats(self) -> tuple[Speaker, ...]:

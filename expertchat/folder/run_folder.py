@@ -45,7 +45,7 @@ ADDED = {
     "reward.weights": None, "prompts.file": None, "prompts.column": None, "prompts.type": None, "instruction": None,
     "source.columns.type": None, "data.choose": 0.0, "held_out.choose": 0.0, "embedder.backend": "local", "reward_model.backend": "local",
     "url": None, "model": None, "key_from": None, "more": {}, "prices": None, "report_to": [], "rating_scale": "symmetric",
-    "table": {}, "table.guess": "auto", "table.rate": "auto", "table.seconds": None, "branch": None,
+    "table": {}, "table.guess": "auto", "table.rate": "auto", "table.seconds": None, "branch": None, "choosing": 0, "rewarded": 0,
 }  # fmt: skip
 UNUSED = (
     "company", "moderate", "next_speaker", "judge_several", "principle", "principle_line", "principle_prefix", "principle_answers",

@@ -95,6 +95,7 @@ class JudgesConfig(RootModel[dict[str, JudgeConfig]]):
 class Alone(Group):
     """What loading models asks of a run's config, of one in which nobody talks with another."""
 
+    run: RunConfig
     engine: EngineConfig
 
     @property
@@ -136,7 +137,6 @@ class LabConfig(Unattended):
     """`expertchat judge`. `judging`: categories and what counts as an answer, for all judges. `repeats`: how often each is asked."""
 
     models_dir: Text | None = None
-    run: RunConfig
     view: Literal["live", "plain", "none"]
     report_to: ReportTo
     source: SourceConfig

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import Backend
 from expertchat.config import ConfigError
 from expertchat.events import JudgeCalled, OpinionGiven, Sink
 from expertchat.folder.reader import RunReader
-from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
+from expertchat.folder.run import Hub
 from expertchat.lab.config import LabConfig, seat_of
+from expertchat.lab.frame import RunFrame, Say
 from expertchat.lab.judge import Bench, LabJudge, asked_place
 from expertchat.lab.kinds import judges_of
 from expertchat.lab.store import LabFolder, with_earlier_judges
@@ -20,8 +21,9 @@ from expertchat.records import Item
 from expertchat.sources.read import read_items
 from expertchat.talk.cast import Cast, load_cast, load_reward_model
 from expertchat.talk.journal import Journal
-from expertchat.talk.scheduler import Scheduler
-from expertchat.trackers.beside import with_trackers
+
+if TYPE_CHECKING:
+    from expertchat.choosing.config import BestOfNConfig
 
 Work = tuple[LabJudge, Item, int]  # one judgement: who, of what, which time
 
@@ -34,54 +36,41 @@ def run_judge(
     `sink` is closed at the end. `backends` (by the places of the judges' models, judges.NAME.model) replace those of the config. Raises
     ConfigError for what is wrong with the config or the source.
     """
-    with Hub(with_trackers(config, sink)) as hub, Interrupts() as interrupts:
-        place = run_folder(config.run.dir, "judge")
-        config, added = with_earlier_judges(config, place)
-        told: list[str] = []
-        items = read_items(config.source, told.append)
-        return in_folder(
-            hub,
-            interrupts,
-            lambda say: LabFolder(place, config.model_dump(mode="json"), command_line, say, added),
-            lambda store: _Lab(config, store, hub, interrupts, items, told).run(backends),
-        )
+    return _Lab(config, command_line, backends).run(sink)
 
 
-@dataclass
-class _Lab:
-    config: LabConfig
-    store: LabFolder
-    hub: Hub
-    interrupts: Interrupts
-    items: Sequence[Item]
-    told: Sequence[str]  # what is to be said of the source
-    seconds: dict[str, float] = field(default_factory=dict)  # that the models worked, by judgement
-    earlier: set[str] = field(default_factory=set)  # places of what an earlier start has asked: nobody knows the seconds of these
+class _Lab(RunFrame[LabConfig, LabFolder]):
+    command = "judge"
 
-    def run(self, backends: Mapping[str, Backend] | None) -> int:
-        if self.store.summary is not None:
-            return was_done(self.hub, self.store)
+    def __init__(self, config: LabConfig, command_line: list[str], backends: Mapping[str, Backend] | None) -> None:
+        super().__init__(config, command_line)
+        self.backends = backends
+        self.seconds: dict[str, float] = {}  # that the models worked, by judgement
+        self.earlier: set[str] = set()  # places of what an earlier start has asked: nobody knows the seconds of these
+
+    def read(self) -> None:
+        self.config, self.added = with_earlier_judges(self.config, self.place)
+        self.items = read_items(self.config.source, self.told.append)
+
+    def opened(self, say: Say) -> LabFolder:
+        return LabFolder(self.place, self.config.model_dump(mode="json"), self.command_line, say, self.added)
+
+    def work(self) -> int:
         store, hub, config = self.store, self.hub, self.config
         judges = judges_of(Bench(config, {}, {}), self.items)
         self._check(judges)
-        cast = self._cast(self._left(judges), backends)
+        cast = self._loaded(self._left(judges))
         judges = judges_of(Bench(config, cast.experts, cast.tokens), self.items)
         store.begin(self.items, [judge.ref for judge in judges])
         self.earlier = {place for answer in store.answers for place in _above(answer)}
         every, left = list(self._works(judges)), self._left(judges)
         resumed = len(every) - len(left)
-        hub.send(started("judge", store, conversations=0, turns=0, judgements=len(every), resumed=resumed))
-        hub.notes(store.notes, "warning")
-        hub.notes([*self.told, *cast.notes])
+        self.begins(conversations=0, turns=0, judgements=len(every), resumed=resumed)
         for judge in judges:
             hub.send(JudgeCalled(judge=judge.ref, items=sum(judge.takes(item) for item in self.items)))
-        scheduler = Scheduler(
-            cast.backends, config.engine.max_batch, hub.send, self.interrupts.stop, len(every), resumed, spent=self._spent
-        )
-        self.forget = scheduler.forget
-        if not scheduler.run(self._judged(work) for work in left):
-            return stopped(hub, self.interrupts, store)
-        return finished(hub, store, summarise(store.folder))
+        if not self.asked((self._judged(work) for work in left), len(every), resumed, spent=self._spent):
+            return self.stopped()
+        return self.finished(summarise(store.folder))
 
     def _check(self, judges: Sequence[LabJudge]) -> None:
         """Raise ConfigError for judges for whom there is nothing to judge."""
@@ -93,13 +82,12 @@ class _Lab:
                 [f"judges.{name}: can judge nothing of this ({there}); leave it out, or choose another source.unit" for name in idle]
             )
 
-    def _cast(self, left: Sequence[Work], backends: Mapping[str, Backend] | None) -> Cast:
+    def _loaded(self, left: Sequence[Work]) -> Cast:
         """The models of the judges that have something to do."""
         busy = {judge.name for judge, _, _ in left}
         wanted = {name: judge for name, judge in self.config.judges.items() if name in busy}
         config = self.config.model_copy(update={"judges": type(self.config.judges).model_construct(root=wanted)})
-        with self.interrupts.at_once():  # nothing is in flight yet, and loading may take minutes
-            return load_judges(config, self.hub, backends)
+        return self.loaded(lambda: load_judges(config, self.hub, self.backends))
 
     def _works(self, judges: Sequence[LabJudge]) -> Iterator[Work]:
         """All judgements. The judges of one item follow each other: what they show their models begins alike."""
@@ -134,7 +122,7 @@ class _Lab:
                 self.seconds[place] += seconds / len(asked)
 
 
-def load_judges(config: LabConfig, hub: Hub, backends: Mapping[str, Backend] | None) -> Cast:
+def load_judges(config: LabConfig | BestOfNConfig, hub: Hub, backends: Mapping[str, Backend] | None) -> Cast:
     """The models of a config, those of its judges among them; `backends` by their places replace them."""
     cast = load_cast(config, hub, backends, None)
     for name, judge in config.judges.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from expertchat.evaluation.statistics import mean_by_cluster
+from expertchat.evaluation.by_topic import share_of
 from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
 from expertchat.lab.judge import ORDERS
@@ -90,10 +90,9 @@ def _typed(rated: Sequence[Opinion], items: dict[str, Item]) -> list[dict[str, A
 
 
 def _of_types(system: str, right: Sequence[float], groups: Sequence[str], own: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
-    found = mean_by_cluster(right, groups, seed=0)
-    low, high = (None if bound is None else min(max(bound, 0.0), 1.0) for bound in (found.low, found.high))
+    found = share_of(right, groups, seed=0)
     return {
-        "name": system, "n": len(right), "right": fmean(right), "right_low": low, "right_high": high, "own": fmean(own),
+        "name": system, "n": len(right), "right": found.value, "right_low": found.low, "right_high": found.high, "own": fmean(own),
         "others": fmean(others),
     }  # fmt: skip
 

@@ -12,7 +12,10 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from expertchat.evaluation.statistics import Interval, bootstrap, mean_by_cluster
+import numpy
+
+from expertchat.evaluation.by_topic import Scale, estimate
+from expertchat.evaluation.statistics import FEW, mean_by_cluster
 from expertchat.metrics.columns import Column
 from expertchat.metrics.measuring import Row
 from expertchat.text.likeness import blank
@@ -111,18 +114,12 @@ def _perplexity(sums: Sequence[float]) -> float:
 def _added(
     rows: Sequence[Row], systems: Sequence[str], system: str, counts: str, formula: Callable[[Sequence[float]], float], seed: int
 ) -> Figure:
-    sums: dict[str, list[float]] = {}
     own = [row for row, name in zip(rows, systems, strict=True) if name == system and counts in row.counts]
-    for row in own:
-        before = sums.setdefault(row.item.group, [0.0] * len(row.counts[counts]))
-        sums[row.item.group] = [a + b for a, b in zip(before, row.counts[counts], strict=True)]
-    if not own:
-        return {"n": 0, "mean": None, "low": None, "high": None}
-    value = formula([sum(column) for column in zip(*sums.values(), strict=True)])
-    interval = Interval(None, None)
-    if len(sums) > 1:
-        interval = bootstrap(list(sums.values()), lambda rows_C_K: formula(rows_C_K.sum(axis=0).tolist()), seed=seed)
-    return {"n": len(own), "mean": value if math.isfinite(value) else None, "low": interval.low, "high": interval.high}
+    counted, groups = [row.counts[counts] for row in own], [row.item.group for row in own]
+    scale: Scale = "ratio" if formula is _perplexity else "number"  # a perplexity is uncertain by a factor
+    found = estimate(counted, groups, lambda sums: numpy.apply_along_axis(lambda one: formula(one.tolist()), -1, sums), scale, seed=seed)
+    bounds = (found.low, found.high) if found.topics >= FEW else (None, None)
+    return {"n": len(own), "mean": found.value, "low": bounds[0], "high": bounds[1]}
 
 
 def together(

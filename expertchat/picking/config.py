@@ -10,9 +10,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from expertchat.backends.served.config import ServerConfig
-from expertchat.config import EngineConfig, ExpertsConfig, ModelConfig, RunConfig, Text
+from expertchat.config import EngineConfig, ExpertsConfig, ModelConfig, Text
 from expertchat.lab.config import Unattended
 from expertchat.sources.config import SourceConfig
+from expertchat.trackers.config import ReportTo
 
 JUDGE = "judge"  # the seat of the model that picks
 LETTERS = "ABCD"
@@ -25,8 +26,8 @@ class PickConfig(Unattended):
     less of the probability than this, nothing is picked."""
 
     models_dir: Text | None = None
-    run: RunConfig
     view: Literal["live", "plain", "none"]
+    report_to: ReportTo
     source: SourceConfig
     texts: list[Text] = Field(min_length=2, max_length=len(LETTERS))
     orders: Literal["all", "turned"] = "all"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,16 @@ from expertchat.backends.base import Backend
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, Sink
 from expertchat.folder.jsonl import read_records
-from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.run_folder import RunFolder
 from expertchat.folder.summary import seconds_of
+from expertchat.lab.frame import RunFrame
 from expertchat.picking.asking import by_model, by_rule, pick_id
 from expertchat.picking.config import JUDGE, PickConfig
 from expertchat.picking.reading import read_rows
 from expertchat.picking.summary import summarise
 from expertchat.records import Answer, Pick, PickRow
-from expertchat.talk.cast import Cast, load_cast
+from expertchat.talk.cast import load_cast
 from expertchat.talk.journal import Journal
-from expertchat.talk.scheduler import Scheduler
 
 REMEDY = "restore it or name another run.dir"
 ROWS, PICKS = "rows", "picks"
@@ -80,50 +78,35 @@ def run_pick(config: PickConfig, command_line: list[str], sink: Sink, *, backend
     `sink` is closed at the end. `backends` ("judge") replace those of the config. Raises ConfigError for what is wrong with the config or
     the source.
     """
-    with Hub(sink) as hub, Interrupts() as interrupts:
-        place = run_folder(config.run.dir, "pick")
-        told: list[str] = []
-        rows = read_rows(config, told.append)
-        return in_folder(
-            hub,
-            interrupts,
-            lambda say: PickFolder(place, config.model_dump(mode="json"), command_line, say),
-            lambda store: _Picking(config, store, hub, interrupts, rows, told).run(backends),
-        )
+    return _Picking(config, command_line, backends).run(sink)
 
 
-@dataclass
-class _Picking:
-    config: PickConfig
-    store: PickFolder
-    hub: Hub
-    interrupts: Interrupts
-    rows: Sequence[PickRow]
-    told: Sequence[str]  # what is to be said of the source
+class _Picking(RunFrame[PickConfig, PickFolder]):
+    command, folder = "pick", PickFolder
 
-    def run(self, backends: Mapping[str, Backend] | None) -> int:
-        store, hub, config = self.store, self.hub, self.config
-        if store.summary is not None:
-            return was_done(hub, store)
-        with self.interrupts.at_once():  # nothing is in flight yet, and loading may take minutes
-            self.cast = load_cast(config, hub, backends, None) if config.model is not None else Cast()
+    def __init__(self, config: PickConfig, command_line: list[str], backends: Mapping[str, Backend] | None) -> None:
+        super().__init__(config, command_line)
+        self.backends = backends
+
+    def read(self) -> None:
+        self.rows = read_rows(self.config, self.told.append)
+
+    def work(self) -> int:
+        store, config = self.store, self.config
+        if config.model is not None:
+            self.loaded(lambda: load_cast(config, self.hub, self.backends, None))
         if not all(backend.capabilities.scores for backend in self.cast.backends.values()):
             raise ConfigError("model: tells no probabilities, and the pick is the likeliest letter; take another model, or rule=NAME")
         store.begin(self.rows)
         left = [row for row in self.rows if not all(pick_id(row.id, order) in store.picks for order in config.all_orders)]
         total = len(self.rows)
-        hub.send(started("pick", store, conversations=total, turns=0, candidates=len(config.all_orders), resumed=total - len(left)))
-        hub.notes(store.notes, "warning")
-        hub.notes([*self.told, *self.cast.notes])
+        self.begins(conversations=total, turns=0, candidates=len(config.all_orders), resumed=total - len(left))
         if config.model is None:
             for row in left:
                 self._keep(by_rule(config, row))
-        else:
-            scheduler = Scheduler(self.cast.backends, config.engine.max_batch, hub.send, self.interrupts.stop, total, total - len(left))
-            self.forget = scheduler.forget
-            if not scheduler.run(self._picked(row) for row in left):
-                return stopped(hub, self.interrupts, store)
-        return finished(hub, store, self._summary())
+        elif not self.asked((self._picked(row) for row in left), total, total - len(left)):
+            return self.stopped()
+        return self.finished(self._summary())
 
     def _picked(self, row: PickRow) -> Flow[None]:
         journal = Journal(self.store.answers, self.store.keep_answer)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from statistics import fmean
 from typing import Any
 
+from expertchat.evaluation.by_topic import share_of
 from expertchat.evaluation.counts import Effects, effects, evenness
-from expertchat.evaluation.statistics import mean_by_cluster, of_rate
 from expertchat.records import Pick, PickRow
 
 NONE = "none"
@@ -41,11 +40,8 @@ def summarise(
         flat = [(value, groups[row]) for row, every in values.items() for value in every]
         if not flat:
             return {"value": None, "low": None, "high": None, "n": 0}
-        mean, own = fmean(value for value, _ in flat), [group for _, group in flat]
-        drawn = mean_by_cluster([value for value, _ in flat], own, seed=seed, resamples=resamples)
-        low, high = of_rate(mean, drawn, len(set(own)) if drawn.low is not None else 0)
-        bounds = {"low": None if low is None else max(0.0, low), "high": None if high is None else min(1.0, high)}
-        return {"value": mean, **bounds, "n": len(flat)}
+        found = share_of([value for value, _ in flat], [group for _, group in flat], seed=seed, resamples=resamples)
+        return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
     def of_picks(is_it: Any) -> dict[str, float | int | None]:
         values: dict[str, list[float]] = defaultdict(list)

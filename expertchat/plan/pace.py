@@ -40,6 +40,7 @@ def seconds_of(config: Any, plan: Plan, kind: str | None) -> float | None:
         said = config.evaluation.turns * turn + max(2 * spoken[seat] for seat in config.learners)
         judge = 2 * _passes(config, seats.get(_evaluator(config), 0.0), _evaluator(config), wim=False) if config.evaluation.asks else 0.0
         total += times * ceil(histories / max(1, plan.largest)) * (said + judge)
+    total += ceil(2 * config.evaluation.rewarded / max(1, plan.largest)) * max(judged.values())
     return total
 
 

@@ -222,8 +222,7 @@ def plan_job(config: PlanConfig) -> Job:
     if train.expert != "none":
         lora = Lora(train.rank, train.targets)
         training = Training(train.expert, lora, train.pairs, train.tokens, train.checkpointing, train.head_chunk)
-    seats = dict(config.experts.items())
-    models, embedder, owners = _cast(seats, config.embedder)
+    models, embedder, owners = _cast(config.here, config.embedder)
     if training is not None:
         training = replace(training, owner=owners.get(training.owner, training.owner))
         if not any(model.owner == training.owner and model.on_gpu for model in models):
@@ -305,8 +304,7 @@ def choose_bits(job: Job, gpus: Sequence[Gpu], automatic: Iterable[str]) -> Job:
 
 def plan_of(config: PlanConfig, gpus: Sequence[Gpu]) -> Plan:
     """The plan of `expertchat plan` on these GPUs. Raises ConfigError for what is not known, not for what does not fit."""
-    seats = dict(config.experts.items())
-    automatic = [seat for seat, model in seats.items() if model.quantization == "auto"]
+    automatic = [seat for seat, model in config.here.items() if model.quantization == "auto"]
     return make_plan(choose_bits(plan_job(config), gpus, automatic), gpus)
 
 

@@ -17,12 +17,12 @@ from expertchat.config import (
     ExpertsConfig,
     Group,
     ModelConfig,
-    RunConfig,
     Text,
     TopicsConfig,
 )
 from expertchat.folder.textfile import read_mapping
 from expertchat.lab.config import Alone
+from expertchat.trackers.config import ReportTo
 
 MODEL = "model"  # the seat of who writes
 NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
@@ -84,8 +84,8 @@ class PostsConfig(Alone):
     cut: written anew, or shortened to its whole sentences. `apart`: posts that these must not be like."""
 
     models_dir: Text | None = None
-    run: RunConfig
     view: Literal["live", "plain", "none"]
+    report_to: ReportTo
     languages: LanguagesConfig
     model: ModelConfig
     embedder: EmbedderConfig

@@ -12,7 +12,6 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +21,10 @@ from expertchat.backends.base import Backend, Completion, Embedder, Embedding, E
 from expertchat.config import ConfigError
 from expertchat.events import Sink
 from expertchat.experts.base import ExpertChat, History
-from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.summary import seconds_of
 from expertchat.folder.writing import replace
 from expertchat.judging.wim import is_direction
+from expertchat.lab.frame import RunFrame
 from expertchat.posts.config import MODEL, NOBODY, PostsConfig
 from expertchat.posts.store import PostsFolder
 from expertchat.preferences.candidates import altered
@@ -33,9 +32,8 @@ from expertchat.records import Message, Post, Turn
 from expertchat.records.posts import Fault
 from expertchat.sources.config import SourceConfig
 from expertchat.sources.read import read_items
-from expertchat.talk.cast import Cast, load_cast
+from expertchat.talk.cast import load_cast
 from expertchat.talk.journal import Journal
-from expertchat.talk.scheduler import Scheduler
 from expertchat.talk.topics import given_topics
 from expertchat.text.language import language_of
 from expertchat.text.likeness import blank
@@ -72,15 +70,7 @@ def run_posts(
     `sink` is closed at the end. `backends` ("model") and `embedder` replace those of the config. Raises ConfigError for what is wrong with
     the config or the files.
     """
-    with Hub(sink) as hub, Interrupts() as interrupts:
-        place = run_folder(config.run.dir, "posts")
-        briefs, others = briefs_of(config), texts_apart(config)
-        return in_folder(
-            hub,
-            interrupts,
-            lambda say: PostsFolder(place, config.model_dump(mode="json"), command_line, say),
-            lambda store: _Writing(config, store, hub, interrupts, briefs, others).run(backends, embedder),
-        )
+    return _Writing(config, command_line, backends, embedder).run(sink)
 
 
 def briefs_of(config: PostsConfig) -> dict[str, list[Brief]]:
@@ -130,34 +120,31 @@ class Unlike:
         self._names.append(name)
 
 
-@dataclass
-class _Writing:
-    config: PostsConfig
-    store: PostsFolder
-    hub: Hub
-    interrupts: Interrupts
-    briefs: Mapping[str, Sequence[Brief]]
-    others: Sequence[str]
-    cast: Cast = field(default_factory=Cast)
+class _Writing(RunFrame[PostsConfig, PostsFolder]):
+    command, folder = "posts", PostsFolder
 
-    def run(self, backends: Mapping[str, Backend] | None, embedder: Embedder | None) -> int:
+    def __init__(
+        self, config: PostsConfig, command_line: list[str], backends: Mapping[str, Backend] | None, embedder: Embedder | None
+    ) -> None:
+        super().__init__(config, command_line)
+        self.backends, self.embedder = backends, embedder
+
+    def read(self) -> None:
+        self.briefs, self.others = briefs_of(self.config), texts_apart(self.config)
+
+    def work(self) -> int:
         store, config = self.store, self.config
-        if store.summary is not None:
-            return was_done(self.hub, store)
-        with self.interrupts.at_once():  # nothing is in flight yet, and loading may take minutes
-            self.cast = load_cast(config, self.hub, backends, embedder)
+        self.loaded(lambda: load_cast(config, self.hub, self.backends, self.embedder))
         store.open()
         before = sum(one.fault is None for one in store.posts.values())
-        self.hub.send(started("posts", store, conversations=config.count, turns=1, resumed=before))
-        self.hub.notes(store.notes, "warning")
-        self.hub.notes(self.cast.notes)
+        self.begins(conversations=config.count, turns=1, resumed=before)
         self.unlike, self.taken = Unlike(config.count + len(self.others)), dict[int, Post]()
         for name, vector in self._vectors({f"apart-{i}": text for i, text in enumerate(self.others)}).items():
             self.unlike.take(name, vector)
         for attempt in range(config.attempts):
             if (lacking := [place for place in range(config.count) if place not in self.taken]) and not self._pass(attempt, lacking):
-                return stopped(self.hub, self.interrupts, store)
-        return finished(self.hub, store, self._end())
+                return self.stopped()
+        return self.finished(self._end())
 
     # -- a pass over the places that lack a post ----------------------------------------------------------------------------
 
@@ -171,10 +158,7 @@ class _Writing:
             assert isinstance(answer, Completion)
             answers[place] = answer
 
-        scheduler = Scheduler(
-            self.cast.backends, self.config.engine.max_batch, self.hub.send, self.interrupts.stop, self.config.count, len(self.taken)
-        )
-        if not scheduler.run(journal.over(flow(place)) for place in places):
+        if not self.asked((journal.over(flow(place)) for place in places), self.config.count, len(self.taken)):
             return False
         posts = {place: self._read(place, attempt, answers[place]) for place in places}
         vectors = self._vectors({post.id: post.text for post in posts.values() if post.fault is None})

@@ -62,6 +62,16 @@ class Step(Record):
     seconds: float  # of the update so far
 
 
+class Standing(Record):
+    """How a held-out row (`id`) stands with the policy: log policy - log base of each reply that it has, in nats; `likelier`: whether the
+    policy finds the chosen one of a pair likelier as a whole."""
+
+    chosen: float | None = None
+    rejected: float | None = None
+    likelier: bool | None = None
+    policy_version: int
+
+
 class Sample(Record):
     """What a model writes after a prompt, before it is trained or after a round: looked at, not counted.
 

@@ -30,11 +30,11 @@ FORMATS = ("svg", "pdf", "png", "csv")
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "expertchat", "pdf.fonttype": 42, "text.parse_math": False, "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.0, "axes.titlesize": 10.0, "axes.titlelocation": "left", "axes.titlepad": 8.0, "axes.spines.top": False,
+    "font.size": 10.0, "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titlepad": 8.0, "axes.spines.top": False,
     "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.facecolor": "none", "figure.facecolor": "white", "axes.grid": False, "grid.color": FAINT, "grid.alpha": 0.35,
     "grid.linewidth": 0.5, "axes.linewidth": 0.7,
-    "lines.linewidth": 1.4, "lines.markersize": 4.5, "legend.frameon": False, "legend.fontsize": 8.0,
+    "lines.linewidth": 1.4, "lines.markersize": 4.5, "legend.frameon": False, "legend.fontsize": 9.0,
     "axes.prop_cycle": f"cycler(color={list(COLOURS)})", "axes.axisbelow": True, "axes.unicode_minus": True, "hatch.linewidth": 0.6,
 }  # fmt: skip
 UNDATED = {  # and nothing about the program that drew it

@@ -96,7 +96,7 @@ def _size(run: RunReader) -> str | None:
                       ("groups", "groups"), ("steps", "steps"), ("prompts", "prompts"), ("candidates", "candidates"), ("items", "items"),
                       ("opinions", "opinions"), ("rows held out", "held_out")):  # fmt: skip
         if isinstance(value := summary.get(key), int):
-            parts.append(f"{value:,} {name}")
+            parts.append(f"{value:,} {name[:-1] if value == 1 and name.endswith('s') else name}")
     rows = summary.get("rows")
     if isinstance(rows, Mapping):
         parts.append(", ".join(f"{count:,} rows of {part}" for part, count in rows.items() if isinstance(count, int)))

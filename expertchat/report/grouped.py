@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from expertchat.folder.reader import RunReader
+
 Line = dict[str, Any]
 
 
@@ -65,6 +67,42 @@ class Grouped:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+class Files:
+    """The files of a run that say something of a dialogue, by it."""
+
+    def __init__(self, run: RunReader, name: str, warnings: list[str]) -> None:
+        self._named, self._warnings = name, warnings
+        keys = {"transcripts": "id", "candidates": "transcript", "ratings": "transcript", "wim": "transcript", "rewards": "transcript",
+                "scores": "transcript", "prompts": "id", "selections": "id", "items": "id", "opinions": "item",
+                "pairs": "provenance.transcript", "demonstrations": "id", "preferences": "id", "rows": "id", "picks": "row",
+                "written": "place"}  # fmt: skip
+        self.files = {file: Grouped(run.path(file), key) for file, key in keys.items()}
+
+    def of(self, file: str, key: str) -> list[Line]:
+        return self.files[file].of(key)
+
+    def last(self, file: str, key: str) -> Line:
+        return next(iter(self.of(file, key)[-1:]), {})
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, file in self.files.items():
+            file.close()
+            if file.unreadable:
+                self._warnings.append(f"{self._named}: {name}.jsonl: lines that are damaged and left out: {file.unreadable}")
+
+
+def by_key(path: Path, key: str) -> Iterator[tuple[str, list[Line]]]:
+    """The lines of a file, as a Grouped has them."""
+    grouped = Grouped(path, key)
+    try:
+        yield from grouped.each()
+    finally:
+        grouped.close()
 
 
 def _read(text: bytes) -> Line | None:

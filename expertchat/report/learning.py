@@ -163,9 +163,9 @@ def _inside(line: Mapping[str, Any], path: Sequence[str]) -> float | None:
 
 
 def round_of(transcript: str) -> int | None:
-    """The round in which a dialogue was held, by its id: "r0003/c0001" -> 3, "s1/r0003/c0001" of a merged run too."""
-    head = SEED.sub("", transcript).partition("/")[0]
-    return int(head[1:]) if head[:1] == "r" and head[1:].isdigit() else None
+    """The round in which a dialogue was held, by its id: "r0003/c0001" -> 3, "s1/r0003/c0001" of a merged run too; "r0003" is a row."""
+    head, within, _ = SEED.sub("", transcript).partition("/")
+    return int(head[1:]) if within and head[:1] == "r" and head[1:].isdigit() else None
 
 
 def bounds(one: Metrics, key: str) -> tuple[float | None, float | None]:

@@ -38,13 +38,15 @@ def short(value: float | int | str) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A table: its columns, and its rows by name. `published`: names of rows that others have published."""
+    """A table: its columns, and its rows by name. `published`: names of rows that others have published.
+    `folded`: it is opened where somebody wants it, as every long one is."""
 
     title: str
     columns: Sequence[str]
     rows: Mapping[str, Sequence[Cell]]
     published: frozenset[str] = frozenset()
     note: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)

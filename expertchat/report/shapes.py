@@ -279,7 +279,7 @@ def forest(name: str, title: str, axis: Axis, rows: Sequence[Row], note: str = "
 
 
 def _estimate(axes: Axes, at: int, row: Row, axis: Axis) -> None:
-    axes.text(1.035, at, _row_said(row, axis), transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=8)
+    axes.text(1.035, at, _row_said(row, axis), transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=9)
     if row.value is None:
         return
     if row.low is not None and row.high is not None:

@@ -53,6 +53,13 @@ class Subject:
     def name(self, run: RunReader) -> str:
         return self.names[run.folder]
 
+    @cached_property
+    def cards(self) -> dict[str, Mapping[str, Any]]:
+        """The judges' cards by what they are called. Raises ConfigError."""
+        from expertchat.report.cards import cards_of
+
+        return cards_of({self.name(run): run for run in self.runs}, self.files)
+
     @property
     def trained(self) -> list[RunReader]:
         """The runs in which somebody learns, round by round."""

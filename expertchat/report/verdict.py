@@ -42,6 +42,7 @@ def of_study(subject: Subject) -> Verdict | None:
     says = str(own) if own else inner.says if inner else f"{counted(len(tables), 'table')} came of it."
     cannot = [
         SMOKE if state.get("size") == "smoke" else f"Run at size {state.get('size')}.",
+        str(report.get("cannot") or ""),
         inner.cannot if inner else unfinished(subject),
     ]
     return Verdict(f"{title} {says}", " ".join(filter(None, cannot)), inner.shown if inner else None)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expertchat.config import ConfigError
-from expertchat.evaluation.statistics import wilson
 from expertchat.report.drawing import COLOURS, FAINT, MARKS
 from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
@@ -35,7 +34,8 @@ def of_arms(subject: Subject) -> Verdict | None:
         return _not_judged(subject)
     ranked = sorted(rows, key=lambda row: row["win_rate"], reverse=True)
     alone = len({row["arm"] for row in rows}) == 1
-    cannot = [unfinished(subject), _about_judge(rows), _about_length(rows), _about_size(rows), _about_ties(rows), _about_seeds(rows)]
+    about = (_about_judge, _about_length, _about_reward, _about_size, _about_ties, _about_seeds)
+    cannot = [unfinished(subject), *(said(rows) for said in about)]
     return Verdict(_one(rows) if alone else _several(ranked), " ".join(filter(None, cannot)), _drawing(ranked[:SHOWN]))
 
 
@@ -80,16 +80,24 @@ def _one(rows: Sequence[Row]) -> str:
 
 
 def _several(rows: Sequence[Row]) -> str:
-    """Arms, the best one first: which of the others lie below its interval."""
+    """Arms, the best one first: which of the others it is shown to be better than, history by history; where they share none, which lie
+    below its interval."""
     first, rest = rows[0], rows[1:]
-    below = [row for row in rest if row["win_rate_high"] is not None and row["win_rate_high"] < (first["win_rate_low"] or 0.0)]
+    paired = first.get("better_than")
+    if paired is None:
+        below = [row for row in rest if row["win_rate_high"] is not None and row["win_rate_high"] < (first["win_rate_low"] or 0.0)]
+        none, shown = "the intervals overlap, so that no arm is shown to be better than another", ""
+    else:
+        below = [row for row in rest if row["arm"] in paired and row["learner"] == first["learner"]]
+        none = "history by history no other arm is shown to be worse"
+        shown = ", on the same histories and corrected for all pairs of arms"
     said = f"Of {len(rows)} arms, {_called(first, rows)} is preferred to its base most often, in {_rate(first)}{_seeds(first)}"
     if not below:
-        return f"{said}; the intervals overlap, so that no arm is shown to be better than another."
+        return f"{said}; {none}."
     if len(below) == len(rest):
-        return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, whose intervals lie below it."
+        return f"{said}; that is more than {listed([_called(row, rows) for row in below])}{shown or ', whose intervals lie below it'}."
     others = listed([_called(row, rows) for row in rest if row not in below][:3]) if len(rest) - len(below) <= 3 else "the rest"
-    return f"{said}; that is more than {listed([_called(row, rows) for row in below])}, and not told apart from {others}."
+    return f"{said}; that is more than {listed([_called(row, rows) for row in below])}{shown}, and not told apart from {others}."
 
 
 def _learner(row: Row) -> str:
@@ -133,23 +141,41 @@ def _about_judge(rows: Sequence[Row]) -> str | None:
 
 
 def _about_length(rows: Sequence[Row]) -> str | None:
-    """What is left of the best one's gain among replies of about the same length; Wilson's interval."""
+    """What is left of the best one's gain among replies of about the same length."""
     found = [row for row in rows if row.get("win_rate_length_matched") is not None and row.get("n_length_matched")]
     if not found:
         return None
     best = max(found, key=lambda row: row["win_rate"])
     share, n = best["win_rate_length_matched"], int(best["n_length_matched"])
-    low, high = wilson(round(share * n, 6), n)
+    low, high = best.get("win_rate_length_matched_low"), best.get("win_rate_length_matched_high")
     gained = best["win_rate_low"] is not None and best["win_rate_low"] > 0.5
-    only = ": what it gained may be length alone" if gained and low <= 0.5 else ""
+    only = ": what it gained may be length alone" if gained and (low is None or low <= 0.5) else ""
     who = f" {_called(best, rows)} is preferred" if len(rows) > 1 else " it is preferred"
     return f"Among replies of about the same length{who} in {rate(share, low, high, f'{n} comparisons')}{only}."
 
 
 def _about_size(rows: Sequence[Row]) -> str | None:
-    """An interval of n answers reaches about 1.96 * 0.5 / sqrt(n) to each side of one half."""
+    """The least effect that so many topics show; where they are not known, an interval of n answers reaches about 1.96 * 0.5 / sqrt(n) to
+    each side of one half."""
+    known = [row for row in rows if row.get("win_rate_least") is not None]
+    if known:
+        most = max(known, key=lambda row: row["win_rate_least"])
+        points = 100 * most["win_rate_least"]
+        if points >= 50:
+            return f"{counted(most['topics'], 'topic')} can show of no win rate that it is not 50 %."
+        return f"On {counted(most['topics'], 'topic')} an effect under {points:.0f} points is missed one time in five or more."
     n = min(row["n"] for row in rows)
     return f"With {n} comparisons a difference under about {100 * 0.98 / n**0.5:.0f} points cannot be seen." if n < FEW else None
+
+
+def _about_reward(rows: Sequence[Row]) -> str | None:
+    """Arms whose judges are pleased by held-out replies in which the truth has not grown."""
+    hacked = [row for row in rows if (row.get("reward_difference_low") or 0) > 0 and (row.get("truth_difference_low") or 0) <= 0
+              and row.get("truth_difference") is not None]  # fmt: skip
+    if not hacked:
+        return None
+    who = listed([_called(row, rows) for row in hacked])
+    return f"The judges of training rate the replies of {who} higher than the base's, though no more that is true is shown to be in them."
 
 
 def _about_ties(rows: Sequence[Row]) -> str | None:
@@ -160,7 +186,7 @@ def _about_ties(rows: Sequence[Row]) -> str | None:
 def _about_seeds(rows: Sequence[Row]) -> str:
     if max(len(row["seeds"]) for row in rows) == 1:
         return "One seed: how much another would differ is not known."
-    return "The intervals count every comparison alike; how far the seeds lie apart is in them only in part."
+    return "The intervals are by topic; how far the seeds lie apart is in them only in part."
 
 
 def _drawing(rows: Sequence[Row]) -> Figure:

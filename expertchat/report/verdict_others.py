@@ -14,7 +14,10 @@ from expertchat.report.drawing import COLOURS, MARKS
 from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
 from expertchat.report.verdict_arms import ON_ROWS
-from expertchat.report.words import counted, listed, rate, unfinished
+from expertchat.report.words import counted, interval, listed, rate, unfinished
+from expertchat.reward_models.config import TYPES
+from expertchat.text.card_in_words import FLAGGED, finding, names
+from expertchat.text.in_words import line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 Dialogue = tuple[str, str]  # its run and its id
 DOTS = 400  # dialogues that are drawn as dots
 JUDGES = 5  # of a judges' run that are told
+THAN = {"first": "the first reply", "base": "the base's reply", "rule": "the rule's text"}
+CHOOSER = "chooser"  # who chose, of the judges of best_of_n
+AGAINST = {"truth": "the truth", "label": "the labels", "people": "people"}
 
 
 def of_rows(subject: Subject) -> Verdict | None:
@@ -37,8 +43,10 @@ def of_rows(subject: Subject) -> Verdict | None:
     figures = _at(run.summary, "figures" if run.makes_judge else "evaluation")
     if isinstance(accuracy := figures.get("accuracy"), float):
         n = figures.get("n" if run.makes_judge else "rows")
-        said = rate(accuracy, figures.get("accuracy_low"), figures.get("accuracy_high"), f"{n} held-out pairs")
+        typed = run.makes_judge and run.config.get("kind") == TYPES
+        said = rate(accuracy, figures.get("accuracy_low"), figures.get("accuracy_high"), f"{n} held-out {'texts' if typed else 'pairs'}")
         what = "The reward model ranks the better text higher" if run.makes_judge else "The trained model finds the chosen reply likelier"
+        what = "The classifier names the type rightly" if typed else what
         return Verdict(f"{what} in {said}{many}.", cannot)
     losses = [one.figures.get("loss_evaluation", one.figures.get("loss")) for one in run.metrics()]
     known = [loss for loss in losses if isinstance(loss, float)]
@@ -52,12 +60,17 @@ def of_rows(subject: Subject) -> Verdict | None:
 
 
 def of_other_kinds(subject: Subject) -> Verdict | None:
-    """Runs that choose, build or judge; the last one of the first kind that there is."""
+    """Runs that choose, pick, build, judge or write; the last one of the first kind that there is."""
     kinds: dict[str, tuple[Callable[[RunReader], str | None], str]] = {
-        "best_of_n": (_chosen, "A judge that chooses likes its own choice: the judges that did not choose are those that count."),
+        "best_of_n": (_chosen, "Who chooses likes its own choice: the judges that did not choose are those that count."),
+        "pick": (_picked, "Who goes by the place says nothing of the texts: what stood first tells how much of it that is."),
         "build_pairs": (_built, "That a judge scores them apart does not make the chosen ones good."),
-        "judge": (_judged, "How right a judge is stands in its card, as far as a truth, a label or a person is there to hold it against."),
+        "judge": (
+            lambda run: said_of_card(subject.cards.get(line(subject.name(run)))) or _judged(run),
+            "How right a judge is stands in its card, as far as a truth, a label or a person is there to hold it against.",
+        ),
     }
+    kinds["posts"] = (_posted, "That they are unlike each other does not make them good.")
     for kind, (say, cannot) in kinds.items():
         for run in reversed(subject.runs):
             if run.kind == kind and (said := say(run)) is not None:
@@ -66,17 +79,24 @@ def of_other_kinds(subject: Subject) -> Verdict | None:
 
 
 def _chosen(run: RunReader) -> str | None:
-    """By each judge, how often the best of all n is better than the base, or than what else it was held against first."""
+    """By each judge, who chose last, how often the best of all n is better than the base, or than what it was held against first."""
     curve = run.summary.get("curve")
     last: Mapping[str, Any] = curve[-1] if isinstance(curve, list) and curve else {}
-    parts = []
-    for judge, one in _at(last, "judges").items():
+    parts, kinds = list[str](), _at(run.summary, "judges")
+    for judge, one in sorted(_at(last, "judges").items(), key=lambda found: found[0] == CHOOSER):
         against = _at(one, "against")
         name = "base" if "base" in against else next(iter(against), None)
         if name is not None and (found := against[name]).get("value") is not None:
             said = rate(found["value"], found.get("low"), found.get("high"), f"{found.get('n')} prompts")
-            parts.append(f"by {judge} the choice is better than {name} in {said}")
-    return f"Best of {last.get('n')}: {listed(parts)}." if parts else None
+            better = "" if parts else f"the choice is better than {THAN.get(name, name)} "
+            parts.append(f"by {_who_judges(judge, _at(kinds, judge))} {better}in {said}")
+    return f"Best of {last.get('n')}: {'; '.join(map(line, parts))}." if parts else None
+
+
+def _who_judges(judge: str, kind: Mapping[str, Any]) -> str:
+    """A judge of a choice by its name, and what stands behind that."""
+    what = kind.get("form") if kind.get("kind") == "rule" else kind.get("model") or kind.get("kind")
+    return f"{judge} ({what})" if what and str(what) != judge else judge
 
 
 def _built(run: RunReader) -> str | None:
@@ -89,6 +109,48 @@ def _built(run: RunReader) -> str | None:
             f"; the chosen text is the longer one in {rate(share, length.get('share_longer_low'), length.get('share_longer_high'), 'them')}"
         )
     return f"{said}."
+
+
+def _picked(run: RunReader) -> str | None:
+    """Which text is picked most often, and how often what stood first."""
+    systems = {text: one for text, one in _at(run.summary, "systems").items() if one.get("value") is not None}
+    if not systems:
+        return None
+    text = max(systems, key=lambda name: float(systems[name]["value"]))
+    best, first = systems[text], _at(run.summary, "first")
+    share = rate(best["value"], best["low"], best["high"], f"{best['n']:,} picks")
+    even = run.summary.get("even") or 1 / len(systems)
+    apart = best["low"] is not None and best["low"] > even
+    what = f"{text} most often, in {share}" if apart else f"none of {len(systems)} texts more often than by chance ({text} in {share})"
+    said = f"{run.summary.get('judge')} picks {what}"
+    if first.get("value") is not None:
+        said += f", and what stood first in {interval(first['value'], first.get('low'), first.get('high'))}"
+    return line(f"{said}.")
+
+
+def _posted(run: RunReader) -> str | None:
+    summary = run.summary
+    if not summary.get("wanted"):
+        return None
+    near = f"; the two nearest are {summary['nearest']:.2f} alike" if isinstance(summary.get("nearest"), float) else ""
+    of = f"on {summary.get('topics')} topics, of {summary.get('written')} texts"
+    return f"{summary.get('posts')} of {summary['wanted']} posts, {of}{near}."
+
+
+def said_of_card(card: Mapping[str, Any] | None) -> str | None:
+    """Who is right most often, where something is there to hold judges against, and what is wrong with whom."""
+    if card is None or not card["judges"]:
+        return None
+    said = f"{counted(len(card['judges']), 'judge')} on {card['items']:,} items"
+    called = list(zip(names(card["judges"]), (row["figures"] for row in card["judges"]), strict=True))
+    right = [(one["agreement"], who) for who, one in called if one["agreement"]["value"] is not None]
+    if right and card["against"]:
+        best, who = max(right, key=lambda one: float(one[0]["value"]))
+        better = sum(one["flag"] == "above" for one, _ in right)
+        share = rate(best["value"], best["low"], best["high"], f"{best['n']:,} pairs")
+        said += f": {who} agrees with {AGAINST[card['against']]} most often, in {share}; {better} of {len(right)} better than chance"
+    wrong = [f"{who}, {finding(key, one[key]).partition(': ')[2]}" for who, one in called for key in FLAGGED if one[key]["flag"] == "bias"]
+    return f"{said}. " + (f"A bias shows: {'; '.join(wrong)}." if wrong else "None shows a bias.")
 
 
 def _judged(run: RunReader) -> str | None:
@@ -116,13 +178,13 @@ def of_talk(subject: Subject) -> Verdict | None:
     asked = lacking = 0
     for run in subject.runs:
         name = str(run.folder)
-        topics |= {(name, str(line.get("id"))): str(line.get("topic")) for line in run.lines("transcripts") if not run.chooses}
-        for line in run.lines("ratings"):
-            number = line.get("expected") if line.get("expected") is not None else line.get("value")
+        topics |= {(name, str(one.get("id"))): str(one.get("topic")) for one in run.lines("transcripts") if not run.chooses}
+        for rating in run.lines("ratings"):
+            number = rating.get("expected") if rating.get("expected") is not None else rating.get("value")
             asked, lacking = asked + 1, lacking + (number is None)
-            if number is not None and line.get("turn") is None and line.get("candidate") is None:
-                by_subject = given.setdefault((name, str(line.get("transcript"))), {})
-                by_subject.setdefault(str(line.get("subject")), []).append(float(number))
+            if number is not None and rating.get("turn") is None and rating.get("candidate") is None:
+                by_subject = given.setdefault((name, str(rating.get("transcript"))), {})
+                by_subject.setdefault(str(rating.get("subject")), []).append(float(number))
     if not topics:
         return None
     cannot = [

@@ -44,7 +44,8 @@ def card_of(config: RewardModelTraining, summary: Mapping[str, Any], epochs: Seq
     }
     figures = summary["figures"]
     shown: Sequence[Column] = (*SHOWN, *((f"of the type {name[9:]}", name, ".1%") for name in figures if _of_type(config, name)))
-    measured = [[_titled(config, title), _shown(figures, name, form)] for title, name, form in shown if figures.get(name) is not None]
+    kept = [(titled(title, config.kind == TYPES), name, form) for title, name, form in shown if figures.get(name) is not None]
+    measured = [[title, _shown(figures, name, form)] for title, name, form in kept]
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# A reward model from {shown_path(config.path)}\n\nThis is {READS[config.kind]}. Every figure here was written by the run.",
@@ -61,8 +62,9 @@ def _of_type(config: RewardModelTraining, name: str) -> bool:
     return config.kind == TYPES and name.startswith("accuracy_") and name not in ("accuracy_low", "accuracy_high")
 
 
-def _titled(config: RewardModelTraining, title: str) -> str:
-    return title.replace("pairs ordered", "types named") if config.kind == TYPES else title
+def titled(title: str, typed: bool) -> str:
+    """What a figure is called; of a model that names types it is another."""
+    return title.replace("pairs ordered", "types named") if typed else title
 
 
 def _about(summary: Mapping[str, Any]) -> str:

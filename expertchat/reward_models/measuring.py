@@ -15,11 +15,12 @@ import numpy
 from numpy.typing import NDArray
 
 from expertchat.audit import agreement, leanings
-from expertchat.audit.estimates import Draws, Estimate, share
+from expertchat.audit.estimates import Estimate, share
 from expertchat.audit.evidence import Key, key_of
 from expertchat.audit.sheet import Sheet, length_of, sheet
 from expertchat.backends.base import Valued
 from expertchat.backends.reward_model import RewardModel
+from expertchat.evaluation.draws import Draws
 from expertchat.lab.judge import ORDERS, OVERALL, opinion_id
 from expertchat.lab.models import between
 from expertchat.records import Figure, Item, JudgeRef, Opinion, Order

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy
 
-from expertchat.audit.estimates import Draws, Estimate, share
+from expertchat.audit.estimates import Estimate, share
 from expertchat.config import ConfigError
+from expertchat.evaluation.draws import Draws
 from expertchat.records import Figure, Item, Opinion
 from expertchat.reward_models.config import RewardModelTraining
 from expertchat.reward_models.examples import Example, request_of

@@ -5,77 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from expertchat.config import ConfigError
-from expertchat.evaluation.statistics import quantile, wilson
+from expertchat.config import ConfigError, near
 from expertchat.folder.reader import RunReader
 from expertchat.folder.run_folder import differences
 from expertchat.folder.writing import write_out
-from expertchat.records import Figure, Metrics, Speaker
+from expertchat.records import Speaker
+from expertchat.runs.arm import NO_ARM, Row, Run, row
+from expertchat.runs.pooled import Pool, better, held_against, pool_of
 
-SUFFIXES = (".md", ".csv", ".json")
-NO_ARM = "(no arm)"
+__all__ = ["NO_ARM", "Row", "Run", "Table", "arms", "arms_of", "bundles", "is_training", "read_run", "run_arms"]
+SUFFIXES = (".md", ".csv", ".json", ".svg")
 ALIKE = 1.05  # times as many judged replies that are as good as equally many: dialogues end where they end
-Row = dict[str, Any]
-MEANS = (
-    "tokens_policy", "tokens_base", "distinct_policy", "distinct_base", "repeats_policy", "repeats_base", "wrong_policy", "wrong_base",
-    "accuracy_policy", "accuracy_base", "rating_policy", "rating_base", "measure_policy", "measure_base",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a table needs of one run and one of its learners."""
-
-    reader: RunReader
-    learner: Speaker
-    rounds: Sequence[Metrics]
-    evaluation: Metrics | None  # the last one
-
-    @property
-    def folder(self) -> Path:
-        return self.reader.folder
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        return self.reader.config
-
-    @property
-    def finished(self) -> bool:
-        """Whether its end is a result."""
-        return self.reader.done and self.reader.failure is None
-
-    @property
-    def rounds_wanted(self) -> int:
-        """Experts that learn by turns share the rounds; the first one begins."""
-        learners = self.reader.learners
-        return (self.reader.rounds + len(learners) - 1 - learners.index(self.learner)) // len(learners)
-
-    @property
-    def judged(self) -> int:
-        """The candidates that were judged for its training."""
-        return sum(int(v) for one in self.rounds if isinstance(v := one.figures.get("candidates"), int | float))
-
-    @property
-    def arm(self) -> str:
-        return str(self.config.get("arm") or NO_ARM)
-
-    @property
-    def seed(self) -> int:
-        return self.reader.seed or 0
-
-    def figure(self, name: str) -> Figure:
-        """A figure of the last evaluation; None where there is none."""
-        return self.evaluation.figures.get(name) if self.evaluation else None
-
-    def number(self, name: str) -> float | None:
-        value = self.figure(name)
-        return value if isinstance(value, int | float) else None
+AGAINST = ("control", "minus_control", "minus_control_low", "minus_control_high", "minus_control_n", "minus_control_least",
+           "minus_control_p", "minus_control_holm")  # fmt: skip
+NOTHING_LEARNT = "random_judge"  # the arm that the others are held against, where there is such
 
 
 @dataclass
@@ -89,40 +37,52 @@ class Table:
         return {"schema": 1, "arms": self.rows, "notes": self.notes}
 
 
-def run_arms(arguments: Sequence[str], show: Callable[[Mapping[str, Any]], None], markdown: Callable[[Mapping[str, Any]], str]) -> int:
-    """Show the table, and write it where --out says, as Markdown by `markdown`. Raises ConfigError."""
+def run_arms(
+    arguments: Sequence[str],
+    show: Callable[[Mapping[str, Any]], None],
+    markdown: Callable[[Mapping[str, Any]], str],
+    picture: Callable[[Sequence[Row]], str],
+) -> int:
+    """Show the table, and write it where --out says: as Markdown by `markdown`, as a `picture`. Raises ConfigError."""
     import argparse
 
     parser = argparse.ArgumentParser("expertchat arms", description="Several training runs as one table, the seeds of an arm pooled.")
     parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="a run folder, or a folder of runs")
+    parser.add_argument("--control", metavar="ARM", help=f"held against it (default: {NOTHING_LEARNT}, else the first)")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"write the table as {', '.join(SUFFIXES)} too")
     options = parser.parse_args(list(arguments))
     out: Path | None = options.out
     wrong = [f"--out {out}: must end in {', '.join(SUFFIXES)}"] if out is not None and out.suffix not in SUFFIXES else []
     try:
-        table = arms(options.run)
+        table = arms(options.run, options.control)
     except ConfigError as error:
         raise ConfigError([*error.problems, *wrong]) from None
     if wrong:
         raise ConfigError(wrong)
     if out is not None:
-        text = {".md": lambda: markdown(table.values()), ".csv": lambda: as_csv(table.rows), ".json": lambda: as_json(table)}[out.suffix]()
+        text = {".md": lambda: markdown(table.values()), ".csv": lambda: as_csv(table.rows), ".json": lambda: as_json(table),
+                ".svg": lambda: picture(table.rows)}[out.suffix]()
         write_out(f"--out {out}", out, text)
     show(table.values())
     return 0
 
 
-def arms(folders: Sequence[Path]) -> Table:
-    """The table of all runs in `folders`. Raises ConfigError with every folder that is no run and holds none."""
+def arms(folders: Sequence[Path], control: str | None = None) -> Table:
+    """The table of all runs in `folders`. Raises ConfigError with every folder that holds no run, and for an unknown control."""
     notes: list[str] = []
-    return arms_of(_readers(folders, notes), notes)
+    return arms_of(_readers(folders, notes), notes, control)
 
 
-def arms_of(readers: Sequence[RunReader], notes: Sequence[str] = ()) -> Table:
-    """The table of training runs. Raises ConfigError for a file that is damaged."""
+def arms_of(readers: Sequence[RunReader], notes: Sequence[str] = (), control: str | None = None) -> Table:
+    """The table of training runs. Raises ConfigError for a file that is damaged, and for a control that is none of the arms."""
     table = Table(notes=list(notes))
+    pools: list[Pool] = []
     for name, same in bundles(readers):
-        table.rows.append(row(name, _one_a_seed(name, same, table.notes)))
+        runs = _one_a_seed(name, same, table.notes)
+        pool = pool_of(name, runs)
+        pools += [pool] if pool is not None else []
+        table.rows.append(row(name, runs, pool) | dict.fromkeys((*AGAINST, "better_than")))
+    _compare(table, pools, control)
     judges = sorted({str(one["judge"]) for one in table.rows if one["judge"]})
     if len(judges) > 1:
         table.notes.append(f"the arms are not judged alike ({', '.join(judges)}): their win rates cannot be compared")
@@ -130,6 +90,24 @@ def arms_of(readers: Sequence[RunReader], notes: Sequence[str] = ()) -> Table:
     if seen and seen[-1] > ALIKE * seen[0] and len({one["method"] for one in table.rows}) > 1:
         table.notes.append(f"not all were trained on equally many judged replies ({seen[0]:,} to {seen[-1]:,})")
     return table
+
+
+def _compare(table: Table, pools: Sequence[Pool], control: str | None) -> None:
+    """What each arm comes to beside the control, and which arms it is better than, where they have histories in common."""
+    names = list(dict.fromkeys(str(one["arm"]) for one in table.rows))
+    if control is not None and control not in names:
+        raise ConfigError(f"--control {control}: is none of the arms{near(control, names)}; they are {', '.join(names)}")
+    chosen = control or (NOTHING_LEARNT if NOTHING_LEARNT in names else names[0] if names else None)
+    for learner in {pool.learner for pool in pools}:
+        own = [pool for pool in pools if pool.learner == learner]
+        base = next((pool for pool in own if pool.name == chosen), None)
+        held, than = held_against(base, own) if base is not None else {}, better(own)
+        for one in table.rows:
+            if one["learner"] == learner:
+                one |= held.get(one["arm"], {}) | {"better_than": than.get(one["arm"])}
+    lost = [str(one["arm"]) for one in table.rows if one["control"] and not one["minus_control_n"]]
+    if lost:
+        table.notes.append(f"no history in common with {chosen} (other seeds, or another evaluation): {', '.join(lost)}")
 
 
 def bundles(readers: Sequence[RunReader]) -> list[tuple[str, list[Run]]]:
@@ -244,90 +222,6 @@ def _one_a_seed(name: str, runs: Sequence[Run], notes: list[str]) -> list[Run]:
             who = f", expert {run.learner}" if len(run.reader.learners) > 1 else ""
             note(f"{name}{who}: {run.folder} is not finished ({said})")
     return [by_seed[seed] for seed in sorted(by_seed)]
-
-
-# -- pooling ------------------------------------------------------------------------------------------------------------
-
-
-def row(name: str, runs: Sequence[Run]) -> Row:
-    """One arm: sums and means over its seeds. Every reply counts alike for the interval of the win rate; `win_rate_min` and
-    `win_rate_max` show how far the seeds lie apart, which that interval does not know."""
-    judged = [run for run in runs if run.evaluation is not None]
-    wins, ties, losses, n = (int(sum(run.number(key) or 0 for run in judged)) for key in ("wins", "ties", "losses", "n"))
-    # Of several judges a win counts by their share, so it is the rate that tells; rounded, as it is a sum of shares again.
-    won = sum(round((run.number("win_rate") or 0) * (run.number("n") or 0), 6) for run in judged)
-    low, high = wilson(won, n) if n else (None, None)
-    rates = [rate for run in judged if (rate := run.number("win_rate")) is not None]
-    done, seen = [len(run.rounds) for run in runs], [run.judged for run in runs]
-    return {
-        "arm": name,
-        "learner": runs[0].learner,
-        "seeds": [run.seed for run in runs],
-        "finished": all(run.finished for run in runs),
-        "rounds": min(done),
-        "rounds_max": max(done),
-        "rounds_wanted": runs[0].rounds_wanted,
-        "method": runs[0].reader.config["train"].get("update", "dpo"),
-        "judged": min(seen),
-        "judged_max": max(seen),
-        "judge": next((run.figure("judge") for run in judged), None),
-        "n": n,
-        "win_rate": won / n if n else None,
-        "win_rate_low": low,
-        "win_rate_high": high,
-        "win_rate_min": min(rates, default=None),
-        "win_rate_max": max(rates, default=None),
-        "wins": wins,
-        "ties": ties,
-        "losses": losses,
-        "win_rate_length_matched": _mean(judged, "win_rate_length_matched", "n_length_matched"),
-        "n_length_matched": int(sum(run.number("n_length_matched") or 0 for run in judged)),
-        **{key: _mean(judged, key) for key in MEANS},
-        **_ratio(judged),
-        "tie_rate": _share(runs, "ties", ("ties", "pairs")),
-        "null_rate": _share(runs, "nulls", ("candidates",)),
-        "margin_scaled": _over([value for run in runs for one in run.rounds if (value := one.figures.get("margin_scaled")) is not None]),
-        "kl": _over([value for run in runs if run.rounds and (value := run.rounds[-1].figures.get("kl")) is not None]),
-    }
-
-
-def _mean(runs: Sequence[Run], name: str, weight: str = "n") -> float | None:
-    """The mean over the seeds, each weighted by its replies."""
-    found = [(run.number(name), run.number(weight) or 0) for run in runs]
-    total = sum(w for value, w in found if value is not None)
-    return sum(value * w for value, w in found if value is not None) / total if total else None
-
-
-def _ratio(runs: Sequence[Run]) -> Row:
-    """The ratio of the pooled means. Each seed's ratio has its share of the base's facts as weight and its bootstrap interval as error;
-    seeds draw their replies independently, so the squares of the errors add up."""
-    policy, base = _mean(runs, "distinct_policy"), _mean(runs, "distinct_base")
-    if not policy or not base:
-        return {"distinct_ratio": None, "distinct_ratio_low": None, "distinct_ratio_high": None}
-    z, ratio, square = quantile(0.95), policy / base, 0.0
-    total = sum((run.number("n") or 0) * (run.number("distinct_base") or 0) for run in runs)
-    for run in runs:
-        low, high = run.number("distinct_ratio_low"), run.number("distinct_ratio_high")
-        if low is None or high is None:
-            return {"distinct_ratio": ratio, "distinct_ratio_low": None, "distinct_ratio_high": None}
-        square += ((run.number("n") or 0) * (run.number("distinct_base") or 0) / total * (high - low) / (2 * z)) ** 2
-    reach = z * square**0.5
-    return {"distinct_ratio": ratio, "distinct_ratio_low": ratio - reach, "distinct_ratio_high": ratio + reach}
-
-
-def _share(runs: Sequence[Run], part: str, whole: Sequence[str]) -> float | None:
-    """A part of a whole over all rounds of all seeds."""
-
-    def add(names: Iterable[str]) -> float:
-        return sum(v for run in runs for one in run.rounds for name in names if isinstance(v := one.figures.get(name), int | float))
-
-    total = add(whole)
-    return add([part]) / total if total else None
-
-
-def _over(values: Sequence[Figure]) -> float | None:
-    numbers = [value for value in values if isinstance(value, int | float)]
-    return fmean(numbers) if numbers else None
 
 
 # -- files --------------------------------------------------------------------------------------------------------------

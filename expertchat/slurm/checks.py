@@ -15,8 +15,9 @@ from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
 from expertchat.plan.memory import GIB
 from expertchat.reward_models.config import RewardModelTraining
+from expertchat.serving.config import ServeConfig
 from expertchat.slurm.config import ClusterConfig
-from expertchat.slurm.loads import named_by, pace_of
+from expertchat.slurm.loads import models_of, named_by, pace_of
 
 if TYPE_CHECKING:
     from expertchat.plan.planner import Plan
@@ -34,11 +35,18 @@ class Checked:
     seconds: float | None = None  # of work, where an earlier run or the plan tells
     known: str | None = None  # how
 
+    def add(self, other: Checked) -> None:
+        """What was found of something else that runs in the same job."""
+        self.problems += [problem for problem in other.problems if problem not in self.problems]
+        self.doubts += other.doubts
+        self.notes += other.notes
+        self.stage += [name for name in other.stage if name not in self.stage]
+
 
 def check_all(command: str, config: Any, cluster: ClusterConfig, ranks: int, runs: Path, share: float = 1.0) -> Checked:
     """Everything. `runs`: the folder where earlier runs show how fast it goes; `share`: of the work, for one task of an array."""
     checked = Checked()
-    _models(config, cluster, checked)
+    find_models(config, cluster, checked)
     _environment(cluster, checked)
     _gpu_memory(config, cluster, ranks, checked)
     _main_memory(command, config, cluster, ranks, checked)
@@ -49,7 +57,7 @@ def check_all(command: str, config: Any, cluster: ClusterConfig, ranks: int, run
 # -- files --------------------------------------------------------------------------------------------------------------
 
 
-def _models(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
+def find_models(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
     """Every model must be a whole folder that the node can see, or an archive that is unpacked there: nodes have no internet."""
     from expertchat.backends.folders import embedder_problem, find_folder, is_hub_id
     from expertchat.backends.reward_folders import any_reward_model_problem
@@ -125,6 +133,8 @@ def _gpu_memory(config: Any, cluster: ClusterConfig, ranks: int, checked: Checke
     if train is not None and train.sharding == "fsdp":
         checked.notes.append("the memory plan was not checked: it does not count train.sharding=fsdp")
         return
+    if isinstance(config, ServeConfig):  # expertchat.slurm.beside
+        return
     if isinstance(config, RewardModelTraining):
         return _reward_model_memory(config, cluster, real, checked)
     if not hasattr(config, "experts") and (train is None or not isinstance(getattr(config, "model", None), ModelConfig)):
@@ -171,7 +181,7 @@ def _reward_model_memory(config: RewardModelTraining, cluster: ClusterConfig, re
 def _gpu_weights(config: Any, cluster: ClusterConfig, checked: Checked) -> None:
     """Of a command without a memory plan: the weights alone, against the GPUs of a node."""
     assert cluster.gpu_gib is not None
-    weights, there = sum(_weights(config)), cluster.gpus * cluster.gpu_gib * GIB
+    weights, there = sum(weights_of(config)), cluster.gpus * cluster.gpu_gib * GIB
     said = f"the weights take {weights / GIB:.1f} GiB, the GPUs of a node have {there / GIB:.0f}"
     if weights > there:
         checked.doubts.append(f"cluster.gpus={cluster.gpus}: {said}; ask for more or larger ones")
@@ -183,7 +193,7 @@ def _main_memory(command: str, config: Any, cluster: ClusterConfig, ranks: int, 
     """The program itself, and on a node without GPUs the weights."""
     each = COMMANDS[command].gib * GIB
     if not cluster.gpus:
-        each += sum(_weights(config))
+        each += sum(weights_of(config))
     need = each * max(1, ranks // cluster.nodes)
     if need > cluster.bytes:
         parted = f" in {ranks} processes" if ranks > 1 else ""
@@ -193,7 +203,7 @@ def _main_memory(command: str, config: Any, cluster: ClusterConfig, ranks: int, 
         )
 
 
-def _weights(config: Any) -> Iterator[int]:
+def weights_of(config: Any) -> Iterator[int]:
     """Bytes of the weight files of each model that is here."""
     from expertchat.backends.folders import resolve_path
     from expertchat.backends.loading import weight_files
@@ -215,6 +225,9 @@ def _time(command: str, config: Any, cluster: ClusterConfig, runs: Path, share: 
             f"cluster.time={cluster.time}: of {cluster.seconds} s nothing is left when the run is told to stop {cluster.signal_seconds} s "
             "before the end; ask for more time, or lower cluster.signal_seconds"
         )
+        return
+    if isinstance(config, ServeConfig):
+        checked.notes.append(f"it serves until it is stopped (scancel), for {cluster.requeues + 1} starts at most, or as server.idle says")
         return
     found = work_of(command, config, cluster, runs, checked.plan)
     if found is None:
@@ -244,6 +257,8 @@ def work_of(command: str, config: Any, cluster: ClusterConfig, runs: Path, plan:
         return seconds, f"by the speed of {pace.run.name} ({pace.seconds:.2g} s {pace.work.unit}, on {pace.host})"
     if plan is None or not hasattr(config, "rounds") or not hasattr(config, "experts"):
         return None
+    if any(model.url is not None for model in models_of(config).values()):
+        return None  # how fast a server is stands in no plan
     from expertchat.plan.pace import seconds_of as by_plan
 
     planned = by_plan(config, plan, cluster.gpu_type)

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expertchat.config import ConfigError
+from expertchat.serving.config import NAME
 from expertchat.slurm.config import ClusterConfig
 from expertchat.text.redaction import hide_words
 
+SERVER = "server.yaml"  # the config of a server beside it
 SUBMISSION = "submission"  # the folder in a run folder that holds all this
 # Of jobs/; copied, so that a waiting job does not change with the checkout.
 PARTS = ("setup_env.sh", "stage_models.sh", "supervise.sh")
@@ -22,7 +24,7 @@ PARTS = ("setup_env.sh", "stage_models.sh", "supervise.sh")
 class Script:
     """What the script is made of. `folder`: the run folder, absolute; `tasks`: those of an array that are left; `ranks`: processes.
 
-    `words`: what the command is told, where that is no frozen config; `name`: of the job, else the folder's.
+    `words`: what the command is told, where that is no frozen config; `name`: of the job, else the folder's; `served`: a server beside it.
     """
 
     command: str
@@ -37,6 +39,7 @@ class Script:
     ranks: int = 1
     words: tuple[str, ...] | None = None
     name: str | None = None
+    served: bool = False
 
     def text(self) -> str:
         """The whole file."""
@@ -88,6 +91,7 @@ class Script:
         }
         told = f'--config "{here}/{"config-$TASK.yaml" if self.tasks else "config.yaml"}"' if self.words is None else shlex.join(self.words)
         ranks = f"--ranks {self.ranks} " if self.ranks > 1 else ""
+        before = f'expertchat {NAME} --config "{here}/{SERVER}" -- ' if self.served else ""
         return [
             "set -euo pipefail",
             f"cd {shlex.quote(os.getcwd())} # the paths of the config are meant from here",
@@ -96,7 +100,7 @@ class Script:
             *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
             "",
             *(f'source "{here}/{part}"' for part in PARTS),
-            f"supervise {ranks}expertchat {self.command} {told}",
+            f"supervise {ranks}{before}expertchat {self.command} {told}",
         ]
 
 

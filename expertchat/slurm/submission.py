@@ -14,10 +14,11 @@ from expertchat.config import ConfigError
 from expertchat.folder.provenance import changes, provenance
 from expertchat.folder.submission import PLACE, read_submission
 from expertchat.folder.writing import replace
+from expertchat.serving.config import ServeConfig
 from expertchat.slurm.array import Array, task_folder
 from expertchat.slurm.checks import Checked
 from expertchat.slurm.config import ClusterConfig
-from expertchat.slurm.script import PARTS, SUBMISSION, Script, jobs_dir
+from expertchat.slurm.script import PARTS, SERVER, SUBMISSION, Script, jobs_dir
 from expertchat.text.redaction import hide_words
 
 PRIVATE = 0o600  # command lines, changes of the code, paths
@@ -35,6 +36,7 @@ class Wanted:
     folder: Path
     array: Array | None
     after: str | None
+    served: ServeConfig | None = None  # by a server in the same job
     checked: Checked = field(default_factory=Checked)
 
     @property
@@ -75,8 +77,10 @@ def write_submission(wanted: Wanted) -> None:
         at_once=wanted.array.at_once if wanted.array else None,
         after=wanted.after,
         ranks=wanted.ranks,
+        served=wanted.served is not None,
     ).text()
     configs = {name: freeze(config) for name, config in zip(wanted.names(), wanted.configs, strict=True)}
+    configs |= {SERVER: freeze(wanted.served)} if wanted.served is not None else {}
     write_files(wanted.folder, configs, {wanted.script.name: text}, wanted.command_line)
     _save(wanted, _jobs(wanted.folder))
 

@@ -23,8 +23,11 @@ from expertchat.folder.reader import RunReader, read_config
 from expertchat.folder.run import run_folder
 from expertchat.folder.run_folder import differences
 from expertchat.folder.submission import read_submission
+from expertchat.serving.config import ServeConfig
 from expertchat.slurm.array import Array, overrides, parse, task_folder
+from expertchat.slurm.beside import beside_problems, check_server, of_the_run, served_by
 from expertchat.slurm.checks import check_all, duration
+from expertchat.slurm.config import ClusterConfig
 from expertchat.slurm.loads import devices_of
 from expertchat.slurm.queue import states
 from expertchat.slurm.sbatch import submit
@@ -54,7 +57,8 @@ def run_submit(arguments: Sequence[str], show: Show) -> int:
 def parser() -> argparse.ArgumentParser:
     """The flags of submit."""
     about = "Submit a run as a job that goes on by itself; prints its id and returns."
-    usage = "expertchat submit COMMAND [KEY=VALUE ...] [--array N[%%M]] [--spread topics|seeds] [--after JOB] [--dry-run] [--force]"
+    usage = "expertchat submit COMMAND [KEY=VALUE ...] [--array N[%%M]] [--spread topics|seeds] [--after JOB] [--serve WORDS]"
+    usage += " [--dry-run] [--force]"
     found = argparse.ArgumentParser("expertchat submit", usage=usage, description=about)
     found.add_argument("command", metavar="COMMAND", help=" or ".join(_jobs()))
     found.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the command's config, and cluster=NAME or cluster.KEY=VALUE")
@@ -62,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--array", metavar="N[%M]", help="spread the run over N tasks, at most M at once".replace("%", "%%"))
     found.add_argument("--spread", choices=("topics", "seeds"), help="what the tasks share out (default: converse topics, else seeds)")
     found.add_argument("--after", metavar="JOB", help="begin when that job has ended well")
+    found.add_argument("--serve", metavar="WORDS", help="a server in the same job, as told to expertchat serve: 'MODEL server.gpus=2'")
     found.add_argument("--force", action="store_true", help="submit in spite of doubts about memory and time")
     found.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
     return found
@@ -96,7 +101,8 @@ def _wanted(options: argparse.Namespace, command_line: list[str]) -> Wanted:
         raise ConfigError(problems)
     folder = Path(os.path.abspath(run_folder(config.run.dir, command)))
     configs = _configs(command, config, theirs, folder, array)
-    return Wanted(command, command_line, config, configs, cluster, folder, array, options.after)
+    served = served_by(options.serve, folder) if options.serve is not None else None
+    return Wanted(command, command_line, config, configs, cluster, folder, array, options.after, served)
 
 
 def _tried(make: Callable[[], T], problems: list[str]) -> T | None:
@@ -125,9 +131,18 @@ def _in(config: Any, folder: Path) -> Any:
 def _check(wanted: Wanted, force: bool) -> None:
     """Raise ConfigError for what would fail; fill `checked`."""
     problems = [*_folder_problems(wanted), *_launch_problems(wanted)]
-    problems += _device_problems(wanted)
+    try:
+        cluster = of_the_run(wanted.cluster, wanted.served)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    problems += _device_problems(wanted, cluster)
     share = 1 / wanted.array.tasks if wanted.array is not None and wanted.array.spread == "topics" else 1.0
-    wanted.checked = check_all(wanted.command, wanted.config, wanted.cluster, wanted.ranks, wanted.folder.parent, share)
+    wanted.checked = check_all(wanted.command, wanted.config, cluster, wanted.ranks, wanted.folder.parent, share)
+    if wanted.served is not None:
+        problems += beside_problems(wanted.config, wanted.served, wanted.ranks, wanted.array)
+        wanted.checked.add(check_server(wanted.served, wanted.cluster, beside=True))
+    elif isinstance(wanted.config, ServeConfig):
+        wanted.checked.add(check_server(wanted.config, wanted.cluster, beside=False))
     problems += wanted.checked.problems
     if force:
         wanted.checked.notes += [f"in spite of: {doubt}" for doubt in wanted.checked.doubts]
@@ -152,16 +167,17 @@ def _launch_problems(wanted: Wanted) -> list[str]:
     return problems
 
 
-def _device_problems(wanted: Wanted) -> list[str]:
+def _device_problems(wanted: Wanted, cluster: ClusterConfig) -> list[str]:
     """Devices that the config names and the job will not have."""
     devices = devices_of(wanted.config)
     if wanted.cluster.scheduler == "local":
         return list(device_problems(devices))
-    gpus, found = wanted.cluster.gpus, []
+    gpus, found = cluster.gpus, list[str]()
     for key, device in devices.items():
         number = 0 if device in ("cuda", "balanced") else int(device[5:]) if device.startswith("cuda:") else -1
         if number >= gpus:
-            found.append(f"{key}={device}: a node of the job has {gpus} GPUs (cluster.gpus={gpus}); ask for more, or set {key}=auto")
+            beside = f", {wanted.cluster.gpus - gpus} more are the server's" if wanted.served is not None else ""
+            found.append(f"{key}={device}: a node of the job has {gpus} GPUs (cluster.gpus){beside}; ask for more, or set {key}=auto")
     return found
 
 
@@ -220,6 +236,9 @@ def _told(wanted: Wanted, job: str | None) -> dict[str, Any]:
         about.append(f"{len(wanted.left() or [])} tasks over {array.spread}{at_once}")
     if wanted.ranks > 1:
         about.append(f"{wanted.ranks} processes")
+    if wanted.served is not None:
+        gpus_of_it = cluster.gpus - of_the_run(cluster, wanted.served).gpus
+        about.append(f"beside it a server of {wanted.served.name} on {f'the last {gpus_of_it} GPUs' if gpus_of_it else 'the CPU'}")
     shown = Path(os.path.relpath(wanted.folder)) if wanted.folder.is_relative_to(Path.cwd()) else wanted.folder
     script = shown / wanted.place.name / wanted.script.name
     typed, again = shlex.quote(str(shown)), shlex.quote(str(script))  # as a shell takes them

@@ -7,7 +7,6 @@ processes may work in one folder, as jobs do, each at a step of its own: a step 
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from typing import IO, Any, Protocol
 
 from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError
+from expertchat.folder.children import ends_with_its_parent
 from expertchat.folder.jsonl import read_json
 from expertchat.folder.lock import FolderLock
 from expertchat.folder.writing import replace, saving
@@ -261,7 +261,7 @@ def in_a_process(step: Step, log: Path, heard: Callable[[float, str], None]) -> 
             stdin=given,
             stdout=out,
             stderr=said,
-            preexec_fn=_ends_with_its_parent,
+            preexec_fn=ends_with_its_parent,
             start_new_session=True,  # Ctrl-C comes through us alone
         )
         before = {number: signal.signal(number, lambda signum, _: child.send_signal(signum)) for number in SIGNALS}
@@ -299,12 +299,6 @@ def _waited(child: subprocess.Popen[bytes], log: Path, heard: Callable[[float, s
 def ended(code: int) -> int:
     """The exit code of a process as a study takes it; below 0 a signal ended it."""
     return code if code in (DONE, WRONG, STOPPED) else STOPPED if -code in SIGNALS else FAILED
-
-
-def _ends_with_its_parent() -> None:
-    """Linux: SIGTERM when whoever started this process is gone, also by kill -9."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def seconds_of(place: Path, steps: Sequence[Step]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import Any
 from expertchat.folder.jsonl import read_json, read_lines
 from expertchat.report.markdown import inside, table
 from expertchat.report.parts import Cell, Shown
+from expertchat.report.words import interval
 from expertchat.studies.written import FIGURE, Step, StudyFile, TableFile
 
 SUMMARY, LINES, LACKS = "summary.json", ".jsonl", "1-"
@@ -140,14 +141,15 @@ def _answers(path: Path, count: int) -> list[str | None]:
 # -- the report -------------------------------------------------------------------------------------------------------------
 
 
-def report(study: StudyFile, name: str, size: str, steps: Sequence[Step], seconds: Mapping[str, float]) -> str:
-    """The study as Markdown: what it is, its tables, and every command that was run."""
-    parts = [f"# {study.title}", study.about.strip()]
-    parts += [table(shown) for shown in tables_of(study, steps).values()]
+def report(study: StudyFile, asked: Sequence[str], steps: Sequence[Step], seconds: Mapping[str, float]) -> str:
+    """The study as Markdown: what came out, what it is, its tables, and every command that was run. `asked`: its name, size and words."""
+    tables = tables_of(study, steps)
+    said = [inside(one or "") for one in (finding(study, tables), study.cannot)]
+    parts = [f"# {study.title}", *said, study.about.strip(), *map(table, tables.values())]
     lines = [f"| {step.name} | {inside(step.about)} | `expertchat {inside(shlex.join([step.command, *step.words]))}` "
              f"| {seconds.get(step.name, 0):.0f} |" for step in steps]  # fmt: skip
     whole = "\n".join(["| step | what | command | s |", "|---|---|---|---|", *lines])
-    parts += ["## What was run", f"`expertchat study {name} {size}`", whole]
+    parts += ["## What was run", f"`expertchat study {inside(shlex.join(asked))}`", whole]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -161,10 +163,14 @@ def finding(study: StudyFile, tables: Mapping[str, Shown]) -> str | None:
         at = list(shown.columns).index(column) if shown is not None and column in shown.columns else None
         cells = shown.rows.get(row) if shown is not None else None
         lacking |= at is None or cells is None or cells[at].value is None
-        return "" if lacking or cells is None or at is None else str(cells[at])
+        return "" if lacking or cells is None or at is None else _percent(cells[at]) if place[4] else str(cells[at])
 
     said = FIGURE.sub(figure, study.says or "")
     return None if lacking else said or None
+
+
+def _percent(cell: Cell) -> str:
+    return interval(cell.value, cell.low, cell.high) if isinstance(cell.value, int | float) else str(cell)
 
 
 def as_json(study: StudyFile, steps: Sequence[Step]) -> str:
@@ -173,4 +179,5 @@ def as_json(study: StudyFile, steps: Sequence[Step]) -> str:
     tables = {name: {"title": table.title, "columns": list(table.columns), "published": sorted(table.published), "note": table.note,
                      "rows": {row: [[cell.value, cell.low, cell.high] for cell in cells] for row, cells in table.rows.items()}}
               for name, table in made.items()}  # fmt: skip
-    return json.dumps({"schema": 1, "title": study.title, "says": finding(study, made), "tables": tables}, indent=1) + "\n"
+    told = {"says": finding(study, made), "cannot": study.cannot}
+    return json.dumps({"schema": 1, "title": study.title, **told, "tables": tables}, indent=1) + "\n"

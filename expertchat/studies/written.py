@@ -26,7 +26,7 @@ SIZES: tuple[Size, ...] = get_args(Size)
 Value = str | int | float | bool
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 PLACE = re.compile(r"\$([a-z][a-z0-9_]*)")
-FIGURE = re.compile(r"\{([^|{}]+)\|([^|{}]+)\|([^|{}]+)\}")  # of a table: {TABLE|ROW|COLUMN}
+FIGURE = re.compile(r"\{([^|{}]+)\|([^|{}]+)\|([^|{}]+)(\|%)?\}")  # of a table: {TABLE|ROW|COLUMN}, a share in percent with |%
 OWN = ("here", "examples")  # names that every step knows
 
 
@@ -72,11 +72,13 @@ class TableFile(Group):
 
 class StudyFile(Group):
     """A whole study. `words`: what its user may set, a value for all sizes or one for each; a list is as many words of a step. `says`: the
-    report's first sentence, {TABLE|ROW|COLUMN} in it the figure that stands there."""
+    report's first sentence, {TABLE|ROW|COLUMN} in it the figure that stands there, {TABLE|ROW|COLUMN|%} in percent; `cannot`: what that
+    cannot say."""
 
     title: Text
     about: Text = ""
     says: Text | None = None
+    cannot: Text | None = None
     words: dict[str, Value | list[Text] | dict[Size, Value | list[Text]]] = Field(default_factory=dict)
     steps: Annotated[dict[str, StepFile], Field(min_length=1)]
     tables: dict[str, TableFile] = Field(default_factory=dict)
@@ -119,7 +121,7 @@ class StudyFile(Group):
             others = [one for path in table.figures.values() for one in PLACE.findall(path)]
             lost = [row for row in (*table.rows.values(), *others) if row not in self.steps]
             yield from (f"tables.{name}.rows: there is no step '{row}'{_close(row, self.steps)}" for row in lost)
-        strange = [table for table, _, _ in FIGURE.findall(self.says or "") if table not in self.tables]
+        strange = [table for table, *_ in FIGURE.findall(self.says or "") if table not in self.tables]
         yield from (f"says: there is no table '{table}'{_close(table, self.tables)}" for table in strange)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,19 @@ def family_of(folder: Path) -> list[dict[str, Any]]:
         return rows + [row for child in sorted(children) if child != place and depth < 100 for row in below(child, depth + 1)]
 
     return below(root, 0)
+
+
+def families_beside(folders: Iterable[Path]) -> list[list[dict[str, Any]]]:
+    """The trees (`family_of`) of more than one run that these runs belong to, each once. Where no branch lies beside is quickly told."""
+    seen, found, branched = set[str](), list[list[dict[str, Any]]](), dict[Path, bool]()
+    for folder in (folder.expanduser().resolve() for folder in folders):
+        if folder.parent not in branched:
+            branched[folder.parent] = any(map(_has_branch, folder.parent.glob("*/config.yaml")))
+        if branched[folder.parent] and str(folder) not in seen:
+            rows = family_of(folder)
+            seen |= {str(row["folder"]) for row in rows}
+            found += [rows] if len(rows) > 1 else []
+    return found
 
 
 def _beside(places: set[Path]) -> list[Path]:

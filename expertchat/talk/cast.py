@@ -14,9 +14,8 @@ from expertchat.backends.folders import find_folder
 from expertchat.backends.learnt import Learnt, weights_of
 from expertchat.backends.loading import LaterEmbedder, Wanted, client_for, find_models, load_embedder, load_models, trained_of
 from expertchat.backends.reward_folders import problem_for
-from expertchat.backends.served.client import Terms
 from expertchat.backends.served.config import ServerConfig
-from expertchat.backends.served.embedder import ServedEmbedder
+from expertchat.backends.served.terms import Terms
 from expertchat.config import ConfigError, ModelConfig, RewardModelConfig
 from expertchat.events import Loading, Note
 from expertchat.experts.base import CountTokens, ExpertChat
@@ -32,6 +31,7 @@ from expertchat.talk.order import Moderator, moderator_of
 from expertchat.text.sentences import shown_path
 
 if TYPE_CHECKING:
+    from expertchat.backends.served.embedder import ServedEmbedder
     from expertchat.choosing.config import BestOfNConfig
     from expertchat.lab.config import LabConfig
     from expertchat.picking.config import PickConfig
@@ -223,6 +223,8 @@ def load_reward_model(config: RewardModelConfig, hub: Hub, terms: Terms) -> Any:
 
 def _find_embedder(config: CastConfig, hub: Hub, terms: Terms) -> LaterEmbedder | ServedEmbedder:
     if config.embedder.backend == "server":
+        from expertchat.backends.served.embedder import ServedEmbedder
+
         return ServedEmbedder.connect(config.embedder, client_for(config.embedder, terms))
 
     def announce(done: bool, seconds: float) -> None:

@@ -55,16 +55,25 @@ def distinct_n(texts: Iterable[str], n: int) -> float | None:
 
 
 def repeated_sentences(text: str, earlier_texts: Sequence[str] = ()) -> float:
-    """The share of a reply's sentences that repeat an earlier one, of the reply itself or of `earlier_texts`; 0 where it has none.
+    """The share of a reply's sentences that repeat an earlier one, of the reply itself or of `earlier_texts`; 0 where it has none."""
+    repeats, every = said_again(text, earlier_texts)
+    return repeats / every if every else 0.0
+
+
+def said_again(text: str, earlier_texts: Sequence[str] = ()) -> tuple[int, int]:
+    """How many of a reply's sentences repeat an earlier one, and how many it has.
 
     Sentences are compared by their words, so neither case nor punctuation makes one new.
+
+    >>> said_again("Tides rise. Why? TIDES RISE!", ["Why?"])
+    (2, 3)
     """
     seen = {_said(sentence) for earlier in earlier_texts for sentence in sentences(earlier)}
     repeats, own = 0, [said for sentence in sentences(text) if (said := _said(sentence))]
     for said in own:
         repeats += said in seen
         seen.add(said)
-    return repeats / len(own) if own else 0.0
+    return repeats, len(own)
 
 
 def _said(sentence: str) -> tuple[str, ...]:

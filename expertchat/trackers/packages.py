@@ -17,6 +17,7 @@ from expertchat.config import Group
 from expertchat.trackers.texts import Row, Talk, Texts
 
 PROJECT = "expertchat"
+TRACED = 50  # dialogues of a start that wandb has as traces too: a trace stands in the row of a step, which is no place for all
 
 
 class Tracker(Protocol):
@@ -77,6 +78,23 @@ class Wandb:
     def talks(self, step: int, told: Sequence[Talk]) -> None:
         rows: list[Row] = [[one.id, one.step, one.topic, speaker, text] for one in told for speaker, text in one.turns]
         self.table(step, Texts("transcripts", ("dialogue", "round", "topic", "speaker", "text"), rows))
+        with contextlib.suppress(ImportError):  # a part of wandb that a version may lack; the table has everything
+            self._run.log({"traces": self._traces(told[:TRACED])}, step=step)
+
+    def _traces(self, told: Sequence[Talk]) -> Any:
+        """A tree: dialogues below each other, with the topic, and the turns of each below it."""
+        tree = import_module("wandb.sdk.data_types.trace_tree")
+        found = tree.Span(name="dialogues", span_kind=tree.SpanKind.CHAIN)
+        for one in told:
+            result = tree.Result(inputs={"topic": one.topic}, outputs={"turns": len(one.turns)})
+            talk = tree.Span(name=one.id, span_kind=tree.SpanKind.CHAIN, attributes={"round": one.step, **one.about}, results=[result])
+            before = one.topic
+            for speaker, text in one.turns:
+                result, model = tree.Result(inputs={"before": before}, outputs={speaker: text}), one.about.get(speaker)
+                talk.add_child_span(tree.Span(name=speaker, span_kind=tree.SpanKind.LLM, attributes={"model": model}, results=[result]))
+                before = text
+            found.add_child_span(talk)
+        return tree.WBTraceTree(found)
 
     def table(self, step: int, texts: Texts) -> None:
         table = import_module("wandb").Table(columns=list(texts.columns), data=[list(row) for row in texts.rows], allow_mixed_types=True)

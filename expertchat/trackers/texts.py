@@ -57,20 +57,24 @@ def told_of(run: RunReader, known: Mapping[str, int]) -> tuple[list[Talk], list[
 
     talks = [_talk(one) for one in islice(fresh("transcripts"), MOST)]
     tables = [Texts("replies", REPLIES, list(islice(_replies(run, fresh("candidates")), MOST))),
-              Texts("opinions", OPINIONS, [_opinion(one) for one in islice(fresh("opinions"), MOST)])]  # fmt: skip
+              Texts("opinions", OPINIONS, [_opinion(one) for one in islice(fresh("opinions"), MOST)]),
+              Texts("picks", PICKS, [_pick(one) for one in islice(fresh("picks"), MOST)]),
+              Texts("posts", POSTS, [_post(one) for one in islice(fresh("written"), MOST)])]  # fmt: skip
     return talks, [table for table in tables if table.rows], now
 
 
 REPLIES = ("id", "round", "speaker", "reply", "tokens", "score", "pair")
 OPINIONS = ("item", "judge", "category", "answer", "order", "problem")
+PICKS = ("row", "order", "pick", "mass", "problem")
+POSTS = ("id", "language", "persona", "topic", "post", "fault", "similarity")
 
 
 def _talk(one: Mapping[str, Any]) -> Talk:
     name = str(one.get("id"))
     turns = [(str(turn.get("speaker")), clean(str(turn.get("text") or ""))) for turn in one.get("turns") or () if isinstance(turn, Mapping)]
     models = {str(who): line(str(ref.get("model"))) for who, ref in (one.get("experts") or {}).items() if isinstance(ref, Mapping)}
-    head = name.partition("/")[0]
-    step = int(head[1:]) if head[:1] == "r" and head[1:].isdigit() else 0
+    head, within, _ = name.partition("/")
+    step = int(head[1:]) if within and head[:1] == "r" and head[1:].isdigit() else 0
     return Talk(name, step, line(str(one.get("topic") or "")), turns, {"ended": str(one.get("stop_reason")), **models})
 
 
@@ -90,9 +94,23 @@ def _replies(run: RunReader, candidates: Sequence[Mapping[str, Any]]) -> Iterato
 
 def _opinion(one: Mapping[str, Any]) -> Row:
     answer = next((one[key] for key in ("expected", "value", "score", "choice") if one.get(key) is not None), None)
-    said = (one.get(key) for key in ("order", "problem"))
     return (str(one.get("item")), str(one.get("judge")), str(one.get("category")), None if answer is None else str(answer),
-            *(None if x is None else line(str(x)) for x in said))  # fmt: skip
+            _worded(one.get("order")), _worded(one.get("problem")))  # fmt: skip
+
+
+def _pick(one: Mapping[str, Any]) -> Row:
+    order = ", ".join(map(str, one.get("order") or ()))
+    return str(one.get("row")), order, one.get("choice"), one.get("mass"), _worded(one.get("problem"))
+
+
+def _post(one: Mapping[str, Any]) -> Row:
+    said = (_worded(one.get(key)) for key in ("language", "persona", "topic", "text", "fault"))
+    return str(one.get("id")), *said, one.get("similarity")
+
+
+def _worded(value: object) -> str | None:
+    """A text on one line."""
+    return None if value is None else line(str(value))
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, float]:

@@ -12,6 +12,7 @@ from expertchat.config import ConfigError
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.figures import Comparison
 from expertchat.evaluation.histories import Held
+from expertchat.evaluation.parts import Parts, parts_of
 from expertchat.experts.base import ExpertChat, History
 from expertchat.experts.registry import family_class, make_expert
 from expertchat.folder.jsonl import read_records
@@ -35,22 +36,34 @@ from expertchat.training.ranks import Ranks
 from expertchat.training.single import MOST_TOPICS
 
 THIRD = "third"
+ON_ALL = "the rows are on all topics of the evaluation: its win rate is on topics that the model was trained on"
 PLANNED = {PARTNER: "partner", THIRD: THIRD}  # what the memory plan calls those that are loaded beside the policy
 
 
-def held_out_topics(against: Against, trained: Collection[str]) -> tuple[list[Topic], str | None]:
-    """The topics of the evaluation, and what is to be said of them: the last ones of the list on which no row is; where there are none,
-    the last of all. Raises ConfigError for topics that cannot be read.
+def held_out_topics(against: Against, trained: Collection[str]) -> tuple[Parts, str | None]:
+    """The topics of the evaluation, and what is to be said of them: those of the list on which no row is; where there are none, the last
+    of all. Raises ConfigError for topics that cannot be read.
     """
     config = against.config
     every = given_topics(config.topics, MOST_TOPICS, config.run.seed)
     known = {topic_key(topic) for topic in trained if topic}
-    free, wanted = [topic for topic in every if topic_key(topic.text) not in known], config.evaluation.topics
+    free, wanted, choosing = _without(every, known), config.evaluation.topics, config.evaluation.choosing
     if not free:
-        return every[-wanted:], "the rows are on all topics of the evaluation: its win rate is on topics that the model was trained on"
+        return Parts([], [], every[-wanted:]), ON_ALL
+    parts = parts_of(every, wanted, choosing)
+    choose, held_out = (_without(part, known) for part in (parts.choose, parts.held_out))
+    if len(held_out) == len(parts.held_out) and (len(held_out) == wanted or parts.choose) and len(choose) >= min(choosing, 1):
+        return Parts([], choose, held_out), None
+    choose, said = free[:-wanted][-choosing:] if choosing else [], None
     if len(free) < wanted:
-        return free, f"{len(free)} topics have no row to train on, so the evaluation has these and not evaluation.topics={wanted}"
-    return free[-wanted:], None
+        said = f"{len(free)} topics have no row to train on, so the evaluation has these and not evaluation.topics={wanted}"
+    elif choosing and not choose:
+        said = "no other topic without a row is left to choose by: the best weights are chosen on the topics that are held out, too"
+    return Parts([], choose, free[-wanted:]), said
+
+
+def _without(topics: Iterable[Topic], known: Collection[str]) -> list[Topic]:
+    return [topic for topic in topics if topic_key(topic.text) not in known]
 
 
 class AgainstBase:
@@ -60,7 +73,7 @@ class AgainstBase:
     """
 
     def __init__(
-        self, against: Against, topics: Sequence[Topic], learner: Learner, store: OfflineFolder, hub: Hub, ranks: Ranks, stop: Any,
+        self, against: Against, topics: Parts, learner: Learner, store: OfflineFolder, hub: Hub, ranks: Ranks, stop: Any,
         plan: Plan | None = None,
     ) -> None:  # fmt: skip
         self.against, self.learner, self.store, self.hub, self.ranks, self.stopped = against, learner, store, hub, ranks, stop

@@ -247,16 +247,21 @@ class OnlineConfig(Group):
         return Rules(self.candidates, self.judging, self.reward, self.run.seed)
 
     @property
+    def asks_judges(self) -> bool:
+        """Whether the judges of judging.judge are asked: for the rewards, or about replies of the last evaluation."""
+        return self.reward.judged(self.judging) or self.evaluation.rewarded > 0
+
+    @property
     def judge_names(self) -> set[JudgeName]:
         """Who judges: for the rewards, unless they ask nobody, and in the evaluations."""
-        judging = set(self.judging.judges) if self.reward.judged(self.judging) else set()
+        judging = set(self.judging.judges) if self.asks_judges else set()
         return judging | ({self.evaluation.by} if self.evaluation.asks else set())
 
     @property
     def embeds(self) -> bool:
         """Whether anything is embedded: WIM texts, topics that models propose, the sentences that a penalty for repeats compares."""
         reward = self.reward
-        asked = reward.judged(self.judging) and self.judging.wim.enabled and self.judging.judges != ("reward_model",)
+        asked = self.asks_judges and self.judging.wim.enabled and self.judging.judges != ("reward_model",)
         return self.topics.source == "models" or asked or (reward.kind != "random" and reward.repeat_penalty > 0)
 
     @property
@@ -387,13 +392,8 @@ def learner_problems(config: OnlineConfig, scripted: Sequence[Speaker], loaded: 
     models = len({loaded[seat] for seat in config.trained})
     if config.learner == "one" and models > 1:
         places = " and ".join(f"experts.{seat}" for seat in config.trained)
-        problems.append(f"learner=one needs one model in {_all(config)} seats: give {places} the same path, dtype and quantization")
-    if config.learner != "one" and models < len(config.trained) and config.train.method != "lora":
-        problems.append(
-            f"learner={config.learner} with one model needs an adapter for each seat: train.method=lora, not {config.train.method}"
-        )
+        seats = "both" if len(config.trained) == 2 else "all"
+        problems.append(f"learner=one needs one model in {seats} seats: give {places} the same path, dtype and quantization")
+    if config.learner != "one" and models < len(config.trained) and (method := config.train.method) != "lora":
+        problems.append(f"learner={config.learner} with one model needs an adapter for each seat: train.method=lora, not {method}")
     return problems
-
-
-def _all(config: OnlineConfig) -> str:
-    return "both" if len(config.trained) == 2 else "all"

@@ -49,6 +49,7 @@ class DpoEvaluation(Kept):
     histories: int = Field(ge=1)
     final: int = Field(ge=1)
     topics: int = Field(ge=1)
+    choosing: int = Field(default=0, ge=0)
     turns: int = Field(ge=1)
 
 
@@ -118,8 +119,8 @@ class Against:
     def evaluation(self) -> EvaluationConfig:
         own = self.config.evaluation
         return EvaluationConfig(
-            every=own.every, histories=own.histories, final=own.final, topics=own.topics, turns=own.turns, judge=self.judge, by=own.by,
-            measure=own.measure, keep_best=own.keep_best,
+            every=own.every, histories=own.histories, final=own.final, topics=own.topics, choosing=own.choosing, turns=own.turns,
+            judge=self.judge, by=own.by, measure=own.measure, keep_best=own.keep_best,
         )  # fmt: skip
 
     @property

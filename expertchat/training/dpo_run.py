@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from expertchat.config import ConfigError
 from expertchat.records import Figure
-from expertchat.records.learning import Preference
+from expertchat.records.learning import Preference, Standing
 from expertchat.sources.preferences import read_preferences, shared
 from expertchat.text.sentences import shown_path
 from expertchat.training.against_base import AgainstBase, held_out_topics, trained_topics
@@ -72,9 +72,14 @@ class DpoRun(Offline[DpoConfig]):
         """Held-out rows, then the policy's replies to held-out dialogues beside its base's."""
         with self.together():
             mine = stands(self.learner, self.ranks.mine(self.held))
-        figures = figures_of(self.ranks.gather(mine), self.config.train.beta)
+        found = self.ranks.gather(mine)
+        figures = figures_of(found, self.config.train.beta)
         if self.stop():
             return None
+        self.keep_evaluation("rows", number, final, [
+            Standing(id=one.row.id, policy_version=self.learner.version, **stand._asdict())
+            for one, stand in zip(self.held, found, strict=True)
+        ])  # fmt: skip
         if self.against is not None:
             wanted = self.config.evaluation
             weights = self.kept if final else None

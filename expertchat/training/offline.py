@@ -180,6 +180,14 @@ class Offline(ABC, Generic[C]):
             with self.store.writing():
                 replace(path, "".join(f"{one.to_json()}\n" for one in records), sync=True)
 
+    def keep_evaluation(self, name: str, number: int, final: bool, records: Sequence[Record]) -> None:
+        """Write evaluations/NAME-NNNN.jsonl, what an evaluation says of each row."""
+        if self.ranks.rank == 0 and records:
+            with self.store.writing():
+                place = self.store.folder / "evaluations"
+                place.mkdir(exist_ok=True)
+                replace(place / f"{name}-{number:04d}{'-final' if final else ''}.jsonl", "".join(f"{one.to_json()}\n" for one in records))
+
     def part(self, rows: Sequence[T], number: int) -> list[T]:
         """A round's part of its epoch; the seed draws the order of each epoch, in which no length plays a part."""
         parts = self.config.rounds_per_epoch

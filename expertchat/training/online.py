@@ -124,14 +124,14 @@ class Online:
             self.store.summary = summary
             return was_done(self.hub, self.store)
         self._load(backends, embedder)
-        held_out = self.rollouts.topics()
-        if held_out is None:
+        parts = self.rollouts.topics()
+        if parts is None:
             return self._stopped()
         self.evaluators = {
             seat: Evaluator(
                 self.config,
                 seat,
-                held_out,
+                parts,
                 self.cast.experts,
                 self.cast.tokens,
                 self.store.folder,

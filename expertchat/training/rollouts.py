@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from expertchat.backends.asking import Flow
+from expertchat.evaluation.parts import Parts
 from expertchat.events import Announce
 from expertchat.preferences.candidates import Bundle, Rollout
 from expertchat.records import Figure, Speaker, Topic
@@ -52,23 +53,24 @@ class Rollouts:
 
     # -- topics -----------------------------------------------------------------------------------------------------
 
-    def topics(self) -> list[Topic] | None:
-        """Find the topics to train on; returns those held out, or None if a signal came while topics were proposed.
+    def topics(self) -> Parts | None:
+        """Find the topics, in their three parts; None if a signal came while topics were proposed.
 
         Raises ConfigError where too few are left, or where the first prompts do not fit their contexts.
         """
         config, known = self.config, self.store.topics
         if config.topics.source == "models" and config.prompts.file is None:
-            count = config.evaluation.topics + POOL * config.conversation.count
+            count = config.evaluation.topics + config.evaluation.choosing + POOL * config.conversation.count
             proposals = Proposals(self.speakers, config.topics, count, self.store.keep, self.announce, self.counts)
             if len(known) < count and not self.flows([proposals.flow(known)]):
                 return None
             topics = list(known)
         else:
             topics = given(config)
-        self.training, held_out = part(topics, config)
+        parts = part(topics, config)
+        self.training = parts.train
         check_first_prompts(self._dialogue("check", 1, 0, max((topic.text for topic in topics), key=len)))
-        return held_out
+        return parts
 
     # -- a round ----------------------------------------------------------------------------------------------------
 

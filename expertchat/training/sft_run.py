@@ -12,7 +12,6 @@ from expertchat.backends.likelihood import likelihoods
 from expertchat.backends.local import LocalBackend
 from expertchat.folder.jsonl import read_records
 from expertchat.folder.reader import RunReader
-from expertchat.folder.writing import replace
 from expertchat.records import Demonstration, Figure, Message, Sample
 from expertchat.sources.demonstrations import read_demonstrations, shared
 from expertchat.sources.instructions import find_template
@@ -81,12 +80,7 @@ class SftRun(Offline[SftConfig]):
         sums, written, chosen = self.ranks.gather(mine), self.ranks.gather(samples), self.ranks.gather(others)
         if self.stop():
             return None
-        if self.ranks.rank == 0 and written:
-            name = f"samples-{number:04d}{'-final' if final else ''}.jsonl"
-            with self.store.writing():
-                place = self.store.folder / "evaluations"
-                place.mkdir(exist_ok=True)
-                replace(place / name, "".join(f"{one.to_json()}\n" for one in written))
+        self.keep_evaluation("samples", number, final, written)
         figures = perplexities(sums) | of_samples(written)
         if self.choosing:
             figures |= {"choosing_perplexity": perplexities(chosen)["perplexity"], "choosing": len(chosen)}

@@ -201,12 +201,14 @@ def evaluation_words(metrics: Metrics) -> str:
 
 
 def win_words(figures: Figures, dash: str = "-") -> str:
-    """ "win rate 71.2 % (66.1-76.0) of 400, judged by truth", "" where there is none."""
+    """ "win rate 71.2 % (61.1-79.6) of 400 on 20 topics, judged by truth", "" where there is none."""
     rate = number(figures.get("win_rate"))
     if rate is None:
         return ""
     interval, n, judge = span(figures, "win_rate", lambda v: percent(v, 1), dash), number(figures.get("n")), figures.get("judge")
     said = f"win rate {percent(rate, 1)} %" + (f" ({interval})" if interval else "") + (f" of {n:,.0f}" if n is not None else "")
+    topics = number(figures.get("topics"))
+    said += f" on {counted(int(topics), 'topic')}" if topics is not None and n != topics else ""
     return said + (f", judged by {line(str(judge))}" if judge else "")
 
 
@@ -220,6 +222,14 @@ def right_words(figures: Figures) -> str:
 
 
 OWN = ("perplexity", "perplexity_byte", "exact")  # figures of the policy that are called by their own names
+
+
+MANNERS = ("questions", "agreements")  # they are shown where they have changed by more than chance
+
+
+def _moved(figures: Figures, name: str) -> bool:
+    low, high = number(figures.get(f"{name}_difference_low")), number(figures.get(f"{name}_difference_high"))
+    return low is not None and high is not None and (low > 0 or high < 0)
 
 
 class Compared(NamedTuple):
@@ -240,18 +250,21 @@ def compared(figures: Figures, dash: str = "-") -> list[Compared]:
         ("fact accuracy", "accuracy", ".3f"),
         ("wrong facts", "wrong", ".2f"),
         ("tokens", "tokens", ".1f"),
+        ("judges' reward", "reward", ".2f"),
+        ("questions", "questions", ".2f"),
+        ("agreements", "agreements", ".2f"),
         ("measured", "measure", ".2f"),
         ("perplexity", "perplexity", ".3f"),
         ("a byte", "perplexity_byte", ".3f"),
         ("word by word", "exact", ".2f"),
     ):
         policy, base = number(figures.get(name if name in OWN else f"{name}_policy")), number(figures.get(f"{name}_base"))
-        if policy is None and base is None:
+        if (policy is None and base is None) or (name in MANNERS and not _moved(figures, name)):
             continue
         change = "" if policy is None or base is None else shown(policy - base, f"+{form}", 12)
         if name in ("perplexity", "perplexity_byte") and policy is not None and base:
             change = f"x{policy / base:.3g}"
-        if name == "measure" and (interval := span(figures, "measure_difference", lambda v: f"{v:+.2f}", " to ")):
+        if name in ("measure", "reward", *MANNERS) and (interval := span(figures, f"{name}_difference", lambda v: f"{v:+.2f}", " to ")):
             change += f" ({interval})"
         if name == "distinct" and (ratio := number(figures.get("distinct_ratio"))) is not None:
             interval = span(figures, "distinct_ratio", lambda v: f"{v:.2f}", dash)

@@ -19,6 +19,7 @@ from expertchat.views.picking import PickingView
 from expertchat.views.plain import NullView, PlainView
 from expertchat.views.posts import PostsView
 from expertchat.views.rewards import RewardsView
+from expertchat.views.serving import ServingView
 from expertchat.views.table import TableView
 
 VIEWS = ("live", "plain", "none")
@@ -79,6 +80,11 @@ def open_posts(view: str, stream: TextIO | None = None) -> Sink:
 def open_picking(view: str, stream: TextIO | None = None) -> Sink:
     """The sink of a run that picks one of several texts: "live", "plain" or "none", as `open_view`."""
     return _open_own(PickingView, view, stream)
+
+
+def open_serving(view: str, stream: TextIO | None = None) -> Sink:
+    """The sink of a server: "plain" or "none"."""
+    return _open_own(ServingView, view, stream)
 
 
 def _open_own(kind: type[BarView], view: str, stream: TextIO | None) -> Sink:

@@ -56,6 +56,8 @@ def print_plan(plan: Mapping[str, Any], stream: TextIO | None = None) -> None:
     console.print(indented(legend(plan["gpus"]), above=1))
     console.print(indented(table(plan["gpus"], console.width), above=1))
     console.print(verdict(plan))
+    if "server" in plan:
+        console.print(Text(f"  {clean(plan['server']['told'])} (an estimate: vLLM measures when it starts)"))
 
 
 def gib(size: float) -> str:

@@ -98,8 +98,8 @@ class StudyView:
             self._live.stop()
             self._live = None
 
-    def show(self, tables: Mapping[str, Shown], report: str) -> None:
-        """The tables of the study, and where the report lies."""
+    def show(self, tables: Mapping[str, Shown], finding: str, report: str) -> None:
+        """The tables of the study, the sentence that they come to (may be empty), and where the report lies."""
         for table in tables.values():
             self._say("")
             self._say(one_line(table.title), "bold")
@@ -108,6 +108,8 @@ class StudyView:
                 self._say("in italics: what others have reported; nothing of it was measured here", "dim")
             if table.note:
                 self._say(one_line(table.note), "dim")
+        if finding:
+            self._say(f"\n{clean(one_line(finding))}", "bold")
         self._say(f"report: {report}")
 
     def _say(self, text: str, style: str = "") -> None:

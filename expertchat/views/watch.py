@@ -34,7 +34,7 @@ from expertchat.text.in_words import stopped_by
 from expertchat.text.sentences import clean
 from expertchat.views.desk import Desk, Queue, tasks_in_words
 from expertchat.views.live import LiveView
-from expertchat.views.open import open_choosing, open_judging, open_rewards, open_view
+from expertchat.views.open import open_choosing, open_judging, open_rewards, open_serving, open_view
 from expertchat.views.replay import timeline
 from expertchat.views.words import clock
 
@@ -67,7 +67,9 @@ def watch(
         return 0
     picked = _pick(run.tail().poll(), conversation, run.folder) if conversation is not None else None
     whole = picked is not None or (speed is None and bool(run.ends().end))
-    own = [(run.judges_only, open_judging), (run.chooses, open_choosing), (run.makes_judge, open_rewards)]
+    own = [
+        (run.judges_only, open_judging), (run.chooses, open_choosing), (run.makes_judge, open_rewards), (run.serves, open_serving),
+    ]  # fmt: skip
     opens = next((opens for is_one, opens in own if is_one), None)
     sink = opens(view) if opens is not None else open_view(view, everything=whole, show_thinking=thinking)
     watcher = Watcher(sink, run, picked, desk)

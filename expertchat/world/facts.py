@@ -1,7 +1,10 @@
 """The facts of the embedded world and its ground truth: what a text says of a topic, true, repeated, wrong or off topic.
 
-facts.txt holds a block a topic and a line a fact: `aspect | clause | paraphrase | paraphrase`. The third wording is held out: no expert is
-ever trained on it. Each expert knows 9 of a topic's 14 facts; they share 4, and together they know all.
+topics/*.txt hold a block a topic and a line a fact: `aspect | clause | paraphrase | paraphrase`. The third wording is held out: no expert
+is ever trained on it. Each expert knows 9 of a topic's 14 facts; they share 4, and together they know all.
+
+The topics come in three parts, a file each: what a learner is trained on, what its checkpoint is chosen by, and what is held out until
+the end. The experts know them all alike: what is held out is held out from learning by preferences.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, get_args
 
 from expertchat.records import Speaker
 from expertchat.text.sentences import asks, sentences
 
 KNOWN = 9
+Part = Literal["train", "choose", "held_out"]
+PARTS: tuple[Part, ...] = get_args(Part)
 Kind = Literal["fact", "wrong", "off topic", "question", "remark", "unsure"]
 
 REMARKS = ("That is a good point.", "Good question.", "Thank you for that.", "I agree.", "That is interesting.", "Let me answer that.")
@@ -96,22 +101,22 @@ def ratings(labels: Sequence[Label]) -> dict[str, int]:
 class World:
     """Topics, facts, who knows what, and the reading of texts.
 
-    Read from `text`, the content of facts.txt; raises ValueError that names the line.
+    Read from the content of a file of topics for each part; raises ValueError that names the line.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, train: str, choose: str = "", held_out: str = "") -> None:
         self.topics: dict[str, list[Fact]] = {}
-        topic = None
-        for n, line in enumerate(text.splitlines(), 1):
-            line = line.strip()
-            if line.startswith("# "):
-                topic = line[2:]
-                self.topics[topic] = []
-            elif line:
-                parts = tuple(part.strip() for part in line.split("|"))
-                if topic is None or len(parts) != 4 or not all(parts):
-                    raise ValueError(f"facts, line {n}: expected `aspect | clause | clause | clause` under a `# topic`: {line!r}")
-                self.topics[topic].append(Fact(parts[0], parts[1:]))  # type: ignore[arg-type]
+        self._parts: dict[Part, tuple[str, ...]] = {}
+        for part, text in zip(PARTS, (train, choose, held_out), strict=True):
+            read = _read(part, text)
+            if twice := [topic for topic in read if topic in self.topics]:
+                raise ValueError(f"{part}: topics of another part: {', '.join(twice)}")
+            self.topics |= read
+            self._parts[part] = tuple(read)
+
+    def part(self, part: Part) -> tuple[str, ...]:
+        """The topics of one part, in the file's order."""
+        return self._parts[part]
 
     @cached_property
     def clauses(self) -> dict[str, tuple[str, int]]:
@@ -160,7 +165,26 @@ class World:
         return [i for i in sorted(self.known(expert, topic)) if i not in said]
 
 
+def _read(name: str, text: str) -> dict[str, list[Fact]]:
+    """Topic -> its facts. Raises ValueError that names the line."""
+    topics: dict[str, list[Fact]] = {}
+    for n, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if line.startswith("# "):
+            topics[line[2:]] = []
+        elif line:
+            parts = tuple(part.strip() for part in line.split("|"))
+            if not topics or len(parts) != 4 or not all(parts):
+                raise ValueError(f"{name}, line {n}: expected `aspect | clause | clause | clause` under a `# topic`: {line!r}")
+            next(reversed(topics.values())).append(Fact(parts[0], parts[1:]))  # type: ignore[arg-type]
+    return topics
+
+
+def sources() -> tuple[str, ...]:
+    """The text of each part's file, as it comes with the package."""
+    return tuple(files("expertchat.world").joinpath("topics").joinpath(f"{part}.txt").read_text(encoding="utf-8") for part in PARTS)
+
+
 @cache
 def load() -> World:
     """The world that comes with the package."""
-    return World(files("expertchat.world").joinpath("facts.txt").read_text(encoding="utf-8"))
+    return World(*sources())

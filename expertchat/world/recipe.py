@@ -1,4 +1,4 @@
-"""`expertchat world build`: train the embedded models again, from facts.txt and conf/prompts/world.yaml alone."""
+"""`expertchat world build`: train the embedded models again, from the topics' facts and conf/prompts/world.yaml alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from expertchat.text.wordings import Prompts
 from expertchat.world.config import WorldConfig
-from expertchat.world.facts import load
+from expertchat.world.facts import load, sources
 from expertchat.world.simulator import Simulator
 
 MODELS = Path(str(files("expertchat.world").joinpath("models")))
@@ -24,8 +24,7 @@ NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}
 
 def source_hash(prompts: Prompts) -> str:
     """What the models depend on: if it differs from the one in models/card.json, they no longer fit their prompts or facts."""
-    text = files("expertchat.world").joinpath("facts.txt").read_text(encoding="utf-8")
-    return hashlib.sha256((text + prompts.model_dump_json(exclude_defaults=True)).encode()).hexdigest()[:16]
+    return hashlib.sha256(("".join(sources()) + prompts.model_dump_json(exclude_defaults=True)).encode()).hexdigest()[:16]
 
 
 def build(config: WorldConfig, report: Report) -> None:

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy
 
 from expertchat.audit.card import Row, row, truths_of
-from expertchat.audit.estimates import Draws, share
+from expertchat.audit.estimates import share
 from expertchat.audit.evidence import Evidence
 from expertchat.audit.sheet import Sheet, length_of, sheet
+from expertchat.evaluation.draws import Draws
 from tests.planted import BIASES, FAULTS, OWN_FLAG, answers, evidence, pairs, ratings, singles
 
 Pool = ProcessPoolExecutor

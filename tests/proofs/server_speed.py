@@ -20,7 +20,7 @@ from typing import Any
 from expertchat.backends.asking import Ask, Flow
 from expertchat.backends.base import Backend, Completion, Decoding, GenerateRequest
 from expertchat.backends.loading import connect
-from expertchat.backends.served.client import Terms
+from expertchat.backends.served.terms import Terms
 from expertchat.command.compose import load
 from expertchat.records import Message
 from expertchat.talk.scheduler import Scheduler

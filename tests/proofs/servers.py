@@ -24,7 +24,7 @@ from typing import Any
 
 from expertchat.backends.base import Backend, ScoreRequest
 from expertchat.backends.loading import connect, load_backend
-from expertchat.backends.served.client import Terms
+from expertchat.backends.served.terms import Terms
 from expertchat.command.compose import load
 from expertchat.judging.rating import expected_value, mass
 from expertchat.records import Message

@@ -14,16 +14,17 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from expertchat.backends.served.address import is_folder, urls_of, wait_for_urls
 from expertchat.backends.served.config import ServerConfig
 from expertchat.backends.served.level import MOST, Gate, Level, Turns
+from expertchat.backends.served.terms import Terms
 from expertchat.backends.served.trouble import Denied, OddAnswer, Refused, Trouble, trouble_of
 from expertchat.config import ConfigError
 from expertchat.folder.run import Halted
-from expertchat.folder.served import Ledger
 from expertchat.text.redaction import HIDDEN
 
 T = TypeVar("T")
@@ -31,16 +32,6 @@ ODD_TRIES = 3  # of a request that is answered with something of another shape
 LEFT_OUT = 60.0  # seconds for which one of several servers is asked nothing after its connection was lost
 PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before the second try, doubled with each
 CONNECT = 10.0
-
-
-@dataclass
-class Terms:
-    """How the servers of a run are asked, where their answers are kept, and who is told what happens."""
-
-    settings: ServerConfig = field(default_factory=ServerConfig)
-    ledger: Ledger = field(default_factory=Ledger)
-    say: Callable[[str], None] = lambda text: None
-    clients: dict[tuple[str | None, ...], Client] = field(default_factory=dict)  # by addresses and the name of their key
 
 
 class Bounds(NamedTuple):
@@ -75,12 +66,15 @@ class Address:
 
 
 class Client:
-    """What several models behind one address share."""
+    """What several models behind one address share.
+
+    `urls`: addresses, or folders of servers (see address.py), which are waited for. Raises ConfigError where none comes.
+    """
 
     def __init__(self, urls: Sequence[str], secret: str | None, terms: Terms) -> None:
         self.terms, self.settings = terms, terms.settings
-        self.secret = secret
-        self.addresses = [Address(url.rstrip("/"), _openai(url, self.secret, self.settings)) for url in urls]
+        self.secret, self.words = secret, list(urls)
+        self.addresses = [self._at(url) for url in wait_for_urls(urls, self.settings.wait)]
         self.gate = Gate(Level(self.settings.concurrency or MOST))
         self.turns: Turns | None = None  # of its models, where those may not be asked at once
         self.sent = self.refused = 0
@@ -92,6 +86,17 @@ class Client:
     @property
     def name(self) -> str:
         return self.addresses[0].url.partition("://")[2]
+
+    def _at(self, url: str) -> Address:
+        return Address(url.rstrip("/"), _openai(url, self.secret, self.settings))
+
+    def _look_again(self) -> None:
+        """Servers of a folder may stand elsewhere by now: one that was requeued, or more tasks of an array."""
+        known = {one.url: one for one in self.addresses}
+        found = urls_of(self.words) if any(map(is_folder, self.words)) else []
+        if found and set(found) != set(known):
+            self.addresses = [known.get(url) or self._at(url) for url in found]
+            self.terms.say(f"the servers of {', '.join(self.words)} stand at {', '.join(found)} now")
 
     async def ask(
         self,
@@ -167,6 +172,8 @@ class Client:
         if trouble.kind == "refused" or (trouble.kind == "odd" and tries >= ODD_TRIES):
             self.refused += 1
             raise Refused(said)
+        if trouble.gone:
+            self._look_again()
         others = [one for one in self.addresses if one is not address and one.back <= time.monotonic()]
         if trouble.kind == "down" and others:
             address.back = time.monotonic() + LEFT_OUT

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from expertchat.backends.folders import find_folder
 from expertchat.backends.gguf import is_gguf
 from expertchat.backends.served.backend import ServedBackend
-from expertchat.backends.served.client import Client, Terms
+from expertchat.backends.served.client import Client
+from expertchat.backends.served.terms import Terms
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.text.sentences import first_line, shown_path
 

@@ -4,7 +4,7 @@
 const PAGE = 50; // lines of the list at once
 const LONG = 20000; // characters of a text before the rest is folded away
 const $ = (id) => document.getElementById(id);
-const FIELDS = ["run", "id", "kind", "topic", "end", "flags", "turns", "tokens", "mean", "apart", "snippet", "block", "place"];
+const FIELDS = ["run", "id", "kind", "topic", "end", "flags", "turns", "tokens", "mean", "apart", "snippet", "above", "block", "place"];
 const state = { all: [], found: [], shown: PAGE, order: "", words: "", search: 0, open: null, beside: null, texts: new Map() };
 let about = {};
 
@@ -92,8 +92,8 @@ function link(talk, beside) {
 function bubble(turn, place, talk, data) {
   const facts = [turn.tokens ? counted(turn.tokens, "token") : "", turn.cut ? "cut by the token limit" : "", turn.note || "",
     turn.altered ? `altered: ${turn.altered}` : "", turn.truth !== undefined ? `truth ${number(turn.truth)}` : "", turn.score !== undefined ? `score ${number(turn.score, 3)}` : ""].filter(Boolean).join(" · ");
-  const head = el("div", { class: "who" }, el("b", {}, turn.by || "?"), turn.of ? ` ${turn.of}` : "", facts ? el("span", { class: "facts" }, facts) : "");
-  const node = el("li", { class: `turn s${side(turn.by)}` }, head);
+  const head = el("div", { class: "who" }, turn.by || !turn.of ? el("b", {}, turn.by || "?") : "", turn.of ? ` ${turn.of}` : "", facts ? el("span", { class: "facts" }, facts) : "");
+  const node = el("li", { class: `turn s${side(turn.by)}${turn.right ? " right" : ""}` }, head);
   if (turn.thinking) node.append(folded("what it thought first", said(turn.thinking, "said thought")));
   if (turn.shades) node.append(shaded(turn.shades));
   else if (!turn.open) node.append(turn.text.trim() ? said(turn.text) : el("div", { class: "said none" }, "(nothing)"));
@@ -155,7 +155,7 @@ function ratingTable(ratings) {
 }
 
 function way(one) {
-  const which = one.order ? `${one.judge}, ${one.order === "second" ? "2 shown before 1" : "1 shown before 2"}` : one.subject ? `${one.subject} by ${one.judge}` : `${one.judge}, text ${(one.place ?? 0) + 1}`;
+  const which = one.way ? one.way : one.order ? `${one.judge}, ${one.order === "second" ? "2 shown before 1" : "1 shown before 2"}` : one.subject ? `${one.subject} by ${one.judge}` : `${one.judge}, text ${(one.place ?? 0) + 1}`;
   return one.repeat ? `${which}, again ${one.repeat}` : which;
 }
 
@@ -180,6 +180,13 @@ function ending(talk) {
   return talk.end ? `ended: ${talk.end.replace("_", " ")}` : "";
 }
 
+function above(branch) {
+  // The dialogue that another one goes on from, as a link where this report has it.
+  const name = `${branch.name}, ${branch.id}`;
+  const talk = branch.run === null ? undefined : state.all.find((one) => one.run === branch.run && one.id === branch.id);
+  return talk ? el("a", { href: link(talk) }, name) : name;
+}
+
 function article(talk, data) {
   const whole = (records) => (records || []).filter((one) => one.turn === undefined && !one.candidate);
   const facts = [about.runs.length > 1 ? about.runs[talk.run] : "", talk.kind === "history" ? "held-out history" : talk.kind, talk.id, data.seed !== undefined && data.seed !== null ? `seed ${data.seed}` : "",
@@ -188,14 +195,17 @@ function article(talk, data) {
   const node = el("article", { class: "talk" }, el("h3", { tabindex: "-1", dir: "auto" }, talk.topic || talk.id), el("p", { class: "facts" }, facts),
     models ? el("p", { class: "facts" }, models) : "");
   for (const who of [...Object.keys(data.experts || {}), ...data.turns.map((turn) => turn.by)]) side(who);
-  node.append(el("ol", { class: "turns" }, ...data.turns.map((turn, place) => bubble(turn, place, talk, data))));
-  if (data.replies) node.append(el("h4", {}, { item: "What is judged", pair: "The pair" }[talk.kind] ?? "Replies to this history"),
+  if (data.branch) node.append(el("p", { class: "facts" }, "goes on from ", above(data.branch), `, after its turn ${data.branch.turns - 1}${data.branch.edited ? ", which is edited" : ""}`));
+  node.append(el("ol", { class: "turns" }, ...data.turns.flatMap((turn, place) => [
+    data.branch && place === data.branch.turns ? el("li", { class: "from-here" }, `from here on otherwise than ${data.branch.name}`) : "", bubble(turn, place, talk, data)]).filter(Boolean)));
+  if (data.replies) node.append(el("h4", {}, data.heading ?? "Replies to this history"),
     el("ol", { class: "turns beside" }, ...data.replies.map((turn) => bubble(turn, -1, talk, data))));
+  if (data.source) node.append(el("p", { class: "facts" }, `from ${data.source}`));
   if (data.label !== undefined) node.append(el("p", { class: "facts" }, `label: ${data.label}`));
   if (data.chosen) node.append(el("p", { class: "facts" }, data.chosen.problem ?? `chosen of the first N: ${data.chosen.sizes.map((n, i) =>
     `${n}: ${data.chosen.chosen[i] === null ? "none" : `candidate ${data.chosen.chosen[i]}`}`).join(", ")}`));
   const ratings = whole(data.ratings), wim = whole(data.wim), rewards = whole(data.rewards);
-  if (ratings.length) node.append(el("h4", {}, "Ratings"), ratingTable(ratings), replies(ratings));
+  if (ratings.length) node.append(el("h4", {}, data.rated ?? "Ratings"), ratingTable(ratings), replies(ratings));
   if (rewards.length) node.append(el("p", { class: "facts" }, "rewards: " + rewards.map((one) => `${one.subject} by ${one.judge} ${number(one.value, 3)}`).join(" · ")));
   if (wim.length) node.append(el("h4", {}, "What is missing"), missing(wim));
   return node;
@@ -213,8 +223,10 @@ async function read(talk, beside) {
     return el("a", { class: "button", href: other ? link(other) : null, "aria-disabled": other ? null : "true", rel: by < 0 ? "prev" : "next" }, name);
   };
   // The same in other runs; a held-out history only where it begins with the same words (another seed has others).
-  const twins = state.all.filter((one) => one !== talk && one.id === talk.id && one.kind === talk.kind && one.topic === talk.topic
-    && (one.kind !== "history" || one.snippet === talk.snippet));
+  const name = (one) => `${one.run}/${one.id}`;
+  const kin = (one) => one.above === name(talk) || talk.above === name(one);
+  const alike = (one) => one.id === talk.id && one.kind === talk.kind && one.topic === talk.topic && (one.kind !== "history" || one.snippet === talk.snippet);
+  const twins = state.all.filter((one) => one !== talk && (kin(one) || alike(one))).sort((one, two) => kin(two) - kin(one));
   const tools = el("div", { class: "tools" }, el("a", { class: "button back", href: "#transcripts" }, "list"), step(-1, "← previous"), step(1, "next →"),
     beside ? el("a", { class: "button", href: link(talk) }, "one alone") : el("button", { type: "button", "aria-pressed": String(state.held === talk), on: { click: () => hold(talk) } },
       state.held === talk ? "held: open another to compare" : "compare with …"),
@@ -380,6 +392,7 @@ async function begin() {
   choices(f.run, about.runs.length > 1 ? about.runs.keys() : []);
   about.names = null;
   for (const key of ["kind", "topic", "end"]) choices(f[key], some(key));
+  document.body.classList.toggle("unrated", !state.all.some((talk) => talk.mean !== null));
   choices(f.flag, [...new Set(state.all.flatMap((talk) => talk.flags))].sort());
   $("find").hidden = false;
   let waiting = 0;

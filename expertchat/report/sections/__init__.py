@@ -13,10 +13,12 @@ from expertchat.report.sections.arms import arms
 from expertchat.report.sections.best_of_n import best_of_n
 from expertchat.report.sections.candidates import candidates
 from expertchat.report.sections.conversations import conversations
+from expertchat.report.sections.family import family
 from expertchat.report.sections.judges import judges
 from expertchat.report.sections.labels import labels
 from expertchat.report.sections.lookup import lookup
 from expertchat.report.sections.pairs import pairs
+from expertchat.report.sections.picks import picks, posts
 from expertchat.report.sections.reward_models import reward_models
 from expertchat.report.sections.several import several
 from expertchat.report.sections.studies import studies
@@ -31,11 +33,14 @@ SECTIONS: tuple[MakeSection, ...] = (
     arms,
     training,
     conversations,
+    family,
     pairs,
     candidates,
     judges,
     labels,
     reward_models,
     best_of_n,
+    picks,
+    posts,
     lookup,
 )

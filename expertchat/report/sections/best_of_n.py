@@ -72,11 +72,13 @@ def _points(rows: Sequence[Row], path: Sequence[str]) -> list[Point]:
 
 def _table(summary: Row, of: str) -> Shown:
     judges, against = list(summary["judges"]), list(summary["against"])
-    columns = ["KL, nats", *(f"{line(judge)}: won against {AGAINST.get(other, other)}" for judge in judges for other in against)]
-    columns += ["prompts with two best", "with no choice"]
+    single = len(against) == 1  # then the title has it
+    columns = ["KL, nats", *(line(judge) if single else f"{line(judge)}: against {AGAINST.get(other, other)}"
+                             for judge in judges for other in against), "two best", "no choice"]  # fmt: skip
     rows = {}
     for row in summary["curve"]:
         won = [_at(row, ("judges", judge, "against", other)) for judge in judges for other in against]
         cells = [Cell(one.get("value"), one.get("low"), one.get("high")) for one in won]
-        rows[f"N = {row['n']}"] = [Cell(row["kl"]), *cells, Cell(row["ties"]), Cell(row["nothing"])]
-    return Shown(f"By N{of}", columns, rows)
+        rows[f"N\u00a0=\u00a0{row['n']}"] = [Cell(row["kl"]), *cells, Cell(row["ties"]), Cell(row["nothing"])]
+    what = f", won against {AGAINST.get(against[0], against[0])}" if single else ", won"
+    return Shown(f"By N{what}{of}", columns, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import pstdev
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_RUNS, MOST_HISTORIES, LONGEST = 3, 48, 320
+TITLE = 60  # characters of a topic that a title has, which may be a whole prompt
 OF_EACH = 3  # held-out replies that won, and that lost
 Line = dict[str, Any]
 
@@ -59,6 +60,7 @@ def candidates(subject: Subject) -> Section | None:
             number_ = list(subject.runs).index(run)
             parts += [_figure(found, last, name, f"candidates-{number_}"), *_tables(found, name)]
     parts += _held_out(subject)
+    parts = [replace(part, folded=several) if isinstance(part, Shown) else part for part in parts]  # of several runs they are many
     lead = ["Every candidate of a history answers the same turns. A few are shown here; all are among the transcripts."]
     return Section("candidates", "Replies to one same history", lead, parts) if parts else None
 
@@ -133,6 +135,7 @@ def _tables(found: Sequence[History], run: str) -> Iterator[Shown]:
         "nearest to each other": ordered[-1],
     }.items():
         columns: dict[str, list[Any]] = {
+            "reply": [_short(each.get("text")) for each in one.candidates],  # first: a phone shows the first columns
             "score": [one.score(each) for each in one.candidates],
             "rating": [_of_reward(one, each, "rating") for each in one.candidates],
             "WIM": [_of_reward(one, each, "wim") for each in one.candidates],
@@ -141,11 +144,10 @@ def _tables(found: Sequence[History], run: str) -> Iterator[Shown]:
             "measured": [_of_score(one, each, "measured") for each in one.candidates],
             "tokens": [each.get("tokens") for each in one.candidates],
             "pair": [one.used.get(str(each.get("id"))) for each in one.candidates],
-            "reply": [_short(each.get("text")) for each in one.candidates],
         }
         kept = {title: cells for title, cells in columns.items() if any(cell not in (None, 0, 0.0) for cell in cells)}
         rows = {f"k{each.get('index')}": [Cell(cells[i]) for cells in kept.values()] for i, each in enumerate(one.candidates)}
-        topic = f", on {line(one.topic)}" if one.topic else ""
+        topic = f", on {_short(one.topic, TITLE)}" if one.topic else ""
         yield Shown(f"{one.name}{topic}: candidates {what}" + (f" ({run})" if run else ""), list(kept), rows)
 
 
@@ -157,9 +159,9 @@ def _of_score(one: History, candidate: Line, key: str) -> float | None:
     return number(one.scores.get(str(candidate.get("id")), {}).get(key))
 
 
-def _short(text: object) -> str:
+def _short(text: object, longest: int = LONGEST) -> str:
     said = line(str(text or ""))
-    return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+    return said if len(said) <= longest else f"{said[:longest].rstrip()}…"
 
 
 def _held_out(subject: Subject) -> Iterator[Shown]:

@@ -180,7 +180,7 @@ def lengths(told: Told) -> Figure | None:
     """How long turns are as a dialogue goes on: the median and the middle half, by speaker."""
     known = {who: [(place, own) for place, own in enumerate(turns) if own] for who, turns in told.turns.items()}
     known = {who: turns for who, turns in known.items() if turns}
-    if not known:
+    if not any(place for turns in known.values() for place, _ in turns):  # single prompts: a reply each, and no dialogue that goes on
         return None
     spans = {who: [(place + 1, *numpy.quantile(own, (0.5, 0.25, 0.75)), len(own)) for place, own in turns] for who, turns in known.items()}
 

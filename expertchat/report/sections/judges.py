@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from expertchat.audit.config import AuditConfig
 from expertchat.config import ConfigError
-from expertchat.folder.reader import RunReader
-from expertchat.labels.run import to_read
-from expertchat.labels.store import label_files
 from expertchat.report.drawing import drawn
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Row, beside, forest
 from expertchat.report.subject import Subject
-from expertchat.sources.config import SourceConfig
 from expertchat.text.card_in_words import (
     CAPTION,
     FLAGGED,
@@ -31,7 +26,6 @@ from expertchat.text.card_in_words import (
 from expertchat.text.in_words import line
 
 Values = Mapping[str, Any]
-RESAMPLES = 1000
 # What is drawn of each judge: the figure, and what one without fault, or a coin, has.
 DRAWN = {
     "agreement": 0.5, "quadratic": 0.0, "rho": 0.0, "first": 0.5, "flips": 0.0, "longer_bias": 0.0, "own_bias": 0.0, "again": 1.0,
@@ -44,11 +38,9 @@ NONE_COMPARED = "plot: there is no ranking to draw: no judge has compared texts 
 
 def judges(subject: Subject) -> Section | None:
     """The card of every judged run, of runs that people labelled, and of cards that were named."""
-    cards = {line(subject.name(run)): card for run in subject.runs if (card := card_of_run(run)) is not None}
-    cards |= {line(path.name): found for path, found in subject.files.items() if {"judges", "left_out", "against"} <= found.keys()}
-    if not cards:
+    if not subject.cards:
         return None
-    lead, parts = [], list[Figure | Shown]()
+    cards, lead, parts = subject.cards, list[str](), list[Figure | Shown]()
     for i, (name, card) in enumerate(cards.items()):
         lead += [
             (f"{name}: " if len(cards) > 1 else "") + line(about(card)),
@@ -56,23 +48,6 @@ def judges(subject: Subject) -> Section | None:
         ]
         parts += of_card(card, f"judges-{i}" if len(cards) > 1 else "judges", f", {name}" if len(cards) > 1 else "")
     return Section("judges", "The judges' card", [*lead, CAPTION], parts)
-
-
-def card_of_run(run: RunReader) -> Values | None:
-    """The card of a run whose texts were judged afterwards, or labelled. Raises ConfigError."""
-    labelled = to_read(None, [str(run.folder)])
-    people = [str(labelled)] if any(True for _ in label_files(labelled)) else []
-    if not (people or run.judges_only or run.path("opinions").is_file()) or run.chooses or run.makes_judge:
-        return None
-    from expertchat.audit.estimates import needs_lab
-
-    needs_lab()
-    from expertchat.audit.card import card_of
-    from expertchat.audit.reading import read
-
-    source = SourceConfig(path=[str(run.folder)])
-    config = AuditConfig(source=source, labels=people, against="auto", resamples=RESAMPLES, seed=0)
-    return card_of(read(config), against="auto", resamples=RESAMPLES, seed=0).values()
 
 
 def of_card(card: Values, name: str, of: str = "") -> Iterator[Figure | Shown]:

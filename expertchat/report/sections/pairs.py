@@ -21,12 +21,13 @@ from expertchat.training.figures import LOST
 
 LONGER = Axis("pairs whose chosen reply is the longer one, %", True, 0.5, 0.0, 1.0)
 PLAIN = Axis("")
+SIDES = ("chosen", "rejected")
 COIN = "Whoever learns nothing but length is right that often; of the pairs whose lengths differ. Wilson's 95 % intervals."
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What is shown of a pair. `longer`: tokens, or words where those are not known, of the chosen reply minus the rejected one's."""
+    """What is shown of a pair. `longer`: tokens of the chosen reply minus the rejected one's; words, where tokens are not known of all."""
 
     round: int | None
     dialogue: str
@@ -63,22 +64,29 @@ def pairs(subject: Subject) -> Section | None:
 
 def read(run: RunReader, name: str) -> Made:
     """The pairs of a run, as far as they are readable."""
-    kept: dict[str, Pair] = {}
-    units = set()
-    for one in run.lines("pairs"):
-        from_ = one.get("provenance")
-        provenance: Mapping[str, Any] = from_ if isinstance(from_, Mapping) else {}
-        margin, lengths = number(one.get("margin")), [number(provenance.get(f"tokens_{side}")) for side in ("chosen", "rejected")]
-        units.add("words" if None in lengths else "tokens")
-        chosen, rejected = (_length(one, side) if length is None else length
-                            for side, length in zip(("chosen", "rejected"), lengths, strict=True))  # fmt: skip
-        dialogue = str(provenance.get("transcript") or one.get("id"))
-        if margin is not None:
-            kept[str(one.get("id"))] = Pair(round_of(dialogue), dialogue, margin, chosen - rejected)
-    return Made(line(name), run, list(kept.values()), "words" if "words" in units else "tokens")
+    lines = {str(one.get("id")): one for one in run.lines("pairs") if number(one.get("margin")) is not None}
+    unit = "tokens" if all(_tokens(one, side) is not None for one in lines.values() for side in SIDES) else "words"
+    length = _tokens if unit == "tokens" else _words
+    kept = []
+    for name_, one in lines.items():
+        dialogue = _provenance(one).get("transcript")  # of rows that were built there is none, and no round
+        chosen, rejected = (length(one, side) or 0.0 for side in SIDES)
+        place = round_of(str(dialogue)) if dialogue else None
+        kept.append(Pair(place, str(dialogue or name_), float(one["margin"]), chosen - rejected))
+    return Made(line(name), run, kept, unit)
 
 
-def _length(pair: Mapping[str, Any], side: str) -> float:
+def _provenance(pair: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = pair.get("provenance")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _tokens(pair: Mapping[str, Any], side: str) -> float | None:
+    """Tokens of a reply, where they were counted; 0 of a reply that says something is not a count."""
+    return number(_provenance(pair).get(f"tokens_{side}")) or (None if _words(pair, side) else 0.0)
+
+
+def _words(pair: Mapping[str, Any], side: str) -> float:
     """Words of a reply."""
     messages = pair.get(side)
     texts = [str(one.get("content")) for one in messages if isinstance(one, Mapping)] if isinstance(messages, list) else []

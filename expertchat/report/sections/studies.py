@@ -34,22 +34,23 @@ def studies(subject: Subject) -> Section | None:
 
 
 def _parts(name: str, table: Mapping[str, Any]) -> Iterator[Figure | Shown]:
-    """A table, and a forest of each of its columns that has an interval."""
+    """A table, and a forest of each of its columns that has an interval, without the rows that have no figure."""
     columns, published = list(map(str, table["columns"])), frozenset(map(str, table.get("published", ())))
     rows = {str(row): [Cell(*cell) for cell in cells] for row, cells in table["rows"].items()}
     yield Shown(str(table["title"]), columns, rows, published, str(table.get("note") or ""))
+    title = line(str(table["title"])).rstrip("?.")
     for at, column in enumerate(columns):
-        cells = {row: own[at] for row, own in rows.items() if at < len(own)}
+        cells = {row: own[at] for row, own in rows.items() if at < len(own) and number(own[at].value) is not None}
         if len(cells) < 2 or not any(cell.low is not None for cell in cells.values()):
             continue
-        estimates = [
-            Row(f"{row} (reported)" if row in published else row, number(cell.value), cell.low, cell.high) for row, cell in cells.items()
-        ]
-        figure = forest(
-            f"{name}-{at}", f"{line(str(table['title']))}: {line(column)}", Axis(line(column)), estimates, "Lines: 95 % intervals."
-        )
+        estimates = [Row(_called(row, row in published), number(cell.value), cell.low, cell.high) for row, cell in cells.items()]
+        figure = forest(f"{name}-{at}", f"{title}: {line(column)}", Axis(line(column)), estimates, "Lines: 95 % intervals.")
         if figure is not None:
             yield figure
+
+
+def _called(row: str, published: bool) -> str:
+    return f"{row} (reported)" if published and "reported" not in row else row
 
 
 def _steps(name: str, steps: Mapping[str, Mapping[str, Any]], folder: Path) -> Shown:

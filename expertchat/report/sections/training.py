@@ -32,17 +32,22 @@ class Measure:
 
 END = "Hollow, beside: at the end, on other histories."
 ENDED = "Hollow, beside: at the end."
-WILSON = "Bars: 95 % intervals (Wilson, a tie is half a win)."
+WILSON = "Bars: 95 % intervals, a tie is half a win."
 TOPICS = f"Bars: 95 % intervals, whole topics drawn. {END}"
 DIALOGUES = "Bars: 95 % intervals, whole dialogues drawn."
 MEASURES = (
     Measure("win_rate", "Replies that win against the base's", Axis("won", True, 0.5, 0.0, 1.0),
             (("all", "win_rate"), ("of about the same length", "win_rate_length_matched")), True, f"{WILSON} {END}"),
     Measure("facts", "Distinct true facts a reply, times the base's", Axis("times the base's", at=1.0), (("", "distinct_ratio"),), True,
-            f"Bars: 95 % intervals (paired bootstrap). {END}"),
+            f"Bars: 95 % intervals. {END}"),
     Measure("wrong", "Wrong facts a reply", Axis("facts", low=0.0), (("policy", "wrong_policy"), ("base", "wrong_base")), True, TOPICS),
     Measure("fact_accuracy", "Facts that are right", Axis("share of the facts", True),
             (("policy", "accuracy_policy"), ("base", "accuracy_base")), True, END),
+    Measure("truth", "Truth of the held-out replies, policy less base", Axis("new facts, less repeats and wrong ones", at=0.0),
+            (("", "truth_difference"),), True, f"Bars: 95 % intervals. {END}"),
+    Measure("manners", "Manners of the held-out replies, policy less base", Axis("sentences a reply", at=0.0),
+            (("questions", "questions_difference"), ("agreements", "agreements_difference"), ("said before", "again_difference")), True,
+            f"Bars: 95 % intervals. {END}"),
     Measure("measured", "What a program measures, against the base", Axis("difference", at=0.0), (("", "measure_difference"),), True,
             f"Bars: 95 % intervals. {END}"),
     Measure("rated", "Ratings of the held-out replies", RATING, (("policy", "rating_policy"), ("base", "rating_base")), True, TOPICS),
@@ -74,17 +79,23 @@ MEASURES = (
 COMPARED: Sequence[tuple[str, str, str | None, str | None]] = (
     ("win rate, %", "win_rate", None, None), ("of about the same length, %", "win_rate_length_matched", None, None),
     ("distinct facts a reply", "distinct_policy", "distinct_base", "distinct_ratio"),
-    ("wrong facts a reply", "wrong_policy", "wrong_base", None),
-    ("facts that are right, %", "accuracy_policy", "accuracy_base", None), ("repeats a reply", "repeats_policy", "repeats_base", None),
-    ("tokens a reply", "tokens_policy", "tokens_base", None), ("rating", "rating_policy", "rating_base", None),
+    ("wrong facts a reply", "wrong_policy", "wrong_base", "wrong_difference"),
+    ("facts that are right, %", "accuracy_policy", "accuracy_base", "accuracy_difference"),
+    ("repeats a reply", "repeats_policy", "repeats_base", "repeats_difference"),
+    ("new facts, less repeats and wrong ones", "truth_policy", "truth_base", "truth_difference"),
+    ("what the judges of training make of it", "reward_policy", "reward_base", "reward_difference"),
+    ("sentences said before", "again_policy", "again_base", "again_difference"),
+    ("questions a reply", "questions_policy", "questions_base", "questions_difference"),
+    ("agreements a reply", "agreements_policy", "agreements_base", "agreements_difference"),
+    ("tokens a reply", "tokens_policy", "tokens_base", "tokens_ratio"), ("rating", "rating_policy", "rating_base", None),
     ("measured", "measure_policy", "measure_base", "measure_difference"), ("perplexity", "perplexity", "perplexity_base", None),
     ("perplexity a byte", "perplexity_byte", "perplexity_byte_base", None), ("word by word right, %", "exact", "exact_base", None),
     ("held-out pairs ordered rightly, %", "accuracy", None, None), ("replies", "n", None, None),
 )  # fmt: skip
 OF_ROWS = "What is held out is of the same kind as what was learnt from: of other texts these figures say nothing. Another seed may differ."
 CANNOT = (
-    "Intervals of win rates take each reply for itself: those to one topic are alike, which makes them rather too narrow, and another seed "
-    "may come out elsewhere. Who judges in training may be wrong in ways that training learns to use."
+    "Intervals are by topic: of other topics than those of the evaluation they hold as far as these are like them, and another seed may "
+    "come out elsewhere. Who judges in training may be wrong in ways that training learns to use."
 )
 
 
