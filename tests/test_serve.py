@@ -98,7 +98,7 @@ def test_a_command_beside_it_finds_it_and_its_exit_code_is_that_of_all(tmp_path:
     assert addresses(folder) == [] and not (folder / "summary.json").exists()  # the same line serves again
     told = json.loads(Path(f"{folder}.told").read_text())
     assert told["name"] == "m" and told["model"].endswith("models/llama")
-    assert told["more"][-3:] == ["--enable-lora", "--max-lora-rank", "16"]  # the next size that vLLM has
+    assert told["more"][-5:] == ["--enable-lora", "--max-lora-rank", "16", "--max-loras", "3"]  # the next size that vLLM has
     assert told["environment"] == {"CUDA_VISIBLE_DEVICES": None, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true", "HF_HUB_OFFLINE": "1"}
     (note,) = [one.text for one in heard if isinstance(one, events.Note) and "is served at" in one.text]
     assert note.endswith(f"experts.b.url={folder} experts.b.model=m")
@@ -193,8 +193,8 @@ def test_the_command_line() -> None:
     assert command(config, Path("/m/x"), 8000, "0.0.0.0", 2) == [
         "apptainer", "exec", "--nv", "vllm.sif", "python3", "-m", "vllm.entrypoints.openai.api_server", "--model", "/m/x",
         "--served-model-name", "Mixtral-GPTQ", "--host", "0.0.0.0", "--port", "8000", "--seed", "7", "--dtype", "float16",
-        "--max-num-seqs", "16", "--max-model-len", "4096", "--gpu-memory-utilization", "0.85", "--tensor-parallel-size", "2",
-        "--enforce-eager",
+        "--max-num-seqs", "16", "--max-logprobs", "100", "--max-model-len", "4096", "--gpu-memory-utilization", "0.85",
+        "--tensor-parallel-size", "2", "--enforce-eager",
     ]  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def command(config: ServeConfig, folder: Path, port: int, host: str, gpus: int) 
     python = os.path.expanduser(server.python or ("python3" if server.container else sys.executable))
     found = [*shlex.split(server.container or ""), python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     found += ["--served-model-name", config.name, "--host", host, "--port", str(port), "--seed", str(config.run.seed % 2**32)]
-    found += ["--dtype", DTYPES[model.dtype], "--max-num-seqs", str(server.requests)]
+    found += ["--dtype", DTYPES[model.dtype], "--max-num-seqs", str(server.requests), "--max-logprobs", "100"]  # all options of a rating
     if model.context_length is not None:
         found += ["--max-model-len", str(model.context_length)]
     if gpus:
@@ -100,6 +100,7 @@ def command(config: ServeConfig, folder: Path, port: int, host: str, gpus: int) 
         found += ["--tensor-parallel-size", str(gpus)]
     if server.adapters:
         found += ["--enable-lora", "--max-lora-rank", str(next(rank for rank in RANKS if rank >= server.adapters))]
+        found += [] if gpus else ["--max-loras", "3"]  # on a CPU the base gets what the last slot holds: it stays empty so
     return [*found, *server.options]
 
 
