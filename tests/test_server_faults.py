@@ -252,3 +252,10 @@ def test_what_is_wrong_at_the_start_is_one_message(
     said = capsys.readouterr().err
     assert "Traceback" not in said and "server" in said and KEY not in said and len(said) < 1200
     assert not (tmp_path / "run" / "transcripts.jsonl").exists()
+
+
+def test_a_server_that_fails_at_its_list_of_models_is_asked_without(stub: Stub) -> None:
+    """As transformers serve does where it has no cache to list."""
+    stub.fault = lambda handler: handler.path.endswith("/models") and (handler.say(500, {}) or True)
+    backend = connected(stub, settings=QUICK.model_copy(update={"wait": 0.1}))
+    assert backend.can.begins == "flag" and not backend.can.models

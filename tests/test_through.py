@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from expertchat.backends.served.backend import ServedBackend
 from expertchat.backends.served.level import Turns
 from expertchat.config import ConfigError
+from expertchat.training.mixing import went_along
 from expertchat.training.through import FOLDER, Through
 from tests.served import Stub, Traits
 from tests.test_served import asked, connected
@@ -87,6 +88,12 @@ def test_a_server_that_mixes_the_base_up_with_an_adapter_is_asked_by_turns(tmp_p
         stub.slow = 0.0
         again = connected(stub)
         assert [one and one.text for one in beside] == [again.generate([asked(str(i))])[0].text for i in range(6)]
+
+
+def test_a_base_that_moves_as_far_as_the_adapter_has_gone_along() -> None:
+    inf = float("inf")
+    assert went_along(inf, inf) and went_along(2.0, 0.3) and went_along(0.4, 0.4)
+    assert not went_along(inf, 0.05) and not went_along(2.0, 0.05) and not went_along(0.4, 0.0)
 
 
 def test_kinds_go_out_one_at_a_time_and_the_longest_wait_is_next() -> None:

@@ -72,13 +72,11 @@ def _strengthen(file: Path) -> None:
 
 async def _tried(served: ServedBackend, name: str) -> bool:
     alone, moved = await _asked(served, served.name), await _asked(served, name)
-    far = _far(alone, moved)
-    if far < LEAST:
+    if (far := _far(alone, moved)) < LEAST:
         return False
     beside = [asyncio.ensure_future(_long(served, name, i)) for i in range(LONGS)]
     try:
-        found = [_far(alone, await _asked(served, served.name)) for _ in range(2)]
-        return max(found) > far / 4
+        return any([went_along(far, _far(alone, await _asked(served, served.name))) for _ in range(2)])
     finally:
         await asyncio.gather(*beside, return_exceptions=True)
 
@@ -100,6 +98,11 @@ async def _one(served: ServedBackend, model: str, about: str, most: int, **more:
         "temperature": 0.0, "cache_salt": uuid.uuid4().hex, **more,
     }  # fmt: skip
     return (await served.client.ask("/chat/completions", body, lambda found: found)).value
+
+
+def went_along(far: float, own: float) -> bool:
+    """Whether the base, which moved by `own`, moved with an adapter that moves by `far`, and not as half precision makes it."""
+    return own > min(far, 1.0) / 4
 
 
 def _far(one: Found, two: Found) -> float:

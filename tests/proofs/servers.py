@@ -184,12 +184,12 @@ def trained(words: list[str], scratch: str, folder: Path) -> bool:
     return done.returncode == 0 and len(models) > 1
 
 
-def conversed(words: list[str], scratch: str, dialogues: int) -> bool:
+def conversed(words: list[str], scratch: str, dialogues: int, form: str) -> bool:
     """A rated conversation with WIM as a command; whether every rating that the judge was asked for has been read or has its reason."""
     overrides = [
         "view=none", f"run.dir={scratch}/run", *seats(words), "prompts@experts.a.prompts=small", "prompts@experts.b.prompts=small",
         "decoding@experts.a.decoding=short", "decoding@experts.b.decoding=short", "topics=everyday", "embedder=real",
-        "judging.form=expected", "judging.analysis=false", f"conversation.count={dialogues}", "conversation.turns=4",
+        f"judging.form={form}", "judging.analysis=false", f"conversation.count={dialogues}", "conversation.turns=4",
     ]  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "expertchat.cli", "converse", *overrides], check=False)
     summary = json.loads(Path(scratch, "run", "summary.json").read_text("utf-8"))
@@ -203,7 +203,8 @@ def main(folder: Path, server: str, python: str | None = None, dialogues: int = 
     os.environ |= {"EXPERTCHAT_MODELS": str(folder), "HF_HUB_OFFLINE": "1"}
     with served(server, python, folder) as words, tempfile.TemporaryDirectory() as scratch:
         worst = compared(words, server, folder) if server != "transformers" else 0.0
-        good = conversed(words, scratch, dialogues) and worst <= (FAR if server != "llamacpp" else FAR_IN_FEW_BITS)
+        form = "sampled" if server == "transformers" else "expected"  # which tells no probabilities
+        good = conversed(words, scratch, dialogues, form) and worst <= (FAR if server != "llamacpp" else FAR_IN_FEW_BITS)
         if server == "vllm":
             good = adapted(words, folder) <= FAR and trained(words, scratch, folder) and good
         return 0 if good else 1
