@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ from expertchat.events import (
 from expertchat.folder.reader import RunReader
 from expertchat.metrics.said import find_said, weights_of
 from expertchat.training.config import OnlineDpoConfig
-from expertchat.training.online import run_online
+from expertchat.training.online import Online, run_online
 from tests.scripted import BagOfWords, Collect, Double
 
 SMALL = (
@@ -379,3 +380,16 @@ def test_a_turn_is_named_as_the_records_name_it(whole: tuple[Path, Collect]) -> 
         find_said(run, "r001/c0000/1")
     with pytest.raises(ConfigError, match=r"policy version 7 of expert a were not kept .*the base \(0\) and .*2: look"):
         weights_of(run, "a", 7)
+
+
+def test_what_stood_before_round_1_is_never_the_best() -> None:
+    """A resumed run asks for its first evaluation again, when its learner has long been another."""
+    run: Any = object.__new__(Online)
+    run.config = SimpleNamespace(evaluation=SimpleNamespace(final=4, histories=4))
+    run.learners = SimpleNamespace(all=[SimpleNamespace(seat="a", version=3)], free=lambda: None)
+    rates = {0: 0.9, 1: 0.6, 2: 0.4}
+    run.store = SimpleNamespace(metrics={f"evaluation-a-{n:04d}": SimpleNamespace(figures={"win_rate": r}) for n, r in rates.items()})
+    run.best = {}
+    for number in rates:
+        assert run.evaluate(number)
+    assert run.best == {"a": [1, 0.6]}

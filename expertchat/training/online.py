@@ -283,7 +283,8 @@ class Online:
                     text = f"the evaluation of expert {learner.seat} after round {number} says nothing: no comparison had an outcome"
                     self.hub.send(Note(text=text, level="warning"))
             rate = metrics.figures.get("win_rate")
-            if learner.version and not final and isinstance(rate, int | float) and rate > self.best.get(learner.seat, [0, -1.0])[1]:
+            learnt = number and learner.version and not final  # a resumed run asks for that of its base again
+            if learnt and isinstance(rate, int | float) and rate > self.best.get(learner.seat, [0, -1.0])[1]:
                 self.best[learner.seat] = [number, rate]
         self.learners.free()
         return True
