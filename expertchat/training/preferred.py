@@ -148,7 +148,8 @@ def group_of(one: Preferred) -> str:
 
 def figures_of(found: Sequence[Stand], beta: float, groups: Sequence[str] | None = None) -> dict[str, Figure]:
     """`accuracy`: how often the policy's own reward, beta times its log ratio, is on the side of the chosen one (of a single reply: above
-    0 for a good one), a tie counting a half; its interval draws whole groups, without `groups` rows. `heldout_margin`: the mean of its differences in pairs.
+    0 for a good one), a tie counting a half; its interval draws whole groups, without `groups` rows.
+    `heldout_margin`: the mean of its differences in pairs.
     `heldout_loss`: the mean of -log sigmoid of what lies on the right side, DPO's own, log 2 for a tie. `likelier`: how often the policy
     finds the chosen one of a pair likelier as a whole. None where there is nothing, or a number is not finite.
 
