@@ -16,7 +16,7 @@ from expertchat.training.guards import alarms, to_lower
 from expertchat.training.method import Rows
 from expertchat.training.offline import Offline
 from expertchat.training.offline_card import offline_card
-from expertchat.training.preferred import as_judged, as_pair, checked, figures_of, stands
+from expertchat.training.preferred import as_judged, as_pair, checked, figures_of, group_of, stands
 from expertchat.training.rows import Row
 
 NAME = "preferences"
@@ -73,7 +73,7 @@ class DpoRun(Offline[DpoConfig]):
         with self.together():
             mine = stands(self.learner, self.ranks.mine(self.held))
         found = self.ranks.gather(mine)
-        figures = figures_of(found, self.config.train.beta)
+        figures = figures_of(found, self.config.train.beta, list(map(group_of, self.held)))
         if self.stop():
             return None
         self.keep_evaluation("rows", number, final, [

@@ -122,13 +122,11 @@ def as_judged(one: Preferred) -> Iterator[Row]:
 
 
 class Stand(NamedTuple):
-    """Of one row: log policy - log base of each reply (nats; None: it has none); whether the policy finds the chosen one likelier; `group`:
-    rows of one group are alike."""
+    """Of one row: log policy - log base of each reply (nats; None: it has none); whether the policy finds the chosen one likelier."""
 
     chosen: float | None
     rejected: float | None
     likelier: bool | None
-    group: str = ""
 
 
 def stands(learner: Learner, rows: Sequence[Preferred]) -> list[Stand]:
@@ -139,13 +137,19 @@ def stands(learner: Learner, rows: Sequence[Preferred]) -> list[Stand]:
     for one, mine, its in zip(rows, of_policy, of_base, strict=True):
         ratios = {side: a.logp - b.logp for side, a, b in zip(one.replies, mine, its, strict=True)}
         likelier = mine[0].logp > mine[1].logp if len(mine) == 2 else None
-        found.append(Stand(ratios.get("chosen"), ratios.get("rejected"), likelier, one.row.group or one.row.topic or one.row.id))
+        found.append(Stand(ratios.get("chosen"), ratios.get("rejected"), likelier))
     return found
 
 
-def figures_of(found: Sequence[Stand], beta: float) -> dict[str, Figure]:
+def group_of(one: Preferred) -> str:
+    """Rows of one group are alike: its own, its topic, or the row alone."""
+    return one.row.group or one.row.topic or one.row.id
+
+
+def figures_of(found: Sequence[Stand], beta: float, groups: Sequence[str] | None = None) -> dict[str, Figure]:
     """`accuracy`: how often the policy's own reward, beta times its log ratio, is on the side of the chosen one (of a single reply: above
-    0 for a good one), a tie counting a half; its interval draws whole groups. `heldout_margin`: the mean of its differences in pairs.
+    0 for a good one), a tie counting a half; its interval draws whole groups, without `groups` rows.
+    `heldout_margin`: the mean of its differences in pairs.
     `heldout_loss`: the mean of -log sigmoid of what lies on the right side, DPO's own, log 2 for a tie. `likelier`: how often the policy
     finds the chosen one of a pair likelier as a whole. None where there is nothing, or a number is not finite.
 
@@ -159,7 +163,7 @@ def figures_of(found: Sequence[Stand], beta: float) -> dict[str, Figure]:
         return {**dict.fromkeys(names), "rows": len(found)}
     apart = [one.chosen - one.rejected for one in found if one.chosen is not None and one.rejected is not None]
     single = [one.chosen if one.chosen is not None else -(one.rejected or 0.0) for one in found if None in (one.chosen, one.rejected)]
-    right = share_of([_right(one) for one in found], [one.group for one in found], seed=0)
+    right = share_of([_right(one) for one in found], groups or [str(i) for i in range(len(found))], seed=0)
     known = [one.likelier for one in found if one.likelier is not None]
     return {
         "accuracy": right.value,
