@@ -94,6 +94,8 @@ def findings(parting: Mapping[str, Any], last: int) -> list[str]:
         elif part["over_optimised"]:
             lost = _written(loss, PERCENT, 1)
             found.append(f"over-optimised: by {name} N = {best} is the best one, and N = {last} loses {lost} points against it")
+        elif best != last and loss["low"] is None:
+            found.append(f"by {name} N = {best} is the best one, on prompts too few or too alike to say how sure that is")
         elif enough == last:
             found.append(f"by {name} the largest N is the best one: its gain over all others is shown")
         else:
