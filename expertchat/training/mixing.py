@@ -1,8 +1,8 @@
 """Does a server keep a base and its adapters apart? Tried with an adapter that says plainly that it was there.
 
 vLLM on a CPU (0.32) does not: in a step that computes requests with and without an adapter, those without have the index -1, by which
-torch takes the last slot for adapters; with the default of one slot that is the very adapter. What was computed so stays in the cache of
-beginnings, under the base's name. On a GPU its kernels leave them out, and with a slot too many the last one is empty.
+torch takes the last slot for adapters; with the default of one slot that is the very adapter. By its code, what was computed so stays in
+the cache of beginnings, under the base's name. On a GPU its kernels leave them out, and with a slot too many the last one is empty.
 """
 
 from __future__ import annotations
