@@ -355,6 +355,8 @@ class RewardModelConfig(MayBeServed):
     """A classifier that judges: its score s is the reward tanh((s - `center`) / `scale`), of a logit 2 p - 1 where scale is 2. `label`: the
     one whose probability p is the score (2 p - 1 the reward); "type": the one called as the text's type."""
 
+    only_here: ClassVar[tuple[str, ...]] = ("label", "max_tokens")  # keys that no server takes
+
     path: Text = Field(min_length=1)
     revision: Text | None = None
     models_dir: Text | None = Field(default=None, exclude=True)

@@ -190,7 +190,7 @@ def test_each_prompt_is_rewarded_for_its_own_type(tmp_path: Path, monkeypatch: p
     ]  # fmt: skip
     valuer = Asked()
     monkeypatch.setattr("expertchat.talk.cast.find_folder", lambda *given: tmp_path)
-    monkeypatch.setattr("expertchat.talk.cast.load_reward_model", lambda config, hub: valuer)
+    monkeypatch.setattr("expertchat.talk.cast.load_reward_model", lambda config, hub, terms: valuer)
     assert run_online(load("grpo", [*GRPO, *words]), [], Collect()) == 0
     topics = {one["id"]: one["topic"] for one in records(tmp_path / "run", "transcripts")}
     assert set(valuer.labels) == {"cause", "evidence"}

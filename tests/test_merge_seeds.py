@@ -75,6 +75,7 @@ def test_every_field_is_known_to_be_an_id_or_not() -> None:
     assert seen - texts == IDS | set(KEYED)
     assert {model.__name__ for model in records} == {m.__name__ for m in [*files.FILES.values(), Held, Comparison]} | {
         "Verdict",  # inside Comparison
+        "Standing",  # how a row of dpo stands against the base, in files by evaluation
         "Served",  # what a server has answered, by request: it stays with the run that asked
         "Bundle",  # of a round that is at work
         "Label",  # of people, in a folder of theirs

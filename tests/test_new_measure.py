@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import expertchat
+from expertchat.config import conf_dir
 
 MEASURE = '''
 from expertchat.text.program import Program, share
@@ -56,6 +57,7 @@ def package(tmp_path: Path) -> Path:
     for entry in real.iterdir():
         if entry.name != "text":
             (copy / entry.name).symlink_to(entry)
+    (copy.parent / "conf").symlink_to(conf_dir())  # which is looked for beside the package
     shutil.copytree(real / "text", copy / "text", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "text" / "exclaims.py").write_text(MEASURE)
     registry = copy / "text" / "measures.py"

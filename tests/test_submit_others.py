@@ -53,7 +53,7 @@ def test_reward_models_count(tmp_path: Path) -> None:
     lab = load("judge", meant(words))
     assert list(reward_models_of(lab)) == ["judges.reward_model.reward_model"] and not models_of(lab)
     size = (folder / "model.safetensors").stat().st_size
-    assert list(checks._weights(lab)) == [size]
+    assert list(checks.weights_of(lab)) == [size]
     found = problems("judge", *words, "cluster=generic", "cluster.memory=100M", "run.dir=one")
     assert any("judge needs about" in one for one in found)
     lost = problems("judge", *words[:2], "judges.reward_model.reward_model.path=./none", "run.dir=two")
@@ -99,7 +99,7 @@ def test_how_long_it_takes_is_told_by_earlier_ones() -> None:
 
 
 def test_weights_that_no_gpu_of_the_node_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_weights", lambda config: iter([20 * 2**30]))
+    monkeypatch.setattr(checks, "weights_of", lambda config: iter([20 * 2**30]))
     monkeypatch.setattr(checks, "named_by", lambda config: iter([1]))
     cluster = load("submit", ["cluster=beluga", "cluster.gpus=1", "cluster.gpu_gib=16"]).cluster
     checked = checks.Checked()

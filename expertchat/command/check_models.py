@@ -48,8 +48,8 @@ def reward_model_problems(key: str, config: RewardModelConfig, pairs: bool = Tru
     """What is wrong with a reward model. `pairs`: whether it may be one that compares two texts."""
     if config.backend == "server":
         yield from server_problems(key, config)
-        given = {"label": config.label, "max_tokens": config.max_tokens}
-        named = [f"{key}.{name}={value}" for name, value in given.items() if value is not None]
+        given = config.model_dump(include={*config.only_here}, exclude_none=True)
+        named = [f"{key}.{name}={value}" for name, value in given.items()]
         yield from (f"{one}: is not to be had of a server; leave it out, or take the model's folder (path=)" for one in named)
         return
     looked = told(find_here, config.path, config.revision, problem_for(config.label, pairs), config.models_dir)

@@ -177,7 +177,8 @@ def _device_problems(wanted: Wanted, cluster: ClusterConfig) -> list[str]:
         number = 0 if device in ("cuda", "balanced") else int(device[5:]) if device.startswith("cuda:") else -1
         if number >= gpus:
             beside = f", {wanted.cluster.gpus - gpus} more are the server's" if wanted.served is not None else ""
-            found.append(f"{key}={device}: a node of the job has {gpus} GPUs (cluster.gpus){beside}; ask for more, or set {key}=auto")
+            there = f"{gpus} GPUs (cluster.gpus={wanted.cluster.gpus}){beside}"
+            found.append(f"{key}={device}: a node of the job has {there}; ask for more, or set {key}=auto")
     return found
 
 
