@@ -13,7 +13,6 @@ from expertchat.backends.base import (
     Completion,
     Decoding,
     GenerateRequest,
-    LaneApart,
     ModelInfo,
     OnText,
     ScoreRequest,
@@ -22,13 +21,13 @@ from expertchat.backends.base import (
 from expertchat.backends.served import reading
 from expertchat.backends.served.can import FLAGS, Can, count, what_it_can
 from expertchat.backends.served.client import Answered, Client, wait_for
+from expertchat.backends.served.lane import Asked
 from expertchat.backends.served.lane import OnText as OnRow
-from expertchat.backends.served.lane import ServedLane
 from expertchat.backends.served.options import Walk
 from expertchat.backends.served.trouble import Denied, Refused
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.folder.run import Halted
-from expertchat.records import Message, Served
+from expertchat.records import Message
 from expertchat.text.sentences import writable
 
 STOPS = 4  # stop strings that every server takes; all of them are looked for here as well
@@ -39,7 +38,7 @@ NO_SCORES = "the server tells no log probabilities"
 GO_ON = "Your answer has to begin with the following words; go on right after them, and do not repeat them:\n"
 
 
-class ServedBackend(Backend):
+class ServedBackend(Asked, Backend):
     """One model of a server. What is sent follows from what the server `can` (expertchat.backends.served.can).
 
     The noise of a reply is keyed by `seed` and the request's key where the server takes seeds. `thinking`, `more` (further fields of each
@@ -101,28 +100,11 @@ class ServedBackend(Backend):
             thinking=config.thinking, prices=config.prices, notes=notes,
         )  # fmt: skip
 
-    @property
-    def device(self) -> str:
-        return f"server {self.client.name}"
-
-    def lane_apart(self) -> LaneApart:
-        return ServedLane(self._answer, self.client)
-
     def generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
         return self._all(requests)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
         return self._all(requests)
-
-    def _all(self, requests: Sequence[Any]) -> list[Any]:
-        lane, found = ServedLane(self._answer, self.client), dict[int, Any]()
-        try:
-            tickets = [lane.add(request) for request in requests]
-            while lane.load:
-                found |= dict(lane.advance())
-        finally:
-            lane.close()
-        return [found[ticket] for ticket in tickets]
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """As the server counts, where it does and it matters; else no fewer than a third of the bytes."""
@@ -140,7 +122,7 @@ class ServedBackend(Backend):
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
-    async def _answer(self, request: GenerateRequest | ScoreRequest, on_text: OnRow | None) -> Completion | Scores:
+    async def _answer(self, request: GenerateRequest | ScoreRequest, on_text: OnRow | None = None) -> Completion | Scores:
         """The answer to one request: what is known of it already, else the server's. Raises Halted where nothing more can be asked."""
         name = self._digest(request)
         try:
@@ -172,10 +154,9 @@ class ServedBackend(Backend):
         if said.problem:
             raise Refused(f"server {answered.server}: {said.problem}")
         text = writable(said.text if self.can.begins != "asked" else reading.without(said.text, request.prefix))
-        record = self._record(name, request.key, answered, said.usage).model_copy(
-            update={"text": text, "finish": said.finish, "prompt": said.prompt, "ids": said.ids, "ended": said.ended}
-        )
-        self.client.terms.ledger.keep(record)
+        record = self._keep(
+            name, request.key, answered, said.usage, text=text, finish=said.finish, prompt=said.prompt, ids=said.ids, ended=said.ended,
+        )  # fmt: skip
         return reading.completion(record, request)
 
     async def _scored(self, request: ScoreRequest, name: str) -> Scores:
@@ -198,16 +179,8 @@ class ServedBackend(Backend):
         logprobs, seconds = walk.logprobs(), sum(step.seconds for step in steps)
         whole = Answered(None, sum(step.tries for step in steps), seconds, steps[-1].server)
         usage = reading.added([step.value.usage for step in steps])
-        record = self._record(name, request.key, whole, usage)
-        told = [p if math.isfinite(p) else None for p in logprobs]
-        self.client.terms.ledger.keep(record.model_copy(update={"logprobs": told}))
+        self._keep(name, request.key, whole, usage, logprobs=[p if math.isfinite(p) else None for p in logprobs])
         return Scores(logprobs, seconds)
-
-    def _record(self, name: str, key: str, answered: Answered[Any], usage: reading.Usage) -> Served:
-        return Served(
-            id=name, key=key, model=self.name, server=answered.server, tries=answered.tries, seconds=round(answered.seconds, 4),
-            prompt_tokens=usage.prompt, completion_tokens=usage.completion, cost=usage.costs(self.prices),
-        )  # fmt: skip
 
     # -- the request --------------------------------------------------------------------------------------------------
 

@@ -7,20 +7,19 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from expertchat.backends.base import Capabilities, Embedder, Embedding, EmbedRequest, LaneApart
+from expertchat.backends.base import Capabilities, Embedder, Embedding, EmbedRequest
 from expertchat.backends.chunks import chunk, unit, weighted_mean
-from expertchat.backends.served.client import Answered, Client, wait_for
-from expertchat.backends.served.lane import OnText, ServedLane
+from expertchat.backends.served.client import Client, wait_for
+from expertchat.backends.served.lane import Asked, OnText
 from expertchat.backends.served.reading import Usage, usage
 from expertchat.backends.served.trouble import Denied, Refused
 from expertchat.config import ConfigError, EmbedderConfig
 from expertchat.folder.run import Halted
-from expertchat.records import Served
 
 PIECE = 1200  # bytes of a text that go to the model at once: some 400 tokens, which every embedder takes
 
 
-class ServedEmbedder(Embedder):
+class ServedEmbedder(Asked, Embedder):
     """`model` at an address. What a text is cut into does not depend on the server, so that two of them may be compared."""
 
     capabilities = Capabilities(scores=False, apart=True)
@@ -28,7 +27,7 @@ class ServedEmbedder(Embedder):
     def __init__(self, client: Client, model: str, prices: Sequence[float] | None = None) -> None:
         self.client, self.name, self.prices = client, model, prices
         self.note: str | None = f"embedder: {model} at {client.name}"
-        self._asked: dict[str, asyncio.Task[tuple[float, ...]]] = {}
+        self._asked: dict[str, asyncio.Task[tuple[float, ...]]] = {}  # a text that several want at once is asked for once
 
     @classmethod
     def connect(cls, config: EmbedderConfig, client: Client) -> ServedEmbedder:
@@ -40,20 +39,10 @@ class ServedEmbedder(Embedder):
             raise ConfigError(f"embedder: {error}") from None
         return made
 
-    @property
-    def device(self) -> str:
-        return f"server {self.client.name}"
-
-    def lane_apart(self) -> LaneApart:
-        return ServedLane(self._embedded, self.client)
-
     def embed(self, requests: Sequence[EmbedRequest]) -> list[Embedding]:
-        async def every() -> list[Embedding]:
-            return list(await asyncio.gather(*(self._embedded(request) for request in requests)))
+        return self._all(requests)
 
-        return wait_for(every())
-
-    async def _embedded(self, request: EmbedRequest, on_text: OnText | None = None) -> Embedding:
+    async def _answer(self, request: EmbedRequest, on_text: OnText | None = None) -> Embedding:
         try:
             return Embedding(await self._vector(request))
         except Denied as error:
@@ -80,15 +69,8 @@ class ServedEmbedder(Embedder):
         if len(found) != len(pieces):
             raise Refused(f"server {answered.server}: {len(found)} vectors for {len(pieces)} texts")
         vector = weighted_mean([unit(one) for one in found], [max(1, len(piece.encode())) for piece in pieces])
-        self.client.terms.ledger.keep(self._record(name, request.key, answered, used, list(vector)))
+        self._keep(name, request.key, answered, used, vector=list(vector))
         return vector
-
-    def _record(self, name: str, key: str, answered: Answered[Any], used: Usage, vector: list[float]) -> Served:
-        return Served(
-            id=name, key=key, model=self.name, server=answered.server, vector=vector, tries=answered.tries,
-            seconds=round(answered.seconds, 4), prompt_tokens=used.prompt, completion_tokens=used.completion,
-            cost=used.costs(self.prices),
-        )  # fmt: skip
 
 
 def vectors(found: Any) -> tuple[list[list[float]], Usage]:

@@ -1,13 +1,16 @@
-"""A lane of requests that run elsewhere: they begin when they are added, and come back in whatever order they are done."""
+"""Requests that run elsewhere: they begin when they are added to a lane, and come back in whatever order they are done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, wait
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from expertchat.backends.served.client import Client, start
+from expertchat.backends.base import Computing, LaneApart
+from expertchat.backends.served.client import Answered, Client, start
+from expertchat.backends.served.reading import Usage
+from expertchat.records import Served
 
 SLICE = 0.05  # seconds that an advance waits at most for something to be done
 LINGER = 20.0  # seconds that the end of a run waits for what was sent: its answers are paid, and kept for the next start
@@ -65,3 +68,45 @@ class ServedLane:
         for future in self._running.values():
             future.cancel()
         self._running.clear()
+
+
+class Asked(Computing):
+    """Whatever computes at an address: a model, an embedder, a reward model. It stands first among their bases.
+
+    `name`: what the server calls it; `prices`: of a million tokens of prompts and answers.
+    """
+
+    client: Client
+    name: str
+    prices: Sequence[float] | None = None
+
+    async def _answer(self, request: Any, on_text: OnText | None = None) -> Any:
+        """The answer to one request. Raises Halted where nothing more can be asked."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> str:
+        return f"server {self.client.name}"
+
+    def lane_apart(self) -> LaneApart:
+        return ServedLane(self._answer, self.client)
+
+    def _all(self, requests: Sequence[Any]) -> list[Any]:
+        """The answers, in the order of the requests."""
+        lane, found = ServedLane(self._answer, self.client), dict[int, Any]()
+        try:
+            tickets = [lane.add(request) for request in requests]
+            while lane.load:
+                found |= dict(lane.advance())
+        finally:
+            lane.close()
+        return [found[ticket] for ticket in tickets]
+
+    def _keep(self, name: str, key: str, answered: Answered[Any], usage: Usage, **said: Any) -> Served:
+        """Write an answer on the ledger, under the digest of what was asked, before anybody hears of it."""
+        record = Served(
+            id=name, key=key, model=self.name, server=answered.server, tries=answered.tries, seconds=round(answered.seconds, 4),
+            prompt_tokens=usage.prompt, completion_tokens=usage.completion, cost=usage.costs(self.prices), **said,
+        )  # fmt: skip
+        self.client.terms.ledger.keep(record)
+        return record

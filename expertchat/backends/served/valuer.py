@@ -12,16 +12,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from expertchat.backends.base import Capabilities, LaneApart, Valued, Valuer, ValueRequest
+from expertchat.backends.base import Capabilities, Valued, Valuer, ValueRequest
 from expertchat.backends.reward_texts import shorter, valued
 from expertchat.backends.served.can import there
 from expertchat.backends.served.client import Answered, Bounds, Client, wait_for
-from expertchat.backends.served.lane import OnText, ServedLane
+from expertchat.backends.served.lane import Asked, OnText
 from expertchat.backends.served.reading import Usage, usage
 from expertchat.backends.served.trouble import Denied, OddAnswer, Refused
 from expertchat.config import ConfigError, RewardModelConfig
 from expertchat.folder.run import Halted
-from expertchat.records import Message, Served
+from expertchat.records import Message
 from expertchat.text.harmless import neutralise
 
 Way = Literal["chat", "pair"]
@@ -34,7 +34,7 @@ PROBE = Bounds(2, 60.0)
 TRIED = (Message("user", "Let us talk about herons."),), "They fish in shallow water."
 
 
-class ServedRewardModel(Valuer):
+class ServedRewardModel(Asked, Valuer):
     """`config.model` at an address, with one label or two of which the second is the better one. Of what was said as much is shown as the
     server takes: the oldest messages are left out where it finds a text too long."""
 
@@ -43,7 +43,7 @@ class ServedRewardModel(Valuer):
     def __init__(self, client: Client, config: RewardModelConfig, way: Way) -> None:
         self.client, self.config, self.way = client, config, way
         self.tokens = False  # whether the server tells those of a chat, and takes them
-        self.name = str(config.model)
+        self.name, self.prices = str(config.model), config.prices
         self.notes = [f"reward model: {self.name} at {client.name} is shown {'a chat' if way == 'chat' else 'two texts'}"]
 
     @classmethod
@@ -70,22 +70,8 @@ class ServedRewardModel(Valuer):
             return made
         raise ConfigError(problems)
 
-    @property
-    def device(self) -> str:
-        return f"server {self.client.name}"
-
-    def lane_apart(self) -> LaneApart:
-        return ServedLane(self._answer, self.client)
-
     def value(self, requests: Sequence[ValueRequest]) -> list[Valued]:
-        lane, found = ServedLane(self._answer, self.client), dict[int, Valued]()
-        try:
-            tickets = [lane.add(request) for request in requests]
-            while lane.load:
-                found |= dict(lane.advance())
-        finally:
-            lane.close()
-        return [found[ticket] for ticket in tickets]
+        return self._all(requests)
 
     async def tried(self, activation: bool) -> list[float]:
         """The numbers of a sentence."""
@@ -113,7 +99,7 @@ class ServedRewardModel(Valuer):
         numbers, used = answered.value
         score = numbers[-1] - (numbers[0] if len(numbers) == 2 else 0.0)
         if math.isfinite(score):
-            self.client.terms.ledger.keep(self._record(name, request.key, answered, used, score))
+            self._keep(name, request.key, answered, used, score=score)
         return valued(score, self.config)
 
     async def _asked(self, request: ValueRequest) -> Answered[tuple[list[float], Usage]]:
@@ -158,13 +144,6 @@ class ServedRewardModel(Valuer):
         if not numbers or not all(isinstance(number, int | float) for number in numbers):
             raise OddAnswer("it gives no numbers")
         return [float(number) for number in numbers], usage(found)
-
-    def _record(self, name: str, key: str, answered: Answered[Any], used: Usage, score: float) -> Served:
-        return Served(
-            id=name, key=key, model=self.name, server=answered.server, score=score, tries=answered.tries,
-            seconds=round(answered.seconds, 4), prompt_tokens=used.prompt, completion_tokens=used.completion,
-            cost=used.costs(self.config.prices),
-        )  # fmt: skip
 
 
 def _tokens(found: Mapping[str, Any]) -> list[int]:
