@@ -56,12 +56,7 @@ class Gate:
         if self._waiting or self.out >= self.level.limit:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self.leave()
-                raise
+            await _comes(turn, self.leave)
         else:
             self.out += 1
         try:
@@ -93,12 +88,7 @@ class Turns:
         if self.out and (kind != self.kind or self._waiting):
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append((kind, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self.leave()
-                raise
+            await _comes(turn, self.leave)
         else:
             self.kind, self.out = kind, self.out + 1
 
@@ -113,3 +103,13 @@ class Turns:
         for turn in [turn for kind, turn in waiting if kind == self.kind]:
             self.out += 1
             turn.set_result(None)
+
+
+async def _comes(turn: asyncio.Future[None], leave: Callable[[], None]) -> None:
+    """Wait for a turn. Who is cancelled when it has just come hands it on by `leave`."""
+    try:
+        await turn
+    except asyncio.CancelledError:
+        if turn.done() and not turn.cancelled():
+            leave()
+        raise
