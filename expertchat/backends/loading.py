@@ -98,10 +98,10 @@ def connect(config: ModelConfig, seed: int, terms: Terms) -> Backend:
 
 def client_for(config: ModelConfig | EmbedderConfig | RewardModelConfig, terms: Terms) -> Client:
     """Who asks the server of a config: one for all that is asked of the same addresses. Raises ConfigError."""
+    from expertchat.backends.served.address import places_of
     from expertchat.backends.served.client import client_of
 
-    urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
-    return client_of(urls, config.key_from, terms)
+    return client_of(places_of(config.url), config.key_from, terms)
 
 
 def _share_budgets(backends: Iterable[Backend]) -> None:

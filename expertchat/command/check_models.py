@@ -13,7 +13,7 @@ from expertchat.backends.layouts import experts_of, fused_experts
 from expertchat.backends.learnt import find_learnt, misfit
 from expertchat.backends.loading import embedder_path, other_embedder
 from expertchat.backends.reward_folders import problem_for
-from expertchat.backends.served.address import ADDRESS, is_folder
+from expertchat.backends.served.address import ADDRESS, is_folder, places_of
 from expertchat.command.checks import told
 from expertchat.config import NOT_SEATS, ConfigError, EmbedderConfig, ModelConfig, RewardModelConfig
 from expertchat.text.redaction import is_secret_name
@@ -26,7 +26,7 @@ def server_problems(key: str, config: ModelConfig | EmbedderConfig | RewardModel
     """What is lacking to ask a server, as far as it is known without asking it."""
     if config.backend != "server" and config.url is None:
         return
-    urls = [config.url] if isinstance(config.url, str) else list(config.url or [])
+    urls = places_of(config.url)
     if not urls:
         yield f"{key}.url: is not set, but {key}.backend=server needs it; name its address, as http://HOST:8000/v1"
     wrong = [url for url in urls if not ADDRESS.fullmatch(url) and not is_folder(url)]

@@ -147,7 +147,7 @@ class FolderLock:
             return False
         if beat.get("host") == socket.gethostname():
             # On one machine the file lock is certain, and a process id may have been given to somebody else meanwhile.
-            return not locked and _running(int(as_number(beat.get("pid"))))
+            return not locked and is_running(int(as_number(beat.get("pid"))))
         return _age(beat) < self.stale_seconds if silent is None else not silent
 
     def _wait_for(self, orphan: Beat) -> None:
@@ -347,7 +347,8 @@ def _age(beat: Beat) -> float:
     return time.time() - as_number(beat.get("time"))
 
 
-def _running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether there is a process of this number on this machine, whoever's it is."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from expertchat.backends.folders import find_folder
 from expertchat.backends.loading import gib_of, weight_files
-from expertchat.backends.served.address import Address, remove_address, write_address
+from expertchat.backends.served.address import Address, free_port, remove_address, write_address
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, Loading, RunFinished, Sink
 from expertchat.folder.here import place as job_here
@@ -24,7 +24,7 @@ from expertchat.folder.run import DONE, FAILED, STOPPED, Hub, Interrupts, in_fol
 from expertchat.folder.run_folder import RunFolder
 from expertchat.folder.writing import saving
 from expertchat.serving.config import NAME, ServeConfig
-from expertchat.serving.started import LOG, Failed, Started, free_port
+from expertchat.serving.started import LOG, Failed, Started
 from expertchat.serving.vllm import EVERYWHERE, HERE, command, require_vllm, shared_out, variables, visible_gpus
 
 LOOK = 0.2  # seconds between two looks at the command beside it

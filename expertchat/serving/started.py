@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -105,16 +104,9 @@ class Started:
         try:
             with _DIRECT.open(f"{self.root}{route}", timeout=5) as answer:
                 return str(answer.read().decode("utf-8", "replace"))
-        except (OSError, ValueError, urllib.error.URLError):
+        except (OSError, ValueError, http.client.HTTPException):
             return None
 
 
 def _ending(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-
-
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return int(free.getsockname()[1])

@@ -7,7 +7,6 @@ writes it anew. The folder of an array holds one for each of its tasks. No key i
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import time
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 from expertchat.config import ConfigError
 from expertchat.folder.jsonl import read_json
+from expertchat.folder.lock import is_running
 from expertchat.folder.writing import replace
 
 FILE = "address.json"
@@ -59,20 +59,7 @@ def addresses(folder: Path) -> list[Address]:
     machine, counts as none."""
     files = [folder / FILE, *sorted(folder.glob(f"task-*/{FILE}"), key=lambda path: (len(path.parent.name), path.parent.name))]
     found = (_address(read_json(path)) for path in files)
-    return [one for one in found if one is not None and not _killed(one)]
-
-
-def _killed(address: Address) -> bool:
-    """Whether it is known that nobody listens there any more."""
-    if address.host != socket.gethostname():
-        return False
-    try:
-        os.kill(address.pid, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        pass
-    return False
+    return [one for one in found if one is not None and (one.host != socket.gethostname() or is_running(one.pid))]
 
 
 def _address(values: dict[str, Any] | None) -> Address | None:
@@ -82,6 +69,11 @@ def _address(values: dict[str, Any] | None) -> Address | None:
         return None
     pid, said = values.get("pid"), {name: str(values.get(name, "")) for name in ("model", "host", "job")}
     return Address(url, said["model"], said["host"], pid if isinstance(pid, int) else 0, said["job"])
+
+
+def places_of(url: Sequence[str] | str | None) -> list[str]:
+    """What stands in a config as url: nothing, one address or folder, or several that serve the same."""
+    return [url] if isinstance(url, str) else list(url or [])
 
 
 def urls_of(words: Sequence[str]) -> list[str]:
@@ -104,3 +96,10 @@ def wait_for_urls(words: Sequence[str], seconds: float) -> list[str]:
             )
         time.sleep(LOOK)
     return found
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return int(free.getsockname()[1])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from expertchat.backends.folders import find_folder
 from expertchat.backends.gguf import is_gguf
+from expertchat.backends.served.address import free_port
 from expertchat.backends.served.backend import ServedBackend
 from expertchat.backends.served.client import Client
 from expertchat.backends.served.terms import Terms
@@ -66,16 +66,10 @@ def _started(file: Path, context: int) -> Running:
     wanted.model.path, wanted.model_alias = str(file), {file.stem}
     wanted.n_parallel, wanted.n_ctx = SLOTS, SLOTS * context
     wanted.cpuparams.n_threads = usable_cores()
-    wanted.hostnames, wanted.port, wanted.api_keys = ["127.0.0.1"], _free_port(), [secret]  # other users of the machine cannot ask it
+    wanted.hostnames, wanted.port, wanted.api_keys = ["127.0.0.1"], free_port(), [secret]  # other users of the machine cannot ask it
     wanted.verbosity, wanted.offline, wanted.ui = -1, True, False
     try:
         server = xllamacpp.Server(wanted)
     except RuntimeError as error:
         raise ConfigError(f"path={shown_path(str(file))}: llama.cpp cannot load it ({first_line(error)})") from None
     return Running(f"http://127.0.0.1:{wanted.port}/v1", secret, server)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
