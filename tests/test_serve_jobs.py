@@ -98,6 +98,14 @@ def test_a_server_that_nobody_asks_is_refused(tmp_path: Path) -> None:
     assert "started by srun" in several and "a server each" in array
 
 
+@pytest.mark.parametrize("place", ["reward_model", "embedder"])
+def test_whatever_is_served_may_be_asked(place: str, tmp_path: Path) -> None:
+    served = served_by(SERVED, tmp_path / "day1")
+    words = {"reward_model": ["+reward_model=server", "judging.judge=reward_model"], "embedder": ["embedder=server"]}[place]
+    asked = load("converse", [*words, f"{place}.url={tmp_path}/day1-server", f"{place}.model=mixtral"])
+    assert beside_problems(asked, served, 1, None) == []
+
+
 @pytest.mark.slow
 def test_a_server_as_a_job_of_its_own(job: list[str], tmp_path: Path) -> None:
     words = [*job[1:3], "run.dir=runs/mixtral", "cluster.gpus=2", "server.python=python3", "model.context_length=4096", "model.dtype=fp16"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.backends.folders import resolve_path
-from expertchat.backends.served.address import is_folder
+from expertchat.backends.served.address import is_folder, places_of
 from expertchat.command.launch import load_whole
 from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError, ModelConfig
@@ -22,7 +22,7 @@ from expertchat.serving.config import NAME, ServeConfig
 from expertchat.serving.vllm import four_bits_of, server_problems, shared_out
 from expertchat.slurm.checks import Checked, find_models, weights_of
 from expertchat.slurm.config import ClusterConfig
-from expertchat.slurm.loads import models_of
+from expertchat.slurm.loads import embedder_of, models_of, reward_models_of
 
 # What vLLM's kernels for a form of 4 bits need, and what GPUs have: compute capability.
 NEEDS = {"awq": 7.5, "gptq": 6.0}
@@ -59,8 +59,9 @@ def beside_problems(config: Any, served: ServeConfig, ranks: int, array: object)
     if ranks > 1:
         found.append("--serve: a run of several processes is started by srun; submit the server as a job of its own")
     place = Path(str(served.run.dir)).resolve()
-    asked = [url for model in models_of(config).values() for url in _words(model.url) if is_folder(url)]
-    if not any(Path(url).expanduser().resolve() == place for url in asked):
+    asked = [*models_of(config).values(), *reward_models_of(config).values(), *filter(None, [embedder_of(config)])]
+    folders = [url for one in asked for url in places_of(one.url) if is_folder(url)]
+    if not any(Path(url).expanduser().resolve() == place for url in folders):
         found.append(
             f"--serve: nobody asks this server; give the model of an expert its folder: experts.b.url={served.run.dir} "
             f"experts.b.model={served.name} (with model@experts.b=server)"
@@ -131,7 +132,3 @@ def _form_and_shape(model: ModelConfig) -> tuple[str | None, Shape]:
 def _count(served: ServeConfig, cluster: ClusterConfig, beside: bool) -> int:
     """How many of a node's GPUs are the server's. Raises ConfigError."""
     return len(shared_out(served.server.gpus, [str(number) for number in range(cluster.gpus)], beside)[0])
-
-
-def _words(url: str | list[str] | None) -> list[str]:
-    return [url] if isinstance(url, str) else list(url or [])
