@@ -128,7 +128,9 @@ def test_the_arithmetic_of_a_server() -> None:
     # keys and values of a token: 2 x 8 heads x 128 x 2 bytes x 32 layers = 128 KiB, half of it on each
     assert served.held == served.cache // 65536 and served.at_once == served.held // 3072
     assert served.weights + served.cache + served.moment + served.reserve == int(16 * GIB * 0.9)
-    assert sum(served.segments("b").values()) == 16 * GIB
+    assert sum(served.segments("b", served.gpus[0]).values()) == 16 * GIB
+    mixed = replace(served, gpus=tuple(parse_gpus("1x24+1x16")))
+    assert mixed.held == served.held and [mixed.segments("b", gpu)["free"] // GIB for gpu in mixed.gpus] == [9, 1]
     assert Serving("m", LLAMA, tuple(parse_gpus("1x16")), bits=16).problems()  # 15 GiB of 14.4
     split = Serving("m", LLAMA, (Gpu(80 * GIB),) * 3, bits=16)
     assert split.problems() == ["m: its 32 heads cannot be split evenly over 3 GPUs; give it 2"]
@@ -143,6 +145,14 @@ def test_the_plan_shows_the_servers_gpus(tmp_path: Path, capsys: pytest.CaptureF
     plan = json.loads(out.read_text())
     assert [gpu["phase"] for gpu in plan["gpus"]][2:] == ["serving", "serving"] and plan["fits"]
     assert plan["gpus"][2]["holds"] == {"b": "1/2"} and "b" not in plan["gpus"][0]["holds"]
+
+
+def test_a_server_that_takes_every_gpu_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "gpus=2x16", "server.seat=b", "server.gpus=2", "conversations=1"]
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert "no GPU is left for meta-llama/Meta-Llama-3-8B-Instruct" in said and "device=cpu" in said and "Traceback" not in said
+    assert cli.main([*words, "experts.a.device=cpu", "embedder.device=cpu"]) == 0
 
 
 def test_who_learns_stands_on_both(capsys: pytest.CaptureFixture[str]) -> None:

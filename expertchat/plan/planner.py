@@ -104,8 +104,11 @@ def make_plan(job: Job, gpus: Sequence[Gpu], names: Mapping[str, str] = SETTINGS
 def _all_there(job: Job, gpus: Sequence[Gpu]) -> None:
     """Raise ConfigError for a GPU that is not there."""
     everything: list[Model | Embedder] = [*job.models, *(one for one in (job.embedder, job.valuer) if one is not None)]
-    for model in everything:
-        if model.on_gpu and model.gpu is not None and model.gpu >= len(gpus):
+    wanting = [model for model in everything if model.on_gpu]
+    if wanting and not gpus:
+        raise ConfigError(f"no GPU is left for {', '.join(model.name for model in wanting)}: give the run one, or set device=cpu")
+    for model in wanting:
+        if model.gpu is not None and model.gpu >= len(gpus):
             raise ConfigError(f"{model.name}: device=cuda:{model.gpu}, but there are {len(gpus)} GPUs: set device=auto")
 
 

@@ -25,9 +25,10 @@ GRAPHS = int(0.5 * GIB)  # CUDA graphs of the sizes of a batch; --enforce-eager 
 
 @dataclass(frozen=True)
 class Serving:
-    """vLLM with a model in `bits` on `gpus`, all of one size. `tokens`: of the longest request; `requests` at once; `rank`: of adapters.
+    """vLLM with a model in `bits` on `gpus`. `tokens`: of the longest request; `requests` at once; `rank`: of adapters.
 
-    `files`: bytes of its weight files, where they are here. All figures are bytes of one GPU.
+    `files`: bytes of its weight files, where they are here. All figures are bytes of one GPU; what the caches of all have room for, the
+    smallest says.
     """
 
     name: str
@@ -79,9 +80,13 @@ class Serving:
         return CONTEXT + (BETWEEN if self.parts > 1 else 0)
 
     @property
+    def smallest(self) -> Gpu:
+        return min(self.gpus, key=lambda one: int(one.size * self.memory) - one.taken)
+
+    @property
     def cache(self) -> int:
         """What is left for keys and values; below 0 where not even the weights fit."""
-        gpu = min(self.gpus, key=lambda one: one.size - one.taken)
+        gpu = self.smallest
         return int(gpu.size * self.memory) - gpu.taken - self.weights - self.adapters - self.moment - self.reserve
 
     @property
@@ -112,20 +117,20 @@ class Serving:
             lower += ["take a folder in 4 bits (AWQ, GPTQ)"] if self.bits > 4 else []
             lower += ["give it more or larger GPUs"]
             found.append(
-                f"{self.name} does not fit into vLLM on {self.parts} x {self.gpus[0].size / GIB:.0f} GiB: {self.weights / GIB:.2f} GiB of "
+                f"{self.name} does not fit into vLLM on {self.parts} x {self.smallest.size / GIB:.0f} GiB: {self.weights / GIB:.2f} GiB of "
                 f"weights on each, and its caches hold {room}. Remedy: {'; or '.join(lower)}"
             )
         return found
 
-    def segments(self, owner: str) -> dict[str, int]:
-        """What stands on each of its GPUs, in the order of the picture."""
+    def segments(self, owner: str, gpu: Gpu) -> dict[str, int]:
+        """What stands on one of its GPUs, in the order of the picture."""
         found = {f"weights {owner}": self.weights, "LoRA + optimizer": self.adapters, "KV cache": max(0, self.cache)}
-        found |= {"activations": self.moment, "reserve": self.reserve}
-        return found | {"free": self.gpus[0].size - sum(found.values())}
+        found |= {"activations": self.moment, "reserve": self.reserve + gpu.taken}
+        return found | {"free": gpu.size - sum(found.values())}
 
     def told(self) -> str:
         """What fits, in a few words."""
-        on = f"{self.parts} x {self.gpus[0].size / GIB:.0f} GiB"
+        on = f"{self.parts} x {self.smallest.size / GIB:.0f} GiB"
         what = f"{self.weights / GIB:.2f} GiB of weights on each, caches of {self.held:,} tokens"
         return f"{self.name} in {self.bits} bits by vLLM on {on}: {what}, {self.at_once} requests of {self.tokens} at once"
 
@@ -133,21 +138,21 @@ class Serving:
 def with_serving(values: Mapping[str, Any], seat: str, serving: Serving) -> dict[str, Any]:
     """A plan's values (expertchat.plan.values.as_dict) with the server's GPUs behind its own."""
     bits = f"{serving.bits} bits, vLLM" if serving.bits < 16 else "vLLM"
-    segments, need = serving.segments(seat), serving.weights + serving.adapters + serving.moment + serving.reserve + max(0, serving.cache)
+    stands = [(gpu, serving.segments(seat, gpu)) for gpu in serving.gpus]
     gpus = [
-        {"size": gpu.size, "name": gpu.name, "need": need, "capacity": gpu.size, "phase": "serving", "talking": need, "training": 0,
-         "holds": {seat: f"1/{serving.parts}"}, "segments": segments}
-        for gpu in serving.gpus
+        {"size": gpu.size, "name": gpu.name, "need": (need := gpu.size - segments["free"]), "capacity": gpu.size, "phase": "serving",
+         "talking": need, "training": 0, "holds": {seat: f"1/{serving.parts}"}, "segments": segments}
+        for gpu, segments in stands
     ]  # fmt: skip
     model = {"name": serving.name, "dtype": serving.dtype, "quantization": bits, "parameters": weights(serving.shape, "fp32").total // 4,
              "device_map": {}, "unpacking": 0}  # fmt: skip
-    more = {f"{seat} (vLLM)" if seat in values["models"] else seat: (model, {"weights": serving.whole})}
+    name = f"{seat} (vLLM)" if seat in values["models"] else seat
     return {
         **values,
         "fits": values["fits"] and not serving.problems(),
         "problems": [*values["problems"], *serving.problems()],
-        "models": {**values["models"], **{name: one for name, (one, _) in more.items()}},
-        "bytes": {**values["bytes"], **{name: size for name, (_, size) in more.items()}},
+        "models": {**values["models"], name: model},
+        "bytes": {**values["bytes"], name: {"weights": serving.whole}},
         "gpus": [*values["gpus"], *gpus],
         "server": {
             "seat": seat, "gpus": serving.parts, "tokens_held": serving.held, "requests_at_once": serving.at_once, "told": serving.told(),

@@ -74,7 +74,7 @@ def require_vllm(config: VllmConfig) -> None:
     python = os.path.expanduser(config.python or sys.executable)
     look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
     try:
-        done = subprocess.run([python, "-c", look], env=variables(config, None, {}), capture_output=True, timeout=60)
+        done = subprocess.run([python, "-c", look], env=variables(config, None, os.environ), capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"server.python={python}: does not start ({error})") from None
     if done.returncode:
@@ -109,8 +109,7 @@ def command(config: ServeConfig, folder: Path, port: int, host: str, gpus: int) 
 
 def variables(config: VllmConfig, gpus: Sequence[str] | None, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment that it gets. `gpus`: those that it sees; None: as they are."""
-    found = {name: value for name, value in (environment or os.environ).items() if name not in OURS}
-    found = QUIET | found
+    found = QUIET | {name: value for name, value in environment.items() if name not in OURS}
     if config.adapters:
         found["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "true"
     if gpus is not None:
