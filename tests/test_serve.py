@@ -17,8 +17,9 @@ import pytest
 
 from expertchat import events
 from expertchat.backends.served.address import Address, addresses, remove_address, urls_of, wait_for_urls, write_address
-from expertchat.backends.served.client import Client, Terms, wait_for
+from expertchat.backends.served.client import Client, wait_for
 from expertchat.backends.served.config import ServerConfig
+from expertchat.backends.served.terms import Terms
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.serving import run as serving
@@ -154,6 +155,19 @@ def test_of_its_log_the_error_is_told_and_not_what_came_of_it(tmp_path: Path) ->
     assert server.told().startswith(said)
     log.write_text("one\ntwo\nthree\nfour\n")
     assert server.told() == "two / three / four"
+
+
+def test_a_port_where_something_else_speaks_is_no_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        def speak() -> None:
+            with other.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(b"220 mail.example ESMTP\r\n")
+
+        threading.Thread(target=speak, daemon=True).start()
+        server = object.__new__(Started)
+        server.root = f"http://127.0.0.1:{other.getsockname()[1]}"
+        assert not server._answers()
 
 
 @pytest.mark.slow

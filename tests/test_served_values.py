@@ -10,7 +10,7 @@ import pytest
 
 from expertchat.backends.base import ValueRequest
 from expertchat.backends.loading import client_for
-from expertchat.backends.served.client import Terms
+from expertchat.backends.served.terms import Terms
 from expertchat.backends.served.valuer import ServedRewardModel, _tokens
 from expertchat.cli import main
 from expertchat.command.check_models import reward_model_problems

@@ -16,7 +16,7 @@ from pathlib import Path
 from expertchat.backends.base import ValueRequest
 from expertchat.backends.loading import client_for
 from expertchat.backends.reward_model import RewardModel
-from expertchat.backends.served.client import Terms
+from expertchat.backends.served.terms import Terms
 from expertchat.backends.served.valuer import ServedRewardModel
 from expertchat.config import RewardModelConfig
 from expertchat.records import Message
