@@ -16,8 +16,9 @@ from expertchat.cli import main
 from expertchat.command.check_models import reward_model_problems
 from expertchat.config import ConfigError, RewardModelConfig
 from expertchat.records import Message
+from tests.alike import records
 from tests.served import Stub, Traits
-from tests.test_served import QUICK, lines, talk
+from tests.served_runs import QUICK, talk
 
 SAID = (Message("user", "Let us talk about herons."), Message("assistant", "They fish."), Message("user", "Where do they nest?"))
 
@@ -68,10 +69,10 @@ def test_a_conversation_is_judged_by_it(tmp_path: Path) -> None:
     with Stub(Traits(values="chat")) as stub:
         words = ["+reward_model=server", f"reward_model.url={stub.url}", "reward_model.model=m", "judging.judge=reward_model"]
         assert talk(stub, tmp_path / "run", *words) == 0
-        rewards = lines(tmp_path / "run", "rewards")
+        rewards = records(tmp_path / "run", "rewards")
         assert {line["judge"] for line in rewards} == {"reward_model"} and all(line["score"] is not None for line in rewards)
         summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
-        scored = [line for line in lines(tmp_path / "run", "served") if line.get("score") is not None]
+        scored = [line for line in records(tmp_path / "run", "served") if line.get("score") is not None]
         assert len(scored) == len(rewards) == summary["rewards_read"] and not stub.twice()
 
 
@@ -91,4 +92,4 @@ def test_whatever_asks_a_server_has_the_sums_in_its_summary(tmp_path: Path) -> N
             folder = tmp_path / command
             assert main([command, f"source.path=[{table}]", f"run.dir={folder}", "view=none", *words]) in (0, 1)
             summary = json.loads((folder / "summary.json").read_text("utf-8"))
-            assert summary["served"]["answers"] == len(lines(folder, "served")) > 0
+            assert summary["served"]["answers"] == len(records(folder, "served")) > 0

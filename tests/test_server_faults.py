@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from expertchat.doors.guard import guarded
+from tests.alike import records
 from tests.scripted import Collect
 from tests.served import Handler, Stub, is_probe
-from tests.test_served import KEY, QUICK, asked, composed, connected, cut, lines, talk
+from tests.served_runs import KEY, QUICK, asked, composed, connected, cut, drips, talk
 
 QUIET = ("server.patience=60", "server.wait=0.2", "server.timeout=60", "judging.wim.enabled=false", "judging.z=0.0")
 KEYS = ("experts.a.key_from=HERE_API_KEY", "experts.b.key_from=HERE_API_KEY")
@@ -108,17 +109,6 @@ class Case:
     says: str
 
 
-def drips(handler: Handler) -> None:
-    """A byte now and then, and never the end."""
-    handler.send_response(200)
-    handler.send_header("content-length", "1000")
-    handler.end_headers()
-    for _ in range(100):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.02)
-
-
 def elsewhere(handler: Handler) -> None:
     handler.say(307, {}, location="http://127.0.0.1:9/v1/chat/completions")
 
@@ -154,8 +144,8 @@ def after(answers: int, case: Case) -> Callable[[Handler], bool]:
 
 def alike(one: Path, two: Path) -> bool:
     """Whether two runs have the same texts and ratings."""
-    texts = [[[turn["text"] for turn in line["turns"]] for line in lines(run, "transcripts")] for run in (one, two)]
-    ratings = [{line["id"]: line["expected"] for line in lines(run, "ratings")} for run in (one, two)]
+    texts = [[[turn["text"] for turn in line["turns"]] for line in records(run, "transcripts")] for run in (one, two)]
+    ratings = [{line["id"]: line["expected"] for line in records(run, "ratings")} for run in (one, two)]
     return sorted(texts[0]) == sorted(texts[1]) and ratings[0] == ratings[1]
 
 
@@ -185,8 +175,8 @@ def test_what_a_fault_in_the_middle_does(
         assert guarded(lambda: talk(stub, run, *QUIET, *KEYS)) == 0
         assert alike(run, whole) and not stub.twice()
     else:
-        said = [turn["note"] or "" for line in lines(run, "transcripts") for turn in line["turns"]]
-        said += [line["problem"] or "" for line in lines(run, "ratings")]
+        said = [turn["note"] or "" for line in records(run, "transcripts") for turn in line["turns"]]
+        said += [line["problem"] or "" for line in records(run, "ratings")]
         assert any(case.says in text for text in said)
     stub.fault = after(15, case)
     stub.answered.clear()

@@ -16,7 +16,7 @@ from expertchat.config import ConfigError
 from expertchat.training.mixing import went_along
 from expertchat.training.through import FOLDER, Through
 from tests.served import Stub, Traits
-from tests.test_served import asked, connected
+from tests.served_runs import asked, connected
 
 
 class Learns:
