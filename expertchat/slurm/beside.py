@@ -59,8 +59,9 @@ def beside_problems(config: Any, served: ServeConfig, ranks: int, array: object)
     if ranks > 1:
         found.append("--serve: a run of several processes is started by srun; submit the server as a job of its own")
     place = Path(str(served.run.dir)).resolve()
-    asked = [*models_of(config).values(), *reward_models_of(config).values(), *filter(None, [embedder_of(config)])]
-    folders = [url for one in asked for url in places_of(one.url) if is_folder(url)]
+    urls = [model.url for model in models_of(config).values()] + [valuer.url for valuer in reward_models_of(config).values()]
+    urls += [embedder.url] if (embedder := embedder_of(config)) is not None else []
+    folders = [word for url in urls for word in places_of(url) if is_folder(word)]
     if not any(Path(url).expanduser().resolve() == place for url in folders):
         found.append(
             f"--serve: nobody asks this server; give the model of an expert its folder: experts.b.url={served.run.dir} "

@@ -8,15 +8,18 @@ dialogue is whole, nothing is null for want of an answer, and no answer stands t
 
 from __future__ import annotations
 
-import json
-import socket
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
+
+from expertchat.backends.served.address import free_port
+from expertchat.folder.jsonl import read_lines
+from expertchat.serving.started import Started
 
 SERVE = """
 import sys, time, xllamacpp
@@ -29,52 +32,30 @@ while True:
 """
 
 
-class LlamaCpp:
-    """One server at one port, which may be begun again."""
+def started(file: Path, port: int, context: int, folder: Path) -> Started:
+    """llama.cpp as a process of its own, as soon as it answers. Raises Failed where it does not in two minutes."""
+    server = Started([sys.executable, "-c", SERVE, str(file), str(port), str(context)], os.environ, folder, f"http://127.0.0.1:{port}")
+    server.wait(120, lambda: False)  # it ends with this process
+    return server
 
-    def __init__(self, file: Path, context: int = 2048) -> None:
-        self.file, self.context = file, context
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    def start(self) -> None:
-        """Start it, and wait until it is there."""
-        self.running = subprocess.Popen([sys.executable, "-c", SERVE, str(self.file), str(self.port), str(self.context)])
-        for _ in range(600):
-            if self.running.poll() is not None:
-                raise SystemExit(f"the server ended with {self.running.returncode}")
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5)
-                return
-            except OSError:
-                time.sleep(0.2)
-        raise SystemExit("the server is not there after two minutes")
-
-    def kill(self) -> None:
-        self.running.kill()
-        self.running.wait()
+def kill(server: Started) -> None:
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()  # which now only takes note of its end
 
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    path = folder / f"{name}.jsonl"
-    found = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in found if line.endswith(b"\n")]
+    return [line for _, line in read_lines(folder / f"{name}.jsonl")]
 
 
 def main(file: Path, restarts: int = 2, dialogues: int = 4, context: int = 2048, *more: str) -> int:
-    server = LlamaCpp(file, context)
-    server.start()
     with tempfile.TemporaryDirectory() as scratch:
-        run = Path(scratch, "run")
+        run, port = Path(scratch, "run"), free_port()
+        server = started(file, port, context, Path(scratch))
         words = [f"run.dir={run}", "view=plain", "topics=everyday", f"conversation.count={dialogues}", "conversation.turns=4",
                  "judging.wim.enabled=false", "judging.z=0.0", "judging.analysis=false", "server.wait=60"]  # fmt: skip
         for seat in ("experts.a", "experts.b"):
-            words += [f"model@{seat}=server", f"{seat}.url={server.url}", f"{seat}.model=m", f"prompts@{seat}.prompts=small",
+            words += [f"model@{seat}=server", f"{seat}.url=http://127.0.0.1:{port}/v1", f"{seat}.model=m", f"prompts@{seat}.prompts=small",
                       f"{seat}.decoding.reply.max_new_tokens=40"]  # fmt: skip
         with open(f"{scratch}/said", "w+") as said:
             running = subprocess.Popen([sys.executable, "-m", "expertchat.cli", "converse", *words, *more], stdout=said, stderr=said)
@@ -82,14 +63,14 @@ def main(file: Path, restarts: int = 2, dialogues: int = 4, context: int = 2048,
                 goal = 3 + 6 * restart
                 while running.poll() is None and len(lines(run, "served")) < goal:
                     time.sleep(0.02)
-                server.kill()
+                kill(server)
                 print(f"killed with {len(lines(run, 'served'))} answers on the ledger", flush=True)
                 time.sleep(1.0)
-                server.start()
+                server = started(file, port, context, Path(scratch))
             code = running.wait()
             said.seek(0)
             told = [line for line in said.read().splitlines() if "server http" in line]
-        server.kill()
+        server.stop()
         answers, ratings = lines(run, "served"), lines(run, "ratings")
         lost = [line["problem"] for line in ratings if line.get("fault") == "unanswered"]
         turns = [turn for line in lines(run, "transcripts") for turn in line["turns"]]

@@ -8,7 +8,6 @@ that of an environment with vllm. Exit code 0 if no score is further than FAR fr
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from expertchat.backends.served.terms import Terms
 from expertchat.backends.served.valuer import ServedRewardModel
 from expertchat.config import RewardModelConfig
 from expertchat.records import Message
-from tests.proofs.servers import PORT, REPLIES, environment, wait_for_it
+from tests.proofs.servers import PORT, REPLIES, started
 
 FAR = 0.001
 CHATS = (
@@ -57,18 +56,13 @@ def difference(place: str) -> float:
 def main(folder: Path, python: str) -> int:
     worst = 0.0
     for model, spread in (("SmolLM2-135M-Instruct", 0.05), ("all-MiniLM-L6-v2", 0.3)):
-        with tempfile.TemporaryDirectory() as scratch, open(f"{scratch}/log", "w") as log:
+        with tempfile.TemporaryDirectory() as scratch:
             with_head(str(folder / model), spread, f"{scratch}/{model}")
             command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", f"{scratch}/{model}", "--served-model-name", "m",
                        "--host", "127.0.0.1", "--port", str(PORT), "--max-model-len", "512", "--enforce-eager", "--dtype", "float32",
                        "--runner", "pooling"]  # fmt: skip
-            running = subprocess.Popen(command, env=environment(), stdout=log, stderr=log)
-            try:
-                wait_for_it(running, f"{scratch}/log")
+            with started(command, scratch):
                 found = difference(f"{scratch}/{model}")
-            finally:
-                running.terminate()
-                running.wait(60)
         print(f"{model}: largest difference of {len(CHATS) * len(REPLIES)} scores {found:.2g}", flush=True)
         worst = max(worst, found)
     return 0 if worst <= FAR else 1

@@ -15,9 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from expertchat.backends.served.terms import Terms
 from expertchat.command.compose import load
 from expertchat.judging.rating import expected_value, mass
 from expertchat.records import Message
+from expertchat.serving.started import Started
 
 NAME, PORT = "SmolLM2-135M-Instruct", 8137
 FAR, FAR_IN_FEW_BITS = 0.05, 0.25  # of a rating: both compute in fp32; llama.cpp does with activations of 8 bits
@@ -62,9 +61,16 @@ def command(server: str, python: str, folder: Path) -> list[str]:
     return [python, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1", "--port", str(PORT)]
 
 
-def environment() -> dict[str, str]:
-    """What a server is started with."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS") and key != "PYTHONPATH"} | ENVIRONMENT
+@contextmanager
+def started(line: Sequence[str], folder: str, port: int = PORT) -> Iterator[Started]:
+    """A server while it runs, as soon as it answers. Raises Failed where it does not in ten minutes."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS") and key != "PYTHONPATH"}
+    running = Started(line, environment | ENVIRONMENT, Path(folder), f"http://127.0.0.1:{port}")
+    try:
+        running.wait(600, lambda: False)
+        yield running
+    finally:
+        running.stop()
 
 
 @contextmanager
@@ -78,27 +84,9 @@ def served(server: str, python: str | None, folder: Path) -> Iterator[list[str]]
             subprocess.run([sys.executable, "-m", "venv", scratch], check=True)
             python = f"{scratch}/bin/python"
             subprocess.run([python, "-m", "pip", "install", "-q", *NEEDS[server]], check=True)
-        with open(f"{scratch}/log", "w") as log:
-            running = subprocess.Popen(command(server, python, folder), env=environment(), stdout=log, stderr=log)
-            try:
-                wait_for_it(running, f"{scratch}/log")
-                name = "m" if server == "vllm" else str(folder / NAME)
-                yield ["model@{seat}=server", "{seat}.url=" + f"http://127.0.0.1:{PORT}/v1", "{seat}.model=" + name]
-            finally:
-                running.terminate()
-                running.wait(60)
-
-
-def wait_for_it(running: subprocess.Popen[bytes], log: str) -> None:
-    for _ in range(600):
-        if running.poll() is not None:
-            raise SystemExit(f"the server ended with {running.returncode}: {Path(log).read_text('utf-8')[-2000:]}")
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=5)
-            return
-        except OSError:
-            time.sleep(1)
-    raise SystemExit("the server is not there after ten minutes")
+        with started(command(server, python, folder), scratch):
+            name = "m" if server == "vllm" else str(folder / NAME)
+            yield ["model@{seat}=server", "{seat}.url=" + f"http://127.0.0.1:{PORT}/v1", "{seat}.model=" + name]
 
 
 def seats(words: list[str]) -> list[str]:
