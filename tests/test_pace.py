@@ -31,3 +31,13 @@ def test_every_token_reads_all_weights() -> None:
     assert seconds_of(config, plan, "v100") == pytest.approx(rounds + evaluations, rel=1e-9)
     assert seconds_of(config, plan, "NVIDIA A100") == pytest.approx((rounds + evaluations) * 900 / 1555, rel=1e-9)
     assert seconds_of(config, plan, None) is None and seconds_of(config, plan, "abacus") is None
+
+
+def test_final_replies_are_judged_though_the_rewards_are_drawn() -> None:
+    """Two replies to each of three histories, with an analysis, in as many batches as fit; the rewards ask nobody."""
+    words = ["+control=random_judge" if word == "+control=numeric" else word for word in WORDS if word != "judging.analysis=false"]
+    none, three = (load("online_dpo", [*words, "reward.repeat_penalty=0", f"evaluation.rewarded={n}"]) for n in (0, 3))
+    plan = check(three, [Gpu(16 * GIB, "v100")] * 4, room_for(three))
+    assert plan is not None
+    more = (seconds_of(three, plan, "v100") or 0) - (seconds_of(none, plan, "v100") or 0)
+    assert more > 0

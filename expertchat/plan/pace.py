@@ -30,17 +30,17 @@ def seconds_of(config: Any, plan: Plan, kind: str | None) -> float | None:
     seats = {seat: step.get(plan.job.seats.get(seat, seat), 0.0) for seat in plan.job.seats}
     spoken = {seat: seats.get(seat, 0.0) * model.decoding.reply.max_new_tokens for seat, model in config.experts.items()}
     turn = sum(spoken.values()) / len(spoken)
-    judged = {seat: _judging(config, seat, seats) for seat in config.trained}
-    share = len(judged) / len(spoken) if config.learner in ("all", "both", "one") else 1 / len(spoken)
+    judging = max(_judging(config, seat, seats) for seat in config.trained)
+    rewards = judging * len(config.trained) / len(spoken) if config.reward.judged(config.judging) else 0.0
     at_once = max(1, plan.largest // config.candidates.count)
     batches = ceil(config.conversation.count / at_once)
-    one_round = batches * config.conversation.turns * (turn + share * max(judged.values()))
+    one_round = batches * config.conversation.turns * (turn + rewards)
     total = config.rounds * one_round
     for histories, times in ((config.evaluation.histories, _evaluations(config)), (config.evaluation.final, 1)):
         said = config.evaluation.turns * turn + max(2 * spoken[seat] for seat in config.learners)
         judge = 2 * _passes(config, seats.get(_evaluator(config), 0.0), _evaluator(config), wim=False) if config.evaluation.asks else 0.0
         total += times * ceil(histories / max(1, plan.largest)) * (said + judge)
-    total += ceil(2 * config.evaluation.rewarded / max(1, plan.largest)) * max(judged.values())
+    total += ceil(2 * config.evaluation.rewarded / max(1, plan.largest)) * judging
     return total
 
 
@@ -52,8 +52,6 @@ def _moved(model: Any) -> float:
 
 def _judging(config: Any, seat: str, seats: dict[str, float]) -> float:
     """Seconds in which a turn's candidates are judged."""
-    if not config.reward.judged(config.judging):
-        return 0.0
     roles = judges_of(config.judging.judge, seat, config.experts.seats, config.judging.partners)
     return sum(_passes(config, seats.get(role.seat, 0.0), role.seat) for role in roles)
 
