@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from expertchat.serving import started
 from expertchat.serving.run import run_serve
 from expertchat.serving.started import Started
 from expertchat.serving.vllm import command, require_vllm, shared_out, variables, visible_gpus
+from tests.cluster import until
 from tests.served import Stub
 
 ROOT = Path(__file__).parents[1]
@@ -126,6 +128,22 @@ def test_a_server_that_ends_stops_the_command_and_is_a_failure(tmp_path: Path) -
     assert run_serve(config, ["serve"], heard, python("import time; time.sleep(60)")) == 1
     assert time.monotonic() - began < 20
     assert heard.end.status == "failed" and "it has ended (exit code 7)" in str(heard.end.reason)
+
+
+@pytest.mark.slow
+def test_a_command_does_not_outlive_what_has_started_it(tmp_path: Path) -> None:
+    """kill -9 of serve: its run would wait for a server that is gone, and hold its folder meanwhile."""
+    folder, ready, ended = (tmp_path / name for name in ("server", "ready", "ended"))
+    waits = python("import pathlib, signal, sys, time\n"
+                   "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path(sys.argv[2]).touch(), sys.exit(3)))\n"
+                   "pathlib.Path(sys.argv[1]).touch()\n"
+                   "time.sleep(60)")  # fmt: skip
+    words = ["embedded:llama", "server.name=m", f"run.dir={folder}", f'server.environment=["{STAND_IN}","STAND_IN_TOLD={folder}.told"]']
+    line = [sys.executable, "-m", "expertchat.cli", "serve", *words, "--", *waits, str(ready), str(ended)]
+    with subprocess.Popen(line, cwd=ROOT) as serve:
+        until(ready.exists, 30, "its command begins")
+        serve.kill()
+    until(ended.exists, 10, "its command is told to stop")
 
 
 # -- alone --------------------------------------------------------------------------------------------------------------------

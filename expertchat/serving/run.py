@@ -19,6 +19,7 @@ from expertchat.backends.loading import gib_of, weight_files
 from expertchat.backends.served.address import Address, free_port, remove_address, write_address
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, Loading, RunFinished, Sink
+from expertchat.folder.children import ends_with_its_parent
 from expertchat.folder.here import place as job_here
 from expertchat.folder.run import DONE, FAILED, STOPPED, Hub, Interrupts, in_folder, run_folder, started, stopped
 from expertchat.folder.run_folder import RunFolder
@@ -127,7 +128,7 @@ class _Serving:
         """Until the command has ended; its exit code."""
         environment = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if self.config.server.gpus is not None else {})
         try:
-            child = subprocess.Popen(self.beside, env=environment)
+            child = subprocess.Popen(self.beside, env=environment, preexec_fn=ends_with_its_parent)
         except OSError as error:
             what = f"{self.beside[0]}: cannot be started ({error.strerror})"
             raise ConfigError(f"{what}; write a command of expertchat, or a program") from None
