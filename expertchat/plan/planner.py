@@ -103,8 +103,7 @@ def make_plan(job: Job, gpus: Sequence[Gpu], names: Mapping[str, str] = SETTINGS
 
 def _all_there(job: Job, gpus: Sequence[Gpu]) -> None:
     """Raise ConfigError for a GPU that is not there."""
-    everything: list[Model | Embedder] = [*job.models, *(one for one in (job.embedder, job.valuer) if one is not None)]
-    wanting = [model for model in everything if model.on_gpu]
+    wanting = [one for one in (*job.models, job.embedder, job.valuer) if one is not None and one.on_gpu]
     if wanting and not gpus:
         raise ConfigError(f"no GPU is left for {', '.join(model.name for model in wanting)}: give the run one, or set device=cpu")
     for model in wanting:
