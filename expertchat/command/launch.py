@@ -23,6 +23,7 @@ from expertchat.backends.folders import is_hub_id
 from expertchat.command.checks import problems_of as problems_before
 from expertchat.command.compose import ERRORS, explain, hydra_says, hydra_settings, key_of, load, of_hydra, problems_of, without_wrong
 from expertchat.command.frozen import load_frozen
+from expertchat.command.named_models import quoted
 from expertchat.command.overrides import mended
 from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError, conf_dir
@@ -219,7 +220,7 @@ def _configs(command: str, overrides: Sequence[str]) -> tuple[list[list[str]], l
 
 
 def _sweep_dir(folder: object) -> str:
-    return "hydra.sweep.dir='{}'".format(str(folder).replace("'", "\\'"))
+    return f"hydra.sweep.dir={quoted(str(folder))}"
 
 
 def _jobs(command: str, overrides: Sequence[str]) -> list[list[str]]:

@@ -26,7 +26,7 @@ def model_overrides(word: str, place: str = "model", added: str = "") -> list[st
     folder = Path(word).expanduser()
     if _trained(folder):
         return _of_run(word, choice, place)
-    return [f"{choice}=auto", f"{place}.path={_quoted(word)}"]
+    return [f"{choice}=auto", f"{place}.path={quoted(word)}"]
 
 
 def with_models(arguments: Sequence[str], place: str | None = "model") -> list[str]:
@@ -68,7 +68,7 @@ def _of_run(word: str, choice: str, place: str) -> list[str]:
     from expertchat.backends.learnt import find_learnt
     from expertchat.config import ConfigError
 
-    told = f"{place}.trained={_quoted(word)}"
+    told = f"{place}.trained={quoted(word)}"
     try:
         learnt = find_learnt(word)
     except ConfigError:
@@ -77,8 +77,8 @@ def _of_run(word: str, choice: str, place: str) -> list[str]:
     kept = {key: learnt.expert[key] for key in KEPT if learnt.expert.get(key) is not None}
     if option == "auto" and learnt.expert.get("family") == "world":
         option = "embedded_llama"  # whose wordings any model of the embedded world knows
-    base = [] if learnt.base is None else [f"{place}.path={_quoted(learnt.base)}"]
-    return [f"{choice}={option}", *base, told, *(f"{place}.{key}={_quoted(str(value))}" for key, value in kept.items())]
+    base = [] if learnt.base is None else [f"{place}.path={quoted(learnt.base)}"]
+    return [f"{choice}={option}", *base, told, *(f"{place}.{key}={quoted(str(value))}" for key, value in kept.items())]
 
 
 def _path_of(option: Path) -> str | None:
@@ -86,5 +86,6 @@ def _path_of(option: Path) -> str | None:
     return found[1] if found else None
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
+    """A word as the value of an override."""
     return word if re.fullmatch(r"[\w.]+", word) else "'{}'".format(word.replace("'", "\\'"))

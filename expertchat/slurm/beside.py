@@ -12,6 +12,7 @@ from typing import Any
 from expertchat.backends.folders import resolve_path
 from expertchat.backends.served.address import is_folder, places_of
 from expertchat.command.launch import load_whole
+from expertchat.command.named_models import quoted
 from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError, ModelConfig
 from expertchat.plan.job import Gpu, find_shape
@@ -39,7 +40,7 @@ def served_by(text: str, folder: Path) -> ServeConfig:
     place = COMMANDS[NAME].overrides
     theirs = find(place)(words) if place is not None else words
     if not any(word.startswith("run.dir=") for word in theirs):
-        theirs = [*theirs, "run.dir='{}'".format(str(folder.with_name(f"{folder.name}-server")).replace("'", "\\'"))]
+        theirs = [*theirs, f"run.dir={quoted(str(folder.with_name(f'{folder.name}-server')))}"]
     try:
         return load_whole(NAME, [*theirs, "view=plain"], here=False)
     except ConfigError as error:
