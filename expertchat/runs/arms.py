@@ -15,7 +15,8 @@ from expertchat.folder.reader import RunReader
 from expertchat.folder.run_folder import differences
 from expertchat.folder.writing import write_out
 from expertchat.records import Speaker
-from expertchat.runs.arm import NO_ARM, Row, Run, row
+from expertchat.runs.arm import Row, row
+from expertchat.runs.learnt import NO_ARM, Run
 from expertchat.runs.pooled import Pool, better, held_against, pool_of
 
 __all__ = ["NO_ARM", "Row", "Run", "Table", "arms", "arms_of", "bundles", "is_training", "read_run", "run_arms"]
