@@ -151,6 +151,19 @@ def test_runs_of_one_arm_with_different_settings_are_rows_of_their_own(tmp_path:
     assert [(row["arm"], row["seeds"]) for row in rows] == [("mixed (train.beta=0.1)", [0, 1]), ("mixed (train.beta=0.5)", [2])]
 
 
+def test_settings_that_differ_in_several_keys_have_names_of_their_own(tmp_path: Path) -> None:
+    """Arms are held against each other by their names."""
+    settings = [{"beta": 0.1, "batch": 4, "rank": 8}, {"beta": 0.2, "batch": 8, "rank": 8}, {"beta": 0.2, "batch": 8, "rank": 16}]
+    for i, (train, outcomes) in enumerate(zip(settings, (EVEN, BETTER, [*EVEN[:-1], 0.5]), strict=True)):
+        replies(make(tmp_path / str(i), train=train), outcomes, TOPICS)
+    rows = arms([tmp_path]).rows
+    assert [row["arm"] for row in rows] == [
+        "mixed (train.batch=4, train.beta=0.1, train.rank=8)", "mixed (train.batch=8, train.beta=0.2, train.rank=8)",
+        "mixed (train.batch=8, train.beta=0.2, train.rank=16)",
+    ]  # fmt: skip
+    assert [row["minus_control"] for row in rows] == [None, pytest.approx((37 - 16) / 40), pytest.approx(0.5 / 40)]
+
+
 def test_one_seed_counts_once_and_a_finished_run_goes_first(tmp_path: Path) -> None:
     make(tmp_path / "0", finished=False, evaluated={**EVALUATED, "wins": 0, "losses": 80})
     make(tmp_path / "1")
