@@ -261,7 +261,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
 # -- replies: by topics, and arms against each other ------------------------------------------------------------------------
 
 
-def replies(folder: Path, outcomes: Sequence[float | None], topics: Sequence[str], **more: Any) -> None:
+def replies(folder: Path, outcomes: Sequence[float | None], topics: Sequence[str | None], **more: Any) -> None:
     """The last evaluation's file of a run, and the figures that belong to it."""
     compared = [
         Comparison(
@@ -356,3 +356,11 @@ def test_figures_of_other_replies_than_those_kept_are_not_pooled(tmp_path: Path)
         file.write(metrics("evaluation", 2, EVALUATED).to_json() + "\n")
     (row,) = arms([folder]).rows
     assert (row["drawn"], row["n"], row["win_rate_low"]) == ("replies", 100, wilson(70, 100)[0])
+
+
+def test_replies_whose_topics_are_not_known_are_not_called_topics(tmp_path: Path) -> None:
+    """As an earlier version kept them: each would be drawn by itself."""
+    folder = make(tmp_path / "0")
+    replies(folder, BETTER, [None] * 40)
+    (row,) = arms([folder]).rows
+    assert (row["drawn"], row["n"], row["topics"], row["win_rate_low"]) == ("replies", 40, None, wilson(37, 40)[0])

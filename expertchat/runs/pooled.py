@@ -46,7 +46,8 @@ class Pool:
 
 
 def pool_of(name: str, runs: Sequence[Run]) -> Pool | None:
-    """The replies of an arm; None where a run keeps none, as those of earlier versions, or others than its figures are of.
+    """The replies of an arm; None where a run keeps none or not their topics, as those of earlier versions, or others than its figures
+    are of.
 
     Raises ConfigError for a file that is damaged.
     """
@@ -57,7 +58,8 @@ def pool_of(name: str, runs: Sequence[Run]) -> Pool | None:
         last = "-final" if run.evaluation.id.endswith(FINAL) else ""
         path = run.reader.folder / "evaluations" / f"{run.learner}-r{run.evaluation.round:04d}{last}.jsonl"
         own = list(read_records(path, Comparison, "leave the run out"))
-        if not own or sum(one.outcome is not None for one in own) != run.evaluation.figures.get("n"):
+        decided = sum(one.outcome is not None for one in own)
+        if not own or any(one.topic is None for one in own) or decided != run.evaluation.figures.get("n"):
             return None
         found |= {Key(run.seed, one.history, one.group, one.base_tokens): one for one in own}
     return Pool(name, runs[0].learner, found) if found else None
