@@ -18,7 +18,8 @@ from expertchat.evaluation.manner import Manner
 from expertchat.evaluation.statistics import wilson
 from expertchat.evaluation.truth import Tally
 from expertchat.records import Figure, Metrics, Turn
-from expertchat.report.against_reward import as_svg, truth_against_reward
+from expertchat.report.against_reward import as_svg, names_of, truth_against_reward
+from expertchat.report.sections.arms import forests
 from expertchat.runs.arms import NO_ARM, arms, run_arms
 from expertchat.views.arms import markdown, print_arms
 
@@ -364,3 +365,13 @@ def test_replies_whose_topics_are_not_known_are_not_called_topics(tmp_path: Path
     replies(folder, BETTER, [None] * 40)
     (row,) = arms([folder]).rows
     assert (row["drawn"], row["n"], row["topics"], row["win_rate_low"]) == ("replies", 40, None, wilson(37, 40)[0])
+
+
+def test_a_drawing_says_how_its_lines_were_drawn(tmp_path: Path) -> None:
+    replies(make(tmp_path / "0", arm="mixed"), BETTER, TOPICS)
+    make(tmp_path / "1", arm="wim", evaluated=None, finished=False)  # has no line yet
+    rows = arms([tmp_path]).rows
+    assert all(figure.note.startswith("Lines: 95 % interval, whole topics drawn") for figure in forests(rows, names_of(rows)))
+    make(tmp_path / "2", arm="numeric")  # keeps no replies
+    rows = arms([tmp_path]).rows
+    assert forests(rows, names_of(rows))[0].note.startswith("Lines: Wilson's 95 % interval")
