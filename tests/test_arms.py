@@ -248,6 +248,20 @@ def test_a_table_fits_a_narrow_screen(tmp_path: Path) -> None:
     assert sum("sign_flipped" in line for line in lines) == 3  # one line in each of the three parts: nothing is folded
 
 
+def test_a_screen_may_be_very_narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "24")
+    even = Tally(distinct=2, repeats=0, wrong=0, claims=2)
+    for arm in ("one", "two"):
+        replies(make(tmp_path / arm, arm=arm), EVEN, TOPICS, policy=even, base=even, reward_policy=0.5, reward_base=0.1)
+    out = Screen()
+    print_arms(arms([tmp_path]).values(), out)
+    assert "win rate, %" in " ".join(out.getvalue().split()) and "A one" not in out.getvalue()  # the drawing has no room
+
+
 def test_wrong_arguments(tmp_path: Path) -> None:
     folder = make(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"must end in \.md, \.csv, \.json"):
