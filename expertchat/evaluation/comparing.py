@@ -68,10 +68,11 @@ class Comparer:
         roles = judges_of(config.judging.judges, self.learner, config.experts.seats, config.judging.partners)
         policy = yield from self._judged(held, found.reply, f"{found.id}/reward", roles, config.judging)
         base = yield from self._judged(held, held.reply, f"{found.id}/base-reward", roles, config.judging)
-        both = [(one.value, other.value) for one, other in zip(policy, base, strict=True) if one.value is not None and other.value is not None]
+        pairs = ((one.value, other.value) for one, other in zip(policy, base, strict=True))
+        both = [(one, other) for one, other in pairs if one is not None and other is not None]  # of a judge that gave both a number
         if not both:
             return found
-        worth, before = (fmean(side) for side in zip(*both, strict=True))  # over the judges that gave both a number
+        worth, before = (fmean(side) for side in zip(*both, strict=True))
         return found.model_copy(update={"reward_policy": worth, "reward_base": before})
 
     def _compared(self, held: Held, version: int) -> Flow[Comparison]:
