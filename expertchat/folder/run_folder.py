@@ -147,9 +147,9 @@ class RunFolder:
         if differing := differences_from_begun(before, self.config):
             remedy = "give its values again or name another folder; these differ:"
             raise ConfigError([f"run.dir: {self.folder} is a run of another config; {remedy}", *differing])
-        self.notes += moved_on(self.folder / "provenance.json", "the run began")
         for key, value in _as_then(before, self.config).items():
             self.notes.append(f"the run goes on with {key}={value}, as an earlier version began it; a new one has {AS_BEGUN[key][0]}")
+        self.notes += moved_on(self.folder / "provenance.json", "the run began")
         if (self.folder / "summary.json").exists():
             self.summary = read_json(path := self.folder / "summary.json")
             if self.summary is None:
