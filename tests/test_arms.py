@@ -18,7 +18,8 @@ from expertchat.evaluation.manner import Manner
 from expertchat.evaluation.statistics import wilson
 from expertchat.evaluation.truth import Tally
 from expertchat.records import Figure, Metrics, Turn
-from expertchat.report.against_reward import as_svg, truth_against_reward
+from expertchat.report.against_reward import as_svg, names_of, truth_against_reward
+from expertchat.report.sections.arms import forests
 from expertchat.runs.arms import NO_ARM, arms, run_arms
 from expertchat.views.arms import markdown, print_arms
 
@@ -151,6 +152,19 @@ def test_runs_of_one_arm_with_different_settings_are_rows_of_their_own(tmp_path:
     assert [(row["arm"], row["seeds"]) for row in rows] == [("mixed (train.beta=0.1)", [0, 1]), ("mixed (train.beta=0.5)", [2])]
 
 
+def test_settings_that_differ_in_several_keys_have_names_of_their_own(tmp_path: Path) -> None:
+    """Arms are held against each other by their names."""
+    settings = [{"beta": 0.1, "batch": 4, "rank": 8}, {"beta": 0.2, "batch": 8, "rank": 8}, {"beta": 0.2, "batch": 8, "rank": 16}]
+    for i, (train, outcomes) in enumerate(zip(settings, (EVEN, BETTER, [*EVEN[:-1], 0.5]), strict=True)):
+        replies(make(tmp_path / str(i), train=train), outcomes, TOPICS)
+    rows = arms([tmp_path]).rows
+    assert [row["arm"] for row in rows] == [
+        "mixed (train.batch=4, train.beta=0.1, train.rank=8)", "mixed (train.batch=8, train.beta=0.2, train.rank=8)",
+        "mixed (train.batch=8, train.beta=0.2, train.rank=16)",
+    ]  # fmt: skip
+    assert [row["minus_control"] for row in rows] == [None, pytest.approx((37 - 16) / 40), pytest.approx(0.5 / 40)]
+
+
 def test_one_seed_counts_once_and_a_finished_run_goes_first(tmp_path: Path) -> None:
     make(tmp_path / "0", finished=False, evaluated={**EVALUATED, "wins": 0, "losses": 80})
     make(tmp_path / "1")
@@ -234,6 +248,20 @@ def test_a_table_fits_a_narrow_screen(tmp_path: Path) -> None:
     assert sum("sign_flipped" in line for line in lines) == 3  # one line in each of the three parts: nothing is folded
 
 
+def test_a_screen_may_be_very_narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "24")
+    even = Tally(distinct=2, repeats=0, wrong=0, claims=2)
+    for arm in ("one", "two"):
+        replies(make(tmp_path / arm, arm=arm), EVEN, TOPICS, policy=even, base=even, reward_policy=0.5, reward_base=0.1)
+    out = Screen()
+    print_arms(arms([tmp_path]).values(), out)
+    assert "win rate, %" in " ".join(out.getvalue().split()) and "A one" not in out.getvalue()  # the drawing has no room
+
+
 def test_wrong_arguments(tmp_path: Path) -> None:
     folder = make(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"must end in \.md, \.csv, \.json"):
@@ -248,7 +276,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
 # -- replies: by topics, and arms against each other ------------------------------------------------------------------------
 
 
-def replies(folder: Path, outcomes: Sequence[float | None], topics: Sequence[str], **more: Any) -> None:
+def replies(folder: Path, outcomes: Sequence[float | None], topics: Sequence[str | None], **more: Any) -> None:
     """The last evaluation's file of a run, and the figures that belong to it."""
     compared = [
         Comparison(
@@ -343,3 +371,21 @@ def test_figures_of_other_replies_than_those_kept_are_not_pooled(tmp_path: Path)
         file.write(metrics("evaluation", 2, EVALUATED).to_json() + "\n")
     (row,) = arms([folder]).rows
     assert (row["drawn"], row["n"], row["win_rate_low"]) == ("replies", 100, wilson(70, 100)[0])
+
+
+def test_replies_whose_topics_are_not_known_are_not_called_topics(tmp_path: Path) -> None:
+    """As an earlier version kept them: each would be drawn by itself."""
+    folder = make(tmp_path / "0")
+    replies(folder, BETTER, [None] * 40)
+    (row,) = arms([folder]).rows
+    assert (row["drawn"], row["n"], row["topics"], row["win_rate_low"]) == ("replies", 40, None, wilson(37, 40)[0])
+
+
+def test_a_drawing_says_how_its_lines_were_drawn(tmp_path: Path) -> None:
+    replies(make(tmp_path / "0", arm="mixed"), BETTER, TOPICS)
+    make(tmp_path / "1", arm="wim", evaluated=None, finished=False)  # has no line yet
+    rows = arms([tmp_path]).rows
+    assert all(figure.note.startswith("Lines: 95 % interval, whole topics drawn") for figure in forests(rows, names_of(rows)))
+    make(tmp_path / "2", arm="numeric")  # keeps no replies
+    rows = arms([tmp_path]).rows
+    assert forests(rows, names_of(rows))[0].note.startswith("Lines: Wilson's 95 % interval")

@@ -86,6 +86,18 @@ def test_a_judge_that_rates_one_of_the_two_replies_does_not_count(tmp_path: Path
     assert {(line["rating_policy"], line["rating_base"]) for line in lines(tmp_path, "a-r0006.jsonl")} == {(6, 5)}
 
 
+def test_a_judge_of_training_that_rates_one_of_the_two_replies_does_not_count(tmp_path: Path) -> None:
+    def rate(request: GenerateRequest) -> str:
+        policy, b = "/v0006/reward" in request.key, "a-by-b/" in request.key
+        return " 6" if policy and b else " 1" if policy else " 5" if b else " none"
+
+    asked = ("judging.form=sampled", "judging.z=0.0", "judging.wim.enabled=false", "evaluation.rewarded=2", "judging.judge=partner")
+    stage = Stage(tmp_path, config_of(*THREE, *asked), judge=Double(rate))
+    assert stage.prepare() and stage.evaluate(3, final=True).figures["n_reward"] == 2
+    kept = [(line["reward_policy"], line["reward_base"]) for line in lines(tmp_path, "a-r0006-final.jsonl")]
+    assert kept == [pytest.approx(((6 - 5.5) / 4.5, (5 - 5.5) / 4.5))] * 2 + [(None, None)]
+
+
 REAL = [f"{plus}model@experts.{seat}=auto" for seat, plus in (("b", ""), ("c", "+"))]
 PAIRWISE = ("evaluation=pairwise", *SMALL, *REAL, "experts.b.path=x", "experts.c.path=x", "evaluation.histories=3", "evaluation.final=3")
 

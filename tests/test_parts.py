@@ -54,6 +54,16 @@ def test_nothing_left_to_train_on_is_refused() -> None:
 
 
 def test_agreement_in_a_sentence() -> None:
-    agreeing = ("Yes, I agree with that.", "What a great question!", "Absolutely.", "That's right, the Moon pulls.", "Genau, so ist es.")
-    saying = ("Great whales sing.", "Right whales are slow.", "I disagree.", "Exactly two tides come a day.", "Gute Hefe braucht Zeit.")
-    assert all(map(agrees, agreeing)) and not any(map(agrees, saying))
+    agreeing = (
+        "Yes, I agree with that.", "What a great question!", "Absolutely.", "That's right, the Moon pulls.", "Genau, so ist es.",
+        "A very good point.", "Great point about tides.", "This is a really insightful question about bees.", "Thanks for that.",
+        "Ich stimme dir voll zu.", "Da kann ich nur zustimmen.", "Dem pflichte ich bei.", "Ich kann dem nur beipflichten.",
+        "Das ist eine sehr gute Frage.", "Guter Punkt!", "Ein wichtiger Gedanke.",
+    )  # fmt: skip
+    saying = (
+        "Great whales sing.", "Right whales are slow.", "I disagree.", "Exactly two tides come a day.", "Gute Hefe braucht Zeit.",
+        "Thanks to yeast the dough rises.", "Ich kann das Brot zu Hause backen.", "Ich kann bei Kälte schlafen.",
+        "A good answer needs time.", "An important question is why tides rise.",
+        "Eine wichtige Frage ist, warum Bienen tanzen.",
+    )  # fmt: skip
+    assert [one for one in agreeing if not agrees(one)] == [one for one in saying if agrees(one)] == []

@@ -269,6 +269,7 @@ def test_four_seeds_two_at_once(slurm: Cluster, tmp_path: Path) -> None:
     assert (job["NumCPUs"], job["MinMemoryNode"]) == ("1", "1G")
 
 
+@pytest.mark.slow  # test_slurm_broken has a real requeue too, and the order of the stop is told above
 def test_a_requeued_run_goes_on_and_a_failed_one_says_why(slurm: Cluster, tmp_path: Path) -> None:
     """Told in the midst of its dialogues that its time is up, a run ends as it would have; beside it a job fails, and a wrong account."""
     small = ["conversation.count=8", "conversation.turns=2", "view=none", "engine.max_batch=1"]

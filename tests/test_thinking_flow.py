@@ -19,12 +19,13 @@ from expertchat.backends.streaming import Pieces, Row
 from expertchat.command.compose import load
 from expertchat.events import Note, TextStreamed, TurnFinished
 from expertchat.experts.registry import make_expert
-from expertchat.folder.run_folder import differences
+from expertchat.folder.run_folder import RunFolder, differences, differences_from_begun
 from expertchat.plan.models import thinks
 from expertchat.preferences.candidates import choices
 from expertchat.preferences.pairs import make_pairs
 from expertchat.preferences.score import scored
 from expertchat.records import Message, Rating, Turn
+from expertchat.text.sentences import as_yaml
 from expertchat.training.figures import remarks, round_figures, why_nothing
 from expertchat.views.models import print_models
 from tests.scripted import BagOfWords, Collect, Double, babble, config_of
@@ -316,14 +317,32 @@ def test_a_run_of_before_goes_on_and_is_read() -> None:
 
 @pytest.mark.parametrize(("command", "words"), [("converse", ["+experiment=chat"]), ("online_dpo", ["+experiment=embedded"])])
 def test_a_config_of_an_earlier_version_is_no_other_config(command: str, words: list[str]) -> None:
-    """tests/earlier holds what a version before has written: whoever adds a key says in ADDED what it means where there is none."""
+    """tests/earlier holds what a version before has written: whoever adds a key says in ADDED what it means where there is none, and
+    whoever changes a default says in AS_BEGUN what such a run goes on with."""
     before = yaml.safe_load((Path(__file__).parent / "earlier" / f"{command}.yaml").read_text("utf-8"))
     now = load(command, words).model_dump(mode="json")
-    if "evaluation" in now:
-        now["evaluation"]["topics"] = 6  # the default has risen since: such a run goes on with evaluation.topics=6
-    assert differences(before, now) == differences(now, before) == []
+    assert differences_from_begun(before, now) == []
+    risen = ["evaluation.topics: was 6, is 20"] if "evaluation" in now else []  # side by side such runs are not the same
+    assert (differences(before, now), len(differences(now, before))) == (risen, len(risen))
     old = TurnFinished.model_validate({"kind": "turn_finished", "conversation": "c", "index": 0, "turn": {"speaker": "a", "text": "Hi."}})
     assert old.turn.thinking is None
+
+
+def test_a_run_of_before_goes_on_with_the_default_of_its_time(tmp_path: Path) -> None:
+    now = load("dpo", ["data.path=rows.jsonl", "model=smollm2_135m"])
+    plain = now.model_dump(mode="json")
+    before = {**plain, "evaluation": {key: value for key, value in plain["evaluation"].items() if key != "choosing"} | {"topics": 6}}
+    (tmp_path / "config.yaml").write_text(as_yaml(before))
+    folder = RunFolder(tmp_path, plain, [])
+    try:
+        assert folder.as_begun(now).evaluation == now.evaluation.model_copy(update={"topics": 6})
+        assert folder.notes == ["the run goes on with evaluation.topics=6, as an earlier version began it; a new one has 20"]
+    finally:
+        folder.close()
+    given = {**plain, "evaluation": plain["evaluation"] | {"topics": 12}}
+    assert differences_from_begun(before, given) == ["evaluation.topics: was 6, is 12"]  # that somebody asks for
+    own = {**plain, "evaluation": plain["evaluation"] | {"topics": 6}}
+    assert differences_from_begun(own, plain) == ["evaluation.topics: was 6, is 20"]  # and that somebody has asked for since
 
 
 def test_an_expert_knows_what_its_prompts_end_with() -> None:

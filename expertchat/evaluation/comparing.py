@@ -66,11 +66,14 @@ class Comparer:
             return found
         assert held.reply is not None
         roles = judges_of(config.judging.judges, self.learner, config.experts.seats, config.judging.partners)
-        of = {"reward_policy": (found.reply, f"{found.id}/reward"), "reward_base": (held.reply, f"{found.id}/base-reward")}
-        values = dict[str, float | None]()
-        for name, (reply, place) in of.items():
-            values[name] = _reward((yield from self._judged(held, reply, place, roles, config.judging)))
-        return found.model_copy(update=values if None not in values.values() else {})
+        policy = yield from self._judged(held, found.reply, f"{found.id}/reward", roles, config.judging)
+        base = yield from self._judged(held, held.reply, f"{found.id}/base-reward", roles, config.judging)
+        pairs = ((one.value, other.value) for one, other in zip(policy, base, strict=True))
+        both = [(one, other) for one, other in pairs if one is not None and other is not None]  # of a judge that gave both a number
+        if not both:
+            return found
+        worth, before = (fmean(side) for side in zip(*both, strict=True))
+        return found.model_copy(update={"reward_policy": worth, "reward_base": before})
 
     def _compared(self, held: Held, version: int) -> Flow[Comparison]:
         """The policy's reply, and which of the two is better."""
@@ -185,12 +188,6 @@ class Comparer:
             return by_all_principles(found, self.config.judging.shares)
         result = winner(found[0])
         return None if result is None else OUTCOMES[result]
-
-
-def _reward(rewards: Sequence[Reward]) -> float | None:
-    """The mean of what the judges that gave a number make of a reply."""
-    known = [reward.value for reward in rewards if reward.value is not None]
-    return fmean(known) if known else None
 
 
 def _mean(rewards: Sequence[Reward]) -> float | None:

@@ -33,10 +33,12 @@ class Draws:
 
     weights_R_G: Array
 
-    @classmethod
-    def of(cls, groups: int, resamples: int, seed: int) -> Draws:
-        rng = numpy.random.default_rng(seed)
-        return cls(rng.multinomial(groups, numpy.full(groups, 1 / groups), size=resamples).astype(float))
+    @staticmethod
+    @lru_cache(maxsize=2)  # all figures of one evaluation have the same draws; of 2,000 prompts they take 0.4 s and 32 MB
+    def of(groups: int, resamples: int, seed: int) -> Draws:
+        weights_R_G = numpy.random.default_rng(seed).multinomial(groups, numpy.full(groups, 1 / groups), size=resamples).astype(float)
+        weights_R_G.flags.writeable = False
+        return Draws(weights_R_G)
 
     @property
     def groups(self) -> int:

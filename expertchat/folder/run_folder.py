@@ -47,6 +47,9 @@ ADDED = {
     "url": None, "model": None, "key_from": None, "more": {}, "prices": None, "report_to": [], "rating_scale": "symmetric",
     "table": {}, "table.guess": "auto", "table.rate": "auto", "table.seconds": None, "branch": None, "choosing": 0, "rewarded": 0,
 }  # fmt: skip
+# What an older run goes on with as it was begun: what is left open now, and defaults that are others since. By key: its value now, that of
+# then, and the key that came with the change.
+AS_BEGUN = {"embedder.dtype": ("auto", "fp32", "embedder.dtype"), "evaluation.topics": (20, 6, "evaluation.choosing")}
 UNUSED = (
     "company", "moderate", "next_speaker", "judge_several", "principle", "principle_line", "principle_prefix", "principle_answers",
     "compare_principle", "reference", "examples", "example", "guess", "guess_prefix", "guess_answers",
@@ -141,9 +144,11 @@ class RunFolder:
                 raise ConfigError(f"run.dir: {self.folder} is not a run folder (it holds {shown}); name a new or empty folder")
             return
         before = read_config(self.folder / "config.yaml", "name another run.dir")
-        if differing := differences(before, self.config):
+        if differing := differences_from_begun(before, self.config):
             remedy = "give its values again or name another folder; these differ:"
             raise ConfigError([f"run.dir: {self.folder} is a run of another config; {remedy}", *differing])
+        for key, value in _as_then(before, self.config).items():
+            self.notes.append(f"the run goes on with {key}={value}, as an earlier version began it; a new one has {AS_BEGUN[key][0]}")
         self.notes += moved_on(self.folder / "provenance.json", "the run began")
         if (self.folder / "summary.json").exists():
             self.summary = read_json(path := self.folder / "summary.json")
@@ -180,13 +185,13 @@ class RunFolder:
         """Read what an earlier start has left."""
 
     def as_begun(self, config: G) -> G:
-        """`config`; where the run was begun before embedder.dtype could be chosen its embedder computes as it did, and scores compare."""
+        """`config`; of a run that an earlier version has begun what was otherwise then is as it was (AS_BEGUN), and its figures compare."""
         file = self.folder / "config.yaml"
-        before = read_config(file, "name another run.dir") if file.is_file() else dict(self.config)
-        embedder: Any = getattr(config, "embedder", None)
-        if embedder is None or "embedder.dtype" in dict(_flat(before)):
-            return config
-        return config.model_copy(update={"embedder": embedder.model_copy(update={"dtype": ADDED["embedder.dtype"]})})
+        before = read_config(file, "name another run.dir") if file.is_file() else self.config
+        for key, value in _as_then(before, config.model_dump(mode="json")).items():
+            group, _, name = key.rpartition(".")
+            config = config.model_copy(update={group: getattr(config, group).model_copy(update={name: value})})
+        return config
 
     def passes(self, event: AnyEvent) -> bool:
         """Whether there is nothing to write of an event: it came before `begin`, which sends it again, or is shown while it lasts alone."""
@@ -339,6 +344,23 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 mine[key] = other[key] if name in UNUSED or (key in ADDED and other[key] == "auto") else ADDED[name]
     keys = [key for key in {**one, **two} if not _is_of_place(key)]
     return [f"{key}: was {one.get(key)!r}, is {two.get(key)!r}" for key in keys if one.get(key) != two.get(key)]
+
+
+def differences_from_begun(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The same of a run that goes on: what it goes on with as it was begun is no difference."""
+    for key, value in _as_then(before, now).items():
+        group, _, name = key.rpartition(".")
+        now = {**now, group: {**now[group], name: value}}
+    return differences(before, now)
+
+
+def _as_then(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of AS_BEGUN that are not those of now, by key."""
+    was, is_now = dict(_flat(before)), dict(_flat(now))
+    return {
+        key: then for key, (new, then, since) in AS_BEGUN.items()
+        if since not in was and is_now.get(key) == new and was.get(key, then) == then
+    }  # fmt: skip
 
 
 def _is_of_place(key: str) -> bool:

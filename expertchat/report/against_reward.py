@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expertchat.config import ConfigError
 from expertchat.report.drawing import COLOURS, FAINT, MARKS, drawn
@@ -16,6 +16,30 @@ if TYPE_CHECKING:
 
 PLAIN = Axis("")
 HELD_OUT, IN_TRAINING = "reward_difference", "reward_gain"
+TRUTH = "truth_difference"
+
+
+class WithInterval(NamedTuple):
+    """A figure with its interval, where it has one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], name: str) -> WithInterval:
+        return cls(float(row[name]), row.get(f"{name}_low"), row.get(f"{name}_high"))
+
+    def __str__(self) -> str:
+        return written(self.value, PLAIN) + interval(self.low, self.high, PLAIN)
+
+
+class Point(NamedTuple):
+    """An arm."""
+
+    name: str
+    reward: WithInterval
+    truth: WithInterval
 
 
 def names_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -29,19 +53,15 @@ def truth_against_reward(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
     """A point for each arm: how much more reward and how much more truth its replies have than the base's, with intervals where there are
     such; None where fewer than two arms have both."""
     reward = HELD_OUT if any(row.get(HELD_OUT) is not None for row in rows) else IN_TRAINING
-    shown = [(name_of(name), row) for name, row in zip(names, rows, strict=True)
-             if row.get(reward) is not None and row.get("truth_difference") is not None]  # fmt: skip
-    if len(shown) < 2:
+    points = [Point(name_of(name), WithInterval.of(row, reward), WithInterval.of(row, TRUTH)) for name, row in zip(names, rows, strict=True)
+              if row.get(reward) is not None and row.get(TRUTH) is not None]  # fmt: skip
+    if len(points) < 2:
         return None
-
-    def of(row: Mapping[str, Any], name: str) -> tuple[float, float | None, float | None]:
-        return float(row[name]), row.get(f"{name}_low"), row.get(f"{name}_high")
 
     def draw(axes: Axes) -> None:
         axes.axhline(0, color=FAINT, linewidth=0.9, zorder=0)
         axes.axvline(0, color=FAINT, linewidth=0.9, zorder=0)
-        for i, (name, row) in enumerate(shown):
-            (x, left, right), (y, low, high) = of(row, reward), of(row, "truth_difference")
+        for i, (name, (x, left, right), (y, low, high)) in enumerate(points):
             look = COLOURS[i % len(COLOURS)]
             if left is not None and right is not None:
                 axes.plot([left, right], [y, y], color=look, linewidth=0.9)
@@ -55,12 +75,8 @@ def truth_against_reward(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
         axes.grid()
         axes.figure.legend(loc="outside right upper")
 
-    lines: list[Sequence[Number]] = [[name, *of(row, reward), *of(row, "truth_difference")] for name, row in shown]
-    said = "; ".join(
-        f"{line[0]}: reward {written(line[1], PLAIN)}{interval(line[2], line[3], PLAIN)}, "  # type: ignore[arg-type]
-        f"truth {written(line[4], PLAIN)}{interval(line[5], line[6], PLAIN)}"  # type: ignore[arg-type]
-        for line in lines
-    )
+    lines: list[Sequence[Number]] = [[point.name, *point.reward, *point.truth] for point in points]
+    said = "; ".join(f"{point.name}: reward {point.reward}, truth {point.truth}" for point in points)
     note = (
         "Truth: new facts a reply, less repeats and what is wrong. Where the reward rises and the truth does not, the judges are pleased "
         "and nothing is gained. Lines: 95 % intervals, topics drawn."

@@ -15,7 +15,8 @@ from expertchat.folder.reader import RunReader
 from expertchat.folder.run_folder import differences
 from expertchat.folder.writing import write_out
 from expertchat.records import Speaker
-from expertchat.runs.arm import NO_ARM, Row, Run, row
+from expertchat.runs.arm import Row, row
+from expertchat.runs.learnt import NO_ARM, Run
 from expertchat.runs.pooled import Pool, better, held_against, pool_of
 
 __all__ = ["NO_ARM", "Row", "Run", "Table", "arms", "arms_of", "bundles", "is_training", "read_run", "run_arms"]
@@ -23,6 +24,7 @@ SUFFIXES = (".md", ".csv", ".json", ".svg")
 ALIKE = 1.05  # times as many judged replies that are as good as equally many: dialogues end where they end
 AGAINST = ("control", "minus_control", "minus_control_low", "minus_control_high", "minus_control_n", "minus_control_least",
            "minus_control_p", "minus_control_holm")  # fmt: skip
+FEW_KEYS = 2  # that an arm's name tells, where they tell it from the others
 NOTHING_LEARNT = "random_judge"  # the arm that the others are held against, where there is such
 
 
@@ -183,9 +185,11 @@ def _alike(group: Sequence[Run]) -> list[tuple[str, list[Run]]]:
         else:
             same.append(run)
     keys = list(dict.fromkeys(key for one in bundles[1:] for key in _differing(bundles[0][0], one[0])))
+    values = [[f"{key}={_value(one[0].config, key)}" for key in keys] for one in bundles]
+    few = FEW_KEYS if len({tuple(own[:FEW_KEYS]) for own in values}) == len(bundles) else len(keys)
     named = []
-    for one in bundles:
-        shown = [f"{key}={_value(one[0].config, key)}" for key in keys[:2]] + (["..."] if len(keys) > 2 else [])
+    for one, own in zip(bundles, values, strict=True):
+        shown = [*own[:few], *(["..."] if len(own) > few else [])]
         named.append((one[0].arm + (f" ({', '.join(shown)})" if shown else ""), one))
     return named
 

@@ -9,34 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from expertchat.evaluation.by_topic import Found, mean_of
 from expertchat.evaluation.counts import holm
 from expertchat.evaluation.figures import Comparison, figures
 from expertchat.folder.jsonl import read_records
-from expertchat.folder.reader import RunReader
 from expertchat.judging.shares import LEVEL
-from expertchat.records import Figure, Metrics
+from expertchat.records import Figure
+from expertchat.runs.learnt import Run
 from expertchat.trackers.tracking import FINAL
 
 SEED = 0  # of the draws
-
-
-class Judged(Protocol):
-    """A run whose learner was held against its base."""
-
-    @property
-    def reader(self) -> RunReader: ...
-
-    @property
-    def learner(self) -> str: ...
-
-    @property
-    def evaluation(self) -> Metrics | None: ...
-
-    @property
-    def seed(self) -> int: ...
 
 
 class Key(NamedTuple):
@@ -61,8 +45,9 @@ class Pool:
         return figures(list(self.compared.values()), judge, SEED)
 
 
-def pool_of(name: str, runs: Sequence[Judged]) -> Pool | None:
-    """The replies of an arm; None where a run keeps none, as those of earlier versions, or others than its figures are of.
+def pool_of(name: str, runs: Sequence[Run]) -> Pool | None:
+    """The replies of an arm; None where a run keeps none or not their topics, as those of earlier versions, or others than its figures
+    are of.
 
     Raises ConfigError for a file that is damaged.
     """
@@ -73,7 +58,8 @@ def pool_of(name: str, runs: Sequence[Judged]) -> Pool | None:
         last = "-final" if run.evaluation.id.endswith(FINAL) else ""
         path = run.reader.folder / "evaluations" / f"{run.learner}-r{run.evaluation.round:04d}{last}.jsonl"
         own = list(read_records(path, Comparison, "leave the run out"))
-        if not own or sum(one.outcome is not None for one in own) != run.evaluation.figures.get("n"):
+        decided = sum(one.outcome is not None for one in own)
+        if not own or any(one.topic is None for one in own) or decided != run.evaluation.figures.get("n"):
             return None
         found |= {Key(run.seed, one.history, one.group, one.base_tokens): one for one in own}
     return Pool(name, runs[0].learner, found) if found else None

@@ -21,7 +21,7 @@ from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError, near
 from expertchat.folder.reader import RunReader, read_config
 from expertchat.folder.run import run_folder
-from expertchat.folder.run_folder import differences
+from expertchat.folder.run_folder import differences_from_begun
 from expertchat.folder.submission import read_submission
 from expertchat.serving.config import ServeConfig
 from expertchat.slurm.array import Array, overrides, parse, task_folder
@@ -212,7 +212,7 @@ def _folder_problems(wanted: Wanted) -> list[str]:
 def _differing(path: Path, config: Any) -> list[str]:
     """How the config of an earlier submission differs."""
     try:
-        found = differences(read_config(path, ""), yaml.safe_load(freeze(config)))
+        found = differences_from_begun(read_config(path, ""), yaml.safe_load(freeze(config)))
     except ConfigError:
         return []
     if not found:

@@ -14,14 +14,15 @@ _THING = r"(?:point|question|idea|insight|observation|explanation|summary|answer
 _ENGLISH = (
     r"(?:i|we) (?:\w+ly )?(?:agree|couldn'?t agree more|could not agree more|concur)\b"
     r"|(?:you(?:'re| are)|that(?:'s| is)|this is) (?:\w+ly |so )*(?:right|correct|true)\s*(?:[.!,]|$)"
-    rf"|(?:(?:that|this)(?:'s| is) )?(?:what )?(?:an? )?{_GOOD} {_THING}\b"
+    rf"|(?:(?:(?:that|this)(?:'s| is)|what) (?:an? )?)?{_GOOD} {_THING}\b|an? {_GOOD} {_THING}\s*(?:[.!,]|$)"
     r"|(?:absolutely|exactly|indeed|precisely|definitely|totally|well said|of course|agreed)\s*(?:[.!,]|$)"
-    r"|(?:thank you|thanks)\b"
+    r"|(?:thank you|thanks(?! to\b))\b"
 )
+_GUT = r"(?:sehr )?(?:gute?r?|tolle?r?|wichtige?r?) (?:punkt|frage|idee|gedanke)"
 _GERMAN = (
-    r"(?:ich|da|dem) (?:stimme|pflichte|kann)[^.!?]{0,40}\b(?:zu|zustimmen|bei)\b"
+    r"(?:ich|da|dem) (?:stimme[^.!?]{0,40}\bzu|pflichte[^.!?]{0,40}\bbei|kann[^.!?]{0,40}\b(?:zustimmen|beipflichten))\b"
     r"|(?:du hast|sie haben|da hast du|ihr habt)[^.!?]{0,15}\brecht\b|(?:genau|richtig|stimmt|absolut|danke|vielen dank)\s*(?:[.!,]|$)"
-    r"|(?:das ist )?(?:eine? )?(?:sehr )?(?:gute?r?|tolle?r?|wichtige?r?) (?:punkt|frage|idee|gedanke)\b"
+    rf"|(?:das ist (?:eine? )?)?{_GUT}\b|eine? {_GUT}\s*(?:[.!,]|$)"
 )
 _AGREES = re.compile(rf"(?:(?:yes|no|oh|ah|well|ja)\b[,.! ]*)?(?:{_ENGLISH}|{_GERMAN})", re.IGNORECASE)
 

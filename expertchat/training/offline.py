@@ -85,7 +85,7 @@ def run_offline(
             hub,
             interrupts,
             lambda say: OfflineFolder(place, config.model_dump(mode="json"), command_line, say, writes=ranks.rank == 0),
-            lambda store: kind(config, store, hub, interrupts, ranks).run(backend),
+            lambda store: kind(store.as_begun(config), store, hub, interrupts, ranks).run(backend),
         )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+NARROW = 8  # a field in which no dot has its place
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -20,7 +21,7 @@ class Dot(NamedTuple):
 def scatter(dots: Sequence[Dot], across: str, up: str, width: int = 60, height: int = 11) -> list[str]:
     """The dots as letters in a field of `width` x `height`, the lines x = 0 and y = 0 in it, and below it who is who.
 
-    Two at one place are one *; empty without dots that are numbers.
+    Two at one place are one *; empty without dots that are numbers, or where the field has no room for them.
 
     >>> for line in scatter([Dot("one", -1.0, 0.0), Dot("two", 1.0, 2.0)], "reward", "truth", 9, 3): print(line)
     truth (up) against reward (across)
@@ -31,7 +32,7 @@ def scatter(dots: Sequence[Dot], across: str, up: str, width: int = 60, height: 
     A one  B two
     """
     known = [dot for dot in dots if math.isfinite(dot.x) and math.isfinite(dot.y)][: len(LETTERS)]
-    if not known:
+    if not known or width < NARROW:
         return []
     left, right = _ends([0.0, *(dot.x for dot in known)])
     low, high = _ends([0.0, *(dot.y for dot in known)])

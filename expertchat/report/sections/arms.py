@@ -48,7 +48,7 @@ def arms(subject: Subject) -> Section | None:
 
 def forests(rows: Sequence[Arm], names: Sequence[str], before: str = "arms") -> list[Figure]:
     """Win rates; those among replies of like length; what lies between them and the control; facts against the base's."""
-    note = NOTE if all(row.get("drawn") == "topics" for row in rows) else ALONE
+    note = NOTE if all(row.get("drawn") == "topics" for row in rows if row["win_rate"] is not None) else ALONE
     seeds = [_by_seed(row) for row in rows]
     won = [Row(name, row["win_rate"], row["win_rate_low"], row["win_rate_high"], row["n"], own)
            for name, row, own in zip(names, rows, seeds, strict=True)]  # fmt: skip
