@@ -112,7 +112,8 @@ def family_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def families_beside(folders: Iterable[Path]) -> list[list[dict[str, Any]]]:
-    """The trees (`family_of`) of more than one run that these runs belong to, each once. Who has none is quickly told, for they may be hundreds."""
+    """The trees (`family_of`) of more than one run that these runs belong to, each once. Who has none is quickly told: they may be
+    hundreds."""
     seen, found, related = set[str](), list[list[dict[str, Any]]](), dict[Path, set[Path]]()
     for folder in (folder.expanduser().resolve() for folder in folders):
         if folder.parent not in related:
