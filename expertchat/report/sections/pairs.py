@@ -11,7 +11,8 @@ from typing import Any
 from expertchat.evaluation.statistics import wilson
 from expertchat.folder.jsonl import read_json
 from expertchat.folder.reader import RunReader
-from expertchat.report.learning import round_of, spread_of
+from expertchat.records import round_of
+from expertchat.report.learning import spread_of
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Point, Row, Series, curves, forest, histogram, interval, number, written
 from expertchat.report.subject import Subject
