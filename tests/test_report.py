@@ -66,7 +66,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures have tests of their own (test_report_figures.py) and take the most of a page's time."""
+    """Figures have tests of their own (test_report_figures.py, test_report_sections.py) and take the most of a page's time."""
     monkeypatch.setattr(writing, "inline_svg", lambda figure: "<svg></svg>")
 
 
