@@ -1,13 +1,19 @@
-"""Run folders for reports, written without a model: dialogues, ratings, nulls, candidates; and texts that mean harm."""
+"""Run folders for reports, written without a model: dialogues, ratings, nulls, candidates, a run that learns; and texts that mean harm."""
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from expertchat.records import Candidate, ExpertRef, Rating, Record, Reward, Score, Transcript, Turn, Wim
+import yaml
+
+from expertchat.records import Candidate, ExpertRef, Metrics, Rating, Record, Reward, Score, Transcript, Turn, Wim
+from expertchat.report.parts import Figure, Section, Shown
+from expertchat.report.subject import Subject, subject_of
 
 CATEGORIES = ("depth", "accuracy", "clarity")
 TOPICS = ("tides", "honey bees", "jazz", "coffee", "glaciers")
@@ -38,7 +44,8 @@ WORDS = [
     "flowers",
     "are",
 ]
-CONFIG = Path(__file__).parent / "earlier" / "converse.yaml"
+EARLIER = Path(__file__).parent / "earlier"
+CONFIG = EARLIER / "converse.yaml"
 
 
 def sentence(rng: random.Random, words: int = 30) -> str:
@@ -165,3 +172,60 @@ HOSTILE = (
     "#read/0/c00000",
     "%00%ff%E0%A4%A",
 )
+
+
+# -- what sections show --------------------------------------------------------------------------------------------------------------
+
+HOSTILE_NAME = "</text><script>alert(1)</script> $x^2$ \x00\x1b[31m {{7*7}} ‮" + "y" * 500
+
+
+def subject(*places: Path) -> Subject:
+    return subject_of(list(places))
+
+
+def figures(section: Section | None) -> dict[str, Figure]:
+    assert section is not None
+    return {part.name: part for part in section.parts if isinstance(part, Figure)}
+
+
+def tables(section: Section | None) -> dict[str, Shown]:
+    assert section is not None
+    return {part.title: part for part in section.parts if isinstance(part, Shown)}
+
+
+def lines(folder: Path, name: str, *found: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+        file.write("".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in found))
+
+
+FINAL = {
+    "n": 40, "win_rate": 0.75, "win_rate_low": 0.6, "win_rate_high": 0.9, "wins": 30, "ties": 0, "losses": 10, "judge": "truth",
+    "tokens_base": 15.0, "tokens_policy": 9.0,
+}  # fmt: skip
+
+
+def learned(place: Path, arm: str, seed: int) -> Path:
+    """A run in which expert a has learnt for two rounds, as an arm with a seed of its own."""
+    place.mkdir(parents=True)
+    shutil.copy(EARLIER / "learned" / "provenance.json", place)
+    config = yaml.safe_load((EARLIER / "learned" / "config.yaml").read_text("utf-8"))
+    config |= {"arm": arm, "learner": "a", "run": {**config["run"], "seed": seed}}
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    (place / "summary.json").write_text("{}")
+
+    def said(name: str, kind: Any, round: int, **figures: Any) -> None:
+        lines(place, "metrics", Metrics(id=name, kind=kind, round=round, learner="a", policy_version=round, figures=figures).to_json())
+
+    said("evaluation-a-0000", "evaluation", 0, win_rate=0.5, n=10)
+    for i, loss in enumerate([0.75, 0.5], 1):
+        said(f"round-{i:04d}", "round", i, loss=loss, reward_mean=0.5, kl=None, candidates=4)
+    said("evaluation-a-0002-final", "evaluation", 2, **FINAL)
+    return place
+
+
+def run_of(folder: Path, command: str, summary: dict[str, Any]) -> Path:
+    lines(folder, "events", {"kind": "run_started", "command": command, "folder": "x", "conversations": 0, "turns": 0, "time": 1.0})
+    (folder / "config.yaml").write_text("run: {seed: 0}\n")
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder

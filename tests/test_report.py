@@ -66,7 +66,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures have tests of their own (test_report_figures.py) and take the most of a page's time."""
+    """Figures have tests of their own (test_report_figures.py, test_report_sections.py) and take the most of a page's time."""
     monkeypatch.setattr(writing, "inline_svg", lambda figure: "<svg></svg>")
 
 
@@ -254,6 +254,12 @@ def test_an_array_is_what_it_was_merged_into_and_a_study_what_it_did_last(tmp_pa
         (study / "logs" / f"{name}.json").write_text(json.dumps({"code": code, "began": began}))
     assert [run.folder.name for run in subject_of([study]).runs] == ["talk"]
     assert verdict_of(subject_of([study])).says == "x. 1 of 2 steps that were begun are done."
+    told = {"title": "Why?", "tables": {"t": {}}}
+    (study / "report.json").write_text(json.dumps(told))
+    assert verdict_of(subject_of([study])).says == "Why? 1 table came of it."
+    (study / "report.json").write_text(json.dumps({**told, "says": "So.", "cannot": "Of you it says nothing."}))
+    own = verdict_of(subject_of([study]))
+    assert own.says == "Why? So." and "no figure of it means anything. Of you it says nothing." in own.cannot
     assert [run.folder.name for run in subject_of([tmp_path / "array"]).runs] == ["merged"]
     several = subject_of([tmp_path / "array" / "task-0", study])
     assert list(several.names.values()) == ["array/task-0", "study/talk"]

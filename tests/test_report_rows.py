@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from expertchat.records import Demonstration, Pick, PickRow, Post, Sample
 from expertchat.records.learning import Preference, Standing
 from expertchat.report.parts import Figure
 from expertchat.report.sections.picks import picks, posts
-from expertchat.report.subject import Subject, subject_of
+from expertchat.report.subject import subject_of
 from expertchat.report.transcripts import talks
 from expertchat.report.verdict import verdict_of
-from tests.reported import written
+from tests.reported import run_of, subject, written
 
 EARLIER = Path(__file__).parent / "earlier"
 
@@ -57,15 +56,6 @@ def test_rows_show_what_went_in_and_what_came_out(tmp_path: Path) -> None:
     assert [one["note"] for one in told["s0000"].body["replies"]] == ["cut", "taken, 0.25 like s0001/a0"]
 
 
-def of_command(folder: Path, command: str, summary: dict[str, Any]) -> Subject:
-    folder.mkdir()
-    start = {"kind": "run_started", "command": command, "folder": "x", "conversations": 0, "turns": 0, "time": 1.0}
-    (folder / "events.jsonl").write_text(json.dumps(start) + "\n")
-    (folder / "config.yaml").write_text("run: {seed: 0}\n")
-    (folder / "summary.json").write_text(json.dumps(summary))
-    return subject_of([folder])
-
-
 def test_picks_by_text_and_by_place(tmp_path: Path) -> None:
     def share(value: float, low: float, high: float) -> dict[str, Any]:
         return {"value": value, "low": low, "high": high, "n": 8}
@@ -74,20 +64,20 @@ def test_picks_by_text_and_by_place(tmp_path: Path) -> None:
     systems = {"base": share(0.125, 0.0, 0.3), "best": share(0.875, 0.7, 1.0)}
     summary = {"texts": ["base", "best"], "systems": systems, "places": {"1": share(0.625, 0.4, 0.8)}, "orders": orders, "even": 0.5,
                "consistent": share(0.75, 0.3, 1.0), "first": share(0.625, 0.4, 0.8), "judge": "m"}  # fmt: skip
-    subject = of_command(tmp_path / "run", "pick", summary)
+    about = subject(run_of(tmp_path / "run", "pick", summary))
     said = "m picks best most often, in 88 % of 8 picks (95 % interval 70 to 100), and what stood first in 62 % (40 to 80)."
-    assert verdict_of(subject).says == said
-    section = picks(subject)
+    assert verdict_of(about).says == said
+    section = picks(about)
     assert section is not None and isinstance(figure := section.parts[0], Figure)
     assert [row[0] for row in figure.rows] == ["base", "best", "what stood in place 1"]
     even = {**summary, "systems": {"base": share(0.5, 0.4, 0.6), "best": share(0.5, 0.4, 0.6)}}
-    said = verdict_of(of_command(tmp_path / "even", "pick", even)).says
+    said = verdict_of(subject(run_of(tmp_path / "even", "pick", even))).says
     assert said.startswith("m picks none of 2 texts more often than by chance (base in 50 % of 8 picks")
 
 
 def test_posts_and_what_was_none(tmp_path: Path) -> None:
     summary = {"wanted": 3, "posts": 2, "written": 4, "topics": 2, "nearest": 0.5, "tokens": 80, "faults": {"refuses": 2}}
-    subject = of_command(tmp_path / "run", "posts", summary)
-    assert verdict_of(subject).says == "2 of 3 posts, on 2 topics, of 4 texts; the two nearest are 0.50 alike."
-    section = posts(subject)
+    about = subject(run_of(tmp_path / "run", "posts", summary))
+    assert verdict_of(about).says == "2 of 3 posts, on 2 topics, of 4 texts; the two nearest are 0.50 alike."
+    section = posts(about)
     assert section is not None and [part.title for part in section.parts] == ["Posts", "What was no post"]

@@ -343,6 +343,8 @@ def test_the_first_sentence_of_a_study_holds_its_figures_or_is_none(tmp_path: Pa
     assert json.loads(as_json(shares, made))["cannot"] == "Not much."
     with pytest.raises(ValueError, match="says: there is no table 'frst'; did you mean first"):
         StudyFile.model_validate({**written, "says": "{frst|they|turns}"})
+    with pytest.raises(ValueError, match="says: the table 'first' has no column 'turn'; did you mean turns"):
+        StudyFile.model_validate({**written, "says": "{first|they|turn}"})
 
 
 def in_a_fork(step: Step, log: Path, heard: Callable[[float, str], None]) -> int:

@@ -49,10 +49,6 @@ def run_build(
 class _Building(RunFrame[BuildConfig, BuildFolder]):
     command, folder = "build_pairs", BuildFolder
 
-    def __init__(self, config: BuildConfig, command_line: list[str], backends: Mapping[str, Backend] | None) -> None:
-        super().__init__(config, command_line)
-        self.backends = backends
-
     def read(self) -> None:
         self.items = items_of(self.config, self.told.append)
         self.held: HeldOut = held_out(self.config.held_out, self.told.append)

@@ -25,7 +25,6 @@ from expertchat.lab.kinds import judges_of
 from expertchat.lab.run import load_judges
 from expertchat.preferences.candidates import altered
 from expertchat.records import Candidate, ExpertRef, Message, Selection, Speaker, Turn
-from expertchat.talk.cast import Cast
 from expertchat.talk.journal import Journal
 from expertchat.text.likeness import blank
 from expertchat.text.measures import length
@@ -47,8 +46,7 @@ class _Choosing(RunFrame[BestOfNConfig, ChoosingFolder]):
     command, folder = "best_of_n", ChoosingFolder
 
     def __init__(self, config: BestOfNConfig, command_line: list[str], backends: Mapping[str, Backend] | None) -> None:
-        super().__init__(config, command_line)
-        self.backends = backends
+        super().__init__(config, command_line, backends)
         self._experts: dict[tuple[str, Speaker, tuple[Speaker, ...]], ExpertChat] = {}
 
     def read(self) -> None:
@@ -60,7 +58,7 @@ class _Choosing(RunFrame[BestOfNConfig, ChoosingFolder]):
         check_truth(config, self.prompts)
         unloaded = judges_of(Bench(config.lab, {}, {}), [])
         check_chooser(next(judge for judge in unloaded if judge.name == CHOOSER), config.chooser)
-        self.loaded(self._cast)
+        self.loaded(lambda: load_judges(config, hub, self.backends))  # of a run of which only the end is lacking too
         judges = judges_of(Bench(config.lab, self.cast.experts, self.cast.tokens), [])
         store.begin(self.prompts, [judge.ref for judge in judges])
         self.judges = Judges(config, {judge.name: judge for judge in judges}, store, world)
@@ -72,10 +70,6 @@ class _Choosing(RunFrame[BestOfNConfig, ChoosingFolder]):
         if not self.asked((self._chosen(one) for one in left), total, resumed):
             return self.stopped()
         return self.finished(close(config, store, self._shown))
-
-    def _cast(self) -> Cast:
-        """All models; of a run of which only the end is lacking too, for the folder may be short of anything."""
-        return load_judges(self.config, self.hub, self.backends)
 
     def _expert(self, seat: str, asked: Asked) -> ExpertChat:
         """Who answers a prompt, as the one whose turn it is."""

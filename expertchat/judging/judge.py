@@ -104,7 +104,9 @@ def judged_by(
     """The judgement of whoever its role names: an expert, of those by seat, the reward model, or the person who `sits` there."""
     if judgement.role != REWARD_MODEL:
         seat = judgement.role.seat
-        return (yield from Judge(experts[seat], config, (tokens or {}).get(seat), done, announce, sits).flow(judgement))
+        if sits is not None:
+            return (yield from Seated(sits, experts[seat], config, done, announce).flow(judgement))
+        return (yield from Judge(experts[seat], config, (tokens or {}).get(seat), done, announce).flow(judgement))
     reward = (done or {}).get(f"{judgement.key}/reward")
     if not isinstance(reward, Reward):
         reward = yield from scored.flow(judgement, judgement.type)
@@ -114,7 +116,6 @@ def judged_by(
 
 class Judge:
     """One judge: what it asks of its model, by `config`. `count` counts the tokens of its prompts; without it nothing is found too long.
-    Where somebody `sits` in its place, that person is asked, and the model is not.
 
     By principles each is asked by itself, and a verdict comes in the place of a rating; of a model whose wordings know categories alone a
     rating, of the principle's category.
@@ -127,12 +128,11 @@ class Judge:
         count: CountTokens | None = None,
         done: Mapping[str, Kept] | None = None,
         announce: Announce = lambda event: None,
-        sits: by_person.Sits | None = None,
     ) -> None:
-        self.expert, self.config, self.count, self.sits = expert, config, count, sits
+        self.expert, self.config, self.count = expert, config, count
         self.done, self.announce = done or {}, announce
         # By principles, where its wordings know such.
-        self.by_principles = config.principles is not None and sits is None and bool(expert.settings.prompts.principle)
+        self.by_principles = config.principles is not None and bool(expert.settings.prompts.principle)
 
     def flow(self, judgement: Judgement) -> Flow[Judged]:
         """Analysis, ratings of all that is asked about, WIM response, reward; each is announced as soon as it is there."""
@@ -142,15 +142,18 @@ class Judge:
         analysis, problem = "", nothing_said(judgement) or self._no_words(judgement)
         if problem is None and (missing or (response is None and self.config.wim.enabled)):
             analysis, problem = yield from self._analyse(judgement)
-        if self.sits is None:
-            kept |= (yield from self._rate(judgement, missing, analysis, problem)) if missing else {}
-        ratings = dict[str, Rating]()
-        for c in self.config.asked:
-            ratings[c] = kept[c] if c in kept else self._by_person(judgement, c, problem)
-            self.announce(RatingGiven(rating=ratings[c]))
-        if self.config.wim.enabled:
-            if response is None:
-                response = yield from self.what_is_missing(judgement, ratings, analysis, problem)
+        made = (yield from self._rate(judgement, missing, analysis, problem)) if missing else {}
+        ratings = {c: made[c] if c in made else kept[c] for c in self.config.asked}
+        for record in ratings.values():
+            self.announce(RatingGiven(rating=record))
+        if self.config.wim.enabled and response is None:
+            response = yield from self.what_is_missing(judgement, ratings, analysis, problem)
+        return self._come_to(judgement, ratings, response)
+
+    def _come_to(self, judgement: Judgement, ratings: dict[str, Rating], response: Wim | None) -> Judged:
+        """The end of a judgement whose ratings are announced: the WIM response, where one is asked for, and the reward."""
+        response = response if self.config.wim.enabled else None
+        if response is not None:
             self.announce(WimGiven(wim=response))
         reward = self.done.get(f"{judgement.key}/reward")
         if not isinstance(reward, Reward):
@@ -161,15 +164,13 @@ class Judge:
     def _whole(self, judgement: Judgement) -> Judgement:
         """With what the config has for it: what is asked about, the reference on its topic, the examples that are drawn for it."""
         config = self.config
-        categories = config.asked if self.by_principles or self.sits is not None else config.categories
+        categories = config.asked if self.by_principles else config.categories
         reference = config.reference(judgement.topic) if judgement.reference is None else judgement.reference
         examples = drawn(config.examples, config.examples_shown, config.asked, judgement.draw) if config.examples else judgement.examples
         return replace(judgement, categories=categories, reference=reference, examples=examples)
 
     def _no_words(self, judgement: Judgement) -> Fault | None:
         """Why this judge cannot be asked so."""
-        if self.sits is not None:
-            return None
         settings, config = self.expert.settings, self.config
         lacking = lacks(settings.prompts, config.principles, judgement.reference is not None, bool(judgement.examples))
         return Fault("wording", f"the judge's wordings {'; '.join(lacking)}") if lacking else None
@@ -195,7 +196,7 @@ class Judge:
 
     def _analyse(self, judgement: Judgement) -> Flow[tuple[str, Fault | None]]:
         """The judge's analysis ("" if the config wants none), and what is wrong with it: nothing is then asked on top of it."""
-        if not self.config.analysis or self.by_principles or self.sits is not None:
+        if not self.config.analysis or self.by_principles:
             return "", None
         request = requests.analysis_request(self.expert, judgement.key, judgement)
         if problem := self._too_long(request.messages, request.decoding.max_new_tokens):
@@ -258,8 +259,6 @@ class Judge:
         self, judgement: Judgement, ratings: Mapping[str, Rating], analysis: str, problem: Fault | None = None
     ) -> Flow[Wim]:
         """Ask for the WIM response and score it. With a `problem` nothing is asked."""
-        if self.sits is not None:
-            return (yield from self._missed(judgement, self.sits, problem))
         rated = {self._title(c): r for c, r in ratings.items()}
         numbers = {c: r.value if r.value is not None else None if r.expected is None else round(r.expected) for c, r in rated.items()}
         wording = self.config.wim.wording
@@ -296,26 +295,45 @@ class Judge:
             return answers.no_wim(judgement, text, analysis, Fault(PARROT, f"parrots the reply (cosine {cosine:.3f})"))
         return answers.scored_wim(judgement, text, analysis, cosine)
 
-    # -- of a person --------------------------------------------------------------------------------------------------
-
-    def _by_person(self, judgement: Judgement, name: str, problem: Fault | None) -> Rating:
-        assert self.sits is not None
-        return by_person.rating(self.sits, judgement, name) if problem is None else answers.no_rating(judgement, name, problem)
-
-    def _missed(self, judgement: Judgement, sits: by_person.Sits, problem: Fault | None) -> Flow[Wim]:
-        """What the person misses. Nothing that is typed is at fault but what repeats the reply."""
-        text, problem = by_person.missing(sits, judgement) if problem is None else ("", problem)
-        if problem is not None:
-            return answers.no_wim(judgement, "", "", problem)
-        if not text:
-            return answers.scored_wim(judgement, "", "", self.config.wim.empty_score, empty=True)
-        return (yield from self._held_against(judgement, text, ""))
-
     def _wim_fault(self, judgement: Judgement, text: str, question: str) -> Fault | None:
         """What is wrong with a WIM response that is no parrot. It may share words with the transcript: facts have one wording."""
         instruction = rating.judge_prompt(self.expert.settings.prompts, replace(judgement, turns=()))
         seen = {"subject": judgement.subject, "prompt": f"{instruction}\n{question}", "reference": judgement.dialogue}
         return faults.of_wim(text, categories=tuple(judgement.categories), seats=judgement.seats, **seen)
+
+
+class Seated(Judge):
+    """A person who sits where a judge does: each number is announced as soon as it is typed, and the model of the seat is not asked."""
+
+    def __init__(
+        self, sits: by_person.Sits, expert: ExpertChat, config: JudgingConfig, done: Mapping[str, Kept] | None, announce: Announce
+    ) -> None:
+        super().__init__(expert, config, None, done, announce)
+        self.sits = sits
+
+    def flow(self, judgement: Judgement) -> Flow[Judged]:
+        """Ratings, what is missing, reward."""
+        judgement = replace(judgement, categories=self.config.asked)
+        kept, response, problem = self._kept_ratings(judgement), self._kept_wim(judgement), nothing_said(judgement)
+        ratings = dict[str, Rating]()
+        for c in self.config.asked:
+            ratings[c] = kept[c] if c in kept else self._rating(judgement, c, problem)
+            self.announce(RatingGiven(rating=ratings[c]))
+        if self.config.wim.enabled and response is None:
+            response = yield from self._missed(judgement, problem)
+        return self._come_to(judgement, ratings, response)
+
+    def _rating(self, judgement: Judgement, name: str, problem: Fault | None) -> Rating:
+        return by_person.rating(self.sits, judgement, name) if problem is None else answers.no_rating(judgement, name, problem)
+
+    def _missed(self, judgement: Judgement, problem: Fault | None) -> Flow[Wim]:
+        """Nothing that is typed is at fault but what repeats the reply."""
+        text, problem = by_person.missing(self.sits, judgement) if problem is None else ("", problem)
+        if problem is not None:
+            return answers.no_wim(judgement, "", "", problem)
+        if not text:
+            return answers.scored_wim(judgement, "", "", self.config.wim.empty_score, empty=True)
+        return (yield from self._held_against(judgement, text, ""))
 
 
 def nothing_said(judgement: Judgement) -> Fault | None:

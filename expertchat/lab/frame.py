@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from expertchat.backends.asking import Flow
+from expertchat.backends.base import Backend
 from expertchat.events import Sink
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
 from expertchat.folder.run_folder import RunFolder
@@ -35,8 +36,9 @@ class RunFrame(ABC, Generic[C, F]):
     place: Path
     store: F
 
-    def __init__(self, config: C, command_line: list[str]) -> None:
+    def __init__(self, config: C, command_line: list[str], backends: Mapping[str, Backend] | None) -> None:
         self.config, self.command_line = config, command_line
+        self.backends = backends  # by the places of the models, in the place of those of the config
         self.told: list[str] = []  # what is to be said of what was read
         self.cast = Cast()
         self.forget: Say = lambda place: None  # what the models keep of a place that is whole

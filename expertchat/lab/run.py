@@ -43,8 +43,7 @@ class _Lab(RunFrame[LabConfig, LabFolder]):
     command = "judge"
 
     def __init__(self, config: LabConfig, command_line: list[str], backends: Mapping[str, Backend] | None) -> None:
-        super().__init__(config, command_line)
-        self.backends = backends
+        super().__init__(config, command_line, backends)
         self.seconds: dict[str, float] = {}  # that the models worked, by judgement
         self.earlier: set[str] = set()  # places of what an earlier start has asked: nobody knows the seconds of these
 

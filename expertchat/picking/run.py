@@ -84,10 +84,6 @@ def run_pick(config: PickConfig, command_line: list[str], sink: Sink, *, backend
 class _Picking(RunFrame[PickConfig, PickFolder]):
     command, folder = "pick", PickFolder
 
-    def __init__(self, config: PickConfig, command_line: list[str], backends: Mapping[str, Backend] | None) -> None:
-        super().__init__(config, command_line)
-        self.backends = backends
-
     def read(self) -> None:
         self.rows = read_rows(self.config, self.told.append)
 

@@ -126,8 +126,8 @@ class _Writing(RunFrame[PostsConfig, PostsFolder]):
     def __init__(
         self, config: PostsConfig, command_line: list[str], backends: Mapping[str, Backend] | None, embedder: Embedder | None
     ) -> None:
-        super().__init__(config, command_line)
-        self.backends, self.embedder = backends, embedder
+        super().__init__(config, command_line, backends)
+        self.embedder = embedder
 
     def read(self) -> None:
         self.briefs, self.others = briefs_of(self.config), texts_apart(self.config)

@@ -20,6 +20,7 @@ from expertchat.records.learning import Demonstration, Sample, Step
 from expertchat.records.picking import Pick, PickRow
 from expertchat.records.posts import Post
 from expertchat.records.run import (
+    OF_A_SEED,
     SEAT,
     SEATS,
     Answer,
@@ -45,12 +46,13 @@ from expertchat.records.run import (
     as_line,
     finite,
     other,
+    round_of,
 )  # fmt: skip
 from expertchat.records.served import Served
 
 __all__ = [
-    "SEAT", "SEATS", "Answer", "Attempt", "Candidate", "Choice", "Demonstration", "ExpertRef", "Figure", "Form", "Guess", "Item",
-    "JudgeRef", "Label", "Message", "Metrics", "Opinion", "Order", "Outcome", "PairIds", "Pick", "PickRow", "Post", "PreferencePair",
-    "Prompt", "Rating", "Record", "Reward", "Role", "Sample", "Score", "Selection", "Served", "Speaker", "Step", "StopReason", "Text",
-    "Topic", "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite", "other",
+    "OF_A_SEED", "SEAT", "SEATS", "Answer", "Attempt", "Candidate", "Choice", "Demonstration", "ExpertRef", "Figure", "Form", "Guess",
+    "Item", "JudgeRef", "Label", "Message", "Metrics", "Opinion", "Order", "Outcome", "PairIds", "Pick", "PickRow", "Post",
+    "PreferencePair", "Prompt", "Rating", "Record", "Reward", "Role", "Sample", "Score", "Selection", "Served", "Speaker", "Step",
+    "StopReason", "Text", "Topic", "Transcript", "Turn", "Verdict", "Wim", "as_line", "finite", "other", "round_of",
 ]  # fmt: skip

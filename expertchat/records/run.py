@@ -7,6 +7,7 @@ A `Message` is model-facing (role and text); a `Turn` is neutral (speaker and te
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -21,12 +22,21 @@ Speaker = Annotated[str, StringConstraints(pattern=f"^{SEAT}$")]
 SEATS: tuple[Speaker, ...] = ("a", "b")
 Role = Literal["system", "user", "assistant"]
 
+OF_A_SEED = re.compile(r"s\d+/")  # before the ids of a run that was merged of several seeds
+_ROUND = re.compile(rf"(?:{OF_A_SEED.pattern})?r([0-9]+)/")
+
 StopReason = Literal["turns", "nothing_new", "loop", "blank", "context_full", "token_limit"]
 
 
 def other(speaker: Speaker) -> Speaker:
     """The partner's letter."""
     return "b" if speaker == "a" else "a"
+
+
+def round_of(transcript: str) -> int | None:
+    """The round in which a dialogue was held, by its id: "r0003/c0001" -> 3, "s1/r0003/c0001" of a merged run too; "r0003" is a row."""
+    found = _ROUND.match(transcript)
+    return int(found[1]) if found else None
 
 
 def as_line(kept: BaseModel) -> str:

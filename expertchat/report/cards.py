@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def _told(card: Values) -> tuple[object, ...]:
 def card_of_run(run: RunReader) -> Values | None:
     """The card of a run whose texts were judged afterwards, or labelled. Raises ConfigError."""
     labelled = to_read(None, [str(run.folder)])
-    people = [str(labelled)] if _any(label_files(labelled)) else []
+    people = [str(labelled)] if any(label_files(labelled)) else []
     if not (people or run.judges_only or run.path("opinions").is_file()) or run.chooses or run.makes_judge:
         return None
     from expertchat.audit.estimates import needs_lab
@@ -45,7 +45,3 @@ def card_of_run(run: RunReader) -> Values | None:
     source = SourceConfig(path=[str(run.folder)])
     config = AuditConfig(source=source, labels=people, against="auto", resamples=RESAMPLES, seed=0)
     return card_of(read(config), against="auto", resamples=RESAMPLES, seed=0).values()
-
-
-def _any(several: Iterable[object]) -> bool:
-    return any(True for _ in several)

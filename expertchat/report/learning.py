@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +12,13 @@ from typing import Any
 from expertchat.evaluation.statistics import mean_by_cluster, wilson
 from expertchat.folder.jsonl import read_lines
 from expertchat.folder.reader import RunReader
-from expertchat.records import Metrics
+from expertchat.records import OF_A_SEED, Metrics, round_of
 from expertchat.report.shapes import Point, number
 from expertchat.report.subject import Subject
 from expertchat.runs.arms import bundles, is_training
 from expertchat.trackers.tracking import FINAL
 
 RESAMPLES = 600
-SEED = re.compile(r"s\d+/")
 # What the records say of each candidate or pair of a round, for an interval: the round's figure -> what is read of which file.
 OF_RECORDS = {
     "reward_mean": ("scores", "value"), "rating_mean": ("rewards", "rating"), "wim_mean": ("rewards", "wim"),
@@ -162,12 +160,6 @@ def _inside(line: Mapping[str, Any], path: Sequence[str]) -> float | None:
     return number(found)
 
 
-def round_of(transcript: str) -> int | None:
-    """The round in which a dialogue was held, by its id: "r0003/c0001" -> 3, "s1/r0003/c0001" of a merged run too; "r0003" is a row."""
-    head, within, _ = SEED.sub("", transcript).partition("/")
-    return int(head[1:]) if within and head[:1] == "r" and head[1:].isdigit() else None
-
-
 def bounds(one: Metrics, key: str) -> tuple[float | None, float | None]:
     """The interval that stands beside a figure; of a share of rows that has none, Wilson's."""
     share, rows = number(one.figures.get(key)), number(one.figures.get("held_out", one.figures.get("n")))
@@ -191,7 +183,7 @@ def learnings(subject: Subject) -> list[Learning]:
 
 def _seeds(run: RunReader) -> list[str]:
     """How the ids of a merged run's seeds begin ("s0/"); of any other run "" alone."""
-    known = {match[0] for one in run.lines("metrics") if (match := SEED.match(str(one.get("id"))))} if run.seed is None else set()
+    known = {match[0] for one in run.lines("metrics") if (match := OF_A_SEED.match(str(one.get("id"))))} if run.seed is None else set()
     return sorted(known) or [""]
 
 

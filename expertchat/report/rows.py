@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,8 @@ def _pairs(number: int, files: Files) -> Iterator[Talk]:
 
 def _said(line: Line, side: str) -> dict[str, Any]:
     """The text of a side of a pair, or of a completion: the first message of it."""
-    first: Any = next(iter(list_at(line, side)), {})
-    return {"by": "assistant", "text": text_of(map_at({"one": first}, "one").get("content")) or ""}
+    first = next((one for one in list_at(line, side)[:1] if isinstance(one, Mapping)), {})
+    return {"by": "assistant", "text": text_of(first.get("content")) or ""}
 
 
 # -- rows that a model learns from: what goes in, and what comes out --------------------------------------------------------------

@@ -94,8 +94,8 @@ def list_at(line: Mapping[str, Any], key: str) -> list[Any]:
     return [one for one in found if not isinstance(one, list)] if isinstance(found, list) else []
 
 
-def map_at(line: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = line.get(key)
+def map_at(line: object, key: str) -> Mapping[str, Any]:
+    found = line.get(key) if isinstance(line, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 
 

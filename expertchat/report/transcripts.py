@@ -15,7 +15,7 @@ from expertchat.report.grouped import Files, Line, by_key
 from expertchat.report.rows import rows
 from expertchat.report.subject import Subject
 from expertchat.report.talk import Talk, kept, list_at, map_at, number_of, talk_of, text_of, turn_of
-from expertchat.talk.branching import branch_of
+from expertchat.talk.branching import branch_of, run_above
 from expertchat.text.cleaning import clean
 from expertchat.text.sentences import shown_path
 
@@ -50,7 +50,7 @@ def _branch(subject: Subject, run: RunReader) -> dict[str, Any]:
     """Where the dialogues of a run go on from; nothing where it is no branch."""
     if (found := branch_of(run)) is None:
         return {}
-    folder = Path(str(found.get("run"))).expanduser().resolve()
+    folder = run_above(found)
     number = next((i for i, other in enumerate(subject.runs) if other.folder.resolve() == folder), None)
     name = folder.name if number is None else subject.name(subject.runs[number])
     return {"run": number, "name": text_of(name), "id": text_of(found.get("dialogue")), "turns": found.get("turns"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from expertchat.folder.jsonl import read_json
 from expertchat.report.parts import Verdict
 from expertchat.report.subject import STUDY, Subject, kept_steps
+from expertchat.report.talk import map_at
 from expertchat.report.verdict_arms import of_arms
 from expertchat.report.verdict_others import of_other_kinds, of_rows, of_talk
 from expertchat.report.words import counted, unfinished
@@ -30,7 +30,7 @@ def of_study(subject: Subject) -> Verdict | None:
         return None
     place = subject.studies[0]
     report, state = read_json(place / "report.json") or {}, read_json(place / STUDY) or {}
-    steps, tables = kept_steps(place), _at(report, "tables")
+    steps, tables = kept_steps(place), map_at(report, "tables")
     title = str(report.get("title") or state.get("study") or place.resolve().name).rstrip(".")
     title = title if title.endswith(("?", "!")) else f"{title}."
     done = sum(step.get("code") == 0 for step in steps.values())
@@ -46,8 +46,3 @@ def of_study(subject: Subject) -> Verdict | None:
         inner.cannot if inner else unfinished(subject),
     ]
     return Verdict(f"{title} {says}", " ".join(filter(None, cannot)), inner.shown if inner else None)
-
-
-def _at(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = values.get(key)
-    return found if isinstance(found, Mapping) else {}

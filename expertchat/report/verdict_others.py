@@ -1,4 +1,4 @@
-"""What came of runs that talk, judge, choose, build, or learn from rows."""
+"""What came of runs that talk, judge, choose, pick, build, write, or learn from rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.report.drawing import COLOURS, MARKS
 from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
+from expertchat.report.talk import map_at
 from expertchat.report.verdict_arms import ON_ROWS
 from expertchat.report.words import counted, interval, listed, rate, unfinished
 from expertchat.reward_models.config import TYPES
@@ -40,7 +41,7 @@ def of_rows(subject: Subject) -> Verdict | None:
     cannot = unfinished(subject) or "They were held out by group from the same source: on texts of another kind it may do worse."
     if run.failure is not None:
         return Verdict(f"{run.kind} has not done what it is for: {run.failure}.", cannot)
-    figures = _at(run.summary, "figures" if run.makes_judge else "evaluation")
+    figures = map_at(run.summary, "figures" if run.makes_judge else "evaluation")
     if isinstance(accuracy := figures.get("accuracy"), float):
         n = figures.get("n" if run.makes_judge else "rows")
         typed = run.makes_judge and run.config.get("kind") == TYPES
@@ -52,10 +53,8 @@ def of_rows(subject: Subject) -> Verdict | None:
     known = [loss for loss in losses if isinstance(loss, float)]
     if len(known) < 2:
         return None
-    rows = run.summary.get("rows")
-    said = (
-        f"{_at(run.summary, 'rows').get('train', rows)} rows: the loss went from {known[0]:.3g} to {known[-1]:.3g} in {len(known)} rounds"
-    )
+    rows = map_at(run.summary, "rows").get("train", run.summary.get("rows"))
+    said = f"{rows} rows: the loss went from {known[0]:.3g} to {known[-1]:.3g} in {len(known)} rounds"
     return Verdict(f"{run.kind} on {said}{many}.", "A loss says how likely the rows are now, not whether what the model writes is better.")
 
 
@@ -69,8 +68,8 @@ def of_other_kinds(subject: Subject) -> Verdict | None:
             lambda run: said_of_card(subject.cards.get(line(subject.name(run)))) or _judged(run),
             "How right a judge is stands in its card, as far as a truth, a label or a person is there to hold it against.",
         ),
+        "posts": (_posted, "That they are unlike each other does not make them good."),
     }
-    kinds["posts"] = (_posted, "That they are unlike each other does not make them good.")
     for kind, (say, cannot) in kinds.items():
         for run in reversed(subject.runs):
             if run.kind == kind and (said := say(run)) is not None:
@@ -82,14 +81,14 @@ def _chosen(run: RunReader) -> str | None:
     """By each judge, who chose last, how often the best of all n is better than the base, or than what it was held against first."""
     curve = run.summary.get("curve")
     last: Mapping[str, Any] = curve[-1] if isinstance(curve, list) and curve else {}
-    parts, kinds = list[str](), _at(run.summary, "judges")
-    for judge, one in sorted(_at(last, "judges").items(), key=lambda found: found[0] == CHOOSER):
-        against = _at(one, "against")
+    parts, kinds = list[str](), map_at(run.summary, "judges")
+    for judge, one in sorted(map_at(last, "judges").items(), key=lambda found: found[0] == CHOOSER):
+        against = map_at(one, "against")
         name = "base" if "base" in against else next(iter(against), None)
         if name is not None and (found := against[name]).get("value") is not None:
             said = rate(found["value"], found.get("low"), found.get("high"), f"{found.get('n')} prompts")
             better = "" if parts else f"the choice is better than {THAN.get(name, name)} "
-            parts.append(f"by {_who_judges(judge, _at(kinds, judge))} {better}in {said}")
+            parts.append(f"by {_who_judges(judge, map_at(kinds, judge))} {better}in {said}")
     return f"Best of {last.get('n')}: {'; '.join(map(line, parts))}." if parts else None
 
 
@@ -100,10 +99,10 @@ def _who_judges(judge: str, kind: Mapping[str, Any]) -> str:
 
 
 def _built(run: RunReader) -> str | None:
-    card = _at(run.summary, "card")
+    card = map_at(run.summary, "card")
     if not card:
         return None
-    length, said = _at(card, "length"), f"{card.get('pairs')} pairs of {card.get('texts')} texts"
+    length, said = map_at(card, "length"), f"{card.get('pairs')} pairs of {card.get('texts')} texts"
     if isinstance(share := length.get("share_longer"), float):
         said += (
             f"; the chosen text is the longer one in {rate(share, length.get('share_longer_low'), length.get('share_longer_high'), 'them')}"
@@ -113,11 +112,11 @@ def _built(run: RunReader) -> str | None:
 
 def _picked(run: RunReader) -> str | None:
     """Which text is picked most often, and how often what stood first."""
-    systems = {text: one for text, one in _at(run.summary, "systems").items() if one.get("value") is not None}
+    systems = {text: one for text, one in map_at(run.summary, "systems").items() if one.get("value") is not None}
     if not systems:
         return None
     text = max(systems, key=lambda name: float(systems[name]["value"]))
-    best, first = systems[text], _at(run.summary, "first")
+    best, first = systems[text], map_at(run.summary, "first")
     share = rate(best["value"], best["low"], best["high"], f"{best['n']:,} picks")
     even = run.summary.get("even") or 1 / len(systems)
     apart = best["low"] is not None and best["low"] > even
@@ -154,18 +153,13 @@ def said_of_card(card: Mapping[str, Any] | None) -> str | None:
 
 
 def _judged(run: RunReader) -> str | None:
-    judges = _at(run.summary, "judges")
+    judges = map_at(run.summary, "judges")
     parts = []
     for name, one in list(judges.items())[:JUDGES]:
         mean = f", mean {one['mean']:.2f}" if isinstance(one.get("mean"), float) else ""
         parts.append(f"{name} gives {one.get('answered')} answers to {one.get('opinions')} questions{mean}")
     more = f"; {len(judges) - JUDGES} more stand below" if len(judges) > JUDGES else ""
     return f"{counted(len(judges), 'judge')} on {run.summary.get('items')} items: {'; '.join(parts)}{more}." if parts else None
-
-
-def _at(values: Any, key: str) -> Mapping[str, Any]:
-    found = values.get(key) if isinstance(values, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 # -- dialogues ------------------------------------------------------------------------------------------------------------------

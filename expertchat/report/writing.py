@@ -76,7 +76,8 @@ def _template() -> Any:
     from jinja2 import Environment, FileSystemLoader
 
     made = Environment(loader=FileSystemLoader(PLACE), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_cleaned)
-    script, style = ((PLACE / name).read_text("utf-8") for name in ("page.js", "page.css"))
+    script = "\n".join((PLACE / name).read_text("utf-8") for name in ("talk.js", "page.js"))
+    style = (PLACE / "page.css").read_text("utf-8")
     made.globals |= {
         "script": Markup(script), "style": Markup(style), "script_hash": _hash(script), "style_hash": _hash(style),
         "version": __version__, "plain": _plain, "svg": _svg, "grouped": _grouped,

@@ -155,22 +155,20 @@ def report(study: StudyFile, asked: Sequence[str], steps: Sequence[Step], second
 
 def finding(study: StudyFile, tables: Mapping[str, Shown]) -> str | None:
     """The study's own first sentence with its figures; None where it has none, or where one of them is not there."""
-    lacking = False
-
-    def figure(place: re.Match[str]) -> str:
-        nonlocal lacking
-        shown, row, column = tables.get(place[1]), place[2], place[3]
-        at = list(shown.columns).index(column) if shown is not None and column in shown.columns else None
-        cells = shown.rows.get(row) if shown is not None else None
-        lacking |= at is None or cells is None or cells[at].value is None
-        return "" if lacking or cells is None or at is None else _percent(cells[at]) if place[4] else str(cells[at])
-
-    said = FIGURE.sub(figure, study.says or "")
-    return None if lacking else said or None
+    figures = {place[0]: _figure(tables.get(place[1]), *place.groups()[1:]) for place in FIGURE.finditer(study.says or "")}
+    if study.says is None or None in figures.values():
+        return None
+    return FIGURE.sub(lambda place: str(figures[place[0]]), study.says)
 
 
-def _percent(cell: Cell) -> str:
-    return interval(cell.value, cell.low, cell.high) if isinstance(cell.value, int | float) else str(cell)
+def _figure(shown: Shown | None, row: str, column: str, percent: str | None) -> str | None:
+    """What stands there in a table."""
+    if shown is None or row not in shown.rows or column not in shown.columns:
+        return None
+    cell = shown.rows[row][list(shown.columns).index(column)]
+    if percent and isinstance(cell.value, int | float):
+        return interval(cell.value, cell.low, cell.high)
+    return None if cell.value is None else str(cell)
 
 
 def as_json(study: StudyFile, steps: Sequence[Step]) -> str:

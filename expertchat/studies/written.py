@@ -121,8 +121,11 @@ class StudyFile(Group):
             others = [one for path in table.figures.values() for one in PLACE.findall(path)]
             lost = [row for row in (*table.rows.values(), *others) if row not in self.steps]
             yield from (f"tables.{name}.rows: there is no step '{row}'{_close(row, self.steps)}" for row in lost)
-        strange = [table for table, *_ in FIGURE.findall(self.says or "") if table not in self.tables]
-        yield from (f"says: there is no table '{table}'{_close(table, self.tables)}" for table in strange)
+        for name, _, column, _ in FIGURE.findall(self.says or ""):
+            if (shown := self.tables.get(name)) is None:
+                yield f"says: there is no table '{name}'{_close(name, self.tables)}"
+            elif shown.figures and column not in shown.figures:
+                yield f"says: the table '{name}' has no column '{column}'{_close(column, shown.figures)}"
 
 
 def _close(name: str, known: Mapping[str, object] | set[str]) -> str:

@@ -86,13 +86,18 @@ def branch_of(run: RunReader) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
+def run_above(branch: Mapping[str, Any]) -> Path:
+    """The run that a branch (`branch_of`) goes on from."""
+    return Path(str(branch.get("run"))).expanduser().resolve()
+
+
 def family_of(folder: Path) -> list[dict[str, Any]]:
     """The tree that a run belongs to, from its root on, in the order in which it is drawn: each run with its `depth`, where it goes on from
     and what it says of itself. Runs are looked for beside those that are known."""
     root, seen = folder.expanduser().resolve(), set[Path]()
     while root not in seen and (above := branch_of(RunReader(root, REMEDY))) is not None:
         seen.add(root)
-        parent = Path(str(above.get("run"))).expanduser().resolve()
+        parent = run_above(above)
         if not (parent / "config.yaml").is_file():
             break
         root = parent
@@ -100,23 +105,30 @@ def family_of(folder: Path) -> list[dict[str, Any]]:
 
     def below(place: Path, depth: int) -> list[dict[str, Any]]:
         rows = [{"folder": str(place), "depth": depth, "branch": dict(known.get(place) or {}), **_about(RunReader(place, REMEDY))}]
-        children = [one for one, branch in known.items() if branch and Path(str(branch.get("run"))).expanduser().resolve() == place]
+        children = [one for one, branch in known.items() if branch and run_above(branch) == place]
         return rows + [row for child in sorted(children) if child != place and depth < 100 for row in below(child, depth + 1)]
 
     return below(root, 0)
 
 
 def families_beside(folders: Iterable[Path]) -> list[list[dict[str, Any]]]:
-    """The trees (`family_of`) of more than one run that these runs belong to, each once. Where no branch lies beside is quickly told."""
-    seen, found, branched = set[str](), list[list[dict[str, Any]]](), dict[Path, bool]()
+    """The trees (`family_of`) of more than one run that these runs belong to, each once. Who has none is quickly told: they may be
+    hundreds."""
+    seen, found, related = set[str](), list[list[dict[str, Any]]](), dict[Path, set[Path]]()
     for folder in (folder.expanduser().resolve() for folder in folders):
-        if folder.parent not in branched:
-            branched[folder.parent] = any(map(_has_branch, folder.parent.glob("*/config.yaml")))
-        if branched[folder.parent] and str(folder) not in seen:
+        if folder.parent not in related:
+            related[folder.parent] = _related(folder.parent)
+        if folder in related[folder.parent] and str(folder) not in seen:
             rows = family_of(folder)
             seen |= {str(row["folder"]) for row in rows}
             found += [rows] if len(rows) > 1 else []
     return found
+
+
+def _related(place: Path) -> set[Path]:
+    """The branches that lie in a folder, and the runs that they go on from."""
+    branches = {config.parent: branch_of(RunReader(config.parent, REMEDY)) for config in place.glob("*/config.yaml") if _has_branch(config)}
+    return {one.resolve() for folder, branch in branches.items() if branch is not None for one in (folder, run_above(branch))}
 
 
 def _beside(places: set[Path]) -> list[Path]:

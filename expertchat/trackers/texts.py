@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from expertchat.folder.reader import RunReader
-from expertchat.records import finite
+from expertchat.records import finite, round_of
 from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 
@@ -73,9 +73,7 @@ def _talk(one: Mapping[str, Any]) -> Talk:
     name = str(one.get("id"))
     turns = [(str(turn.get("speaker")), clean(str(turn.get("text") or ""))) for turn in one.get("turns") or () if isinstance(turn, Mapping)]
     models = {str(who): line(str(ref.get("model"))) for who, ref in (one.get("experts") or {}).items() if isinstance(ref, Mapping)}
-    head, within, _ = name.partition("/")
-    step = int(head[1:]) if within and head[:1] == "r" and head[1:].isdigit() else 0
-    return Talk(name, step, line(str(one.get("topic") or "")), turns, {"ended": str(one.get("stop_reason")), **models})
+    return Talk(name, round_of(name) or 0, line(str(one.get("topic") or "")), turns, {"ended": str(one.get("stop_reason")), **models})
 
 
 def _replies(run: RunReader, candidates: Sequence[Mapping[str, Any]]) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.report.drawing import COLOURS, FAINT, INK
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.subject import Subject
-from expertchat.talk.branching import TALKS, families_beside
+from expertchat.talk.branching import TALKS, families_beside, run_above
 from expertchat.text.in_words import line
 
 if TYPE_CHECKING:
@@ -36,12 +36,14 @@ class Member:
 
     @property
     def branch(self) -> Mapping[str, Any]:
-        return self.row["branch"]  # type: ignore[no-any-return]
+        """Where it goes on from; nothing where that is no other run."""
+        found: Mapping[str, Any] = self.row["branch"]
+        return found
 
     @property
     def above(self) -> tuple[str, str]:
         """The run and the dialogue that it goes on from."""
-        return str(Path(str(self.branch.get("run"))).expanduser().resolve()), str(self.branch.get("dialogue"))
+        return str(run_above(self.branch)), str(self.branch.get("dialogue"))
 
     @cached_property
     def turns(self) -> dict[str, int]:
@@ -60,7 +62,8 @@ def family(subject: Subject) -> Section | None:
     parts: list[Figure | Shown] = []
     for i, members in enumerate(trees):
         of = f" of {members[0].name}" if len(trees) > 1 else ""
-        parts += [figure for figure in (_figure(members, f"family-{i}" if i else "family", of),) if figure is not None]
+        if (figure := _figure(members, f"family-{i}" if i else "family", of)) is not None:
+            parts.append(figure)
         parts.append(_table(members, names, of))
     return Section("family", "Where dialogues go on", [_said(members) for members in trees], parts)
 

@@ -11,6 +11,7 @@ from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.sections.arms import forests, names_of
 from expertchat.report.shapes import Axis, Row, forest, number
 from expertchat.report.subject import Subject
+from expertchat.report.talk import map_at
 from expertchat.text.in_words import line
 
 WIDEST = 16  # rounds that stand side by side
@@ -82,9 +83,7 @@ def _row(system: str, one: Mapping[str, Any]) -> Row:
 
 
 def _of(one: Mapping[str, Any], system: str) -> Mapping[str, Any]:
-    inner = one.get("systems")
-    found = inner.get(system) if isinstance(inner, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
+    return map_at(map_at(one, "systems"), system)
 
 
 def _mean(one: Mapping[str, Any], system: str) -> Cell:

@@ -11,10 +11,12 @@ from typing import Any
 from expertchat.evaluation.statistics import wilson
 from expertchat.folder.jsonl import read_json
 from expertchat.folder.reader import RunReader
-from expertchat.report.learning import round_of, spread_of
+from expertchat.records import round_of
+from expertchat.report.learning import spread_of
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Point, Row, Series, curves, forest, histogram, interval, number, written
 from expertchat.report.subject import Subject
+from expertchat.report.talk import map_at
 from expertchat.text.in_words import line
 from expertchat.text.likeness import weight, words
 from expertchat.training.figures import LOST
@@ -69,21 +71,16 @@ def read(run: RunReader, name: str) -> Made:
     length = _tokens if unit == "tokens" else _words
     kept = []
     for name_, one in lines.items():
-        dialogue = _provenance(one).get("transcript")  # of rows that were built there is none, and no round
+        dialogue = map_at(one, "provenance").get("transcript")  # of rows that were built there is none, and no round
         chosen, rejected = (length(one, side) or 0.0 for side in SIDES)
         place = round_of(str(dialogue)) if dialogue else None
         kept.append(Pair(place, str(dialogue or name_), float(one["margin"]), chosen - rejected))
     return Made(line(name), run, kept, unit)
 
 
-def _provenance(pair: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = pair.get("provenance")
-    return found if isinstance(found, Mapping) else {}
-
-
 def _tokens(pair: Mapping[str, Any], side: str) -> float | None:
     """Tokens of a reply, where they were counted; 0 of a reply that says something is not a count."""
-    return number(_provenance(pair).get(f"tokens_{side}")) or (None if _words(pair, side) else 0.0)
+    return number(map_at(pair, "provenance").get(f"tokens_{side}")) or (None if _words(pair, side) else 0.0)
 
 
 def _words(pair: Mapping[str, Any], side: str) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from expertchat.folder.reader import RunReader
 from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Row, forest, number
 from expertchat.report.subject import Subject
+from expertchat.report.talk import map_at
 from expertchat.text.in_words import line
 
 PICKED, NOTE = Axis("of all picks", True, None, 0.0, 1.0), "95 % intervals, whole groups drawn."
@@ -28,7 +28,7 @@ def _of_run(run: RunReader, name: str, of: str) -> Iterator[Figure | Shown]:
     summary, texts = run.summary, [str(text) for text in run.summary["texts"]]
     even = number(summary.get("even"))
     rows = [Row(line(text), *_three(summary["systems"].get(text)), n=_count(summary["systems"].get(text))) for text in texts]
-    rows += [Row(f"what stood in place {line(place)}", *_three(one), n=_count(one)) for place, one in _at(summary, "places").items()]
+    rows += [Row(f"what stood in place {line(place)}", *_three(one), n=_count(one)) for place, one in map_at(summary, "places").items()]
     axis = Axis(PICKED.label, True, even, 0.0, 1.0)
     if (figure := forest(name, f"What was picked{of}", axis, rows, NOTE)) is not None:
         yield figure
@@ -44,17 +44,12 @@ def posts(subject: Subject) -> Section | None:
     found = {line(subject.name(run)): run.summary for run in subject.runs if run.kind == "posts" and run.summary.get("wanted")}
     kept = ("posts", "written", "topics", "nearest", "tokens")
     rows = {name: [Cell(one.get("wanted")), *(Cell(one.get(key)) for key in kept)] for name, one in found.items()}
-    reasons = list(dict.fromkeys(why for one in found.values() for why in _at(one, "faults")))
-    faults = {line(why): [Cell(_at(one, "faults").get(why, 0)) for one in found.values()] for why in reasons}
+    reasons = list(dict.fromkeys(why for one in found.values() for why in map_at(one, "faults")))
+    faults = {line(why): [Cell(map_at(one, "faults").get(why, 0)) for one in found.values()] for why in reasons}
     parts = [Shown("Posts", ["wanted", "taken", "written", "topics", "nearest two", "tokens"], rows,
                    note="Nearest two: the highest cosine of a post's embedding and that of an earlier one.")]  # fmt: skip
     parts += [Shown("What was no post", list(found), faults)] if faults else []
     return Section("posts", "Posts", [], parts) if found else None
-
-
-def _at(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = values.get(key)
-    return found if isinstance(found, Mapping) else {}
 
 
 def _three(one: object) -> tuple[float | None, float | None, float | None]:
