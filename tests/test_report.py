@@ -259,10 +259,13 @@ def test_an_array_is_what_it_was_merged_into_and_a_study_what_it_did_last(tmp_pa
     assert verdict_of(subject_of([study])).says == "Why? 1 table came of it."
     (study / "report.json").write_text(json.dumps({**told, "says": "So.", "cannot": "Of you it says nothing."}))
     own = verdict_of(subject_of([study]))
-    assert own.says == "Why? So." and "no figure of it means anything. Of you it says nothing." in own.cannot
+    assert own.says == "Why? So." and "no figure of it means anything. Of you it says nothing." in own.cannot and own.shown is None
     assert [run.folder.name for run in subject_of([tmp_path / "array"]).runs] == ["merged"]
     several = subject_of([tmp_path / "array" / "task-0", study])
     assert list(several.names.values()) == ["array/task-0", "study/talk"]
+    _trained(study / "arm", "best", 90, 100)
+    drawn = verdict_of(subject_of([study]))
+    assert drawn.says == own.says and "One seed" not in drawn.cannot and drawn.shown is not None and len(drawn.shown.rows) == 1
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:

@@ -38,11 +38,11 @@ def of_study(subject: Subject) -> Verdict | None:
         says = f"{title} {done} of {counted(len(steps), 'step')} that were begun are done."
         return Verdict(says, "Its tables come with the last step; nothing can be said before.")
     own = report.get("says")
-    inner = None if own else of_arms(subject)
+    inner = of_arms(subject)  # a study that says itself what came out still shows its arms
     says = str(own) if own else inner.says if inner else f"{counted(len(tables), 'table')} came of it."
     cannot = [
         SMOKE if state.get("size") == "smoke" else f"Run at size {state.get('size')}.",
         str(report.get("cannot") or ""),
-        inner.cannot if inner else unfinished(subject),
+        inner.cannot if inner and not own else unfinished(subject),
     ]
     return Verdict(f"{title} {says}", " ".join(filter(None, cannot)), inner.shown if inner else None)
