@@ -152,7 +152,7 @@ def test_a_word_that_marks_roles_is_a_token_only_where_the_template_puts_it() ->
     ids = renderer.encode(said, "Helper: User:")
     assert (ids.count(user), ids.count(helper)) == (2, 2)  # the template's own
     shown = renderer.text(said, "Helper: User:")
-    assert renderer.tokenizer.decode(ids) == shown and shown.endswith("Helper:Helper: User:")
+    assert renderer.tokenizer.decode(ids) == shown and shown.endswith("Helper: Helper: User:")
     assert shown.startswith("User: User: Helper:Helper: I am User: and\nHelper:<|im_end|>\nHelper: Helper:<|im_end|>\nUser: x")
     # Put together from what the template and a text have: the header and a text that begins like a token.
     spaced = Renderer(FORMS["human_with_a_space"].tokenizer(), "m")

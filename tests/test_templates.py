@@ -173,7 +173,12 @@ def check_prompts(backend: LocalBackend, form: Form, messages: list[Message], te
     """What a prompt shows, and that its tokens are that text, whatever a text says."""
     renderer = backend.renderer
     shown = renderer.text(messages)
-    assert shown.endswith(form.begins) and renderer.text(messages, "So").endswith(form.begins + "So")
+    begun = renderer.text(messages, "So")  # where the template puts an answer: of some a space stands before it
+    assert shown.endswith(form.begins) and begun == shown + renderer.form.lead + "So"
+    asked = [Message("user", "x")]
+    answered = renderer.template.tried(*asked, Message("assistant", "So"), generation=False)
+    thinks = "think" in f"{answered}{renderer.text(asked, 'So')}".lower()
+    assert answered is None or thinks or answered.startswith(renderer.text(asked, "So"))
     escaped = [text if "changes texts" not in form.noted else text.replace("<", "&lt;") for text in texts]
     assert all(shown.count(text) == 1 for text in escaped)
     blank = messages[[message.content for message in messages].index("")]

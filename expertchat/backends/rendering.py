@@ -40,8 +40,8 @@ class Renderer:
     def written(self, messages: Sequence[Message], prefix: str = "", said: bool = False) -> str:
         """The same in the form that `ids` reads: it differs where the template has tokens that are plain words. Raises ConfigError.
 
-        A given prefix is what the assistant says, and no thought: a thinking block that the template opens is ended before it. With
-        `said` also where there is none.
+        A given prefix is what the assistant says, and no thought: it stands where the template puts that (after its lead), and a thinking
+        block that the template opens is ended before it. With `said` also where there is none.
         """
         try:
             rendered = self.template.render([Message(m.role, self._content(m.content)) for m in messages], True)
@@ -51,7 +51,9 @@ class Renderer:
             raise ConfigError(
                 f"{self.name}: its chat template refuses the roles {roles} ({why}); set the model's own family, or family=auto"
             ) from None
-        begun = self.form.before_prefix + self.vocabulary.marked(self.plain(prefix)) if prefix or said else ""
+        begun = self.form.before_prefix if prefix or said else ""
+        if prefix:
+            begun += self.form.lead + self.vocabulary.marked(self.plain(prefix))
         return self.vocabulary.written(rendered + self.form.added + begun)
 
     def ids(self, text: str) -> list[int]:
