@@ -353,7 +353,10 @@ def in_a_fork(step: Step, log: Path, heard: Callable[[float, str], None]) -> int
         return ended(begin([step.command, *words_of(step)], ROOT, out.fileno(), said.fileno(), given).wait())
 
 
-@pytest.mark.parametrize("name", sorted(studies()))
+LONGEST = "let_ai_entertain_you"  # a tenth of the suite alone; each of its commands has tests of its own
+
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow) if one == LONGEST else one for one in sorted(studies())])
 def test_every_study_runs_at_its_smallest(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(going, "in_a_process", in_a_fork)
     assert cli.main(["study", name, "smoke", "view=plain", f"run.dir={tmp_path / 's'}"]) == 0
