@@ -12,8 +12,8 @@ import yaml
 
 from expertchat.text.sentences import sentences
 from expertchat.text.wordings import Prompts
-from expertchat.world.check import auc, spearman
 from expertchat.world.facts import KNOWN, PARTS, Label, World, load, ratings
+from expertchat.world.rates import auc, spearman
 from expertchat.world.recipe import MODELS, source_hash
 from expertchat.world.simulator import CATEGORIES, Simulator
 

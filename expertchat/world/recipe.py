@@ -55,8 +55,19 @@ def build(config: WorldConfig, report: Report) -> None:
 
 def write_card(config: WorldConfig, out: Path, seconds: int) -> None:
     """models/card.json: what the weights were made from."""
-    sizes = {p.parent.name: p.stat().st_size for p in sorted(out.glob("*/model.safetensors"))}
-    card = {"sources": source_hash(config.prompts), "million_tokens": config.million_tokens, "seconds": seconds, "bytes": sizes}
+    from expertchat.folder.embedded import models_id
+    from expertchat.folder.provenance import commit
+
+    sizes = {p.parent.name: p.stat().st_size for p in sorted(out.glob("*/model.safetensors")) if p.parent.name in NAMES.values()}
+    card = {
+        "sources": source_hash(config.prompts),
+        "seed": config.seed,
+        "million_tokens": config.million_tokens,
+        "commit": commit(),
+        "seconds": seconds,
+        "bytes": sizes,
+        "weights": models_id(out),
+    }
     (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
