@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from expertchat.text.wordings import Prompts
 from expertchat.world.config import WorldConfig
 from expertchat.world.facts import load, sources
 from expertchat.world.simulator import Simulator
+from expertchat.world.train import SEATS, Course
 
 MODELS = Path(str(files("expertchat.world").joinpath("models")))
-FIRST_SHARE, SECOND_PEAK = 0.54, 0.6  # the share of the tokens that the Llama learns alone on, and the rate after that
+FIRST_SHARE, SECOND_PEAK = 0.56, 0.6  # the share of the tokens that are learnt for both experts at once, and the rate after that
+TEAM = 2  # processes of the first course
 Report = Callable[[str], None]
 NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}
 
@@ -30,33 +34,80 @@ def source_hash(prompts: Prompts) -> str:
 def build(config: WorldConfig, report: Report) -> None:
     """Train what `config.experts` names and write a card with sizes and sources.
 
-    The Llama learns first, on FIRST_SHARE of the tokens, beside the embedder; then it goes on while the Mixtral, which begins as that
-    Llama, learns the other expert's part. `report` is told how far each has come; it must be picklable.
+    In the first course one Llama learns both experts' parts, on FIRST_SHARE of the tokens, in two processes. The embedder comes next.
+    In the second each expert learns its own part, beside the other; the Mixtral begins as that Llama. What a build that was stopped
+    has finished in the same place is not done again, and what it had begun goes on. `report` is told how far each has come; it must
+    be picklable.
     """
     out = Path(config.out) if config.out else MODELS
     out.mkdir(parents=True, exist_ok=True)
-    wanted, first = {NAMES[e] for e in config.experts}, out / "llama.first"
-    began, before = time.monotonic(), config.million_tokens * FIRST_SHARE
-    with ProcessPoolExecutor(max_workers=2) as pool:
-        work = []
-        if "embedder" in wanted:
-            work.append(pool.submit(_train_embedder, config, out, report))
-        if wanted & {"llama", "mixtral"}:
-            pool.submit(_train, config, report, "llama", first, before, None, 1.0).result()
-        if "llama" in wanted:
-            work.append(pool.submit(_train, config, report, "llama", out / "llama", config.million_tokens - before, first, SECOND_PEAK))
-        if "mixtral" in wanted:
-            work.append(pool.submit(_train, config, report, "mixtral", out / "mixtral", config.million_tokens - before, first, SECOND_PEAK))
-        for done in work:
+    wanted, log = [NAMES[e] for e in config.experts], _Done(out / "build.json", config)
+    began, first = time.monotonic(), out / "llama.first"
+    course = Course(round(config.million_tokens * FIRST_SHARE, 3), seed=config.seed, compiled=shutil.which("c++") is not None)
+    seconds = log.seconds
+    experts = [name for name in wanted if name in SEATS]
+    with ProcessPoolExecutor(max_workers=TEAM) as pool, tempfile.TemporaryDirectory() as meeting:
+        if experts and log.lacks("llama.first"):
+            team = [pool.submit(_train, config, report, "llama", first, course, f"{meeting}/first", rank) for rank in range(TEAM)]
+            [process.result() for process in team]
+            log.add("llama.first", seconds + time.monotonic() - began)
+        work = {}
+        for name in sorted(wanted, key=list(NAMES.values()).index):
+            if log.lacks(name) and name in SEATS:
+                own = replace(
+                    course, million_tokens=round(config.million_tokens - course.million_tokens, 3), seats=(SEATS[name],), init=first, peak=SECOND_PEAK
+                )
+                work[name] = pool.submit(_train, config, report, name, out / name, own)
+            elif log.lacks(name):
+                work[name] = pool.submit(_train_embedder, config, out, report)
+        for name, done in work.items():
             done.result()
+            log.add(name, seconds + time.monotonic() - began)
+    write_card(config, out, round(seconds + time.monotonic() - began))
     shutil.rmtree(first, ignore_errors=True)
-    write_card(config, out, round(time.monotonic() - began))
+    log.end()
+
+
+class _Done:
+    """What a build in a folder has finished, with its settings: another build's parts are not taken for this one's."""
+
+    def __init__(self, file: Path, config: WorldConfig) -> None:
+        self.file = file
+        self.settings = {"seed": config.seed, "million_tokens": config.million_tokens, "sources": source_hash(config.prompts)}
+        self.done: list[str] = []
+        self.seconds = 0.0
+        kept = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        if kept.get("settings") == self.settings:
+            self.done, self.seconds = kept["done"], kept["seconds"]
+        else:
+            for state in file.parent.glob("*.state"):
+                state.unlink()
+
+    def lacks(self, name: str) -> bool:
+        return name not in self.done
+
+    def add(self, name: str, seconds: float) -> None:
+        self.done.append(name)
+        self.seconds = seconds
+        self.file.write_text(json.dumps({"settings": self.settings, "done": self.done, "seconds": round(seconds)}), encoding="utf-8")
+
+    def end(self) -> None:
+        self.file.unlink(missing_ok=True)
 
 
 def write_card(config: WorldConfig, out: Path, seconds: int) -> None:
     """models/card.json: what the weights were made from."""
-    sizes = {p.parent.name: p.stat().st_size for p in sorted(out.glob("*/model.safetensors"))}
-    card = {"sources": source_hash(config.prompts), "million_tokens": config.million_tokens, "seconds": seconds, "bytes": sizes}
+    from expertchat.folder.provenance import commit
+
+    sizes = {p.parent.name: p.stat().st_size for p in sorted(out.glob("*/model.safetensors")) if p.parent.name in SEATS or p.parent.name == "embedder"}
+    card = {
+        "sources": source_hash(config.prompts),
+        "seed": config.seed,
+        "million_tokens": config.million_tokens,
+        "commit": commit(),
+        "seconds": seconds,
+        "bytes": sizes,
+    }
     (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
@@ -67,15 +118,20 @@ def _simulator(config: WorldConfig) -> Simulator:
     return Simulator(load(), config.prompts)
 
 
-def _train(
-    config: WorldConfig, report: Report, name: str, out: Path, million_tokens: float, init: Path | None, peak: float
-) -> None:
+def _train(config: WorldConfig, report: Report, name: str, out: Path, course: Course, meeting: str = "", rank: int = 0) -> None:
     from expertchat.world.corpus import build_tokenizer
+    from expertchat.world.team import join
     from expertchat.world.train import train_expert
 
     simulator = _simulator(config)
     tokenizer = build_tokenizer(simulator)  # the same one for both: it depends on the corpus alone
-    train_expert(simulator, tokenizer, name, out, million_tokens, seed=config.seed, report=report, init=init, peak=peak)
+    team = join(rank, TEAM if meeting else 1, meeting)
+    train_expert(simulator, tokenizer, name, out, course, report if team.leads else _silent, team)
+    team.leave()
+
+
+def _silent(line: str) -> None:
+    """What the others of a team report."""
 
 
 def _train_embedder(config: WorldConfig, out: Path, report: Report) -> None:
