@@ -20,7 +20,7 @@ from expertchat.world.simulator import Simulator
 from expertchat.world.train import SEATS, Course
 
 MODELS = Path(str(files("expertchat.world").joinpath("models")))
-FIRST_SHARE, SECOND_PEAK = 0.56, 0.6  # the share of the tokens that are learnt for both experts at once, and the rate after that
+FIRST_SHARE, SECOND_PEAK = 0.5, 0.6  # the share of the tokens that are learnt for both experts at once, and the rate after that
 TEAM = 2  # processes of the first course
 Report = Callable[[str], None]
 NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}
