@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from expertchat import cli
+from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.events import ConversationStarted, Note, Progress, RatingGiven, TextStreamed, TurnFinished
+from expertchat.folder import embedded
+from expertchat.folder.embedded import KEY, models_id, others, uses_embedded
 from expertchat.folder.following import EventTail, LiveFile
 from expertchat.folder.run_folder import RunFolder, differences
 from expertchat.folder.store import Store
 from expertchat.folder.writing import WriteError
 from expertchat.records import ExpertRef, Rating, Topic, Transcript, Turn
+from expertchat.text.sentences import as_yaml
 
 CONFIG = {"run": {"dir": "x", "seed": 0}, "view": "live", "engine": {"max_batch": 4}, "conversation": {"count": 2, "turns": 2}}
 REF = ExpertRef(family="world", model="double")
@@ -247,3 +252,96 @@ def test_events_before_the_beginning_are_kept(tmp_path: Path) -> None:
     store.begin(lambda speakers: (0, 0, 0))
     store.close()
     assert [e["text"] for e in lines(tmp_path / "run/events.jsonl")] == ["early"]
+
+
+# -- whose embedded models ----------------------------------------------------------------------------------------------
+
+SPOKEN = {**CONFIG, "experts": {"a": {"family": "world", "path": "embedded:llama"}, "b": {"family": "auto", "path": "owner/name"}}}
+
+
+def world(place: Path, weights: bytes) -> Path:
+    """The embedded models of a world, as far as their id goes."""
+    (place / "llama").mkdir(parents=True)
+    (place / "llama" / "model.safetensors").write_bytes(weights)
+    return place
+
+
+def test_a_run_goes_on_with_the_embedded_models_it_was_begun_with_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = world(tmp_path / "first", b"one"), world(tmp_path / "second", b"two")
+    monkeypatch.setattr(embedded, "MODELS", first)
+    opened(tmp_path / "run", SPOKEN).close()
+    opened(tmp_path / "hub", CONFIG).close()
+    told = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert told[KEY] == models_id(first) != models_id(second)
+    assert KEY not in json.loads((tmp_path / "hub/provenance.json").read_text())
+    opened(tmp_path / "run", SPOKEN).close()  # the same ones: it goes on
+    monkeypatch.setattr(embedded, "MODELS", second)
+    opened(tmp_path / "hub", CONFIG).close()  # no matter to a run that has none
+    with pytest.raises(ConfigError) as caught:
+        opened(tmp_path / "run", SPOKEN)
+    (said,) = caught.value.problems
+    both = f"the embedded models {models_id(first)}, and the package holds {models_id(second)} now"
+    assert said.startswith(f"run.dir: {tmp_path / 'run'} was begun with {both}: ")
+    assert "name a new run.dir, or go on with the version of the package that it was begun with (expertchat " in said
+    (tmp_path / "run/summary.json").write_text('{"turns": 2}')
+    done = Store(tmp_path / "run", SPOKEN, [])  # of one that is done it is shown that it is
+    done.close()
+    assert done.summary == {"turns": 2}
+
+
+def test_a_run_without_an_id_was_begun_with_the_first_embedded_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = world(tmp_path / "first", b"one"), world(tmp_path / "second", b"two")
+    monkeypatch.setattr(embedded, "MODELS", first)
+    monkeypatch.setattr(embedded, "FIRST", models_id(first))
+    opened(tmp_path / "run", SPOKEN).close()
+    file = tmp_path / "run/provenance.json"
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != KEY}))
+    opened(tmp_path / "run", SPOKEN).close()
+    monkeypatch.setattr(embedded, "MODELS", second)
+    with pytest.raises(ConfigError, match=f"the embedded models {models_id(first)}, the first there were, and"):
+        opened(tmp_path / "run", SPOKEN)
+    file.unlink()
+    assert others(tmp_path / "run") is not None and others(tmp_path / "none") is None
+
+
+def test_the_command_says_so_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load("converse", ["conversation.count=1"]).model_dump(mode="json")
+    (tmp_path / "config.yaml").write_text(as_yaml({**config, "topics": {"source": "list", "list": ["of before"]}}))
+    monkeypatch.setattr(embedded, "FIRST", "0" * 16)
+    assert cli.main(["converse", "conversation.count=1", f"run.dir={tmp_path}", "view=none"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()  # not that its topics differ, which they do for the same reason
+    assert len(said) == 1 and f"run.dir: {tmp_path} was begun with the embedded models 0000000000000000" in said[0]
+
+
+def test_the_id_is_that_of_the_weights(tmp_path: Path) -> None:
+    one, same, other = (world(tmp_path / name, weights) for name, weights in (("1", b"one"), ("2", b"one"), ("3", b"two")))
+    assert models_id(one) == models_id(same) != models_id(other) and models_id(tmp_path) is None
+    (same / "llama.first").mkdir()  # what a build has not finished
+    (same / "llama.first" / "model.safetensors").write_bytes(b"x")
+    assert models_id(one) == models_id(same)
+    (same / "llama").rename(same / "mixtral")
+    assert models_id(one) != models_id(same)
+
+
+HUB, WORLD, SCRIPTED = ({"family": "auto", "path": path} for path in ("owner/name", "embedded:llama", "scripted"))
+
+
+@pytest.mark.parametrize(
+    ("config", "uses"),
+    [
+        ({"experts": {"a": HUB, "b": HUB}, "embedder": {"path": "auto"}}, False),
+        ({"experts": {"a": HUB, "b": WORLD}}, True),
+        ({"experts": {"a": HUB, "b": {**WORLD, "backend": "server"}}}, False),
+        ({"experts": {"a": HUB}, "embedder": {"path": "embedded:embedder"}}, True),
+        ({"experts": {"a": SCRIPTED}, "embedder": {"path": "auto", "backend": "local"}}, True),  # auto: the embedded one then
+        ({"experts": {"a": {**HUB, "family": "world"}}, "embedder": {"path": "auto"}}, True),  # merged weights of one
+        ({"experts": {"a": SCRIPTED}, "embedder": {"path": "auto", "backend": "server"}}, False),
+        ({"judges": {"x": {"model": WORLD, "of": "x"}, "y": {"model": None}}}, True),
+        ({"judges": {"x": {"model": None, "of": "embedded:llama"}}}, False),  # a name in a source, that nobody loads
+        ({"kind": "decoder", "model": {"path": "auto", "dtype": "fp32"}}, True),  # of a reward model
+    ],
+)
+def test_which_runs_use_embedded_models(config: dict[str, object], uses: bool) -> None:
+    assert uses_embedded(config) == uses

@@ -15,6 +15,8 @@ import pytest
 
 from expertchat import cli
 from expertchat.config import ConfigError
+from expertchat.folder import embedded
+from expertchat.folder.embedded import models_id
 from expertchat.report.markdown import table as markdown
 from expertchat.studies import going
 from expertchat.studies.going import ended, outlets, run_study, words_of
@@ -167,6 +169,25 @@ def test_what_is_done_is_not_done_again_and_a_change_is_followed(tmp_path: Path)
     assert told.left["again-1"] == "it reads talk-1" and told.left["said"] == "it reads talk-0, talk-1"
     kept = {path.name for path in (tmp_path / "superseded").iterdir()}
     assert {"talk-0.1", "said.1", "said.2", "said.1.log"} <= kept  # nothing is removed
+
+
+def test_a_study_of_other_embedded_models_is_refused_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoke(step: Step, log: Path, heard: Callable[[float, str], None]) -> int:
+        worked(step, log, heard)
+        (step.folder / "config.yaml").write_text("experts: {a: {family: world, path: 'embedded:llama'}}")
+        (step.folder / "provenance.json").write_text(json.dumps({"embedded_models": models_id()}))
+        return 3 if step.name == "talk-1" else 0
+
+    assert go(tmp_path, steps(tmp_path), spoke)[0] == 3
+    monkeypatch.setattr(embedded, "MODELS", tmp_path / "another")
+    with pytest.raises(ConfigError) as caught:
+        go(tmp_path, steps(tmp_path))
+    (said,) = caught.value.problems
+    assert said.startswith(f"run.dir: {tmp_path}: its step talk-0 was begun with the embedded models ")
+    assert go(tmp_path, steps(tmp_path, turns="6"))[0] == 0  # all of it is run again
+    monkeypatch.undo()
+    code, told = go(tmp_path, steps(tmp_path, turns="6"))
+    assert (code, told.left) == (0, {})  # nothing is left to do
 
 
 def test_a_file_that_a_step_names_is_looked_into(tmp_path: Path) -> None:

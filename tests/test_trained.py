@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from expertchat.backends.folders import find_folder
-from expertchat.backends.learnt import find_learnt, weights_of
+from expertchat.backends.learnt import find_learnt, misfit, weights_of
 from expertchat.backends.loading import load_backend
 from expertchat.backends.local import LocalBackend
+from expertchat.backends.reward_folders import classifier_problem
 from expertchat.backends.trained import as_trained, merged, voices, work_in
 from expertchat.backends.voice import bare
 from expertchat.command.checks import problems_of
@@ -20,6 +21,8 @@ from expertchat.command.named_models import model_overrides, with_models
 from expertchat.config import ConfigError
 from expertchat.doors.judge import named_judges
 from expertchat.doors.tokens import taken
+from expertchat.folder import embedded
+from expertchat.folder.embedded import models_id
 from expertchat.folder.run import Hub
 from expertchat.plan.planner import Trained, _cast
 from expertchat.records import ExpertRef
@@ -67,6 +70,27 @@ def test_a_run_a_round_and_a_folder_are_found(place: Path) -> None:
     assert [layer.shown for layer in two.layers] == ["one", "two"] and not two.shares
     last = find_learnt(str(place / "last"))
     assert (last.adapter, last.base, last.shares) == (False, "embedded:llama", False)
+
+
+def test_what_was_trained_on_other_embedded_models_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one, last = find_learnt(str(place / "one")), find_learnt(str(place / "last"))
+    assert (one.embedded, one.revision, last.embedded) == (models_id(), None, models_id())
+    assert misfit(one, "embedded:llama", None) is None
+    monkeypatch.setattr(embedded, "MODELS", tmp_path)  # as if the package's were others
+    for name in ("one", "two", "last"):
+        problem = misfit(find_learnt(str(place / name)), "embedded:llama", None)
+        assert problem is not None and problem.startswith("was trained on the embedded models ") and "train it again" in problem
+    words = [f"experts.a.trained={place / 'two'}", "experts.a.path=embedded:llama", "run.dir=none"]
+    assert [one for one in problems_of("converse", load("converse", words)) if "was trained on" in one]
+    with pytest.raises(ConfigError, match="was trained on the embedded models"):
+        run_merge(MergeConfig(adapter=str(place / "one"), out=str(tmp_path / "out"), base=None, dtype="fp32", device="cpu"))
+    monkeypatch.undo()
+    trained_runs.told(trained_runs.adapter(tmp_path / "old"), revision=None)  # as one of before is
+    assert find_learnt(str(tmp_path / "old")).embedded == embedded.FIRST
+    trained_runs.told(tmp_path / "old", revision="another", task_type="SEQ_CLS")  # a reward model's says it in the same place
+    assert str(classifier_problem(tmp_path / "old")).startswith("was trained on the embedded models another, and the package holds ")
+    trained_runs.told(tmp_path / "old", revision=models_id())
+    assert classifier_problem(tmp_path / "old") is None
 
 
 def test_what_is_none_is_said_once(place: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.folders import find_folder
 from expertchat.backends.weights import load_weights
+from expertchat.folder.embedded import noted
 
 TARGETS = ("q_proj", "v_proj")
 
@@ -47,7 +48,9 @@ def weights(place: Path, base: str = "embedded:llama") -> Path:
     last = {name: p.detach() + 0.05 for name, p in model.named_parameters() if f".layers.{model.config.num_hidden_layers - 1}." in name}
     (place / "adapter").mkdir(parents=True)
     save_file(last, place / "adapter" / "weights.safetensors")
-    (place / "config.yaml").write_text(yaml.safe_dump({"model": {"family": "world", "path": base}}))
+    config = {"model": {"family": "world", "path": base}}
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    (place / "provenance.json").write_text(json.dumps(noted(config)))
     return place
 
 

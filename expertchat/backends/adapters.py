@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from expertchat.backends.folders import weights_problem
 from expertchat.backends.layouts import BLOCK, experts_of
 from expertchat.config import ConfigError
+from expertchat.folder.embedded import PREFIX, models_id
 from expertchat.folder.writing import saving
 
 _PREFIX = "base_model.model."
@@ -120,6 +121,7 @@ class Adapters:
         values = json.loads((folder / _CONFIG).read_text("utf-8"))
         if isinstance(values["target_modules"], list):
             values["target_modules"].sort()  # it comes from a set, whose order is another one in every process
+        revision = models_id() if path is not None and path.startswith(PREFIX) else revision
         values |= {"base_model_name_or_path": path, "revision": revision}  # peft keeps the folder that the model was loaded from
         (folder / _CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True), "utf-8")
         own, published = self._expert_names()

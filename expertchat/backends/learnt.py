@@ -11,6 +11,7 @@ from typing import Any
 from expertchat.backends.folders import find_here, header_shapes, is_hub_id, resolve_path, tensor_shapes, weights_problem
 from expertchat.backends.gguf import is_gguf
 from expertchat.config import ConfigError
+from expertchat.folder.embedded import PREFIX, id_in, unlike
 from expertchat.folder.reader import RunReader
 from expertchat.text.sentences import first_line, shown_path
 
@@ -24,7 +25,7 @@ class Learnt:
     """Trained weights: an adapter in `folder`, or weights of the model itself.
 
     `base`: the model that they are for, None where nothing says it. `expert`: that model's config in the `run` that they come from; empty
-    where they come from none. `below`: what that model had been trained with before.
+    where they come from none. `below`: what that model had been trained with before. `embedded`: of an embedded model, the id of those.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class Learnt:
     expert: Mapping[str, Any] = field(default_factory=dict)
     below: Learnt | None = None
     run: Path | None = None
+    embedded: str | None = None
 
     @property
     def layers(self) -> Iterator[Learnt]:
@@ -83,7 +85,10 @@ def find_learnt(word: str, depth: int = 0) -> Learnt:
     base, revision = (values.get("base_model_name_or_path"), values.get("revision")) if values is not None else (None, None)
     expert, run = _expert_of(folder, base)
     base, revision = base or expert.get("path"), revision or expert.get("revision")
-    return Learnt(folder, values is not None, base, revision, expert, _below(expert, folder, depth), run)
+    embedded = None
+    if base is not None and base.startswith(PREFIX):
+        embedded, revision = revision or id_in(run or folder), None
+    return Learnt(folder, values is not None, base, revision, expert, _below(expert, folder, depth), run, embedded)
 
 
 def trained_name(word: str | None) -> str | None:
@@ -186,6 +191,8 @@ def misfit(learnt: Learnt, path: str, folder: Path | None, models_dir: str | Non
     """Why trained weights are not for the model at `path`, whose folder is `folder` (None: not here); by names and headers."""
     if learnt.base is not None and not same_model(learnt.base, path, models_dir):
         return f"was trained from {learnt.base}, not from {path}: name that model, or its merged weights (expertchat merge)"
+    if path.startswith(PREFIX) and (problem := of_others(learnt)):
+        return problem
     if folder is None or is_gguf(folder):
         return None
     shapes = tensor_shapes(folder)
@@ -196,6 +203,12 @@ def misfit(learnt: Learnt, path: str, folder: Path | None, models_dir: str | Non
             sizes = f"{shape[0]} x {shape[1]} numbers, not {there[0]} x {there[1]}"
             return f"is of another model than {path}: its {name} has {sizes}"
     return None
+
+
+def of_others(learnt: Learnt) -> str | None:
+    """Why trained weights are not for the embedded models that the package holds now; None where they are for another base."""
+    found = (unlike(layer.embedded) for layer in learnt.layers if layer.embedded is not None)
+    return next((problem for problem in found if problem is not None), None)
 
 
 def _own_shapes(learnt: Learnt) -> Iterator[tuple[str, tuple[int, ...]]]:

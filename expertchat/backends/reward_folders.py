@@ -13,6 +13,7 @@ from typing import Any
 from expertchat.backends import gguf
 from expertchat.backends.folders import find_folder, find_here, folder_problem, settings_of, tensor_shapes, weights_problem
 from expertchat.config import ConfigError
+from expertchat.folder.embedded import PREFIX, unlike
 from expertchat.text.sentences import first_line
 
 MODEL = "model"  # in the folder of a run, and of each of its rounds
@@ -99,6 +100,8 @@ def _adapter_problem(folder: Path) -> str | None:
         return f"holds no {ADAPTER_WEIGHTS}: save it again, as safetensors"
     if problem := weights_problem(folder / ADAPTER_WEIGHTS):
         return problem
+    if base and str(base).startswith(PREFIX):
+        return unlike(values.get("revision"))
     return None if base else f"its {ADAPTER} does not say which model it is for: save it again"
 
 

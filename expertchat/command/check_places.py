@@ -9,6 +9,7 @@ from typing import Any
 
 PATHS = (
     "path", "trained", "dir", "file", "script", "out", "models_dir", "adapter", "base", "model", "names", "wheelhouse", "venv", "archives",
+    "runs",
 )  # fmt: skip
 
 

@@ -58,6 +58,9 @@ def _take_action(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 def check(config: WorldConfig, here: bool) -> Problems:
     """What keeps it from being run."""
     from expertchat.command.check_places import new_folder_problem
+    from expertchat.world.spoken import run_problems
 
     if config.out and (problem := new_folder_problem("out", config.out)):
         yield problem
+    if here:
+        yield from run_problems(config.runs)

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from expertchat.config import ConfigError
 from expertchat.events import TRANSIENT, AnyEvent, ConversationFinished, PhaseStarted, Progress, StepFinished, TextStreamed, TurnFinished
+from expertchat.folder.embedded import noted, others
 from expertchat.folder.jsonl import Log, read_json
 from expertchat.folder.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat
 from expertchat.folder.provenance import moved_on, provenance
@@ -143,17 +144,23 @@ class RunFolder:
                 shown = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
                 raise ConfigError(f"run.dir: {self.folder} is not a run folder (it holds {shown}); name a new or empty folder")
             return
-        before = read_config(self.folder / "config.yaml", "name another run.dir")
+        before, done = read_config(self.folder / "config.yaml", "name another run.dir"), (self.folder / "summary.json").exists()
+        if not done:
+            self._refuse_other_models()  # first of all: with them defaults of the config changed
         if differing := differences_from_begun(before, self.config):
             remedy = "give its values again or name another folder; these differ:"
             raise ConfigError([f"run.dir: {self.folder} is a run of another config; {remedy}", *differing])
         for key, value in _as_then(before, self.config).items():
             self.notes.append(f"the run goes on with {key}={value}, as an earlier version began it; a new one has {AS_BEGUN[key][0]}")
         self.notes += moved_on(self.folder / "provenance.json", "the run began")
-        if (self.folder / "summary.json").exists():
+        if done:
             self.summary = read_json(path := self.folder / "summary.json")
             if self.summary is None:
                 raise ConfigError(f"run.dir: cannot read {path}; remove it and the run goes on")
+
+    def _refuse_other_models(self) -> None:
+        if problem := others(self.folder):
+            raise ConfigError(f"run.dir: {self.folder} {problem}")
 
     def open(self) -> None:
         """Make the folder a run's, or find what there is of it. From here on everything that is sent is written.
@@ -170,7 +177,8 @@ class RunFolder:
                 else:
                     for submitted in (self.folder, self.folder.parent):  # an array's tasks were submitted together
                         self.notes += moved_on(submitted / "submission" / "provenance.json", "the job was submitted")
-                    replace(self.folder / "provenance.json", json.dumps(provenance(self.command_line), indent=2) + "\n", mode=0o600)
+                    told = provenance(self.command_line) | noted(self.config)
+                    replace(self.folder / "provenance.json", json.dumps(told, indent=2) + "\n", mode=0o600)
                     replace(self.folder / "config.yaml", as_yaml(self.config), sync=True)
                 for name in self.logs:
                     self._logs[name] = Log(self.folder / f"{name}.jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, OpinionGiven
-from expertchat.folder.jsonl import read_lines, read_records
+from expertchat.folder.embedded import noted
+from expertchat.folder.jsonl import read_json, read_lines, read_records
 from expertchat.folder.reader import read_config
 from expertchat.folder.run_folder import RunFolder
 from expertchat.folder.writing import replace
@@ -81,6 +83,7 @@ class LabFolder(RunFolder):
         finally:
             self.config = before
         if self.added:
+            self._refuse_other_models()  # also of a run that was done
             self.summary = None
 
     def begin(self, items: Sequence[Item], judges: Sequence[JudgeRef]) -> None:
@@ -89,6 +92,8 @@ class LabFolder(RunFolder):
         self.open()
         if self.added and self.resumed:
             with self.writing():
+                told = (read_json(self.folder / "provenance.json") or {}) | noted(self.config)
+                replace(self.folder / "provenance.json", json.dumps(told, indent=2) + "\n", mode=0o600)
                 replace(self.folder / "config.yaml", as_yaml(self.config), sync=True)
                 (self.folder / "summary.json").unlink(missing_ok=True)
         for item in items[self._kept :]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from expertchat.config import ConfigError, ModelConfig
+from expertchat.folder.embedded import PREFIX, models_id
 from expertchat.folder.jsonl import Log, read_lines
 
 Request = tuple[tuple[int, ...], list[tuple[int, ...]]]  # a prompt and one reply to it
@@ -23,6 +24,8 @@ class Kept:
         self.path = path
         told = {"path", "revision", "dtype", "quantization", "thinking"} | ({"trained"} if model is not None and model.trained else set())
         self._model = "" if model is None else model.model_dump_json(include=told)
+        if model is not None and model.path.startswith(PREFIX):
+            self._model += f" {models_id()}"
         self._log: Log | None = None
         self._known: dict[str, float | None] = {}
         if path is not None:

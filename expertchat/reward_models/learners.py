@@ -26,6 +26,7 @@ from expertchat.backends.local import LocalBackend
 from expertchat.backends.reward_folders import ADAPTER, ADAPTER_WEIGHTS, FACTS
 from expertchat.backends.reward_model import HEADS, OF_TYPE, RewardModel, Tokens, load_classifier, with_exact_head
 from expertchat.config import ConfigError, RewardModelConfig
+from expertchat.folder.embedded import PREFIX, models_id
 from expertchat.folder.writing import replace, saving
 from expertchat.reward_models.config import RewardModelTraining
 from expertchat.text.sentences import first_line, shown_path
@@ -148,7 +149,8 @@ class DecoderLearner(RewardLearner):
             values = json.loads((folder / ADAPTER).read_text("utf-8"))
             if isinstance(values["target_modules"], list):
                 values["target_modules"].sort()
-            values |= {"base_model_name_or_path": self.begins_from, "revision": self.revision, "task_type": "SEQ_CLS"}
+            revision = models_id() if self.begins_from.startswith(PREFIX) else self.revision
+            values |= {"base_model_name_or_path": self.begins_from, "revision": revision, "task_type": "SEQ_CLS"}
             (folder / ADAPTER).write_text(json.dumps(values, indent=2, sort_keys=True), "utf-8")
             self._describe(folder)
 

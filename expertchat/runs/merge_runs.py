@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from expertchat.config import ConfigError
 from expertchat.events import Note, RunFinished
+from expertchat.folder.embedded import KEY, begun_with
 from expertchat.folder.jsonl import as_number
 from expertchat.folder.provenance import provenance
 from expertchat.folder.reader import RunReader, is_failed
@@ -187,6 +188,8 @@ def _kind(sources: Sequence[Source], problems: list[str]) -> Kind:
     free = "conversation.part" if kind == "parts" else "run.seed"
     for one in sources[1:]:
         lines = [line for line in differences(sources[0].config, one.config) if line.partition(": was ")[0] != free]
+        was, now = (begun_with(run.folder, run.config) for run in (sources[0], one))
+        lines += [f"embedded models: was {was!r}, is {now!r}"] if was != now else []
         if lines and (one.part is None) == (sources[0].part is None):
             shown = "; ".join(lines[:SHOWN]) + ("; ..." if len(lines) > SHOWN else "")
             problems.append(f"{one.folder}: is a run of another config than {sources[0].folder} ({shown}); leave one of them out")
@@ -275,6 +278,7 @@ def _write(merged: Merged, config: Mapping[str, Any], command_line: Sequence[str
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     told = {**provenance(list(command_line)), "merged": {"kind": merged.kind, "sources": [_origin(one) for one in merged.sources]}}
+    told |= {KEY: models} if (models := begun_with(merged.sources[0].folder, config)) else {}
     replace(work / "provenance.json", json.dumps(hide_in(told), indent=2) + "\n", mode=0o600)
     replace(work / "config.yaml", as_yaml(config))
     origins = [Origin(one.folder, f"s{one.own_seed}/" if merged.kind == "seeds" else "") for one in merged.sources]

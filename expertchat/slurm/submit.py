@@ -19,6 +19,7 @@ from expertchat.command.launch import load_whole, without_secrets
 from expertchat.command.overrides import mended
 from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError, near
+from expertchat.folder.embedded import others
 from expertchat.folder.reader import RunReader, read_config
 from expertchat.folder.run import run_folder
 from expertchat.folder.run_folder import differences_from_begun
@@ -194,6 +195,8 @@ def _folder_problems(wanted: Wanted) -> list[str]:
         return [f"run.dir: {folder} is at its end, and failed ({run.failure}): name another folder for a new run"]
     if run.done or wanted.left() == []:
         return [f"run.dir: {folder} is done already: nothing is left to do"]
+    if problem := others(folder):
+        return [f"run.dir: {folder} {problem}"]
     before = read_submission(folder)
     if before is None:  # a run that was begun by hand goes on as a job, if it is the same
         strange = {path.name for path in folder.iterdir()}

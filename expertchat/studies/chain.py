@@ -31,7 +31,7 @@ from expertchat.slurm.sbatch import submit
 from expertchat.slurm.script import SUBMISSION, Script, afterok
 from expertchat.slurm.submission import PRIVATE, write_files
 from expertchat.studies.asked import Asked, asked
-from expertchat.studies.going import opened, standing
+from expertchat.studies.going import State, left_of, marks_of, of_other_models, opened, standing
 from expertchat.studies.written import Step
 from expertchat.text.redaction import hide_words
 
@@ -129,6 +129,9 @@ def _check(wanted: Asked, links: Sequence[Link], place: Path, force: bool, dry: 
     if alive:
         again = f"expertchat study {wanted.name} {wanted.size} run.dir={shlex.quote(str(wanted.folder))} --list"
         raise ConfigError(f"run.dir: {place} is submitted already: job {', '.join(alive)} waits or runs; `{again}` shows what is done")
+    steps, state = wanted.steps, State(wanted.folder)
+    if problem := of_other_models(steps, marks := marks_of(steps), state, left_of(steps, marks, state)):
+        raise ConfigError(problem)
     problems: dict[str, list[str]] = {}
     left = {step.name for link in links for step in link.steps}
     for link in links:

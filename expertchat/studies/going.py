@@ -25,6 +25,7 @@ from typing import IO, Any, Protocol
 from expertchat.command.table import COMMANDS, find
 from expertchat.config import ConfigError
 from expertchat.folder.children import ends_with_its_parent
+from expertchat.folder.embedded import others
 from expertchat.folder.jsonl import read_json
 from expertchat.folder.lock import FolderLock
 from expertchat.folder.writing import replace, saving
@@ -92,7 +93,10 @@ def run_study(
     """
     state, marks = opened(name, size, place), marks_of(steps)
     wanted = set(chosen(steps, only)) if only else marks.keys()
-    left = {step: why for step, why in left_of(steps, marks, state).items() if step in wanted}
+    left = left_of(steps, marks, state)
+    if problem := of_other_models(steps, marks, state, left):
+        raise ConfigError(problem)
+    left = {step: why for step, why in left.items() if step in wanted}
     if only and (lacking := [name for step in steps if step.name in left for name in step.after if name not in left
                              and not state.done(next(one for one in steps if one.name == name), marks[name])]):  # fmt: skip
         raise ConfigError(f"--only {','.join(only)}: reads {', '.join(dict.fromkeys(lacking))}, not done yet: name these too")
@@ -173,6 +177,15 @@ def left_of(steps: Sequence[Step], marks: Mapping[str, str], state: State) -> di
         elif not step.folder.is_dir():
             left[step.name] = "its folder is gone"
     return left
+
+
+def of_other_models(steps: Sequence[Step], marks: Mapping[str, str], state: State, left: Mapping[str, str]) -> str | None:
+    """Why what is `left` cannot be run beside what stands: a step of that was begun with other embedded models."""
+    for step in steps if left else ():
+        stays = step.name not in left or state.of(step).get("mark") == marks[step.name]
+        if stays and (problem := others(step.folder)):
+            return f"run.dir: {state.place}: its step {step.name} {problem}"
+    return None
 
 
 def _changed(step: Step, before: Mapping[str, Any], left: Mapping[str, str]) -> str:

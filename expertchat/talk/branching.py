@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.config import ConfigError, TopicsConfig, near
+from expertchat.folder.embedded import both, other_id
 from expertchat.folder.reader import RunReader
 from expertchat.records import Transcript, Turn
 from expertchat.talk.config import BranchConfig, ConverseConfig
@@ -71,7 +72,9 @@ def branched(branch: BranchConfig | None) -> list[str]:
     if branch is None:
         return []
     edited = ", which is edited" if branch.edited is not None else ""
-    return [f"a branch of {branch.run}: {branch.dialogue} goes on after its turn {branch.turns - 1}{edited}"]
+    notes = [f"a branch of {branch.run}: {branch.dialogue} goes on after its turn {branch.turns - 1}{edited}"]
+    then = other_id(Path(branch.run).expanduser())
+    return notes if then is None else [*notes, f"{branch.run} was begun with {both(then)}: these say something else"]
 
 
 # -- the family -------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from expertchat.backends.learnt import Learnt, find_learnt
+from expertchat.backends.learnt import Learnt, find_learnt, of_others
 from expertchat.config import ConfigError
+from expertchat.folder.embedded import PREFIX
 from expertchat.training.merge_config import MergeConfig
 
 
@@ -33,4 +34,6 @@ def find_source(config: MergeConfig) -> Source:
     base, revision = (config.base, None) if config.base else (learnt.base, learnt.revision)
     if not base:
         raise ConfigError(f"adapter={config.adapter}: does not say which model it is for; name it with base=PATH")
+    if base.startswith(PREFIX) and (problem := of_others(learnt)):
+        raise ConfigError(f"adapter={config.adapter}: {problem}")
     return Source(learnt, base, revision, str(learnt.expert.get("quantization", "none")))

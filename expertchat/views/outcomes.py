@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from expertchat.text.sentences import clean, shown_path
 from expertchat.views.console import console_on
+from expertchat.views.figures import NONE
 from expertchat.views.plan import size
 from expertchat.views.words import counted
 
@@ -70,7 +72,7 @@ def print_check(rows: Sequence[Row]) -> None:
     for column in ("", "llama", "mixtral", "target", ""):
         table.add_column(column, justify="left" if not column else "right")
     for row in rows:
-        values = [f"{v:.3f}" for v in row.values.values()]
+        values = [f"{v:.3f}" if math.isfinite(v) else NONE for v in row.values.values()]
         target = f"{row.target[0]} {row.target[1]:g}" if row.target else ""
         met = {None: "", True: "met", False: "[bold red]short[/]"}[row.met]
         table.add_row(row.name, *(values if len(values) == 2 else [*values, ""]), target, met)

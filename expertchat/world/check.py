@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import json
 import random
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
 
 from expertchat.backends.base import Backend, Decoding, Embedder, EmbedRequest
-from expertchat.config import ConfigError
 from expertchat.experts.base import History
 from expertchat.experts.world import WorldExpert
-from expertchat.judging.rating import expected_value
-from expertchat.judging.requests import analysis_request, score_request, wim_request
 from expertchat.judging.view import Judgement
-from expertchat.judging.wim import cosine, is_empty
-from expertchat.records import Speaker, Turn
+from expertchat.records import Speaker, Transcript, Turn, finite
 from expertchat.text.sentences import sentences
 from expertchat.world.config import WorldConfig
 from expertchat.world.embedder import held_out
 from expertchat.world.facts import Truth, World
-from expertchat.world.simulator import CATEGORIES, Simulator, other
+from expertchat.world.judges import JudgeCheck
+from expertchat.world.rates import auc, likeness, ratio
+from expertchat.world.simulator import Simulator, other
+from expertchat.world.spoken import cases, dialogues
 from expertchat.world.train import SEATS
 
 HOT = Decoding(method="sampling", temperature=1.0, top_p=0.95, max_new_tokens=120)
 WARM = replace(HOT, temperature=0.7, top_p=1.0)
 JUDGE = Decoding(method="greedy", max_new_tokens=400)
-Cases = Sequence[tuple[Judgement, list[Truth]]]
+Found = Mapping[str, Mapping[str, float]]  # expert -> figure -> value
 SEED = 987_654_321  # far from every seed of the training
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the value of each expert (or one value), and the target as (sense, bound)."""
+    """One line of the table: the value of each expert (or one value; nan: of nothing), and the target as (sense, bound)."""
 
     name: str
     values: dict[str, float]
@@ -43,45 +41,11 @@ class Row:
 
     @property
     def met(self) -> bool | None:
+        """Whether each value reaches the target, which nan never does; None where there is no target."""
         if self.target is None:
             return None
         sense, bound = self.target
         return all(v >= bound if sense == ">=" else v <= bound for v in self.values.values())
-
-
-def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Rank correlation with mean ranks for ties; nan where one side does not vary."""
-    ranks = [_ranks(x), _ranks(y)]
-    means, spreads = [fmean(r) for r in ranks], [pstdev(r) for r in ranks]
-    if not all(spreads):
-        return float("nan")
-    return fmean((a - means[0]) * (b - means[1]) for a, b in zip(*ranks, strict=True)) / (spreads[0] * spreads[1])
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    out, i = [0.0] * len(values), 0
-    while i < len(order):
-        j = i
-        while j < len(order) and values[order[j]] == values[order[i]]:
-            j += 1
-        for k in order[i:j]:
-            out[k] = (i + j - 1) / 2
-        i = j
-    return out
-
-
-def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
-    """The share of (positive, negative) pairs in the right order, ties half (Mann-Whitney)."""
-    ranks = _ranks([*positive, *negative])[: len(positive)]
-    n = len(positive)
-    return (sum(ranks) + n - n * (n + 1) / 2) / (n * len(negative))
-
-
-def _labels(analysis: str) -> dict[str, str]:
-    """Number -> label from a judge's first line."""
-    parts = re.split(r" [\[(](\d+)[\])] ", analysis.split("\n")[0])[1:]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 class Checker:
@@ -124,11 +88,11 @@ class Checker:
                 questions += 1
                 direct += next((x.fact for x in own.labels if x.kind in ("fact", "wrong", "off topic")), None) == fact
         return {
-            "accuracy": true / max(1, claims),
-            "direct": direct / max(1, questions),
+            "accuracy": ratio(true, claims),
+            "direct": ratio(direct, questions),
             "distinct": fmean(distinct),
             "spread": pstdev(distinct),
-            "repeats": repeats / max(1, claims),
+            "repeats": ratio(repeats, claims),
         }
 
     def _asked(self, topic: str, turns: Sequence[Turn]) -> int | None:
@@ -152,77 +116,25 @@ class Checker:
                     talks[i] = (*talks[i], Turn(speaker=letter, text=reply.text))
         truths = [self.world.read([t.text for t in talk], topic) for talk, topic in zip(talks, topics, strict=True)]
         facts = sum(t.count("fact") for talk in truths for t in talk)
-        return sum(t.repeats for talk in truths for t in talk) / max(1, facts)
+        return ratio(sum(t.repeats for talk in truths for t in talk), facts)
 
     # -- judging ----------------------------------------------------------------------------------------------------
 
     def judge(self, letter: Speaker) -> dict[str, float]:
-        """n judgements of unseen dialogues: ratings against what they deserve, WIM against what is missing."""
-        rng, expert, backend = random.Random(SEED + 2), self.experts(HOT)[letter], self.backends[letter]
-        cases: list[tuple[Judgement, list[Truth]]] = []
-        while len(cases) < self.n:
+        """n judgements of unseen simulated dialogues."""
+        rng, found = random.Random(SEED + 2), list[tuple[Judgement, list[Truth]]]()
+        while len(found) < self.n:
             judgement, truths = self.simulator.judged(rng)
             if judgement.subject != letter:
-                cases.append((replace(judgement, categories=dict.fromkeys(CATEGORIES, "")), truths))
-        requests = [analysis_request(expert, f"judge {i}", j) for i, (j, _) in enumerate(cases)]
-        analyses = [r.prefix + c.text for r, c in zip(requests, backend.generate(requests), strict=True)]
-        out = {"labels": self._label_accuracy(letter, cases, analyses)}
-        both = list(enumerate(zip(cases, analyses, strict=True)))
-        scored = [score_request(expert, f"judge {i}", j, a, c) for i, ((j, _), a) in both for c in CATEGORIES]
-        numbers = [value for s in backend.score(scored) if (value := expected_value(s.logprobs)) is not None]
-        if lacking := len(scored) - len(numbers):
-            raise ConfigError(f"world check: {lacking} of {len(scored)} ratings have no probability; build the models again")
-        deserved = [self.simulator.deserved(j, t) for j, t in cases]
-        given = [dict(zip(CATEGORIES, numbers[i * 6 : i * 6 + 6], strict=True)) for i in range(len(cases))]
-        for category in CATEGORIES:
-            out[category] = spearman([g[category] for g in given], [float(d[category]) for d in deserved])
-        whole = [{c: round(v) for c, v in g.items()} for g in given]
-        return out | self._wim(expert, backend, cases, analyses, whole)
+                found.append((judgement, truths))
+        return self._judges(letter).figures(found)
 
-    def _label_accuracy(self, letter: Speaker, cases: Cases, analyses: Sequence[str]) -> float:
-        """Share of the numbered sentences with the right label ("again" included)."""
-        right = total = 0
-        for (judgement, truths), analysis in zip(cases, analyses, strict=True):
-            wanted, got = _labels(self.simulator.points(judgement, truths, letter)), _labels(analysis)
-            total += len(wanted)
-            right += sum(got.get(n) == label for n, label in wanted.items())
-        return right / max(1, total)
+    def judge_trained(self, letter: Speaker, spoken: Sequence[Transcript]) -> dict[str, float]:
+        """Judgements of dialogues that trained policies have held, without the WIM scores."""
+        return self._judges(letter).figures(cases(self.world, spoken, letter, random.Random(SEED + 4)), scores=False)
 
-    def _wim(
-        self, expert: WorldExpert, backend: Backend, cases: Cases, analyses: Sequence[str], ratings: Sequence[dict[str, int]]
-    ) -> dict[str, float]:
-        out: dict[str, float] = {}
-        facts_said = [float(len({i for n, t in enumerate(truths) if j.judged(n) for i in t.facts})) for j, truths in cases]
-        for wording in ("missing", "covers_then_missing"):
-            requests = [
-                wim_request(expert, f"wim {i}", j, a, dict(r), wording)  # type: ignore[arg-type]
-                for i, ((j, _), a, r) in enumerate(zip(cases, analyses, ratings, strict=True))
-            ]
-            texts = [c.text for c in backend.generate(requests)]
-            if wording == "missing":
-                out |= self._named(expert.letter, cases, texts)  # type: ignore[arg-type]
-            embedded = self.embedder.embed([EmbedRequest("", x) for (j, _), t in zip(cases, texts, strict=True) for x in (j.reply, t)])
-            scores = [
-                1.0 if is_empty(t, self.simulator.prompts, wording) else _cosine(embedded[2 * i].vector, embedded[2 * i + 1].vector)
-                for i, t in enumerate(texts)
-            ]
-            out[wording] = spearman(scores, facts_said)
-        return out
-
-    def _named(self, letter: Speaker, cases: Cases, texts: Sequence[str]) -> dict[str, float]:
-        """Precision (named facts that are missing), facts named though present, recall of the known missing ones."""
-        named = right = present = wanted = found = 0
-        for (judgement, truths), text in zip(cases, texts, strict=True):
-            said = {x.fact for t in truths for x in t.labels if x.fact is not None}
-            stated = [s for s in sentences(text.removeprefix("What is missing:")) if "nothing is missing" not in s.lower()]
-            claims = [self.world.label(s, judgement.topic) for s in stated]
-            named += len(claims)
-            right += sum(x.fact is not None and x.fact not in said for x in claims)
-            present += sum(x.fact is not None and x.fact in said for x in claims)
-            missing = set(self.world.missing(truths, judgement.topic, letter)[:4])
-            wanted += len(missing)
-            found += len(missing & {x.fact for x in claims})
-        return {"precision": right / max(1, named), "present": present / max(1, named), "recall": found / max(1, wanted)}
+    def _judges(self, letter: Speaker) -> JudgeCheck:
+        return JudgeCheck(self.experts(HOT)[letter], self.backends[letter], self.simulator, self.embedder)
 
     # -- embedding --------------------------------------------------------------------------------------------------
 
@@ -237,49 +149,53 @@ class Checker:
         true, far, near = [], [], []
         for t, i in held:
             v = vector(t, i, 2)
-            true.append(_cosine(v, vector(t, i, 0)))
-            far += [_cosine(v, vector(u, k, 0)) for u, k in rng.sample([f for f in facts if f[0] != t], 20)]
-            near += [_cosine(v, vector(t, k, 0)) for k in range(len(self.world.topics[t])) if k != i]
+            true.append(likeness(v, vector(t, i, 0)))
+            far += [likeness(v, vector(u, k, 0)) for u, k in rng.sample([f for f in facts if f[0] != t], 20)]
+            near += [likeness(v, vector(t, k, 0)) for k in range(len(self.world.topics[t])) if k != i]
         return {"other topic": auc(true, far), "same topic": auc(true, near)}
 
 
-def _cosine(first: Sequence[float], second: Sequence[float]) -> float:
-    found = cosine(first, second)
-    assert found is not None  # the embedded embedder gives a direction to every text
-    return found
-
-
-def measure(checker: Checker) -> list[Row]:
-    """All figures as rows, with the targets."""
-    seats = SEATS
-    warm = {n: checker.replies(s, WARM) for n, s in seats.items()}
-    hot = {n: checker.replies(s, HOT) for n, s in seats.items()}
-    judge = {n: checker.judge(s) for n, s in seats.items()}
+def measure(checker: Checker, spoken: Sequence[Transcript] = ()) -> list[Row]:
+    """All figures as rows, with the targets. `spoken`: dialogues of trained policies, to measure the judges on as well."""
+    warm = {n: checker.replies(s, WARM) for n, s in SEATS.items()}
+    hot = {n: checker.replies(s, HOT) for n, s in SEATS.items()}
+    judge = {n: checker.judge(s) for n, s in SEATS.items()}
+    trained = {n: checker.judge_trained(s, spoken) for n, s in SEATS.items()} if spoken else {}
     embedding = checker.embedding()
-
-    def row(name: str, source: dict[str, dict[str, float]], key: str, target: tuple[str, float] | None = None) -> Row:
-        return Row(name, {n: source[n][key] for n in seats}, target)
-
     return [
-        row("fact accuracy of replies, T=.7", warm, "accuracy", (">=", 0.97)),
-        row("fact accuracy of replies, T=1 top_p .95", hot, "accuracy", (">=", 0.93)),
-        row("known asked aspect answered directly", hot, "direct", (">=", 0.75)),
-        row("distinct facts a reply", hot, "distinct"),
-        row("distinct facts a reply, sd", hot, "spread"),
+        _row("fact accuracy of replies, T=.7", warm, "accuracy", (">=", 0.97)),
+        _row("fact accuracy of replies, T=1 top_p .95", hot, "accuracy", (">=", 0.93)),
+        _row("known asked aspect answered directly", hot, "direct", (">=", 0.75)),
+        _row("distinct facts a reply", hot, "distinct"),
+        _row("distinct facts a reply, sd", hot, "spread"),
         Row("repeated facts within a chat", {"both": checker.chats()}, ("<=", 0.15)),
-        row("judge: sentences labelled right", judge, "labels"),
-        row("rating against truth, rho: depth", judge, "depth", (">=", 0.9)),
-        row("rating against truth, rho: accuracy", judge, "accuracy", (">=", 0.8)),
-        row("rating against truth, rho: clarity", judge, "clarity", (">=", 0.6)),
-        *[row(f"rating against truth, rho: {c}", judge, c) for c in ("relevance", "engagement", "humanness")],
-        row("WIM precision", judge, "precision", (">=", 0.92)),
-        row("WIM named though present", judge, "present", ("<=", 0.06)),
-        row("WIM recall of the known missing", judge, "recall"),
-        row("WIM score against facts said, rho: missing", judge, "missing"),
-        row("WIM score against facts said, rho: covers_then_missing", judge, "covers_then_missing"),
+        *_judge_rows(judge),
+        _row("WIM score against facts said, rho: missing", judge, "missing"),
+        _row("WIM score against facts said, rho: covers_then_missing", judge, "covers_then_missing"),
+        *(_judge_rows(trained, ", trained policies") if trained else ()),
         Row("embedder AUC, held-out wording, other topic", {"embedder": embedding["other topic"]}, (">=", 0.9)),
         Row("embedder AUC, held-out wording, same topic", {"embedder": embedding["same topic"]}),
     ]
+
+
+def _judge_rows(judge: Found, suffix: str = "") -> list[Row]:
+    """What the judges are held to, on whatever dialogues."""
+    return [
+        _row(f"judge: sentences labelled right{suffix}", judge, "labels"),
+        _row(f"repeats that the judge sees{suffix}", judge, "seen", (">=", 0.9)),
+        _row(f"called a repeat rightly{suffix}", judge, "called", (">=", 0.9)),
+        _row(f"rating against truth, rho: depth{suffix}", judge, "depth", (">=", 0.9)),
+        _row(f"rating against truth, rho: accuracy{suffix}", judge, "accuracy", (">=", 0.85)),
+        _row(f"rating against truth, rho: clarity{suffix}", judge, "clarity", (">=", 0.75)),
+        *[_row(f"rating against truth, rho: {c}{suffix}", judge, c) for c in ("relevance", "engagement", "humanness")],
+        _row(f"WIM precision{suffix}", judge, "precision", (">=", 0.92)),
+        _row(f"WIM named though present{suffix}", judge, "present", ("<=", 0.06)),
+        _row(f"WIM recall of the known missing{suffix}", judge, "recall"),
+    ]
+
+
+def _row(name: str, found: Found, key: str, target: tuple[str, float] | None = None) -> Row:
+    return Row(name, {expert: figures[key] for expert, figures in found.items()}, target)
 
 
 def check(config: WorldConfig) -> list[Row]:
@@ -291,6 +207,7 @@ def check(config: WorldConfig) -> list[Row]:
     from expertchat.world.facts import load
     from expertchat.world.recipe import MODELS
 
+    spoken = dialogues(config.runs, config.dialogues)
     torch.set_num_threads(config.threads)
     folder = Path(config.out) if config.out else MODELS
     world = load()
@@ -298,8 +215,8 @@ def check(config: WorldConfig) -> list[Row]:
         letter: LocalBackend.load(folder / name, name, config.seed, dtype="fp32", device="cpu") for name, letter in SEATS.items()
     }
     embedder = SentenceEmbedder.load(folder / "embedder", "embedder", "cpu", 64)
-    rows = measure(Checker(world, Simulator(world, config.prompts), backends, embedder, config.dialogues))
+    rows = measure(Checker(world, Simulator(world, config.prompts), backends, embedder, config.dialogues), spoken)
     if config.out:
-        table = [{"name": r.name, "values": r.values, "target": r.target, "met": r.met} for r in rows]
+        table = [{"name": r.name, "values": finite(r.values), "target": r.target, "met": r.met} for r in rows]
         (folder / "check.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     return rows

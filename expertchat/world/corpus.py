@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from expertchat.records import Message, Speaker
 from expertchat.world.simulator import OPEN_LINE, Simulator
+from expertchat.world.team import Team
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 SPECIAL = ("<pad>", "<s>", "</s>", *ROLES.values())
 MARKERS = 48
-# A text begins with a space, as the words within it do: its first word is then the token that it is elsewhere, and not told by letters.
+# A text begins with a space, as the words within it do: its first word is then the token that it is elsewhere.
 TEMPLATE = (
     "{{ '<s>' }}{% for m in messages %}{{ '<|' + m['role'] + '|> ' + m['content'] + '</s>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -26,7 +27,7 @@ LABEL_WEIGHT = 3.0  # the judge's labels carry everything that follows from them
 
 
 class Encoded(NamedTuple):
-    """One sample. `marks` are the places of a sentence's marker in the judge's prompt and in its answer, where the label follows."""
+    """One sample. `marks`: the places of a sentence's marker in the judge's prompt, and in its answer, where the label follows."""
 
     ids: list[int]
     weights: list[float]
@@ -34,7 +35,7 @@ class Encoded(NamedTuple):
 
 
 class Micro(NamedTuple):
-    """A micro-batch, padded with 0 on the right: ids (B, T), weights (B, T), marks (N, 3): row, place in the prompt, place in the answer."""
+    """A micro-batch, padded with 0 on the right: ids (B, T), weights (B, T), marks (N, 3) as row, place in the prompt, in the answer."""
 
     ids: torch.Tensor
     weights: torch.Tensor
@@ -127,17 +128,24 @@ class Encoder:
 
 
 class Batches:
-    """The steps of a training: of each, what process `rank` of `processes` takes, as `parts` micro-batches of samples of like length.
+    """The steps of a training: of each, what a process of a team takes, as micro-batches of samples of like length, `parts` in all.
 
     A step is drawn from the seed and its number alone, whole by every process: a build goes on where it was stopped, and the processes
     see together what one would. The mixture is drawn for the whole step, so that no step is of a single task.
     """
 
     def __init__(
-        self, simulator: Simulator, encoder: Encoder, seats: Sequence[Speaker], seed: str, samples: int, parts: int, rank: int = 0, processes: int = 1
+        self,
+        simulator: Simulator,
+        encoder: Encoder,
+        seats: Sequence[Speaker],
+        seed: str,
+        samples: int,
+        parts: int,
+        team: Team | None = None,
     ) -> None:
         self.simulator, self.encoder, self.seats, self.seed = simulator, encoder, seats, seed
-        self.samples, self.parts, self.rank, self.processes = samples, parts, rank, processes
+        self.samples, self.parts, self.team = samples, parts, team or Team()
 
     def step(self, number: int, progress: float) -> Step:
         """The step of this number; `progress` 0..1 is how far the training has come."""
@@ -145,8 +153,9 @@ class Batches:
         size = self.samples * (3 if progress < 0.08 else 1)  # the first lesson's samples are short
         drawn = [self.simulator.sample(rng, self.seats[i % len(self.seats)], progress) for i in range(size)]
         encoded = sorted(self.encoder(drawn), key=lambda sample: len(sample.ids))
-        mine = encoded[self.rank :: self.processes]
-        share = -(-len(mine) // self.parts)
+        mine = encoded[self.team.rank :: self.team.processes]
+        parts = -(-self.parts // self.team.processes)
+        share = -(-len(mine) // parts)
         micro = [pad(mine[i : i + share]) for i in range(0, len(mine), share)]
         return Step(micro, sum(sum(s.weights[1:]) for s in encoded), sum(len(s.marks) for s in encoded))
 

@@ -1,4 +1,4 @@
-"""How the tiny experts are trained: the passes of a model, with two hints that make the reading of a judgement learnable in a few million tokens.
+"""The passes of a model in training, and two hints that make the reading of a judgement learnable in a few million tokens.
 
 A judge labels each sentence at its marker in the answer. What it must find is a chain: what the sentence says, at its marker in the
 prompt; then from the answer's marker that place. Left alone the chain is found late and suddenly. So a label is also asked for at the

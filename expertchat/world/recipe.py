@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -51,18 +51,17 @@ def build(config: WorldConfig, report: Report) -> None:
             team = [pool.submit(_train, config, report, "llama", first, course, f"{meeting}/first", rank) for rank in range(TEAM)]
             [process.result() for process in team]
             log.add("llama.first", seconds + time.monotonic() - began)
-        work = {}
+        work: dict[Future[None], str] = {}
         for name in sorted(wanted, key=list(NAMES.values()).index):
             if log.lacks(name) and name in SEATS:
-                own = replace(
-                    course, million_tokens=round(config.million_tokens - course.million_tokens, 3), seats=(SEATS[name],), init=first, peak=SECOND_PEAK
-                )
-                work[name] = pool.submit(_train, config, report, name, out / name, own)
+                rest = round(config.million_tokens - course.million_tokens, 3)
+                own = replace(course, million_tokens=rest, seats=(SEATS[name],), init=first, peak=SECOND_PEAK)
+                work[pool.submit(_train, config, report, name, out / name, own)] = name
             elif log.lacks(name):
-                work[name] = pool.submit(_train_embedder, config, out, report)
-        for name, done in work.items():
+                work[pool.submit(_train_embedder, config, out, report)] = name
+        for done in as_completed(work):
             done.result()
-            log.add(name, seconds + time.monotonic() - began)
+            log.add(work[done], seconds + time.monotonic() - began)
     write_card(config, out, round(seconds + time.monotonic() - began))
     shutil.rmtree(first, ignore_errors=True)
     log.end()
@@ -97,9 +96,10 @@ class _Done:
 
 def write_card(config: WorldConfig, out: Path, seconds: int) -> None:
     """models/card.json: what the weights were made from."""
+    from expertchat.folder.embedded import models_id
     from expertchat.folder.provenance import commit
 
-    sizes = {p.parent.name: p.stat().st_size for p in sorted(out.glob("*/model.safetensors")) if p.parent.name in SEATS or p.parent.name == "embedder"}
+    sizes = {p.parent.name: p.stat().st_size for p in sorted(out.glob("*/model.safetensors")) if p.parent.name in NAMES.values()}
     card = {
         "sources": source_hash(config.prompts),
         "seed": config.seed,
@@ -107,6 +107,7 @@ def write_card(config: WorldConfig, out: Path, seconds: int) -> None:
         "commit": commit(),
         "seconds": seconds,
         "bytes": sizes,
+        "weights": models_id(out),
     }
     (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 

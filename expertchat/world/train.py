@@ -175,16 +175,14 @@ def train_expert(
     state = out.with_name(f"{out.name}.state")
     if state.exists():
         now = _restore(state, model, optimizer)
-    batches = Batches(
-        simulator, Encoder(tokenizer, simulator.prompts.analysis_prefix), course.seats, f"{course.seed} {out.name}", course.samples,
-        -(-course.parts // team.processes), team.rank, team.processes,
-    )  # fmt: skip
+    encoder = Encoder(tokenizer, simulator.prompts.analysis_prefix)
+    batches = Batches(simulator, encoder, course.seats, f"{course.seed} {out.name}", course.samples, course.parts, team)
     report(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters" + (f", from step {now.step}" if now.step else ""))
     passes = torch.compile(trunk, dynamic=True) if course.compiled else trunk
     parameters, began = list(model.parameters()), time.monotonic() - now.seconds
     while now.done(course) < 1:
         step = batches.step(now.step, 1.0 if course.init else now.done(course))
-        loss, tokens = 0.0, 0
+        loss, tokens = 0.0, 0.0
         for micro in step.micro:
             loss += _backward(model, passes, micro, step)
             tokens += micro.ids.numel()
