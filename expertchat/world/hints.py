@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from expertchat.world.corpus import Micro
 
-HINT_WEIGHT = 0.5  # of each hint's mean loss beside that of the tokens
-
 
 def trunk(model: Any, ids_B_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What the last layer reads, and what the head reads: two tensors (B, T, hidden).

@@ -20,7 +20,9 @@ from expertchat.world.simulator import Simulator
 from expertchat.world.train import SEATS, Course
 
 MODELS = Path(str(files("expertchat.world").joinpath("models")))
-FIRST_SHARE, SECOND_PEAK = 0.5, 0.6  # the share of the tokens that are learnt for both experts at once, and the rate after that
+# The courses' shares of the tokens: for both experts at once, each its own part, and that again with the hints faint. Strong, they make
+# the reading of a judgement learnable; then their gradients are larger than those of all else, and little else is learnt.
+SHARES, LATER_PEAK, FAINT = (4 / 11, 4 / 11, 3 / 11), 0.6, 0.05
 TEAM = 2  # processes of the first course
 Report = Callable[[str], None]
 NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}
@@ -34,37 +36,39 @@ def source_hash(prompts: Prompts) -> str:
 def build(config: WorldConfig, report: Report) -> None:
     """Train what `config.experts` names and write a card with sizes and sources.
 
-    In the first course one Llama learns both experts' parts, on FIRST_SHARE of the tokens, in two processes. The embedder comes next.
-    In the second each expert learns its own part, beside the other; the Mixtral begins as that Llama. What a build that was stopped
+    In the first course one Llama learns both experts' parts, in two processes. From there each expert learns its own part, beside the
+    other, in two more; the Mixtral begins as that Llama. The embedder comes when one of them has ended. What a build that was stopped
     has finished in the same place is not done again, and what it had begun goes on. `report` is told how far each has come; it must
     be picklable.
     """
     out = Path(config.out) if config.out else MODELS
     out.mkdir(parents=True, exist_ok=True)
-    wanted, log = [NAMES[e] for e in config.experts], _Done(out / "build.json", config)
-    began, first = time.monotonic(), out / "llama.first"
-    course = Course(round(config.million_tokens * FIRST_SHARE, 3), seed=config.seed, compiled=shutil.which("c++") is not None)
-    seconds = log.seconds
-    experts = [name for name in wanted if name in SEATS]
+    wanted, log, began = [NAMES[e] for e in config.experts], _Done(out / "build.json", config), time.monotonic()
+    course = Course(_tokens(config, 0), seed=config.seed, compiled=shutil.which("c++") is not None)
+    before = log.seconds
     with ProcessPoolExecutor(max_workers=TEAM) as pool, tempfile.TemporaryDirectory() as meeting:
-        if experts and log.lacks("llama.first"):
-            team = [pool.submit(_train, config, report, "llama", first, course, f"{meeting}/first", rank) for rank in range(TEAM)]
+        if set(wanted) & set(SEATS) and log.lacks("llama.first"):
+            team = [pool.submit(_train, config, report, "llama", out / "llama.first", course, f"{meeting}/first", n) for n in range(TEAM)]
             [process.result() for process in team]
-            log.add("llama.first", seconds + time.monotonic() - began)
+            log.add("llama.first", before + time.monotonic() - began)
         work: dict[Future[None], str] = {}
-        for name in sorted(wanted, key=list(NAMES.values()).index):
-            if log.lacks(name) and name in SEATS:
-                rest = round(config.million_tokens - course.million_tokens, 3)
-                own = replace(course, million_tokens=rest, seats=(SEATS[name],), init=first, peak=SECOND_PEAK)
-                work[pool.submit(_train, config, report, name, out / name, own)] = name
-            elif log.lacks(name):
-                work[pool.submit(_train_embedder, config, out, report)] = name
+        for name in sorted(filter(log.lacks, wanted), key=list(NAMES.values()).index):
+            own = (
+                pool.submit(_train_own, config, report, name, out, course)
+                if name in SEATS
+                else pool.submit(_train_embedder, config, out, report)
+            )
+            work[own] = name
         for done in as_completed(work):
             done.result()
-            log.add(work[done], seconds + time.monotonic() - began)
-    write_card(config, out, round(seconds + time.monotonic() - began))
-    shutil.rmtree(first, ignore_errors=True)
+            log.add(work[done], before + time.monotonic() - began)
+    write_card(config, out, round(before + time.monotonic() - began))
     log.end()
+
+
+def _tokens(config: WorldConfig, course: int) -> float:
+    """Million tokens of a course."""
+    return round(config.million_tokens * SHARES[course], 3)
 
 
 class _Done:
@@ -79,8 +83,7 @@ class _Done:
         if kept.get("settings") == self.settings:
             self.done, self.seconds = kept["done"], kept["seconds"]
         else:
-            for state in file.parent.glob("*.state"):
-                state.unlink()
+            self.clear()
 
     def lacks(self, name: str) -> bool:
         return name not in self.done
@@ -90,7 +93,17 @@ class _Done:
         self.seconds = seconds
         self.file.write_text(json.dumps({"settings": self.settings, "done": self.done, "seconds": round(seconds)}), encoding="utf-8")
 
+    def clear(self) -> None:
+        """Remove what stands between the courses."""
+        for state in self.file.parent.glob("*.state"):
+            state.unlink()
+        for name in SEATS:
+            for course in ("first", "second"):
+                shutil.rmtree(self.file.with_name(f"{name}.{course}"), ignore_errors=True)
+
     def end(self) -> None:
+        """All is done."""
+        self.clear()
         self.file.unlink(missing_ok=True)
 
 
@@ -129,6 +142,15 @@ def _train(config: WorldConfig, report: Report, name: str, out: Path, course: Co
     team = join(rank, TEAM if meeting else 1, meeting)
     train_expert(simulator, tokenizer, name, out, course, report if team.leads else _silent, team)
     team.leave()
+
+
+def _train_own(config: WorldConfig, report: Report, name: str, out: Path, first: Course) -> None:
+    """The second and the third course of an expert."""
+    second, third = out / f"{name}.second", out / name
+    own = replace(first, million_tokens=_tokens(config, 1), seats=(SEATS[name],), init=out / "llama.first", peak=LATER_PEAK)
+    if not second.exists():
+        _train(config, report, name, second, own)
+    _train(config, report, name, third, replace(own, million_tokens=_tokens(config, 2), init=second, hints=FAINT))
 
 
 def _silent(line: str) -> None:

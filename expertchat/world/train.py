@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from expertchat.records import Speaker
 from expertchat.world.corpus import Batches, Encoder, Micro, Step
-from expertchat.world.hints import HINT_WEIGHT, dense_experts, labels_at_markers, look_at_markers, trunk
+from expertchat.world.hints import dense_experts, labels_at_markers, look_at_markers, trunk
 from expertchat.world.simulator import Simulator
 from expertchat.world.team import Team
 
@@ -121,13 +122,15 @@ class Optimizer:
 @dataclass(frozen=True)
 class Course:
     """What one training is made of. `seats`: whose part is learnt; `init`: a trained folder to go on from, on the full mixture
-    (a Mixtral can begin as a Llama); `peak`: the highest rate, of the base rates; `state_every`: steps between two states on the disk.
+    (a Mixtral can begin as a Llama); `peak`: the highest rate, of the base rates; `hints`: of each hint's mean loss, beside that of the
+    tokens; `state_every`: steps between two states on the disk.
     """
 
     million_tokens: float  # padding counted, over all processes
     seats: tuple[Speaker, ...] = ("a", "b")
     init: Path | None = None
     peak: float = 1.0
+    hints: float = 0.5
     seed: int = 0
     samples: int = 24
     parts: int = 3
@@ -184,7 +187,7 @@ def train_expert(
         step = batches.step(now.step, 1.0 if course.init else now.done(course))
         loss, tokens = 0.0, 0.0
         for micro in step.micro:
-            loss += _backward(model, passes, micro, step)
+            loss += _backward(model, passes, micro, step, course.hints)
             tokens += micro.ids.numel()
         loss, tokens = team.add(parameters, loss, tokens)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -198,7 +201,10 @@ def train_expert(
         if now.step % course.state_every == 0 and team.leads:
             _keep(state, model, optimizer, now)
     if team.leads:
-        save(model, tokenizer, out)
+        new = out.with_name(f"{out.name}.new")
+        save(model, tokenizer, new)
+        shutil.rmtree(out, ignore_errors=True)
+        new.replace(out)  # a folder of this name is a whole one
         state.unlink(missing_ok=True)
 
 
@@ -219,7 +225,7 @@ def _begin(name: str, vocabulary: int, init: Path | None) -> Any:
     return model.train()
 
 
-def _backward(model: Any, passes: Callable[..., tuple[torch.Tensor, torch.Tensor]], micro: Micro, step: Step) -> float:
+def _backward(model: Any, passes: Callable[..., tuple[torch.Tensor, torch.Tensor]], micro: Micro, step: Step, share: float) -> float:
     """Add one micro-batch's gradients; the loss of its tokens, without the hints."""
     import torch
     import torch.nn.functional as F
@@ -232,7 +238,7 @@ def _backward(model: Any, passes: Callable[..., tuple[torch.Tensor, torch.Tensor
         hints = [hint(model, before, micro) for hint in (labels_at_markers, look_at_markers)] if len(micro.marks) else []
     each = F.cross_entropy(logits.float(), micro.ids[:, 1:][counted], reduction="none")
     loss = (each * weights[counted]).sum() / step.weight
-    (loss + HINT_WEIGHT * sum(hints) / max(1, step.marks)).backward()
+    (loss + share * sum(hints) / max(1, step.marks)).backward()
     return loss.item()
 
 
