@@ -15,7 +15,7 @@ from tests.test_world import PROMPTS
 
 
 def _config(out: Path, **changes: Any) -> WorldConfig:
-    values: dict[str, Any] = {"seed": 0, "out": str(out), "experts": ["a", "b", "embedder"], "million_tokens": 4, "dialogues": 1}
+    values: dict[str, Any] = {"seed": 0, "out": str(out), "experts": ["a", "b", "embedder"], "million_tokens": 11, "dialogues": 1}
     return WorldConfig(**{**values, **changes}, threads=1, prompts=PROMPTS)
 
 
@@ -23,7 +23,7 @@ def _trained(config: WorldConfig, report: Any, name: str, out: Path, course: Cou
     """In place of a training: a line of what was asked, and a file as the weights."""
     with (out.parent / "asked.txt").open("a", encoding="utf-8") as file:
         seats, init = "".join(course.seats), course.init.name if course.init else "nothing"
-        file.write(f"{out.name} {course.million_tokens:g} {seats} from {init} by {rank}\n")
+        file.write(f"{out.name} {course.million_tokens:g} {seats} from {init}, hints {course.hints:g}, by {rank}\n")
     if (out.parent / f"stop {out.name}").exists():
         raise KeyboardInterrupt
     out.mkdir(exist_ok=True)
@@ -47,16 +47,19 @@ def _asked(out: Path) -> list[str]:
     return lines
 
 
-FIRST = ["llama.first 2 ab from nothing by 0", "llama.first 2 ab from nothing by 1"]  # half of the four million, both parts, two processes
-OWN = ["llama 2 a from llama.first by 0", "mixtral 2 b from llama.first by 0"]
+# Of eleven million 3.2 are for both parts, as many for its own, then 2.4 and 2.2 with the hints faint: 16, 16, 12 and 11 of 55.
+FIRST = [f"llama.first 3.2 ab from nothing, hints 0.5, by {rank}" for rank in (0, 1)]
+SECOND = ["llama.second 3.2 a from llama.first, hints 0.5, by 0", "mixtral.second 3.2 b from llama.first, hints 0.5, by 0"]
+THIRD = ["llama.third 2.4 a from llama.second, hints 0.05, by 0", "mixtral.third 2.4 b from mixtral.second, hints 0.05, by 0"]
+LAST = ["llama 2.2 a from llama.third, hints 0.05, by 0", "mixtral 2.2 b from mixtral.third, hints 0.05, by 0"]
 
 
 def test_one_model_learns_both_parts_and_then_each_its_own(tmp_path: Path, trained: None):
     recipe.build(_config(tmp_path), print)
-    assert _asked(tmp_path) == [OWN[0], *FIRST, OWN[1]]
+    assert _asked(tmp_path) == sorted([*FIRST, *SECOND, *THIRD, *LAST])
     card = json.loads((tmp_path / "card.json").read_text("utf-8"))
     assert card["bytes"] == {"embedder": 5, "llama": 10, "mixtral": 10}
-    assert (card["seed"], card["million_tokens"], card["sources"]) == (0, 4, recipe.source_hash(PROMPTS))
+    assert (card["seed"], card["million_tokens"], card["sources"]) == (0, 11, recipe.source_hash(PROMPTS))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["card.json", "embedder", "llama", "mixtral"]
 
 
@@ -67,7 +70,7 @@ def test_a_build_goes_on_with_what_it_lacks(tmp_path: Path, trained: None):
     assert set(FIRST) < set(_asked(tmp_path)) and not (tmp_path / "card.json").exists()
     (tmp_path / "stop mixtral").unlink()
     recipe.build(_config(tmp_path), print)
-    assert "mixtral 2 b from llama.first by 0" in (asked := _asked(tmp_path)) and not set(FIRST) & set(asked)
+    assert LAST[1] in (asked := _asked(tmp_path)) and not set(asked) & {*FIRST, *SECOND, *THIRD}
     assert (tmp_path / "card.json").exists()
 
 

@@ -20,9 +20,10 @@ from expertchat.world.simulator import Simulator
 from expertchat.world.train import SEATS, Course
 
 MODELS = Path(str(files("expertchat.world").joinpath("models")))
-# The courses' shares of the tokens: for both experts at once, each its own part, and that again with the hints faint. Strong, they make
-# the reading of a judgement learnable; then their gradients are larger than those of all else, and little else is learnt.
-SHARES, LATER_PEAK, FAINT = (4 / 11, 4 / 11, 3 / 11), 0.6, 0.05
+# The courses: their names, shares of the tokens, highest rates, and the weight of the hints. The first is for both experts at once, the
+# others each for its own. Strong hints make the reading of a judgement learnable; then their gradients are larger than those of all else,
+# and little else is learnt, so they become faint.
+COURSES = (("first", 16 / 55, 1.0, 0.5), ("second", 16 / 55, 0.6, 0.5), ("third", 12 / 55, 0.6, 0.05), ("", 11 / 55, 0.4, 0.05))
 TEAM = 2  # processes of the first course
 Report = Callable[[str], None]
 NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}
@@ -37,27 +38,23 @@ def build(config: WorldConfig, report: Report) -> None:
     """Train what `config.experts` names and write a card with sizes and sources.
 
     In the first course one Llama learns both experts' parts, in two processes. From there each expert learns its own part, beside the
-    other, in two more; the Mixtral begins as that Llama. The embedder comes when one of them has ended. What a build that was stopped
+    other, in three more; the Mixtral begins as that Llama. The embedder comes when one of them has ended. What a build that was stopped
     has finished in the same place is not done again, and what it had begun goes on. `report` is told how far each has come; it must
     be picklable.
     """
     out = Path(config.out) if config.out else MODELS
     out.mkdir(parents=True, exist_ok=True)
     wanted, log, began = [NAMES[e] for e in config.experts], _Done(out / "build.json", config), time.monotonic()
-    course = Course(_tokens(config, 0), seed=config.seed, compiled=shutil.which("c++") is not None)
     before = log.seconds
     with ProcessPoolExecutor(max_workers=TEAM) as pool, tempfile.TemporaryDirectory() as meeting:
         if set(wanted) & set(SEATS) and log.lacks("llama.first"):
-            team = [pool.submit(_train, config, report, "llama", out / "llama.first", course, f"{meeting}/first", n) for n in range(TEAM)]
+            all_of_it = (config, report, "llama", out / "llama.first", _course(config, 0), f"{meeting}/first")
+            team = [pool.submit(_train, *all_of_it, rank) for rank in range(TEAM)]
             [process.result() for process in team]
             log.add("llama.first", before + time.monotonic() - began)
         work: dict[Future[None], str] = {}
         for name in sorted(filter(log.lacks, wanted), key=list(NAMES.values()).index):
-            own = (
-                pool.submit(_train_own, config, report, name, out, course)
-                if name in SEATS
-                else pool.submit(_train_embedder, config, out, report)
-            )
+            own = pool.submit(_train_own, config, report, name, out) if name in SEATS else pool.submit(_train_embedder, config, out, report)
             work[own] = name
         for done in as_completed(work):
             done.result()
@@ -66,9 +63,11 @@ def build(config: WorldConfig, report: Report) -> None:
     log.end()
 
 
-def _tokens(config: WorldConfig, course: int) -> float:
-    """Million tokens of a course."""
-    return round(config.million_tokens * SHARES[course], 3)
+def _course(config: WorldConfig, number: int) -> Course:
+    """A course of COURSES, for both seats and from nothing."""
+    _, share, peak, hints = COURSES[number]
+    compiled = shutil.which("c++") is not None
+    return Course(round(config.million_tokens * share, 3), peak=peak, hints=hints, seed=config.seed, compiled=compiled)
 
 
 class _Done:
@@ -98,7 +97,7 @@ class _Done:
         for state in self.file.parent.glob("*.state"):
             state.unlink()
         for name in SEATS:
-            for course in ("first", "second"):
+            for course, *_ in COURSES[:-1]:
                 shutil.rmtree(self.file.with_name(f"{name}.{course}"), ignore_errors=True)
 
     def end(self) -> None:
@@ -144,13 +143,14 @@ def _train(config: WorldConfig, report: Report, name: str, out: Path, course: Co
     team.leave()
 
 
-def _train_own(config: WorldConfig, report: Report, name: str, out: Path, first: Course) -> None:
-    """The second and the third course of an expert."""
-    second, third = out / f"{name}.second", out / name
-    own = replace(first, million_tokens=_tokens(config, 1), seats=(SEATS[name],), init=out / "llama.first", peak=LATER_PEAK)
-    if not second.exists():
-        _train(config, report, name, second, own)
-    _train(config, report, name, third, replace(own, million_tokens=_tokens(config, 2), init=second, hints=FAINT))
+def _train_own(config: WorldConfig, report: Report, name: str, out: Path) -> None:
+    """The courses of one expert after the first, from the last that is done."""
+    init = out / "llama.first"
+    for number, (course, *_) in enumerate(COURSES[1:], 1):
+        folder = out / f"{name}.{course}".rstrip(".")
+        if not folder.exists() or not course:
+            _train(config, report, name, folder, replace(_course(config, number), seats=(SEATS[name],), init=init))
+        init = folder
 
 
 def _silent(line: str) -> None:

@@ -179,7 +179,9 @@ def train_expert(
     if state.exists():
         now = _restore(state, model, optimizer)
     encoder = Encoder(tokenizer, simulator.prompts.analysis_prefix)
-    batches = Batches(simulator, encoder, course.seats, f"{course.seed} {out.name}", course.samples, course.parts, team)
+    batches = Batches(
+        simulator, encoder, course.seats, f"{course.seed} {out.name} {course.million_tokens}", course.samples, course.parts, team
+    )
     report(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters" + (f", from step {now.step}" if now.step else ""))
     passes = torch.compile(trunk, dynamic=True) if course.compiled else trunk
     parameters, began = list(model.parameters()), time.monotonic() - now.seconds
