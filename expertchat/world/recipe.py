@@ -23,7 +23,7 @@ MODELS = Path(str(files("expertchat.world").joinpath("models")))
 # The courses: their names, shares of the tokens, highest rates, and the weight of the hints. The first is for both experts at once, the
 # others each for its own. Strong hints make the reading of a judgement learnable; then their gradients are larger than those of all else,
 # and little else is learnt, so they become faint.
-COURSES = (("first", 16 / 55, 1.0, 0.5), ("second", 16 / 55, 0.6, 0.5), ("third", 12 / 55, 0.6, 0.05), ("", 11 / 55, 0.4, 0.05))
+COURSES = (("first", 16 / 52, 1.0, 0.5), ("second", 16 / 52, 0.6, 0.5), ("third", 12 / 52, 0.6, 0.05), ("", 8 / 52, 0.4, 0.05))
 TEAM = 2  # processes of the first course
 Report = Callable[[str], None]
 NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}
