@@ -15,7 +15,7 @@ from tests.test_world import PROMPTS
 
 
 def _config(out: Path, **changes: Any) -> WorldConfig:
-    values: dict[str, Any] = {"seed": 0, "out": str(out), "experts": ["a", "b", "embedder"], "million_tokens": 13, "dialogues": 1}
+    values: dict[str, Any] = {"seed": 0, "out": str(out), "experts": ["a", "b", "embedder"], "million_tokens": 16, "dialogues": 1}
     return WorldConfig(**{**values, **changes}, threads=1, prompts=PROMPTS)
 
 
@@ -47,19 +47,20 @@ def _asked(out: Path) -> list[str]:
     return lines
 
 
-# Of thirteen million 4 are for both parts, as many for its own, then 3 and 2 with the hints faint: 16, 16, 12 and 8 of 52.
+# Of sixteen million 4 are for both parts, as many for its own, then 3, 2 and 3 with the hints faint: 16, 16, 12, 8 and 12 of 64.
 FIRST = [f"llama.first 4 ab from nothing, hints 0.5, by {rank}" for rank in (0, 1)]
 SECOND = ["llama.second 4 a from llama.first, hints 0.5, by 0", "mixtral.second 4 b from llama.first, hints 0.5, by 0"]
 THIRD = ["llama.third 3 a from llama.second, hints 0.05, by 0", "mixtral.third 3 b from mixtral.second, hints 0.05, by 0"]
-LAST = ["llama 2 a from llama.third, hints 0.05, by 0", "mixtral 2 b from mixtral.third, hints 0.05, by 0"]
+FOURTH = ["llama.fourth 2 a from llama.third, hints 0.05, by 0", "mixtral.fourth 2 b from mixtral.third, hints 0.05, by 0"]
+LAST = ["llama 3 a from llama.fourth, hints 0.05, by 0", "mixtral 3 b from mixtral.fourth, hints 0.05, by 0"]
 
 
 def test_one_model_learns_both_parts_and_then_each_its_own(tmp_path: Path, trained: None):
     recipe.build(_config(tmp_path), print)
-    assert _asked(tmp_path) == sorted([*FIRST, *SECOND, *THIRD, *LAST])
+    assert _asked(tmp_path) == sorted([*FIRST, *SECOND, *THIRD, *FOURTH, *LAST])
     card = json.loads((tmp_path / "card.json").read_text("utf-8"))
     assert card["bytes"] == {"embedder": 5, "llama": 10, "mixtral": 10}
-    assert (card["seed"], card["million_tokens"], card["sources"]) == (0, 13, recipe.source_hash(PROMPTS))
+    assert (card["seed"], card["million_tokens"], card["sources"]) == (0, 16, recipe.source_hash(PROMPTS))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["card.json", "embedder", "llama", "mixtral"]
 
 
@@ -70,7 +71,7 @@ def test_a_build_goes_on_with_what_it_lacks(tmp_path: Path, trained: None):
     assert set(FIRST) < set(_asked(tmp_path)) and not (tmp_path / "card.json").exists()
     (tmp_path / "stop mixtral").unlink()
     recipe.build(_config(tmp_path), print)
-    assert LAST[1] in (asked := _asked(tmp_path)) and not set(asked) & {*FIRST, *SECOND, *THIRD}
+    assert LAST[1] in (asked := _asked(tmp_path)) and not set(asked) & {*FIRST, *SECOND, *THIRD, *FOURTH}
     assert (tmp_path / "card.json").exists()
 
 

@@ -105,6 +105,25 @@ def test_marks_join_a_sentence_in_the_prompt_to_its_label_in_the_answer(tokenize
     assert all(shown < place for shown, place in marks)
 
 
+def test_shifted_markers_are_the_same_judgement_counted_from_elsewhere(tokenizer):
+    """Two marked sentences can begin at 1 to 47 of 48: a shift of 0 to 46, each as likely, of both kinds of marker alike."""
+    encoder = Encoder(tokenizer, PROMPTS.analysis_prefix)
+    one, talk = encoder(
+        [
+            [Message("user", "A: Ash rose. [1]\nB: Yes. (2)"), Message("assistant", "Points: [1] ash (2) remark\nOpen: nothing.")],
+            [Message("user", "And [1]?"), Message("assistant", "Ash.")],
+        ]
+    )
+    rng, texts = random.Random(0), set[str]()
+    for _ in range(1000):
+        moved = encoder.shifted(one, rng)
+        assert (moved.weights, moved.marks) == (one.weights, one.marks)
+        texts.add(tokenizer.decode(moved.ids))
+    counted = [tokenizer.decode(one.ids).replace("[1]", f"[{1 + k}]").replace("(2)", f"({2 + k})") for k in range(47)]
+    assert texts == set(counted)
+    assert encoder.shifted(talk, rng) == talk  # nothing is labelled in it
+
+
 def test_the_processes_of_a_team_share_a_step_out(simulator: Simulator, tokenizer):
     encoder = Encoder(tokenizer, PROMPTS.analysis_prefix)
     make = lambda rank, of: Batches(simulator, encoder, ("a", "b"), "seed", 8, 2, Team(rank, of)).step(5, 1.0)  # noqa: E731 - shorter than a function

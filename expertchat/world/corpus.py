@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 SPECIAL = ("<pad>", "<s>", "</s>", *ROLES.values())
 MARKERS = 48
+SHIFTED = 0.5  # of the judgements: their markers begin at any number, so that the high ones, which few dialogues reach, are learnt as well
 # A text begins with a space, as the words within it do: its first word is then the token that it is elsewhere.
 TEMPLATE = (
     "{{ '<s>' }}{% for m in messages %}{{ '<|' + m['role'] + '|> ' + m['content'] + '</s>' }}{% endfor %}"
@@ -90,7 +91,7 @@ class Encoder:
         self.role = {role: tokenizer.convert_tokens_to_ids(token) for role, token in ROLES.items()}
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.label_prefix = label_prefix
-        self.markers = {tokenizer.convert_tokens_to_ids(f" {a}{n}{b}") for n in range(1, MARKERS + 1) for a, b in ("[]", "()")}
+        self.markers = {tokenizer.convert_tokens_to_ids(f" {a}{n}{b}"): n for n in range(1, MARKERS + 1) for a, b in ("[]", "()")}
 
     def __call__(self, samples: Sequence[Sequence[Message]]) -> list[Encoded]:
         contents = [f" {m.content}" for sample in samples for m in sample]
@@ -111,6 +112,13 @@ class Encoder:
                 weights += [0.0, *self._weights(message, offsets, labels_end)]
             out.append(Encoded(ids, weights, marks))
         return out
+
+    def shifted(self, sample: Encoded, rng: random.Random) -> Encoded:
+        """A judgement with its markers counted from any number that leaves room for the last; another sample as it is."""
+        numbers = [self.markers[sample.ids[place]] for mark in sample.marks for place in mark]
+        more = rng.randint(0, MARKERS - max(numbers)) if numbers else 0
+        pair = 2 * more  # [n] and (n) take turns
+        return sample._replace(ids=[token + pair if token in self.markers else token for token in sample.ids]) if more else sample
 
     def _labels_end(self, message: Message) -> int:
         """How far the analysis of a judge's answer goes, counted with the space before the text; 0 for any other message."""
@@ -152,7 +160,8 @@ class Batches:
         rng = random.Random(f"{self.seed} {number}")
         size = self.samples * (3 if progress < 0.08 else 1)  # the first lesson's samples are short
         drawn = [self.simulator.sample(rng, self.seats[i % len(self.seats)], progress) for i in range(size)]
-        encoded = sorted(self.encoder(drawn), key=lambda sample: len(sample.ids))
+        encoded = [self.encoder.shifted(one, rng) if rng.random() < SHIFTED else one for one in self.encoder(drawn)]
+        encoded.sort(key=lambda sample: len(sample.ids))
         mine = encoded[self.team.rank :: self.team.processes]
         parts = -(-self.parts // self.team.processes)
         share = -(-len(mine) // parts)

@@ -32,6 +32,7 @@ FACTS_A_TURN = ((1, 2, 3, 4, 5, 6), (0.52, 0.28, 0.11, 0.05, 0.03, 0.01))
 KNOWN_LINE = "Known:"
 OPEN_LINE = "Open:"  # the last line of an analysis, which a WIM answer is written from
 LONGEST = 36  # sentences of a dialogue to judge; a judge of this family reads up to 48
+LONG, LONG_SHARE = 18, 0.25  # so many of the judgements are of at least so many sentences: the reading of those is learnt last
 MIXTURE = (0.48, 0.29, 0.18, 0.02, 0.03)  # talk, judgements, labels, topics, the unknown: with less talk, sixty topics are not learnt
 MIXTURE_BEFORE = (0.35, 0.40, 0.20, 0.02, 0.03)  # while judgements still grow longer
 NAMED_MISSING = 4  # a WIM response names at most so many facts
@@ -200,11 +201,12 @@ class Simulator:
         keep = max(i for i, t in enumerate(d.turns[-2:]) if t.speaker == expert) + max(0, len(d.turns) - 2) + 1
         return list(self.experts[expert].view(History(d.topic, d.turns[:keep])))
 
-    def judged(self, rng: random.Random, limit: int = 99) -> tuple[Judgement, list[Truth]]:
-        """A dialogue of at most `limit` turns to judge, as a whole or one turn of it, and the truth of the turns shown."""
+    def judged(self, rng: random.Random, limit: int = 99, least: int = 0) -> tuple[Judgement, list[Truth]]:
+        """A dialogue of at most `limit` turns and of `least` sentences to judge, as a whole or one turn of it, and the truth of the
+        turns shown."""
         while True:
             d = self.dialogue(rng, turns=min(rng.randint(1, 7), limit), noise=rng.choice((0, 0.6, 1)), limit=limit)
-            if sum(len(t.labels) for t in d.truths) <= LONGEST:
+            if least <= sum(len(t.labels) for t in d.truths) <= LONGEST:
                 break
         turn = rng.randrange(len(d.turns)) if rng.random() < 0.4 else None
         subject = d.turns[turn].speaker if turn is not None else d.turns[rng.randrange(2)].speaker
@@ -248,7 +250,7 @@ class Simulator:
 
     def judge_sample(self, rng: random.Random, expert: Speaker, limit: int = 99) -> list[Message]:
         """A judgement: analysis, ratings in any order and number, then the WIM question and its answer."""
-        judgement, truths = self.judged(rng, limit=limit)
+        judgement, truths = self.judged(rng, limit, least=LONG if limit > 8 and rng.random() < LONG_SHARE else 0)
         deserved = self.deserved(judgement, truths)
         shown = list(CATEGORIES) if rng.random() < 0.4 else rng.sample(CATEGORIES, rng.randint(1, len(CATEGORIES)))
         analysis = self.points(judgement, truths, expert) if rng.random() > 0.03 else ""
