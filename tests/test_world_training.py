@@ -21,7 +21,17 @@ from expertchat.records import Message
 from expertchat.world import embedder as embedder_recipe
 from expertchat.world import train
 from expertchat.world.check import HOT
-from expertchat.world.corpus import CONTEXT_SHARE, CONTEXT_WEIGHT, LABEL_WEIGHT, RATING_WEIGHT, Batches, Encoder, Micro, build_tokenizer
+from expertchat.world.corpus import (
+    CONTEXT_SHARE,
+    CONTEXT_WEIGHT,
+    LABEL_WEIGHT,
+    RATING_WEIGHT,
+    REPLY_WEIGHT,
+    Batches,
+    Encoder,
+    Micro,
+    build_tokenizer,
+)
 from expertchat.world.facts import load
 from expertchat.world.hints import dense_experts, labels_at_markers, look_at_markers, trunk
 from expertchat.world.simulator import Simulator
@@ -77,7 +87,7 @@ def test_encoding_is_the_chat_template_and_weights_are_where_they_belong(simulat
         ((ids, weights, _),) = encoder([sample])
         assert ids == tokenizer.apply_chat_template([m._asdict() for m in sample], tokenize=True, return_dict=False)
         assert len(ids) == len(weights)
-        assert set(weights) <= {0.0, 1.0, LABEL_WEIGHT, RATING_WEIGHT, CONTEXT_WEIGHT * CONTEXT_SHARE}
+        assert set(weights) <= {0.0, 1.0, LABEL_WEIGHT, RATING_WEIGHT, REPLY_WEIGHT, CONTEXT_WEIGHT * CONTEXT_SHARE}
     labelled = [w for (_, weights, _) in encoder([simulator.label_sample(rng, "a")]) for w in weights]
     assert labelled.count(LABEL_WEIGHT) >= 4  # "Points:", a marker and a label of at least one token
 
@@ -90,7 +100,7 @@ def test_the_analysis_weighs_more_and_a_rating_most(tokenizer):
     assert text(LABEL_WEIGHT) == " " + answer.removesuffix("\nDepth: 10\nClarity: 3")
     assert text(RATING_WEIGHT).replace(" ", "") == "103"
     ((_, said, _),) = encoder([[Message("assistant", "Depth: 10")]])
-    assert RATING_WEIGHT not in said  # a number that anybody says is no rating
+    assert set(said[2:]) == {REPLY_WEIGHT}  # a number that anybody says is no rating
 
 
 def test_marks_join_a_sentence_in_the_prompt_to_its_label_in_the_answer(tokenizer):

@@ -25,6 +25,7 @@ TEMPLATE = (
 )
 CONTEXT_WEIGHT, CONTEXT_SHARE = 0.1, 8  # more leaks the partner's facts, none hurts fluency; one token in 8 is enough and costs less
 LABEL_WEIGHT = 3.0  # the judge's labels carry everything that follows from them
+REPLY_WEIGHT = 3.0  # what is said is much shorter than what is judged
 RATING_WEIGHT = 15.0  # a rating is one token that counts all of them; with less, the counting stays rough whatever the labels are
 
 
@@ -134,7 +135,7 @@ class Encoder:
             start = len(offsets) % CONTEXT_SHARE
             return [CONTEXT_WEIGHT * CONTEXT_SHARE * ((i + start) % CONTEXT_SHARE == 0) for i in range(len(offsets) + 1)]
         if not labels_end:
-            return [1.0] * (len(offsets) + 1)
+            return [REPLY_WEIGHT] * (len(offsets) + 1)
         text = f" {message.content}"
         after = lambda start, end: RATING_WEIGHT if text[start:end].strip().isdigit() else 1.0  # noqa: E731 - shorter than a function
         return [LABEL_WEIGHT if start < labels_end else after(start, end) for start, end in offsets] + [1.0]

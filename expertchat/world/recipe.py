@@ -24,12 +24,13 @@ MODELS = Path(str(files("expertchat.world").joinpath("models")))
 # others each for its own. Strong hints make the reading of a judgement learnable; then their gradients are larger than those of all else,
 # and little else is learnt, so they become faint.
 COURSES = (
-    ("first", 16 / 74, 1.0, 0.5),
-    ("second", 16 / 74, 0.6, 0.5),
-    ("third", 12 / 74, 0.6, 0.05),
-    ("fourth", 8 / 74, 0.4, 0.05),
-    ("fifth", 12 / 74, 0.5, 0.05),
-    ("", 10 / 74, 0.5, 0.05),
+    ("first", 16 / 81, 1.0, 0.5),
+    ("second", 16 / 81, 0.6, 0.5),
+    ("third", 12 / 81, 0.6, 0.05),
+    ("fourth", 8 / 81, 0.4, 0.05),
+    ("fifth", 12 / 81, 0.5, 0.05),
+    ("sixth", 10 / 81, 0.5, 0.05),
+    ("", 7 / 81, 0.4, 0.05),
 )
 TEAM = 2  # processes of the first course
 Report = Callable[[str], None]
@@ -45,7 +46,7 @@ def build(config: WorldConfig, report: Report) -> None:
     """Train what `config.experts` names and write a card with sizes and sources.
 
     In the first course one Llama learns both experts' parts, in two processes. From there each expert learns its own part, beside the
-    other, in five more; the Mixtral begins as that Llama. The embedder comes when one of them has ended. What a build that was stopped
+    other, in six more; the Mixtral begins as that Llama. The embedder comes when one of them has ended. What a build that was stopped
     has finished in the same place is not done again, and what it had begun goes on. `report` is told how far each has come; it must
     be picklable.
     """
