@@ -137,13 +137,14 @@ def test_rows_of_several_wishes_run_together(engine: LocalBackend) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stop_strings_of_the_decoding(method: str, engine: LocalBackend) -> None:
-    """A piece in the middle of what is written anyway; of beams the search itself ends there."""
+    """A piece in the middle of what is written anyway; of beams the search itself ends there, or goes another way."""
     whole = written(engine, method=method)
     middle = len(whole.text) // 2
     stop = whole.text[middle : middle + 3]
     found = written(engine, method=method, stop=(stop,))
-    assert found.finish == "stop" and found.unshown == "stop" and stop not in found.text
+    assert stop not in found.text
     if method != "beam":
+        assert found.finish == "stop" and found.unshown == "stop"
         assert found.text == whole.text[: whole.text.index(stop)]
         return
     config = GenerationConfig(do_sample=False, num_beams=3, max_new_tokens=28, pad_token_id=0, stop_strings=[stop])
