@@ -23,7 +23,7 @@ from expertchat.command.compose import load
 from expertchat.command.launch import names_hub
 from expertchat.config import ConfigError
 from expertchat.plan import random_shapes as shapes
-from expertchat.plan.random_shapes import KEYS, NAMED, Shape, parse_random
+from expertchat.plan.random_shapes import KEYS, NAMED, TOKENIZER_WORDS, Shape, parse_random
 from expertchat.views.bench import BenchView
 from tests import tiny
 
@@ -62,8 +62,8 @@ def test_the_examples_of_docstrings(module: Any) -> None:
 
 
 def test_named_shapes_have_the_sizes_of_their_names() -> None:
-    # 28M: 2 x 4096 x 512 (embedding, head) + 512 + 8 x (512 x 512 x 2 (q, o) + 2 x 512 x 256 (k, v) + 3 x 512 x 1408 + 2 x 512)
-    assert NAMED["llama"]["28M"].parameters == 4_194_304 + 512 + 8 * (524_288 + 262_144 + 2_162_688 + 1024) == 27_795_968
+    # 28M: 2 x 4921 x 512 (embedding, head) + 512 + 8 x (512 x 512 x 2 (q, o) + 2 x 512 x 256 (k, v) + 3 x 512 x 1408 + 2 x 512)
+    assert NAMED["llama"]["28M"].parameters == 5_039_104 + 512 + 8 * (524_288 + 262_144 + 2_162_688 + 1024) == 28_640_768
     assert NAMED["llama"]["8B"].parameters == 8_030_261_248  # as published
     assert NAMED["mixtral"]["8x7B"].parameters == 46_702_792_704  # as published
     assert round(NAMED["llama"]["110M"].parameters, -6) == 110_000_000
@@ -151,8 +151,8 @@ def test_the_table_shows_median_and_extremes() -> None:
 
 def test_floor_of_a_step_by_hand(kit: Kit) -> None:
 
-    # All weights but the embedding's 4096 x 32, and 3 rows x 10 tokens of 2 x 2 layers x 2 heads x 8 numbers, 4 bytes each
-    weights = (kit.subject.parameters - 4096 * 32) * 4
+    # All weights but the embedding's 4921 x 32, and 3 rows x 10 tokens of 2 x 2 layers x 2 heads x 8 numbers, 4 bytes each
+    weights = (kit.subject.parameters - TOKENIZER_WORDS * 32) * 4
     assert step_bytes(kit.subject, 3, 10.0) == weights + 3 * 10 * 64 * 4
 
 
@@ -161,7 +161,7 @@ def test_of_a_mixture_a_step_reads_the_experts_that_were_chosen() -> None:
     config = load("bench", [*SMALL, 'bench.model="random:mixtral:hidden=32,layers=2,heads=4,kv_heads=2,ffn=48,experts=8"'])
     subject = load_subject(config.bench)
     experts = 2 * 8 * 3 * 32 * 48  # layers, experts, matrices
-    rest = subject.parameters - 4096 * 32 - experts
+    rest = subject.parameters - TOKENIZER_WORDS * 32 - experts  # all but the embedding's 4921 x 32 and the experts
     # One row chooses 2 of 8; of two rows' choices 1 - (6/8)^2 = 7/16 are read on average, 3.5 experts; many rows read them all.
     for rows, share in ((1, 2 / 8), (2, 7 / 16), (400, 1.0)):
         assert step_bytes(subject, rows, 0.0) == pytest.approx((rest + share * experts) * 4)
@@ -294,7 +294,7 @@ def test_the_quick_form_asks_for_less() -> None:
     ("bench.model=random:llama:29M", "'29M' is no shape of a random llama: there are 28M, 110M, 8B"),
     ('bench.model="random:llama:hiden=64"', "did you mean hidden"),
     ('bench.model="random:llama:hidden=0"', "hidden must be a whole number above 0, but is '0'"),
-    ('bench.model="random:llama:vocab=300"', "vocab=300 is less than .* set vocab=4096"),
+    ('bench.model="random:llama:vocab=300"', "vocab=300 is less than .* set vocab=4921"),
     ("bench.rows=[]", "bench.rows: .*at least 1 item"),
     ("bench.model=/no/such/folder", "/no/such/folder"),
     ("bench.out=/proc/none/b.json", "bench.out=/proc/none/b.json: cannot be written"),
@@ -332,10 +332,10 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_the_limit_is_what_weights_caches_and_products_need() -> None:
-    shape = "random:llama:hidden=64,layers=2,heads=4,kv_heads=2,ffn=128,vocab=4096"
+    shape = "random:llama:hidden=64,layers=2,heads=4,kv_heads=2,ffn=128,vocab=4921"
     subject = load_subject(load("bench", [f'bench.model="{shape}"', "bench.dtype=fp32"]).bench)
-    # A layer: q and o 64 x 64, k and v 32 x 64, three of 64 x 128, two norms of 64. The head: 4096 x 64. The last norm: 64.
-    layer, head = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128 + 2 * 64, 4096 * 64
+    # A layer: q and o 64 x 64, k and v 32 x 64, three of 64 x 128, two norms of 64. The head: 4921 x 64. The last norm: 64.
+    layer, head = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128 + 2 * 64, 4921 * 64
     weights = 2 * layer + head + 64
     # fp32: 4 bytes. A token's cache: keys and values of 2 layers x 2 heads x 16 numbers.
     assert step_bytes(subject, rows=3, context=10) == 4 * (weights + 3 * 10 * 2 * 2 * 2 * 16)

@@ -118,7 +118,7 @@ def test_every_file_composes_and_validates(option: str) -> None:
 def test_the_default_is_the_embedded_world() -> None:
     config = load("converse")
     assert (config.experts["a"].path, config.experts["b"].path) == ("embedded:llama", "embedded:mixtral")
-    assert len(config.topics.list) == len(set(config.topics.list)) == 24
+    assert len(config.topics.list) == len(set(config.topics.list)) == 60
     assert set(config.judging.weights) == set(config.judging.categories)
     assert config.judging.wim.wording == "missing"
 

@@ -19,6 +19,7 @@ from expertchat.backends.embedding import SentenceEmbedder
 from expertchat.backends.loading import load_embedder
 from expertchat.command.compose import load
 from expertchat.config import ConfigError, EmbedderConfig
+from expertchat.folder.embedded import noted
 from expertchat.folder.run_folder import RunFolder, differences
 from expertchat.text.sentences import as_yaml
 from tests import tiny
@@ -237,6 +238,7 @@ def test_a_run_of_before_goes_on_in_fp32(tmp_path: Path) -> None:
     plain = now.model_dump(mode="json")
     before = {**plain, "embedder": {key: value for key, value in plain["embedder"].items() if key != "dtype"}}
     (tmp_path / "config.yaml").write_text(as_yaml(before))
+    (tmp_path / "provenance.json").write_text(json.dumps(noted(before)))  # with the embedded models that there are, or it would not go on
     assert differences(before, plain) == differences(plain, before) == []
     asked = {**plain, "embedder": {**plain["embedder"], "dtype": "bf16"}}
     assert differences(before, asked) == ["embedder.dtype: was 'fp32', is 'bf16'"]

@@ -182,13 +182,18 @@ def test_a_reward_model_gives_each_text_a_number(tmp_path: Path, pairs: Path) ->
 
 def test_what_was_rated_is_rated_alike_again(tmp_path: Path) -> None:
     """The embedded models judge greedily: asked the same again, they say the same as in the run itself."""
-    words = [str(EARLIER / "talked"), "judge=[expected,recorded]", "model=embedded_mixtral", "source.subject=a", "judges.recorded.by=b"]
+    talked = [word for word in RunReader(EARLIER / "talked").command_line[1:] if not word.startswith("run.dir=")]
+    assert main([*talked, f"run.dir={tmp_path / 'talked'}"]) == 0  # what was said in talked was said by other embedded models
+    words = [str(tmp_path / "talked"), "judge=[expected,recorded]", "model=embedded_mixtral", "source.subject=a", "judges.recorded.by=b"]
     assert run_judge(config_of(*words, f"run.dir={tmp_path / 'run'}"), ["expertchat"], Collect()) == 0
     said = {one.id: one for one in opinions(tmp_path / "run")}
     again, then = said["c0000/a/expected/depth"].expected, said["c0000/a/recorded/depth"].expected
     assert again == pytest.approx(then, abs=1e-3)
     refs = {ref.id: ref for ref in RunReader(tmp_path / "run").judges()}
     assert refs["recorded"].model == refs["expected"].model == "embedded:mixtral"
+    assert judge(tmp_path / "then", str(EARLIER / "talked"), "judge=recorded", "source.subject=a", "judges.recorded.by=b") == 0
+    rated = {one.category: one.expected for one in RunReader(EARLIER / "talked").ratings() if one.subject == "a"}
+    assert {one.category: one.expected for one in opinions(tmp_path / "then") if one.category in rated} == rated  # by an earlier version
 
 
 def test_a_verdict_keeps_its_order_its_principle_and_its_fault_as_an_opinion() -> None:

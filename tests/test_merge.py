@@ -107,7 +107,7 @@ def test_the_embedded_models(name: str, tmp_path: Path) -> None:
     assert torch.allclose(logits(plain(tmp_path / "out")), wanted, atol=1e-4)
     chat = [{"role": "user", "content": "Tell me about tides."}]
     words = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert words.apply_chat_template(chat, tokenize=False) == "<s><|user|>Tell me about tides.</s>"
+    assert words.apply_chat_template(chat, tokenize=False) == "<s><|user|> Tell me about tides.</s>"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "library_name: transformers" in card and "base_model" not in card  # the hub takes hub ids there, and no others
 

@@ -198,7 +198,7 @@ def test_similarity_is_the_cosine_of_the_embedder() -> None:
 
 
 def test_the_embedder_follows_who_wrote_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded one knows 24 topics: it measures texts by the embedded models alone. What is chosen by itself is not fetched."""
+    """The embedded one measures the texts of embedded models alone. What is chosen by itself is not fetched."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = load("metrics", ["source.path=[x]"]).embedder
     own, which = find_embedder(config, ["embedded:llama v2", "embedded:mixtral"])

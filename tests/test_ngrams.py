@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -49,6 +51,22 @@ def written(backend: LocalBackend, **changes: Any) -> Any:
     return backend.generate([GenerateRequest("k", MESSAGES, replace(method, **changes))])[0]
 
 
+@contextmanager
+def preferring(backend: LocalBackend, few: list[int]) -> Iterator[None]:
+    """While entered, the model says others than these tokens only where they are ruled out."""
+
+    def raised(head: Any, given: Any, logits: torch.Tensor) -> torch.Tensor:
+        more = torch.zeros_like(logits)
+        more[..., few] = 100
+        return logits + more
+
+    hook = backend.model.get_output_embeddings().register_forward_hook(raised)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def repeats(ids: Any, n: int) -> int:
     runs = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
     return len(runs) - len(set(runs))
@@ -94,14 +112,17 @@ def test_the_same_text_as_transformers_writes(method: str, n: int, engine: Local
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_run_comes_twice(method: str, engine: LocalBackend, plain: LocalBackend) -> None:
-    before = written(engine, method=method)
-    found = written(engine, method=method, no_repeat_ngram=2)
-    assert before.ids == written(engine, method=method).ids
-    assert repeats(before.ids, 2) > 0 or method in ("sampling", "contrastive")
-    own = [*found.prompt[-1:], *found.ids]
-    assert repeats(own, 2) == 0 and len(found.ids) == 28
-    if method in ("contrastive", "sampling"):
-        assert written(plain, method=method, no_repeat_ngram=2).ids == found.ids
+    """Whatever the model says: of 28 tokens that are 4 different ones, 27 runs of two are at most 4 * 4 = 16 different ones."""
+    few = list(dict.fromkeys(written(engine, method=method).ids))[:4]
+    with preferring(engine, few), preferring(plain, few):
+        before = written(engine, method=method)
+        found = written(engine, method=method, no_repeat_ngram=2)
+        assert before.ids == written(engine, method=method).ids
+        assert set(before.ids) <= set(few) and repeats(before.ids, 2) >= 27 - 16
+        own = [*found.prompt[-1:], *found.ids]
+        assert repeats(own, 2) == 0 and len(found.ids) == 28
+        if method in ("contrastive", "sampling"):
+            assert written(plain, method=method, no_repeat_ngram=2).ids == found.ids
 
 
 def test_rows_of_several_wishes_run_together(engine: LocalBackend) -> None:
@@ -116,13 +137,14 @@ def test_rows_of_several_wishes_run_together(engine: LocalBackend) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stop_strings_of_the_decoding(method: str, engine: LocalBackend) -> None:
-    """A piece in the middle of what is written anyway; of beams the search itself ends there."""
+    """A piece in the middle of what is written anyway; of beams the search itself ends there, or goes another way."""
     whole = written(engine, method=method)
     middle = len(whole.text) // 2
     stop = whole.text[middle : middle + 3]
     found = written(engine, method=method, stop=(stop,))
-    assert found.finish == "stop" and found.unshown == "stop" and stop not in found.text
+    assert stop not in found.text
     if method != "beam":
+        assert found.finish == "stop" and found.unshown == "stop"
         assert found.text == whole.text[: whole.text.index(stop)]
         return
     config = GenerationConfig(do_sample=False, num_beams=3, max_new_tokens=28, pad_token_id=0, stop_strings=[stop])

@@ -18,6 +18,7 @@ from expertchat.cli import main
 from expertchat.config import ConfigError
 from expertchat.events import Note, RunFinished
 from expertchat.folder import reader
+from expertchat.folder.embedded import KEY, models_id
 from expertchat.folder.reader import FILES, RunReader
 from expertchat.folder.summary import summarise
 from expertchat.records import Rating, Record
@@ -99,19 +100,35 @@ def _steady(value: Any) -> Any:
     return [_steady(one) for one in value] if isinstance(value, list) else round(value, 2) if isinstance(value, float) else value
 
 
+def as_of(line: bytes, now: dict[str, Any]) -> bytes:
+    """A line as an earlier version wrote it, with its keys alone, in the words of now."""
+    return json.dumps({key: now[key] for key in json.loads(line)}).encode() + b"\n"
+
+
 def test_a_run_from_before_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = copy("talked", tmp_path)
-    whole = contents(folder)
+    """Its embedded models are not those that are here: the old lines get what these say by its config, and the run their id."""
+    folder, fresh = copy("talked", tmp_path), tmp_path / "fresh"
+    words = ["converse", "--config", str(folder / "config.yaml"), "view=none"]
+    assert main([*words, f"run.dir={fresh}", "embedder.dtype=fp32"]) == 0, capsys.readouterr().err  # as a run of before goes on
+    whole, then = contents(fresh), contents(folder)
+    assert {key: set(line) for key, line in whole.items()} == {key: set(line) for key, line in then.items()}
+    (transcript,), provenance = RunReader(fresh).transcripts(), json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps(provenance | {KEY: models_id()}))
     (folder / "summary.json").unlink()
     lines = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
     said = next(i for i, line in enumerate(lines) if b'"turn_finished"' in line)
+    event = json.loads(lines[said])
+    turn = json.loads(as_of(json.dumps(event["turn"]).encode(), transcript.turns[0].model_dump(mode="json")))
+    lines[said] = as_of(lines[said], event | {"turn": turn})
     (folder / "events.jsonl").write_bytes(b"".join(lines[: said + 1]))  # after the first turn
     for name in ("transcripts", "ratings", "wim", "rewards"):
         (folder / f"{name}.jsonl").write_bytes(b"")
-    answers = (folder / "answers.jsonl").read_bytes().splitlines(keepends=True)
-    (folder / "answers.jsonl").write_bytes(b"".join(answers[:1]))
-    assert main(["converse", "--config", str(folder / "config.yaml"), f"run.dir={folder}", "view=none"]) == 0, capsys.readouterr().err
-    assert contents(folder) == whole
+    first = (folder / "answers.jsonl").read_bytes().splitlines()[0]
+    answers = {line["id"]: line for line in RunReader(fresh).lines("answers")}
+    (folder / "answers.jsonl").write_bytes(as_of(first, answers[json.loads(first)["id"]]))
+    assert main([*words, f"run.dir={folder}"]) == 0, capsys.readouterr().err
+    assert contents(folder) == whole and len(list(RunReader(folder).lines("answers"))) == len(answers)  # none asked twice
+    assert (folder / "events.jsonl").read_bytes().startswith(b"".join(lines[: said + 1]))  # it went on, and did not begin again
 
 
 # -- what kind of run it is ---------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def test_two_processes_are_one(tmp_path: Path, pairs: Path) -> None:
 
 
 BROKEN = [
-    (["train.max_tokens=16"], "all 18 rows are too long: no text fits into the 16 tokens"),
+    (["train.max_tokens=16", "source.path=[{long}]"], "all 18 rows are too long: no text fits into the 16 tokens"),
     (["train.learning_rate=1e30", "train.warmup=0", "train.schedule=constant"], "not finite"),
     (["model.path=embedded:llama"], "cannot be made a reward model .*set kind=decoder"),
     (["kind=decoder", "train.targets=[nope_proj]"], "no linear layers named nope_proj; there are"),
@@ -213,7 +213,9 @@ BROKEN = [
 
 @pytest.mark.parametrize(("overrides", "said"), BROKEN, ids=lambda value: str(value)[:30])
 def test_what_cannot_be_trained_is_told_in_one_message(tmp_path: Path, pairs: Path, overrides: list[str], said: str) -> None:
-    given = [one.format(source=pairs) for one in overrides]
+    said_more = [{**row, **{name: f"{row[name]} so they say" + " of them" * 6 for name in ("chosen", "rejected")}} for row in rows(24)]
+    long = table(tmp_path / "long.jsonl", said_more)  # each text has 3 + 2 x 6 = 15 words more than its 4 to 6: more than 16 tokens
+    given = [one.format(source=pairs, long=long) for one in overrides]
     with pytest.raises(ConfigError, match=said):
         train(tmp_path / "run", pairs, "train.batch=4", "train.micro_batch=4", *given)
 

@@ -22,8 +22,10 @@ from expertchat.cli import main
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.records import Demonstration, Reward, Transcript, Turn
+from expertchat.records.learning import Preference
 from expertchat.sources.demonstrations import read_demonstrations
 from expertchat.sources.teaching import BestConfig, DataConfig
+from expertchat.training import preferred
 from expertchat.training.encoded import Encoder, checked
 from expertchat.training.learner import one_learner
 from expertchat.training.merge_config import MergeConfig
@@ -122,8 +124,8 @@ def row(name: str, prompt: str, answer: str, **more: Any) -> Demonstration:
 def test_prompts_are_read_and_completions_trained_with_their_end() -> None:
     one = encoder()
     chat = one.encode(row("a", "What is ice?", "Water."))
-    assert one.tokenizer.decode(chat.prompt) == "<s><|user|>What is ice?</s><|assistant|>"
-    assert one.tokenizer.decode(chat.completion) == "Water.</s>" and chat.ended
+    assert one.tokenizer.decode(chat.prompt) == "<s><|user|> What is ice?</s><|assistant|>"
+    assert one.tokenizer.decode(chat.completion) == " Water.</s>" and chat.ended  # the template's space is of the answer
     plain = one.encode(row("b", "?", "Water.", rendered="### Ask:\nIce </s>\n\n### Answer:\n"))
     assert plain.prompt.count(one.tokenizer.eos_token_id) == 0  # text never ends anything
     assert one.tokenizer.decode(plain.completion) == "Water.</s>" and plain.ended
@@ -139,10 +141,25 @@ def test_rows_that_are_cut_or_too_long_or_say_nothing_are_told() -> None:
     with pytest.raises(ConfigError, match="all 2 rows are longer than 16 tokens"):
         checked(rows[1:], encoder(16), cut=False)
     with pytest.raises(ConfigError, match="the mask has not one trained token"):
-        checked([row("a", "b", "")], encoder(), cut=True)
+        checked([row("a", "b", "")], encoder(), cut=True)  # of which the template makes a space and the end
+    none = [row("empty", "b", ""), row("space", "b", " \n"), row("plain", "b", "", rendered="b\n")]
+    some = checked([row("said", "b", "c"), *none], encoder(), cut=True)
+    assert [one.row.id for one in some.rows] == ["said"]
+    assert some.warnings == ["3 of 4 rows (empty, space, plain) have no token of their answer after the template, and are left out"]
     endless = encoder()
     endless.end = None
     assert "may not learn to stop" in checked([row("a", "b", "c", rendered="b ")], endless, cut=True).warnings[0]
+
+
+def test_pairs_of_which_a_reply_says_nothing_are_left_out() -> None:
+    asked = [{"role": "user", "content": "b"}]
+    rows = [Preference(id=name, prompt=asked, chosen="c", rejected=text) for name, text in (("said", "d"), ("empty", ""), ("same", "c"))]
+    found = preferred.checked([*rows, Preference(id="cut", prompt=asked, chosen="c", rejected=" ", cut=["rejected"])], encoder())
+    assert [one.row.id for one in found.rows] == ["said"]
+    assert found.warnings == [
+        "2 of 4 rows (empty, cut) have a reply of which the template leaves nothing: left out",
+        "1 of 4 rows (same) have two replies of the same tokens: left out",
+    ]
 
 
 # -- a run ----------------------------------------------------------------------------------------------------------------

@@ -321,6 +321,9 @@ def test_a_config_of_an_earlier_version_is_no_other_config(command: str, words: 
     whoever changes a default says in AS_BEGUN what such a run goes on with."""
     before = yaml.safe_load((Path(__file__).parent / "earlier" / f"{command}.yaml").read_text("utf-8"))
     now = load(command, words).model_dump(mode="json")
+    if "topics" in before:  # the embedded world had 24 topics then: such a run is told that its list is another one
+        assert len(differences(before["topics"], now["topics"])) == 1
+        now["topics"]["list"] = before["topics"]["list"]
     assert differences_from_begun(before, now) == []
     risen = ["evaluation.topics: was 6, is 20"] if "evaluation" in now else []  # side by side such runs are not the same
     assert (differences(before, now), len(differences(now, before))) == (risen, len(risen))

@@ -28,9 +28,9 @@ TINY = World(
 def test_every_fact_is_well_formed():
     world = load()
     clauses = [c for facts in world.topics.values() for f in facts for c in f.clauses]
-    assert len(world.topics) >= 24
+    assert len(world.topics) >= 60
     assert all(len(facts) == 14 for facts in world.topics.values())
-    assert len({c.lower() for c in clauses}) == len(clauses) == 24 * 14 * 3
+    assert len({c.lower() for c in clauses}) == len(clauses) == 60 * 14 * 3
     for clause in clauses:
         assert clause.isascii() and not re.search(r"[.?!;:,()\[\]\"|]", clause), clause
         assert 5 <= len(clause.split()) <= 12, clause
@@ -134,7 +134,7 @@ def test_the_weights_fit_the_facts_and_the_wordings():
 
 def test_the_weights_are_small_and_safe():
     files = [p for p in MODELS.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) < 12_000_000
+    assert sum(p.stat().st_size for p in files) < 20_000_000
     assert not [p for p in files if p.suffix in (".bin", ".pt", ".pkl", ".py")]
     assert {p.parent.name for p in files if p.name == "model.safetensors"} == {"llama", "mixtral", "embedder"}
 
@@ -142,7 +142,7 @@ def test_the_weights_are_small_and_safe():
 def test_topics_come_in_three_parts_that_share_none():
     world = load()
     parts = [world.part(part) for part in PARTS]
-    assert all(parts) and sum(map(len, parts)) == len(world.topics)
+    assert [len(part) for part in parts] == [30, 10, 20]
     assert [topic for part in parts for topic in part] == list(world.topics)
     with pytest.raises(ValueError, match="choose: topics of another part: tea"):
         World("# tea\na | b | c | d\n", "# tea\na | b | c | d\n")

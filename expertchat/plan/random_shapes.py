@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 from expertchat.backends.layouts import experts_of
 
-TOKENIZER_WORDS = 4096  # the vocabulary of the embedded tokenizer, which speaks for every random model
+TOKENIZER_WORDS = 4921  # the vocabulary of the embedded tokenizer, which speaks for every random model
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ NAMED: dict[str, dict[str, Shape]] = {
     },
 }
 KEYS = tuple(field.name for field in fields(Shape) if field.name != "kind")
-EXAMPLE = "random:llama:hidden=512,layers=8,heads=8,kv_heads=4,ffn=1408,vocab=4096"
+EXAMPLE = "random:llama:hidden=512,layers=8,heads=8,kv_heads=4,ffn=1408,vocab=4921"
 
 
 def parse_random(spec: str) -> Shape | None:

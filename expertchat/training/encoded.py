@@ -65,6 +65,10 @@ class Encoder:
         """The tokens that end a reply."""
         return {one for one in (self.tokenizer.eos_token_id, self.renderer.end_token()) if one is not None}
 
+    def says(self, completion: Sequence[int]) -> bool:
+        """Whether a completion has a token besides those that end it and the space that a template sets before any answer."""
+        return any(token not in self.ends and self.tokenizer.decode([token]).strip() for token in completion)
+
     def _plain(self, prompt: str, reply: str) -> tuple[list[int], list[int]]:
         """A text and what follows it, as they stand, with the token that ends a text. No text becomes a special token."""
         before, after = self.renderer.plain(prompt), self.renderer.plain(reply)
@@ -92,7 +96,7 @@ def checked(rows: Sequence[Demonstration], encoder: Encoder, cut: bool) -> Check
     found, dropped, cuts, open_ends = Checked(), list[str](), list[str](), list[str]()
     for row in rows:
         one = encoder.encode(row)
-        if not _says(encoder, one):
+        if not encoder.says(one.completion):
             dropped.append(row.id)
             continue
         if one.tokens > encoder.most:
@@ -119,11 +123,6 @@ def checked(rows: Sequence[Demonstration], encoder: Encoder, cut: bool) -> Check
             + ("; its tokenizer and its template have none" if not encoder.ends else "")
         )
     return found
-
-
-def _says(encoder: Encoder, one: Encoded) -> bool:
-    """Whether a row has a trained token besides the one that ends it."""
-    return len(one.completion) > int(one.ended)
 
 
 def _refuse(rows: Sequence[Demonstration], found: Checked, dropped: Sequence[str], encoder: Encoder) -> None:

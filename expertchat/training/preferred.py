@@ -89,9 +89,8 @@ def checked(rows: Sequence[Preference], encoder: Encoder) -> Found:
 
 
 def _why_not(one: Preferred, encoder: Encoder) -> str | None:
-    for reply in one.replies.values():
-        if not reply or (len(reply) == 1 and reply[0] in encoder.ends):
-            return "dropped"
+    if not all(map(encoder.says, one.replies.values())):
+        return "dropped"
     if len(one.replies) == 2 and one.replies["chosen"] == one.replies["rejected"]:
         return "same"
     return "long" if one.tokens > encoder.most else None

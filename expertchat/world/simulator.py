@@ -30,7 +30,11 @@ QUESTIONS = (
 )
 FACTS_A_TURN = ((1, 2, 3, 4, 5, 6), (0.52, 0.28, 0.11, 0.05, 0.03, 0.01))
 KNOWN_LINE = "Known:"
+OPEN_LINE = "Open:"  # the last line of an analysis, which a WIM answer is written from
 LONGEST = 36  # sentences of a dialogue to judge; a judge of this family reads up to 48
+LONG, LONG_SHARE = 18, 0.25  # so many of the judgements are of at least so many sentences: the reading of those is learnt last
+MIXTURE = (0.48, 0.29, 0.18, 0.02, 0.03)  # talk, judgements, labels, topics, the unknown: with less talk, sixty topics are not learnt
+MIXTURE_BEFORE = (0.35, 0.40, 0.20, 0.02, 0.03)  # while judgements still grow longer
 NAMED_MISSING = 4  # a WIM response names at most so many facts
 # fmt: off
 ELSEWHERE = (
@@ -197,11 +201,12 @@ class Simulator:
         keep = max(i for i, t in enumerate(d.turns[-2:]) if t.speaker == expert) + max(0, len(d.turns) - 2) + 1
         return list(self.experts[expert].view(History(d.topic, d.turns[:keep])))
 
-    def judged(self, rng: random.Random, limit: int = 99) -> tuple[Judgement, list[Truth]]:
-        """A dialogue of at most `limit` turns to judge, as a whole or one turn of it, and the truth of the turns shown."""
+    def judged(self, rng: random.Random, limit: int = 99, least: int = 0) -> tuple[Judgement, list[Truth]]:
+        """A dialogue of at most `limit` turns and of `least` sentences to judge, as a whole or one turn of it, and the truth of the
+        turns shown."""
         while True:
             d = self.dialogue(rng, turns=min(rng.randint(1, 7), limit), noise=rng.choice((0, 0.6, 1)), limit=limit)
-            if sum(len(t.labels) for t in d.truths) <= LONGEST:
+            if least <= sum(len(t.labels) for t in d.truths) <= LONGEST:
                 break
         turn = rng.randrange(len(d.turns)) if rng.random() < 0.4 else None
         subject = d.turns[turn].speaker if turn is not None else d.turns[rng.randrange(2)].speaker
@@ -209,7 +214,9 @@ class Simulator:
         return judgement, list(d.truths[: len(judgement.shown())])
 
     def points(self, judgement: Judgement, truths: Sequence[Truth], expert: Speaker) -> str:
-        """The judge's analysis: a label for every numbered sentence, then for each fact that it knows whether somebody said it."""
+        """The judge's analysis: a label for every numbered sentence, then for each fact that it knows whether somebody said it, then
+        the list of those that nobody has: what is missing stands where the WIM answer begins to be read off.
+        """
         parts, n = [self.prompts.analysis_prefix], 0
         for i, truth in enumerate(truths):
             for label in truth.labels:
@@ -218,7 +225,8 @@ class Simulator:
                 parts.append(self.name(label, judgement.topic))
         facts, missing = self.world.topics[judgement.topic], self.world.missing(truths, judgement.topic, expert)
         known = [f"{facts[i].aspect} {'open' if i in missing else 'said'}" for i in sorted(self.world.known(expert, judgement.topic))]
-        return f"{' '.join(parts)}\n{KNOWN_LINE} {', '.join(known)}."
+        still_open = ", ".join(facts[i].aspect for i in missing) or "nothing"
+        return f"{' '.join(parts)}\n{KNOWN_LINE} {', '.join(known)}.\n{OPEN_LINE} {still_open}."
 
     def name(self, label: Label, topic: str) -> str:
         """A label as the judge writes it."""
@@ -242,7 +250,7 @@ class Simulator:
 
     def judge_sample(self, rng: random.Random, expert: Speaker, limit: int = 99) -> list[Message]:
         """A judgement: analysis, ratings in any order and number, then the WIM question and its answer."""
-        judgement, truths = self.judged(rng, limit=limit)
+        judgement, truths = self.judged(rng, limit, least=LONG if limit > 8 and rng.random() < LONG_SHARE else 0)
         deserved = self.deserved(judgement, truths)
         shown = list(CATEGORIES) if rng.random() < 0.4 else rng.sample(CATEGORIES, rng.randint(1, len(CATEGORIES)))
         analysis = self.points(judgement, truths, expert) if rng.random() > 0.03 else ""
@@ -292,7 +300,7 @@ class Simulator:
         if progress < 0.08:
             return self.label_sample(rng, expert, longest=2)
         limit = 99 if progress > 0.4 else 1 + int((progress - 0.08) * 22)
-        kind = rng.choices(range(5), (0.28, 0.42, 0.25, 0.02, 0.03) if progress > 0.4 else (0.25, 0.50, 0.20, 0.02, 0.03))[0]
+        kind = rng.choices(range(5), MIXTURE if progress > 0.4 else MIXTURE_BEFORE)[0]
         if kind == 1:
             return self.judge_sample(rng, expert, limit)
         return (self.talk_sample, self.judge_sample, self.label_sample, self.topic_sample, self.unknown_sample)[kind](rng, expert)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import random
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expertchat.records import Speaker
-from expertchat.world.corpus import Encoder, batches
+from expertchat.world.corpus import Batches, Encoder, Micro, Step
+from expertchat.world.hints import dense_experts, labels_at_markers, look_at_markers, trunk
 from expertchat.world.simulator import Simulator
+from expertchat.world.team import Team
 
 if TYPE_CHECKING:
     import torch
@@ -22,14 +24,14 @@ if TYPE_CHECKING:
 class Shape:
     """The size of a tiny expert. `experts` = 0 makes a Llama, else a Mixtral that uses the best 2 of them."""
 
-    hidden: int = 128
+    hidden: int = 160
     layers: int = 4
     heads: int = 4
-    ffn: int = 384
+    ffn: int = 480
     experts: int = 0
 
 
-SHAPES: dict[str, Shape] = {"llama": Shape(), "mixtral": Shape(ffn=192, experts=4)}
+SHAPES: dict[str, Shape] = {"llama": Shape(), "mixtral": Shape(ffn=240, experts=4)}
 SEATS: dict[str, Speaker] = {"llama": "a", "mixtral": "b"}
 MUON_RATE, ADAM_RATE, WARM_UP, DECAY_FROM = 0.02, 3e-3, 40, 0.25
 
@@ -117,69 +119,148 @@ class Optimizer:
             optimizer.step()
 
 
+@dataclass(frozen=True)
+class Course:
+    """What one training is made of. `seats`: whose part is learnt; `init`: a trained folder to go on from, on the full mixture
+    (a Mixtral can begin as a Llama); `peak`: the highest rate, of the base rates; `hints`: of each hint's mean loss, beside that of the
+    tokens; `state_every`: steps between two states on the disk.
+    """
+
+    million_tokens: float  # padding counted, over all processes
+    seats: tuple[Speaker, ...] = ("a", "b")
+    init: Path | None = None
+    peak: float = 1.0
+    hints: float = 0.5
+    seed: int = 0
+    samples: int = 24
+    parts: int = 3
+    compiled: bool = False  # a minute at the beginning; then 1.6 times as fast
+    state_every: int = 250
+
+
+@dataclass
+class Progress:
+    """How far a training is; written with its state."""
+
+    step: int = 0
+    tokens: float = 0
+    seconds: float = 0
+    losses: list[float] = field(default_factory=list)  # of the last 50 steps
+
+    def rate(self, course: Course) -> float:
+        """The factor of the base rates in the next step: up, level, and down to a fiftieth."""
+        left = (1 - self.done(course)) / (1 - DECAY_FROM)
+        return course.peak * min(1, (self.step + 1) / WARM_UP) * max(0.02, min(1, left))
+
+    def done(self, course: Course) -> float:
+        return self.tokens / 1e6 / course.million_tokens
+
+
 def train_expert(
     simulator: Simulator,
     tokenizer: PreTrainedTokenizerFast,
     name: str,
     out: Path,
-    million_tokens: float,
-    seed: int = 0,
-    samples: int = 24,
-    parts: int = 3,
+    course: Course,
     report: Callable[[str], None] = lambda line: None,
-    init: Path | None = None,
-    peak: float = 1.0,
+    team: Team | None = None,
 ) -> None:
-    """Train the expert `name` on `million_tokens` tokens (padding counted) and save it to `out` in bf16.
+    """Train the expert `name` and save it to `out` in bf16. What was trained before in this place, and stopped, goes on.
 
-    With `init`, a trained folder, training goes on from there (a Mixtral can begin as a Llama) on the full mixture.
+    All processes of a team call it alike; the first writes and reports.
     """
     import torch
-    import torch.nn.functional as F
+
+    team = team or Team()
+    torch.manual_seed(course.seed)
+    model = _begin(name, len(tokenizer), course.init)
+    optimizer, now = Optimizer(model), Progress()
+    state = out.with_name(f"{out.name}.state")
+    if state.exists():
+        now = _restore(state, model, optimizer)
+    encoder = Encoder(tokenizer, simulator.prompts.analysis_prefix)
+    batches = Batches(
+        simulator, encoder, course.seats, f"{course.seed} {out.name} {course.million_tokens}", course.samples, course.parts, team
+    )
+    report(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters" + (f", from step {now.step}" if now.step else ""))
+    passes = torch.compile(trunk, dynamic=True) if course.compiled else trunk
+    parameters, began = list(model.parameters()), time.monotonic() - now.seconds
+    while now.done(course) < 1:
+        step = batches.step(now.step, 1.0 if course.init else now.done(course))
+        loss, tokens = 0.0, 0.0
+        for micro in step.micro:
+            loss += _backward(model, passes, micro, step, course.hints)
+            tokens += micro.ids.numel()
+        loss, tokens = team.add(parameters, loss, tokens)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step(now.rate(course))
+        model.zero_grad(set_to_none=True)
+        now.step, now.tokens, now.losses = now.step + 1, now.tokens + tokens, [*now.losses[-49:], loss]
+        now.seconds = time.monotonic() - began
+        if now.step % 50 == 0 and team.leads:
+            so_far = f"{now.tokens / 1e6:.2f} of {course.million_tokens:g} Mtok"
+            report(f"{name}: step {now.step}, {so_far}, loss {sum(now.losses) / len(now.losses):.4f}, {now.seconds:.0f} s")
+        if now.step % course.state_every == 0 and team.leads:
+            _keep(state, model, optimizer, now)
+    if team.leads:
+        new = out.with_name(f"{out.name}.new")
+        save(model, tokenizer, new)
+        shutil.rmtree(out, ignore_errors=True)
+        new.replace(out)  # a folder of this name is a whole one
+        state.unlink(missing_ok=True)
+
+
+def _begin(name: str, vocabulary: int, init: Path | None) -> Any:
+    import torch
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(seed)
-    model: Any = make_model(SHAPES[name], len(tokenizer))
+    model: Any = make_model(SHAPES[name], vocabulary)
     if init is not None:
         begun = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32)
         if begun.config.model_type == model.config.model_type:
             model = begun
         else:
             upcycle(model, init)
-    optimizer = Optimizer(model)
-    progress = [0.0 if init is None else 1.0]
-    encoder = Encoder(tokenizer, simulator.prompts.analysis_prefix)
-    stream = batches(simulator, encoder, SEATS[name], random.Random(f"{seed} {name} {init}"), progress, samples, parts)
-    report(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters")
-    tokens, step, losses, began = 0, 0, list[float](), time.monotonic()
-    model.train()
-    while (done := tokens / 1e6 / million_tokens) < 1:
-        if init is None:
-            progress[0] = done
-        rate = peak * min(1, (step + 1) / WARM_UP) * max(0.02, min(1, (1 - done) / (1 - DECAY_FROM)))
-        micro = next(stream)
-        total = sum(weights.sum() for _, weights in micro)
-        loss_sum = 0.0
-        for ids_B_T, weights_B_T in micro:
-            weights = weights_B_T[:, 1:]
-            counted = weights > 0
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                hidden = model.model(input_ids=ids_B_T, use_cache=False).last_hidden_state[:, :-1]
-                logits = model.lm_head(hidden[counted])
-            loss = (F.cross_entropy(logits.float(), ids_B_T[:, 1:][counted], reduction="none") * weights[counted]).sum() / total
-            loss.backward()
-            loss_sum += loss.item()
-            tokens += ids_B_T.numel()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step(rate)
-        model.zero_grad(set_to_none=True)
-        step += 1
-        losses.append(loss_sum)
-        if step % 50 == 0:
-            seconds = time.monotonic() - began
-            so_far = f"{tokens / 1e6:.2f} of {million_tokens:g} Mtok"
-            report(f"{name}: step {step}, {so_far}, loss {sum(losses[-50:]) / 50:.4f}, {seconds:.0f} s")
-    save(model, tokenizer, out)
+    for module in model.modules():
+        if type(module).__name__ == "MixtralExperts":
+            module.forward = dense_experts.__get__(module)
+    return model.train()
+
+
+def _backward(model: Any, passes: Callable[..., tuple[torch.Tensor, torch.Tensor]], micro: Micro, step: Step, share: float) -> float:
+    """Add one micro-batch's gradients; the loss of its tokens, without the hints."""
+    import torch
+    import torch.nn.functional as F
+
+    weights = micro.weights[:, 1:]
+    counted = weights > 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before, last = passes(model, micro.ids)
+        logits = model.lm_head(last[:, :-1][counted])
+        hints = [hint(model, before, micro) for hint in (labels_at_markers, look_at_markers)] if len(micro.marks) else []
+    each = F.cross_entropy(logits.float(), micro.ids[:, 1:][counted], reduction="none")
+    loss = (each * weights[counted]).sum() / step.weight
+    (loss + share * sum(hints) / max(1, step.marks)).backward()
+    return loss.item()
+
+
+def _keep(file: Path, model: PreTrainedModel, optimizer: Optimizer, now: Progress) -> None:
+    """The state on the disk, whole or not at all. In fp32: what goes on from it is what would have gone on."""
+    import torch
+
+    new = file.with_name(file.name + ".new")
+    torch.save({"model": model.state_dict(), "optimizer": [part.state_dict() for part, _ in optimizer.parts], "now": vars(now)}, new)
+    new.replace(file)
+
+
+def _restore(file: Path, model: PreTrainedModel, optimizer: Optimizer) -> Progress:
+    import torch
+
+    state = torch.load(file, weights_only=True)
+    model.load_state_dict(state["model"])
+    for (part, _), kept in zip(optimizer.parts, state["optimizer"], strict=True):
+        part.load_state_dict(kept)
+    return Progress(**state["now"])
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
