@@ -290,7 +290,9 @@ def test_what_has_no_answer_is_told_and_counts(spoken: Any, monkeypatch: pytest.
     for words in (["history=false"], []):
         code, out, err = lines(spoken, monkeypatch, [BEES, "bees " * holds], *words)
         assert code == 1 and out[0] and out[1] == "" and "line 2: the prompt takes" in err[-2] and "1 of 2 lines have no answer" in err[-1]
-    assert lines(spoken, monkeypatch, [])[0] == 1
+        assert lines(spoken, monkeypatch, [BEES, "bees " * holds], "silence=counts", *words)[0] == 0
+        assert lines(spoken, monkeypatch, ["bees " * holds], "silence=counts", *words)[0] == 1  # nobody has said anything
+    assert lines(spoken, monkeypatch, [], "silence=counts")[0] == 1
 
 
 def test_a_run_is_asked_as_its_rows_were_worded(trained: Path, spoken: Any, tmp_path: Path) -> None:

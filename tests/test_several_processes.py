@@ -13,8 +13,8 @@ from tests.alike import records, same
 from tests.workers.forked import run
 
 FAST = [
-    "view=none", "conversation.count=8", "conversation.turns=2", "candidates.count=2", "candidates.opening=true", "pairs.min_margin=0.001",
-    "train.batch=8", "train.micro_batch=8", "evaluation.every=0", "evaluation.histories=2", "evaluation.final=2",
+    "view=none", "run.seed=1", "conversation.count=8", "conversation.turns=2", "candidates.count=2", "candidates.opening=true",
+    "pairs.min_margin=0.001", "train.batch=8", "train.micro_batch=8", "evaluation.every=0", "evaluation.histories=2", "evaluation.final=2",
     "experts.a.decoding.reply.max_new_tokens=32", "experts.b.decoding.reply.max_new_tokens=32",
 ]  # fmt: skip
 SHORT = (

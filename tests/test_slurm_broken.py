@@ -114,7 +114,8 @@ def test_a_lost_node_a_killed_batch_step_and_scancel(slurm: Cluster, tmp_path: P
 def test_two_processes_in_one_job(slurm: Cluster, here: str, tmp_path: Path) -> None:
     folder = tmp_path / "ddp"
     talked = ("rounds=1", "conversation.count=4", "conversation.turns=3", "candidates.count=2", "judging.analysis=false")
-    small = (*talked, "evaluation.every=0", "evaluation.histories=4", "evaluation.final=4", "train.batch=4", "train.micro_batch=1")
+    all_pairs = ("pairs.min_margin=0", "train.batch=4", "train.micro_batch=1")  # both processes have some
+    small = (*talked, *all_pairs, "evaluation.every=0", "evaluation.histories=4", "evaluation.final=4")
     arguments = ("online_dpo", "+experiment=embedded", *small)
     two = ("train.sharding=ddp", "cluster.processes=2", "cluster.cpus=2", "cluster.memory=6G", "cluster.gpus=2")
     job = submit(slurm, folder, *arguments, here, *two)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -22,13 +22,14 @@ class TablePrompts(Group):
 class TalkConfig(Group):
     """A model that is talked to, or whose answers to `prompts` are written down. `template`: how a prompt is worded (chat: by
     the model's own chat template; auto: as the rows were that a run has trained it on); `history`: whether it is shown what was said
-    before."""
+    before; `silence`: whether no answer to some prompts fails, or is an answer that counts."""
 
     model: ModelConfig | None = None
     system: Text | None = None
     template: Annotated[Text, Field(min_length=1)] = "auto"
     history: bool = True
     json_lines: bool = False
+    silence: Literal["fails", "counts"] = "fails"
     prompts: TablePrompts = Field(default_factory=TablePrompts)
     models_dir: Text | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|balanced)$")] | None = None

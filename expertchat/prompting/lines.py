@@ -16,13 +16,14 @@ TOGETHER = 64  # lines that are read before they are answered, where each stands
 
 
 def run_lines(config: TalkConfig, lines: Iterable[str], write: Callable[[str], None], say: Callable[[str], None]) -> int:
-    """Answer every line; `write` is given one line for each. Returns 0; 1 where a line has no answer, or there was none at all.
+    """Answer every line; `write` is given one line for each. Returns 0; 1 where a line has no answer (see
+    `config.silence`), or there was no line.
 
     `say` hears everything else. Raises ConfigError where the model cannot be loaded.
     """
     talk = Talk(config, say)
     talk.spoken.start()
-    asked = unanswered = 0
+    asked = said = unanswered = 0
     batches = _batches(lines, config.engine.max_batch or TOGETHER) if not talk.remembers else ([line] for line in lines)
     for batch in batches:
         prompts = [clean(line).strip() for line in batch]
@@ -30,12 +31,13 @@ def run_lines(config: TalkConfig, lines: Iterable[str], write: Callable[[str], N
             write(_line(found, talk) if config.json_lines else "" if found is None else one_line(found.text))
             unanswered += bool(prompts[at]) and (found is None or not found.text)
         asked += len(prompts)
+        said += sum(map(bool, prompts))
     if not asked:
         say("no prompt came on standard input; write one a line, or call it in a terminal")
         return 1
     if unanswered:
         say(f"{unanswered} of {asked} lines have no answer")
-    return 1 if unanswered else 0
+    return 1 if unanswered and (unanswered == said or config.silence == "fails") else 0
 
 
 def _batches(lines: Iterable[str], count: int) -> Iterator[list[str]]:

@@ -56,7 +56,7 @@ def run_table(config: TalkConfig, say: Callable[[str], None]) -> int:
         say(f"{len(out.there)} of {len(wanted)} prompts are answered")
     if silent:
         say(f"{silent} of {len(wanted)} prompts have an empty answer")
-    return 1 if silent else 0
+    return 1 if silent and (silent == len(wanted) or config.silence == "fails") else 0
 
 
 def _name(at: int, draw: int) -> str:
