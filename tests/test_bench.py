@@ -25,6 +25,7 @@ from expertchat.config import ConfigError
 from expertchat.plan import random_shapes as shapes
 from expertchat.plan.random_shapes import KEYS, NAMED, TOKENIZER_WORDS, Shape, parse_random
 from expertchat.views.bench import BenchView
+from expertchat.world.recipe import MODELS
 from tests import tiny
 
 TINY = "random:llama:hidden=32,layers=2,heads=4,kv_heads=2,ffn=48"
@@ -147,6 +148,11 @@ def test_the_table_shows_median_and_extremes() -> None:
         ["fast", "5.00", "(4.00-6.00)", "0.21", "(0.17-0.25)", "15", "(10-20)", "7.5"],
     ]
     assert "a note [sic] :bee:" in stream.getvalue() and max(map(len, lines)) <= 100
+
+
+def test_random_models_have_a_row_for_every_token_of_the_embedded_tokenizer() -> None:
+    for name in ("llama", "mixtral"):
+        assert json.loads((MODELS / name / "config.json").read_text())["vocab_size"] == TOKENIZER_WORDS
 
 
 def test_floor_of_a_step_by_hand(kit: Kit) -> None:

@@ -83,6 +83,24 @@ def test_a_build_goes_on_with_what_it_lacks(tmp_path: Path, trained: None):
     assert (tmp_path / "card.json").exists()
 
 
+@pytest.mark.parametrize("left", ["", '{"settings"', "[]"])
+def test_a_damaged_list_of_what_is_done_begins_anew(left: str, tmp_path: Path, trained: None):
+    (tmp_path / "build.json").write_text(left)
+    recipe.build(_config(tmp_path), print)
+    assert set(FIRST) < set(_asked(tmp_path)) and not (tmp_path / "build.json").exists()
+
+
+def test_another_recipe_goes_on_with_nothing(tmp_path: Path, trained: None, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "stop mixtral").touch()
+    with pytest.raises(KeyboardInterrupt):
+        recipe.build(_config(tmp_path), print)
+    (tmp_path / "stop mixtral").unlink()
+    _asked(tmp_path)
+    monkeypatch.setattr(recipe, "COURSES", (*recipe.COURSES[:-1], ("", 7 / 81, 0.3, 0.05)))
+    recipe.build(_config(tmp_path), print)
+    assert set(FIRST) < set(_asked(tmp_path))
+
+
 def test_another_build_begins_anew_and_takes_no_state_of_it(tmp_path: Path, trained: None):
     (tmp_path / "stop mixtral").touch()
     with pytest.raises(KeyboardInterrupt):

@@ -137,8 +137,8 @@ class Encoder:
         if not labels_end:
             return [REPLY_WEIGHT] * (len(offsets) + 1)
         text = f" {message.content}"
-        after = lambda start, end: RATING_WEIGHT if text[start:end].strip().isdigit() else 1.0  # noqa: E731 - shorter than a function
-        return [LABEL_WEIGHT if start < labels_end else after(start, end) for start, end in offsets] + [1.0]
+        ratings = [RATING_WEIGHT if text[start:end].strip().isdigit() else 1.0 for start, end in offsets]
+        return [LABEL_WEIGHT if start < labels_end else after for (start, _), after in zip(offsets, ratings, strict=True)] + [1.0]
 
 
 class Batches:

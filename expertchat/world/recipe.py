@@ -13,6 +13,8 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from expertchat.folder.jsonl import read_json
+from expertchat.folder.writing import replace as replace_file
 from expertchat.text.wordings import Prompts
 from expertchat.world.config import WorldConfig
 from expertchat.world.facts import load, sources
@@ -83,10 +85,11 @@ class _Done:
 
     def __init__(self, file: Path, config: WorldConfig) -> None:
         self.file = file
-        self.settings = {"seed": config.seed, "million_tokens": config.million_tokens, "sources": source_hash(config.prompts)}
+        sources, courses = source_hash(config.prompts), [list(course) for course in COURSES]
+        self.settings = {"seed": config.seed, "million_tokens": config.million_tokens, "sources": sources, "courses": courses}
         self.done: list[str] = []
         self.seconds = 0.0
-        kept = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        kept = read_json(file) or {}
         if kept.get("settings") == self.settings:
             self.done, self.seconds = kept["done"], kept["seconds"]
         else:
@@ -98,7 +101,7 @@ class _Done:
     def add(self, name: str, seconds: float) -> None:
         self.done.append(name)
         self.seconds = seconds
-        self.file.write_text(json.dumps({"settings": self.settings, "done": self.done, "seconds": round(seconds)}), encoding="utf-8")
+        replace_file(self.file, json.dumps({"settings": self.settings, "done": self.done, "seconds": round(seconds)}), sync=True)
 
     def clear(self) -> None:
         """Remove what stands between the courses."""
@@ -129,7 +132,7 @@ def write_card(config: WorldConfig, out: Path, seconds: int) -> None:
         "bytes": sizes,
         "weights": models_id(out),
     }
-    (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    replace_file(out / "card.json", json.dumps(card, indent=1) + "\n")
 
 
 def _simulator(config: WorldConfig) -> Simulator:
