@@ -17,6 +17,7 @@ from expertchat.config import ConfigError, conf_dir
 from expertchat.evaluation.comparing import ratings_alone
 from expertchat.evaluation.evaluator import check
 from expertchat.evaluation.figures import RATINGS_APART, Comparison, figures, like_length, outcome, win_figures
+from expertchat.evaluation.truth import Tally
 from expertchat.events import Note
 from expertchat.experts.registry import make_expert
 from expertchat.records import Metrics, Topic, Turn, Verdict
@@ -60,6 +61,7 @@ def test_truth_by_hand(tmp_path: Path) -> None:
         "truth_policy": (2 + 1 - 2) / 3, "truth_base": 1.0, "truth_difference": 1 / 3 - 1,
         "accuracy_policy": 3 / 5,  # 2 + 1 of 2 + 1 + 2 claims
         "accuracy_base": 1.0, "accuracy_difference": -0.4,
+        "repeat_rate_policy": 0.0, "repeat_rate_base": 0.0, "repeat_rate_difference": 0.0, "ties_length_matched": 0,
     }  # fmt: skip
     bounds = {key: value for key, value in metrics.figures.items() if key.endswith(("_low", "_high", "_least"))}
     assert metrics.figures == pytest.approx(expected | bounds)
@@ -166,6 +168,19 @@ def test_replies_of_like_length() -> None:
     found = figures([compared(1.0, 10), compared(0.0, 12), compared(1.0, 13), compared(None, 10)], "truth", 0)
     assert (found["n_length_matched"], found["win_rate_length_matched"], found["win_rate"]) == (2, 0.5, 2 / 3)
     assert "distinct_ratio" not in found and "flips" not in found  # no truth and no verdicts here
+
+
+def test_longer_replies_repeat_more_though_no_more_of_what_they_claim() -> None:
+    """2 repeats of 8 claims beside 1 of 4 is one repeat a reply more, and as large a share; 2 of 4 would be a larger one."""
+
+    def told(repeats: int, claims: int) -> dict[str, Any]:
+        policy = Tally(distinct=claims - repeats, repeats=repeats, wrong=0, claims=claims)
+        one = compared(1.0).model_copy(update={"policy": policy, "base": Tally(distinct=3, repeats=1, wrong=0, claims=4)})
+        return figures([one, one], "truth", 0)
+
+    longer, worse = told(2, 8), told(2, 4)
+    assert longer["repeats_difference"] == worse["repeats_difference"] == 1.0  # a reply
+    assert (longer["repeat_rate_policy"], longer["repeat_rate_difference"], worse["repeat_rate_difference"]) == (0.25, 0.0, 0.25)
 
 
 def test_position_bias_is_counted() -> None:

@@ -73,6 +73,7 @@ def figures(compared: Sequence[Comparison], judge: str, seed: int) -> dict[str, 
         "win_rate_length_matched_low": alike["win_rate_low"],
         "win_rate_length_matched_high": alike["win_rate_high"],
         "n_length_matched": alike["n"],
+        "ties_length_matched": alike["ties"],
         **_rated(compared),
         **_verdicts([v for c in compared for v in c.verdicts], [c for c in compared if c.verdicts]),
         **_truth(compared, seed),
@@ -176,24 +177,31 @@ def _of(counts: str, name: str) -> Of:
     return of
 
 
+OF_CLAIMS: dict[str, Callable[[Tally], int]] = {"accuracy": lambda t: t.claims - t.wrong, "repeat_rate": lambda t: t.repeats}
+
+
 def _truth(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
-    """Facts, repeats and wrong sentences a reply; accuracy over all claims; the ratio of distinct facts; what decides, the score."""
+    """Facts, repeats and wrong sentences a reply; accuracy and repeats over all claims; the ratio of distinct facts; what decides, the score.
+
+    A longer reply has more repeats, so those of all claims tell whether the policy repeats more or only says more.
+    """
     both = [(c.policy, c.base, c.group) for c in compared if c.policy is not None and c.base is not None]
     if not both:
         return {}
     topics = [topic for _, _, topic in both]
     ratio = ratio_of([p.distinct for p, _, _ in both], [b.distinct for _, b, _ in both], topics, seed=seed)
-    claims = [[p.claims - p.wrong, p.claims, b.claims - b.wrong, b.claims] for p, b, _ in both]
     found: dict[str, Figure] = bounded("distinct_ratio", ratio)
     for name, field in (("repeats", "repeats"), ("wrong", "wrong"), ("truth", "score")):
         found |= _apart(name, compared, seed, _of("policy", field), _of("base", field))
     for who, tallies in (("policy", [p for p, _, _ in both]), ("base", [b for _, b, _ in both])):
+        found[f"distinct_{who}"] = fmean(t.distinct for t in tallies)
         said = sum(t.claims for t in tallies)
-        found |= {
-            f"distinct_{who}": fmean(t.distinct for t in tallies),
-            f"accuracy_{who}": (said - sum(t.wrong for t in tallies)) / said if said else None,
-        }
-    return found | bounded("accuracy_difference", estimate(claims, topics, _shares_apart, seed=seed))
+        for name, part in OF_CLAIMS.items():
+            found[f"{name}_{who}"] = sum(part(t) for t in tallies) / said if said else None
+    for name, part in OF_CLAIMS.items():
+        shares = [[part(p), p.claims, part(b), b.claims] for p, b, _ in both]
+        found |= bounded(f"{name}_difference", estimate(shares, topics, _shares_apart, seed=seed))
+    return found
 
 
 def _shares_apart(sums: Array) -> Array:

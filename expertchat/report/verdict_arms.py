@@ -151,7 +151,8 @@ def _about_length(rows: Sequence[Row]) -> str | None:
     gained = best["win_rate_low"] is not None and best["win_rate_low"] > 0.5
     only = ": what it gained may be length alone" if gained and (low is None or low <= 0.5) else ""
     who = f" {_called(best, rows)} is preferred" if len(rows) > 1 else " it is preferred"
-    return f"Among replies of about the same length{who} in {rate(share, low, high, f'{n} comparisons')}{only}."
+    of = f"{n} comparisons" + (f", {int(ties)} of them even" if (ties := best.get("ties_length_matched")) else "")
+    return f"Among replies of about the same length{who} in {rate(share, low, high, of)}{only}."
 
 
 def _about_size(rows: Sequence[Row]) -> str | None:

@@ -17,13 +17,13 @@ MEANS = (
     "tokens_policy", "tokens_base", "distinct_policy", "distinct_base", "repeats_policy", "repeats_base", "wrong_policy", "wrong_base",
     "accuracy_policy", "accuracy_base", "rating_policy", "rating_base", "measure_policy", "measure_base", "truth_policy", "truth_base",
     "reward_policy", "reward_base", "questions_policy", "questions_base", "agreements_policy", "agreements_base", "again_policy",
-    "again_base",
+    "again_base", "repeat_rate_policy", "repeat_rate_base",
 )  # fmt: skip
 # Policy less base, with intervals.
-APART = ("repeats", "accuracy", "wrong", "truth", "reward", "measure", "questions", "agreements", "again")
+APART = ("repeats", "repeat_rate", "accuracy", "wrong", "truth", "reward", "measure", "questions", "agreements", "again")
 KEPT = (
     "n", "topics", "win_rate", "win_rate_low", "win_rate_high", "win_rate_least", "wins", "ties", "losses", "win_rate_length_matched",
-    "win_rate_length_matched_low", "win_rate_length_matched_high", "n_length_matched", *MEANS, "n_reward",
+    "win_rate_length_matched_low", "win_rate_length_matched_high", "n_length_matched", "ties_length_matched", *MEANS, "n_reward",
     *(f"{name}{bound}" for name in ("distinct_ratio", "tokens_ratio", *(f"{name}_difference" for name in APART))
       for bound in ("", "_low", "_high")),
 )  # fmt: skip

@@ -105,6 +105,7 @@ PLEASED: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("truth", _change("truth_difference")),
     ("length, x base", _ratio("tokens_ratio")),
     ("repeats", _change("repeats_difference")),
+    ("of claims, %", _change("repeat_rate_difference", points=True)),
     ("said before", _change("again_difference")),
     ("questions", _change("questions_difference")),
     ("agreements", _change("agreements_difference")),

@@ -26,7 +26,7 @@ COLUMNS = (
     ("facts, times the base's", "distinct_ratio"), ("truth, policy less base", "truth_difference"),
     ("reward, policy less base", "reward_difference"), ("reward gained in training", "reward_gain"),
     ("tokens", "tokens_policy"), ("the base's", "tokens_base"), ("wrong facts", "wrong_policy"), ("the base's wrong", "wrong_base"),
-    ("repeats, policy less base", "repeats_difference"), ("questions, policy less base", "questions_difference"),
+    ("repeats, policy less base", "repeats_difference"), ("of claims, %", "repeat_rate_difference"), ("questions, policy less base", "questions_difference"),
     ("agreements, policy less base", "agreements_difference"),
     ("ties in training, %", "tie_rate"),
     ("nulls, %", "null_rate"), ("margin/sd", "margin_scaled"), ("KL, last round", "kl"), ("rounds", "rounds"),

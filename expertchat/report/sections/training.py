@@ -82,6 +82,7 @@ COMPARED: Sequence[tuple[str, str, str | None, str | None]] = (
     ("wrong facts a reply", "wrong_policy", "wrong_base", "wrong_difference"),
     ("facts that are right, %", "accuracy_policy", "accuracy_base", "accuracy_difference"),
     ("repeats a reply", "repeats_policy", "repeats_base", "repeats_difference"),
+    ("claims that are repeats, %", "repeat_rate_policy", "repeat_rate_base", "repeat_rate_difference"),
     ("new facts, less repeats and wrong ones", "truth_policy", "truth_base", "truth_difference"),
     ("what the judges of training make of it", "reward_policy", "reward_base", "reward_difference"),
     ("sentences said before", "again_policy", "again_base", "again_difference"),
