@@ -181,7 +181,7 @@ OF_CLAIMS: dict[str, Callable[[Tally], int]] = {"accuracy": lambda t: t.claims -
 
 
 def _truth(compared: Sequence[Comparison], seed: int) -> dict[str, Figure]:
-    """Facts, repeats and wrong sentences a reply; accuracy and repeats over all claims; the ratio of distinct facts; what decides, the score.
+    """Facts, repeats and wrong sentences a reply; accuracy and repeats over all claims; facts over the base's; the score that decides.
 
     A longer reply has more repeats, so those of all claims tell whether the policy repeats more or only says more.
     """
