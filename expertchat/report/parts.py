@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,11 +30,20 @@ class Cell:
         return f"{short(self.value)} ({short(self.low)} to {short(self.high)})"
 
 
+LARGE = 10_000.0  # from here on a figure is written in thousands
+
+
 def short(value: float | int | str) -> str:
-    """A figure with four digits that count."""
+    """A figure with four digits that count, a large one with all before the point.
+
+    >>> short(0.45214), short(5.0), short(66799.4), short(3)
+    ('0.4521', '5', '66,799', '3')
+    """
     if isinstance(value, str):
         return value
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if LARGE <= abs(value) < math.inf else f"{value:.4g}"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from expertchat.report.drawing import COLOURS, DASHES, FAINT, INK, MARKS
-from expertchat.report.parts import MISSING, Cell, Figure, Number, short
+from expertchat.report.parts import LARGE, MISSING, Cell, Figure, Number, short
 from expertchat.text.in_words import line
 
 if TYPE_CHECKING:
@@ -205,17 +205,20 @@ def _limits(axes: Axes, axis: Axis, values: Sequence[float], way: Literal["x", "
     if axis.at is not None:
         across(axis.factor * axis.at, color=FAINT, linewidth=0.9, zorder=0)
     spread = [value for value in (*values, *bounds) if math.isfinite(value)]
-    if axis.log and spread and min(spread) > 0:
-        from matplotlib.ticker import FuncFormatter, NullFormatter
+    side = getattr(axes, f"{way}axis")
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+    if axis.log and spread and min(spread) > 0:
         getattr(axes, f"set_{way}scale")("log")
-        side = getattr(axes, f"{way}axis")
-        side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        side.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
         side.set_minor_formatter(NullFormatter())
         label += " (logarithmic)"
     else:
         low, high = _ends(axis, spread)
         getattr(axes, f"set_{way}lim")(axis.factor * low, axis.factor * high)
+        if spread and axis.factor * max(map(abs, spread)) >= LARGE:
+            side.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
+            side.set_major_locator(MaxNLocator(nbins=4))  # more of them would touch
     set_label(label + (", %" if axis.percent and "%" not in label else ""))
     axes.grid(axis=way)
 

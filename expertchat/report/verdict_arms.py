@@ -112,7 +112,7 @@ def _called(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _rate(row: Row) -> str:
-    return rate(row["win_rate"], row["win_rate_low"], row["win_rate_high"], f"{row['n']} comparisons")
+    return rate(row["win_rate"], row["win_rate_low"], row["win_rate_high"], counted(row["n"], "comparison"))
 
 
 def _seeds(row: Row) -> str:
@@ -151,7 +151,7 @@ def _about_length(rows: Sequence[Row]) -> str | None:
     gained = best["win_rate_low"] is not None and best["win_rate_low"] > 0.5
     only = ": what it gained may be length alone" if gained and (low is None or low <= 0.5) else ""
     who = f" {_called(best, rows)} is preferred" if len(rows) > 1 else " it is preferred"
-    of = f"{n} comparisons" + (f", {int(ties)} of them even" if (ties := best.get("ties_length_matched")) else "")
+    of = counted(n, "comparison") + (f", {int(ties)} of them even" if (ties := best.get("ties_length_matched")) else "")
     return f"Among replies of about the same length{who} in {rate(share, low, high, of)}{only}."
 
 
@@ -166,7 +166,7 @@ def _about_size(rows: Sequence[Row]) -> str | None:
             return f"{counted(most['topics'], 'topic')} can show of no win rate that it is not 50 %."
         return f"On {counted(most['topics'], 'topic')} an effect under {points:.0f} points is missed one time in five or more."
     n = min(row["n"] for row in rows)
-    return f"With {n} comparisons a difference under about {100 * 0.98 / n**0.5:.0f} points cannot be seen." if n < FEW else None
+    return f"With {counted(n, 'comparison')} a difference under about {100 * 0.98 / n**0.5:.0f} points cannot be seen." if n < FEW else None
 
 
 def _about_reward(rows: Sequence[Row]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from expertchat.report.shapes import Axis, Row, file_name, forest, number
 from expertchat.report.subject import STUDY, Subject, kept_steps
 from expertchat.text.in_words import line
 
+FAR = 50.0  # times the smallest of the values, from where on their axis is logarithmic
 STATES = {0: "done", 2: "wrong input", 3: "stopped"}
 
 
@@ -44,9 +45,16 @@ def _parts(name: str, table: Mapping[str, Any]) -> Iterator[Figure | Shown]:
         if len(cells) < 2 or not any(cell.low is not None for cell in cells.values()):
             continue
         estimates = [Row(_called(row, row in published), number(cell.value), cell.low, cell.high) for row, cell in cells.items()]
-        figure = forest(f"{name}-{at}", f"{title}: {line(column)}", Axis(line(column)), estimates, "Lines: 95 % intervals.")
+        axis = Axis(line(column), log=_far_apart(estimates))
+        figure = forest(f"{name}-{at}", f"{title}: {line(column)}", axis, estimates, "Lines: 95 % intervals.")
         if figure is not None:
             yield figure
+
+
+def _far_apart(estimates: Sequence[Row]) -> bool:
+    """Whether the small ones could not be told from each other beside the large ones."""
+    values = [one.value for one in estimates if one.value is not None]
+    return min(values) > 0 and max(values) >= FAR * min(values)
 
 
 def _called(row: str, published: bool) -> str:
