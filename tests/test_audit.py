@@ -231,6 +231,15 @@ def test_planted_ratings() -> None:
     assert "alpha of judges' ratings" in card.together
 
 
+def test_a_rule_beside_the_judges_is_not_one_of_them() -> None:
+    items = pairs(30, 3, numpy.random.default_rng(3))
+    said = {one: answers(one, items, numpy.random.default_rng(4)) for one in ("longer", "perfect", "random")}
+    with_rule, without = evidence(items, said), evidence(items, {one: said[one] for one in ("longer", "perfect")})
+    with_rule.judges["random"] = with_rule.judges["random"].model_copy(update={"form": "rule"})
+    one, other = (card_of(found, against="auto", resamples=ALONE, seed=0).together for found in (with_rule, without))
+    assert one == other and list(one) == ["alpha of judges' choices"]
+
+
 def test_three_rows_show_nothing() -> None:
     rng = numpy.random.default_rng(0)
     items = pairs(3, 1, rng, identical=0)

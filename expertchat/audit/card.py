@@ -90,7 +90,8 @@ def card_of(evidence: Evidence, *, against: Against | Literal["auto"], resamples
         if not one.compared.same.all():
             card.left_out.append(row(kept, draws, kind))
     asked = [one for one in sheets if one.judge is not TRUTH]
-    card.together |= _alphas("judges", asked, draws, at) | _alphas("people", list(by_people.values()), draws, at)
+    # Rules are yardsticks that were put beside the judges: how they agree says nothing of these.
+    card.together |= _alphas("judges", [one for one in asked if one.judge.form != "rule"], draws, at) | _alphas("people", list(by_people.values()), draws, at)
     card.alternative |= _alternatives([one for one in asked if one.judge.form != "person"], list(by_people.values()))
     return card
 
@@ -226,11 +227,11 @@ def _by_truth(evidence: Evidence) -> Said:
 def _alphas(who: str, sheets: Sequence[Sheet], draws: Draws, at: Mapping[Key, int]) -> dict[str, Estimate]:
     """Krippendorff's alpha among several: of choices (nominal) and of ratings (interval), where two or more have judged the same.
 
-    Scores of rules and reward models have scales of their own, and are left out.
+    Scores of reward models have scales of their own, and are left out.
     """
     sides: tuple[tuple[str, Literal["nominal", "interval"], Callable[[Sheet], Mapping[Any, float]]], ...] = (
         ("choices", "nominal", lambda one: one.choices),
-        ("ratings", "interval", lambda one: {} if one.judge.form in ("rule", "reward_model") else one.texts),
+        ("ratings", "interval", lambda one: {} if one.judge.form == "reward_model" else one.texts),
     )
     found = {}
     for what, distance, of in sides:
