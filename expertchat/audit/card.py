@@ -91,7 +91,8 @@ def card_of(evidence: Evidence, *, against: Against | Literal["auto"], resamples
             card.left_out.append(row(kept, draws, kind))
     asked = [one for one in sheets if one.judge is not TRUTH]
     # Rules are yardsticks that were put beside the judges: how they agree says nothing of these.
-    card.together |= _alphas("judges", [one for one in asked if one.judge.form != "rule"], draws, at) | _alphas("people", list(by_people.values()), draws, at)
+    judged = [one for one in asked if one.judge.form != "rule"]
+    card.together |= _alphas("judges", judged, draws, at) | _alphas("people", list(by_people.values()), draws, at)
     card.alternative |= _alternatives([one for one in asked if one.judge.form != "person"], list(by_people.values()))
     return card
 
