@@ -79,6 +79,8 @@ class Curve:
             found["score"] = self.figure(self.scores(name, size, place))
         for other in self.config.against:
             figure = self.rate(self.won(name, other, size, place))
+            if size == 1 and other == "first":  # the same text: it is one half, and nothing is estimated
+                figure |= {"low": None, "high": None}
             own = [value for value in self.first_n(name, other, place) if value is not None]
             found["against"][other] = figure | {"first_n": fmean(own) if own else None, "ties": sum(value == 0.5 for value in own)}
         return found
