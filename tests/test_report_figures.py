@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import doctest
 import io
 import json
 import re
@@ -11,9 +12,11 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from matplotlib.figure import Figure as Canvas
 
 from expertchat.config import ConfigError
 from expertchat.folder.reader import RunReader
+from expertchat.report import parts
 from expertchat.report.drawing import drawn, inline_svg, table, write_figures
 from expertchat.report.learning import learnings, pooled
 from expertchat.report.markdown import inside, written
@@ -21,6 +24,7 @@ from expertchat.report.parts import Cell, Report, Section, Shown, Verdict
 from expertchat.report.sections import SECTIONS
 from expertchat.report.sections.arms import arms
 from expertchat.report.sections.lookup import lookup
+from expertchat.report.sections.studies import _parts
 from expertchat.report.sections.training import training
 from expertchat.report.shapes import Axis, Point, Row, Series, beside, curves, forest, histogram
 from expertchat.runs.arms import arms_of
@@ -226,3 +230,24 @@ def test_seeds_of_a_merged_run_are_lines_of_their_own(tmp_path: Path) -> None:
         ["seed 0", 1, 0.75], ["seed 0", 2, 0.5], ["seed 3", 1, 0.75], ["seed 3", 2, 0.5]
     ]  # fmt: skip
     assert section is not None and len(section.lead) == 3 and section.lead[1].startswith("seed 3: after round 2: 75.0 %")
+
+
+def test_large_figures_are_written_in_thousands_and_their_ticks_are_few() -> None:
+    assert doctest.testmod(parts).failed == 0
+    assert [parts.short(one) for one in (9999.0, 10_000.0, float("inf"))] == ["9999", "10,000", "inf"]
+    figure = forest("x", "X", PLAIN, [Row("a", 66_799.4, 29_868.0, 149_398.0), Row("b", 65_735.0)])
+    assert figure is not None and "66,799 (29,868 to 149,398)" in figure.alt
+    axes = Canvas().add_subplot()
+    figure.draw(axes)
+    told = [axes.xaxis.get_major_formatter()(place) for place in axes.get_xticks()]
+    assert "80,000" in told and len(told) <= 6 and axes.get_xscale() == "linear"  # 4 steps, and one beyond each end
+
+
+@pytest.mark.parametrize(("values", "scale"), [((2.0, 100.0), "log"), ((2.0, 99.0), "linear"), ((-2.0, 100.0), "linear")])
+def test_what_lies_fifty_times_apart_in_a_study_is_drawn_logarithmically(values: tuple[float, float], scale: str) -> None:
+    rows = {name: [[value, value / 2, value * 2]] for name, value in zip("ab", values, strict=True)}
+    _, figure = _parts("s", {"title": "T", "columns": ["perplexity"], "rows": rows})
+    assert isinstance(figure, parts.Figure)
+    axes = Canvas().add_subplot()
+    figure.draw(axes)
+    assert axes.get_xscale() == scale

@@ -205,19 +205,19 @@ def _limits(axes: Axes, axis: Axis, values: Sequence[float], way: Literal["x", "
     if axis.at is not None:
         across(axis.factor * axis.at, color=FAINT, linewidth=0.9, zorder=0)
     spread = [value for value in (*values, *bounds) if math.isfinite(value)]
-    side = getattr(axes, f"{way}axis")
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+    side, in_thousands = getattr(axes, f"{way}axis"), FuncFormatter(lambda value, _: short(float(value)))
     if axis.log and spread and min(spread) > 0:
         getattr(axes, f"set_{way}scale")("log")
-        side.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
+        side.set_major_formatter(in_thousands)
         side.set_minor_formatter(NullFormatter())
         label += " (logarithmic)"
     else:
         low, high = _ends(axis, spread)
         getattr(axes, f"set_{way}lim")(axis.factor * low, axis.factor * high)
         if spread and axis.factor * max(map(abs, spread)) >= LARGE:
-            side.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
+            side.set_major_formatter(in_thousands)
             side.set_major_locator(MaxNLocator(nbins=4))  # more of them would touch
     set_label(label + (", %" if axis.percent and "%" not in label else ""))
     axes.grid(axis=way)
