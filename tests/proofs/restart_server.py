@@ -25,16 +25,19 @@ SERVE = """
 import sys, time, xllamacpp
 wanted = xllamacpp.CommonParams()
 wanted.model.path, wanted.model_alias, wanted.port, wanted.hostnames = sys.argv[1], {"m"}, int(sys.argv[2]), ["127.0.0.1"]
-wanted.n_parallel, wanted.n_ctx, wanted.cpuparams.n_threads, wanted.verbosity = 4, 4 * int(sys.argv[3]), 1, -1
+rows, context, wanted.cpuparams.n_threads = map(int, sys.argv[3:])
+wanted.n_parallel, wanted.n_ctx, wanted.verbosity = rows, rows * context, -1
 server = xllamacpp.Server(wanted)
 while True:
     time.sleep(60)
 """
 
 
-def started(file: Path, port: int, context: int, folder: Path) -> Started:
-    """llama.cpp as a process of its own, as soon as it answers. Raises Failed where it does not in two minutes."""
-    server = Started([sys.executable, "-c", SERVE, str(file), str(port), str(context)], os.environ, folder, f"http://127.0.0.1:{port}")
+def started(file: Path, port: int, context: int, folder: Path, rows: int = 4, threads: int = 1) -> Started:
+    """llama.cpp as a process of its own, as soon as it answers; `rows` requests of `context` tokens at once. Raises Failed where it does
+    not in two minutes."""
+    line = [sys.executable, "-c", SERVE, str(file), *map(str, (port, rows, context, threads))]
+    server = Started(line, os.environ, folder, f"http://127.0.0.1:{port}")
     server.wait(120, lambda: False)  # it ends with this process
     return server
 
