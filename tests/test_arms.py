@@ -14,6 +14,7 @@ import yaml
 
 from expertchat.config import ConfigError
 from expertchat.evaluation.figures import Comparison, figures
+from expertchat.evaluation.histories import Held
 from expertchat.evaluation.manner import Manner
 from expertchat.evaluation.statistics import wilson
 from expertchat.evaluation.truth import Tally
@@ -276,8 +277,8 @@ def test_wrong_arguments(tmp_path: Path) -> None:
 # -- replies: by topics, and arms against each other ------------------------------------------------------------------------
 
 
-def replies(folder: Path, outcomes: Sequence[float | None], topics: Sequence[str | None], **more: Any) -> None:
-    """The last evaluation's file of a run, and the figures that belong to it."""
+def replies(folder: Path, outcomes: Sequence[float | None], topics: Sequence[str | None], said: str = "", **more: Any) -> None:
+    """The last evaluation's file of a run, and the figures that belong to it; `said` in the histories, if these are kept."""
     compared = [
         Comparison(
             id=f"evaluation-a/h{i:04d}/v0002", history=f"evaluation-a/h{i:04d}", learner="a", policy_version=2, base_tokens=10, topic=topic,
@@ -287,6 +288,10 @@ def replies(folder: Path, outcomes: Sequence[float | None], topics: Sequence[str
     ]  # fmt: skip
     (folder / "evaluations").mkdir()
     (folder / "evaluations" / "a-r0002.jsonl").write_text("".join(f"{one.to_json()}\n" for one in compared))
+    turn = Turn(speaker="b", text=said, tokens=10)
+    held = [Held(id=one.history, topic=one.group, learner="a", turns=[turn], reply=one.reply).to_json() for one in compared if said]
+    if held:
+        (folder / "evaluations" / "base-a.jsonl").write_text("".join(f"{one}\n" for one in held))
     with open(folder / "metrics.jsonl", "a") as file:
         file.write(metrics("evaluation", 2, figures(compared, "truth", 0)).to_json() + "\n")
 
@@ -311,6 +316,22 @@ def test_replies_that_are_kept_are_drawn_by_topics(tmp_path: Path) -> None:
     assert mixed["n_length_matched"] == 80 and mixed["win_rate_length_matched_low"] == mixed["win_rate_low"]
     assert (mixed["win_rate_seeds_low"], mixed["win_rate_min"]) == (None, mixed["win_rate"])  # both seeds are the same
     assert 0 < mixed["win_rate_least"] < 0.5
+
+
+def test_histories_of_one_name_and_other_words_are_others(tmp_path: Path) -> None:
+    for arm, said, outcomes in (("random_judge", "Herons?", EVEN), ("mixed", "Herons?", BETTER), ("wim", "Tides?", BETTER)):
+        replies(make(tmp_path / arm, arm=arm, seed=0), outcomes, TOPICS, said)
+    rows = {row["arm"]: row for row in arms([tmp_path]).rows}
+    assert rows["mixed"]["minus_control_n"] == 40 and rows["mixed"]["better_than"] == ["random_judge"]
+    assert rows["wim"]["minus_control_n"] == 0 and rows["wim"]["better_than"] is None  # of the same length, and not the same
+
+
+def test_an_arm_that_wins_all_is_better_than_one_that_loses_all(tmp_path: Path) -> None:
+    for arm, outcome in (("random_judge", 0.0), ("mixed", 1.0)):
+        replies(make(tmp_path / arm, arm=arm, seed=0), [outcome] * 40, TOPICS)
+    rows = {row["arm"]: row for row in arms([tmp_path]).rows}
+    assert rows["mixed"]["minus_control"] == 1.0 and rows["mixed"]["minus_control_low"] > 0
+    assert rows["mixed"]["better_than"] == ["random_judge"]
 
 
 def test_arms_are_held_against_a_control_on_the_same_histories(tmp_path: Path) -> None:

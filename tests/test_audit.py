@@ -12,9 +12,11 @@ import pytest
 from expertchat.audit import agreement, leanings
 from expertchat.audit.card import Card, alphas, card_of
 from expertchat.audit.estimates import Estimate, correlation, leaning, share
+from expertchat.audit.evidence import Evidence
 from expertchat.audit.ranking import ranking, strengths
 from expertchat.audit.sheet import Compared, Rated
 from expertchat.evaluation.draws import Draws
+from expertchat.records import JudgeRef, Opinion
 from expertchat.views.audit import finding
 from tests.planted import BIASES, FAULTS, OWN_FLAG, Fault, answers, evidence, pairs, ratings, singles
 from tests.proofs.audit import coverage, pooled
@@ -263,3 +265,20 @@ def test_intervals_hold_what_was_planted() -> None:
     held = coverage(6, 20, 4, False, Here(), 300)  # type: ignore[arg-type]
     assert len(held) > 20
     assert 0.91 < pooled(list(held.values())) < 0.985
+
+
+def test_scores_of_a_reward_model_are_no_points() -> None:
+    """The same order on a scale of its own: ranks are as right, and points are not asked about."""
+    rng = numpy.random.default_rng(5)
+    items = [one.model_copy(update={"label": min(10.0, max(1.0, 5.5 + (one.texts[0].truth or 0)))}) for one in singles(pairs(20, 3, rng))]
+    said = ratings("perfect", items, rng)
+    lower = [one.model_copy(update={"expected": None if one.expected is None else one.expected - 6}) for one in said]
+
+    def figures(form: str, opinions: list[Opinion]) -> dict[str, Estimate]:
+        found = Evidence()
+        assert found.add("planted", items, [JudgeRef(id="perfect", form=form, model="m")], opinions) == []  # type: ignore[arg-type]
+        return dict(card_of(found, against="label", seed=0, resamples=200).rows[0].figures)
+
+    rated, scored = figures("expected", said), figures("reward_model", lower)
+    assert rated["rho"].value == scored["rho"].value and rated["quadratic"].value is not None and scored["quadratic"].value is None
+    assert scored["calibration"].value is not None and scored["calibration"].value < 1.0  # by ranks; it is six points off

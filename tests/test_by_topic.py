@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expertchat.evaluation import draws
-from expertchat.evaluation.by_topic import NOTHING, estimate, mean_of, ratio_of, share_of
+from expertchat.evaluation.by_topic import NOTHING, estimate, gap_of, mean_of, ratio_of, share_of
 from expertchat.evaluation.counts import holm
 from expertchat.judging.shares import wilson
 from tests.proofs.coverage import World, covered, main
@@ -62,6 +62,31 @@ def test_what_nothing_varies_in() -> None:
     assert every.high == 1.0 and every.low == pytest.approx(6 / (6 + draws.t_quantile(6, 0.975) ** 2))
     ties = share_of([0.5] * 20, [str(i % 5) for i in range(20)], seed=0)
     assert ties.low is not None and ties.low < 0.5 < (ties.high or 0) and ties.chance == pytest.approx(1.0)
+
+
+def test_ties_vary_less() -> None:
+    # 200 answers in 20 topics. Where eight of ten are ties, a share has a variance of .2 * .25 / 200: sqrt(.00025) = .0158, which with t of
+    # 19 degrees of freedom is found at (2.093 + .861) * .0158 = .047; without ties at (2.093 + .861) * sqrt(.25 / 200) = .104.
+    rng, topics = numpy.random.default_rng(0), [str(i % 20) for i in range(200)]
+    won = rng.permuted(numpy.repeat([0.0, 1.0], 100))
+    tied = share_of(numpy.where(numpy.arange(200) % 10 < 8, 0.5, won).tolist(), topics, seed=0)
+    plain = share_of(won.tolist(), topics, seed=0)
+    assert plain.least == pytest.approx(0.104, abs=0.02) and tied.least == pytest.approx(0.047, abs=0.015)
+    # What the interval leaves out is no chance, and what it holds is.
+    for wins in range(4, 30, 2):
+        found = share_of([1.0] * wins + [0.0] * 4 + [0.5] * (196 - wins), topics, seed=0)
+        assert found.low is not None and found.chance is not None
+        assert (found.low > 0.5) >= (found.chance < 0.05)
+
+
+def test_a_clean_sweep_is_shown() -> None:
+    topics = [str(i % 8) for i in range(80)]
+    every, even = gap_of([1.0] * 80, topics, seed=0), gap_of([0.0] * 80, topics, seed=0)
+    # Each of eight topics counts as one answer: Wilson at 1 with t of 7 degrees of freedom, 8 / (8 + 2.365^2) = .589, twice that less 1.
+    assert (every.value, every.high) == (1.0, 1.0) and every.low == pytest.approx(2 * 8 / (8 + 2.365**2) - 1, abs=1e-3)
+    assert every.chance is not None and every.chance < 0.05 and even.low is not None and even.low < 0 and even.chance == pytest.approx(1.0)
+    mixed = [1.0, 0.0, -1.0, 0.5] * 20
+    assert gap_of(mixed, topics, seed=0) == mean_of(mixed, topics, seed=0)
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from("abcdef")), min_size=1, max_size=40))

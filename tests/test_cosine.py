@@ -36,6 +36,8 @@ def test_pairs_of_one_history_are_held_against_each_other() -> None:
     assert value(replies, "nulls") == pytest.approx(1 / 12)
     assert value(replies, "ties") == pytest.approx(1 / 4) and value(replies, "rating_ties") == pytest.approx(1 / 4)
     assert value(replies, "with_rating") == pytest.approx(1 / 2)  # histories 0 and 1
+    alike = [reply(0, 0.5, 6), reply(0, 0.6, 6), reply(0, 0.7, None)]
+    assert value(alike, "rating_ties") == 1.0  # a null is equal to nothing and unequal to nothing
     assert value(replies, "with_length") == 1.0  # 0, 1, 2
     assert value(replies, "rating_with_length") == pytest.approx(2 / 3)  # 0 and 3, not 1
     assert value(replies, "with_truth") is None  # nothing is known of it

@@ -192,6 +192,10 @@ def test_position_bias_is_counted() -> None:
     said = [(0.0, "A", "B"), (0.5, "A", "A"), (0.5, "tie", "A"), (None, None, "B")]
     found = figures([compared(result, verdicts=verdicts(one, two)) for result, one, two in said], "pairwise by third", 0)
     assert (found["flips"], found["first_share"]) == (2, 4 / 6)  # A: 1 + 2 + 1 of 2 + 2 + 1 + 1 verdicts
+    # Two principles that disagree, each the same in both orders, are no flip.
+    kind = [one.model_copy(update={"principle": "kind"}) for one in verdicts("A", "B")]
+    true = [one.model_copy(update={"principle": "true"}) for one in verdicts("B", "A")]
+    assert figures([compared(0.5, verdicts=[*kind, *true])], "pairwise by third", 0)["flips"] == 0
 
 
 # -- by a judge ---------------------------------------------------------------------------------------------------------

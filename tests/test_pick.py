@@ -173,6 +173,16 @@ def test_what_the_replication_reported_can_carry() -> None:
     assert "carry 1:" in found["says"] and "| yes |" in markdown(found)
 
 
+def test_two_tables_of_one_order_are_one(tmp_path: Path) -> None:
+    def odds(*chosen: dict[str, int]) -> list[dict[str, Any]]:
+        (file := tmp_path / "counts.json").write_text(json.dumps({"title": "x", "chosen": chosen}))
+        return [row for row in weighed(read_reported(file))["rows"] if row["name"].startswith("odds")]
+
+    parts = odds({"a": 40, "b": 60}, {"b": 70, "a": 30}, {"a": 300, "b": 200})
+    for one, other in zip(parts, odds({"a": 340, "b": 260}, {"b": 70, "a": 30}), strict=True):
+        assert (one["value"], one["n"], one["p"]) == (pytest.approx(other["value"]), 700, pytest.approx(other["p"]))
+
+
 def test_counts_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["counts", str(REPORTED), "--out", str(tmp_path / "counts.json")]) == 0
     assert json.loads((tmp_path / "counts.json").read_text())["rows"][0]["n"] == 900 and "carried" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -15,10 +16,12 @@ import yaml
 from matplotlib.figure import Figure as Canvas
 
 from expertchat.config import ConfigError
+from expertchat.evaluation.statistics import wilson
 from expertchat.folder.reader import RunReader
-from expertchat.report import parts
+from expertchat.records import Metrics
+from expertchat.report import parts, words
 from expertchat.report.drawing import drawn, inline_svg, table, write_figures
-from expertchat.report.learning import learnings, pooled
+from expertchat.report.learning import bounds, learnings, pooled
 from expertchat.report.markdown import inside, written
 from expertchat.report.parts import Cell, Report, Section, Shown, Verdict
 from expertchat.report.sections import SECTIONS
@@ -166,6 +169,25 @@ def test_intervals_of_a_round_draw_whole_dialogues(tmp_path: Path) -> None:
     assert (point.low, point.high) == (pytest.approx(0.5 - reach, rel=0.1), pytest.approx(0.5 + reach, rel=0.1))
 
 
+def test_one_model_in_all_seats_has_the_records_of_each(tmp_path: Path) -> None:
+    run = learned(tmp_path / "run", "x", 0)
+    config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"learner": "one"}))
+    for i, value in enumerate([10.0, 40.0, 11.0, 43.0, 12.0, 40.0]):  # a has 11 in the mean, b 41, both 26
+        lines(run, "scores", {"id": f"k{i}", "transcript": f"r0001/c000{i // 2}", "speaker": "ab"[i % 2], "value": value})
+    point = learnings(subject(run))[0].by_round("reward_mean")[0]
+    assert point.low is not None and point.high is not None and (point.low + point.high) / 2 == pytest.approx(26)
+
+
+def test_an_interval_of_samples_is_of_the_samples() -> None:
+    def known(**figures: Any) -> tuple[float | None, float | None]:
+        told = {"exact": 0.25, **figures}
+        return bounds(Metrics(id="x", kind="evaluation", round=1, learner="a", policy_version=1, figures=told), "exact")
+
+    assert known(exact_n=4, held_out=200) == wilson(1, 4)
+    assert known(held_out=200) == (None, None)  # of an earlier version, which did not say how many
+
+
 def test_intervals_of_an_evaluation_draw_whole_topics(tmp_path: Path) -> None:
     run = learned(tmp_path / "run", "x", 0)
     (run / "evaluations").mkdir()
@@ -233,7 +255,7 @@ def test_seeds_of_a_merged_run_are_lines_of_their_own(tmp_path: Path) -> None:
 
 
 def test_large_figures_are_written_in_thousands_and_their_ticks_are_few() -> None:
-    assert doctest.testmod(parts).failed == 0
+    assert all(doctest.testmod(one).failed == 0 for one in (parts, words))
     assert [parts.short(one) for one in (9999.0, 10_000.0, float("inf"))] == ["9999", "10,000", "inf"]
     figure = forest("x", "X", PLAIN, [Row("a", 66_799.4, 29_868.0, 149_398.0), Row("b", 65_735.0)])
     assert figure is not None and "66,799 (29,868 to 149,398)" in figure.alt

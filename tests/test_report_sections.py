@@ -114,7 +114,9 @@ def test_people_who_say_the_same_again(tmp_path: Path) -> None:
         label("i1", 0, ratings={"depth": 5, "clarity": None}), label("i1", 1, True, ratings={"depth": 6, "clarity": 4}),
         label("i2", 2, choice="first"), label("i2", 3, True, choice="second"), label("i3", 4, skipped=True, flags=[]),
     ]  # fmt: skip
-    assert same_again(standing(told)) == [True, False]  # 5 and 6 are within a point; what could not be said is not compared
+    assert same_again(standing(told)) == [1.0, 0.0]  # 5 and 6 are within a point; what could not be said is not compared
+    six = [label("i4", at, at > 5, ratings={"depth": 5, "clarity": 5 + 3 * (at > 5)}) for at in (5, 6)]
+    assert same_again(standing(six)) == [0.5]  # two ratings of one item, one of them the same
     run = tmp_path / "run"
     shutil.copytree(EARLIER / "talked", run)
     lines(run / "labels" / "ann", "labels", *(one.to_json() for one in told))

@@ -106,14 +106,15 @@ def row(one: Sheet, draws: Draws, kind: Against | None) -> Row:
     own = leanings.of_kind(compared, compared.own, draws)
     # Of numbers with how good their texts are; of choices with how much better the first text is.
     said = (rated.value, rated.truth, rated.group) if len(rated.value) else (compared.sign, compared.gap, compared.group)
+    points = kind in ("label", "people") and one.judge.form != "reward_model"  # whose scores have a scale of their own
     figures = {
         "unanswered": share(one.unanswered, one.asked_group, draws),
         "mass": share(one.mass, one.mass_group, draws),
         "agreement": agreement.raw(compared, draws),
         "kappa": agreement.kappa(compared, draws),
-        "quadratic": agreement.quadratic(rated, draws) if kind in ("label", "people") else NOTHING,
+        "quadratic": agreement.quadratic(rated, draws) if points else NOTHING,
         "rho": agreement.rho(*said, draws),
-        "calibration": agreement.calibration(rated, draws, kind in ("label", "people")),
+        "calibration": agreement.calibration(rated, draws, points),
         "first": leanings.first(shown, draws),
         "flips": leanings.flips(one, draws),
         "identical": identical,
@@ -225,6 +226,11 @@ def _by_truth(evidence: Evidence) -> Said:
 # -- several together -----------------------------------------------------------------------------------------------------------
 
 
+def _points(one: Sheet) -> Mapping[Key, float]:
+    """Ratings; none of a reward model, whose scores have a scale of their own."""
+    return {} if one.judge.form == "reward_model" else one.texts
+
+
 def _alphas(who: str, sheets: Sequence[Sheet], draws: Draws, at: Mapping[Key, int]) -> dict[str, Estimate]:
     """Krippendorff's alpha among several: of choices (nominal) and of ratings (interval), where two or more have judged the same.
 
@@ -232,7 +238,7 @@ def _alphas(who: str, sheets: Sequence[Sheet], draws: Draws, at: Mapping[Key, in
     """
     sides: tuple[tuple[str, Literal["nominal", "interval"], Callable[[Sheet], Mapping[Any, float]]], ...] = (
         ("choices", "nominal", lambda one: one.choices),
-        ("ratings", "interval", lambda one: {} if one.judge.form == "reward_model" else one.texts),
+        ("ratings", "interval", _points),
     )
     found = {}
     for what, distance, of in sides:
@@ -254,7 +260,7 @@ def _alternatives(judges: Sequence[Sheet], people: Sequence[Sheet]) -> dict[str,
         for what in ("choices", "ratings"):
 
             def answers(one: Sheet, what: str = what) -> dict[Any, float | str]:
-                return {key: names[sign] for key, sign in one.choices.items()} if what == "choices" else dict(one.texts)
+                return {key: names[sign] for key, sign in one.choices.items()} if what == "choices" else dict(_points(one))
 
             own, theirs = answers(judge), {one.judge.id: said for one in people if (said := answers(one))}
             if own and len(theirs) >= LEAST_PEOPLE:

@@ -173,7 +173,7 @@ def figures_of(replies: Sequence[Reply]) -> dict[str, Estimate | int]:
         "nulls": shares([(float(reply.cosine is None), reply.topic) for reply in replies]),
         "empty": shares([(float(reply.empty), reply.topic) for reply in scored]),
         "ties": shares([(float(one.cosine == two.cosine), one.topic) for one, two in pairs]),
-        "rating_ties": shares([(float(one.rating == two.rating), one.topic) for one, two in pairs if one.rating is not None]),
+        "rating_ties": shares([(float(one.rating == two.rating), one.topic) for one, two in pairs if None not in (one.rating, two.rating)]),
     }
     for name, (_, first, second) in PAIRS.items():
         found[name] = shares([(alike, one.topic) for one, two in pairs if (alike := _alike(one, two, first, second)) is not None])

@@ -68,7 +68,7 @@ def share(values_N: Array, group_N: Array, draws: Draws, none: float | None = No
         return Estimate(value, None, None, n, groups, None, None if none is None else "too_small")
     with numpy.errstate(invalid="ignore", divide="ignore"):
         found_R = draws.sums(values_N, group_N) / draws.sums(numpy.ones(n), group_N)
-    found = share_interval(value, draws.error(found_R, groups), float(values_N.var()) / n, groups)
+    found = share_interval(value, draws.error(found_R, groups), float(values_N.var()) / n, n, groups)
     if none is None:
         return Estimate(value, found.low, found.high, n, groups)
     smallest = least_share(none, n, found.worse, groups)

@@ -80,7 +80,11 @@ def _of_chosen(chosen: Sequence[dict[str, int]]) -> Iterator[dict[str, Any]]:
         tested = share(one[most], n, even)
         row = _row(f"shown {', '.join(one)}: {most} most, of all", tested, n, even)
         yield row | {"p": evenness(list(one.values()))}  # of the whole table: the highest share was not named before
-    found = effects({tuple(one): one for one in chosen}) if len(chosen) > 1 else None
+    tables: dict[tuple[str, ...], dict[str, int]] = {}
+    for one in chosen:  # several of one order are one table
+        known = tables.setdefault(tuple(one), dict.fromkeys(one, 0))
+        known.update({name: known[name] + n for name, n in one.items()})
+    found = effects(tables) if len(tables) > 1 else None
     if found is None:
         return
     n = sum(sum(one.values()) for one in chosen)

@@ -77,7 +77,7 @@ def _written(figure: Mapping[str, Any], factor: float, digits: int) -> str:
 
 def _reading(summary: Mapping[str, Any]) -> str:
     said = [
-        "Win rates count a tie as half a win; 95 % intervals draw groups, then prompts. Against the first of N, who chooses sees its own "
+        "Win rates count a tie as half a win; 95 % intervals draw whole groups. Against the first of N, who chooses sees its own "
         "choice win 100 (1 - 1 / 2N) %. The KL divergence is log N - (N - 1) / N where no scores tie.",
         *(f"{one[0].upper()}{one[1:]}." for one in summary["findings"]),
     ]

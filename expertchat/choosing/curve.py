@@ -11,7 +11,7 @@ from typing import Any
 from expertchat.choosing.choice import against_below, against_first, chances, expected, kl
 from expertchat.choosing.config import CHOOSER, BestOfNConfig
 from expertchat.choosing.said import apart, of_numbers
-from expertchat.evaluation.by_topic import Found, mean_of, share_of
+from expertchat.evaluation.by_topic import Found, gap_of, mean_of, share_of
 from expertchat.records import Selection
 
 Values = list[float | None]
@@ -86,7 +86,7 @@ class Curve:
         return found
 
     def _gap(self, one: Values, two: Values) -> dict[str, float | int | None]:
-        return self.figure([None if a is None or b is None else a - b for a, b in zip(one, two, strict=True)])
+        return self.figure([None if a is None or b is None else a - b for a, b in zip(one, two, strict=True)], gap_of)
 
     def _tied(self, one: Selection, size: int, place: int) -> bool:
         """Whether another text is worth as much to the chooser as the choice."""

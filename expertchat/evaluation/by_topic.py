@@ -96,9 +96,9 @@ def _alone(values_N_K: Array, formula: Formula) -> float:
 
 def _share(found: Found, error: float, alone: float, groups: int, level: float) -> Found:
     value = found.value or 0.0
-    drawn = share_interval(value, error, alone, groups, level)
+    drawn = share_interval(value, error, alone, found.n, groups, level)
     even = EVEN["share"]
-    # What the answers would vary by at 1/2, were they as alike within topics as they are.
+    # What the answers would vary by at 1/2, were they as alike within topics as they are, and as often ties.
     spread = math.sqrt(0.25 * drawn.worse / found.n if alone else 0.25 / groups)
     return found._replace(
         low=drawn.low, high=drawn.high, least=needed(groups, level) * spread, chance=t_chance(groups, (value - even) / spread)
@@ -135,6 +135,17 @@ def share_of(values: Sequence[float], topics: Sequence[str], *, seed: int, resam
 def mean_of(values: Sequence[float], topics: Sequence[str], *, seed: int, resamples: int = RESAMPLES) -> Found:
     """The mean of any values, of differences for one."""
     return estimate(counted(values), topics, seed=seed, resamples=resamples)
+
+
+def gap_of(values: Sequence[float], topics: Sequence[str], *, seed: int, resamples: int = RESAMPLES) -> Found:
+    """The mean of differences of outcomes, each within -1..1. Where all are alike nothing varies: then each topic counts as one answer."""
+    found = mean_of(values, topics, seed=seed, resamples=resamples)
+    if found.value is None or found.low is not None:
+        return found
+    alike = share_of([(value + 1) / 2 for value in values], topics, seed=seed, resamples=resamples)
+    if alike.low is None or alike.high is None or alike.least is None:
+        return found
+    return found._replace(low=2 * alike.low - 1, high=2 * alike.high - 1, least=2 * alike.least, chance=alike.chance)
 
 
 def ratio_of(over: Sequence[float], under: Sequence[float], topics: Sequence[str], *, seed: int, resamples: int = RESAMPLES) -> Found:

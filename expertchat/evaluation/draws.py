@@ -83,22 +83,24 @@ def needed(groups: int, level: float = LEVEL) -> float:
 
 @dataclass(frozen=True)
 class Share:
-    """The interval of a share of answers that come in groups. `worse`: how many times the variance of independent answers it has."""
+    """The interval of a share of answers that come in groups. `worse`: how many times the variance of as many answers it has that are
+    independent and all yes or no; less than once where many are ties, which count a half and vary less."""
 
     low: float
     high: float
     worse: float
 
 
-def share_interval(value: float, error: float, alone: float, groups: int, level: float = LEVEL) -> Share:
-    """Wilson's interval of a share whose draws of groups have this standard error; `alone`: the variance that independent answers have.
+def share_interval(value: float, error: float, alone: float, n: int, groups: int, level: float = LEVEL) -> Share:
+    """Wilson's interval of a share of n answers whose draws of groups have this standard error; `alone`: the variance of the share were
+    the answers independent.
 
     Where all answers are alike nothing varies: then each group counts as one answer.
     """
     square = max(error**2, FLOOR * alone)
     same = square < 1e-12 or value in (0.0, 1.0)
     low, high = score_interval(value, float(groups) if same else value * (1 - value) / square, t_quantile(groups, (1 + level) / 2))
-    return Share(low, high, 1.0 if same or alone == 0 else max(1.0, square / alone))
+    return Share(low, high, 1.0 if same or alone == 0 else max(square, alone) * n / (value * (1 - value)))
 
 
 def least_share(even: float, n: int, worse: float, groups: int) -> float:

@@ -130,9 +130,16 @@ def _verdicts(verdicts: Sequence[Verdict], compared: Sequence[Comparison]) -> di
     if not compared:
         return {}
     decided = [v for v in verdicts if v.verdict in ("A", "B")]
-    orders = [[v.winner for v in c.verdicts if v.judge == judge] for c in compared for judge in {v.judge for v in c.verdicts}]
-    flips = sum(None not in said and len(set(said)) > 1 for said in orders)
+    flips = sum(None not in said and len(set(said)) > 1 for c in compared for said in _by_order(c.verdicts))
     return {"flips": flips, "first_share": _mean(v.verdict == "A" for v in decided)}
+
+
+def _by_order(verdicts: Sequence[Verdict]) -> list[list[Speaker | str | None]]:
+    """What each judge says in each order, by each principle for itself."""
+    said: dict[tuple[str, str | None], list[Speaker | str | None]] = {}
+    for one in verdicts:
+        said.setdefault((one.judge, one.principle), []).append(one.winner)
+    return list(said.values())
 
 
 Of = Callable[[Comparison], float | None]

@@ -133,7 +133,8 @@ class Learning:
         return {place: spread_of(found, clusters[place]) for place, found in values.items()}
 
     def _values(self, file: str, field: str) -> Iterator[tuple[int, str, float]]:
-        """(round, dialogue, value) of the learner's own records."""
+        """(round, dialogue, value) of the learner's own records; of one model in all seats those of each."""
+        own = set(self.run.seats) if self.run.config.get("learner") == "one" else {self.learner}
         for one in self.run.lines(file):
             inner = one.get("provenance") if file == "pairs" else one
             who = inner.get(WHOSE.get(file, "speaker")) if isinstance(inner, Mapping) else None
@@ -141,7 +142,7 @@ class Learning:
                 continue  # of a whole dialogue
             dialogue = str(inner.get("transcript")) if isinstance(inner, Mapping) else ""
             value, place = number(one.get(field)), one.get("round", round_of(dialogue))
-            if value is not None and isinstance(place, int) and who == self.learner and dialogue.startswith(self.of):
+            if value is not None and isinstance(place, int) and who in own and dialogue.startswith(self.of):
                 yield place, dialogue, value
 
 
@@ -161,10 +162,10 @@ def _inside(line: Mapping[str, Any], path: Sequence[str]) -> float | None:
 
 
 def bounds(one: Metrics, key: str) -> tuple[float | None, float | None]:
-    """The interval that stands beside a figure; of a share of rows that has none, Wilson's."""
-    share, rows = number(one.figures.get(key)), number(one.figures.get("held_out", one.figures.get("n")))
-    if key == "exact" and share is not None and rows:
-        return wilson(round(share * rows), int(rows))
+    """The interval that stands beside a figure; of the share of samples that are right, Wilson's, where their number is known."""
+    share, samples = number(one.figures.get(key)), number(one.figures.get("exact_n"))
+    if key == "exact" and share is not None and samples:
+        return wilson(round(share * samples), int(samples))
     return number(one.figures.get(f"{key}_low")), number(one.figures.get(f"{key}_high"))
 
 

@@ -9,19 +9,30 @@ from expertchat.report.subject import Subject
 NAMED = 3  # runs that are told by name
 
 
+def whole(value: float) -> str:
+    """A share in whole percent; with decimals where these would say nothing, all or one half of what is not quite that.
+
+    >>> [whole(value) for value in (0.62, 0.5005, 0.998, 1.0)]
+    ['62', '50.05', '99.8', '100']
+    """
+    told = [f"{100 * value:.{digits}f}" for digits in range(3)]
+    same = abs(100 * value - float(told[0])) < 1e-9
+    return next((said for said in told if same or float(said) not in (0, 50, 100)), told[0])
+
+
 def percent(value: float) -> str:
     """ "62 %" of 0.62."""
-    return f"{100 * value:.0f} %"
+    return f"{whole(value)} %"
 
 
 def interval(value: float, low: float | None, high: float | None) -> str:
     """ "62 % (47 to 75)"."""
-    return percent(value) + (f" ({100 * low:.0f} to {100 * high:.0f})" if low is not None and high is not None else "")
+    return percent(value) + (f" ({whole(low)} to {whole(high)})" if low is not None and high is not None else "")
 
 
 def rate(value: float, low: float | None, high: float | None, of: str) -> str:
     """ "62 % of 40 comparisons (95 % interval 47 to 75)"."""
-    bounds = f" (95 % interval {100 * low:.0f} to {100 * high:.0f})" if low is not None and high is not None else ""
+    bounds = f" (95 % interval {whole(low)} to {whole(high)})" if low is not None and high is not None else ""
     return f"{percent(value)} of {of}{bounds}"
 
 

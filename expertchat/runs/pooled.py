@@ -6,14 +6,17 @@ to both falls out. Several arms are several questions, so their probabilities ar
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from expertchat.evaluation.by_topic import Found, mean_of
+from expertchat.evaluation.by_topic import Found, gap_of
 from expertchat.evaluation.counts import holm
 from expertchat.evaluation.figures import Comparison, figures
+from expertchat.evaluation.histories import Held
 from expertchat.folder.jsonl import read_records
 from expertchat.judging.shares import LEVEL
 from expertchat.records import Figure
@@ -24,12 +27,12 @@ SEED = 0  # of the draws
 
 
 class Key(NamedTuple):
-    """A history of a seed; its base's reply tells it from another one of that name."""
+    """A history of a seed; what was said in it, with the base's reply, tells it from another one of that name."""
 
     seed: int
     history: str
     topic: str
-    base_tokens: int
+    said: str
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,24 @@ def pool_of(name: str, runs: Sequence[Run]) -> Pool | None:
         decided = sum(one.outcome is not None for one in own)
         if not own or any(one.topic is None for one in own) or decided != run.evaluation.figures.get("n"):
             return None
-        found |= {Key(run.seed, one.history, one.group, one.base_tokens): one for one in own}
+        said = _said(run)
+        found |= {Key(run.seed, one.history, one.group, said.get(one.history, f"{one.base_tokens} tokens")): one for one in own}
     return Pool(name, runs[0].learner, found) if found else None
+
+
+def _said(run: Run) -> dict[str, str]:
+    """Of each held-out history a digest of its turns and of the base's reply."""
+    path = run.reader.folder / "evaluations" / f"base-{run.learner}.jsonl"
+    held = read_records(path, Held, "leave the run out") if path.is_file() else ()
+    texts = {one.id: [turn.text for turn in (*one.turns, *([one.reply] if one.reply else []))] for one in held}
+    return {name: hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16] for name, said in texts.items()}
 
 
 def apart(one: Pool, other: Pool) -> Found:
     """How much more often `one` wins than `other`, on the histories that both have."""
     both = [(a.outcome - b.outcome, key.topic) for key, a in one.compared.items()
             if (b := other.compared.get(key)) is not None and a.outcome is not None and b.outcome is not None]  # fmt: skip
-    return mean_of([value for value, _ in both], [topic for _, topic in both], seed=SEED)
+    return gap_of([value for value, _ in both], [topic for _, topic in both], seed=SEED)
 
 
 def held_against(control: Pool, pools: Sequence[Pool]) -> dict[str, dict[str, Any]]:

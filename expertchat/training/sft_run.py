@@ -258,11 +258,11 @@ def _exp(value: float) -> float | None:
 
 
 def of_samples(written: Sequence[Sample]) -> dict[str, Figure]:
-    """How many of the greedy samples are word by word what the rows have, and how long they are."""
+    """How many of the greedy samples are word by word what the rows have (`exact` of `exact_n`), and how long they are."""
     known = [one for one in written if one.way == "greedy" and one.wanted is not None]
     exact = sum(one.text.strip() == (one.wanted or "").strip() for one in known)
     length = sum(one.tokens for one in written) / len(written) if written else None
-    return {"exact": exact / len(known) if known else None, "length": length}
+    return {"exact": exact / len(known) if known else None, "exact_n": len(known), "length": length}
 
 
 def warnings_of(rows: Sequence[Demonstration], found: Checked) -> list[str]:

@@ -12,7 +12,7 @@ from expertchat.text.in_words import line
 
 Row = Mapping[str, Any]
 AGAINST = {"first": "the first of N", "base": "the base's reply", "rule": "the rule's text"}
-INTERVALS = "Bars: 95 % intervals, groups and then prompts drawn; a tie is half a win."
+INTERVALS = "Bars: 95 % intervals, whole groups drawn; a tie is half a win."
 MOST = 4  # runs that are shown with figures
 
 

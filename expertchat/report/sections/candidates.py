@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MOST_RUNS, MOST_HISTORIES, LONGEST = 3, 48, 320
 TITLE = 60  # characters of a topic that a title has, which may be a whole prompt
 OF_EACH = 3  # held-out replies that won, and that lost
+RESULTS = ("won", "tied", "lost", None)
 Line = dict[str, Any]
 
 
@@ -174,23 +175,27 @@ def _held_out(subject: Subject) -> Iterator[Shown]:
         base = {str(held.get("id")): held for _, held in read_lines(place / f"base-{one.learner}.jsonl")}
         made = [said for _, said in read_lines(place / name) if str(said.get("id", "")).startswith(one.of)]
         outcomes = [number(said.get("outcome")) for said in made]
-        won, lost = ([said for said, outcome in zip(made, outcomes, strict=True) if outcome == wanted][:OF_EACH] for wanted in (1.0, 0.0))
+        results = list(map(_result, outcomes))
+        won, lost = ([said for said, found in zip(made, results, strict=True) if found == wanted][:OF_EACH] for wanted in ("won", "lost"))
         rows = {str(said.get("id")): _beside(base.get(str(said.get("history")), {}), said) for said in (*won, *lost)}
         if rows:
-            counts = ", ".join(f"{sum(outcome == wanted for outcome in outcomes):,} {word}"
-                               for wanted, word in ((1.0, "won"), (0.5, "tied"), (0.0, "lost")))  # fmt: skip
+            counts = ", ".join(f"{results.count(word):,} {word or 'without an answer'}" for word in RESULTS if word or None in results)
             title = "Base and policy on the same held-out history" + (f", {line(one.name)}" if one.name else "")
             note = f"Of {len(made):,}: {counts}. The first ones that won and that lost."
             yield Shown(title, ["topic", "said before", "base", "policy", "the policy has"], rows, note=note)
 
 
 def _beside(held: Mapping[str, Any], said: Mapping[str, Any]) -> list[Cell]:
-    turns, outcome = held.get("turns"), number(said.get("outcome"))
+    turns = held.get("turns")
     before = turns[-1].get("text") if isinstance(turns, list) and turns and isinstance(turns[-1], Mapping) else None
     replies = [one.get("text") if isinstance(one, Mapping) else None for one in (held.get("reply"), said.get("reply"))]
-    result = {1.0: "won", 0.5: "tied", 0.0: "lost"}.get(-1.0 if outcome is None else outcome)
     return [
         Cell(line(str(said.get("topic") or ""))),
         *(Cell(None if text is None else _short(text)) for text in (before, *replies)),
-        Cell(result),
+        Cell(_result(number(said.get("outcome")))),
     ]
+
+
+def _result(outcome: float | None) -> str | None:
+    """What an evaluation counts an outcome as: of several judges it is their mean."""
+    return None if outcome is None else "won" if outcome > 0.5 else "lost" if outcome < 0.5 else "tied"

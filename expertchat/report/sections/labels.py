@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import fmean, median
 
-from expertchat.evaluation.statistics import wilson
+from expertchat.evaluation.by_topic import share_of
 from expertchat.folder.jsonl import read_records
 from expertchat.labels.run import to_read
 from expertchat.labels.store import REMEDY, label_files, standing
@@ -33,14 +33,13 @@ def labels(subject: Subject) -> Section | None:
             who = line(path.parent.name) + (f", {line(subject.name(run))}" if len(subject.runs) > 1 else "")
             own = standing(told)
             twice = same_again(own)
-            again.append(Row(who, sum(twice) / len(twice), *wilson(sum(twice), len(twice)), len(twice)) if twice else Row(who, None, n=0))
+            again.append(_share(who, twice))
             flags[who] = Counter(flag for one in own.values() for flag in one.flags)
             rows[who] = _row(told, own, again[-1])
     if not rows:
         return None
-    figure = forest(
-        "labels-again", "People who say the same a second time", AGAIN, again, f"Ratings within {NEAR:g} point; Wilson's 95 % intervals."
-    )
+    note = f"Ratings within {NEAR:g} point; 95 % intervals, in which an item is one answer."
+    figure = forest("labels-again", "People who say the same a second time", AGAIN, again, note)
     parts: list[Figure | Shown] = [Shown("Who labelled how much", COLUMNS, rows), *([figure] if figure is not None else [])]
     known = sorted({flag for found in flags.values() for flag in found})
     if known:
@@ -50,20 +49,29 @@ def labels(subject: Subject) -> Section | None:
     )
 
 
-def same_again(own: Mapping[Key, Label]) -> list[bool]:
-    """Of each item that was asked twice and answered both times, whether the second answer is the first one."""
+def _share(who: str, twice: Sequence[float]) -> Row:
+    """What an annotator says again, as a row: several ratings of one item are one answer."""
+    n, found = len(twice), share_of(twice, [str(i) for i in range(len(twice))], seed=0)
+    return Row(who, found.value, found.low, found.high, n)
+
+
+def same_again(own: Mapping[Key, Label]) -> list[float]:
+    """Of each item that was asked twice and answered both times, which share of the second answers are the first ones."""
     first = {(label.item, label.place): label for key, label in own.items() if not key.again and not label.skipped}
     found = []
     for key, label in own.items():
+        same: list[bool] = []
         before = first.get((label.item, label.place))
         if not key.again or label.skipped or before is None:
             continue
         if label.choice is not None and before.choice is not None:
-            found.append(label.choice == before.choice)
+            same.append(label.choice == before.choice)
         both = [
             (value, old) for name, value in label.ratings.items() if value is not None and (old := before.ratings.get(name)) is not None
         ]
-        found += [abs(value - old) <= NEAR for value, old in both]
+        same += [abs(value - old) <= NEAR for value, old in both]
+        if same:
+            found.append(fmean(same))
     return found
 
 

@@ -52,7 +52,7 @@ MEASURES = (
             f"Bars: 95 % intervals. {END}"),
     Measure("rated", "Ratings of the held-out replies", RATING, (("policy", "rating_policy"), ("base", "rating_base")), True, TOPICS),
     Measure("perplexity", "Perplexity of what is held out", Axis("perplexity", log=True), (("", "perplexity"),), True, END),
-    Measure("exact", "Held-out rows answered word by word", SHARE, (("", "exact"),), True, END),
+    Measure("exact", "Samples that say word by word what the row has", SHARE, (("", "exact"),), True, END),
     Measure("held_out", "Held-out pairs ordered rightly", Axis("pairs", True, 0.5, 0.0, 1.0), (("", "accuracy"),), True, f"{WILSON} {END}"),
     Measure("held_out_margin", "Implicit margin of the held-out pairs", Axis("margin", at=0.0), (("", "heldout_margin"),), True, END),
     Measure("tokens", "Length of the held-out replies", Axis("tokens", low=0.0),
