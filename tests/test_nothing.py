@@ -25,6 +25,10 @@ SAYS = [
     "Não falta nada.", "Nada está faltando.", "Er ontbreekt niets.", "Niets ontbreekt.", "Ничего не упущено.", "Ничего не пропущено.",
     "Ничего.", "没有遗漏。", "没有缺少任何内容。", "什么都不缺。", "何も欠けていません。", "特にありません。",
     "欠けているものはありません。", "빠진 것이 없습니다.", "없습니다.", "لا شيء ينقص.", "لا ينقص شيء.", "कुछ भी नहीं छूटा है।",
+    "Nothing significant is missing.", "Nothing further is missing.", "No specific important content is missing.",
+    "No key details are missing.", "Expert A is not missing anything.", "There is no missing content in Expert A's answers.",
+    "The answers are complete; nothing is missing.", "Nothing is missing in Expert A's answers.", "The answers are complete.",
+    "Nothing is missing in the answers provided by Expert A.", "Nothing is missing from the responses of expert B.",
     "Niczego nie brakuje.", "Hiçbir şey eksik değil.", "Eksik bir şey yok.", "Inget saknas.",
 ]  # fmt: skip
 SAYS_NOT = [
@@ -35,6 +39,7 @@ SAYS_NOT = [
     "Nothing is missing, except sources.", "Nothing is missing but numbers.", "Almost nothing is missing.",
     "Next to nothing is missing.", "Is nothing missing?", "Nothing is missing?",
     "If nothing is missing, answer exactly: Nothing is missing.", "Nothing is not missing.", "Nothing is missing apart from the date.",
+    "The answers are not complete.", "Key details are missing.", "Nothing significant is missing, except sources.",
     "Nothing about ice is said.", "There is nothing missing about bees, though the sun is.", "Nothing is missing from expert B.",
     "I am not sure that nothing is missing.", "Perhaps nothing is missing.", "Maybe nothing.", "Not nothing.", "Nothing is mentioned.",
     "Nothing new is said.", "Not much is missing.", "Es ist nicht so, dass nichts fehlt.", "Ich kann nicht sagen, dass nichts fehlt.",

@@ -10,8 +10,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from expertchat.backends.base import Completion
 from expertchat.judging import wim
+from expertchat.judging.answers import read_rating
 from expertchat.judging.rating import parse_rating
+from expertchat.judging.view import Judgement
+from expertchat.records import Turn
 from expertchat.text.thinking import split
 from expertchat.text.wordings import Prompts
 from tests.scripted import config_of
@@ -101,6 +105,23 @@ def test_a_second_value_gives_null(form: str, value: int, second: int, more: str
     assume(value != second)
     other = NAMES[second - 1] if word else str(second)
     assert parse_rating(form.format(value) + more.format(other), "depth").value is None
+
+
+def test_brackets_that_were_opened_for_the_judge_are_not_opened_twice() -> None:
+    """A server that cannot go on after a beginning is asked in words, and its model writes all of it."""
+    judgement = Judgement("bees", (Turn(speaker="a", text="Bees fly."), Turn(speaker="b", text="So?")), "a")
+    told = {"8]]": 8, "8]] for depth": 8, "8": 8, "[[8]]": 8, "Rating: [[7]]": 7, "**Depth**: [[8]]": 8, "eight]] [[2]]": None,
+            "<think>\nok [[3]]\n</think>\n\n[[8]]": 8, "<think>\nok [[3]]\n</think>\n\n8]]": 8}  # fmt: skip
+    for text, value in told.items():
+        assert read_rating(judgement, "depth", Completion(text, 3, 0.0, "stop"), None, "[[").value == value, text
+
+
+@pytest.mark.parametrize("form", ["for expert {}", "for Expert {}", "(for Expert {})", "(Expert {})", "- Expert {}", "/10 for Expert {}."])
+def test_a_rating_for_another_expert_is_none(form: str) -> None:
+    text = f"8{'' if form[0] == '/' else ' '}{form}"
+    assert parse_rating(text.format("B"), "depth", "stop", "a").value is None
+    assert parse_rating(text.format("A"), "depth", "stop", "a").value == 8
+    assert parse_rating("8 - A good reply.", "depth", "stop", "b").value == 8  # an article
 
 
 @given(st.sampled_from(READ), st.sampled_from(["**{}**", "__{}__", "`{}`", " {} ", "\n{}", "# {}", '"{}"', "<think>3 or 4</think>{}"]))

@@ -226,7 +226,7 @@ def _by_truth(evidence: Evidence) -> Said:
 # -- several together -----------------------------------------------------------------------------------------------------------
 
 
-def _points(one: Sheet) -> Mapping[Key, float]:
+def _points(one: Sheet) -> Mapping[tuple[Key, int], float]:
     """Ratings; none of a reward model, whose scores have a scale of their own."""
     return {} if one.judge.form == "reward_model" else one.texts
 

@@ -11,6 +11,7 @@ from expertchat.judging import principles, rating, wim
 from expertchat.judging.faults import PARROT, UNANSWERED, Fault
 from expertchat.judging.view import Judgement
 from expertchat.records import Rating, Reward, Wim
+from expertchat.text.thinking import split
 
 
 def about(judgement: Judgement, name: str) -> dict[str, Any]:
@@ -45,8 +46,9 @@ def read_rating(
     if isinstance(text, Completion) and text.problem:
         problems.append(Fault(UNANSWERED, text.problem))
     elif isinstance(text, Completion):
-        # The judge goes on in brackets that it did not open, and may not close.
-        written = opened + text.text if "]" in text.text else text.text
+        # The judge goes on in brackets that it did not open, and may not close; or it was asked in words and opens them itself.
+        told = split(text.text).said.lstrip()
+        written = opened + told if "]" in told and opened.strip() not in told else text.text
         parsed = rating.parse_rating(written, title or category, text.finish, judgement.subject, judgement.seats)
         value, raw = parsed.value, text.text
         problems += [Fault(parsed.fault, parsed.problem)] if parsed.fault and parsed.problem else []

@@ -16,11 +16,14 @@ from expertchat.text.sentences import one_line
 
 _HEAD = r"(?:(?:what is missing|missing(?: content)?|answer|es fehlt|réponse|respuesta|antwort): ?)?"
 _VIEW = r"(?:(?:i (?:think|believe|would say|feel)(?: that)?|in my (?:opinion|view),?|as far as i can (?:see|tell),?|overall,?|so,?) )?"
-_WHOSE = r"(?: ?(?:of|by) expert (?:SEATS))?"
-_OF = rf"(?: here)?(?: (?:in|from) (?:(?:the|their|this|these) )?(?:answers?|repl(?:y|ies)|response|dialogue)?{_WHOSE})?"
-_KIND = r"(?: else| important| at all| more| specific| of importance)?"
+_WHOSE = r"(?: ?(?:(?:given |provided )?(?:of|by)) expert (?:SEATS))?"
+_ANSWERS = r"(?:answers?|repl(?:y|ies)|responses?|dialogue)"
+_ITS = rf"(?:(?:the|their|this|these) )?{_ANSWERS}?(?: (?:given|provided))?{_WHOSE}"
+_OF = rf"(?: here)?(?: (?:in|from) (?:expert (?:SEATS)'s? {_ANSWERS}|{_ITS}))?"
+_WEIGHT = r"(?:important|specific|relevant|significant|major|crucial|essential|notable|noteworthy|substantial|key|critical|vital)"
+_KIND = rf"(?: else| at all| more| further| of (?:importance|significance|note)| {_WEIGHT})?"
 _GONE = r"(?:missing|lacking|left out|omitted)"
-_THING = r"(?:specific |important |relevant |further )?(?:content|information|details?|facts?|points?)"
+_THING = rf"(?:(?:{_WEIGHT}|further|other|additional) ){{0,2}}(?:content|information|details?|facts?|points?|aspects?|elements?)"
 _ENGLISH = (
     rf"(?:i (?:see|find) )?nothing{_KIND}(?:'s| is| seems| appears| was)?(?: to be)?(?: {_GONE})?{_KIND}",
     rf"there(?:'s| is) nothing{_KIND}(?: that(?:'s| is))? {_GONE}",
@@ -28,7 +31,8 @@ _ENGLISH = (
     rf"(?:i|we) (?:do not|don't|cannot|can't|can not|could not|couldn't) (?:see|find|think of|name|identify|notice) any(?:thing| {_THING})"
     rf"{_KIND}(?: (?:that|which)(?:'s| is| are))? {_GONE}",
     rf"there (?:is not|isn't) any(?:thing| {_THING})(?: that is)? {_GONE}",
-    rf"(?:it is |they are )?not {_GONE} anything",
+    rf"(?:(?:it|expert (?:SEATS)) is |(?:they|the answers) are )?not {_GONE} (?:anything|any {_THING}){_KIND}",
+    rf"the {_ANSWERS} (?:is|are|seems?) complete(?:[;,.]? (?:and )?nothing{_KIND} is {_GONE})?",
     r"none|n/a",
 )
 _OTHERS = (
@@ -77,7 +81,8 @@ def _around(c: str) -> bool:
 @cache
 def _empty(seats: tuple[str, ...]) -> re.Pattern[str]:
     of = _OF.replace("SEATS", "|".join(seats))
-    return re.compile(rf"{_HEAD}(?:{_VIEW}(?:{'|'.join(_ENGLISH)}){of}|{'|'.join(_OTHERS)})")
+    english = "|".join(_ENGLISH).replace("SEATS", "|".join(seats))
+    return re.compile(rf"{_HEAD}(?:{_VIEW}(?:{english}){of}|{'|'.join(_OTHERS)})")
 
 
 def says_nothing(text: str, seats: Sequence[str] = SEATS) -> bool:

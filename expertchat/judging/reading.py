@@ -236,7 +236,9 @@ def _explains(after: str, value: int, finish: str, category: str | None, subject
     if "?" in rest[:2] or _FIRST_HYPOTHETICAL.match(rest) or _TAKEN_BACK.search(rest):
         return False
     names = "|".join(seat.upper() for seat in seats)
-    if (whose := re.match(rf" for (?:the )?(?:expert )?({names})\b", after)) and whose.group(1).lower() != (subject or "").lower():
+    expert = rf"(?:the )?(?i:expert )({names})\b"
+    whose = re.match(rf" for (?:the )?(?i:expert )?({names})\b", after) or re.match(rf" ?(?:[(]|[-–—] ?)(?:for )?{expert}[).! ]*$", after)
+    if whose and whose.group(1).lower() != (subject or "").lower():
         return False
     of = re.match(r" for (?:the |its )?(\w+)\W*$", after)
     if of and whose is None and of.group(1).lower() != (category or "").replace("_", " ").lower():

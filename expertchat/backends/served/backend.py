@@ -19,13 +19,14 @@ from expertchat.backends.base import (
     Scores,
 )
 from expertchat.backends.served import reading
-from expertchat.backends.served.can import FLAGS, Can, count, what_it_can
+from expertchat.backends.served.can import COUNTED, FLAGS, Can, count, what_it_can
 from expertchat.backends.served.client import Answered, Client, wait_for
-from expertchat.backends.served.lane import Asked
+from expertchat.backends.served.lane import Asked, bytes_of
 from expertchat.backends.served.lane import OnText as OnRow
 from expertchat.backends.served.options import Walk
 from expertchat.backends.served.trouble import Denied, Refused
-from expertchat.config import ConfigError, ModelConfig
+from expertchat.backends.template import PLACEHOLDER
+from expertchat.config import ConfigError, DecodingConfig, ModelConfig
 from expertchat.folder.run import Halted
 from expertchat.records import Message
 from expertchat.text.sentences import writable
@@ -77,7 +78,8 @@ class ServedBackend(Asked, Backend):
         """Find out what the server can. Raises ConfigError where it cannot be asked at all, or not as the config demands."""
         model = str(config.model)
         try:
-            can = wait_for(what_it_can(client, model, config.thinking, config.more))
+            temperatures = {temperature_of(stage) for stage in _stages(config).values()}
+            can = wait_for(what_it_can(client, model, config.thinking, config.more, temperatures))
         except (Denied, Refused) as error:
             raise ConfigError(str(error)) from None
         except Halted as error:
@@ -109,7 +111,7 @@ class ServedBackend(Asked, Backend):
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """As the server counts, where it does and it matters; else no fewer than a third of the bytes."""
         chat = tuple(messages)
-        size = sum(len(message.content.encode()) for message in chat)
+        size = bytes_of(*chat)
         rough = size // 3 + FRAME * len(chat)
         if self.can.counts is None or 2 * (size + FRAME * len(chat)) <= self.info.context_length:
             return rough
@@ -144,10 +146,13 @@ class ServedBackend(Asked, Backend):
     async def _written(self, request: GenerateRequest, name: str, on_text: OnRow | None) -> Completion:
         if (kept := self.client.terms.ledger.find(name)) is not None and kept.text is not None:
             return reading.completion(kept, request)
-        streams = on_text is not None and self._streams < STREAMED
+        streams = on_text is not None and self.can.streams is not None and self._streams < STREAMED
         self._streams += streams
         try:
-            answered = await self.client.ask("/chat/completions", self.body(request), reading.said, on_text if streams else None)
+            body, on_text = self.body(request), on_text if streams else None
+            if on_text is not None and self.can.streams == "counted":
+                body["stream_options"] = COUNTED
+            answered = await self.client.ask("/chat/completions", body, reading.said, on_text)
         finally:
             self._streams -= streams
         said = answered.value
@@ -155,7 +160,8 @@ class ServedBackend(Asked, Backend):
             raise Refused(f"server {answered.server}: {said.problem}")
         text = writable(said.text if self.can.begins != "asked" else reading.without(said.text, request.prefix))
         record = self._keep(
-            name, request.key, answered, said.usage, text=text, finish=said.finish, prompt=said.prompt, ids=said.ids, ended=said.ended,
+            name, request.key, answered, said.usage, bytes_of(*request.messages), text=text, finish=said.finish, prompt=said.prompt,
+            ids=said.ids, ended=said.ended,
         )  # fmt: skip
         return reading.completion(record, request)
 
@@ -179,7 +185,8 @@ class ServedBackend(Asked, Backend):
         logprobs, seconds = walk.logprobs(), sum(step.seconds for step in steps)
         whole = Answered(None, sum(step.tries for step in steps), seconds, steps[-1].server)
         usage = reading.added([step.value.usage for step in steps])
-        self._keep(name, request.key, whole, usage, logprobs=[p if math.isfinite(p) else None for p in logprobs])
+        sent = len(steps) * bytes_of(*request.messages)
+        self._keep(name, request.key, whole, usage, sent, logprobs=[p if math.isfinite(p) else None for p in logprobs])
         return Scores(logprobs, seconds)
 
     # -- the request --------------------------------------------------------------------------------------------------
@@ -188,14 +195,13 @@ class ServedBackend(Asked, Backend):
         """A request for text in the protocol's words."""
         decoding = request.decoding
         found = self._chat(request.messages, request.prefix) | {self.can.limit: decoding.max_new_tokens}
-        if decoding.method == "greedy":
-            found |= {"temperature": 0.0}
-        else:
-            found |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
+        found["temperature"] = temperature_of(decoding)
+        if decoding.method != "greedy" and self.can.nucleus:
+            found["top_p"] = decoding.top_p
         if self.can.seeds:
             digest = hashlib.sha256(f"{self.seed} {request.key}".encode("utf-8", "replace")).digest()
             found["seed"] = int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
-        if request.stops:
+        if request.stops and self.can.stops:
             found["stop"] = list(request.stops[:STOPS])
         if self.can.tokens:
             found["return_token_ids"] = True
@@ -225,15 +231,32 @@ class ServedBackend(Asked, Backend):
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+    """Messages in the protocol's words. Several servers refuse a blank one."""
+    return [{"role": message.role, "content": message.content if message.content.strip() else PLACEHOLDER} for message in messages]
 
 
 def _cannot(config: ModelConfig, can: Can) -> list[str]:
     """What the config demands of this server, and it has not."""
-    stages = {"topic": config.decoding.topic, "reply": config.decoding.reply, "judge": config.decoding.judge}
-    return [
+    stages = _stages(config)
+    problems = [
         f"decoding.{name}.{key}={value:g}: the server of {config.model} does not take {key}; set it to 0"
         for name, stage in stages.items()
         for key, value in (("top_k", stage.top_k), ("min_p", stage.min_p))
         if stage.method == "sampling" and value and not can.extras
     ]
+    whose = f"the server of {config.model}"
+    for name, stage in stages.items():
+        if (temperature := temperature_of(stage)) in can.refused:
+            problems.append(f"decoding.{name}: {whose} does not take temperature={temperature:g} ({can.refused[temperature]}); set another")
+        elif stage.method != "greedy" and stage.top_p != 1 and not can.nucleus:
+            problems.append(f"decoding.{name}.top_p={stage.top_p:g}: {whose} takes no top_p beside a temperature; set it to 1")
+    return problems
+
+
+def _stages(config: ModelConfig) -> dict[str, DecodingConfig]:
+    return {"topic": config.decoding.topic, "reply": config.decoding.reply, "judge": config.decoding.judge}
+
+
+def temperature_of(decoding: Decoding | DecodingConfig) -> float:
+    """The temperature that a server is asked for."""
+    return 0.0 if decoding.method == "greedy" else decoding.temperature

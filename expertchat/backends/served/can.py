@@ -8,7 +8,7 @@ nothing needs them, and a vLLM with adapters falls over them (0.32 on a CPU).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,8 @@ LIMITS: tuple[Limit, ...] = ("max_tokens", "max_completion_tokens")
 MOST_SEEN = (100, 20, 5)  # likeliest tokens that are asked for, in this order, until the server gives any
 WORD, LETTER = " heron", "q"
 FEW, MANY = 8, 24  # words that an answer is begun with, to see what they add
+Streams = Literal["counted", "plain"]
+COUNTED = {"include_usage": True}  # a stream that tells its tokens at the end
 FLAGS = {"continue_final_message": True, "add_generation_prompt": False}
 PROBE = Bounds(2, 60.0)
 SPARE = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -36,7 +38,9 @@ class Can:
     """`limit`: what the server calls the most tokens of an answer. `extras`: it takes what OpenAI's protocol has not (top_k, min_p,
     repetition_penalty), which else its own defaults would decide. `begins`: how an answer's beginning is given: by vLLM's flags, as the
     last message, or it cannot, and is asked for in words. `seen`: likeliest tokens that it tells the probabilities of. `counts`: who counts
-    the tokens of a chat. `several`: n answers in one request. `system`, `alternation`: what its chat template takes and demands.
+    the tokens of a chat. `several`: n answers in one request. `nucleus`: top_p beside a temperature. `refused`: temperatures that it does
+    not take, with its words. `streams`: whether an answer may come in pieces, and whether its tokens are told then. `system`,
+    `alternation`: what its chat template takes and demands.
     """
 
     limit: Limit = "max_tokens"
@@ -52,6 +56,10 @@ class Can:
     counts: Counts | None = None
     usage: bool = False
     cost: bool = False
+    nucleus: bool = True
+    stops: bool = True
+    streams: Streams | None = "counted"
+    refused: Mapping[float, str] = field(default_factory=dict)
     system: bool = True
     alternation: bool = True
     context: int | None = None
@@ -84,9 +92,11 @@ class Tried(NamedTuple):
     logprob: float | None
 
 
-async def what_it_can(client: Client, model: str, thinking: bool = False, more: Mapping[str, Any] | None = None) -> Can:
-    """Ask. Raises Denied or Refused where it does not even answer a plain question."""
-    return await _Probe(client, model, dict(more or {})).run(thinking)
+async def what_it_can(
+    client: Client, model: str, thinking: bool = False, more: Mapping[str, Any] | None = None, temperatures: Collection[float] = ()
+) -> Can:
+    """Ask, for the temperatures that are wanted too. Raises Denied or Refused where it does not even answer a plain question."""
+    return await _Probe(client, model, dict(more or {})).run(thinking, temperatures)
 
 
 @dataclass
@@ -96,16 +106,17 @@ class _Probe:
     more: dict[str, Any]
     can: Can = field(default_factory=Can)
 
-    async def run(self, thinking: bool) -> Can:
+    async def run(self, thinking: bool, temperatures: Collection[float]) -> Can:
         models, context = self._listed(await there(self.client))
-        if models and self.model not in models:
+        if models and self.model not in models and self.model.rpartition(":")[0] not in models:  # OpenRouter's NAME:floor is NAME
             raise Denied(f"server {self.client.addresses[0].url}: has no model {self.model}; it has {', '.join(models[:8])}")
         self.can = replace(self.can, models=models, context=context)
         await self._plain(thinking)
         asked: dict[str, Coroutine[Any, Any, Any]] = {
             "system": self._system(), "alternation": self._alternation(), "begins": self._begins(), "seeds": self._seeds(),
             "several": self._several(), "choices": self._choices(), "forced": self._forced(), "tokens": self._ids(),
-            "counts": self._counts(), "adapters": self._adapters(),
+            "counts": self._counts(), "adapters": self._adapters(), "nucleus": self._nucleus(), "stops": self._stops(),
+            "streams": self._streams(), "refused": self._refused(temperatures),
         }  # fmt: skip
         found: dict[str, Any] = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
         self.can = replace(self.can, **found)
@@ -207,6 +218,32 @@ class _Probe:
         asked = {"logprobs": True, "top_logprobs": 1, "temperature": 0.0} if self.can.seen else {}
         found = await self._may([USER], structured_outputs={"choice": [LETTER]}, **asked)
         return found is not None and found.logprob is not None and found.logprob < -2
+
+    async def _nucleus(self) -> bool:
+        return await self._may([USER], temperature=1.0, top_p=1.0) is not None
+
+    async def _stops(self) -> bool:
+        return await self._may([USER], stop=["\n\n"]) is not None
+
+    async def _streams(self) -> Streams | None:
+        ways: tuple[tuple[Streams, dict[str, Any]], ...] = (("counted", {"stream_options": COUNTED}), ("plain", {}))
+        for how, options in ways:
+            body = {"model": self.model, "messages": [USER], self.can.limit: 1, **self.more, **options}
+            try:
+                await self.client.ask("/chat/completions", body, read_tried, lambda text: None, bounds=PROBE)
+                return how
+            except Refused:
+                continue
+        return None
+
+    async def _refused(self, temperatures: Collection[float]) -> dict[float, str]:
+        found = {}
+        for temperature in temperatures:
+            try:
+                await self._try([USER], temperature=temperature)
+            except Refused as error:
+                found[temperature] = str(error)
+        return found
 
     async def _ids(self) -> bool:
         found = await self._may([USER], return_token_ids=True)

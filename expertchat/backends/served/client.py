@@ -12,17 +12,18 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from expertchat.backends.served.address import is_folder, urls_of, wait_for_urls
 from expertchat.backends.served.config import ServerConfig
 from expertchat.backends.served.level import MOST, Gate, Level, Turns
+from expertchat.backends.served.pieces import Pieces, events
 from expertchat.backends.served.terms import Terms
-from expertchat.backends.served.trouble import Denied, OddAnswer, Refused, Trouble, trouble_of
+from expertchat.backends.served.trouble import Denied, Failed, OddAnswer, Refused, Trouble, of_length, trouble_of
 from expertchat.config import ConfigError
 from expertchat.folder.run import Halted
 from expertchat.text.redaction import HIDDEN
@@ -32,6 +33,8 @@ ODD_TRIES = 3  # of a request that is answered with something of another shape
 LEFT_OUT = 60.0  # seconds for which one of several servers is asked nothing after its connection was lost
 PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before the second try, doubled with each
 CONNECT = 10.0
+KEY = 16  # characters of a key that is looked for in what a model says: a shorter one ("none", "test") may be a word of it
+IN_A_ROW = 20  # refusals with no answer between them, after which it is not these requests that are wrong
 
 
 class Bounds(NamedTuple):
@@ -77,7 +80,7 @@ class Client:
         self.addresses = [self._at(url) for url in wait_for_urls(urls, self.settings.wait)]
         self.gate = Gate(Level(self.settings.concurrency or MOST))
         self.turns: Turns | None = None  # of its models, where those may not be asked at once
-        self.sent = self.refused = 0
+        self.sent = self.refused = self._in_a_row = 0
         self.leaving = False  # nothing more is to be sent
         self.wake = threading.Event()  # set when any answer of its models is there
         self._said: set[str] = set()
@@ -128,6 +131,7 @@ class Client:
                 trouble = trouble_of(error, self.secret)
             else:
                 self.gate.level.answered(self.gate.out)
+                self._in_a_row = 0
                 return Answered(value, tries, time.monotonic() - began, address.url)
             finally:
                 address.out -= 1
@@ -170,8 +174,7 @@ class Client:
         if trouble.kind == "denied":
             raise Denied(said, trouble.unknown)
         if trouble.kind == "refused" or (trouble.kind == "odd" and tries >= ODD_TRIES):
-            self.refused += 1
-            raise Refused(said)
+            self._refuse(said, bounds is not None or of_length(said))
         if trouble.gone:
             self._look_again()
         others = [one for one in self.addresses if one is not address and one.back <= time.monotonic()]
@@ -206,9 +209,16 @@ class Client:
 
     def _give_up(self, said: str) -> float:
         if self.settings.failing == "null":
-            self.refused += 1
-            raise Refused(said)
+            self._refuse(said, True)
         raise Halted(f"{said}; the same command goes on where this one stops (server.failing=null goes on without such answers)")
+
+    def _refuse(self, said: str, alone: bool) -> NoReturn:
+        """This request gets no answer. Where so many in a row get none, none will; but those that stand `alone` do not count."""
+        self.refused += 1
+        self._in_a_row += not alone
+        if self._in_a_row >= IN_A_ROW and self.settings.failing != "null":
+            raise Halted(f"{said}; and so for {self._in_a_row} requests in a row, with no answer between (server.failing=null goes on)")
+        raise Refused(said)
 
     def _once(self, text: str) -> None:
         """Tell what is told once of a kind: numbers in it aside."""
@@ -246,53 +256,32 @@ class Client:
 
     async def _streamed(self, address: Address, body: Mapping[str, Any], on_text: Callable[[str], None]) -> Any:
         """A chat completion that comes in pieces, as one that came whole."""
-        more = {"stream": True, "stream_options": {"include_usage": True}}
-        text, thought, logprobs, last = "", "", list[Any](), dict[str, Any]()
-        finish, usage, ids, prompt = None, None, list[int](), None
+        found = Pieces(on_text)
         create = address.openai.chat.completions.with_streaming_response.create
         named = {"model": body["model"], "messages": body["messages"], "extra_headers": self._headers}
-        async with create(**named, extra_body={**body, **more}) as answer:
-            async for piece in self._pieces(answer):
-                last, usage = piece, piece.get("usage") or usage
-                for choice in piece.get("choices") or []:
-                    delta = choice.get("delta") or {}
-                    text, thought = text + (delta.get("content") or ""), thought + (delta.get("reasoning_content") or "")
-                    finish = choice.get("finish_reason") or finish
-                    ids += choice.get("token_ids") or []
-                prompt = piece.get("prompt_token_ids") or prompt
-                on_text(text)
-        if finish is None:
-            raise OddAnswer("its stream ends in the middle")
-        message = {"content": text, "reasoning_content": thought or None}
-        choice = {"message": message, "finish_reason": finish, "logprobs": {"content": logprobs}, "token_ids": ids or None}
-        return {"choices": [choice], "usage": usage, "model": last.get("model"), "prompt_token_ids": prompt}
-
-    async def _pieces(self, answer: Any) -> AsyncIterator[dict[str, Any]]:
-        async for line in answer.iter_lines():
-            if not line.startswith("data:"):
-                continue
-            if (data := line[5:].strip()) == "[DONE]":
-                return
-            piece = self._json(data)
-            if not isinstance(piece, dict) or "error" in piece:
-                raise OddAnswer(f"its stream breaks off: {json.dumps(piece)}")
-            yield piece
+        async with create(**named, extra_body={**body, "stream": True}) as answer:
+            async for event in events(answer.iter_bytes()):
+                _read(found.take, self._json(event))
+        return found.whole()
 
     def _json(self, text: str) -> Any:
-        if self.secret:
+        if self.secret and len(self.secret) >= KEY:
             text = text.replace(self.secret, HIDDEN)
         try:
-            return json.loads(text)
+            found = json.loads(text)
         except (ValueError, RecursionError):
             what = "a page for people" if text.lstrip()[:1] == "<" else "no JSON" if text else "nothing"
             raise OddAnswer(f"it answers with {what}") from None
+        if isinstance(found, dict) and found.get("error") and not found.get("choices"):
+            raise Failed(found["error"])
+        return found
 
 
 def _read(read: Callable[[Any], T], found: Any) -> T:
     """Raises OddAnswer where an answer has not what is read."""
     try:
         return read(found)
-    except (OddAnswer, Refused):
+    except (Failed, OddAnswer, Refused):
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise OddAnswer(f"it answers in another shape ({type(error).__name__}: {error})") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,9 @@ class ServedEmbedder(Asked, Embedder):
         if len(found) != len(pieces):
             raise Refused(f"server {answered.server}: {len(found)} vectors for {len(pieces)} texts")
         vector = weighted_mean([unit(one) for one in found], [max(1, len(piece.encode())) for piece in pieces])
-        self._keep(name, request.key, answered, used, vector=list(vector))
+        if not all(map(math.isfinite, vector)):
+            raise Refused(f"server {answered.server}: its vector is not finite")
+        self._keep(name, request.key, answered, used, len(request.text.encode("utf-8", "replace")), vector=list(vector))
         return vector
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from expertchat.backends.base import Computing, LaneApart
 from expertchat.backends.served.client import Answered, Client, start
 from expertchat.backends.served.reading import Usage
-from expertchat.records import Served
+from expertchat.records import Message, Served
 
 SLICE = 0.05  # seconds that an advance waits at most for something to be done
 LINGER = 20.0  # seconds that the end of a run waits for what was sent: its answers are paid, and kept for the next start
@@ -102,11 +102,17 @@ class Asked(Computing):
             lane.close()
         return [found[ticket] for ticket in tickets]
 
-    def _keep(self, name: str, key: str, answered: Answered[Any], usage: Usage, **said: Any) -> Served:
-        """Write an answer on the ledger, under the digest of what was asked, before anybody hears of it."""
+    def _keep(self, name: str, key: str, answered: Answered[Any], usage: Usage, sent: int, **said: Any) -> Served:
+        """Write an answer on the ledger, under the digest of what was asked, before anybody hears of it. `sent`: bytes of what that was."""
+        got = len(str(said.get("text") or "").encode())
         record = Served(
             id=name, key=key, model=self.name, server=answered.server, tries=answered.tries, seconds=round(answered.seconds, 4),
-            prompt_tokens=usage.prompt, completion_tokens=usage.completion, cost=usage.costs(self.prices), **said,
+            prompt_tokens=usage.prompt, completion_tokens=usage.completion, cost=usage.costs(self.prices, sent, got), **said,
         )  # fmt: skip
         self.client.terms.ledger.keep(record)
         return record
+
+
+def bytes_of(*messages: Message) -> int:
+    """What the texts of messages take as UTF-8."""
+    return sum(len(message.content.encode("utf-8", "replace")) for message in messages)

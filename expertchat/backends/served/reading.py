@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from expertchat.backends.base import Completion, GenerateRequest
+from expertchat.backends.served.pieces import text_of, thought_of
 from expertchat.backends.served.trouble import OddAnswer
 from expertchat.records import Served
 from expertchat.text.sentences import writable
 from expertchat.text.thinking import first_stop
 
 MILLION = 1_000_000
+ROUGH = 3  # bytes to a token: most texts have more
+BLOCK = ("<think>\n", "\n</think>\n\n")  # round what was thought, where that comes apart from the text
+BROKEN = ("error", "abort")  # how a half answer ends that is worth another try
+CUT = ("length", "repetition")  # how one ends that the server has cut: vLLM does so where a text runs in circles
 
 
 class Usage(NamedTuple):
@@ -21,11 +26,14 @@ class Usage(NamedTuple):
     completion: int | None = None
     cost: float | None = None
 
-    def costs(self, prices: Sequence[float] | None) -> float | None:
-        """What it has cost: as told, else by the prices of a million tokens of prompt and answer."""
-        if self.cost is not None or prices is None or self.prompt is None:
+    def costs(self, prices: Sequence[float] | None, sent: int, got: int) -> float | None:
+        """What it has cost: as told, else by the prices of a million tokens of prompt and answer; where the server counts none, as many as
+        the bytes sent and got would be at most, by ROUGH to a token."""
+        if self.cost is not None or prices is None:
             return self.cost
-        return (self.prompt * prices[0] + (self.completion or 0) * prices[1]) / MILLION
+        prompt = sent // ROUGH if self.prompt is None else self.prompt
+        completion = got // ROUGH if self.completion is None else self.completion
+        return (prompt * prices[0] + completion * prices[1]) / MILLION
 
 
 class Said(NamedTuple):
@@ -51,19 +59,21 @@ def said(found: Any) -> Said:
     """The first choice of a chat's answer. What it thought, where that comes apart from the text, stands before it in a block."""
     choice = found["choices"][0]
     message = choice["message"]
-    text, thought = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
-    if text is not None and not isinstance(text, str):
-        raise OddAnswer("it answers in another shape: its text is none")
+    text, inner = text_of(message.get("content"))
+    thought = inner or thought_of(message)
     reason, problem = choice.get("finish_reason"), None
+    if reason in BROKEN:
+        raise OddAnswer(f"it broke the answer off ({reason})")
     if reason == "content_filter":
         problem = "it kept the answer back (content_filter)"
     elif text is None and not thought:
         refusal = message.get("refusal")
         problem = f"it refused ({writable(str(refusal))[:200]})" if refusal else "it answered nothing"
-    text = f"<think>\n{thought}\n</think>\n\n{text or ''}" if isinstance(thought, str) and thought else text or ""
+    text = f"{BLOCK[0]}{thought}{BLOCK[1]}{text or ''}" if thought else text or ""
     ids = choice.get("token_ids") or None
     ended = reason == "stop" and choice.get("stop_reason") is None if ids else None
-    return Said(text, "length" if reason == "length" else "stop", usage(found), found.get("prompt_token_ids"), ids, ended, problem)
+    finish: Literal["stop", "length"] = "length" if reason in CUT else "stop"
+    return Said(text, finish, usage(found), found.get("prompt_token_ids"), ids, ended, problem)
 
 
 def usage(found: Mapping[str, Any]) -> Usage:
@@ -101,7 +111,9 @@ def said_token(found: Any) -> Likeliest:
 def completion(kept: Served, request: GenerateRequest) -> Completion:
     """What is on the ledger as the answer to a request, ending before the first stop string."""
     text, finish = kept.text or "", kept.finish
-    stop = first_stop(text, [stop for stop in request.stops if stop], False)
+    behind = text.find(BLOCK[1]) + len(BLOCK[1]) if text.startswith(BLOCK[0]) and BLOCK[1] in text else 0
+    stop = first_stop(text[behind:], [stop for stop in request.stops if stop], False)
+    stop = None if stop is None else behind + stop
     if stop is not None:
         text, finish = text[:stop], "stop"
     tokens = kept.completion_tokens if kept.completion_tokens is not None else len(text.split())

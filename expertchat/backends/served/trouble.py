@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,10 @@ from expertchat.text.cleaning import clean
 from expertchat.text.redaction import HIDDEN, hide
 
 SHOWN = 240  # characters of what a server says
+# What an account has no more of, and what is held against one text: both come with several status codes.
+_USED_UP = re.compile(r"insufficient[_ ](?:quota|credit|balance|fund)|(?:credit|balance)s? (?:is|are) too low|\b(?:out of|no) credit", re.I)
+_MODERATED = re.compile(r"moderat|flagged|guardrail|content (?:policy|filter)|safety", re.I)
+_LENGTH = ("context", "length", "too long", "max_model_len", "tokens")
 Kind = Literal["busy", "down", "odd", "refused", "denied"]
 """busy: 429; down: no connection, no answer in time, 5xx, a cut answer; odd: an answer of another shape; refused: this one request; denied:
 whatever is asked (a wrong key, model or address)."""
@@ -34,6 +39,17 @@ class Trouble:
 
 class OddAnswer(ValueError):
     """An answer that is none: another shape, a page for people, a stream that ends in the middle."""
+
+
+class Failed(Exception):
+    """An error that came in the place of an answer, with status 200 or in the middle of a stream."""
+
+    def __init__(self, error: Any) -> None:
+        said = error.get("message") if isinstance(error, dict) else error
+        super().__init__(said if isinstance(said, str) else json.dumps(error))
+        code = error.get("code") or error.get("status") if isinstance(error, dict) else None
+        number = int(str(code)) if str(code).isdecimal() else 0
+        self.status = number if 400 <= number < 600 else None
 
 
 class Refused(Exception):
@@ -56,8 +72,12 @@ def trouble_of(error: BaseException, secret: str | None = None) -> Trouble:
         return Trouble("refused", told(str(error), secret))
     if isinstance(error, OddAnswer):
         return Trouble("odd", told(str(error), secret))
+    if isinstance(error, Failed):
+        said = told(str(error), secret)
+        return Trouble("odd", f"it answers with an error: {said}") if error.status is None else _of_status(error.status, said, {})
     if isinstance(error, openai.APIStatusError):
-        return _of_status(error, secret)
+        said = told(message_of(error), secret)
+        return _of_status(int(error.status_code), said, error.response.headers, str(getattr(error, "code", None)))
     if isinstance(error, asyncio.TimeoutError | TimeoutError | openai.APITimeoutError):
         return Trouble("down", "no whole answer in time")
     causes = list(_causes(error))
@@ -72,23 +92,31 @@ def trouble_of(error: BaseException, secret: str | None = None) -> Trouble:
     raise error
 
 
-def _of_status(error: Any, secret: str | None) -> Trouble:
-    status, said = int(error.status_code), told(message_of(error), secret)
+def _of_status(status: int, said: str, headers: Mapping[str, str], code: str = "") -> Trouble:
     words = f"{status}{f': {said}' if said else ''}"
+    if status == 402 or (status in (400, 403, 429) and (code == "insufficient_quota" or _USED_UP.search(said))):
+        if (wait := retry_after(headers)) is not None and status == 402:
+            return Trouble("busy", words, wait)
+        return Trouble("denied", f"its quota or credit is used up ({words})")
     if status == 429:
-        if "insufficient_quota" in said or getattr(error, "code", None) == "insufficient_quota":
-            return Trouble("denied", f"its quota is used up ({words})")
-        return Trouble("busy", f"too many requests ({words})", retry_after(error.response.headers))
+        return Trouble("busy", f"too many requests ({words})", retry_after(headers))
     if 300 <= status < 400:
-        place = told(str(error.response.headers.get("location", "")), secret)
+        place = told(str(headers.get("location", "")))
         return Trouble("denied", f"it sends elsewhere ({status} to {place}), where no request and no key follows; name that address as url")
+    if status == 403 and _MODERATED.search(said):
+        return Trouble("refused", f"it keeps the answer back ({words})")
     if status in (401, 403):
         return Trouble("denied", f"it does not take the key ({words})")
     if status in (404, 405):
         return Trouble("denied", f"it knows no such model or address ({words})", unknown=True)
     if status in (408, 409, 425) or (status >= 500 and status != 501):
-        return Trouble("down", words, retry_after(error.response.headers))
+        return Trouble("down", words, retry_after(headers))
     return Trouble("refused", words)
+
+
+def of_length(text: str) -> bool:
+    """Whether a refusal speaks of how long a request is."""
+    return any(word in text.lower() for word in _LENGTH)
 
 
 def message_of(error: Any) -> str:

@@ -16,9 +16,9 @@ from expertchat.backends.base import Capabilities, Valued, Valuer, ValueRequest
 from expertchat.backends.reward_texts import shorter, valued
 from expertchat.backends.served.can import there
 from expertchat.backends.served.client import Answered, Bounds, Client, wait_for
-from expertchat.backends.served.lane import Asked, OnText
+from expertchat.backends.served.lane import Asked, OnText, bytes_of
 from expertchat.backends.served.reading import Usage, usage
-from expertchat.backends.served.trouble import Denied, OddAnswer, Refused
+from expertchat.backends.served.trouble import Denied, OddAnswer, Refused, of_length
 from expertchat.config import ConfigError, RewardModelConfig
 from expertchat.folder.run import Halted
 from expertchat.records import Message
@@ -29,7 +29,6 @@ WAYS: dict[Way, str] = {"chat": "^/classify", "pair": "^/score"}
 MARKS: dict[Way, tuple[str, ...]] = {  # that no text may hold, besides those of roles; which of them the model has is not known
     "chat": ("<s>", "</s>"), "pair": ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", "<s>", "</s>", "<pad>", "<mask>"),
 }  # fmt: skip
-LENGTH = ("context", "length", "too long", "max_model_len", "tokens")  # how a refusal speaks of it
 PROBE = Bounds(2, 60.0)
 TRIED = (Message("user", "Let us talk about herons."),), "They fish in shallow water."
 
@@ -99,7 +98,7 @@ class ServedRewardModel(Asked, Valuer):
         numbers, used = answered.value
         score = numbers[-1] - (numbers[0] if len(numbers) == 2 else 0.0)
         if math.isfinite(score):
-            self._keep(name, request.key, answered, used, score=score)
+            self._keep(name, request.key, answered, used, bytes_of(*request.messages) + len(request.reply.encode()), score=score)
         return valued(score, self.config)
 
     async def _asked(self, request: ValueRequest) -> Answered[tuple[list[float], Usage]]:
@@ -111,7 +110,7 @@ class ServedRewardModel(Asked, Valuer):
                 return await self._read(await self._ended(body) if self.tokens else body)
             except Refused as error:
                 refused = error
-                if not any(word in str(error).lower() for word in LENGTH):
+                if not of_length(str(error)):
                     break
         raise refused
 
