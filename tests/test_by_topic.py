@@ -122,8 +122,10 @@ def test_the_intervals_cover() -> None:
 
 def test_the_simulation_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("tests.proofs.coverage.WORLDS", [World(6, 4, 0.0)])
+    monkeypatch.setattr("tests.proofs.coverage.POWERS", [World(6, 4, 0.0, ties=0.4)])
     assert main(["8"]) == 0  # of eight sets all may hold the truth
     said = capsys.readouterr().out
     assert "| 6 x 4 | 0 |" in said and "topics, then dialogues" in said and "4 kinds" in said
+    assert "| 6 x 4 | 0 | 40% |" in said
     monkeypatch.setattr("tests.proofs.coverage.FIGURES", {"none": lambda world, rng, seed: (NOTHING, 0.0)})
     assert main(["8"]) == 1 and "Beyond 93 to 97 %: none of 6 topics, alike 0: 0.0 %" in capsys.readouterr().out
