@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from expertchat.records import Metrics
 from expertchat.records.learning import Preference
 from expertchat.training import kto, preferred
 from expertchat.training.against_base import held_out_topics
+from expertchat.training.config import GuardsConfig
 from expertchat.training.dpo_config import DpoConfig
 from expertchat.training.dpo_run import DpoRun, check_kinds
 from expertchat.training.offline import run_offline
@@ -175,6 +177,20 @@ def test_a_guard_ends_the_run(tmp_path: Path, pairs: Path) -> None:
     assert train(tmp_path / "run", str(pairs), *SMALL, *words) == 0
     summary = RunReader(tmp_path / "run").summary
     assert summary["rounds"] < 3 and "KL to the base" in str(summary["stopped_by"])
+
+
+def test_a_guard_holds_after_a_start_that_found_the_evaluation_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured before a kill is not measured again, and held against the guards all the same."""
+    told = {"evaluation-model-0001": Metrics(id="evaluation-model-0001", kind="evaluation", round=1, learner="model", policy_version=1,
+                                             figures={"kl": 0.5, "length": 30.0, "tokens_base": 10.0})}  # fmt: skip
+    run: Any = DpoRun.__new__(DpoRun)
+    run.config = SimpleNamespace(guards=GuardsConfig(max_kl=0.1, max_length_ratio=2.0, action="stop"))
+    run.store, run.lowered, run.ended, warned = SimpleNamespace(metrics=told), {"max_kl": 0.4}, None, list[str]()
+    run.warn = warned.append
+    run.after(2, {"loss": 0.5})  # not evaluated: nothing is known, and nothing is forgotten
+    assert (run.ended, run.lowered, warned) == (None, {"max_kl": 0.4}, [])
+    run.after(1, {"loss": 0.5})
+    assert "KL to the base is 0.5" in run.ended and "reply length over the base's is 3" in run.ended and len(warned) == 1
 
 
 def test_what_is_measured_on_held_out_rows() -> None:

@@ -14,7 +14,7 @@ from expertchat.config import ConfigError
 from expertchat.preferences.candidates import Sampled
 from expertchat.records import Candidate, Message
 from expertchat.training.drift import Moved, drift, moved
-from expertchat.training.learner import Learner, WeightLearner
+from expertchat.training.learner import LAYER, Learner, WeightLearner
 from expertchat.training.method import Rows
 from tests.test_update import backend, config, lora, pairs, shake, updater
 
@@ -125,3 +125,10 @@ def test_without_memory_for_all_it_takes_fewer(monkeypatch: pytest.MonkeyPatch) 
     least[0] = 1
     with pytest.raises(ConfigError, match="out of memory with a single row"):
         likelihoods(one, asked)
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.up_proj", "transformer.h.1.mlp.c_fc", "transformer.blocks.1.ffn", "encoder.layer.1.x"])
+def test_a_layer_is_found_by_its_number(name: str) -> None:
+    found = LAYER.search(f"{name}.weight")
+    assert found is not None and found[1] == "1"
+    assert LAYER.search("model.embed_tokens.weight") is None

@@ -290,6 +290,16 @@ def test_a_guard_ends_the_run_early(tmp_path: Path) -> None:
     assert summary["rounds"] == 1 and "below the limit of 1" in summary["stopped_by"]
 
 
+def test_the_last_round_is_evaluated_where_any_is() -> None:
+    """Else the rounds after the last evaluation could never be chosen."""
+
+    def evaluated(rounds: int, every: int) -> list[int]:
+        config = SimpleNamespace(rounds=rounds, evaluation=SimpleNamespace(every=every))
+        return [n for n in range(1, rounds + 1) if Online.due(SimpleNamespace(config=config), n)]  # type: ignore[arg-type]
+
+    assert (evaluated(11, 6), evaluated(12, 6), evaluated(4, 6), evaluated(3, 0)) == ([6, 11], [6, 12], [], [])
+
+
 def test_full_training_writes_weights(tmp_path: Path) -> None:
     code, _ = train(tmp_path / "run", "train=last_layer", "rounds=1", "evaluation.every=0")
     assert code == 0

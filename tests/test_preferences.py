@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expertchat.config import ConfigError
-from expertchat.records import PreferencePair
+from expertchat.records import PreferencePair, Transcript
 from expertchat.records.learning import Preference
 from expertchat.sources.preferences import parted, read_preferences, shared
 from expertchat.sources.preferring import PreferredConfig
@@ -75,6 +75,21 @@ def test_a_run_is_read_with_its_topics_and_its_cut_replies(tmp_path: Path) -> No
     (tmp_path / "pairs.jsonl").write_text(pair.to_json() + "\n")
     (found,) = read_preferences(PreferredConfig(path=[str(tmp_path)]), 0)
     assert (found.topic, found.group, found.cut, found.chosen) == ("tides", "tides", ["rejected"], "The Moon pulls.")
+
+
+def test_pairs_of_a_training_have_the_topics_of_its_dialogues_however_they_are_named(tmp_path: Path) -> None:
+    about: dict[str, Any] = {"score_chosen": 3.0, "score_rejected": 1.0, "margin": 2.0, "round": 1, "policy_version": 0}
+    said = {"transcript": "r0001/c0000", "turn": 2, "cut_chosen": 1, "cut_rejected": 0}
+    about |= {"prompt": [USER], "chosen": [GOOD], "rejected": [POOR], "provenance": said}
+    pairs = [PreferencePair.model_validate({"id": f"r0001/c0000/t{i}"} | about) for i in (2, 4)]
+    ref = {"family": "world", "model": "embedded:llama"}
+    talk = Transcript(id="r0001/c0000", topic="tides", experts={"a": ref, "b": ref}, turns=[], seed=0, stop_reason="turns")
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{pair.to_json()}\n" for pair in pairs))
+    for topic, group in (("", "r0001/c0000"), ("tides", "tides")):
+        for path in (tmp_path, tmp_path / "pairs.jsonl"):
+            found = read_preferences(PreferredConfig(path=[str(path)], share=0), 0)
+            assert [(one.topic, one.group, one.cut) for one in found] == [(topic, group, ["chosen"])] * 2
+        (tmp_path / "transcripts.jsonl").write_text(talk.to_json() + "\n")
 
 
 # -- what is held out -----------------------------------------------------------------------------------------------------

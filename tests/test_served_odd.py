@@ -95,7 +95,7 @@ def test_what_is_no_text_is_told(stub: Stub) -> None:
     stub.fault = of({"content": None})
     assert all("it answered nothing" in (done.problem or "") for done in both(backend))
     stub.fault = of({"refusal": "I will not."})
-    assert all("it refused (I will not.)" in (done.problem or "") for done in both(backend, asked("r")))
+    assert all("it refused (I will not.)" in (done.problem or "") for done in both(backend, asked(stop=("|",))))
     for shape in ([{"type": "image"}], [3], 7):
         with pytest.raises(OddAnswer, match="its text is none"):
             text_of(shape)
@@ -105,7 +105,9 @@ def test_an_end_by_a_stop_string_is_no_end_of_the_model(stub: Stub) -> None:
     backend = connected(stub)
     backend.can = replace(backend.can, tokens=True)
     stub.fault = of({"content": "Fish."}, token_ids=[5, 6], stop_reason="\n")
-    assert [done.ended for done in both(backend)] == [False, False]
+    assert [(done.ended, done.unshown) for done in both(backend)] == [(False, "stop")] * 2  # its tokens are among the ids
+    stub.fault = of({"content": "Fish."}, token_ids=[5, 6], stop_reason=128009)  # Llama 3's <|eot_id|>
+    assert [(done.ended, done.unshown) for done in both(backend, asked(stop=("|",)))] == [(True, None)] * 2
 
 
 @pytest.mark.parametrize("finish", ["error", "abort"])

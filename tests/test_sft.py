@@ -304,6 +304,10 @@ def test_the_best_of_a_run_is_taught_after_what_its_experts_saw(tmp_path: Path) 
     assert replies == [("c0001/a/t00", "a says 0", 0.9), ("c0001/a/t02", "a says 2", 0.9)]
     assert found[1].prompt[-1] == {"role": "user", "content": "b says 1"} and found[0].group == "bees"
     assert "the best 1 of 3 by their reward (from 0.9 up); 1 without one are left out" in said[-1]
+    whole = [one.model_copy(update={"turns": [*turns[:2], turns[2].model_copy(update={"cut": True})]}) for one in dialogues]
+    (folder / "transcripts.jsonl").write_text("".join(f"{one.to_json()}\n" for one in whole), "utf-8")
+    best = DataConfig(path=[str(folder)], share=0, best=BestConfig(share=0.34))
+    assert [one.id for one in read_demonstrations(best, 0)] == ["c0001/a/t00"]  # the limit cut the other one: no end is to be learnt there
     least = BestConfig(share=None, least=0.0, subject="b")
     assert [one.id for one in read_demonstrations(DataConfig(path=[str(folder)], share=0, best=least), 0)] == ["c0001/b/t01"]
     with pytest.raises(ConfigError, match=r"data\.best\.least=2: no reward .* the best is 0\.9"):

@@ -16,6 +16,7 @@ from expertchat.backends.local import LocalBackend
 from expertchat.config import ConfigError
 from expertchat.records import Message
 from expertchat.training import steady
+from expertchat.training.dpo import drop
 from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.method import Rows
 from expertchat.training.steady import GROW_AFTER, START, Steady
@@ -195,6 +196,14 @@ def test_dropout_leaves_the_reference_and_the_talking_alone() -> None:
     assert len({learner.policy.generate([asked])[0].ids for _ in range(3)}) == 1
     one.update(Rows(pairs()[:2]), 2)
     assert {layer["expert_a"].p for layer in layers} == {0.5}  # TRL has switched it off again meanwhile
+
+
+def test_no_layer_of_the_base_drops_anything() -> None:
+    """GPT-2 is published with dropout of its own, which the tokens were not drawn with."""
+    base: Any = nn.Sequential(nn.Dropout(0.1), nn.Linear(2, 2))
+    base[1].attention_dropout, base[1].lora_dropout = 0.1, nn.ModuleDict({"mine": nn.Dropout(0.0), "other": nn.Dropout(0.3)})
+    drop(base, "mine", 0.5)
+    assert (base[0].p, base[1].attention_dropout, base[1].lora_dropout["mine"].p, base[1].lora_dropout["other"].p) == (0, 0.0, 0.5, 0)
 
 
 def test_dropout_belongs_to_adapters() -> None:

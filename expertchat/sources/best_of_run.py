@@ -94,7 +94,8 @@ def _candidates(run: RunReader, config: BestConfig) -> list[_One]:
 
 
 def _dialogues(run: RunReader, config: BestConfig) -> list[_One]:
-    """Each speaker's part in each dialogue, with the mean of what was said of the whole of it."""
+    """Each speaker's part in each dialogue, with the mean of what was said of the whole of it; turns that the limit cut would be taught to
+    end where they were cut."""
     said: dict[tuple[str, str], list[float]] = defaultdict(list)
     for reward in run.rewards():
         value = reward.value if config.by == "reward" else reward.rating
@@ -104,7 +105,7 @@ def _dialogues(run: RunReader, config: BestConfig) -> list[_One]:
     for one in run.transcripts():
         for seat in one.experts:
             values = said.get((one.id, seat))
-            places = tuple(at for at, turn in enumerate(one.turns) if turn.speaker == seat)
+            places = tuple(at for at, turn in enumerate(one.turns) if turn.speaker == seat and not turn.cut)
             if places:
                 found.append(_One(f"{one.id}/{seat}", one, seat, fmean(values) if values else None, places))
     return found

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.config import ConfigError, near
+from expertchat.folder.jsonl import read_lines, read_records
 from expertchat.folder.reader import RunReader
 from expertchat.records import PreferencePair
 from expertchat.records.learning import Preference
@@ -89,15 +90,31 @@ def _read(path: str, config: PreferredConfig, say: Say) -> list[Preference]:
         pairs = list(RunReader(place, "build it again").pairs())
         if not pairs:
             raise ConfigError(f"source.path={path}: its {PAIRS} holds no pair; build pairs first: expertchat build_pairs")
-        return [_of_run(pair, place.name) for pair in pairs]
+        return _of_run(pairs, place)
+    if not path.startswith(HUB) and _is_kept(place) and config.columns == type(config.columns)():
+        return _of_run(list(read_records(place, PreferencePair, "build it again")), place.parent)
     table = read_table(path, SourceConfig(path=[path], encoding=config.encoding, split=config.split), say)
     return _Rows(table, config, say).preferences()
 
 
-def _of_run(pair: PreferencePair, source: str) -> Preference:
-    """A pair as a run keeps it."""
+def _is_kept(place: Path) -> bool:
+    """Whether a file has pairs as a run keeps them, which say more than a table of texts."""
+    first = next((one for _, one in read_lines(place)), {}) if place.suffix == ".jsonl" and place.is_file() else {}
+    return {"schema", "chosen", "rejected", "provenance"} <= first.keys()
+
+
+def _of_run(pairs: Sequence[PreferencePair], folder: Path) -> list[Preference]:
+    """Pairs as a run keeps them. What their dialogues were about stands in its transcripts."""
+    kept = RunReader(folder).transcripts() if (folder / "transcripts.jsonl").is_file() else ()
+    topics = {one.id: one.topic for one in kept}
+    return [_preference(pair, folder.name, topics) for pair in pairs]
+
+
+def _preference(pair: PreferencePair, source: str, topics: Mapping[str, str]) -> Preference:
     said = pair.provenance
     sides: tuple[str, str] = ("chosen", "rejected")
+    dialogue = str(said.get("transcript") or "")
+    topic = str(said.get("topic") or topics.get(dialogue, ""))
     return Preference(
         id=pair.id,
         prompt=pair.prompt,
@@ -106,8 +123,8 @@ def _of_run(pair: PreferencePair, source: str) -> Preference:
         score_chosen=pair.score_chosen,
         score_rejected=pair.score_rejected,
         cut=[side for side in sides if said.get(f"cut_{side}")],  # type: ignore[misc]
-        topic=str(said.get("topic", "")),
-        group=str(said.get("topic") or said.get("transcript") or ""),
+        topic=topic,
+        group=topic or dialogue,
         source=f"{source}:{pair.id}",
     )
 

@@ -78,6 +78,7 @@ class AgainstBase:
     ) -> None:  # fmt: skip
         self.against, self.learner, self.store, self.hub, self.ranks, self.stopped = against, learner, store, hub, ranks, stop
         self.at_work = AtWork(store, ranks.rank)
+        self.chooses = bool(topics.choose)  # on topics of their own
         self.backends, self.experts = self._cast(plan)
         tokens = {seat: self.backends[seat].count_tokens for seat in self.experts}
         self.evaluator = Evaluator(
@@ -117,12 +118,6 @@ class AgainstBase:
         figures["length"] = figures.get("tokens_policy")
         figures["distinct_2"] = distinct_n([one.reply.text for one in compared], 2)
         return figures | self._drift(compared)
-
-    @property
-    def base_length(self) -> float | None:
-        """Tokens of the base's replies."""
-        replies = [held.reply.tokens for held in self.evaluator.held if held.reply is not None]
-        return sum(replies) / len(replies) if replies else None
 
     def _compared(self, number: int, final: bool) -> list[Comparison]:
         path = self.store.folder / "evaluations" / f"{POLICY}-r{number:04d}{'-final' if final else ''}.jsonl"

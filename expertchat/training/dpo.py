@@ -20,6 +20,7 @@ import torch
 from trl import DPOConfig, DPOTrainer
 from trl.trainer import dpo_trainer
 from trl.trainer import utils as trl_utils
+from trl.trainer.utils import disable_dropout_in_model
 
 from expertchat.backends.decoding import body
 from expertchat.training.config import TrainConfig
@@ -159,7 +160,8 @@ def _reference(peft: Any, name: str, reference: str) -> None:
 
 
 def drop(base: Any, name: str, dropout: float) -> None:
-    """Dropout in the learner's adapter alone: TRL has switched off all that is a layer, and the reference is to stay without."""
+    """Dropout in the learner's adapter alone: the reference is to stay without, and `generate` had none."""
+    disable_dropout_in_model(base)
     for module in base.modules():
         for rate in ("attention_dropout", "dropout", "activation_dropout", "hidden_dropout", "layerdrop"):
             if isinstance(getattr(module, rate, None), float):

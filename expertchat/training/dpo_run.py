@@ -16,6 +16,7 @@ from expertchat.training.guards import alarms, to_lower
 from expertchat.training.method import Rows
 from expertchat.training.offline import Offline
 from expertchat.training.offline_card import offline_card
+from expertchat.training.offline_config import SEAT
 from expertchat.training.preferred import as_judged, as_pair, checked, figures_of, group_of, stands
 from expertchat.training.rows import Row
 
@@ -88,15 +89,15 @@ class DpoRun(Offline[DpoConfig]):
                 return None
             figures |= compared
         self.learner.refresh()
-        self._last = figures
         return figures
 
-    _last: Mapping[str, Figure] = {}
-
     def after(self, number: int, figures: Mapping[str, Figure]) -> None:
-        """The guards of online_dpo, held against the round's evaluation."""
-        guards = self.config.guards
-        found = alarms({**figures, **self._last}, self.against.base_length if self.against else None, guards)
+        """The guards of online_dpo, held against the round's evaluation, where it has one."""
+        guards, told = self.config.guards, self.store.metrics.get(f"evaluation-{SEAT}-{number:04d}")
+        if told is None:
+            return
+        base = told.figures.get("tokens_base")
+        found = alarms({**figures, **told.figures}, float(base) if isinstance(base, int | float) else None, guards)
         lowering, self.lowered = to_lower(found, self.lowered, guards.worse)
         said, then = "; ".join(map(str, found)), ""
         if guards.action == "lower" and lowering:
@@ -117,10 +118,20 @@ class DpoRun(Offline[DpoConfig]):
         what = f"{train.update} (loss {train.unpaired if train.update == 'kto' else ' + '.join(train.loss)}, beta {train.beta:g})"
         about = f"trained by {what} on preferences that were there before, with [TRL](https://github.com/huggingface/trl) in ExpertChat."
         rows = f"{counts['train']} to train on, {counts['evaluation']} held out, from {', '.join(map(shown_path, data.path))}"
-        return offline_card(self.config, self.store.folder, about, {"rows": rows, "loss": what, "reference": train.reference})
+        more = {"rows": rows, "weights of": self._chosen_by(), "loss": what, "reference": train.reference}
+        return offline_card(self.config, self.store.folder, about, more)
 
     def more(self) -> dict[str, object]:
-        return {"rows": self._counts(), "pairs": len(self.epoch)}
+        return {"rows": self._counts(), "pairs": len(self.epoch), "chosen_by": self.figure}
+
+    def _chosen_by(self) -> str:
+        """Which weights are the result."""
+        if not self.config.evaluation.keep_best or not (self.against or self.held):
+            return "the last round"
+        if self.against is None:
+            return "the best round, by its loss on the rows held out, which flatters it a little"
+        on = "topics to choose by" if self.against.chooses else "the topics held out, which flatters it a little"
+        return f"the best round, by its win rate on {on}"
 
     def _counts(self) -> dict[str, int]:
         return {part: len(self.found.part(part)) for part in ("train", "evaluation")}

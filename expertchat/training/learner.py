@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from expertchat.training.ranks import Ranks
 from expertchat.training.sharding import shard
 from expertchat.training.steady import check_finite
 
+LAYER = re.compile(r"\.(?:layers?|h|blocks)\.(\d+)\.")  # of a parameter's name: the number of its layer
 WEIGHTS = "weights.safetensors"  # of a checkpoint without an adapter: the trained weights by their names
 
 
@@ -156,8 +158,11 @@ class WeightLearner(Learner):
                 f"steps get lost: set {self.key}.dtype=fp32 and {self.key}.quantization=none, or use train=lora, whose adapters "
                 "are fp32"
             )
-        last = max((int(n.split(".layers.")[1].split(".")[0]) for n, _ in model.named_parameters() if ".layers." in n), default=0)
-        self._names = [n for n, _ in model.named_parameters() if config.method == "full" or f".layers.{last}." in n]
+        layers = {n: int(match[1]) for n, _ in model.named_parameters() if (match := LAYER.search(n))}
+        last = max(layers.values(), default=None)
+        if config.method == "last_layer" and last is None:
+            raise ConfigError(f"train.method=last_layer: {self.its_model} has no numbered layers ({type(model).__name__}); use train=lora")
+        self._names = [n for n, _ in model.named_parameters() if config.method == "full" or layers.get(n) == last]
         chosen = set(self._names)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in chosen)

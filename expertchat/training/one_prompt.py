@@ -83,6 +83,7 @@ def one_prompt(body: Any, replies: int = 2) -> Iterator[None]:
 def _shared(body: Any, forward: Callable[..., Any], replies: int) -> Callable[..., Any]:
     @functools.wraps(forward)
     def rowwise(input_ids: Tensor, attention_mask: Tensor, **more: Any) -> Any:
+        more.pop("position_ids", None)  # OPT hands its own on
         rows = packed(input_ids, attention_mask, replies)
         hidden = torch.zeros(rows.visible_B_L_L.shape, dtype=body.dtype, device=input_ids.device)
         mask_B_1_L_L = hidden.masked_fill_(~rows.visible_B_L_L, float("-inf"))[:, None]

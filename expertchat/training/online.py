@@ -261,9 +261,9 @@ class Online:
             self.trackers.log(metrics)
 
     def due(self, number: int) -> bool:
-        """Whether an evaluation follows this round."""
-        every = self.config.evaluation.every
-        return bool(every) and number % every == 0
+        """Whether an evaluation follows this round: the last one is to be chosen from, too, where any is."""
+        every, rounds = self.config.evaluation.every, self.config.rounds
+        return bool(every) and (number % every == 0 or (number == rounds and rounds > every))
 
     def evaluate(self, number: int, final: bool = False) -> bool:
         """Each learner against its base; False: stopped by a signal. What is in metrics.jsonl is not measured again."""

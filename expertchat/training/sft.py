@@ -18,7 +18,6 @@ from trl import SFTConfig as Settings
 from trl import SFTTrainer
 from trl.trainer import sft_trainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-from trl.trainer.utils import disable_dropout_in_model
 
 from expertchat.training.dpo import drop, patched, where_asked
 from expertchat.training.learner import LoraLearner
@@ -64,7 +63,6 @@ class Sft(Updater):
             trainer.model_accepts_loss_kwargs = False  # the step's tokens are counted over all processes: `by_tokens`
             for name, parameter in learner.parameters().items():
                 parameter.data = exact[name]  # TRL rounds the adapters of a 4-bit model to bf16
-            disable_dropout_in_model(base)
             drop(base, learner.name if lora else "", config.dropout)  # type: ignore[attr-defined]
             where_asked(base)
             yield trainer

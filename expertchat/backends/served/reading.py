@@ -71,7 +71,8 @@ def said(found: Any) -> Said:
         problem = f"it refused ({writable(str(refusal))[:200]})" if refusal else "it answered nothing"
     text = f"{BLOCK[0]}{thought}{BLOCK[1]}{text or ''}" if thought else text or ""
     ids = choice.get("token_ids") or None
-    ended = reason == "stop" and choice.get("stop_reason") is None if ids else None
+    # A stop string ends a text that has not come to its end: its tokens are among the ids. A number is an end token of the model.
+    ended = reason == "stop" and not isinstance(choice.get("stop_reason"), str) if ids else None
     finish: Literal["stop", "length"] = "length" if reason in CUT else "stop"
     return Said(text, finish, usage(found), found.get("prompt_token_ids"), ids, ended, problem)
 
@@ -117,9 +118,10 @@ def completion(kept: Served, request: GenerateRequest) -> Completion:
     if stop is not None:
         text, finish = text[:stop], "stop"
     tokens = kept.completion_tokens if kept.completion_tokens is not None else len(text.split())
+    stopped = stop is not None or (finish == "stop" and not kept.ended)
     return Completion(
         text, tokens, kept.seconds, finish, tuple(kept.prompt or ()), tuple(kept.ids or ()), bool(kept.ended),
-        "stop" if stop is not None and kept.ids else None,
+        "stop" if stopped and kept.ids else None,
     )  # fmt: skip
 
 
