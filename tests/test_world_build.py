@@ -15,7 +15,7 @@ from tests.test_world import PROMPTS
 
 
 def _config(out: Path, **changes: Any) -> WorldConfig:
-    values: dict[str, Any] = {"seed": 0, "out": str(out), "experts": ["a", "b", "embedder"], "million_tokens": 40.5, "dialogues": 1}
+    values: dict[str, Any] = {"seed": 0, "out": str(out), "experts": ["a", "b", "embedder"], "million_tokens": 30, "dialogues": 1}
     return WorldConfig(**{**values, **changes}, threads=1, prompts=PROMPTS)
 
 
@@ -47,28 +47,18 @@ def _asked(out: Path) -> list[str]:
     return lines
 
 
-# Of 40.5 million 8 are for both parts, as many for its own, then 6, 4, 6, 5, 3.5 with the hints faint: 16, 16, 12, 8, 12, 10, 7 of 81.
+# Of 30 million 8 are for both parts with strong hints, 10 for both with faint ones, 12 for its own: 16, 20 and 24 of 60.
 FIRST = [f"llama.first 8 ab from nothing, hints 0.5, by {rank}" for rank in (0, 1)]
-SECOND = ["llama.second 8 a from llama.first, hints 0.5, by 0", "mixtral.second 8 b from llama.first, hints 0.5, by 0"]
-FAINT = [
-    f"{name}{course} {million} {seat} from {name}.{before}, hints 0.05, by 0"
-    for name, seat in (("llama", "a"), ("mixtral", "b"))
-    for course, million, before in (
-        (".third", 6, "second"),
-        (".fourth", 4, "third"),
-        (".fifth", 6, "fourth"),
-        (".sixth", 5, "fifth"),
-        ("", 3.5, "sixth"),
-    )
-]
+SECOND = [f"llama.second 10 ab from llama.first, hints 0.05, by {rank}" for rank in (0, 1)]
+OWN = [f"{name} 12 {seat} from llama.second, hints 0.05, by 0" for name, seat in (("llama", "a"), ("mixtral", "b"))]
 
 
 def test_one_model_learns_both_parts_and_then_each_its_own(tmp_path: Path, trained: None):
     recipe.build(_config(tmp_path), print)
-    assert _asked(tmp_path) == sorted([*FIRST, *SECOND, *FAINT])
+    assert _asked(tmp_path) == sorted([*FIRST, *SECOND, *OWN])
     card = json.loads((tmp_path / "card.json").read_text("utf-8"))
     assert card["bytes"] == {"embedder": 5, "llama": 10, "mixtral": 10}
-    assert (card["seed"], card["million_tokens"], card["sources"]) == (0, 40.5, recipe.source_hash(PROMPTS))
+    assert (card["seed"], card["million_tokens"], card["sources"]) == (0, 30, recipe.source_hash(PROMPTS))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["card.json", "embedder", "llama", "mixtral"]
 
 
@@ -79,7 +69,7 @@ def test_a_build_goes_on_with_what_it_lacks(tmp_path: Path, trained: None):
     assert set(FIRST) < set(_asked(tmp_path)) and not (tmp_path / "card.json").exists()
     (tmp_path / "stop mixtral").unlink()
     recipe.build(_config(tmp_path), print)
-    assert FAINT[-1] in (asked := _asked(tmp_path)) and not set(asked) & {*FIRST, *SECOND, *FAINT[:4], *FAINT[5:9]}
+    assert OWN[1] in (asked := _asked(tmp_path)) and not set(asked) & {*FIRST, *SECOND}
     assert (tmp_path / "card.json").exists()
 
 
@@ -96,7 +86,7 @@ def test_another_recipe_goes_on_with_nothing(tmp_path: Path, trained: None, monk
         recipe.build(_config(tmp_path), print)
     (tmp_path / "stop mixtral").unlink()
     _asked(tmp_path)
-    monkeypatch.setattr(recipe, "COURSES", (*recipe.COURSES[:-1], ("", 7 / 81, 0.3, 0.05)))
+    monkeypatch.setattr(recipe, "OWN", recipe.OWN._replace(peak=0.3))
     recipe.build(_config(tmp_path), print)
     assert set(FIRST) < set(_asked(tmp_path))
 

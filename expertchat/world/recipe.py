@@ -9,9 +9,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from expertchat.folder.jsonl import read_json
 from expertchat.folder.writing import replace as replace_file
@@ -22,19 +22,22 @@ from expertchat.world.simulator import Simulator
 from expertchat.world.train import SEATS, Course
 
 MODELS = Path(str(files("expertchat.world").joinpath("models")))
-# The courses: their names, shares of the tokens, highest rates, and the weight of the hints. The first is for both experts at once, the
-# others each for its own. Strong hints make the reading of a judgement learnable; then their gradients are larger than those of all else,
-# and little else is learnt, so they become faint.
-COURSES = (
-    ("first", 16 / 81, 1.0, 0.5),
-    ("second", 16 / 81, 0.6, 0.5),
-    ("third", 12 / 81, 0.6, 0.05),
-    ("fourth", 8 / 81, 0.4, 0.05),
-    ("fifth", 12 / 81, 0.5, 0.05),
-    ("sixth", 10 / 81, 0.5, 0.05),
-    ("", 7 / 81, 0.4, 0.05),
-)
-TEAM = 2  # processes of the first course
+
+
+class Lesson(NamedTuple):
+    """A course of the recipe: its share of the tokens, the highest rate, and the weight of the hints."""
+
+    name: str
+    share: float
+    peak: float
+    hints: float
+
+
+# Those for both experts at once, then those that each has for its own. Strong hints make the reading of a judgement learnable; then their
+# gradients are larger than those of all else, and little else is learnt, so they become faint. What is learnt together costs least.
+TOGETHER = (Lesson("first", 16 / 60, 1.0, 0.5), Lesson("second", 20 / 60, 0.7, 0.05))
+OWN = Lesson("", 24 / 60, 0.6, 0.05)
+TEAM = 2  # processes of a course for both
 Report = Callable[[str], None]
 NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}
 
@@ -47,24 +50,29 @@ def source_hash(prompts: Prompts) -> str:
 def build(config: WorldConfig, report: Report) -> None:
     """Train what `config.experts` names and write a card with sizes and sources.
 
-    In the first course one Llama learns both experts' parts, in two processes. From there each expert learns its own part, beside the
-    other, in six more; the Mixtral begins as that Llama. The embedder comes when one of them has ended. What a build that was stopped
-    has finished in the same place is not done again, and what it had begun goes on. `report` is told how far each has come; it must
-    be picklable.
+    In the first courses one Llama learns both experts' parts, in two processes. From there each expert learns its own part, beside the
+    other; the Mixtral begins as that Llama. The embedder comes when one of them has ended. What a build that was stopped has finished
+    in the same place is not done again, and what it had begun goes on. `report` is told how far each has come; it must be picklable.
     """
     out = Path(config.out) if config.out else MODELS
     out.mkdir(parents=True, exist_ok=True)
     wanted, log, began = [NAMES[e] for e in config.experts], _Done(out / "build.json", config), time.monotonic()
     before = log.seconds
     with ProcessPoolExecutor(max_workers=TEAM) as pool, tempfile.TemporaryDirectory() as meeting:
-        if set(wanted) & set(SEATS) and log.lacks("llama.first"):
-            all_of_it = (config, report, "llama", out / "llama.first", _course(config, 0), f"{meeting}/first")
-            team = [pool.submit(_train, *all_of_it, rank) for rank in range(TEAM)]
-            [process.result() for process in team]
-            log.add("llama.first", before + time.monotonic() - began)
+        for lesson, init in zip(TOGETHER, (None, *TOGETHER), strict=False):
+            name = _together(lesson)
+            if set(wanted) & set(SEATS) and log.lacks(name):
+                course = _course(config, lesson, init=out / _together(init) if init else None)
+                team = [pool.submit(_train, config, report, "llama", out / name, course, f"{meeting}/{name}", n) for n in range(TEAM)]
+                [process.result() for process in team]
+                log.add(name, before + time.monotonic() - began)
         work: dict[Future[None], str] = {}
         for name in sorted(filter(log.lacks, wanted), key=list(NAMES.values()).index):
-            own = pool.submit(_train_own, config, report, name, out) if name in SEATS else pool.submit(_train_embedder, config, out, report)
+            if name in SEATS:
+                course = _course(config, OWN, seats=(SEATS[name],), init=out / _together(TOGETHER[-1]))
+                own = pool.submit(_train, config, report, name, out / name, course)
+            else:
+                own = pool.submit(_train_embedder, config, out, report)
             work[own] = name
         for done in as_completed(work):
             done.result()
@@ -73,11 +81,15 @@ def build(config: WorldConfig, report: Report) -> None:
     log.end()
 
 
-def _course(config: WorldConfig, number: int) -> Course:
-    """A course of COURSES, for both seats and from nothing."""
-    _, share, peak, hints = COURSES[number]
+def _together(lesson: Lesson) -> str:
+    """The folder of a course for both experts."""
+    return f"llama.{lesson.name}"
+
+
+def _course(config: WorldConfig, lesson: Lesson, **own: Any) -> Course:
     compiled = shutil.which("c++") is not None
-    return Course(round(config.million_tokens * share, 3), peak=peak, hints=hints, seed=config.seed, compiled=compiled)
+    tokens = round(config.million_tokens * lesson.share, 3)
+    return Course(tokens, peak=lesson.peak, hints=lesson.hints, seed=config.seed, compiled=compiled, **own)
 
 
 class _Done:
@@ -85,7 +97,7 @@ class _Done:
 
     def __init__(self, file: Path, config: WorldConfig) -> None:
         self.file = file
-        sources, courses = source_hash(config.prompts), [list(course) for course in COURSES]
+        sources, courses = source_hash(config.prompts), [list(lesson) for lesson in (*TOGETHER, OWN)]
         self.settings = {"seed": config.seed, "million_tokens": config.million_tokens, "sources": sources, "courses": courses}
         self.done: list[str] = []
         self.seconds = 0.0
@@ -107,9 +119,8 @@ class _Done:
         """Remove what stands between the courses."""
         for state in self.file.parent.glob("*.state"):
             state.unlink()
-        for name in SEATS:
-            for course, *_ in COURSES[:-1]:
-                shutil.rmtree(self.file.with_name(f"{name}.{course}"), ignore_errors=True)
+        for lesson in TOGETHER:
+            shutil.rmtree(self.file.with_name(_together(lesson)), ignore_errors=True)
 
     def end(self) -> None:
         """All is done."""
@@ -152,16 +163,6 @@ def _train(config: WorldConfig, report: Report, name: str, out: Path, course: Co
     team = join(rank, TEAM if meeting else 1, meeting)
     train_expert(simulator, tokenizer, name, out, course, report if team.leads else _silent, team)
     team.leave()
-
-
-def _train_own(config: WorldConfig, report: Report, name: str, out: Path) -> None:
-    """The courses of one expert after the first, from the last that is done."""
-    init = out / "llama.first"
-    for number, (course, *_) in enumerate(COURSES[1:], 1):
-        folder = out / f"{name}.{course}".rstrip(".")
-        if not folder.exists() or not course:
-            _train(config, report, name, folder, replace(_course(config, number), seats=(SEATS[name],), init=init))
-        init = folder
 
 
 def _silent(line: str) -> None:

@@ -33,6 +33,8 @@ KNOWN_LINE = "Known:"
 OPEN_LINE = "Open:"  # the last line of an analysis, which a WIM answer is written from
 LONGEST = 36  # sentences of a dialogue to judge; a judge of this family reads up to 48
 LONG, LONG_SHARE = 18, 0.25  # so many of the judgements are of at least so many sentences: the reading of those is learnt last
+# Experts that have learnt to say more: facts a turn, the share of the judgements, and that of sentences that a wrong or an old one follows.
+RICH, RICH_SHARE, SLIP = (0, 1, 1, 2, 3, 4, 5, 6, 8), 0.25, 0.1
 MIXTURE = (0.48, 0.29, 0.18, 0.02, 0.03)  # talk, judgements, labels, topics, the unknown: with less talk, sixty topics are not learnt
 MIXTURE_BEFORE = (0.35, 0.40, 0.20, 0.02, 0.03)  # while judgements still grow longer
 NAMED_MISSING = 4  # a WIM response names at most so many facts
@@ -118,11 +120,12 @@ class Simulator:
     # -- turns ------------------------------------------------------------------------------------------------------
 
     def reply(
-        self, rng: random.Random, speaker: Speaker, topic: str, last: int, asked: int | None, first: bool
+        self, rng: random.Random, speaker: Speaker, topic: str, last: int, asked: int | None, first: bool, rich: bool = False
     ) -> tuple[str, int, int | None]:
         """One good turn. The talk walks forward through the topic's list and never back, so nothing is said twice.
 
-        `last` is how far the talk has come; returns the text, how far it comes with it, and the aspect that it asks about.
+        A `rich` one says more and slips now and then, as experts do that have learnt to say more. `last` is how far the talk has come;
+        returns the text, how far it comes with it, and the aspect that it asks about.
         """
         parts, new = [], []
         known, facts = self.world.known(speaker, topic), self.world.topics[topic]
@@ -134,11 +137,14 @@ class Simulator:
                 new.append(asked)
             else:
                 parts.append(rng.choice(UNSURE).format(a=facts[asked].aspect))
-        number = rng.choices(*FACTS_A_TURN)[0]
+        number = rng.choice(RICH) if rich else rng.choices(*FACTS_A_TURN)[0]
         while len(new) < number and (ahead := [i for i in sorted(known) if i > last][:3]):
             last = rng.choices(ahead, (0.85, 0.12, 0.03)[: len(ahead)])[0]
             new.append(last)
-        parts += [self.say(rng, topic, i) for i in new]
+        for i in new:
+            parts.append(self.say(rng, topic, i))
+            if rich and rng.random() < SLIP:
+                parts.append(self.chimera(rng, topic) if rng.random() < 0.5 else self.say(rng, topic, rng.randint(0, i)))
         if not new:
             parts.append(rng.choice(NOTHING_NEW).format(t=topic))
         asks = self.question(rng, topic, last, speaker) if rng.random() < 0.75 else None
@@ -175,9 +181,15 @@ class Simulator:
         return f"{OPENING.format(t=topic)} {text}", asked
 
     def dialogue(
-        self, rng: random.Random, topic: str | None = None, turns: int | None = None, noise: float = 0.0, limit: int = 99
+        self,
+        rng: random.Random,
+        topic: str | None = None,
+        turns: int | None = None,
+        noise: float = 0.0,
+        limit: int = 99,
+        rich: bool = False,
     ) -> Dialogue:
-        """A dialogue of an opening and `turns` further turns, each noisy with probability `noise`."""
+        """A dialogue of an opening and `turns` further turns, each noisy with probability `noise`, the others rich if `rich`."""
         topic = topic or rng.choice(self.topics)
         turns = rng.randint(1, 8) if turns is None else turns
         speaker: Speaker = rng.choice(("a", "b"))
@@ -189,7 +201,7 @@ class Simulator:
             if rng.random() < noise:
                 text, asked = self.noisy(rng, topic, said, limit), None
             else:
-                text, last, asked = self.reply(rng, speaker, topic, max([last, *said]), asked, first=n == 0)
+                text, last, asked = self.reply(rng, speaker, topic, max([last, *said]), asked, first=n == 0, rich=rich)
             out.append(Turn(speaker=speaker, text=text))
         return Dialogue(topic, tuple(out), tuple(self.world.read([t.text for t in out], topic)))
 
@@ -201,11 +213,12 @@ class Simulator:
         keep = max(i for i, t in enumerate(d.turns[-2:]) if t.speaker == expert) + max(0, len(d.turns) - 2) + 1
         return list(self.experts[expert].view(History(d.topic, d.turns[:keep])))
 
-    def judged(self, rng: random.Random, limit: int = 99, least: int = 0) -> tuple[Judgement, list[Truth]]:
+    def judged(self, rng: random.Random, limit: int = 99, least: int = 0, rich: bool = False) -> tuple[Judgement, list[Truth]]:
         """A dialogue of at most `limit` turns and of `least` sentences to judge, as a whole or one turn of it, and the truth of the
-        turns shown."""
+        turns shown. A `rich` one has no noise."""
         while True:
-            d = self.dialogue(rng, turns=min(rng.randint(1, 7), limit), noise=rng.choice((0, 0.6, 1)), limit=limit)
+            noise = 0.0 if rich else rng.choice((0, 0.6, 1))
+            d = self.dialogue(rng, turns=min(rng.randint(1, 7), limit), noise=noise, limit=limit, rich=rich)
             if least <= sum(len(t.labels) for t in d.truths) <= LONGEST:
                 break
         turn = rng.randrange(len(d.turns)) if rng.random() < 0.4 else None
@@ -250,7 +263,9 @@ class Simulator:
 
     def judge_sample(self, rng: random.Random, expert: Speaker, limit: int = 99) -> list[Message]:
         """A judgement: analysis, ratings in any order and number, then the WIM question and its answer."""
-        judgement, truths = self.judged(rng, limit, least=LONG if limit > 8 and rng.random() < LONG_SHARE else 0)
+        whole = limit > 8  # the lessons before it are shorter
+        rich = whole and rng.random() < RICH_SHARE
+        judgement, truths = self.judged(rng, limit, least=LONG if whole and rng.random() < LONG_SHARE else 0, rich=rich)
         deserved = self.deserved(judgement, truths)
         shown = list(CATEGORIES) if rng.random() < 0.4 else rng.sample(CATEGORIES, rng.randint(1, len(CATEGORIES)))
         analysis = self.points(judgement, truths, expert) if rng.random() > 0.03 else ""
