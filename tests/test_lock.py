@@ -348,3 +348,20 @@ def test_a_signal_while_a_run_waits_for_its_folder_is_a_stop(tmp_path: Path, mon
     assert run(folder, *SMALL, sink=sink) == 3
     assert [(event.status, event.reason) for event in sink.of(RunFinished)] == [("stopped", "SIGUSR1")]
     assert (read_heartbeat(folder) or {})["token"] == "theirs" and not (folder / CLAIM).exists()
+
+
+def test_a_signal_just_after_the_folder_was_taken_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = FolderLock._write
+
+    def written_and_stopped(self: FolderLock) -> None:
+        write(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FolderLock, "_write", written_and_stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.RunFolder(tmp_path / "deep" / "run", {}, [])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "run").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.RunFolder(tmp_path / "run", {}, [])
+    assert list((tmp_path / "run").iterdir()) == []

@@ -15,7 +15,7 @@ from tests.test_world import PROMPTS
 
 
 def _config(out: Path, **changes: Any) -> WorldConfig:
-    values: dict[str, Any] = {"seed": 0, "out": str(out), "experts": ["a", "b", "embedder"], "million_tokens": 30, "dialogues": 1}
+    values: dict[str, Any] = {"seed": 0, "out": str(out), "experts": ["a", "b", "embedder"], "million_tokens": 38, "dialogues": 1}
     return WorldConfig(**{**values, **changes}, threads=1, prompts=PROMPTS)
 
 
@@ -47,10 +47,10 @@ def _asked(out: Path) -> list[str]:
     return lines
 
 
-# Of 30 million 8 are for both parts with strong hints, 10 for both with faint ones, 12 for its own: 16, 20 and 24 of 60.
+# Of 38 million 8 are for both parts with strong hints, 10 for both with faint ones, 20 for its own: 16, 20 and 40 of 76.
 FIRST = [f"llama.first 8 ab from nothing, hints 0.5, by {rank}" for rank in (0, 1)]
 SECOND = [f"llama.second 10 ab from llama.first, hints 0.05, by {rank}" for rank in (0, 1)]
-OWN = [f"{name} 12 {seat} from llama.second, hints 0.05, by 0" for name, seat in (("llama", "a"), ("mixtral", "b"))]
+OWN = [f"{name} 20 {seat} from llama.second, hints 0.05, by 0" for name, seat in (("llama", "a"), ("mixtral", "b"))]
 
 
 def test_one_model_learns_both_parts_and_then_each_its_own(tmp_path: Path, trained: None):
@@ -58,7 +58,7 @@ def test_one_model_learns_both_parts_and_then_each_its_own(tmp_path: Path, train
     assert _asked(tmp_path) == sorted([*FIRST, *SECOND, *OWN])
     card = json.loads((tmp_path / "card.json").read_text("utf-8"))
     assert card["bytes"] == {"embedder": 5, "llama": 10, "mixtral": 10}
-    assert (card["seed"], card["million_tokens"], card["sources"]) == (0, 30, recipe.source_hash(PROMPTS))
+    assert (card["seed"], card["million_tokens"], card["sources"]) == (0, 38, recipe.source_hash(PROMPTS))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["card.json", "embedder", "llama", "mixtral"]
 
 

@@ -47,8 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         watcher.close()
     if code == 0 and not wanted.only:
-        words = (wanted.name, wanted.size, *wanted.words)
-        write_out("run.dir", folder / "report.md", report(study, words, steps, seconds_of(folder, steps)))
+        write_out("run.dir", folder / "report.md", report(study, wanted.again, steps, seconds_of(folder, steps)))
         write_out("run.dir", folder / "report.json", as_json(study, steps))
         page = folder / NAME
         write(subject_of([folder]), page)

@@ -73,17 +73,21 @@ class FolderLock:
         self.token = uuid.uuid4().hex
         self._mutex, self._depth = threading.RLock(), 0
         self._renewed = time.monotonic()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._fd: int | None = self._open()
         try:
             self._acquire()
+            self._thread.start()
         except BaseException:
             if (read_json(folder / CLAIM) or {}).get("token") == self.token:
                 self._unlink(CLAIM)
-            os.close(self._fd)
+            self._closing.set()
+            if (read_heartbeat(folder) or {}).get("token") == self.token:  # a signal came when it had been taken
+                self._let_go(remove=True)
+            else:
+                os.close(self._fd)
             raise
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._thread.start()
 
     def _open(self) -> int:
         return os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)

@@ -112,6 +112,9 @@ class RunFolder:
             self._lock = FolderLock(folder, STALE_SECONDS, BEAT_SECONDS, say=say)
         except OSError as error:
             raise ConfigError(f"run.dir: cannot write {folder}: {error.strerror}; name another folder") from None
+        except BaseException:
+            self._unmake()
+            raise
         try:
             self._check()
         except BaseException as error:
@@ -280,8 +283,13 @@ class RunFolder:
             return
         nothing = not self._begun and not self.resumed
         self._lock.release(remove=nothing)
-        with contextlib.suppress(OSError):  # something stands in one of them by now
-            for place in self._made if nothing else ():
+        if nothing:
+            self._unmake()
+
+    def _unmake(self) -> None:
+        """Remove the folders that were made for it, where nothing lies in them."""
+        with contextlib.suppress(OSError):
+            for place in self._made:
                 place.rmdir()
 
 

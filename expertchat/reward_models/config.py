@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import gcd
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -124,7 +125,8 @@ class RewardModelTraining(Group):
         """What does not go together."""
         train, kind = self.train, self.kind
         if train.batch % train.micro_batch:
-            yield f"train.batch={train.batch} is no multiple of train.micro_batch={train.micro_batch}"
+            fits = gcd(train.batch, train.micro_batch)
+            yield f"train.batch={train.batch} is no multiple of train.micro_batch={train.micro_batch}; set train.micro_batch={fits}"
         if self.order == "system" and self.first is None:
             yield "order=system needs first: whose text stands first, as the source calls it, such as first=embedded:llama"
         if self.first is not None and self.order != "system":

@@ -18,7 +18,9 @@ VIEWS = ("live", "plain", "none")
 
 @dataclass(frozen=True)
 class Asked:
-    """A study at a size, its steps in its folder. `words`: those that were given, besides its name and size, the folder and flags."""
+    """A study at a size, its steps in its folder. `words`: those that were given, besides its name and size, the folder and flags; `again`:
+    all that make it once more, as `expertchat study` takes them.
+    """
 
     name: str
     size: Size
@@ -27,6 +29,7 @@ class Asked:
     steps: tuple[Step, ...]
     folder: Path
     words: tuple[str, ...]
+    again: tuple[str, ...]
     only: tuple[str, ...]
     lists: bool
     view: str
@@ -65,7 +68,8 @@ def asked(arguments: Sequence[str]) -> Asked:
     if problems:
         raise ConfigError(problems)
     kept = tuple(word for word in words if not word.startswith(("view=", "run.dir=")))
-    return Asked(short, whole, known.get(name) or Path(name), study, steps, folder, kept, only, "--list" in rest, view)
+    again = (name, whole, *kept, *([f"run.dir={place}"] if place else []))
+    return Asked(short, whole, known.get(name) or Path(name), study, steps, folder, kept, again, only, "--list" in rest, view)
 
 
 def _only(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -127,7 +127,7 @@ def _check(wanted: Asked, links: Sequence[Link], place: Path, force: bool, dry: 
     before = read_json(place / CHAIN) or {}
     alive = [job for job, seen in states([str(one.get("job")) for one in before.get("jobs") or () if one.get("job")]).items() if seen.alive]
     if alive:
-        again = f"expertchat study {wanted.name} {wanted.size} run.dir={shlex.quote(str(wanted.folder))} --list"
+        again = shlex.join(["expertchat", "study", *wanted.again, "--list"])
         raise ConfigError(f"run.dir: {place} is submitted already: job {', '.join(alive)} waits or runs; `{again}` shows what is done")
     steps, state = wanted.steps, State(wanted.folder)
     if problem := of_other_models(steps, marks := marks_of(steps), state, left_of(steps, marks, state)):
@@ -267,7 +267,7 @@ def _told(wanted: Asked, links: Sequence[Link]) -> dict[str, Any]:
         "totals": _totals(links),
         "scripts": str(wanted.folder / SUBMISSION),
         "submit": None if submitted else f"bash {shlex.quote(str(wanted.folder / SUBMISSION / 'submit.sh'))}",
-        "list": shlex.join(["expertchat", "study", wanted.name, wanted.size, *wanted.words, f"run.dir={wanted.folder}", "--list"]),
+        "list": shlex.join(["expertchat", "study", *wanted.again, "--list"]),
         "notes": [f"{_some(names)}: {note}" for note, names in notes.items()],
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import gcd
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -93,7 +94,8 @@ class UpdateConfig(Group):
         if self.update not in METHODS:
             yield f"train.update={self.update} is no training method: take {' or '.join(methods(*self.takes))}"
         if self.batch % self.micro_batch:
-            yield f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}"
+            fits = gcd(self.batch, self.micro_batch)
+            yield f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}; set train.micro_batch={fits}"
         if self.dropout and self.method != "lora":
             yield f"train.dropout={self.dropout:g} is that of LoRA adapters; with train.method={self.method} set train.dropout=0"
 

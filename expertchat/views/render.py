@@ -362,6 +362,6 @@ def run_end(state: RunState, width: int) -> RenderableType:
     parts: list[RenderableType] = [Text(""), looks.end_rule(state.finished), Text("")]
     means = state.means()
     if means is not None:
-        count = words.counted(len(state.judged), "conversation")
-        parts += [Text(f"  means over {count}", style="dim"), looks.indented(ratings_table(means, min(width, looks.WIDEST) - 2)), Text("")]
+        judged = words.counted(len(state.judged), "conversation") if state.judged else "what was rated so far"
+        parts += [Text(f"  means over {judged}", style="dim"), looks.indented(ratings_table(means, min(width, looks.WIDEST) - 2)), Text("")]
     return Group(*parts, looks.labelled(words.summary_lines(state)))

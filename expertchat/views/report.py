@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from expertchat.report.parts import Cell, Figure, Report, Shown
     from expertchat.report.writing import Written
 
+PLACES = ("round", "turn", "step", "n", "from", "to", "middle of the bin")  # columns that say where a number stands, not what it is
 CURVE = 30  # cells of a sparkline
 LINES = 12  # of a table; the page has all
 WIDE = 60  # characters of a cell
@@ -65,7 +66,8 @@ def _curves(figure: Figure) -> RenderableType:
     """Each series of a figure as a sparkline of its first numbers: rows that begin with the same words belong together."""
     words = [i for i in range(len(figure.columns)) if any(isinstance(row[i], str) for row in figure.rows)]
     numbers = [i for i in range(len(figure.columns)) if i not in words]
-    of = next((i for i in numbers if figure.columns[i] not in ("round", "turn", "step", "n")), None)
+    of = next((i for i in numbers if figure.columns[i] not in PLACES), None)
+    bins = next((i for i in numbers if figure.columns[i] in PLACES[4:]), None)  # of a histogram, which is told by where it lies
     series: dict[str, list[float | None]] = {}
     for row in figure.rows:
         value = row[of] if of is not None else None
@@ -75,7 +77,8 @@ def _curves(figure: Figure) -> RenderableType:
     drawn = {name: values for name, values in series.items() if len([value for value in values if value is not None]) > 1}
     for name, values in list(drawn.items())[:LINES]:
         known = [value for value in values if value is not None]
-        lines.append(Text(f"  {name[:24]:<24} {sparkline(values, CURVE)}  {known[0]:.3g} → {known[-1]:.3g}"))
+        ends = [known[0], known[-1]] if bins is None else [float(figure.rows[i][bins] or 0.0) for i in (0, -1)]
+        lines.append(Text(f"  {name[:24]:<24} {sparkline(values, CURVE)}  {ends[0]:.3g} {'→' if bins is None else 'to'} {ends[1]:.3g}"))
     if not drawn:
         lines.append(Text(f"  {figure.alt}"))
     return Padding(Group(*lines), (1, 0, 0, 0))

@@ -170,7 +170,7 @@ def summary_lines(state: RunState) -> list[tuple[str, str]]:
     alike = "pairs of experts are rated alike" if "turns_by" in summary else "conversations rate both experts alike"
     kinds, turing = fault_words(summary.get("faults")), turing_words(summary.get("turing"))
     told = (  # a label, whether there is anything to say, and what
-        ("conversations", True, f"{state.done:,} of {state.total:,}"),
+        ("conversations", True, f"{(done := known('conversations', state.done)):,} of {max(done, state.total):,}"),
         ("turns", True, f"{known('turns', counts.turns):,}{_by_speaker(summary.get('turns_by'))}"),
         ("tokens", True, f"{known('tokens', counts.tokens):,} in {clock(state.seconds)}{speed}"),
         ("ratings", ratings, f"{ratings:,}, {lacking:,} without an answer{mass_in_words(summary.get('rating_mass'))}"),

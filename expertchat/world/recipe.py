@@ -35,8 +35,8 @@ class Lesson(NamedTuple):
 
 # Those for both experts at once, then those that each has for its own. Strong hints make the reading of a judgement learnable; then their
 # gradients are larger than those of all else, and little else is learnt, so they become faint. What is learnt together costs least.
-TOGETHER = (Lesson("first", 16 / 60, 1.0, 0.5), Lesson("second", 20 / 60, 0.7, 0.05))
-OWN = Lesson("", 24 / 60, 0.6, 0.05)
+TOGETHER = (Lesson("first", 16 / 76, 1.0, 0.5), Lesson("second", 20 / 76, 0.7, 0.05))
+OWN = Lesson("", 40 / 76, 0.6, 0.05)
 TEAM = 2  # processes of a course for both
 Report = Callable[[str], None]
 NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}

@@ -113,7 +113,7 @@ def vllm(python: str, folder: Path, port: int, rows: int) -> list[str]:
 
 def least(local: Any, dialogues: int) -> float:
     """The tokens a second that this machine allows at most, with weights in bf16."""
-    subject = Subject(NAME, local.model, local.tokenizer, 0, local.context_length)
+    subject = Subject(NAME, local.model, local.tokenizer, 0, local.info.context_length)
     lengths = [round(sum(map(local.count_tokens, part)) / dialogues) for part in (
         [first(i) for i in range(dialogues)], [second(i, "word " * FIXED) for i in range(dialogues)])]  # fmt: skip
     return 2 * FIXED * dialogues / least_of_dialogues(subject, ceilings(subject), dialogues, lengths, lengths, FIXED)

@@ -141,8 +141,8 @@ def missing(told: Told) -> Figure | None:
         rows += [[by(way), float(round(middle, 4)), float(share)] for middle, share in zip(middles, shares[way], strict=True)]
     said = "; ".join(f"{by(way)} {known[way].cell()}, n {len(known[way].numbers)}" for way in ways)
     columns = ["who by whom", "middle of the bin", "share"]
-    return Figure("wim", "WIM scores", f"Histograms by direction. Means: {said}.", columns, rows, draw,
-                  f"Means: {said}.", (6.0, 3.0))  # fmt: skip
+    alt = f"Histograms by direction. Means: {said}."
+    return Figure("wim", "WIM scores", alt, columns, rows, draw, "Thin lines: the means.", (6.0, 3.0))
 
 
 def drift(told: Told) -> Figure | None:
