@@ -229,8 +229,13 @@ def test_it_is_said_where_the_chooser_was_over_optimised() -> None:
     assert (found["best"], found["over_optimised"], found["enough"]) == (1, True, 1) and found["loss"]["value"] == pytest.approx(1 / 3)
     (said,) = findings({"other": found}, 4)
     assert said.startswith("over-optimised: by other N = 1 is the best one, and N = 4 loses 33.3 (")
-    alike = Curve(config_of(*PLAIN), told[:2], ["g0", "g1"]).parting("other")  # two groups say nothing of others
-    assert findings({"other": alike}, 4) == ["by other N = 1 is the best one, on prompts too few or too alike to say how sure that is"]
+    one = Curve(config_of(*PLAIN), told[:1], ["g0"]).parting("other")  # a prompt says nothing of others
+    assert findings({"other": one}, 4) == ["by other N = 1 is the best one, on prompts too few or too alike to say how sure that is"]
+    alike = Curve(config_of(*PLAIN), told[:2], ["g0", "g1"]).parting("other")  # nor do two that lose the same
+    assert alike["loss"]["low"] < 0 < alike["loss"]["high"] and not alike["over_optimised"]
+    twelve = [Selection(id=f"p{i}", scores={"chooser": chooser, "other": others[0]}, **about) for i in range(12)]
+    same = Curve(config_of(*PLAIN), twelve, [f"g{i}" for i in range(12)]).parting("other")
+    assert same["loss"]["low"] > 0 and same["over_optimised"]  # but twelve do
 
 
 # -- who judges whom --------------------------------------------------------------------------------------------------------

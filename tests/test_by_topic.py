@@ -85,6 +85,8 @@ def test_a_clean_sweep_is_shown() -> None:
     # Each of eight topics counts as one answer: Wilson at 1 with t of 7 degrees of freedom, 8 / (8 + 2.365^2) = .589, twice that less 1.
     assert (every.value, every.high) == (1.0, 1.0) and every.low == pytest.approx(2 * 8 / (8 + 2.365**2) - 1, abs=1e-3)
     assert every.chance is not None and every.chance < 0.05 and even.low is not None and even.low < 0 and even.chance == pytest.approx(1.0)
+    less = gap_of([-0.25] * 80, topics, seed=0)  # as sure, of a smaller difference the other way
+    assert (less.low, less.high, less.chance) == (-0.25, pytest.approx(-0.25 * (every.low or 0)), every.chance)
     mixed = [1.0, 0.0, -1.0, 0.5] * 20
     assert gap_of(mixed, topics, seed=0) == mean_of(mixed, topics, seed=0)
 

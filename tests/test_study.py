@@ -358,9 +358,9 @@ def test_the_first_sentence_of_a_study_holds_its_figures_or_is_none(tmp_path: Pa
     shares = StudyFile.model_validate({**written, "says": "{first|they|turns|%} and {first|said|words|%}", "cannot": "Not much."})
     made[-1].folder.mkdir()
     (made[-1].folder / "said.json").write_text('{"words": 0.25, "words_low": 0.1, "words_high": 0.501}')
-    assert finding(shares, tables_of(shares, made)) == "300 % and 25 % (10 to 50)"
+    assert finding(shares, tables_of(shares, made)) == "300 % and 25 % (10 to 50.1)"  # which is more than one half
     said = report(shares, ["two", "smoke"], made, {})
-    assert said.startswith("# Two seeds talk\n\n300 % and 25 % (10 to 50)\n\nNot much.\n\n## How long")
+    assert said.startswith("# Two seeds talk\n\n300 % and 25 % (10 to 50.1)\n\nNot much.\n\n## How long")
     assert json.loads(as_json(shares, made))["cannot"] == "Not much."
     with pytest.raises(ValueError, match="says: there is no table 'frst'; did you mean first"):
         StudyFile.model_validate({**written, "says": "{frst|they|turns}"})

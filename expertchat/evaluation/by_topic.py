@@ -138,14 +138,17 @@ def mean_of(values: Sequence[float], topics: Sequence[str], *, seed: int, resamp
 
 
 def gap_of(values: Sequence[float], topics: Sequence[str], *, seed: int, resamples: int = RESAMPLES) -> Found:
-    """The mean of differences of outcomes, each within -1..1. Where all are alike nothing varies: then each topic counts as one answer."""
+    """The mean of differences of outcomes, each within -1..1. Where all are alike nothing varies: then each topic counts as one answer, for
+    the sign of the difference, or for none."""
     found = mean_of(values, topics, seed=seed, resamples=resamples)
     if found.value is None or found.low is not None:
         return found
-    alike = share_of([(value + 1) / 2 for value in values], topics, seed=seed, resamples=resamples)
+    alike = share_of([1.0 if found.value else 0.5] * found.n, topics, seed=seed, resamples=resamples)
     if alike.low is None or alike.high is None or alike.least is None:
         return found
-    return found._replace(low=2 * alike.low - 1, high=2 * alike.high - 1, least=2 * alike.least, chance=alike.chance)
+    size = abs(found.value) or 1.0
+    low, high = sorted((found.value or 1.0) * (2 * bound - 1) for bound in (alike.low, alike.high))
+    return found._replace(low=low, high=high, least=2 * size * alike.least, chance=alike.chance)
 
 
 def ratio_of(over: Sequence[float], under: Sequence[float], topics: Sequence[str], *, seed: int, resamples: int = RESAMPLES) -> Found:

@@ -126,7 +126,7 @@ class RewardModelTraining(Group):
         train, kind = self.train, self.kind
         if train.batch % train.micro_batch:
             fits = gcd(train.batch, train.micro_batch)
-            yield f"train.batch={train.batch} is no multiple of train.micro_batch={train.micro_batch}; set train.micro_batch={fits}"
+            yield f"train.batch={train.batch}: no multiple of train.micro_batch={train.micro_batch}; take {fits}"
         if self.order == "system" and self.first is None:
             yield "order=system needs first: whose text stands first, as the source calls it, such as first=embedded:llama"
         if self.first is not None and self.order != "system":

@@ -94,8 +94,7 @@ class UpdateConfig(Group):
         if self.update not in METHODS:
             yield f"train.update={self.update} is no training method: take {' or '.join(methods(*self.takes))}"
         if self.batch % self.micro_batch:
-            fits = gcd(self.batch, self.micro_batch)
-            yield f"train.batch={self.batch} is no multiple of train.micro_batch={self.micro_batch}; set train.micro_batch={fits}"
+            yield f"train.batch={self.batch}: no multiple of train.micro_batch={self.micro_batch}; take {gcd(self.batch, self.micro_batch)}"
         if self.dropout and self.method != "lora":
             yield f"train.dropout={self.dropout:g} is that of LoRA adapters; with train.method={self.method} set train.dropout=0"
 

@@ -108,7 +108,7 @@ def served(url: str) -> dict[bool, Backend]:
 def vllm(python: str, folder: Path, port: int, rows: int) -> list[str]:
     return [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / NAME), "--served-model-name", "m", "--host",
             "127.0.0.1", "--port", str(port), "--max-model-len", "2048", "--enforce-eager", "--dtype", "bfloat16",
-            "--max-num-seqs", str(rows)]  # fmt: skip
+            "--max-num-seqs", str(rows), "--max-num-batched-tokens", "16384"]  # fmt: skip
 
 
 def least(local: Any, dialogues: int) -> float:
