@@ -365,3 +365,15 @@ def test_a_signal_just_after_the_folder_was_taken_leaves_nothing(tmp_path: Path,
     with pytest.raises(KeyboardInterrupt):
         run_folder.RunFolder(tmp_path / "run", {}, [])
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_run_of_another_command_is_told_as_one(tmp_path: Path) -> None:
+    """Not as a hundred keys that differ."""
+    many = {f"key{i}": i for i in range(40)}
+    first = run_folder.RunFolder(tmp_path / "run", {"conversation": 1}, ["expertchat", "converse"])
+    first.open()
+    first.close()
+    with pytest.raises(ConfigError, match=r"is a run of converse, not of judge; name another folder$"):
+        run_folder.RunFolder(tmp_path / "run", many, ["expertchat", "judge"])
+    with pytest.raises(ConfigError, match="is a run of another config"):
+        run_folder.RunFolder(tmp_path / "run", many, ["expertchat", "converse"])

@@ -20,13 +20,14 @@ from expertchat.folder.embedded import noted, others
 from expertchat.folder.jsonl import Log, read_json
 from expertchat.folder.lock import BEAT_SECONDS, CLAIM, HEARTBEAT, LOCK, STALE_SECONDS, FolderLock, read_heartbeat
 from expertchat.folder.provenance import moved_on, provenance
-from expertchat.folder.reader import read_config
+from expertchat.folder.reader import RunReader, read_config
 from expertchat.folder.writing import WriteError, cannot_write, reason, replace, saving
 from expertchat.records import Record, as_line, finite
 from expertchat.text.sentences import as_yaml
 
 LIVE_SECONDS = 0.25  # live.json is replaced at most this often
 SYNC_SECONDS = 5.0
+FEW = 12  # differences of a config that are told one by one where the run is of another command, too
 # A folder that holds no more than these has not begun. live.json is left where a run's folder was removed under it.
 BOOKKEEPING = {LOCK, HEARTBEAT, CLAIM, "provenance.json", "submission", "live.json"}
 OF_JOBS = re.compile(r"slurm-.*\.out|task-\d+")  # nor has one with a job's log, or with the runs of an array
@@ -151,6 +152,9 @@ class RunFolder:
         if not done:
             self._refuse_other_models()  # first of all: with them defaults of the config changed
         if differing := differences_from_begun(before, self.config):
+            kinds = RunReader(self.folder).kind, next(iter(self.command_line[1:]), "")
+            if len(differing) > FEW and all(kinds) and kinds[0] != kinds[1]:
+                raise ConfigError(f"run.dir: {self.folder} is a run of {kinds[0]}, not of {kinds[1]}; name another folder")
             remedy = "give its values again or name another folder; these differ:"
             raise ConfigError([f"run.dir: {self.folder} is a run of another config; {remedy}", *differing])
         for key, value in _as_then(before, self.config).items():
