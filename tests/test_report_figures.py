@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from matplotlib.figure import Figure as Canvas
+from rich.console import Console
 
 from expertchat.config import ConfigError
 from expertchat.evaluation.statistics import wilson
@@ -31,6 +32,7 @@ from expertchat.report.sections.studies import _parts
 from expertchat.report.sections.training import training
 from expertchat.report.shapes import Axis, Point, Row, Series, beside, curves, forest, histogram
 from expertchat.runs.arms import arms_of
+from expertchat.views.report import _curves
 from tests.reported import HOSTILE_NAME, figures, learned, lines, subject, tables
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -273,3 +275,11 @@ def test_what_lies_fifty_times_apart_in_a_study_is_drawn_logarithmically(values:
     axes = Canvas().add_subplot()
     figure.draw(axes)
     assert axes.get_xscale() == scale
+
+
+def test_a_histogram_is_drawn_by_its_shares_in_the_terminal() -> None:
+    rows: list[Any] = [["b by a", middle, share] for middle, share in ((-0.2, 0.0), (0.4, 1.0), (1.0, 0.0))]
+    figure = parts.Figure("wim", "WIM scores", "x", ["who by whom", "middle of the bin", "share"], rows, lambda axes: None)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(_curves(figure))
+    assert "▁█▁  -0.2 to 1" in console.export_text()

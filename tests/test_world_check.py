@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from pathlib import Path
@@ -13,7 +14,7 @@ from expertchat.backends.base import Completion, Embedding, EmbedRequest, Genera
 from expertchat.judging.view import Judgement
 from expertchat.records import ExpertRef, Transcript, Turn
 from expertchat.views.outcomes import print_check
-from expertchat.world.check import Row
+from expertchat.world.check import SEED, Row
 from expertchat.world.facts import Truth, load
 from expertchat.world.judges import JudgeCheck, label_rates, labels
 from expertchat.world.rates import ratio, spearman
@@ -174,3 +175,16 @@ def test_wrong_runs_are_named_all_at_once(tmp_path: Path, capsys: pytest.Capture
     for said in ("empty: holds no transcripts.jsonl", "file: is a file", "line 1 is no record", "talked: nobody had learnt",
                  "talked: is named twice", "nowhere: no such folder"):  # fmt: skip
         assert said in err, err
+
+
+def test_the_dialogues_of_the_check_stay_those_of_its_published_figures() -> None:
+    rng, simulator = random.Random(SEED + 2), Simulator(load(), PROMPTS)
+    texts = [turn.text for _ in range(20) for turn in simulator.judged(rng)[0].turns]
+    assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "7eff987b8ed51d45"
+
+
+def test_rich_dialogues_say_more_and_slip_now_and_then() -> None:
+    simulator, rng = Simulator(load(), PROMPTS), random.Random(1)
+    rich, plain = ([t for _ in range(150) for t in simulator.dialogue(rng, turns=4, rich=more).truths] for more in (True, False))
+    assert max(len(t.facts) for t in rich) > 6 and not any(t.count("wrong") or t.repeats for t in plain)
+    assert 0.01 < sum(t.count("wrong") for t in rich) / sum(t.claims for t in rich) < 0.1  # a twentieth of the sentences, about

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from expertchat.report.parts import Cell, Figure, Report, Shown
     from expertchat.report.writing import Written
 
-PLACES = ("round", "turn", "step", "n", "from", "to", "middle of the bin")  # columns that say where a number stands, not what it is
+BINS = ("from", "to", "middle of the bin")
+PLACES = ("round", "turn", "step", "n", *BINS)  # columns that say where a number stands, not what it is
 CURVE = 30  # cells of a sparkline
 LINES = 12  # of a table; the page has all
 WIDE = 60  # characters of a cell
@@ -67,7 +68,7 @@ def _curves(figure: Figure) -> RenderableType:
     words = [i for i in range(len(figure.columns)) if any(isinstance(row[i], str) for row in figure.rows)]
     numbers = [i for i in range(len(figure.columns)) if i not in words]
     of = next((i for i in numbers if figure.columns[i] not in PLACES), None)
-    bins = next((i for i in numbers if figure.columns[i] in PLACES[4:]), None)  # of a histogram, which is told by where it lies
+    bins = next((i for i in numbers if figure.columns[i] in BINS), None)  # of a histogram, which is told by where it lies
     series: dict[str, list[float | None]] = {}
     for row in figure.rows:
         value = row[of] if of is not None else None

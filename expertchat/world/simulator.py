@@ -217,8 +217,8 @@ class Simulator:
         """A dialogue of at most `limit` turns and of `least` sentences to judge, as a whole or one turn of it, and the truth of the
         turns shown. A `rich` one has no noise."""
         while True:
-            noise = 0.0 if rich else rng.choice((0, 0.6, 1))
-            d = self.dialogue(rng, turns=min(rng.randint(1, 7), limit), noise=noise, limit=limit, rich=rich)
+            turns = min(rng.randint(1, 7), limit)
+            d = self.dialogue(rng, turns=turns, noise=0.0 if rich else rng.choice((0, 0.6, 1)), limit=limit, rich=rich)
             if least <= sum(len(t.labels) for t in d.truths) <= LONGEST:
                 break
         turn = rng.randrange(len(d.turns)) if rng.random() < 0.4 else None
