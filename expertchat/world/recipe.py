@@ -25,18 +25,20 @@ MODELS = Path(str(files("expertchat.world").joinpath("models")))
 
 
 class Lesson(NamedTuple):
-    """A course of the recipe: its share of the tokens, the highest rate, and the weight of the hints."""
+    """A course of the recipe: its share of the tokens, the highest rate, the weight of the hints, and whether the rate falls in it."""
 
     name: str
     share: float
     peak: float
     hints: float
+    falls: bool = False
 
 
 # Those for both experts at once, then those that each has for its own. Strong hints make the reading of a judgement learnable; then their
-# gradients are larger than those of all else, and little else is learnt, so they become faint. What is learnt together costs least.
-TOGETHER = (Lesson("first", 16 / 76, 1.0, 0.5), Lesson("second", 20 / 76, 0.7, 0.05))
-OWN = Lesson("", 40 / 76, 0.6, 0.05)
+# gradients are larger than those of all else, and little else is learnt, so they become faint. What is learnt together costs least. The
+# rate falls once, in the last: after each fall the next course would first undo it, for some 5 million tokens.
+TOGETHER = (Lesson("first", 16 / 72, 1.0, 0.5), Lesson("second", 20 / 72, 0.7, 0.05))
+OWN = Lesson("", 36 / 72, 0.6, 0.05, falls=True)
 TEAM = 2  # processes of a course for both
 Report = Callable[[str], None]
 NAMES = {"a": "llama", "b": "mixtral", "embedder": "embedder"}
@@ -89,7 +91,7 @@ def _together(lesson: Lesson) -> str:
 def _course(config: WorldConfig, lesson: Lesson, **own: Any) -> Course:
     compiled = shutil.which("c++") is not None
     tokens = round(config.million_tokens * lesson.share, 3)
-    return Course(tokens, peak=lesson.peak, hints=lesson.hints, seed=config.seed, compiled=compiled, **own)
+    return Course(tokens, peak=lesson.peak, falls=lesson.falls, hints=lesson.hints, seed=config.seed, compiled=compiled, **own)
 
 
 class _Done:

@@ -35,7 +35,7 @@ LONGEST = 36  # sentences of a dialogue to judge; a judge of this family reads u
 LONG, LONG_SHARE = 18, 0.25  # so many of the judgements are of at least so many sentences: the reading of those is learnt last
 # Experts that have learnt to say more: facts a turn, the share of the judgements, and that of sentences that a wrong or an old one follows.
 RICH, RICH_SHARE, SLIP = (0, 1, 1, 2, 3, 4, 5, 6, 8), 0.25, 0.1
-MIXTURE = (0.48, 0.29, 0.18, 0.02, 0.03)  # talk, judgements, labels, topics, the unknown: with less talk, sixty topics are not learnt
+MIXTURE = (0.40, 0.37, 0.18, 0.02, 0.03)  # talk, judgements, labels, topics, the unknown: judging is learnt last
 MIXTURE_BEFORE = (0.35, 0.40, 0.20, 0.02, 0.03)  # while judgements still grow longer
 NAMED_MISSING = 4  # a WIM response names at most so many facts
 # fmt: off

@@ -1,4 +1,4 @@
-"""Training of one tiny expert from the simulator: Muon on the hidden matrices, AdamW on the rest, linear decay."""
+"""Training of one tiny expert from the simulator: Muon on the hidden matrices, AdamW on the rest, one linear decay."""
 
 from __future__ import annotations
 
@@ -122,14 +122,15 @@ class Optimizer:
 @dataclass(frozen=True)
 class Course:
     """What one training is made of. `seats`: whose part is learnt; `init`: a trained folder to go on from, on the full mixture
-    (a Mixtral can begin as a Llama); `peak`: the highest rate, of the base rates; `hints`: of each hint's mean loss, beside that of the
-    tokens; `state_every`: steps between two states on the disk.
+    (a Mixtral can begin as a Llama); `peak`: the highest rate, of the base rates; `falls`: whether it falls, after a quarter; `hints`: of
+    each hint's mean loss, beside that of the tokens; `state_every`: steps between two states on the disk.
     """
 
     million_tokens: float  # padding counted, over all processes
     seats: tuple[Speaker, ...] = ("a", "b")
     init: Path | None = None
     peak: float = 1.0
+    falls: bool = True
     hints: float = 0.5
     seed: int = 0
     samples: int = 24
@@ -148,8 +149,8 @@ class Progress:
     losses: list[float] = field(default_factory=list)  # of the last 50 steps
 
     def rate(self, course: Course) -> float:
-        """The factor of the base rates in the next step: up, level, and down to a fiftieth."""
-        left = (1 - self.done(course)) / (1 - DECAY_FROM)
+        """The factor of the base rates in the next step: up, level, and, where the course falls, down to a fiftieth."""
+        left = (1 - self.done(course)) / (1 - DECAY_FROM) if course.falls else 1.0
         return course.peak * min(1, (self.step + 1) / WARM_UP) * max(0.02, min(1, left))
 
     def done(self, course: Course) -> float:
