@@ -15,7 +15,7 @@ from tests.test_world import PROMPTS
 
 
 def _config(out: Path, **changes: Any) -> WorldConfig:
-    values: dict[str, Any] = {"seed": 0, "out": str(out), "experts": ["a", "b", "embedder"], "million_tokens": 38, "dialogues": 1}
+    values: dict[str, Any] = {"seed": 0, "out": str(out), "experts": ["a", "b", "embedder"], "million_tokens": 36, "dialogues": 1}
     return WorldConfig(**{**values, **changes}, threads=1, prompts=PROMPTS)
 
 
@@ -23,7 +23,8 @@ def _trained(config: WorldConfig, report: Any, name: str, out: Path, course: Cou
     """In place of a training: a line of what was asked, and a file as the weights."""
     with (out.parent / "asked.txt").open("a", encoding="utf-8") as file:
         seats, init = "".join(course.seats), course.init.name if course.init else "nothing"
-        file.write(f"{out.name} {course.million_tokens:g} {seats} from {init}, hints {course.hints:g}, by {rank}\n")
+        falls = ", falls" if course.falls else ""
+        file.write(f"{out.name} {course.million_tokens:g} {seats} from {init}, hints {course.hints:g}{falls}, by {rank}\n")
     if (out.parent / f"stop {out.name}").exists():
         raise KeyboardInterrupt
     out.mkdir(exist_ok=True)
@@ -47,10 +48,10 @@ def _asked(out: Path) -> list[str]:
     return lines
 
 
-# Of 38 million 8 are for both parts with strong hints, 10 for both with faint ones, 20 for its own: 16, 20 and 40 of 76.
+# Of 36 million 8 are for both parts with strong hints, 10 for both with faint ones, 18 for its own: 16, 20 and 36 of 72.
 FIRST = [f"llama.first 8 ab from nothing, hints 0.5, by {rank}" for rank in (0, 1)]
 SECOND = [f"llama.second 10 ab from llama.first, hints 0.05, by {rank}" for rank in (0, 1)]
-OWN = [f"{name} 20 {seat} from llama.second, hints 0.05, by 0" for name, seat in (("llama", "a"), ("mixtral", "b"))]
+OWN = [f"{name} 18 {seat} from llama.second, hints 0.05, falls, by 0" for name, seat in (("llama", "a"), ("mixtral", "b"))]
 
 
 def test_one_model_learns_both_parts_and_then_each_its_own(tmp_path: Path, trained: None):
@@ -58,7 +59,7 @@ def test_one_model_learns_both_parts_and_then_each_its_own(tmp_path: Path, train
     assert _asked(tmp_path) == sorted([*FIRST, *SECOND, *OWN])
     card = json.loads((tmp_path / "card.json").read_text("utf-8"))
     assert card["bytes"] == {"embedder": 5, "llama": 10, "mixtral": 10}
-    assert (card["seed"], card["million_tokens"], card["sources"]) == (0, 38, recipe.source_hash(PROMPTS))
+    assert (card["seed"], card["million_tokens"], card["sources"]) == (0, 36, recipe.source_hash(PROMPTS))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["card.json", "embedder", "llama", "mixtral"]
 
 
@@ -110,3 +111,9 @@ def test_rates_rise_stay_and_fall():
     assert at(100, 1) == pytest.approx(0.6)
     assert at(900, 7) == pytest.approx(0.6 * (1 - 0.7) / 0.75)  # three tenths are left of the three quarters in which it falls
     assert at(1000, 9.99) == pytest.approx(0.6 * 0.02)
+
+
+def test_a_rate_stays_where_the_course_does_not_fall():
+    course = Course(10, peak=0.6, falls=False)
+    assert Progress(9, 1e5).rate(course) == pytest.approx(0.6 * 10 / 40)
+    assert Progress(1000, 9.99e6).rate(course) == pytest.approx(0.6)
