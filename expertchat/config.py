@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from expertchat.records import SEAT
-from expertchat.text.complaints import complaints
+from expertchat.text.complaints import complaints, joined
 from expertchat.text.complaints import near as near
 from expertchat.text.complaints import near_key as near_key
 from expertchat.text.places import conf_dir as conf_dir
@@ -392,4 +392,5 @@ def validate(model: type[G], values: Mapping[str, Any]) -> G:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([line for detail in error.errors(include_url=False) for line in complaints(model, detail)]) from None
+        details = joined(error.errors(include_url=False))
+        raise ConfigError([line for detail in details for line in complaints(model, detail)]) from None

@@ -95,6 +95,11 @@ def test_what_is_no_turn_is_told(parent: Path, tmp_path: Path) -> None:
         composed(tmp_path, "c0000/1", None, [])
     with pytest.raises(ConfigError, match=r"experts\.z=embedded_llama: is no expert"):
         composed(parent, "c0001/1", None, ["experts.z=embedded_llama"])
+    with pytest.raises(ConfigError) as found:
+        composed(parent, "c0001/1", None, ["experts.b=embedded_lama", "conversation.turnss=3"])
+    model, key = found.value.problems
+    assert "experts.b=embedded_lama: there is no model 'embedded_lama'; did you mean embedded_llama?" in model
+    assert "did you mean conversation.turns" in key
 
 
 def test_an_interview_leaves_no_trace(parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

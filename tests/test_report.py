@@ -270,10 +270,12 @@ def test_an_array_is_what_it_was_merged_into_and_a_study_what_it_did_last(tmp_pa
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("no")
+    (tmp_path / "y.json").write_text("{}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError) as told:
-        run_report([str(tmp_path / name) for name in ("x.json", "empty", "none")] + ["--out", "x.txt", "--follow", "0"], nothing, nothing)
-    assert len(told.value.problems) == 5
+        places = [str(tmp_path / name) for name in ("x.json", "y.json", "empty", "none")]
+        run_report([*places, "--out", "x.txt", "--follow", "0"], nothing, nothing)
+    assert len(told.value.problems) == 6
 
 
 @pytest.mark.usefixtures("undrawn")

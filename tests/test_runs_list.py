@@ -77,6 +77,8 @@ def test_folders_are_searched_but_not_the_inside_of_runs(tmp_path: Path) -> None
     run_in(tmp_path / "a" / "b" / "run", [start(1)])
     run_in(tmp_path / "a" / "b" / "run" / "inner", [start(1)])
     run_in(tmp_path / ".hidden", [start(1)])
+    (tmp_path / "a" / "study" / "submission").mkdir(parents=True)
+    (tmp_path / "a" / "study" / "submission" / "provenance.json").write_text("{}")  # of its jobs' scripts, no run's
     (tmp_path / "loop").symlink_to(tmp_path)
     names = {row["name"] for row in runs([tmp_path / "a"], no_slurm)["runs"]}
     assert names == {"b/run"}

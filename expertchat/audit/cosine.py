@@ -22,6 +22,7 @@ from expertchat.config import ConfigError
 from expertchat.evaluation.draws import Draws
 from expertchat.evaluation.truth import tally
 from expertchat.folder.reader import RunReader
+from expertchat.folder.without import without_dialogues
 from expertchat.folder.writing import write_out
 from expertchat.records import Candidate, Reward, Transcript, Wim
 from expertchat.world.facts import load
@@ -107,8 +108,18 @@ def cosines(folders: Sequence[Path]) -> dict[str, Any]:
         figures = {name: one.values() if isinstance(one, Estimate) else one for name, one in figures_of(replies).items()}
         rows.append({"run": folder.name, "arm": reader.config.get("arm"), **figures})
     if not rows:
-        raise ConfigError(f"no reply of {', '.join(without)} has a WIM score: name runs with judging.z > 0 and reward.source=judge")
+        raise ConfigError([_why_none(RunReader(folder)) for folder in folders])
     return {"schema": 1, "titles": TITLES, "runs": rows, "without": without}
+
+
+def _why_none(run: RunReader) -> str:
+    """What is said of a run of whose replies none has a WIM score."""
+    wanted = "name a training run (online_dpo, rloo, grpo) with judging.z > 0 and reward.source=judge"
+    if problem := without_dialogues(run):
+        return f"{problem.rpartition('; ')[0]}; {wanted}"
+    if run.path("wim").is_file() and not run.path("candidates").is_file():
+        return f"{run.folder}: what is missing was asked of whole dialogues there, and of no reply alone; {wanted}"
+    return f"{run.folder}: no reply has a WIM score; {wanted}"
 
 
 def _replies(run: RunReader) -> Iterator[Reply]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from expertchat.backends import gguf
 from expertchat.backends.packaged import PREFIX, packaged
-from expertchat.config import ConfigError
+from expertchat.config import ConfigError, conf_dir, near
 from expertchat.text.sentences import first_line
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "models"
@@ -270,8 +270,12 @@ def _missing(hub_id: str, revision: str | None, why: str) -> str:
     from huggingface_hub import constants
 
     version = f" --revision {revision}" if revision else ""
+    meant = ""
+    if "/" not in hub_id:  # it may as well have been meant to be one of these
+        options = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+        meant = f"no option of conf/model ({near(hub_id, options).removeprefix('; ') or ', '.join(options)}), "
     return (
-        f"model {hub_id}: no folder of this name (looked in {Path(hub_id).absolute()}), "
+        f"model {hub_id}: {meant}no folder of this name (looked in {Path(hub_id).absolute()}), "
         f"and on the hub: {why} (cache: {constants.HF_HUB_CACHE}). "
         f"Run `hf download {hub_id}{version}` on a machine with network (`hf auth login` first for a gated model), "
         "set HF_HOME to the folder of that cache, or set the model's path to a local folder"

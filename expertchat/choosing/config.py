@@ -130,7 +130,8 @@ def _judge_problems(config: BestOfNConfig) -> list[str]:
         if judge.kind == "recorded":
             found.append(f"judges.{name}: kind=recorded knows nothing of texts that are still to be written; take another judge")
         elif name != CHOOSER and alike(judge, chooser):
-            found.append(f"judges.{name}: is the chooser itself, which would praise its own choice; take another judge, as judge=truth")
+            other = "expected" if chooser.kind == "truth" else "truth"
+            found.append(f"judges.{name}: is the chooser itself, which would praise its own choice; take another judge, as judge={other}")
     if set(judges) == {CHOOSER}:
         found.append("judges: nobody judges the choice; name another judge, as judge=truth, judge=pairwise or judge=length")
     return found

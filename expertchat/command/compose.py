@@ -62,7 +62,7 @@ def checked(command: str, plain: dict[str, Any]) -> Any:
     try:
         config = validate(config_class(command), plain)
     except ConfigError as error:
-        problems += [problem for problem in error.problems if problem.split(": ")[0] not in missing]
+        problems += [_or_chosen(command, plain, problem) for problem in error.problems if problem.split(": ")[0] not in missing]
     if problems:
         raise ConfigError(problems)
     return config
@@ -245,6 +245,19 @@ def _of_others(command: str, override: str, error: Exception) -> str:
     if not fitting:
         return f"{override}: {hydra_says(error.__cause__ or error)}"
     return f"{override}: is no {key} of {command}, it belongs to {', '.join(fitting)}: expertchat {fitting[0]} {override}"
+
+
+def _or_chosen(command: str, plain: Any, problem: str) -> str:
+    """What is said of a word in the place of a group, with the group of files that it may have been meant to choose in."""
+    place = problem.partition(": is a group")[0]
+    choice = next((one for one in _choices(command) if "@" in one and key_of(one) == place), None)
+    if choice is None or place == problem:
+        return problem
+    word, known = str(_at(plain, place)), _options(choice.partition("@")[0])
+    if word in known or (choice.startswith("model@") and "/" in word):
+        return f"{place}={word}: is a group of keys, not a word; write {choice}={word}"
+    names = f"{near(word, known) or ' with one that there is:'} {', '.join(known)}"
+    return f"{place}={word}: is a group of keys, not a word; write {choice}=NAME{names}"
 
 
 def _no_model_yet(override: str, plain: Any) -> str | None:

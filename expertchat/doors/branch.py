@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from expertchat.config import ModelConfig
     from expertchat.talk.config import ConverseConfig
 
 ABOUT = (
@@ -45,9 +46,7 @@ def run(arguments: Sequence[str]) -> int:
 def composed(run_folder: Path, place: str, edited: str | None, overrides: Sequence[str]) -> ConverseConfig:
     """The branch's config: that of its run, with what is changed. Raises ConfigError with everything that is wrong."""
     from expertchat.command.checks import Problems
-    from expertchat.command.compose import load
     from expertchat.command.frozen import load_frozen
-    from expertchat.command.named_models import with_models
     from expertchat.config import ConfigError
     from expertchat.doors.converse import check
     from expertchat.folder.reader import RunReader
@@ -61,12 +60,21 @@ def composed(run_folder: Path, place: str, edited: str | None, overrides: Sequen
         raise ConfigError(f"{place}: {name} has {len(transcript.turns)} turns, 0 to {len(transcript.turns) - 1}")
     models = {word.partition("=")[0].removeprefix("experts."): word.partition("=")[2] for word in overrides if _names_model(word)}
     rest = [word for word in overrides if not _names_model(word)]
-    parent = load_frozen(TALKS, run_folder / "config.yaml", ["view=live", *rest])
+    chosen, wrong = {}, list[str]()
     for seat, model in models.items():
-        if seat not in parent.experts.seats:
-            raise ConfigError(f"experts.{seat}={model}: is no expert of {run_folder}; there are {', '.join(parent.experts.seats)}")
-        chosen = load(TALKS, with_models([f"model@experts.a={model}"])).experts["a"]
-        parent = parent.model_copy(update={"experts": parent.experts.having(**{seat: chosen})})
+        try:
+            chosen[seat] = _expert(seat, model)
+        except ConfigError as error:
+            wrong += error.problems
+    try:
+        parent = load_frozen(TALKS, run_folder / "config.yaml", ["view=live", *rest])
+    except ConfigError as error:
+        raise ConfigError([*wrong, *error.problems]) from None
+    wrong += [f"experts.{seat}={models[seat]}: is no expert of {run_folder}; there are {', '.join(parent.experts.seats)}"
+              for seat in models if seat not in parent.experts.seats]  # fmt: skip
+    if wrong:
+        raise ConfigError(wrong)
+    parent = parent.model_copy(update={"experts": parent.experts.having(**chosen)})
     folder = parent.run.dir if any(word.startswith("run.dir=") for word in rest) else None
     branch = BranchConfig(run=str(run_folder.expanduser().resolve()), dialogue=name, turns=index + 1, edited=edited)
     config: ConverseConfig = branch_config(parent, transcript, branch, folder or str(named_folder(None, "branch")))
@@ -74,6 +82,21 @@ def composed(run_folder: Path, place: str, edited: str | None, overrides: Sequen
     if found := list(problems):
         raise ConfigError(found)
     return type(config).model_validate(config.model_dump())
+
+
+def _expert(seat: str, model: str) -> ModelConfig:
+    """The model that a word means, as an expert of a new run; what is wrong with it is said of the seat that it is for."""
+    from expertchat.command.compose import load
+    from expertchat.command.named_models import with_models
+    from expertchat.config import ConfigError
+    from expertchat.talk.branching import TALKS
+
+    try:
+        found: ModelConfig = load(TALKS, with_models([f"model@experts.a={model}"])).experts["a"]
+        return found
+    except ConfigError as error:
+        place = f"experts.{seat}"
+        raise ConfigError([one.replace("model@experts.a", place).replace("experts.a", place) for one in error.problems]) from None
 
 
 def _names_model(word: str) -> bool:

@@ -44,7 +44,21 @@ def complain(problems: Sequence[str]) -> None:
         return
     lines = [problem if len(problem) <= LONGEST else f"{problem[:LONGEST]}... ({len(problem):,} characters)" for problem in problems]
     text = lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems", *(f"  - {line}" for line in lines)])
-    say(f"expertchat: {text}")
+    say(_fitting(f"expertchat: {text}"))
+
+
+def _fitting(text: str) -> str:
+    """The text with no word broken at a terminal's edge; as it is where it goes to a file."""
+    if not sys.stderr.isatty():
+        return text
+    import shutil
+    import textwrap
+
+    width, lines = shutil.get_terminal_size().columns, list[str]()
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip(" -")) or 2)
+        lines += textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
+    return "\n".join(lines)
 
 
 def say(text: object) -> None:

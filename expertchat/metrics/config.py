@@ -87,7 +87,16 @@ def given_problems(config: TokensConfig) -> list[str]:
             found.append('chat=true: there is nothing that the assistant answers; give it, prompt="TEXT"')
     else:
         if config.turn is None:
-            found.append("turn: is not said; name one of the run's, --turn DIALOGUE/NUMBER (c0001/3), or a candidate's id")
+            unsaid = "turn: is not said; name one of the run's, --turn DIALOGUE/NUMBER (c0001/3), or a candidate's id"
+            found.append(_nobody_speaks(config.run) or unsaid)
         if config.prompt or config.text or config.chat:
             found.append("prompt, text and chat go with a model; a run has its own")
     return found
+
+
+def _nobody_speaks(run: str) -> str | None:
+    """Why a run has no turn that could be named."""
+    from expertchat.folder.reader import RunReader
+    from expertchat.folder.without import without_dialogues
+
+    return without_dialogues(RunReader(Path(run).expanduser()))

@@ -10,6 +10,7 @@ from pathlib import Path
 from expertchat.config import ConfigError, ExpertsConfig, ModelConfig, near, validate
 from expertchat.folder.jsonl import read_json
 from expertchat.folder.reader import RunReader
+from expertchat.folder.without import without_dialogues
 from expertchat.records import Candidate, Speaker, Transcript
 
 ALTERED = {
@@ -42,7 +43,7 @@ def find_said(run: RunReader, turn: str) -> Said:
     by_id = {one.id: one for one in candidates}
     transcripts = {one.id: one for one in run.transcripts()}
     if not transcripts:
-        raise ConfigError(f"{run.folder}: holds no finished dialogue yet; wait for it, or name another run")
+        raise ConfigError(without_dialogues(run) or f"{run.folder}: holds no finished dialogue yet; wait for it, or name another run")
     if turn in by_id:
         one = by_id[turn]
         if one.transcript not in transcripts:

@@ -15,6 +15,9 @@ from expertchat.folder.jsonl import read_json
 from expertchat.folder.reader import FILES, RunReader
 from expertchat.runs.seen import below
 
+# What the JSON of other commands is known by.
+WRITTEN = {"audit": {"judges", "left_out", "against"}, "arms": {"arms", "notes"}, "metrics": {"means", "together", "systems"},
+           "tokens": {"about", "tokens"}}  # fmt: skip
 STUDY, LOGS, OLD = "study.json", "logs", "superseded"
 REMEDY = "leave this run out"
 _TASK = re.compile(r"task-\d+")
@@ -74,8 +77,9 @@ def subject_of(places: Sequence[Path]) -> Subject:
     problems = []
     for place in (place.expanduser() for place in places):
         if place.is_file():
-            if (found := read_json(place)) is None:
-                problems.append(f"{place}: is no JSON file of results; name a run, a folder of runs, or what audit, arms or metrics wrote")
+            found = read_json(place)
+            if found is None or not any(keys <= found.keys() for keys in WRITTEN.values()):
+                problems.append(f"{place}: is no JSON file of results; name a run, a folder of runs, or what {', '.join(WRITTEN)} wrote")
             else:
                 files[place] = found
             continue

@@ -90,7 +90,7 @@ class RewardModelTraining(Group):
     kind: Kind
     model: BaseConfig
     source: SourceConfig
-    target: Literal["auto"] | Target
+    target: Literal["auto", Target]
     judge: Annotated[Text | None, BeforeValidator(_name)] = None
     labels: Annotated[list[Text], Field(default_factory=list)]
     min_margin: float = Field(ge=0)

@@ -25,6 +25,7 @@ ALIKE = 1.05  # times as many judged replies that are as good as equally many: d
 AGAINST = ("control", "minus_control", "minus_control_low", "minus_control_high", "minus_control_n", "minus_control_least",
            "minus_control_p", "minus_control_holm")  # fmt: skip
 FEW_KEYS = 2  # that an arm's name tells, where they tell it from the others
+ROWS = "sft"  # a training in which nobody is judged
 NOTHING_LEARNT = "random_judge"  # the arm that the others are held against, where there is such
 
 
@@ -135,11 +136,13 @@ def _readers(folders: Sequence[Path], notes: list[str]) -> list[RunReader]:
             problems.append(f"{folder}: no such folder; name a training run (online_dpo, rloo, grpo), or a folder of such runs")
         elif named.begun:
             found.append(named)
-            if not is_training(named):
+            if named.kind == ROWS:
+                problems.append(f"{folder}: teaches rows ({ROWS}), and nobody is held against the base; leave it out")
+            elif not is_training(named):
                 problems.append(f"{folder}: is a run, but no training run (online_dpo, rloo, grpo); leave it out")
         else:
             inside = [RunReader(place) for place in _places(named.folder)]
-            training = [one for one in inside if is_training(one)]
+            training = [one for one in inside if is_training(one) and one.kind != ROWS]
             found += training
             if not training:
                 problems.append(f"{folder}: holds no training run (online_dpo, rloo, grpo); name a run folder, or the folder of a sweep")

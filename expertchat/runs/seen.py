@@ -82,11 +82,12 @@ class Seen:
 
 
 def below(folder: Path, depth: int = 0) -> Iterator[list[Seen]]:
-    """Runs at and below a folder, each alone, or an array's tasks with what they were merged into. Nothing is looked for inside a run."""
+    """Runs at and below a folder, each alone, or an array's tasks with what they were merged into. Nothing is looked for inside a run,
+    nor where scripts of jobs lie (a study's have a provenance.json, as runs do)."""
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
-            inside = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            inside = [one.name for one in entries if not one.name.startswith(".") and one.name != PLACE.parent.name and one.is_dir()]
     except OSError:
         return
     names = frozenset(entry.name for entry in entries)

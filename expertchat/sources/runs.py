@@ -14,6 +14,7 @@ from expertchat.evaluation.figures import Comparison
 from expertchat.evaluation.histories import Held
 from expertchat.folder.jsonl import read_records
 from expertchat.folder.reader import RunReader
+from expertchat.folder.without import without_dialogues
 from expertchat.records import Candidate, ExpertRef, Item, Speaker, Text, Transcript, Turn
 from expertchat.sources.config import SourceConfig, Unit
 from expertchat.sources.encoding import Say
@@ -41,6 +42,9 @@ def is_of(system: str | None, model: str | None) -> bool:
 def run_items(run: RunReader, config: SourceConfig, say: Say) -> list[Item]:
     """The items of a run. Raises ConfigError where it has none of the wanted kind."""
     unit = config.unit if config.unit != "auto" else _best(run)
+    compared = unit == "evaluations" and run.kind != "sft"  # sft's hold answers to rows
+    if unit not in ("candidates", "pairs") and not compared and (problem := without_dialogues(run)):
+        raise ConfigError(f"source.path={problem}")
     if config.unit == "auto":
         say(f"{run.folder.name}: its {unit} are judged; others: source.unit=transcripts, turns, candidates, pairs, evaluations")
     reading = _Reading(run, config)

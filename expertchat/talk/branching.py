@@ -10,6 +10,7 @@ from typing import Any
 from expertchat.config import ConfigError, TopicsConfig, near
 from expertchat.folder.embedded import both, other_id
 from expertchat.folder.reader import RunReader
+from expertchat.folder.without import without_dialogues
 from expertchat.records import Transcript, Turn
 from expertchat.talk.config import BranchConfig, ConverseConfig
 from expertchat.talk.table import changed
@@ -33,6 +34,8 @@ def dialogue_of(run: RunReader, name: str) -> Transcript:
     """A dialogue of a run of converse. Raises ConfigError."""
     if not run.begun:
         raise ConfigError(f"{run.folder}: is no run's folder; name one that holds config.yaml and transcripts.jsonl")
+    if problem := without_dialogues(run):
+        raise ConfigError(problem)
     if run.kind != TALKS:
         raise ConfigError(f"{run.folder}: is a run of {run.kind}, and what spoke in it went on learning; {REMEDY} of {TALKS}")
     there = {one.id: one for one in run.transcripts()}

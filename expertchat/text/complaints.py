@@ -30,6 +30,20 @@ def near_key(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {best}?" if best and likeness(best) else ""
 
 
+def joined(details: Iterable[Any]) -> list[Any]:
+    """pydantic's errors with those of the parts of a union as one: `float | Literal["rule_text"]` is wrong once, not once a part."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for detail in details:
+        *place, part = detail["loc"] or ("",)
+        of_union = str(part) in ("int", "float", "str", "bool") or str(part).startswith("literal[")
+        key = tuple(place) if of_union else detail["loc"]
+        if of_union and key in found:
+            found[key]["msg"] += ", or " + detail["msg"].removeprefix("Input ")
+        else:
+            found[key] = {**detail, "loc": key}
+    return list(found.values())
+
+
 def complaints(model: type[BaseModel], detail: Any) -> list[str]:
     """What one error of pydantic says; a check of a whole group says all that is wrong with it, a line each."""
     place = ".".join(str(part) for part in detail["loc"])

@@ -12,7 +12,7 @@ from expertchat import events
 from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 from expertchat.views import words
-from expertchat.views.console import CleanConsole, open_console
+from expertchat.views.console import CleanConsole, open_console, prose
 from expertchat.views.live import can_draw
 
 PROGRESS_EVERY = 30.0  # seconds between two lines of progress
@@ -107,4 +107,4 @@ class BarView:
         self._bar.update(self._bar.task_ids[0], completed=done, total=total, more=more)
 
     def _say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style=style), soft_wrap=not self.console.is_terminal)
+        prose(self.console, Text(text, style=style))

@@ -14,7 +14,7 @@ from expertchat.records import Transcript, Turn
 from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 from expertchat.views import words
-from expertchat.views.console import open_console
+from expertchat.views.console import open_console, prose
 from expertchat.views.sides import called
 
 
@@ -56,7 +56,7 @@ def print_family(rows: Sequence[Mapping[str, Any]], stream: TextIO | None = None
             text.append(" (edited)" if branch.get("edited") is not None else "")
         told = ", ".join(f"{called(seat)} {line(model)}" for seat, model in row["models"].items())
         text.append(f"  {told}; seed {row['seed']}{'' if row['done'] else '; not finished'}", "dim")
-        console.print(text, soft_wrap=True)
+        prose(console, text)
         before = row
     if len(rows) == 1 and not before.get("branch"):
         console.print(Text("no branches yet: expertchat branch RUN DIALOGUE/TURN", "dim"), soft_wrap=True)

@@ -35,3 +35,11 @@ def open_console(stream: TextIO | None = None, markup: bool = False) -> CleanCon
     """A console for tables: as wide as the terminal, WIDTH where there is none."""
     stream = stream or sys.stdout
     return console_on(stream, width=None if stream.isatty() else WIDTH, markup=markup)
+
+
+def prose(console: Console, text: RenderableType) -> None:
+    """Print lines of words: a terminal gets no word broken at its edge, a file or a pipe whole lines.
+
+    What is there to be copied (a command, a path) is printed with soft_wrap=True instead: wrapped by the terminal it is copied whole.
+    """
+    console.print(text, soft_wrap=not console.is_terminal)

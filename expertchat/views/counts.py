@@ -10,24 +10,31 @@ from rich.table import Table
 from rich.text import Text
 
 from expertchat.text.sentences import clean, one_line
-from expertchat.views.console import open_console
+from expertchat.views.console import open_console, prose
 
 HEADS = ("", "n", "value (95 %)", "even", "p", "p, all together", "least found", "carried")
+NARROW = 110  # columns; below, a name would be broken into many lines
 
 
 def print_counts(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
     """Draw the table, and what it comes to."""
     console = open_console(stream)
-    table = Table(box=SIMPLE_HEAD)
+    names = [clean(one_line(row["name"])) for row in values["rows"]]
+    apart = console.width < NARROW  # then the names stand below, by their numbers
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0) if apart else (0, 1), pad_edge=False)
     for i, head in enumerate(HEADS):
-        table.add_column(head, justify="right" if i else "left")
-    for row in values["rows"]:
-        table.add_row(Text(clean(one_line(row["name"]))), *cells(row), style="" if row["carried"] == "yes" else "dim")
+        table.add_column(head, justify="right" if i else "left", no_wrap=head.startswith("value"))
+    for n, (name, row) in enumerate(zip(names, values["rows"], strict=True), 1):
+        table.add_row(str(n) if apart else Text(name), *cells(row), style="" if row["carried"] == "yes" else "dim")
     console.print(Text(clean(one_line(values["title"])), "bold"))
     console.print(table)
-    console.print(Text(f"{clean(one_line(values['says']))}."), soft_wrap=True)
+    for n, name in enumerate(names, 1) if apart else ():
+        prose(console, Text(f"{n:>4}  {name}"))
+    if apart:
+        console.print()
+    prose(console, Text(f"{clean(one_line(values['says']))}."))
     if values["note"]:
-        console.print(Text(clean(one_line(values["note"])), "dim"), soft_wrap=True)
+        prose(console, Text(clean(one_line(values["note"])), "dim"))
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from rich.text import Text
 from expertchat.records import Speaker, Transcript
 from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
-from expertchat.views.console import open_console
+from expertchat.views.console import open_console, prose
 from expertchat.views.sides import called, model_name
 
 
@@ -18,8 +18,8 @@ def print_heading(transcript: Transcript, index: int, seat: Speaker, stream: Tex
     """Who is asked, and what was said last."""
     console, last = open_console(stream), transcript.turns[index]
     who = f"{called(seat)} ({model_name(transcript.experts.get(seat))})"
-    console.print(Text(f"{who} after turn {index} of {line(transcript.id)} on {line(transcript.topic)}", style="bold"), soft_wrap=True)
-    console.print(Text(f"{called(last.speaker)}: {line(last.text)}", style="dim"), soft_wrap=True)
+    prose(console, Text(f"{who} after turn {index} of {line(transcript.id)} on {line(transcript.topic)}", style="bold"))
+    prose(console, Text(f"{called(last.speaker)}: {line(last.text)}", style="dim"))
 
 
 def print_answers(rows: Sequence[Mapping[str, Any]], seat: Speaker, asked: bool = True, stream: TextIO | None = None) -> None:
@@ -27,7 +27,7 @@ def print_answers(rows: Sequence[Mapping[str, Any]], seat: Speaker, asked: bool 
     console = open_console(stream)
     for row in rows:
         if asked:
-            console.print(Text(f"\n? {line(str(row['question']))}", style="cyan"), soft_wrap=True)
+            prose(console, Text(f"\n? {line(str(row['question']))}", style="cyan"))
         cut = " (cut at the token limit)" if row.get("cut") else ""
         text = clean(str(row["answer"])) or "says nothing"
-        console.print(Text(f"{called(seat)}: ", "bold").append(text, "").append(cut, "dim"), soft_wrap=True)
+        prose(console, Text(f"{called(seat)}: ", "bold").append(text, "").append(cut, "dim"))

@@ -11,6 +11,7 @@ from rich.text import Text
 from expertchat import events
 from expertchat.text.in_words import line
 from expertchat.views.bar import BarView
+from expertchat.views.console import prose
 
 SHOWN = 300  # characters of an example
 
@@ -44,5 +45,5 @@ class PostsView(BarView):
         self.console.print()
         for name, text in summary["examples"].items():
             if text:
-                self.console.print(Text(f"{line(name)}: {line(text)[:SHOWN]}"), soft_wrap=not self.console.is_terminal)
+                prose(self.console, Text(f"{line(name)}: {line(text)[:SHOWN]}"))
         self.console.print()

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expertchat.text.sentences import clean
-from expertchat.views.console import console_on, open_console
+from expertchat.views.console import console_on, open_console, prose
 from expertchat.views.plan import size
 from expertchat.views.sparkline import sparkline
 
@@ -91,6 +91,6 @@ def print_written(written: Written, warnings: Sequence[str], stream: TextIO | No
     for path, length in written.sizes.items():
         console.print(Text(f"{clean(str(path))}  {size(length)}"), soft_wrap=True)
     if written.large:
-        console.print(Text("large for a mail; name fewer runs for a smaller one", "yellow"), soft_wrap=True)
+        prose(console, Text("large for a mail; name fewer runs for a smaller one", "yellow"))
     for warning in warnings:
-        console.print(Text(f"! {warning}", "yellow"), soft_wrap=True)
+        prose(console, Text(f"! {warning}", "yellow"))

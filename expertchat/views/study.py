@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expertchat.text.sentences import clean, one_line
-from expertchat.views.console import open_console
+from expertchat.views.console import open_console, prose
 from expertchat.views.live import can_draw
 from expertchat.views.words import clock
 
@@ -113,7 +113,7 @@ class StudyView:
         self._say(f"report: {report}")
 
     def _say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style), soft_wrap=True)
+        prose(self.console, Text(text, style))
 
     def _drawn(self) -> Group:
         grid = Table.grid(padding=(0, 2))
@@ -138,15 +138,15 @@ def print_chain(values: Mapping[str, Any], stream: TextIO | None = None) -> None
         table.add_row(*(Text(clean(one_line(str(cell)))) for cell in cells))
     head = "submitted" if values["submitted"] else "written, not submitted"
     jobs = sum(len(job["jobs"]) for job in values["jobs"])
-    console.print(Text(f"{one_line(values['title'])}: {jobs} jobs {head}", "bold"), soft_wrap=True)
+    prose(console, Text(f"{one_line(values['title'])}: {jobs} jobs {head}", "bold"))
     console.print(table)
     for text in values["totals"]:
-        console.print(Text(clean(text)), soft_wrap=True)
+        prose(console, Text(clean(text)))
     for name in ("scripts", "submit", "list"):
         if values.get(name):
             console.print(Text.assemble((f"  {name:<8}", "cyan"), clean(values[name])), soft_wrap=True)
     for note in values["notes"]:
-        console.print(Text(f"  · {clean(note)}", "dim"), soft_wrap=True)
+        prose(console, Text(f"  · {clean(note)}", "dim"))
 
 
 def _drawn_table(shown: Shown) -> Table:

@@ -19,7 +19,7 @@ from expertchat.records import Speaker, Turn
 from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 from expertchat.views import looks, words
-from expertchat.views.console import console_on
+from expertchat.views.console import console_on, prose
 from expertchat.views.model import Conversation
 from expertchat.views.plain import PlainView
 from expertchat.views.sides import called
@@ -80,7 +80,7 @@ class TableView(PlainView):
         remarks = [text for text in (words.thought_in_words(turn.thinking), *words.remarks(turn)) if text]
         style = looks.colour(turn.speaker, conversation.seats) if self.console.is_terminal else ""
         shown = Text("\n").append(f"{name}: ", f"bold {style}".strip()).append(f"\n{' ' * (len(name) + 2)}".join(lines))
-        self.console.print(shown.append(f" ({'; '.join(remarks)})", "dim") if remarks else shown, soft_wrap=True)
+        prose(self.console, shown.append(f" ({'; '.join(remarks)})", "dim") if remarks else shown)
 
     def _on_progress(self, event: events.Progress) -> None:
         """Whoever sits at the table sees how far it is."""
