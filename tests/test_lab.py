@@ -24,6 +24,7 @@ from expertchat.doors.judge import named_judges
 from expertchat.events import JudgeCalled, OpinionGiven, RunStarted
 from expertchat.folder.reader import RunReader
 from expertchat.lab import judge as lab_judge
+from expertchat.lab import store
 from expertchat.lab.config import LabConfig, seat_of
 from expertchat.lab.run import run_judge
 from expertchat.lab.store import with_earlier_judges
@@ -277,6 +278,25 @@ def test_a_judge_is_added_to_a_run_that_is_done(tmp_path: Path, pairs: Path, cap
     assert len({one.id for one in opinions(tmp_path / "run")}) == len(opinions(tmp_path / "run")) == 24
     with pytest.raises(ConfigError, match=r"length\.noise: was 0\.0, is 0\.5"):
         judge(tmp_path / "run", str(pairs), "judge=length", "judges.length.noise=0.5")
+
+
+def test_a_kill_while_a_judge_is_added_is_gone_on_from(tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was written before the kill: the same command then asks the new judge."""
+    assert judge(tmp_path / "run", str(pairs), "judge=length") == 0
+
+    def killed(path: Path, *_: Any, **__: Any) -> None:
+        if path.name == "config.yaml":
+            raise SystemError("killed")
+        real(path, *_, **__)
+
+    real = store.replace
+    monkeypatch.setattr(store, "replace", killed)
+    with pytest.raises(SystemError, match="killed"):
+        judge(tmp_path / "run", str(pairs), "judge=first")
+    monkeypatch.setattr(store, "replace", real)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert judge(tmp_path / "run", str(pairs), "judge=first") == 0
+    assert set(RunReader(tmp_path / "run").summary["judges"]) == {"length", "first"}
 
 
 def test_models_are_looked_for_where_this_machine_has_them(tmp_path: Path, pairs: Path) -> None:

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from expertchat.config import ConfigError, conf_dir, validate
 from expertchat.folder.writing import WriteError
 from expertchat.labels.config import FormConfig, annotator_name
+from expertchat.labels.export import preferences_of
+from expertchat.labels.opinions import opinions_of
 from expertchat.labels.run import labels_folder, sits_down, to_read
 from expertchat.labels.sitting import Sitting
 from expertchat.labels.store import LabelFile, read_labels, standing
@@ -205,6 +207,28 @@ def test_an_answer_is_kept_taken_back_and_given_again(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_second_form_asks_everything_and_takes_back_only_its_own(tmp_path: Path) -> None:
+    """Three texts in one form, then in another: six labels, of which each form sees three. A preference is by the form answered last."""
+    items = [single(n) for n in range(3)]
+    first = sitting(tmp_path, items)
+    for _ in range(3):
+        rate(first, 7, 7)
+    first.close()
+    other = RATINGS.model_copy(update={"name": "other"})
+    at = sitting(tmp_path, items, other)
+    assert (at.done, at.total) == (0, 3) and at.task is not None and at.draft().ratings == {} and not at.undo()
+    rate(at, 2, 2)
+    at.close()
+    labels = read_labels(tmp_path, items)
+    assert [(one.form, one.ratings["depth"]) for one in standing(labels).values()] == [(RATINGS.name, 7)] * 3 + [("other", 2)]
+    (judge,), said = opinions_of(labels, items)
+    assert judge.wording == f"other, {RATINGS.name}" and len({one.id for one in said}) == len(said) == 6  # of one text the last one counts
+    assert sorted(one.value for one in said if one.category == "depth") == [2, 7, 7]
+    both = [label("p00", ratings={"depth": 9}), label("p00", place=1, ratings={"depth": 1}), label("p00", form="pairs", choice="second")]
+    assert preferences_of(both, [pair(0)]).pairs[0].score_chosen == 1.0
+    assert preferences_of(both, [pair(0)]).pairs[0].chosen[0]["content"] == "the second"
+
+
 def test_the_judges_are_seen_afterwards_and_what_was_seen_stands(tmp_path: Path) -> None:
     items = [single(n) for n in range(2)]
     assert sitting(tmp_path / "none", items).see() is None
@@ -304,4 +328,4 @@ def test_a_form_that_fits_nothing_and_one_that_changed_are_refused(tmp_path: Pat
     sits_down(config("form.missing=false", "form.name=short"), [single(1)])("ben").close()
     with pytest.raises(ConfigError, match="annotator=a b: a name has"):
         sits_down(config(), [single(1)])("a b")
-    assert Key("s01", 0, False) in {task.key for task in tasks_of([single(1)], form("default"), "ann", 0)}
+    assert Key("s01", 0, False, "default") in {task.key for task in tasks_of([single(1)], form("default"), "ann", 0)}

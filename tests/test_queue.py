@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from expertchat.slurm.queue import Answer, JobState, Said, ask, pending_reason, seconds, states
+from expertchat.slurm.queue import Answer, JobState, Said, ask, pending_reason, process_id, seconds, states
 from tests.cluster import Cluster, until
 
 
@@ -191,3 +191,7 @@ def test_lengths(text: str, length: float | None) -> None:
 def test_a_process_of_this_machine_is_a_job_too() -> None:
     mine = states([f"pid:{os.getpid()}", "pid:0x", "pid:99999999"])
     assert [one.alive for one in mine.values()] == [True, False, False]
+    own = process_id(os.getpid())
+    assert own.startswith(f"pid:{os.getpid()}.") or not Path("/proc/self/stat").exists()
+    another = f"pid:{os.getpid()}.1"  # the same number, given to a process that began later
+    assert [one.alive for one in states([own, another]).values()] == [True, not Path("/proc/self/stat").exists()]

@@ -98,7 +98,12 @@ def test_ratings_of_another_scale(table: Callable[..., Path]) -> None:
     path = table("text,rating\none,1\ntwo,3\nthree,5\n")
     assert [item.label for item in read(path, scale=[1, 5])] == [1.0, 5.5, 10.0]  # 1 + 9 * (value - 1) / 4
     assert "row 2" not in problems(table("text,rating\none,1\ntwo,11\n"))
-    assert "row 3: label 'rating' is no number from 1 to 10" in problems(table("text,rating\none,1\ntwo,11\n"))
+    assert "row 3: label 'rating' is no number from 1 to 10; the first is '11': name the scale" in problems(
+        table("text,rating\none,1\ntwo,11\n")
+    )
+    assert "rows 2, 3: label 'rating' is no number from 1 to 10; the first is '7,5': write 7.5" in problems(
+        table("text;rating\none;7,5\ntwo;9,5\n")
+    )
 
 
 # -- encodings ------------------------------------------------------------------------------------------------------------

@@ -349,14 +349,16 @@ def test_a_laptop_runs_it_in_the_background(tmp_path: Path) -> None:
     """Also as an array: two tasks, one after the other."""
     line = [sys.executable, "-m", "expertchat.cli", "submit", "converse", *SMALL, "cluster=laptop", "run.dir=both", "--array=2"]
     line += scripted(tmp_path)  # the processes are what is tried here, not the models
-    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
+    here = tmp_path / "at@home, $1"  # which no shell and no xargs may take for something else
+    here.mkdir()
+    done = subprocess.run(line, capture_output=True, text=True, cwd=here)
     assert done.returncode == 0, done.stderr
     assert "job pid:" in done.stdout and "expertchat watch both" in done.stdout
-    summaries = [tmp_path / "both" / f"task-{n}" / "summary.json" for n in range(2)]
+    summaries = [here / "both" / f"task-{n}" / "summary.json" for n in range(2)]
     end = time.monotonic() + 240
     while not all(path.exists() for path in summaries) and time.monotonic() < end:
         time.sleep(0.2)
-    log = (tmp_path / "both" / "submission" / "slurm-local.out").read_text("utf-8")
+    log = (here / "both" / "submission" / "slurm-local.out").read_text("utf-8")
     assert [json.loads(path.read_text("utf-8"))["conversations"] for path in summaries] == [1, 1], log
 
 

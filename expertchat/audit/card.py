@@ -19,6 +19,7 @@ from expertchat.config import ConfigError
 from expertchat.evaluation.draws import Draws
 from expertchat.labels.alternative import LEAST_PEOPLE, AlternativeTest, alternative_annotator
 from expertchat.records import JudgeRef, Opinion
+from expertchat.sources.read import cluster_of
 
 Array = NDArray[Any]
 Said = list[tuple[Key, Opinion]]
@@ -69,8 +70,8 @@ class Card:
 def card_of(evidence: Evidence, *, against: Against | Literal["auto"], resamples: int, seed: int, category: str | None = None) -> Card:
     """The card of all judges of the evidence. Raises ConfigError where nothing is left to audit."""
     judges, opinions = _by_form(evidence.judges, _of_category(evidence, category))
-    groups = {name: i for i, name in enumerate(sorted({(item.source, item.group) for item in evidence.items.values()}))}
-    at = {key: groups[item.source, item.group] for key, item in evidence.items.items()}
+    groups = {name: i for i, name in enumerate(sorted({cluster_of(item) for item in evidence.items.values()}))}
+    at = {key: groups[cluster_of(item)] for key, item in evidence.items.items()}
     draws = Draws.of(len(groups), resamples, seed)
     unit, lengths = length_of(evidence.items)
     people = sorted(name for name, judge in judges.items() if judge.form == "person" and name in opinions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from expertchat.lab.models import seats_in
 from expertchat.labels.export import prompt_of
 from expertchat.records import Item, Message, Speaker
 from expertchat.sources.config import SourceConfig
-from expertchat.sources.read import ITEMS, read_items
+from expertchat.sources.read import ITEMS, from_source, read_items
 from expertchat.sources.rows import HUB, is_table
 from expertchat.text.wordings import fill
 
@@ -25,10 +25,9 @@ Say = Callable[[str], None]
 
 def items_of(config: BuildConfig, say: Say) -> list[Item]:
     """The items of the sources. Raises ConfigError where they are none that answer a prompt."""
-    source = config.source
-    if source.unit == "auto" and (unit := _unit(source)) is not None:
-        say(f"its {unit} are read; others: source.unit=turns, candidates, pairs, evaluations")
-        source = source.model_copy(update={"unit": unit})
+    source = source_of(config)
+    if source.unit != config.source.unit:
+        say(f"its {source.unit} are read; others: source.unit=turns, candidates, pairs, evaluations")
     items = read_items(source, say)
     if whole := [item.id for item in items if item.whole]:
         raise ConfigError(
@@ -36,6 +35,12 @@ def items_of(config: BuildConfig, say: Say) -> list[Item]:
             "take source.unit=turns, or the folder of a judge that has judged turns"
         )
     return items
+
+
+def source_of(config: BuildConfig) -> SourceConfig:
+    """The source with the unit that is read where none is named."""
+    unit = _unit(config.source) if config.source.unit == "auto" else None
+    return config.source if unit is None else config.source.model_copy(update={"unit": unit})
 
 
 def _unit(source: SourceConfig) -> str | None:
@@ -48,16 +53,18 @@ def _unit(source: SourceConfig) -> str | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def cut_texts(source: SourceConfig) -> set[str]:
-    """The ids of texts (of candidates, of turns as items call them) that the token limit cut, as far as their runs say it."""
-    found: set[str] = set()
+def cut_texts(source: SourceConfig, items: Sequence[Item]) -> set[tuple[str, str]]:
+    """The texts of `items` that the token limit cut, as far as their runs say it: (source of the item, id of the candidate, or of the turn
+    as items of one source call it)."""
+    found: set[tuple[str, str]] = set()
     for path in source.path:
         place = Path(path).expanduser()
         if path.startswith(HUB) or not place.is_dir() or is_table(place):
             continue
-        run = RunReader(place)
-        found |= {one.id for one in run.candidates() if one.cut}
-        found |= {f"{one.id}/t{i:02d}" for one in run.transcripts() for i, turn in enumerate(one.turns) if turn.cut}
+        run, own = RunReader(place), {item.source for item in from_source(path, source, items)}
+        cut = {one.id for one in run.candidates() if one.cut}
+        cut |= {f"{one.id}/t{i:02d}" for one in run.transcripts() for i, turn in enumerate(one.turns) if turn.cut}
+        found |= {(name, text) for name in own for text in cut}
     return found
 
 

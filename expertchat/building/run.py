@@ -17,7 +17,7 @@ from expertchat.building.choosing import ENOUGH, NO_LOW, NO_ROOM, Sorting, bound
 from expertchat.building.config import MODEL, BuildConfig
 from expertchat.building.counterpart import Low, Writing, reasons
 from expertchat.building.held_out import HeldOut, held_out
-from expertchat.building.reading import Prompts, cut_texts, items_of, plainly
+from expertchat.building.reading import Prompts, cut_texts, items_of, plainly, source_of
 from expertchat.building.scoring import Scored, alone, scored, the_judge, to_judge
 from expertchat.building.store import PAIRS, BuildFolder
 from expertchat.config import ConfigError
@@ -113,7 +113,7 @@ class _Building(RunFrame[BuildConfig, BuildFolder]):
         said: dict[str, list[Opinion]] = {}
         for opinion in self.store.opinions.values():
             said.setdefault(opinion.item, []).append(opinion)
-        return scored(self.config, self.items, said, cut_texts(self.config.source))
+        return scored(self.config, self.items, said, cut_texts(source_of(self.config), self.items))
 
     def _prompts(self) -> dict[str, list[dict[str, str]] | None]:
         self.prompts = Prompts(plainly(self.config), self.config.model)

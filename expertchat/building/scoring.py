@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -17,6 +17,7 @@ from expertchat.labels.opinions import opinions_of
 from expertchat.labels.run import to_read
 from expertchat.labels.store import read_labels
 from expertchat.records import Item, JudgeRef, Opinion, Text
+from expertchat.sources.read import own_id
 
 PEOPLE = "people"
 
@@ -117,16 +118,18 @@ def to_judge(judge: LabJudge, items: Sequence[Item]) -> list[Item]:
     return found
 
 
-def scored(config: BuildConfig, items: Sequence[Item], said: Mapping[str, Sequence[Opinion]], cut: Iterable[str]) -> list[Scored]:
-    """Every text with its score, in the order of the items. `said`: by the id of what was judged; `cut`: ids of texts that were cut."""
-    found, were_cut = [], set(cut)
+def scored(
+    config: BuildConfig, items: Sequence[Item], said: Mapping[str, Sequence[Opinion]], cut: Collection[tuple[str, str]]
+) -> list[Scored]:
+    """Every text with its score, in the order of the items. `said`: by the id of what was judged; `cut`: see `cut_texts`."""
+    found = []
     for item in items:
         for place, text in enumerate(item.texts):
             kind = item.kind if config.choose.by_type else ""
             own, at = (said[text_id(item, place)], 0) if text_id(item, place) in said else (said.get(item.id, ()), place)
             score, problem = score_of(own, at, kind, config.judging.shares)
-            name = text.candidate or text_id(item, place)
-            found.append(Scored(item, place, kind, score, problem, cut=name in were_cut))
+            name = text.candidate or (f"{own_id(item)}/{place}" if item.pair else own_id(item))
+            found.append(Scored(item, place, kind, score, problem, cut=(item.source, name) in cut))
     return found
 
 

@@ -52,8 +52,10 @@ def read_prompts(config: BestOfNConfig, say: Say) -> list[Asked]:
     try:
         if not config.source.path:
             found = list(_topics(config))
-        for path in config.source.path:
-            found += drawn(_read(path, config, say), config.source)
+        several = len(config.source.path) > 1
+        for place, path in enumerate(config.source.path, 1):
+            own = drawn(_read(path, config, say), config.source)
+            found += [_of_source(one, f"s{place}/") for one in own] if several else own
     except ConfigError as error:
         problems += error.problems
     if problems:
@@ -65,6 +67,14 @@ def read_prompts(config: BestOfNConfig, say: Say) -> list[Asked]:
     if config.rule_text is not None and not any(_may_say(config.rule_text, one) for one in numbered):
         raise ConfigError(f"rule_text={config.rule_text}: {_nothing_to_say(config)}")
     return numbered
+
+
+def _of_source(one: Asked, before: str) -> Asked:
+    """A prompt of one of several sources: rows and dialogues of all are called alike, and so are groups that are called after them."""
+    prompt = one.prompt
+    group = prompt.group if prompt.group == one.topic else f"{before}{prompt.group}"
+    named = {"id": f"{before}{prompt.id}", "origin": f"{before}{prompt.origin}", "group": group}
+    return replace(one, prompt=prompt.model_copy(update=named))
 
 
 def _named(one: Asked, name: str, source: str) -> Asked:

@@ -14,6 +14,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.lab.config import JudgeConfig
 from expertchat.lab.judge import Bench, LabJudge, of_rating, of_verdict, opinion_id
 from expertchat.records import Item, JudgeRef, Opinion, Rating
+from expertchat.sources.read import from_source, own_id
 
 REMEDY = "leave this judge out"
 Said = dict[str, list[tuple[str, Opinion]]]
@@ -39,7 +40,7 @@ class Recorded:
         if not folder.is_dir():
             raise ConfigError(f"judges.{name}.of={place}: is no run folder; name the one that holds what was said")
         run = RunReader(folder, REMEDY)
-        found = said_in(run, items)
+        found = said_in(run, from_source(place, bench.config.source, items))
         who = sorted({judge for said in found.values() for judge, _ in said})
         if config.by is not None and config.by not in who and who:
             raise ConfigError(f"judges.{name}.by={config.by}: nobody in {place} is called so; there are {', '.join(who)}")
@@ -81,7 +82,8 @@ def _about(one: Opinion) -> tuple[object, ...]:
 
 
 def said_in(run: RunReader, items: Sequence[Item]) -> Said:
-    """What a run says of items: opinions of an earlier `judge` by the items' ids, ratings and verdicts by those of what was judged."""
+    """What a run says of items that come from it: opinions of an earlier `judge` by the items' ids, ratings and verdicts by those of what
+    was judged."""
     found: Said = {}
     known = {item.id: item for item in items}
     for one in run.opinions():
@@ -91,7 +93,7 @@ def said_in(run: RunReader, items: Sequence[Item]) -> Said:
     for rating in run.ratings():
         for item, place in places.get(_judged(rating), []):
             found.setdefault(item, []).append((rating.judge, of_rating(rating, item, "", place)))
-    own = {_own_id(item): item.id for item in items if item.pair}
+    own = {own_id(item): item.id for item in items if item.pair}
     for path in sorted((run.folder / "evaluations").glob("*.jsonl")):
         for comparison in () if path.name.startswith("base-") else read_records(path, Comparison, REMEDY):
             if comparison.id in own:
@@ -100,17 +102,12 @@ def said_in(run: RunReader, items: Sequence[Item]) -> Said:
     return found
 
 
-def _own_id(item: Item) -> str:
-    """An item's id in its own source: before it may stand the first signs of the source, where several were read."""
-    return item.id.removeprefix(f"{item.source[:8]}/")
-
-
 def _places(items: Sequence[Item]) -> Iterator[tuple[str, list[tuple[str, int]]]]:
     """What ratings call the texts of items -> (item, place) of each."""
     found: dict[str, list[tuple[str, int]]] = {}
     for item in items:
         for place, text in enumerate(item.texts):
-            found.setdefault(text.candidate or _own_id(item), []).append((item.id, place))
+            found.setdefault(text.candidate or own_id(item), []).append((item.id, place))
     yield from found.items()
 
 

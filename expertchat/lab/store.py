@@ -94,8 +94,8 @@ class LabFolder(RunFolder):
             with self.writing():
                 told = (read_json(self.folder / "provenance.json") or {}) | noted(self.config)
                 replace(self.folder / "provenance.json", json.dumps(told, indent=2) + "\n", mode=0o600)
+                (self.folder / "summary.json").unlink(missing_ok=True)  # first: with the new judge in its config it would look done
                 replace(self.folder / "config.yaml", as_yaml(self.config), sync=True)
-                (self.folder / "summary.json").unlink(missing_ok=True)
         for item in items[self._kept :]:
             self.append("items", item)
         for judge in judges:

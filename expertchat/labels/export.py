@@ -59,8 +59,16 @@ def preferences_of(labels: Sequence[Label], items: Sequence[Item]) -> Preference
 
 
 def _vote(item: str, standing: Mapping[Key, Label]) -> Choice | None:
-    """What one annotator prefers."""
-    one, two = (standing.get(Key(item, place, again=False)) for place in (0, 1))
+    """What one annotator prefers, in the form that was answered last."""
+    own = [key for key in standing if key.item == item and not key.again]
+    for form in dict.fromkeys(key.form for key in reversed(own)):
+        if (found := _preferred(*(standing.get(Key(item, place, False, form)) for place in (0, 1)))) is not None:
+            return found
+    return None
+
+
+def _preferred(one: Label | None, two: Label | None) -> Choice | None:
+    """What a choice says, or the ratings of both texts."""
     if one is not None and one.choice is not None:
         return one.choice
     if one is None or two is None:

@@ -15,20 +15,20 @@ OVERALL = "overall"  # the category of a choice
 def opinions_of(labels: Iterable[Label], items: Sequence[Item]) -> tuple[list[JudgeRef], list[Opinion]]:
     """The people who labelled `items`, and what they say of them.
 
-    A judge is called by the annotator's name, its form is "person". Of an item and pass the last label counts; one that is withdrawn or
-    skipped gives none, nor does one of an item that is not among `items`. A second time (`again`) is repeat 1. `order` of a choice is the
-    text that stood on the left. A category that the annotator could not say is an opinion without an answer. What only flags says nothing
-    of how good a text is, and is in the labels alone.
+    A judge is called by the annotator's name, its form is "person". Of an item, form and pass the last label counts; one that is withdrawn
+    or skipped gives none, nor does one of an item that is not among `items`. A second time (`again`) is repeat 1. `order` of a choice is
+    the text that stood on the left. A category that the annotator could not say is an opinion without an answer. What only flags says
+    nothing of how good a text is, and is in the labels alone.
     """
     known = {item.id for item in items}
-    judges, opinions = [], []
+    judges, opinions = list[JudgeRef](), list[Opinion]()
     for annotator, found in standing_by_annotator(labels).items():
         given = [(key, label) for key, label in found.items() if not label.skipped and label.item in known]
-        own = [opinion for key, label in given for opinion in _opinions(key, label)]
+        own = {opinion.id: opinion for key, label in given for opinion in _opinions(key, label)}  # of two forms' same category the last
         if own:
             forms = sorted({label.form for _, label in given})
             judges.append(JudgeRef(id=annotator, form="person", wording=", ".join(forms)))
-            opinions += own
+            opinions += own.values()
     return judges, opinions
 
 

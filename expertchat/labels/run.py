@@ -18,6 +18,8 @@ from expertchat.labels.sitting import Sitting
 from expertchat.labels.store import LabelFile, label_files, read_labels, standing_by_annotator
 from expertchat.labels.tasks import tasks_of
 from expertchat.records.lab import Item, Label, Opinion
+from expertchat.sources.config import SourceConfig
+from expertchat.sources.read import from_source
 from expertchat.text.sentences import as_yaml
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def sits_down(config: LabelConfig, items: Sequence[Item]) -> Callable[[str], Sit
         kind, remedy = ("pairs", "form=pairs") if items and items[0].pair else ("single texts", "form=ratings or form=open_assistant")
         raise ConfigError(f"form={config.form.name}: asks nothing of {kind}, and all {len(items)} items here are such; take {remedy}")
     folder = labels_folder(config.labels, config.source.path)
-    opinions = opinions_about(config.source.path, items) if config.verdicts else None
+    opinions = opinions_about(config.source, items) if config.verdicts else None
 
     def begin(name: str) -> Sitting:
         try:
@@ -107,14 +109,15 @@ def _same_form(folder: Path, form: FormConfig) -> None:
         )
 
 
-def opinions_about(sources: Sequence[str], items: Sequence[Item]) -> dict[str, list[Opinion]]:
+def opinions_about(source: SourceConfig, items: Sequence[Item]) -> dict[str, list[Opinion]]:
     """What judges of the sources say of items, by the items' ids: those of `expertchat judge`, and a run's own.
 
     Raises ConfigError where nobody has judged any.
     """
     found: dict[str, list[Opinion]] = {}
-    for folder in (place for path in sources if (place := Path(path).expanduser()).is_dir()):
-        for item, said in said_in(RunReader(folder, "leave verdicts=true away"), items).items():
+    for path in (path for path in source.path if Path(path).expanduser().is_dir()):
+        run = RunReader(Path(path).expanduser(), "leave verdicts=true away")
+        for item, said in said_in(run, from_source(path, source, items)).items():
             found.setdefault(item, []).extend(one.model_copy(update={"judge": judge}) for judge, one in said)
     if not found:
         raise ConfigError("verdicts=true: shows what judges have said, and none has said anything of these items; judge them first")

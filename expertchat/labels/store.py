@@ -77,7 +77,7 @@ class LabelFile:
 
 
 def standing(labels: Iterable[Label]) -> dict[Key, Label]:
-    """The labels of one annotator that count: of each item and pass the last, and none where that is withdrawn; in the order they came."""
+    """The labels of one annotator that count: of each item, form and pass the last, and none where that is withdrawn, in their order."""
     found: dict[Key, Label] = {}
     for label in labels:
         found.pop(key_of(label), None)

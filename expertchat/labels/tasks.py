@@ -14,15 +14,16 @@ GAP = 20  # other items between the two times of one, where there are that many
 
 
 class Key(NamedTuple):
-    """What one answer is an answer to."""
+    """What one answer is an answer to: a form's question about a text."""
 
     item: str
     place: int
     again: bool
+    form: str
 
 
 def key_of(label: Label) -> Key:
-    return Key(label.item, label.place, label.again)
+    return Key(label.item, label.place, label.again, label.form)
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class Task:
     """One item on the screen. `left`: the text of a compared pair that stands on the left; None where the one at `place` is rated."""
 
     item: Item
+    form: str
     place: int = 0
     again: bool = False
     left: Order | None = None
 
     @property
     def key(self) -> Key:
-        return Key(self.item.id, self.place, self.again)
+        return Key(self.item.id, self.place, self.again, self.form)
 
 
 def tasks_of(items: Sequence[Item], form: FormConfig, annotator: str, seed: int, shuffle: bool = True, again: float = 0.1) -> list[Task]:
@@ -60,7 +62,7 @@ def tasks_of(items: Sequence[Item], form: FormConfig, annotator: str, seed: int,
         if (first := place - gap) in chosen:
             item = once[first].item
             left = _left(item, annotator, seed, True) if once[first].left else None
-            found.append(Task(item, once[first].place, True, left))
+            found.append(Task(item, form.name, once[first].place, True, left))
     return found
 
 
@@ -68,8 +70,8 @@ def _tasks(item: Item, form: FormConfig, annotator: str, seed: int) -> list[Task
     if not form.asks_of(item.pair):
         return []
     if form.compares(item.pair):
-        return [Task(item, left=_left(item, annotator, seed, False))]
-    return [Task(item, place) for place in range(len(item.texts))]
+        return [Task(item, form.name, left=_left(item, annotator, seed, False))]
+    return [Task(item, form.name, place) for place in range(len(item.texts))]
 
 
 def _left(item: Item, annotator: str, seed: int, again: bool) -> Order:

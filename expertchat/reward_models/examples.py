@@ -17,6 +17,7 @@ from expertchat.lab.models import judgement_of
 from expertchat.records import Item
 from expertchat.reward_models.config import RewardModelTraining
 from expertchat.reward_models.known import Known, of_values
+from expertchat.sources.read import cluster_of
 
 SHOWN = 5  # rows that a message names
 MOST_OF_ONE = 200  # pairs of texts to one same history, beyond which more say nothing new
@@ -68,14 +69,14 @@ def context(item: Item) -> Place:
 
 
 def parted(known: Sequence[Known], share: float, seed: int, key: str = "held_out.share") -> Parts:
-    """Hold out about a `share` of the items, whole groups of them; groups that hold the same text to the same history stay together.
+    """Hold out about a `share` of the items, whole groups of them; groups that answer the same history stay together.
 
     Raises ConfigError where there is one group alone.
     """
     group_of = _joined(known)
     groups: dict[str, list[Known]] = defaultdict(list)
     for one in known:
-        groups[group_of[_group(one.item)]].append(one)
+        groups[group_of[cluster_of(one.item)]].append(one)
     if len(groups) < 2:
         raise ConfigError(
             f"{key}={share:g}: all {len(known)} items belong to one group ({next(iter(groups))}), and none can be held out; group "
@@ -88,10 +89,10 @@ def parted(known: Sequence[Known], share: float, seed: int, key: str = "held_out
             break
         chosen.add(name)
         held += len(groups[name])
-    train = [one for one in known if group_of[_group(one.item)] not in chosen]
-    held_out = [one for one in known if group_of[_group(one.item)] in chosen]
+    train = [one for one in known if group_of[cluster_of(one.item)] not in chosen]
+    held_out = [one for one in known if group_of[cluster_of(one.item)] in chosen]
     joined = len(set(group_of)) - len(groups)
-    notes = [f"{joined} groups hold texts of others, and are held out or trained on together with them"] if joined else []
+    notes = [f"{joined} groups answer histories of others, and are held out or trained on together with them"] if joined else []
     return Parts(train, held_out, notes)
 
 
@@ -104,11 +105,10 @@ def apart(train: Sequence[Known], held_out: Sequence[Known]) -> Parts:
             f"held_out.path: {_rows(both)} also among what is trained on ({len(both)} of {len(held_out)}), so that figures would be too "
             "good; take them out of one of the two, or leave held_out.path away: a share of the groups is held out then"
         )
-    return Parts(list(train), list(held_out), [])
-
-
-def _group(item: Item) -> str:
-    return f"{item.source}/{item.group}"
+    histories = {context(one.item) for one in train if one.item.turns}
+    shared = sum(context(one.item) in histories for one in held_out)
+    notes = [f"held_out.path: {shared} of {len(held_out)} items answer histories that are trained on too, by other texts"] if shared else []
+    return Parts(list(train), list(held_out), notes)
 
 
 def _texts(item: Item) -> list[Place]:
@@ -116,8 +116,14 @@ def _texts(item: Item) -> list[Place]:
     return [(where, text.text) for text in item.texts]
 
 
+def _answered(item: Item) -> list[Place]:
+    """What a group shares with another where it must not be parted from it."""
+    return [context(item)] if item.turns else _texts(item)
+
+
 def _joined(known: Sequence[Known]) -> dict[str, str]:
-    """Group -> the first of the groups that share a text with it, over however many corners."""
+    """Group -> the first of the groups that answer a history of its own (where nothing was said before: with the same text), over however
+    many corners."""
     above: dict[str, str] = {}
 
     def top(name: str) -> str:
@@ -127,8 +133,8 @@ def _joined(known: Sequence[Known]) -> dict[str, str]:
 
     seen: dict[Place, str] = {}
     for one in known:
-        name = top(_group(one.item))
-        for place in _texts(one.item):
+        name = top(cluster_of(one.item))
+        for place in _answered(one.item):
             other = top(seen.setdefault(place, name))
             if other != name:
                 above[name] = other
@@ -231,7 +237,7 @@ def _of_single(known: Sequence[Known], min_margin: float) -> list[Known]:
     """Texts to one same history, two by two."""
     histories: dict[Place, list[Known]] = defaultdict(list)
     for one in known:
-        histories[_group(one.item), context(one.item)].append(one)
+        histories[cluster_of(one.item), context(one.item)].append(one)
     found = []
     for ones in histories.values():
         for one, two in list(combinations(ones, 2))[:MOST_OF_ONE]:

@@ -13,11 +13,11 @@ from expertchat.audit.reading import read as read_evidence
 from expertchat.audit.sheet import sheet
 from expertchat.config import ConfigError
 from expertchat.folder.reader import RunReader
-from expertchat.records import Choice, Item, Text
+from expertchat.records import Choice, Item
 from expertchat.reward_models.config import RewardModelTraining, Target
 from expertchat.sources.config import SourceConfig
 from expertchat.sources.encoding import Say
-from expertchat.sources.read import read_items
+from expertchat.sources.read import from_source, read_items
 from expertchat.text.sentences import listed
 
 TARGETS: tuple[Target, ...] = ("label", "people", "scores", "opinions", "truth")
@@ -97,18 +97,16 @@ def by_label(items: Iterable[Item], min_margin: float) -> list[Known]:
 
 def by_scores(items: Sequence[Item], source: SourceConfig, min_margin: float) -> list[Known]:
     """What the runs of a source made their pairs of, by candidate."""
-    scores: dict[str, float] = {}
+    scores: dict[tuple[str, str], float] = {}  # by the item's own source too: candidates of all runs are called alike
     for path in source.path:
         place = Path(path).expanduser()
         if (place / "scores.jsonl").is_file():
-            scores |= {one.id: one.value for one in RunReader(place, "name another source").scores() if one.value is not None}
+            own = {item.source for item in from_source(path, source, items)}
+            given = {one.id: one.value for one in RunReader(place, "name another source").scores() if one.value is not None}
+            scores |= {(name, candidate): value for name in own for candidate, value in given.items()}
     if not scores:
         return []
-
-    def of(text: Text) -> float | None:
-        return scores.get(text.candidate or "")
-
-    return [of_values(item, [of(text) for text in item.texts], min_margin) for item in items]
+    return [of_values(item, [scores.get((item.source, text.candidate or "")) for text in item.texts], min_margin) for item in items]
 
 
 def by_opinions(items: Sequence[Item], source: SourceConfig, judge: str | None, min_margin: float) -> list[Known]:

@@ -26,6 +26,7 @@ from expertchat.reward_models.examples import (
 from expertchat.reward_models.known import Known, by_people, by_truth, read_known
 from expertchat.reward_models.typed import by_type, typed_examples
 from expertchat.sources.encoding import Say
+from expertchat.sources.read import cluster_of
 
 FEWEST = 2  # rows of training
 
@@ -127,7 +128,7 @@ def _counted(held_out: Sequence[Known], choosing: Sequence[Known], train: Sequen
 
 
 def _groups(known: Sequence[Known]) -> int:
-    return len({(one.item.source, one.item.group) for one in known})
+    return len({cluster_of(one.item) for one in known})
 
 
 Made = tuple[list[Example], dict[str, int], "Scale | None"]

@@ -27,6 +27,7 @@ from expertchat.records import Figure, Item, JudgeRef, Opinion, Order
 from expertchat.reward_models.config import RewardModelTraining
 from expertchat.reward_models.examples import Scale, request_of
 from expertchat.reward_models.known import Known
+from expertchat.sources.read import cluster_of
 
 NAME = "reward_model"
 CHOOSING = "choosing_"  # begins the names of figures on the items by which the best epoch is chosen
@@ -75,8 +76,8 @@ class Measure:
         """All figures of what was said."""
         items = {key_of(one.item): one.item for one in self.known}
         keys = {item.id: key for key, item in items.items()}
-        names = {name: i for i, name in enumerate(sorted({(item.source, item.group) for item in items.values()}))}
-        at = {key: names[item.source, item.group] for key, item in items.items()}
+        names = {name: i for i, name in enumerate(sorted({cluster_of(item) for item in items.values()}))}
+        at = {key: names[cluster_of(item)] for key, item in items.items()}
         draws = Draws.of(len(names), self.config.resamples, self.config.run.seed)
         said, lengths = [(keys[one.item], one) for one in opinions], length_of(items)[1]
         judge = judge_ref(self.config, NAME)

@@ -18,7 +18,7 @@ from expertchat.reward_models.examples import Example, request_of
 from expertchat.reward_models.known import Known
 from expertchat.sources.config import SourceConfig
 from expertchat.sources.encoding import Say
-from expertchat.sources.read import read_items
+from expertchat.sources.read import cluster_of, read_items
 from expertchat.text.sentences import listed
 
 
@@ -62,8 +62,8 @@ class TypedMeasure:
     def figures(self, opinions: Sequence[Opinion]) -> dict[str, Figure]:
         """All figures of what was said; `coin`: the share of the commonest type."""
         types = {item.id: str(item.type) for item in self.items}
-        names = {name: at for at, name in enumerate(sorted({(item.source, item.group) for item in self.items}))}
-        at = {item.id: names[item.source, item.group] for item in self.items}
+        names = {name: at for at, name in enumerate(sorted({cluster_of(item) for item in self.items}))}
+        at = {item.id: names[cluster_of(item)] for item in self.items}
         draws = Draws.of(len(names), self.config.resamples, self.config.run.seed)
         said = [one for one in opinions if one.score is not None]
         coin = max(Counter(types.values()).values()) / len(types)

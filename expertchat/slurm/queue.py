@@ -127,7 +127,7 @@ class Answer(dict[str, JobState]):
 def states(jobs: Sequence[str], run: Run | None = None) -> Answer:
     """What is known of jobs: ids ("123"), tasks of arrays ("123_4"), or "123" for all tasks of an array, which come as "123_0", ...
 
-    "pid:4711" is a process of this machine. Never raises for a cluster that does not answer.
+    "pid:4711.123" is a process of this machine. Never raises for a cluster that does not answer.
     """
     run = run or ask
     answer = Answer({job: _process(job) for job in jobs if job.startswith(LOCAL)})
@@ -258,13 +258,30 @@ def _moment(text: str) -> float | None:
 
 def _process(job: str) -> JobState:
     """A process of this machine as a job."""
+    number, _, began = job.removeprefix(LOCAL).partition(".")
     try:
-        os.kill(int(job.removeprefix(LOCAL)), 0)
+        os.kill(int(number), 0)
     except PermissionError:
         pass
     except (OSError, ValueError, OverflowError):
         return JobState(job, "gone")
-    return JobState(job, "running")
+    now = _began(int(number)) if began else ""
+    return JobState(job, "running" if began == now or not now else "gone")
+
+
+def process_id(number: int) -> str:
+    """The job id of a process of this machine: its number, and when it began, for numbers are given out again."""
+    began = _began(number)
+    return f"{LOCAL}{number}.{began}" if began else f"{LOCAL}{number}"
+
+
+def _began(number: int) -> str:
+    """When a process began, in ticks since the machine did; "" where the system does not tell."""
+    try:
+        with open(f"/proc/{number}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]  # field 22; the name, in brackets, may hold anything
+    except (OSError, IndexError):
+        return ""
 
 
 # -- words --------------------------------------------------------------------------------------------------------------

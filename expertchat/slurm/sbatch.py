@@ -13,6 +13,7 @@ from expertchat.config import ConfigError
 from expertchat.folder.writing import private
 from expertchat.slurm.array import Array
 from expertchat.slurm.config import ClusterConfig
+from expertchat.slurm.queue import process_id
 
 REMEDIES = (  # words of sbatch, and what to do
     ("account", "Name yours: cluster.account=def-... (or SBATCH_ACCOUNT); `sacctmgr show associations user=$USER` lists them"),
@@ -83,13 +84,14 @@ def _nodes() -> str:
 
 
 def _here(wanted: Submitted) -> str:
-    """Run the script in the background of this machine; "pid:123"."""
+    """Run the script in the background of this machine; "pid:123.456789" (see `process_id`)."""
     line = ["bash", str(wanted.script)]
     if wanted.array is not None:  # its tasks share the machine
         tasks = " ".join(map(str, wanted.left() or []))
         at_once = wanted.array.at_once or 1
-        line = ["bash", "-c", f'printf "%s\\n" {tasks} | xargs -P {at_once} -I@ env EXPERTCHAT_TASK=@ bash "$0"', str(wanted.script)]
+        one = "sh -c 'exec env EXPERTCHAT_TASK=\"$1\" bash \"$0\"' \"$0\""  # no -I: its mark may stand in the script's path
+        line = ["bash", "-c", f'printf "%s\\n" {tasks} | xargs -P {at_once} -n 1 {one}', str(wanted.script)]
     outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}  # it is no part of a job
     with open(wanted.script.parent / "slurm-local.out", "ab", opener=private) as log:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=outside)
-    return f"pid:{process.pid}"
+    return process_id(process.pid)

@@ -57,6 +57,32 @@ def read_items(config: SourceConfig, say: Say = lambda text: None, scored: bool 
     return found + _identical(found, config)
 
 
+def from_source(path: str, config: SourceConfig, items: Sequence[Item]) -> list[Item]:
+    """Those of `items`, which `config` reads, that come from `path`. Ids of a run's records say nothing of which run: all have c0000.
+
+    Of one source all do, whatever the path: it may be where somebody has judged them.
+    """
+    if len({item.source for item in items}) < 2:
+        return list(items)
+    place = Path(path).expanduser()
+    alone = config.model_copy(update={"path": [path]} | ({"unit": "auto"} if (place / ITEMS).is_file() else {}))
+    try:
+        own = {item.source for item in signed(_read(path, alone, lambda text: None, scored=False))}
+    except ConfigError:
+        return []
+    return [item for item in items if item.source in own]
+
+
+def cluster_of(item: Item) -> str:
+    """What is drawn and held out as a whole: a topic, whichever source talks of it; another group is its source's own."""
+    return f"topic {item.topic}" if item.topic and item.group == item.topic else f"{item.source}/{item.group}"
+
+
+def own_id(item: Item) -> str:
+    """An item's id in its own source: before it may stand the first signs of the source, where several were read."""
+    return item.id.removeprefix(f"{item.source[:8]}/")
+
+
 def source_problems(config: SourceConfig) -> list[str]:
     """What is wrong with the names of sources, without reading what they hold."""
     if not config.path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -228,7 +229,11 @@ class _Maker:
         if low <= value <= high:
             return LOWEST + (HIGHEST - LOWEST) * (value - low) / (high - low)
         remedy = "name the scale with source.scale=[LOWEST,HIGHEST], another column with source.columns.label=NAME, or none with =none"
-        self._fault(f"label {self.columns.others['label']!r} is no number from {low:g} to {high:g}", one.row, remedy)
+        shown = str(one.label).strip()[:40]
+        if re.fullmatch(r"-?\d+,\d+", shown):
+            remedy = f"write {shown.replace(',', '.')}"
+        kind = f"label {self.columns.others['label']!r} is no number from {low:g} to {high:g}"
+        self._fault(kind, one.row, self.remedies.get(kind) or f"the first is {shown!r}: {remedy}")
         return None
 
     def _places(self) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class Desk:
 
     @property
     def name(self) -> str:
-        return f"job {self.job}" if not self.job.startswith("pid:") else f"process {self.job.removeprefix('pid:')}"
+        return f"job {self.job}" if not self.job.startswith("pid:") else f"process {self.job.removeprefix('pid:').partition('.')[0]}"
 
     def log(self, count: int = LINES) -> list[str]:
         return last_lines(self.submission.log(self.task), count) if self.submission else []
