@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from expertchat.audit.cosine import cosines
+from expertchat.backends.learnt import find_learnt
+from expertchat.command.frozen import load_frozen
 from expertchat.config import ConfigError, validate
-from expertchat.doors.guard import complain
+from expertchat.doors.guard import complain, guarded
 from expertchat.folder.reader import RunReader
 from expertchat.folder.without import without_dialogues
 from expertchat.metrics.config import TokensConfig, given_problems
@@ -69,6 +71,26 @@ def test_every_command_that_wants_dialogues_says_so(tmp_path: Path) -> None:
     assert ["is a run of sft" in problem for problem in given_problems(tokens)] == [True]
     with pytest.raises(ConfigError, match="teaches rows"):
         arms([run.folder])
+
+
+def test_the_config_of_another_command_names_it(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "judged", "judge", [])
+    with pytest.raises(ConfigError) as found:
+        load_frozen("converse", run.folder / "config.yaml")
+    (problem,) = found.value.problems
+    assert problem.endswith(f"is the config of a run of judge: expertchat judge --config {run.folder}/config.yaml")
+
+
+def test_a_reward_model_is_no_voice(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has trained says no words"):
+        find_learnt(str(run_of(tmp_path / "rm", "reward_model").folder))
+
+
+def test_a_stop_before_anything_began_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped() -> int:
+        raise KeyboardInterrupt
+
+    assert guarded(stopped) == 3 and capsys.readouterr().err == "expertchat: stopped\n"
 
 
 def test_a_union_is_wrong_once() -> None:

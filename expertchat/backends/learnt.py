@@ -107,6 +107,8 @@ def _nothing(named: Path) -> str:
     rounds = sorted(place.parent for place in named.glob("rounds/[0-9]*/DONE"))
     if rounds:
         return f"is a run that has kept no adapter yet: name one of its rounds, as {rounds[-1]}"
+    if run.makes_judge:
+        return "is a run of reward_model, and what it has trained says no words: reward_model.path or a judge's reward_model.path takes it"
     if run.begun:
         return f"is a run of {run.kind or 'another kind'} that has trained no adapter (yet); name a run that has"
     if (named / "config.json").is_file():

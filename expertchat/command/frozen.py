@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,9 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, RootModel
 
 from expertchat.command.compose import ERRORS, config_class, explain, keys_of
+from expertchat.command.table import COMMANDS
 from expertchat.config import ConfigError, near, validate
+from expertchat.folder.reader import RunReader
 from expertchat.folder.run_folder import came_later
 from expertchat.text.redaction import secret_values
 from expertchat.text.sentences import as_yaml
@@ -52,7 +55,10 @@ def load_frozen(command: str, path: str | Path, overrides: Sequence[str] = ()) -
         config = validate(model, plain)
     except ConfigError as error:
         found = [problem for problem in error.problems if problem.removesuffix(": is missing") not in absent]
-    if absent or any(": unknown key" in problem for problem in found):
+    foreign = absent or any(": unknown key" in problem for problem in found)
+    if foreign and (kind := RunReader(Path(path).expanduser().parent).kind) in COMMANDS and kind != command:
+        raise ConfigError(f"--config {path}: is the config of a run of {kind}: expertchat {kind} --config {shlex.quote(str(path))}")
+    if foreign:
         problems.insert(0, f"{path}: was not written by this version of expertchat {command}; give what is missing as KEY=VALUE")
     problems += secret_values(plain)
     problems += [*found, *(f"{key}: is missing" for key in absent)]

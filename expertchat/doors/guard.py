@@ -26,6 +26,7 @@ def guarded(run: Callable[[], Any]) -> int:
         complain([str(error)])
         return 1
     except KeyboardInterrupt:
+        say("expertchat: stopped")
         return 3
     except SystemExit as error:  # argparse, and a stopped sweep
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
