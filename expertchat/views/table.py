@@ -154,7 +154,7 @@ class TableView(PlainView):
         if of == self._rated:
             return
         self._rated, who = of, called(of.subject)
-        what = f"all that {who} said about {line(of.topic)}" if of.turn is None else f"turn {of.turn + 1}, {who}: {line(of.text)}"
+        what = f"all that {who} said about {line(of.topic)}" if of.turn is None else f"turn {of.turn}, {who}: {line(of.text)}"
         asked = f"Rate {what}, from 1 (poor) to 10 (excellent); Enter gives no answer."
         self._write("", *textwrap.wrap(asked, max(30, self.console.width)))
 
@@ -164,8 +164,9 @@ class TableView(PlainView):
         if conversation is not None:
             self._show(turn, conversation)
             self._looked = (conversation.id, index)
+        place = f"{line(conversation.id)}/{index}" if conversation is not None else f"turn {index}"
         while True:
-            said = self._typed(f"[turn {index + 1}] {STEPS} > ").strip().lower()
+            said = self._typed(f"[{place}] {STEPS} > ").strip().lower()
             if said in ("q", LEAVE):
                 raise Interrupted(LEFT)
             if said in CHOICES:
@@ -185,6 +186,10 @@ class TableView(PlainView):
         self, prompt: str, begun: str = "", save: Callable[[str], None] = lambda text: None, end: float | None = None
     ) -> str:
         """A line, which begins as `begun`; `save` is told now and then what stands there. Raises Interrupted, and _TimeUp after `end`."""
+        *above, below = textwrap.wrap(prompt, max(30, self.console.width - 1)) or [""]
+        if above:  # a line that is edited may not be longer than the screen
+            self._write(*above)
+            prompt = f"{below} "
         self.stream.flush()
         try:
             with _leaving(), _looking(begun if self._edits else "", save, end), _begun(begun if self._edits else ""):
