@@ -54,6 +54,7 @@ def test_every_model_of_conf_is_listed_and_what_is_missing_can_be_had() -> None:
     found = {one["name"]: one for one in values["models"]}
     assert {"llama3_8b", "mixtral_8x7b", "mistral_7b", "qwen2_5_7b", "qwen3_4b", "smollm", "mpnet"} <= set(found)
     assert {name for name, one in found.items() if one["state"] == "complete"} - PACKAGED == {"embedded_llama", "embedded_mixtral"}
+    assert (found["server"]["state"], found["server"]["get"]) == ("served", ()) and run(names=["server"], verify=True)[0] == 0
     download, clone = found["llama3_8b"]["get"]
     assert download.startswith("hf download meta-llama/Meta-Llama-3-8B-Instruct --local-dir $EXPERTCHAT_MODELS/Meta-Llama-3-8B-Instruct ")
     assert clone.startswith("git lfs install && git clone https://huggingface.co/meta-llama/Meta-Llama-3-8B-Instruct ")

@@ -20,7 +20,7 @@ from expertchat.text.thinking import template_thinks
 
 EMBEDDERS = ("mpnet", "minilm")
 UNWANTED = ("original/*", "consolidated*", "*.bin", "*.onnx")  # the same weights again, in other forms
-State = Literal["complete", "broken", "missing"]
+State = Literal["complete", "broken", "missing", "served"]
 Show = Callable[[dict[str, Any]], None]
 
 
@@ -48,6 +48,7 @@ class Known:
     about: str = ""
     revision: str | None = None
     embedder: bool = False
+    served: bool = False  # who answers is asked over HTTP: there is nothing to fetch
 
 
 def run_models(config: ModelsConfig, show: Show) -> int:
@@ -81,7 +82,7 @@ def known_models() -> Iterator[Known]:
         path = values.get("path")
         if path and path != "???":
             about = text.splitlines()[0].lstrip("# ") if text.startswith("#") else ""
-            yield Known(place.stem, path, about, values.get("revision"), place.parent.name == "embedder")
+            yield Known(place.stem, path, about, values.get("revision"), place.parent.name == "embedder", values.get("backend") == "server")
 
 
 def _chosen(names: Sequence[str]) -> list[Known]:
@@ -106,6 +107,8 @@ def _chosen(names: Sequence[str]) -> list[Known]:
 
 def look(known: Known, models_dir: str | None, tokenizer: bool = False) -> Found:
     """Find a model and check its files; with `tokenizer`, read that too."""
+    if known.served:
+        return Found(known.name, known.path, known.about, "served")
     get = () if known.path.startswith("embedded:") else commands(known, models_dir)
     try:
         place = resolve_path(known.path, models_dir)

@@ -14,7 +14,8 @@ from expertchat.views.console import open_console
 from expertchat.views.looks import indented
 from expertchat.views.plan import size
 
-STATES = {"complete": ("complete", "green"), "broken": ("broken", "bold red"), "missing": ("not here", "dim")}
+STATES = {"complete": ("complete", "green"), "broken": ("broken", "bold red"), "missing": ("not here", "dim"),
+          "served": ("asked elsewhere", "dim")}  # fmt: skip
 
 
 def print_models(values: Mapping[str, Any], stream: TextIO | None = None) -> None:
