@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: setup chat real test lint style types suite wheelhouse clean
+.PHONY: setup chat real test lint style types suite slow wheelhouse clean
 
 chat: setup
 	@$(VENV)/bin/expertchat converse +experiment=chat $(ARGS)
@@ -38,6 +38,9 @@ types: setup
 
 suite: setup
 	$(VENV)/bin/python -m pytest -n 3 --dist worksteal -q # two that compute, and one that begins with what waits for Slurm
+
+slow: setup # the proofs that take too long for every change: kills, real Slurm jobs, trainings, a browser
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -q -m slow $(ARGS)
 
 wheelhouse: # on a cluster's login node, with the modules of the jobs loaded; jobs install from it without internet
 	PYTHON="$(PYTHON)" jobs/wheelhouse.sh "$(WHEELHOUSE)" $(PIP_ARGS)

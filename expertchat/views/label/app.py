@@ -50,7 +50,7 @@ class LabelApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "rate(1)", "rate", key_display="1-9,0"),
         *[Binding(str(n % 10), f"rate({n})", show=False) for n in range(2, 11)],
-        Binding("minus", "unsure", "cannot say", key_display="-"),
+        Binding("minus", "unsure", "unsure", key_display="-"),
         Binding("a", "choose('a')", "left"),
         Binding("b", "choose('b')", "right"),
         Binding("t", "choose('tie')", "neither"),
