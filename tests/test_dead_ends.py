@@ -114,10 +114,11 @@ def test_no_word_of_a_complaint_is_broken_at_the_edge(terminal: bool, monkeypatc
     screen = Screen() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "40")
-    problems = ["some.key: " + "a word or two " * 6, "other.key: short"]
+    problems = ["some.key: " + "a word or two " * 6, "other.key: short; run `hf download one/model` now"]
     complain(problems)
     lines = screen.getvalue().splitlines()
     assert [len(lines) > 3, max(map(len, lines)) <= 40] == [terminal, terminal]
+    assert any("`hf download one/model`" in line for line in lines)
     assert " ".join(screen.getvalue().split()) == " ".join(f"expertchat: 2 problems - {problems[0]} - {problems[1]}".split())
 
 

@@ -49,17 +49,21 @@ def complain(problems: Sequence[str]) -> None:
 
 
 def _fitting(text: str) -> str:
-    """The text with no word broken at a terminal's edge; as it is where it goes to a file."""
+    """The text with no word broken at a terminal's edge, nor a command in backticks, which is copied; as it is where it goes to a file."""
     if not sys.stderr.isatty():
         return text
+    import re
     import shutil
     import textwrap
+
+    kept = "\N{NO-BREAK SPACE}"
+    text = re.sub("`[^`]*`", lambda found: found[0].replace(" ", kept), text)
 
     width, lines = shutil.get_terminal_size().columns, list[str]()
     for line in text.splitlines():
         indent = " " * (len(line) - len(line.lstrip(" -")) or 2)
         lines += textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
-    return "\n".join(lines)
+    return "\n".join(lines).replace(kept, " ")
 
 
 def say(text: object) -> None:
