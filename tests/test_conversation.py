@@ -8,7 +8,7 @@ from expertchat.backends.asking import Flow
 from expertchat.backends.base import GenerateRequest, ModelInfo
 from expertchat.config import ConfigError, ConversationConfig
 from expertchat.events import AnyEvent, ConversationStarted, Note, TurnFinished
-from expertchat.experts.base import ExpertChat
+from expertchat.experts.base import ContextTooSmallError, ExpertChat, History
 from expertchat.experts.registry import make_expert
 from expertchat.records import Speaker, Topic, Transcript, Turn
 from expertchat.talk.conversation import Dialogue, check_first_prompts
@@ -61,6 +61,10 @@ def test_turns_alternate_and_end_at_the_limit() -> None:
 
 def test_opener_alternates_over_conversations() -> None:
     assert [opener_of(i, "alternate", ("a", "b")) for i in range(4)] == ["a", "b", "a", "b"]
+    # Four topics, three times: each is opened by a, b, a or by b, a, b. With three topics it comes by itself.
+    by_topic = [[opener_of(4 * again + topic, "alternate", ("a", "b"), 4) for again in range(3)] for topic in range(4)]
+    assert by_topic == [["a", "b", "a"], ["b", "a", "b"], ["a", "b", "a"], ["b", "a", "b"]]
+    assert [opener_of(3 * again, "alternate", ("a", "b"), 3) for again in range(4)] == ["a", "b", "b", "a"]
     assert opener_of(1, "a", ("a", "b")) == "a" and opener_of(0, "b", ("a", "b")) == "b"
 
 
@@ -109,20 +113,38 @@ def test_stops_at_the_token_limit_of_the_dialogue() -> None:
     assert transcript.stop_reason == "token_limit" and len(transcript.turns) == 3
 
 
+def test_an_expert_that_did_not_open_is_never_asked_to_open() -> None:
+    """However many turns are left out, what is shown begins with another's turn (or is that alone)."""
+    config, seen = config_of("prompts@experts.b.prompts=standard"), set[int]()
+    turns = tuple(Turn(speaker="ab"[i % 2], text=f"t{i} " + "water " * 20) for i in range(9))
+    for holds in range(230, 420, 6):
+        expert = make_expert("b", config.experts["b"], ModelInfo("double", holds))
+        try:
+            request, note = expert.reply_request("k", History("tides", turns), Double().count_tokens)
+        except ContextTooSmallError:
+            continue
+        opening = next(message for message in request.messages if message.role == "user").content
+        dropped = int(note.split()[0]) if note else 0
+        assert "open the discussion" not in opening and f"t{dropped} water" in opening and dropped % 2 == 0
+        seen.add(dropped)
+    assert len(seen) > 2
+
+
 def test_context_full_drops_the_oldest_turns_with_a_note_and_then_stops() -> None:
     def reply(request: GenerateRequest) -> str:
         turn = int(request.key[-2:])
         return " ".join(f"w{turn}x{i}" for i in range(10 if turn < 3 else 60))
 
     # Prompt words: system "You are a human expert on bees." = 7, opening = 4, ten words a turn; reply 10. Context 41, room 31.
-    # Turn 2 (opener a): 7 + 4 + 20 = 31 fits. Turn 3 (b, which did not open, so without the opening): 7 + 30 = 37 > 31; a turn is dropped.
+    # Turn 2 (opener a): 7 + 4 + 20 = 31 fits. Turn 3 (b, which did not open, so without the opening): 7 + 30 = 37 > 31; a turn is dropped,
+    # and its own one after that, for a dialogue that begins with it would be one that it has opened.
     # Turn 3 has 60 words, so at turn 4 not even the last turn fits.
     events: list[AnyEvent] = []
     double = Double(reply)
     transcript = hold(dialogue(events, double, context=41, turns=9), double)
     assert transcript.stop_reason == "context_full" and len(transcript.turns) == 4
-    assert [t.note for t in transcript.turns] == [None, None, None, "1 oldest turn not shown: context full"]
-    assert [e.text for e in events if isinstance(e, Note)] == ["c0007, turn 4: 1 oldest turn not shown: context full"]
+    assert [t.note for t in transcript.turns] == [None, None, None, "2 oldest turns not shown: context full"]
+    assert [e.text for e in events if isinstance(e, Note)] == ["c0007, turn 4: 2 oldest turns not shown: context full"]
 
 
 def test_an_opening_prompt_that_does_not_fit_is_a_config_error() -> None:

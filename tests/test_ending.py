@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +69,13 @@ def test_exclamations_are_courtesy_only_apart_from_the_topic() -> None:
     assert not only_courtesy("farewells", turns(*cheers[:4], "Farewells!", "Until next time!"))  # a word of the topic
     # "Krill" was asked about before, in 1 of the 1 longer words of "So, krill!".
     assert not only_courtesy("whales", turns("What do krill eat?", *cheers[:4], "So, krill!", "Bye!"))
+
+
+def test_a_long_talk_of_statements_is_no_courtesy() -> None:
+    """Twelve turns of some 50 words, each with something new, without a question or a number: groups of characters run out."""
+    said = Path(__file__).with_name("long_talk.txt").read_text("utf-8").split("\n")[:-1]
+    assert len(said) == 12 and not any(only_courtesy("sourdough bread", turns(*said[:i])) for i in range(1, 13))
+    assert only_courtesy("sourdough bread", turns(*said[:4], *(said[3], said[2]) * 3))  # what only says again what was said
 
 
 def test_a_short_answer_may_come_again_but_not_to_the_same() -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from expertchat.runs.arms import arms
 from expertchat.runs.listing import runs
 from expertchat.runs.merge_runs import merge_runs
 from expertchat.training.dpo import Dpo
+from expertchat.training.online import Online
 from tests.scripted import Collect, Double, run
 from tests.test_online_dpo import config_of, records, train
 
@@ -112,6 +115,21 @@ def test_rewards_that_cannot_be_meant(overrides: list[str], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config_of(*overrides)
     assert any(words in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_a_rate_of_few_answers_chooses_no_round() -> None:
+    """.60 of 40 comparisons, then 1.00 of 1 and of 20 of 40: the second has too few, the third just enough."""
+    run, said = Online.__new__(Online), list[Any]()
+    run.config = SimpleNamespace(evaluation=SimpleNamespace(histories=40))  # type: ignore[assignment]
+    run.hub, run.best = SimpleNamespace(send=said.append), {}  # type: ignore[assignment]
+    kept = []
+    for number, (rate, n) in enumerate(((0.6, 40), (1.0, 1), (1.0, 20), (0.9, 40)), 1):
+        run._choose("a", number, {"win_rate": rate, "n": n})
+        kept.append(run.best["a"])
+    assert kept == [[1, 0.6], [1, 0.6], [3, 1.0], [3, 1.0]]
+    assert [note.text for note in said] == [
+        "expert a: 1 of 40 comparisons after round 2 had an outcome, too few to choose that round by"
+    ]
 
 
 # -- guards, and the last evaluation ------------------------------------------------------------------------------------

@@ -34,6 +34,16 @@ def test_a_list_is_parted_from_its_end() -> None:
     assert parts_of(given, held=7, choosing=0).train == [] and parts_of(given, held=5, choosing=3).train == []
 
 
+def test_a_topic_that_comes_again_is_in_one_part() -> None:
+    """Seven of five topics: of the five the last two are held out, one chooses; no copy of these is trained on, whatever its case."""
+    parts = parts_of(topics("bees", "tides", "volcanoes", " TIDES", "jazz", "rice", "bees"), held=2, choosing=1)
+    assert (named(parts.train), named(parts.choose)) == (["bees", "tides", " TIDES", "bees"], ["volcanoes"])
+    assert named(parts.held_out) == ["jazz", "rice"]
+    parts = parts_of(topics("rice", "bees", "tides", "Rice", "bees"), held=1, choosing=1)
+    assert (named(parts.train), named(parts.choose), named(parts.held_out)) == (["rice", "Rice"], ["bees"], ["tides"])
+    assert parts_of(topics("bees", "bees", "bees"), held=1, choosing=0).train == []
+
+
 def test_the_embedded_world_has_parts_of_its_own() -> None:
     world = load()
     mixed = [one for two in zip(world.part("held_out"), world.part("train"), strict=False) for one in two] + [*world.part("choose")]

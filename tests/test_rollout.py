@@ -14,7 +14,7 @@ from expertchat.experts.registry import make_expert
 from expertchat.judging import wim
 from expertchat.preferences.candidates import Bundle, Rollout, choices
 from expertchat.preferences.pairs import make_pairs
-from expertchat.preferences.score import repeats, scored
+from expertchat.preferences.score import _another, repeats, scored
 from expertchat.records import Topic
 from expertchat.talk.cast import Cast
 from expertchat.talk.conversation import Dialogue
@@ -335,6 +335,20 @@ def test_one_history_alone_has_no_other_whose_wim_could_be_shuffled_in() -> None
     found = scored([bundle], dpo_config("reward.wim=shuffled", "judging.z=1.0").rules, BagOfWords())
     assert [score.value for score in found] == [None] * 3
     assert all(score.problem and "another history" in score.problem for score in found)
+
+
+def test_a_shuffled_wim_is_of_another_topic_where_there_is_one() -> None:
+    """Four histories: two of one dialogue, one of another on its topic, one of a third topic."""
+    bundle, _, _ = talk("reward.wim=shuffled", "judging.z=1.0")
+    candidate, response = bundle.sampled[0].candidates[0], bundle.sampled[0].wims[0]
+    texts = [(i, candidate.model_copy(update={"transcript": name}), response.model_copy(update={"text": f"{i}"}))
+             for i, name in enumerate(("c0", "c0", "c1", "c2"))]  # fmt: skip
+    topics = ["tides", "tides", "tides", "bees"]
+    found = [[_another(texts, topics, at, step) for step in (1, 2, 3)] for at in range(4)]
+    assert [{one.text for one in own if one} for own in found] == [{"3"}, {"3"}, {"3"}, {"0", "1", "2"}]
+    alike = [_another(texts[:3], ["tides"] * 3, at, 1) for at in range(3)]
+    assert [one.text for one in alike if one] == ["2", "2", "0"]  # of another dialogue
+    assert _another(texts[:2], ["tides"] * 2, 0, 1).text == "1" and _another(texts[:1], ["tides"], 0, 1) is None  # type: ignore[union-attr]
 
 
 def test_every_score_says_what_it_comes_from() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from expertchat.records import Topic
+from expertchat.text.written import topic_key
 from expertchat.world.facts import load
 
 
@@ -20,12 +21,22 @@ class Parts(NamedTuple):
 def parts_of(topics: Sequence[Topic], held: int, choosing: int) -> Parts:
     """Topics of the embedded world by its own parts, where all three are among them; of any others the last `held` are held out, and the
     `choosing` before them choose. Of the world's part at most `held` are held out, and all of its own choose. With held=0 all are all.
+
+    A topic that comes again (also in other letters: Tides) is one topic: what is held out is trained on nowhere.
     """
     if not held:
         return Parts(list(topics), [], list(topics))
-    return _of_world(topics, held) or Parts(
-        list(topics[: -held - choosing]), list(topics[-held - choosing : -held]), list(topics[-held:])
-    )
+    return _of_world(topics, held) or _of_others(topics, held, choosing)
+
+
+def _of_others(topics: Sequence[Topic], held: int, choosing: int) -> Parts:
+    known: dict[str, Topic] = {}
+    for topic in topics:
+        known.setdefault(topic_key(topic.text), topic)
+    once = list(known.values())
+    held_out, choose = once[-held:], once[-held - choosing : -held]
+    away = {topic_key(topic.text) for topic in (*choose, *held_out)}
+    return Parts([topic for topic in topics if topic_key(topic.text) not in away], choose, held_out)
 
 
 def _of_world(topics: Sequence[Topic], held: int) -> Parts | None:

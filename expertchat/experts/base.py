@@ -151,6 +151,8 @@ class ExpertChat:
                     f"but the context holds {self.context_length}"
                 )
             shown, dropped = replace(shown, turns=shown.turns[1:]), dropped + 1
+            while len(shown.turns) > 1 and shown.turns[0].speaker == self.letter:  # else it would seem to have opened the dialogue
+                shown, dropped = replace(shown, turns=shown.turns[1:]), dropped + 1
         note = f"{dropped} oldest turn{'s' if dropped > 1 else ''} not shown: context full" if dropped else None
         return GenerateRequest(key, self.view(shown), decoding), note
 

@@ -297,7 +297,8 @@ class Judge:
 
     def _wim_fault(self, judgement: Judgement, text: str, question: str) -> Fault | None:
         """What is wrong with a WIM response that is no parrot. It may share words with the transcript: facts have one wording."""
-        instruction = rating.judge_prompt(self.expert.settings.prompts, replace(judgement, turns=()))
+        bare = replace(judgement, turns=(), reference=None, examples=())  # what these say may be said: only the wording may not be copied
+        instruction = rating.judge_prompt(self.expert.settings.prompts, bare)
         seen = {"subject": judgement.subject, "prompt": f"{instruction}\n{question}", "reference": judgement.dialogue}
         return faults.of_wim(text, categories=tuple(judgement.categories), seats=judgement.seats, **seen)
 

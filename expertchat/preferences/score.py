@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -137,7 +137,8 @@ def _claims(text: str) -> list[str]:
 
 
 def _shuffled(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder) -> dict[str, float | None]:
-    """Each reply scored with the WIM response to a reply of another history: whatever it says, it does not speak of this one.
+    """Each reply scored with the WIM response to a reply of another topic: whatever it says, it does not speak of this one. Where all are
+    of one topic it is another dialogue's, where there is one dialogue another history's.
 
     The responses move on by at least one whole history, by a number of places that the round and the seed draw. A reply has no score where
     there is no other history; of several judges' scores it has the mean.
@@ -147,7 +148,8 @@ def _shuffled(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder) -> di
     most = max((len(one.wims) for one in groups), default=1)
     first = texts[0][1].transcript if texts else ""
     step = random.Random(f"{rules.seed} shuffle {first.partition('/')[0]}").randint(most, max(most, len(texts) - most))
-    moved = [_another(texts, i, step) for i in range(len(texts))]
+    topics = [bundle.transcript.topic for bundle in bundles for _ in bundle.sampled]
+    moved = [_another(texts, topics, i, step) for i in range(len(texts))]
     pairs = [(c.text or " ", w.text or " ") for (_, c, _), w in zip(texts, moved, strict=True) if w is not None]
     embedded = iter(embedder.embed([EmbedRequest("", text) for pair in pairs for text in pair]))
     ratings = {(r.candidate, r.judge): r.rating for one in groups for r in one.rewards}
@@ -160,10 +162,21 @@ def _shuffled(bundles: Sequence[Bundle], rules: Rules, embedder: Embedder) -> di
     return {name: mean(values) for name, values in found.items()}
 
 
-def _another(texts: Sequence[tuple[int, Candidate, Wim]], at: int, step: int) -> Wim | None:
-    """The WIM response `step` places on, or the next one after it that is of another history; None where there is no other history."""
-    places = (texts[(at + step + more) % len(texts)] for more in range(len(texts)))
-    return next((response for group, _, response in places if group != texts[at][0]), None)
+def _another(texts: Sequence[tuple[int, Candidate, Wim]], topics: Sequence[str], at: int, step: int) -> Wim | None:
+    """The WIM response `step` places on, or the next one after it that is of another topic, else of another dialogue, else of another
+    history; None where there is no other history. `topics`: of each history."""
+    group, own, _ = texts[at]
+    apart: tuple[Callable[[int, Candidate], bool], ...] = (
+        lambda other, one: topics[other] != topics[group],
+        lambda other, one: one.transcript != own.transcript,
+        lambda other, one: other != group,
+    )
+    for is_apart in apart:
+        for more in range(len(texts)):
+            other, one, response = texts[(at + step + more) % len(texts)]
+            if is_apart(other, one):
+                return response
+    return None
 
 
 def _cosine(own: Wim, other: Wim, reply: Sequence[float], text: Sequence[float], rules: Rules) -> float | None:

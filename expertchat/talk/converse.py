@@ -71,6 +71,7 @@ class _Converse:
     given: list[Topic]
     desk: Desk | None = None
     parent: Transcript | None = None
+    topics: int = 0  # that the dialogues have in turn
 
     def run(self, backends: Mapping[str, Backend] | None, embedder: Embedder | None) -> int:
         if self.store.summary is not None:
@@ -144,6 +145,7 @@ class _Converse:
         return range(i, self.config.conversation.count, n)
 
     def _conversations(self, topics: list[Topic], mine: range) -> Iterator[Flow[None]]:
+        self.topics = len(topics)
         for index in mine:
             name = conversation_id(index)
             if name not in self.store.done:
@@ -185,5 +187,5 @@ class _Converse:
     def _dialogue(self, topic: Topic, index: int) -> Dialogue:
         config, tokens = self.config.conversation, self.cast.tokens
         counts = {seat: tokens[seat] for seat in self.cast.seats}
-        opener = opener_of(index, config.opener, self.cast.seats)
+        opener = opener_of(index, config.opener, self.cast.seats, self.topics)
         return Dialogue(topic, opener, self.cast.speakers, config, self.hub.send, counts, self.config.run.seed, self.cast.moderator)

@@ -18,6 +18,7 @@ WHOLE = 8  # words of a turn at least that can be stuck
 TAIL = 12  # turns that are looked back at
 BLANK = 3  # blank turns of one speaker end a dialogue, or as many as there are seats one right after the other
 STALE = 0.25  # of their groups of characters at most are new: the last two turns repeat what was just said
+WORDY, NEWS = 15, 0.4  # and of longer ones than so many words so much of the content words: in long talks groups of characters run out
 AGAIN, AGAIN_LONG, LONG = 0.5, 0.3, 5  # the same where most turns exclaim: their mean is short, or longer than so many words
 CHEERS = ((4, 0.75), (6, 1.0))  # so many exclamations in a row, of which so much is new
 CHEER = 3  # words of an exclamation, on the mean
@@ -73,7 +74,7 @@ def only_courtesy(topic: str, turns: Sequence[Turn]) -> bool:
     if len(run) < CHEERS[0][0]:
         return False
     new = _new(run)
-    if new <= STALE:
+    if new <= STALE and (_mean(run[-2:]) <= WORDY or _news(run) <= NEWS):
         return True
     last, mean = run[-5:], _mean(run[-5:])
     again = AGAIN if mean <= LONG else AGAIN_LONG
@@ -101,6 +102,12 @@ def _new(run: Sequence[str]) -> float:
     seen: set[str] = set().union(*map(ngrams, run[:-2]))
     one, two = ngrams(run[-2]), ngrams(run[-1])
     return (len(one - seen) + len(two - seen - one)) / max(1, len(one | two))
+
+
+def _news(run: Sequence[str]) -> float:
+    """The share of the last two texts' content words that stands in none before them."""
+    seen, last = set[str]().union(*map(_content, run[:-2])), set[str]().union(*map(_content, run[-2:]))
+    return len(last - seen) / max(1, len(last))
 
 
 def _exclaims(text: str) -> bool:

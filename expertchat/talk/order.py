@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,14 @@ LEAST_MASS = 0.5  # of the probability that the names hold together: below it th
 NAME_TOKENS = 16  # room for a name
 
 
-def opener_of(index: int, opener: str, seats: Sequence[Speaker]) -> Speaker:
-    """Who opens the conversation at `index`."""
-    return seats[index % len(seats)] if opener == ALTERNATE else opener
+def opener_of(index: int, opener: str, seats: Sequence[Speaker], topics: int = 0) -> Speaker:
+    """Who opens the conversation at `index`: dialogue by dialogue the next seat, or always the one that is named.
+
+    So many `topics` come again and again. Where each would always have the same opener, the seats move on by one: four topics and two seats
+    are a b a b, then b a b a.
+    """
+    moved = index // math.lcm(topics, len(seats)) if topics else 0
+    return seats[(index + moved) % len(seats)] if opener == ALTERNATE else opener
 
 
 def by_turns(seats: Sequence[Speaker], opener: Speaker, index: int) -> Speaker:

@@ -70,6 +70,9 @@ def run_online(
         )
 
 
+ANSWERED = 0.5  # of the comparisons must have an outcome where a round is chosen by them
+
+
 class Online:
     """One run: the algorithm in `round`, and what it needs around it."""
 
@@ -282,12 +285,22 @@ class Online:
                 if not metrics.figures.get("n"):
                     text = f"the evaluation of expert {learner.seat} after round {number} says nothing: no comparison had an outcome"
                     self.hub.send(Note(text=text, level="warning"))
-            rate = metrics.figures.get("win_rate")
-            learnt = number and learner.version and not final  # a resumed run asks for that of its base again
-            if learnt and isinstance(rate, int | float) and rate > self.best.get(learner.seat, [0, -1.0])[1]:
-                self.best[learner.seat] = [number, rate]
+            if number and learner.version and not final:  # a resumed run asks for that of its base again
+                self._choose(learner.seat, number, metrics.figures)
         self.learners.free()
         return True
+
+    def _choose(self, seat: Speaker, number: int, figures: Mapping[str, Any]) -> None:
+        """Whether the weights of this round are the best so far. A rate of few answers is no rate to choose by."""
+        rate, n = figures.get("win_rate"), figures.get("n") or 0
+        if not isinstance(rate, int | float) or rate <= self.best.get(seat, [0, -1.0])[1]:
+            return
+        if n < ANSWERED * self.config.evaluation.histories:
+            of = f"{n} of {self.config.evaluation.histories} comparisons after round {number} had an outcome"
+            text = f"expert {seat}: {of}, too few to choose that round by"
+            self.hub.send(Note(text=text, level="warning"))
+            return
+        self.best[seat] = [number, rate]
 
     def save(self, number: int) -> None:
         """The checkpoint of a round, from which a later start goes on."""
