@@ -46,7 +46,8 @@ def test_a_judge_may_name_what_the_reference_has() -> None:
     lacking = "The answer does not say that the angle of the dance shows the direction and its length the distance to the flowers."
     reference = "The angle of the dance shows the direction and its length the distance to the flowers."
     reply = lambda request: lacking if request.key.endswith("/wim") else "A short answer."  # noqa: E731 - shorter than a function
-    records, _ = judge(judging_config(**{**PLAIN, "z": 0.5, "wim": {"enabled": True}, "references": {"bees": reference}}), reply, prompts="standard")
+    config = judging_config(**{**PLAIN, "z": 0.5, "wim": {"enabled": True}, "references": {"bees": reference}})
+    records, _ = judge(config, reply, prompts="standard")
     found = [one for one in records.values() if isinstance(one, Wim)]
     assert found and all(one.fault is None and one.cosine is not None for one in found)
 
