@@ -17,7 +17,7 @@ from expertchat.report.talk import map_at
 from expertchat.report.verdict_arms import ON_ROWS
 from expertchat.report.words import counted, interval, listed, rate, unfinished
 from expertchat.reward_models.config import TYPES
-from expertchat.text.card_in_words import FLAGGED, finding, names
+from expertchat.text.card_in_words import FLAGGED, THE_TRUTH, finding, names
 from expertchat.text.in_words import line
 
 if TYPE_CHECKING:
@@ -138,10 +138,11 @@ def _posted(run: RunReader) -> str | None:
 
 def said_of_card(card: Mapping[str, Any] | None) -> str | None:
     """Who is right most often, where something is there to hold judges against, and what is wrong with whom."""
-    if card is None or not card["judges"]:
+    judges = [row for row in card["judges"] if row["judge"] != THE_TRUTH] if card is not None else []
+    if card is None or not judges:
         return None
-    said = f"{counted(len(card['judges']), 'judge')} on {card['items']:,} items"
-    called = list(zip(names(card["judges"]), (row["figures"] for row in card["judges"]), strict=True))
+    said = f"{counted(len(judges), 'judge')} on {card['items']:,} items"
+    called = list(zip(names(judges), (row["figures"] for row in judges), strict=True))
     right = [(one["agreement"], who) for who, one in called if one["agreement"]["value"] is not None]
     if right and card["against"]:
         best, who = max(right, key=lambda one: float(one[0]["value"]))
