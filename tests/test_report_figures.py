@@ -283,3 +283,13 @@ def test_a_histogram_is_drawn_by_its_shares_in_the_terminal() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(_curves(figure))
     assert "▁█▁  -0.2 to 1" in console.export_text()
+
+
+@pytest.mark.parametrize("x", ["N", "epoch", "round"])
+def test_a_curve_in_the_terminal_is_of_its_values_and_not_of_where_they_stand(x: str) -> None:
+    series = [Series(name, [Point(1, 0.5), Point(8, 0.25)]) for name in ("one", "two")]
+    figure = curves("c", "C", x, PLAIN, series)
+    assert figure is not None
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(_curves(figure))
+    assert console.export_text().count("0.5 → 0.25") == 2
