@@ -14,6 +14,7 @@ from expertchat.report.drawing import COLOURS, MARKS
 from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
 from expertchat.report.talk import map_at
+from expertchat.report.told import RATING, Values
 from expertchat.report.verdict_arms import ON_ROWS
 from expertchat.report.words import counted, interval, listed, rate, unfinished
 from expertchat.reward_models.config import TYPES
@@ -204,8 +205,9 @@ def _drawing(topics: Mapping[Dialogue, str], given: Given) -> Figure | None:
     if not who:
         return None
     values = {one: [fmean(by[one]) for by in given.values() if one in by] for one in who}
-    bounds = {one: mean_by_cluster(values[one], [topics.get(key, "") for key, by in given.items() if one in by], seed=0, resamples=1000)
-              for one in who}  # fmt: skip
+    spoken = {one: [topics.get(key, "") for key, by in given.items() if one in by] for one in who}
+    cells = {one: Values(values[one], spoken[one], scale=RATING).cell() for one in who}
+    bounds = {one: (cell.low, cell.high) for one, cell in cells.items()}
     heights = {one: rng.uniform(-0.28, 0.28, len(values[one])) for one in who}
 
     def draw(axes: Axes) -> None:
