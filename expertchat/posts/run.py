@@ -313,7 +313,8 @@ def check_briefs(config: PostsConfig) -> Iterator[str]:
     world = config.model.family == "world"
     for name, language in config.languages.root.items():
         if world and language.wording is not None:
-            yield f"languages.{name}: the embedded models cannot be asked for posts; take languages=[embedded], or another model"
+            # Under the model's own key: where another model was named and is wrong, nothing is said of the one in its place.
+            yield f"model.family=world: the embedded models cannot write posts in '{name}'; take languages=[embedded], or another model"
     try:
         briefs_of(config)
     except ConfigError as error:
