@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from expertchat.report.command import run_report
 from expertchat.report.grouped import Grouped
 from expertchat.report.making import report_of
 from expertchat.report.parts import Report, Verdict
-from expertchat.report.sections.conversations import drift, rank_correlation
+from expertchat.report.sections.conversations import drift, endings, rank_correlation
 from expertchat.report.subject import Subject, subject_of
 from expertchat.report.told import COSINE, RATING, Told, Values, pooled, read
 from expertchat.report.transcripts import talks
@@ -215,6 +216,11 @@ def test_turns_that_are_rated_show_how_a_dialogue_goes_on(tmp_path: Path) -> Non
     figure = drift(told)
     assert figure is not None
     assert figure.rows == [["a by b", 1, 5.0, None, None, 2], ["a by b", 3, 9.0, None, None, 1]]
+
+
+def test_endings_are_told_as_everywhere(tmp_path: Path) -> None:
+    told = Told(ends=Counter({"nothing_new": 3, "blank": 1, "of_a_later_version": 1}))
+    assert list(endings(told).rows) == ["nobody has anything new to add", "nobody says anything any more", "of_a_later_version"]
 
 
 # -- folders as one finds them ---------------------------------------------------------------------------------------------------------
