@@ -27,7 +27,7 @@ from expertchat.metrics.likely import Likelihood, Likelihoods
 from expertchat.metrics.loaded import find_embedder, load_model
 from expertchat.metrics.measuring import Row, Tools, likelihood_figures, measure
 from expertchat.metrics.overlap import Bleu, Chrf, Words, rouge
-from expertchat.metrics.run import run_metrics
+from expertchat.metrics.run import _notes, run_metrics
 from expertchat.metrics.summing import added, labels, means
 from expertchat.records import Message, Turn
 from expertchat.records.lab import Item, Text
@@ -210,6 +210,15 @@ def test_bleu_has_slopes_by_which_draws_that_are_alike_by_luck_have_an_interval(
         row.counts["bleu"] = counts if i % 2 else [2.0, 1.0, 0.0, 0.0, 7.0, 6.0, 5.0, 4.0, 7.0, 6.0]
     (found,) = added(rows, ["all"] * 6, 0, bleu.pooled)
     assert found["systems"]["all"]["high"] - found["systems"]["all"]["low"] > 10
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [(1, "one group (dialogue or topic): no interval"), (2, "only 2 groups (dialogues or topics): no interval"), (3, "the intervals are wide")],
+)
+def test_what_few_groups_say(groups: int, says: str) -> None:
+    rows = lengths((1, 1), (2, 2), (3, 3), groups="tuv")
+    assert any(says in note for note in _notes(rows, labels(rows), groups))
 
 
 def test_similarity_is_the_cosine_of_the_embedder() -> None:
@@ -403,4 +412,4 @@ def test_the_drawing_is_harmless(source: Path) -> None:
     run_metrics(config, [evil], values.update, markdown)
     out = io.StringIO()
     print_metrics(values, out)
-    assert "\x1b" not in out.getvalue() + markdown(values) and "[red]" in out.getvalue() and "evil\\|[red]" in markdown(values)
+    assert "\x1b" not in out.getvalue() + markdown(values) and "[red]" in out.getvalue() and "evil\\|\\[red\\]" in markdown(values)

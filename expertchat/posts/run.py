@@ -35,6 +35,7 @@ from expertchat.sources.read import read_items
 from expertchat.talk.cast import load_cast
 from expertchat.talk.journal import Journal
 from expertchat.talk.topics import given_topics
+from expertchat.text.cells import csv_cell
 from expertchat.text.language import language_of
 from expertchat.text.likeness import blank
 from expertchat.text.refusals import refuses
@@ -292,9 +293,9 @@ def _rows(posts: Sequence[Post]) -> str:
 
 
 def _csv(posts: Sequence[Post]) -> str:
-    """One column, Posts."""
+    """One column, Posts; those that a table program would take for formulas have an apostrophe."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([["Posts"], *([post.text] for post in posts)])
+    csv.writer(out, lineterminator="\n").writerows([["Posts"], *([csv_cell(post.text)] for post in posts)])
     return out.getvalue()
 
 
