@@ -49,10 +49,10 @@ def print_report(report: Report, stream: TextIO | None = None) -> None:
 
 def _table(shown: Shown) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, title=Text(shown.title), title_justify="left", padding=(0, 1), pad_edge=False)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for i, column in enumerate(shown.columns):
         words = any(isinstance(cells[i].value, str) for cells in shown.rows.values() if i < len(cells))
-        table.add_column(Text(column), justify="left" if words else "right")
+        table.add_column(Text(column), justify="left" if words else "right", overflow="fold")
     for name, cells in list(shown.rows.items())[:LINES]:
         table.add_row(Text(name, "italic" if name in shown.published else ""), *(Text(_short(cell)) for cell in cells))
     more = len(shown.rows) - LINES
