@@ -214,7 +214,7 @@ def test_bleu_has_slopes_by_which_draws_that_are_alike_by_luck_have_an_interval(
 
 @pytest.mark.parametrize(
     ("groups", "says"),
-    [(1, "one group (dialogue or topic): no interval"), (2, "only 2 groups (dialogues or topics): no interval"), (3, "the intervals are wide")],
+    [(1, "one group (dialogue or topic): no"), (2, "only 2 groups (dialogues or topics): no interval"), (3, "the intervals are wide")],
 )
 def test_what_few_groups_say(groups: int, says: str) -> None:
     rows = lengths((1, 1), (2, 2), (3, 3), groups="tuv")
