@@ -205,9 +205,9 @@ def test_each_figure_flags_its_own_fault_and_no_other(planted: Card, fault: str)
 def test_the_truth_is_one_more_row_and_says_what_is_right(planted: Card) -> None:
     rows = {row.judge.id: row for row in planted.rows}
     assert planted.against == "truth"
-    truth, longer = rows["truth"].figures["longer"].value, rows["longer"].figures["longer"].value
+    truth, longer = rows["the truth"].figures["longer"].value, rows["longer"].figures["longer"].value
     assert truth is not None and 0.55 < truth < 0.85 and longer == 1.0  # longer texts truly are better here, but not always
-    assert {figure.flag for figure in rows["truth"].figures.values()} == {None}  # it is not held against itself
+    assert {figure.flag for figure in rows["the truth"].figures.values()} == {None}  # it is not held against itself
     perfect = rows["perfect"].figures  # of the pairs that it has answered
     assert perfect["longer"].value == perfect["longer_true"].value and abs(perfect["longer"].value - truth) < 0.05  # type: ignore[operator]
 
@@ -225,7 +225,7 @@ def test_planted_ratings() -> None:
     faults: list[Fault] = ["longer", "own", "middle", "random", "perfect"]
     card = card_of(evidence(items, {one: ratings(one, items, rng) for one in faults}, True), against="auto", resamples=ALONE, seed=0)
     for row in card.rows:
-        if row.judge.id == "truth":
+        if row.judge.id == "the truth":
             continue
         faults_found = {name for name in BIASES if row.figures[name].flag in ("bias", "chance")}
         own = OWN_FLAG[row.judge.id]

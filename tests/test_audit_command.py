@@ -189,7 +189,7 @@ def test_the_command_writes_all_forms(tmp_path: Path, capsys: Captured) -> None:
     shown = capsys.readouterr().out
     assert "shows a bias: the first" in shown and "Chance to win against the others" in shown
     values = json.loads((tmp_path / "card.json").read_text())
-    assert [one["judge"] for one in values["judges"]] == ["first", "perfect", "truth"]
+    assert [one["judge"] for one in values["judges"]] == ["first", "perfect", "the truth"]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "card.csv").read_text())))
     assert rows[0]["first"] == "1.0" and rows[0]["first_flag"] == "bias" and rows[0]["own_low"] != "nan"
     assert "| judge | agreement | rho | place |" in (tmp_path / "card.md").read_text()

@@ -225,6 +225,8 @@ def test_it_is_said_where_the_chooser_was_over_optimised() -> None:
     rates = [curve.at(size)["judges"]["other"]["against"]["first"]["value"] for size in (1, 2, 4)]
     assert rates == pytest.approx([0.5, (2 * 0.5 + 2.75 / 6) / 3, (2 * 0.125 + 0.25) / 3])
     assert [curve.at(size)["gaps"]["other"]["value"] for size in (2, 4)] == pytest.approx([0.75 - rates[1], 0.875 - rates[2]])
+    none = curve.at(1)["gaps"]["other"]  # of one reply nobody chooses: the gap is 0 by construction, and nothing is estimated
+    assert (none["value"], none["low"], none["high"]) == (0.0, None, None)
     found = curve.parting("other")
     assert (found["best"], found["over_optimised"], found["enough"]) == (1, True, 1) and found["loss"]["value"] == pytest.approx(1 / 3)
     (said,) = findings({"other": found}, 4)

@@ -27,7 +27,7 @@ from expertchat.metrics.likely import Likelihood, Likelihoods
 from expertchat.metrics.loaded import find_embedder, load_model
 from expertchat.metrics.measuring import Row, Tools, likelihood_figures, measure
 from expertchat.metrics.overlap import Bleu, Chrf, Words, rouge
-from expertchat.metrics.run import run_metrics
+from expertchat.metrics.run import _notes, run_metrics
 from expertchat.metrics.summing import added, labels, means
 from expertchat.records import Message, Turn
 from expertchat.records.lab import Item, Text
@@ -188,6 +188,37 @@ def test_perplexity_of_all_texts_weighs_by_tokens() -> None:
     assert found["low"] < found["mean"] < found["high"] and found["low"] * found["high"] == pytest.approx(found["mean"] ** 2)
     few = added(rows[:2], ["all"] * 2, 0, None)[0]["systems"]["all"]
     assert (few["low"], few["mean"]) == (None, pytest.approx(math.exp(7 / 4)))  # two groups say nothing of others
+
+
+def test_intervals_of_all_texts_do_not_reach_beyond_what_a_figure_can_be() -> None:
+    """Three texts, two of them word for word the reference and one nothing of it; three that are nearly sure, and one that is not."""
+    rows = lengths((1, 1), (2, 2), (3, 3), groups="tuv")[::2]
+    whole, none = [6.0, 5.0, 4.0, 3.0, 6.0, 5.0, 4.0, 3.0, 6.0, 6.0], [0.0, 0.0, 0.0, 0.0, 6.0, 5.0, 4.0, 3.0, 6.0, 6.0]
+    for row, bleu, likely in zip(rows, (whole, whole, none), ([-0.01, 10, 30], [-9.0, 2, 9], [-0.02, 10, 30]), strict=True):
+        row.counts |= {"bleu": bleu, "likelihood": likely}
+    found = {one["name"]: one["systems"]["all"] for one in added(rows, ["all"] * 3, 0, Bleu().pooled)}
+    assert (found["bleu_all"]["low"], found["bleu_all"]["high"]) == (0.0, 100.0) and found["logp_byte_all"]["high"] == 0.0
+    assert found["perplexity_all"]["low"] == 1.0
+
+
+def test_bleu_has_slopes_by_which_draws_that_are_alike_by_luck_have_an_interval() -> None:
+    bleu, counts = Bleu(), [6.0, 4.0, 2.0, 0.0, 7.0, 6.0, 5.0, 4.0, 7.0, 6.0]
+    assert bleu.pooled([6.001, *counts[1:]]) > bleu.pooled(counts) == bleu.pooled([*counts[:3], -1e-14, *counts[4:]])
+    # Texts of two kinds, as many of each in every group: nothing varies by group, and the interval is half that of independent texts.
+    rows = lengths(*[(1, 1)] * 6, groups="ttuuvv")[::2]
+    for i, row in enumerate(rows):
+        row.counts["bleu"] = counts if i % 2 else [2.0, 1.0, 0.0, 0.0, 7.0, 6.0, 5.0, 4.0, 7.0, 6.0]
+    (found,) = added(rows, ["all"] * 6, 0, bleu.pooled)
+    assert found["systems"]["all"]["high"] - found["systems"]["all"]["low"] > 10
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [(1, "one group (dialogue or topic): no"), (2, "only 2 groups (dialogues or topics): no interval"), (3, "the intervals are wide")],
+)
+def test_what_few_groups_say(groups: int, says: str) -> None:
+    rows = lengths((1, 1), (2, 2), (3, 3), groups="tuv")
+    assert any(says in note for note in _notes(rows, labels(rows), groups))
 
 
 def test_similarity_is_the_cosine_of_the_embedder() -> None:
@@ -381,4 +412,4 @@ def test_the_drawing_is_harmless(source: Path) -> None:
     run_metrics(config, [evil], values.update, markdown)
     out = io.StringIO()
     print_metrics(values, out)
-    assert "\x1b" not in out.getvalue() + markdown(values) and "[red]" in out.getvalue() and "evil\\|[red]" in markdown(values)
+    assert "\x1b" not in out.getvalue() + markdown(values) and "[red]" in out.getvalue() and "evil\\|\\[red\\]" in markdown(values)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from io import StringIO
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.doors import pick as door
 from expertchat.evaluation import counts
-from expertchat.evaluation.counts import effects
+from expertchat.evaluation.counts import difference, effects
 from expertchat.picking import asking
 from expertchat.picking.config import PickConfig
 from expertchat.picking.reading import read_rows
@@ -147,7 +148,20 @@ def test_the_screen_shows_orders_and_what_is_the_place(tmp_path: Path, table: Pa
     out = StringIO()
     PickingView(out, moves=False).show_end(found)
     said = " ".join(out.getvalue().split())
+    assert "odds" not in said  # of what stood first always
     assert "rule, base, best 3 0 0 0" in said and "what stood first: 100.0 %" in said and "by chance 33.3 %" in said
+
+
+def test_the_screen_shows_the_odds(tmp_path: Path, table: Path) -> None:
+    table.write_text("prompt,rule,base,best\n" + "".join(f"{i}?,one,one two,one two three\n" for i in range(12)))
+    _, found, _ = pick(tmp_path / "run", table, "rule=random")
+    assert found["odds"]["systems"].keys() == {"base : best", "base : rule", "best : rule"}
+    out = StringIO()
+    PickingView(out, moves=False).show_end(found)
+    said = " ".join(out.getvalue().split())
+    value, low, high = (found["odds"]["places"]["1 : 2"][key] for key in ("value", "low", "high"))
+    assert "odds, the places held equal: base : best " in said
+    assert f"odds of the places, the texts held equal: 1 : 2 {value:.2f} ({low:.2f} to {high:.2f})" in said
 
 
 # -- what counts can carry ---------------------------------------------------------------------------------------------------
@@ -159,7 +173,38 @@ def test_text_and_place_are_told_apart() -> None:
     assert found is not None
     assert found.systems["base", "rule"][0] == pytest.approx(1 / 2) and found.places[0, 1][0] == pytest.approx(3)
     assert effects({("rule", "base"): {"rule": 6, "base": 1}}) is None  # one order says nothing of the place
-    assert effects({("a", "b"): {"a": 6}, ("b", "a"): {"a": 6}}) is None  # nor do counts of 0
+    assert effects({("a", "b"): {"a": 6}, ("b", "a"): {"a": 6}}) is None  # nor does a text that was always chosen
+
+
+def test_an_order_in_which_one_text_was_never_chosen_has_odds_nevertheless() -> None:
+    """Weights a 4, b 2, c 1, and no place counts: of seven choices in each order. In one order c was not chosen, a more often instead."""
+    even = {"a": 4, "b": 2, "c": 1}
+    tables = {order: even for order in permutations("abc")} | {("a", "b", "c"): {"a": 5, "b": 2, "c": 0}}
+    found = effects(tables)
+    assert found is not None and found.systems["a", "b"][0] == pytest.approx(25 / 12, rel=0.02)  # as often as each was chosen in all
+    assert effects({order: {"a": 5, "b": 2, "c": 0} for order in tables}) is None  # c never was
+
+
+def test_odds_let_whole_groups_vary() -> None:
+    """Nine groups, each of one mind: nine copies of what each says do not make it surer."""
+    one, other = {"a": 1}, {"b": 1}
+    minds = [{("a", "b"): one, ("b", "a"): one}, {("a", "b"): one, ("b", "a"): other}, {("a", "b"): other, ("b", "a"): one}] * 3
+
+    def total(groups: Any) -> dict[tuple[str, str], dict[str, int]]:
+        return {order: {name: sum(group[order].get(name, 0) for group in groups) for name in "ab"} for order in minds[0]}
+
+    groups = [{order: {name: 9 * n for name, n in chosen.items()} for order, chosen in group.items()} for group in minds]
+    whole, alone = effects(total(groups), groups), effects(total(groups))
+    once = effects(total(minds), minds)
+    assert whole is not None and alone is not None and once is not None
+    assert whole.systems["a", "b"] == pytest.approx(once.systems["a", "b"])
+    assert whole.systems["a", "b"][1] < alone.systems["a", "b"][1] < alone.systems["a", "b"][0] == pytest.approx(2)
+    assert whole.systems["a", "b"][3] > alone.systems["a", "b"][3]
+
+
+def test_two_shares_that_do_not_vary_say_no_least_difference() -> None:
+    assert difference(0.0, 5, 0.0, 5).least is None and difference(1.0, 5, 1.0, 5).least is None
+    assert difference(0.0, 5, 0.2, 5).least is not None
 
 
 def test_what_the_replication_reported_can_carry() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from expertchat.backends.base import GenerateRequest
 from expertchat.command.compose import load
+from expertchat.command.launch import load_whole
 from expertchat.config import ConfigError
 from expertchat.doors import posts as door
 from expertchat.events import RunFinished
@@ -134,6 +135,11 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="would be the same one"):
         config_of("languages=[en]", "decoding@model.decoding=greedy")
     assert list(check_briefs(load("posts", []))) == ["languages: names none; name one or several, as languages=[en,de]"]
+    with pytest.raises(ConfigError) as caught:  # of the model in whose place none is named nothing is said
+        load_whole("posts", door.meant(["model=auto", "model.path=folder", "languages=[en]", "count=90"]))
+    assert "take decoding@model.decoding=sampling" in str(caught.value) and "embedded models" not in str(caught.value)
+    (said,) = check_briefs(load("posts", door.meant(["languages=[en]"])))
+    assert "the embedded models cannot write posts in 'en'" in said
     (tmp_path / "who.yaml").write_text("baker: a baker\n")
     languages = config_of("languages=[en]", f"languages.en.personas={tmp_path / 'who.yaml'}").languages.root
     assert languages["en"].personas == {"baker": "a baker"}

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from expertchat.report.command import run_report
 from expertchat.report.grouped import Grouped
 from expertchat.report.making import report_of
 from expertchat.report.parts import Report, Verdict
-from expertchat.report.sections.conversations import drift, rank_correlation
+from expertchat.report.sections.conversations import drift, endings, rank_correlation
 from expertchat.report.subject import Subject, subject_of
-from expertchat.report.told import Told, read
+from expertchat.report.told import COSINE, RATING, Told, Values, pooled, read
 from expertchat.report.transcripts import talks
 from expertchat.report.verdict import verdict_of
 from expertchat.views.report import print_report, print_written
@@ -217,6 +218,11 @@ def test_turns_that_are_rated_show_how_a_dialogue_goes_on(tmp_path: Path) -> Non
     assert figure.rows == [["a by b", 1, 5.0, None, None, 2], ["a by b", 3, 9.0, None, None, 1]]
 
 
+def test_endings_are_told_as_everywhere(tmp_path: Path) -> None:
+    told = Told(ends=Counter({"nothing_new": 3, "blank": 1, "of_a_later_version": 1}))
+    assert list(endings(told).rows) == ["nobody has anything new to add", "nobody says anything any more", "of_a_later_version"]
+
+
 # -- folders as one finds them ---------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +272,15 @@ def test_an_array_is_what_it_was_merged_into_and_a_study_what_it_did_last(tmp_pa
     _trained(study / "arm", "best", 90, 100)
     drawn = verdict_of(subject_of([study]))
     assert drawn.says == own.says and "One seed" not in drawn.cannot and drawn.shown is not None and len(drawn.shown.rows) == 1
+
+
+def test_intervals_of_ratings_and_cosines_stay_on_their_scale() -> None:
+    cell = Values([10.0, 9.9, 10.0, 7.0], list("abcd"), scale=RATING).cell()
+    assert cell.high == 10.0 and cell.low is not None and cell.low < 8
+    both = pooled([Values([1.0, 0.2], ["a", "b"], scale=COSINE), Values([0.9], ["c"], scale=COSINE)]).cell()
+    assert (both.high, both.value) == (1.0, pytest.approx(0.7)) and pooled([]).cell().value is None
+    own = Values([0.0, 11.0, 12.0], list("abc"), scale=RATING).cell()  # of a scale of its own
+    assert (own.low, own.high) == (0.0, 12.0)
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from expertchat.records import Metrics
 from expertchat.report import parts, words
 from expertchat.report.drawing import drawn, inline_svg, table, write_figures
 from expertchat.report.learning import bounds, learnings, pooled
-from expertchat.report.markdown import inside, written
+from expertchat.report.markdown import written
 from expertchat.report.parts import Cell, Report, Section, Shown, Verdict
 from expertchat.report.sections import SECTIONS
 from expertchat.report.sections.arms import arms
@@ -31,6 +31,7 @@ from expertchat.report.sections.lookup import lookup
 from expertchat.report.sections.studies import _parts
 from expertchat.report.sections.training import training
 from expertchat.report.shapes import Axis, Point, Row, Series, beside, curves, forest, histogram
+from expertchat.report.writing import _plain
 from expertchat.runs.arms import arms_of
 from expertchat.views.report import _curves
 from tests.reported import HOSTILE_NAME, figures, learned, lines, subject, tables
@@ -225,9 +226,9 @@ def test_markdown_holds_text_and_no_markup() -> None:
     section = Section("s", "# Title", ["- not a list", "1 of [2](x)"], [shown, figure])
     report = Report("r", Verdict("It *says*.", "It cannot."), Shown("Facts", ["v"], {"n": [Cell(3)]}), [section])
     text = written(report, "my%20plots")
-    assert "| *x'y* | # [a](b) \\| c |" in text and "\n\\- not a list\n" in text and "It \\*says\\*." in text and "## \\# Title" in text
-    assert "](my%20plots/one.svg)" in text and "a)b: 0.5" in text and "one.svg" not in written(report)
-    assert inside("a\nb | <c> `d`") == "a b \\| &lt;c> 'd'"
+    assert "| *x\\`y* | # \\[a\\](b) \\| c |" in text and "\n\\- not a list\n" in text
+    assert "It \\*says\\*." in text and "## \\# Title" in text
+    assert "](my%20plots/one.svg)" in text and "a\\]b: 0.5" in text and "one.svg" not in written(report)
 
 
 def test_names_of_figures_are_names_of_files_and_no_two_are_alike(run: Path, tmp_path: Path) -> None:
@@ -259,6 +260,7 @@ def test_seeds_of_a_merged_run_are_lines_of_their_own(tmp_path: Path) -> None:
 def test_large_figures_are_written_in_thousands_and_their_ticks_are_few() -> None:
     assert all(doctest.testmod(one).failed == 0 for one in (parts, words))
     assert [parts.short(one) for one in (9999.0, 10_000.0, float("inf"))] == ["9999", "10,000", "inf"]
+    assert [_plain(one) for one in (999.7, 999.2, -0.0, 4, -999.9)] == ["1,000", "999", "0", "4", "-1,000"]
     figure = forest("x", "X", PLAIN, [Row("a", 66_799.4, 29_868.0, 149_398.0), Row("b", 65_735.0)])
     assert figure is not None and "66,799 (29,868 to 149,398)" in figure.alt
     axes = Canvas().add_subplot()
@@ -277,9 +279,31 @@ def test_what_lies_fifty_times_apart_in_a_study_is_drawn_logarithmically(values:
     assert axes.get_xscale() == scale
 
 
+def test_names_that_begin_with_an_underscore_stand_in_the_legend() -> None:
+    series = [Series(name, [Point(1, 0.5), Point(2, 0.25)]) for name in ("_one", "two")]
+    rows = {name: [Row("x", 0.5, 0.0, 0.6)] for name in ("_one", "two")}
+    for figure in (curves("c", "C", "round", PLAIN, series), beside("b", "B", PLAIN, rows)):
+        assert figure is not None
+        axes = Canvas().add_subplot()
+        figure.draw(axes)
+        assert axes.figure is not None
+        (legend,) = axes.figure.legends
+        assert [text.get_text().strip("\u200b") for text in legend.get_texts()] == ["_one", "two"]
+
+
 def test_a_histogram_is_drawn_by_its_shares_in_the_terminal() -> None:
     rows: list[Any] = [["b by a", middle, share] for middle, share in ((-0.2, 0.0), (0.4, 1.0), (1.0, 0.0))]
     figure = parts.Figure("wim", "WIM scores", "x", ["who by whom", "middle of the bin", "share"], rows, lambda axes: None)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(_curves(figure))
     assert "▁█▁  -0.2 to 1" in console.export_text()
+
+
+@pytest.mark.parametrize("x", ["N", "epoch", "round"])
+def test_a_curve_in_the_terminal_is_of_its_values_and_not_of_where_they_stand(x: str) -> None:
+    series = [Series(name, [Point(1, 0.5), Point(8, 0.25)]) for name in ("one", "two")]
+    figure = curves("c", "C", x, PLAIN, series)
+    assert figure is not None
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(_curves(figure))
+    assert console.export_text().count("0.5 → 0.25") == 2

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy
 import pytest
+import yaml
 
 from expertchat.audit.card import card_of
 from expertchat.labels.store import standing
 from expertchat.records import Metrics
 from expertchat.records.lab import Label
-from expertchat.report.cards import cards_of
+from expertchat.report.cards import RESAMPLES, SEED, cards_of
 from expertchat.report.drawing import drawn
 from expertchat.report.parts import Figure, Shown
 from expertchat.report.sections.best_of_n import best_of_n
@@ -27,6 +28,7 @@ from expertchat.report.sections.reward_models import reward_models
 from expertchat.report.sections.studies import studies
 from expertchat.report.verdict import verdict_of
 from expertchat.report.verdict_others import said_of_card
+from expertchat.text.card_in_words import names
 from tests.planted import answers, evidence
 from tests.planted import pairs as planted
 from tests.reported import HOSTILE_NAME, figures, learned, lines, run_of, subject, tables
@@ -103,6 +105,24 @@ def test_the_judges_card_is_drawn_with_its_intervals() -> None:
     said = str(said_of_card(card))
     assert re.match(r"\d+ judges on \d+ items[:.]", said) and "first (pairwise), the first" in said.partition("A bias shows: ")[2]
     assert cards_of({}, {Path("a/card.json"): card, Path("other.json"): {"judges": []}}) == {"card.json": card}
+
+
+def test_a_rule_called_truth_and_the_yardstick_are_two_rows() -> None:
+    rng = numpy.random.default_rng(4)
+    items = planted(4, 2, rng)
+    said = {"perfect": answers("perfect", items, rng), "first": answers("first", items, rng)}
+    card = card_of(evidence(items, said), against="auto", resamples=300, seed=0).values()
+    card["judges"][0] |= {"judge": "truth", "form": "rule"}
+    assert names(card["judges"]) == ["truth (rule)", "first (pairwise)", "the truth"]
+    assert names([card["judges"][0]] * 3) == ["truth (rule)", "truth (rule) 2", "truth (rule) 3"]
+    length = next(part for part in of_card(card, "judges") if isinstance(part, Shown) and part.title == "Length")
+    assert list(length.rows) == ["truth (rule)", "first (pairwise)", "the truth"]
+    assert str(said_of_card(card)).startswith("2 judges on ")  # the yardstick judges nothing
+
+
+def test_a_card_in_a_report_is_drawn_as_often_as_the_audit_draws() -> None:
+    config = yaml.safe_load((Path(__file__).parents[1] / "conf" / "audit.yaml").read_text("utf-8"))
+    assert (config["resamples"], config["seed"]) == (RESAMPLES, SEED)  # one folder has one figure
 
 
 def label(item: str, at: int, again: bool = False, **more: Any) -> Label:

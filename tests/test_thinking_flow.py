@@ -19,6 +19,7 @@ from expertchat.backends.streaming import Pieces, Row
 from expertchat.command.compose import load
 from expertchat.events import Note, TextStreamed, TurnFinished
 from expertchat.experts.registry import make_expert
+from expertchat.experts.thoughts import Thoughts
 from expertchat.folder.run_folder import RunFolder, differences, differences_from_begun
 from expertchat.plan.models import thinks
 from expertchat.preferences.candidates import choices
@@ -269,7 +270,8 @@ def test_an_evaluation_of_a_reply_that_is_all_thinking_has_no_outcome(tmp_path: 
     figures = stage.evaluate().figures
     assert (figures["n"], figures["nulls"]) == (0, 6)
     compared = lines(tmp_path / "evaluations", "a-r0006")
-    assert {one["problem"].partition(":")[0] for one in compared} == {f"{which} said nothing, the reply is all thinking"}
+    (problem,) = {one["problem"] for one in compared}
+    assert problem.startswith(f"{which} said nothing, the reply is all thinking: raise experts.a.decoding.reply.max_new_tokens")
     assert all(SECRET in one["reply"]["thinking"] and SECRET not in one["reply"]["text"] for one in compared)
 
 
@@ -356,5 +358,8 @@ def test_an_expert_knows_what_its_prompts_end_with() -> None:
     assert expert.read_answer(" 7", prefix="Depth:").text == "Depth: 7"  # the prefix stands after the block's end
     third = make_expert("third", config_of().experts["a"], ModelInfo("m", 100))
     assert third.thoughts.silent().startswith("all thinking: raise third.decoding")
+    assert Thoughts("dr_jones", "m", True).silent() == (
+        "all thinking: raise experts.dr_jones.decoding.reply.max_new_tokens or set experts.dr_jones.thinking=false"
+    )
 
 

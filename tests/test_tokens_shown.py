@@ -23,7 +23,7 @@ from expertchat.config import ConfigError
 from expertchat.doors.tokens import taken
 from expertchat.metrics.config import TokensConfig, given_problems
 from expertchat.metrics.loaded import load_model
-from expertchat.metrics.tokens import looked_at, of_text, total
+from expertchat.metrics.tokens import _own, looked_at, of_text, total
 from expertchat.text.cleaning import clean
 from expertchat.text.visible import visible
 from expertchat.views.tokens import percent, print_tokens, shade
@@ -115,6 +115,12 @@ def test_bits_are_nats_over_ln_2() -> None:
     rows = [{"logp": math.log(1 / 2), "entropy": 1.0}, {"logp": math.log(1 / 8), "entropy": 2.0}]
     found = total(rows, "abcd")
     assert (found["perplexity"], found["logp_byte"]) == (pytest.approx(4.0), pytest.approx(-math.log(2)))
+
+
+def test_bytes_are_those_of_the_text_and_not_of_what_a_tokenizer_adds() -> None:
+    chat = asked(TEXT, prompt="What do you know?", chat=True)
+    assert chat["total"]["bytes"] == len(TEXT) == asked(TEXT)["total"]["bytes"] + len(asked(TEXT)["tokens"][0]["text"])
+    assert [_own(" Ha!", "Ha!"), _own(" Ha! Ho", " Ha!"), _own(" Ha!", ""), _own("\nHa", "Ho")] == ["Ha!", " Ha! Ho", " Ha!", "\nHa"]
 
 
 # -- words and wrong ones -------------------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ from expertchat.evaluation.draws import Draws
 from expertchat.labels.alternative import LEAST_PEOPLE, AlternativeTest, alternative_annotator
 from expertchat.records import JudgeRef, Opinion
 from expertchat.sources.read import cluster_of
+from expertchat.text.card_in_words import THE_TRUTH
 
 Array = NDArray[Any]
 Said = list[tuple[Key, Opinion]]
 Against = Literal["truth", "label", "people"]
-TRUTH = JudgeRef(id="truth", form="rule", note="what is known of the texts")
+TRUTH = JudgeRef(id=THE_TRUTH, form="rule", note="what is known of the texts")
 OF_TRUTH = ("longer", "length_size", "length_rho", "spread", "ties")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from expertchat.audit.config import AuditConfig
 from expertchat.folder.writing import write_out
+from expertchat.text.cells import csv_cell
 
 Values = Mapping[str, Any]
 Show = Callable[[Values], None]
@@ -51,6 +52,6 @@ def as_csv(values: Values) -> str:
     writer.writerow([*head, *columns])
     for table, said in (("judges", "ties"), ("left_out", "left out")):
         for one in values[table]:
-            known = [one["judge"], one["form"], one["wording"], one["model"], said, one["asked"], one["n"]]
+            known = [*(csv_cell(one[key]) for key in ("judge", "form", "wording", "model")), said, one["asked"], one["n"]]
             writer.writerow([*known, *(one["figures"][name][part] for name in names for part in parts)])
     return out.getvalue()

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from expertchat.choosing.config import CHOOSER, BestOfNConfig
-from expertchat.text.sentences import one_line, shown_path
+from expertchat.text.card_in_words import Shape, written
+from expertchat.text.cells import markdown
+from expertchat.text.sentences import shown_path
 
 PERCENT = 100.0
 
@@ -14,7 +16,7 @@ PERCENT = 100.0
 def card(summary: Mapping[str, Any], config: BestOfNConfig) -> str:
     """The card as Markdown, every figure out of the summary."""
     parts = [
-        f"# Best of {config.n}: {_safe(shown_path(config.model.path))}, chosen by {_judge(summary, CHOOSER)}",
+        f"# Best of {config.n}: {markdown(shown_path(config.model.path))}, chosen by {_judge(summary, CHOOSER)}",
         _about(summary, config),
         "## Against N\n\n" + _table(summary),
         _reading(summary),
@@ -23,13 +25,9 @@ def card(summary: Mapping[str, Any], config: BestOfNConfig) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _safe(text: str) -> str:
-    return one_line(text).replace("|", "\\|").replace("<", "&lt;")
-
-
 def _judge(summary: Mapping[str, Any], name: str) -> str:
     judge = summary["judges"][name]
-    return f"{_safe(judge['model'] or judge['form'])}" + (f" ({judge['form']})" if judge["model"] else "")
+    return f"{markdown(judge['model'] or judge['form'])}" + (f" ({judge['form']})" if judge["model"] else "")
 
 
 def _about(summary: Mapping[str, Any], config: BestOfNConfig) -> str:
@@ -70,9 +68,7 @@ def _row(row: Mapping[str, Any], names: list[str], against: list[str]) -> Iterat
 def _written(figure: Mapping[str, Any], factor: float, digits: int) -> str:
     if figure["value"] is None:
         return ""
-    low, high = figure["low"], figure["high"]
-    bounds = "" if low is None or high is None else f" ({factor * low:.{digits}f} to {factor * high:.{digits}f})"
-    return f"{factor * figure['value']:.{digits}f}{bounds}"
+    return written(Shape("", factor, digits), figure)
 
 
 def _reading(summary: Mapping[str, Any]) -> str:

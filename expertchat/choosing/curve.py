@@ -18,6 +18,11 @@ Values = list[float | None]
 """A figure of each prompt; None where it has none."""
 
 
+def _fixed(figure: dict[str, float | int | None]) -> dict[str, float | int | None]:
+    """A figure that could be no other one: nothing is estimated."""
+    return figure | {"low": None, "high": None}
+
+
 @dataclass(frozen=True)
 class Curve:
     """The selections of a run and the group of each. Intervals draw whole groups."""
@@ -60,7 +65,8 @@ class Curve:
         place = self.sizes.index(size)
         judges = {name: self._judge(name, size, place) for name in self.names}
         by_chooser = self.won(CHOOSER, "first", size, place)
-        gaps = {name: self._gap(by_chooser, self.won(name, "first", size, place)) for name in self.names if name != CHOOSER}
+        others = {name: self.won(name, "first", size, place) for name in self.names if name != CHOOSER}
+        gaps = {name: _fixed(gap) if size == 1 else gap for name, other in others.items() for gap in (self._gap(by_chooser, other),)}
         chosen = [one.chosen[place] for one in self.selections]
         return {
             "n": size,
@@ -79,8 +85,7 @@ class Curve:
             found["score"] = self.figure(self.scores(name, size, place))
         for other in self.config.against:
             figure = self.rate(self.won(name, other, size, place))
-            if size == 1 and other == "first":  # the same text: it is one half, and nothing is estimated
-                figure |= {"low": None, "high": None}
+            figure = _fixed(figure) if size == 1 and other == "first" else figure  # the same text: it is one half
             own = [value for value in self.first_n(name, other, place) if value is not None]
             found["against"][other] = figure | {"first_n": fmean(own) if own else None, "ties": sum(value == 0.5 for value in own)}
         return found
@@ -176,6 +181,7 @@ class Curve:
             return {"best": None, "loss": None, "over_optimised": None, "enough": None}
         best, last = max(known, key=lambda size: (known[size], -size)), self.sizes[-1]
         loss = self._gap(rates[best], rates[last])
+        loss = _fixed(loss) if best == last else loss
         low = loss["low"]
         gains = {size: self._gap(rates[last], rates[size])["low"] for size in self.sizes}
         enough = next(size for size in self.sizes if size == last or (gains[size] or 0.0) <= 0)

@@ -89,7 +89,7 @@ class Comparer:
             plain = plain.model_copy(update={"policy": policy, "base": before})
         told, before_told = (manner(held.turns, turn.text) for turn in (reply, base))
         plain = plain.model_copy(update={"manner_policy": told, "manner_base": before_told})
-        if (problem := _silent(reply, base)) is not None:
+        if (problem := self._silent(reply, base)) is not None:
             return plain.model_copy(update={"problem": problem})
         if self.config.program is not None:
             measure = PROGRAMS[self.config.program].measure
@@ -121,6 +121,11 @@ class Comparer:
             cut=answer.finish == "length" and not read.beyond,
             note=note,
         )
+
+    def _silent(self, policy: Turn, base: Turn) -> str | None:
+        """Why there is nothing to compare where a reply was all thinking."""
+        silent = [who for who, turn in (("policy", policy), ("base", base)) if turn.thinking and not turn.text.strip()]
+        return f"{' and '.join(silent)} said nothing, the reply is {self.experts[self.learner].thoughts.silent()}" if silent else None
 
     def _by_program(self, plain: Comparison) -> Comparison:
         """Which reply has more of what is measured, or less."""
@@ -194,12 +199,6 @@ def _mean(rewards: Sequence[Reward]) -> float | None:
     """The mean of the ratings that are there."""
     known = [reward.rating for reward in rewards if reward.rating is not None]
     return fmean(known) if known else None
-
-
-def _silent(policy: Turn, base: Turn) -> str | None:
-    """Why there is nothing to compare where a reply was all thinking."""
-    silent = [who for who, turn in (("policy", policy), ("base", base)) if turn.thinking and not turn.text.strip()]
-    return f"{' and '.join(silent)} said nothing, the reply is all thinking: raise decoding.reply.max_new_tokens" if silent else None
 
 
 def ratings_alone(config: JudgingConfig) -> JudgingConfig:

@@ -9,19 +9,23 @@ from typing import NamedTuple
 
 import numpy
 
+from expertchat.evaluation.draws import FLOOR, t_chance, t_quantile
 from expertchat.evaluation.statistics import LEVEL, quantile, wilson
 
 POWER = 0.8  # with which the least difference would have been found
+LARGEST = 700.0  # logarithm of odds that can be written
+STILL = 1e-6  # the last step of a fit that has come to its end
 
 
 class Tested(NamedTuple):
-    """A figure with its interval, the probability of one so far from `even` by chance, and the least distance that so many answers show."""
+    """A figure with its interval, the probability of one so far from `even` by chance, and the least distance that so many answers show;
+    None where these do not vary, and so do not say it."""
 
     value: float
     low: float
     high: float
     p: float
-    least: float
+    least: float | None
 
 
 def share(hits: float, n: int, even: float) -> Tested:
@@ -48,7 +52,7 @@ def difference(one: float, n: int, other: float, m: int) -> Tested:
     error = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     low = one - other - math.hypot(one - a_low, b_high - other)
     high = one - other + math.hypot(a_high - one, other - b_low)
-    return Tested(one - other, low, high, two_sided((one - other) / error) if error else 1.0, _reach() * error)
+    return Tested(one - other, low, high, two_sided((one - other) / error) if error else 1.0, _reach() * error if error else None)
 
 
 def evenness(counts: Sequence[int]) -> float:
@@ -111,34 +115,49 @@ class Effects(NamedTuple):
     places: dict[tuple[int, int], tuple[float, float, float, float]]
 
 
-def effects(tables: Mapping[tuple[str, ...], Mapping[str, int]], steps: int = 50) -> Effects | None:
+Tables = Mapping[tuple[str, ...], Mapping[str, int]]
+"""How often each text was chosen, by the order in which they were shown."""
+
+
+def effects(tables: Tables, groups: Sequence[Tables] = (), steps: int = 50) -> Effects | None:
     """What counts of choices in several orders say of systems and of places: Luce's choice model, log odds = system + place, by maximum
-    likelihood. The tables (order as shown -> chosen) are taken for independent of each other. None where they cannot be told apart.
+    likelihood. None where that has no maximum (a text that was always or never chosen), or does not tell the two apart.
+
+    `groups`: the same counts, group by group. Then whole groups vary (a sandwich estimate, Student's t), for choices of one group are
+    alike; without them all choices are taken for independent of each other.
     """
-    names = sorted({name for order in tables for name in order})
+    names, orders = sorted({name for order in tables for name in order}), list(tables)
     k = len(names)
-    rows = [(order, numpy.array([tables[order].get(name, 0) for name in order], dtype=float)) for order in tables]
-    if len(rows) < 2 or any(len(order) != k or not counts.all() for order, counts in rows):
+    if len(orders) < 2 or any(len(order) != k for order in orders):
         return None
-    designs = [_design(order, names) for order, _ in rows]
-    beta_P = numpy.zeros(2 * (k - 1))
+    design_O_K_P = numpy.stack([_design(order, names) for order in orders])
+    counts_O_K = _counts(tables, orders)
+    beta_P = step_P = numpy.zeros(2 * (k - 1))
     for _ in range(steps):
-        gradient_P, information_P_P = numpy.zeros_like(beta_P), numpy.zeros((len(beta_P), len(beta_P)))
-        for design_K_P, (_, counts_K) in zip(designs, rows, strict=True):
-            odds_K = numpy.exp(design_K_P @ beta_P)
-            chance_K = odds_K / odds_K.sum()
-            total = counts_K.sum()
-            gradient_P += design_K_P.T @ (counts_K - total * chance_K)
-            information_P_P += total * design_K_P.T @ (numpy.diag(chance_K) - numpy.outer(chance_K, chance_K)) @ design_K_P
+        chance_O_K = _chances(design_O_K_P @ beta_P)
+        expected_O_K = counts_O_K.sum(axis=1, keepdims=True) * chance_O_K
+        apart_O_K_P = design_O_K_P - (chance_O_K[..., None] * design_O_K_P).sum(axis=1, keepdims=True)
+        information_P_P = numpy.einsum("ok,okp,okq->pq", expected_O_K, apart_O_K_P, apart_O_K_P)
         if numpy.linalg.matrix_rank(information_P_P) < len(beta_P):
             return None
-        beta_P += numpy.linalg.solve(information_P_P, gradient_P)
+        step_P = numpy.linalg.solve(information_P_P, numpy.einsum("okp,ok->p", design_O_K_P, counts_O_K - expected_O_K))
+        beta_P = beta_P + step_P
+    if numpy.abs(step_P).max() > STILL:  # it goes up without an end
+        return None
     covariance_P_P = numpy.linalg.inv(information_P_P)
+    slopes_G_P = numpy.array([
+        numpy.einsum("okp,ok->p", design_O_K_P, own_O_K - own_O_K.sum(axis=1, keepdims=True) * chance_O_K)
+        for own_O_K in (_counts(group, orders) for group in groups)
+    ]).reshape(len(groups), len(beta_P))  # fmt: skip
 
-    def against(one: numpy.ndarray) -> tuple[float, float, float, float]:
-        value, error = float(one @ beta_P), math.sqrt(float(one @ covariance_P_P @ one))
-        reach = quantile(LEVEL) * error
-        return math.exp(value), math.exp(value - reach), math.exp(value + reach), two_sided(value / error)
+    def against(one_P: numpy.ndarray) -> tuple[float, float, float, float]:
+        value, square = float(one_P @ beta_P), float(one_P @ covariance_P_P @ one_P)
+        if not groups:
+            error = math.sqrt(square)
+            return _odds(value, quantile(LEVEL) * error, two_sided(value / error))
+        by_group = float(((slopes_G_P @ covariance_P_P @ one_P) ** 2).sum()) * len(groups) / (len(groups) - 1)
+        error = math.sqrt(max(by_group, FLOOR * square))
+        return _odds(value, t_quantile(len(groups), (1 + LEVEL) / 2) * error, t_chance(len(groups), value / error))
 
     unit = numpy.vstack([numpy.eye(k - 1), numpy.zeros((1, k - 1))])
     none = numpy.zeros(k - 1)
@@ -147,6 +166,22 @@ def effects(tables: Mapping[tuple[str, ...], Mapping[str, int]], steps: int = 50
         {(names[i], names[j]): against(numpy.concatenate([unit[i] - unit[j], none])) for i, j in pairs},
         {(i, j): against(numpy.concatenate([none, unit[i] - unit[j]])) for i, j in pairs},
     )
+
+
+def _odds(value: float, reach: float, p: float) -> tuple[float, float, float, float]:
+    """Odds with their bounds, from their logarithm."""
+    return math.exp(value), math.exp(value - reach), math.exp(min(value + reach, LARGEST)), p
+
+
+def _counts(tables: Tables, orders: Sequence[tuple[str, ...]]) -> numpy.ndarray:
+    """How often what stood at each place was chosen, in each order. [O, K]"""
+    return numpy.array([[tables.get(order, {}).get(name, 0) for name in order] for order in orders], dtype=float)
+
+
+def _chances(log_odds_O_K: numpy.ndarray) -> numpy.ndarray:
+    odds_O_K = numpy.exp(log_odds_O_K - log_odds_O_K.max(axis=1, keepdims=True))
+    found: numpy.ndarray = odds_O_K / odds_O_K.sum(axis=1, keepdims=True)
+    return found
 
 
 def _design(order: Sequence[str], names: Sequence[str]) -> numpy.ndarray:

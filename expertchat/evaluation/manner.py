@@ -14,7 +14,7 @@ from expertchat.text.sentences import asks, sentences
 
 
 class Manner(BaseModel):
-    """Of a reply's sentences: how many there are, how many ask, how many only agree or praise, and how many have been said before, in the
+    """Of a reply's sentences: how many there are, how many ask, how many begin with praise, and how many have been said before, in the
     dialogue or in the reply."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

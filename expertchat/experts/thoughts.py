@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from expertchat.config import NOT_SEATS
 from expertchat.text.thinking import Split, split
 
 
@@ -16,7 +17,7 @@ class Thoughts:
 
     def __init__(self, letter: str, name: str, allowed: bool) -> None:
         self.letter, self.name, self.allowed = letter, name, allowed
-        self.place = f"experts.{letter}" if len(letter) == 1 else letter  # where the config has it
+        self.place = letter if letter in (*NOT_SEATS, "base") or "." in letter else f"experts.{letter}"  # where the config has it
         self.opens = False
         self.say: Callable[[str], None] = lambda text: None
         self._told = False

@@ -14,7 +14,8 @@ from expertchat.labels.store import standing_by_annotator
 from expertchat.labels.tasks import Key
 from expertchat.records import PreferencePair
 from expertchat.records.lab import Choice, Item, Label
-from expertchat.text.sentences import clean, neutralise
+from expertchat.text.cells import csv_cell
+from expertchat.text.sentences import neutralise
 
 Standing = Mapping[str, Mapping[Key, Label]]
 
@@ -126,8 +127,6 @@ def prompt_of(item: Item) -> list[dict[str, str]]:
 
 # -- a table ------------------------------------------------------------------------------------------------------------
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a table program would compute what begins so
-
 
 def table_of(labels: Sequence[Label], items: Sequence[Item], form_flags: Sequence[str], wim: Mapping[str, float | None]) -> str:
     """A CSV of all labels that count, one a line: who, what, when, and a column for each category and flag; `wim`: label id -> score.
@@ -152,18 +151,13 @@ def table_of(labels: Sequence[Label], items: Sequence[Item], form_flags: Sequenc
         rated = systems[label.place] if systems and label.choice is None and label.ratings else ""
         score = wim.get(label.id)
         table.writerow([
-            _plain(label.annotator), _plain(label.item), label.place, int(label.again), label.form,
+            csv_cell(label.annotator), csv_cell(label.item), label.place, int(label.again), label.form,
             datetime.fromtimestamp(label.at, timezone.utc).isoformat(timespec="seconds"), label.seconds,
             int(label.skipped), int(label.seen),
-            label.shown or "", label.choice or "", _plain(preferred), _plain(rated),
+            label.shown or "", label.choice or "", csv_cell(preferred), csv_cell(rated),
             *("" if (value := label.ratings.get(name)) is None else value for name in scales),
             *(int(name in label.flags) for name in flags),
-            _plain(label.missing or ""), "" if score is None else round(score, 6), _plain(label.comment or ""),
-            _plain(item.topic if item is not None else ""),
+            csv_cell(label.missing or ""), "" if score is None else round(score, 6), csv_cell(label.comment or ""),
+            csv_cell(item.topic if item is not None else ""),
         ])  # fmt: skip
     return out.getvalue()
-
-
-def _plain(text: str) -> str:
-    text = clean(text)
-    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -5,6 +5,7 @@ F1 is 2PR / (P + R), the harmonic mean of precision and recall; docs/metrics.md 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -89,18 +90,26 @@ class Bleu:
         return one.score, [*one.counts, *one.totals, one.sys_len, one.ref_len]
 
     def pooled(self, counts: Sequence[float]) -> float:
-        """BLEU of many texts from the sums of their counts; what sacrebleu's corpus_score gives."""
-        found = [round(count) for count in counts]
-        orders = (len(found) - 2) // 2
+        """BLEU of many texts from the sums of their counts; what sacrebleu's corpus_score gives. Counts a little beside whole ones have a
+        figure a little beside, for an interval is made by the slopes; of less than a half of one there is none.
+        """
+        found = [count if count >= 0.5 else 0 for count in counts]
+        own, orders = (found[-2], found[-1]), (len(found) - 2) // 2
+        whole = round(own[0]), round(own[1])  # sacrebleu takes no other lengths
         score = self._many.compute_bleu(
-            found[:orders], found[orders:-2], found[-2], found[-1], smooth_method=self._many.smooth_method, max_ngram_order=orders
+            found[:orders], found[orders:-2], *whole, smooth_method=self._many.smooth_method, max_ngram_order=orders
         )
-        return float(score.score)
+        return float(score.score) * _penalty(*own) / _penalty(*whole)
 
     def signature(self, texts: Sequence[str], references: Sequence[str]) -> str:
         """Of the figure of many texts; known once it was computed."""
         self._many.corpus_score(list(texts), [list(references)])
         return str(self._many.get_signature())
+
+
+def _penalty(length: float, reference: float) -> float:
+    """By which BLEU is less where all texts together are shorter than their references."""
+    return math.exp(1 - reference / length) if 0 < length < reference else 1.0
 
 
 class Chrf:

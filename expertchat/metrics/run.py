@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.config import ConfigError
+from expertchat.evaluation.statistics import FEW as INTERVAL
 from expertchat.folder.writing import write_out
 from expertchat.metrics import overlap
 from expertchat.metrics.columns import Column, columns_of
@@ -28,7 +29,7 @@ from expertchat.text.sentences import listed
 
 Values = Mapping[str, Any]
 LIKELIHOODS = {"likelihood", "reference_likelihood"}  # measures that need a model
-FEW = 10  # groups below which bootstrapped intervals are rather too narrow
+FEW = 10  # groups below which intervals are wide
 
 
 @dataclass
@@ -174,10 +175,11 @@ def _notes(rows: Sequence[Row], systems: Sequence[str], groups: int) -> list[str
     if empty := [row for row in rows if blank(row.text)]:
         names = ", ".join(row.item.id for row in empty[:3]) + (", ..." if len(empty) > 3 else "")
         found.append(f"{len(empty)} of {len(rows)} texts are empty and enter no figure ({names})")
-    if groups < 2:
-        found.append("all texts are of one group (dialogue or topic): no interval can be given")
+    if groups < INTERVAL:
+        of = "one group (dialogue or topic)" if groups == 1 else f"only {groups} groups (dialogues or topics)"
+        found.append(f"all texts are of {of}: no interval can be given")
     elif groups < FEW:
-        found.append(f"only {groups} groups (dialogues or topics): the intervals are rather too narrow, and so few texts show little")
+        found.append(f"only {groups} groups (dialogues or topics): the intervals are wide, for so few show little")
     if len(set(systems)) > 1 and not any(row.item.pair for row in rows):
         found.append("the texts of the systems are not pairs to one same context: no paired difference")
     if len(set(Counter(systems).values())) > 1 and "distinct_1" in rows[0].values:

@@ -23,12 +23,12 @@ from expertchat.text.measures import distinct_n
 
 ALL, FIRST, SECOND = "all", "first", "second"
 Figure = dict[str, Any]
-ADDED: dict[str, tuple[str, str, int]] = {  # what adds up: of which counts, its title, its digits
-    "perplexity_all": ("likelihood", "perplexity, all texts", 2),
-    "logp_byte_all": ("likelihood", "log-likelihood a byte, all texts", 3),
-    "perplexity_reference_all": ("reference_likelihood", "perplexity, all references", 2),
-    "bleu_all": ("bleu", "BLEU, all texts", 2),
-}
+ADDED = (  # what adds up, of the counts that its measure keeps
+    Column("perplexity_all", "likelihood", "perplexity, all texts", 2, least=1.0, most=math.inf),
+    Column("perplexity_reference_all", "reference_likelihood", "perplexity, all references", 2, least=1.0, most=math.inf),
+    Column("logp_byte_all", "likelihood", "log-likelihood a byte, all texts", least=-math.inf, most=0.0),
+    Column("bleu_all", "bleu", "BLEU, all texts", 2, most=100.0),
+)
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
@@ -70,7 +70,7 @@ def _mean(values: Sequence[tuple[float, str]], seed: int) -> Figure:
 
 
 def _within(figure: Figure, column: Column) -> Figure:
-    """A mean whose interval does not reach beyond what a mean can be."""
+    """A figure whose interval does not reach beyond what it can be."""
     bounds = {name: bound if (bound := figure[name]) is None else min(max(bound, column.least), column.most) for name in ("low", "high")}
     return {**figure, **bounds}
 
@@ -99,11 +99,13 @@ def added(rows: Sequence[Row], systems: Sequence[str], seed: int, bleu: Callable
         "logp_byte_all": lambda sums: sums[0] / sums[2] if sums[2] else math.nan,
     } | ({} if bleu is None else {"bleu_all": bleu})
     found = []
-    for name, formula in formulas.items():
-        counts, title, digits = ADDED[name]
-        if any(counts in row.counts for row in rows):
-            by_system = {system: _added(rows, systems, system, counts, formula, seed) for system in dict.fromkeys(systems)}
-            found.append({"name": name, "title": title, "digits": digits, "systems": by_system})
+    for column in ADDED:
+        if column.name in formulas and any(column.measure in row.counts for row in rows):
+            by_system = {
+                system: _within(_added(rows, systems, system, column.measure, formulas[column.name], seed), column)
+                for system in dict.fromkeys(systems)
+            }
+            found.append({"name": column.name, "title": column.title, "digits": column.digits, "systems": by_system})
     return found
 
 

@@ -32,10 +32,13 @@ Show = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is looked at: `reply`, token by token, after `prompt`. `about`: where it comes from; `notes`: what must be known of it."""
+    """What is looked at: `reply`, token by token, after `prompt`. `text`: what it says, without what a tokenizer adds; `about`: where it
+    comes from; `notes`: what must be known of it.
+    """
 
     prompt: tuple[int, ...]
     reply: tuple[int, ...]
+    text: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     shown: bool = True  # whether the prompt was asked to be told apart from the text
@@ -69,7 +72,7 @@ def of_text(config: TokensConfig, backend: LocalBackend) -> Asked:
         messages = (Message("user", prompt),)
         before = backend.renderer.answered(messages) if text else backend.renderer.encode(messages)
         own = backend.renderer.reply(messages, Message("assistant", text), end=False) if text else []
-        return Asked(tuple(before), tuple(own), notes=notes)
+        return Asked(tuple(before), tuple(own), text, notes=notes)
     whole = tuple(backend.tokenizer(prompt + text, verbose=False)["input_ids"])
     begun = tuple(backend.tokenizer(prompt, verbose=False)["input_ids"]) if prompt else ()
     if not text:
@@ -81,7 +84,7 @@ def of_text(config: TokensConfig, backend: LocalBackend) -> Asked:
         notes.append("no space stands between prompt and text: they are one word")
     if not prompt:
         start = _added(backend, whole)
-    return Asked(whole[:start], whole[start:], notes=notes, shown=bool(prompt))
+    return Asked(whole[:start], whole[start:], text, notes=notes, shown=bool(prompt))
 
 
 def _added(backend: LocalBackend, ids: Sequence[int]) -> int:
@@ -124,7 +127,7 @@ def of_run(config: TokensConfig, folder: Path) -> tuple[LocalBackend, Asked]:
         "run": str(folder), "dialogue": said.transcript.id, "topic": said.transcript.topic, "turn": said.index,
         "turns": len(said.transcript.turns), "speaker": said.speaker, "candidate": said.candidate, "policy_version": version,
     }  # fmt: skip
-    return backend, Asked(tuple(prompt), tuple(reply), about, notes)
+    return backend, Asked(tuple(prompt), tuple(reply), said.text, about, notes)
 
 
 def _of_reply(said: Said) -> list[str]:
@@ -193,8 +196,14 @@ def looked_at(config: TokensConfig, backend: LocalBackend, asked: Asked) -> dict
         "notes": [*notes, *backend.info.notes],
         "prompt": {"text": "" if first else spelling.text(asked.prompt), "tokens": 0 if first else len(asked.prompt), "asked": asked.shown},
         "tokens": rows, "next": {key: next_row[key] for key in ("entropy", "five", "top")},
-        "total": total(rows, "".join(row["text"] for row in rows if row["logp"] is not None), scale),
+        "total": total(rows, _own("".join(row["text"] for row in rows if row["logp"] is not None), "" if first else asked.text), scale),
     })  # fmt: skip
+
+
+def _own(spelt: str, text: str) -> str:
+    """What tokens spell, without the space that a tokenizer has put before the text."""
+    bare = spelt.lstrip()
+    return text[: len(text) - len(text.lstrip())] + bare if text.strip() and bare.startswith(text.strip()) else spelt
 
 
 def _first(token: int, piece: str, spelling: Spelling) -> dict[str, Any]:

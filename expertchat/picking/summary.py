@@ -8,7 +8,8 @@ from itertools import combinations
 from typing import Any
 
 from expertchat.evaluation.by_topic import share_of
-from expertchat.evaluation.counts import Effects, effects, evenness
+from expertchat.evaluation.counts import effects, evenness
+from expertchat.evaluation.draws import FEWEST
 from expertchat.records import Pick, PickRow
 
 NONE = "none"
@@ -18,7 +19,7 @@ Order = tuple[str, ...]
 def summarise(
     rows: Sequence[PickRow], picks: Sequence[Pick], orders: Sequence[Order], seed: int, resamples: int = 2000
 ) -> dict[str, Any]:
-    """What summary.json holds. Intervals draw whole groups.
+    """What summary.json holds. Intervals draw whole groups; those of the odds let them vary.
 
     `orders`: for each order what was picked, and `uneven`, the probability of counts so uneven by chance. `systems` and `places`: shares of
     all picks. `first`: that of the first place (1 / k of k texts where the place does not count). `consistent`: rows in which all orders
@@ -34,6 +35,9 @@ def summarise(
         if pick.choice is not None:
             by_row[pick.row][tuple(pick.order)] = pick.choice
     given = [pick for pick in picks if pick.choice is not None]
+    by_group: dict[str, dict[Order, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))  # of one group alone its rows
+    for pick in given:
+        by_group[groups[pick.row] if len(set(groups.values())) >= FEWEST else pick.row][tuple(pick.order)][str(pick.choice)] += 1
 
     def figure(values: Mapping[str, Sequence[float]]) -> dict[str, float | int | None]:
         """A mean over all values, by row."""
@@ -70,7 +74,7 @@ def summarise(
             {row: [float(said[orders[0]] == said[turned])] for row, said in by_row.items() if orders[0] in said and turned in said}
         ),
         "even": 1 / k,
-        "odds": _odds(effects({order: counts for order, counts in by_order.items()}), len(whole)),
+        "odds": _odds(by_order, by_group, len(whole)),
     }
     summary["first"] = summary["places"]["1"]
     if given:
@@ -88,9 +92,9 @@ def _order(order: Order, counts: Mapping[str, int], names: Sequence[str]) -> dic
     }  # fmt: skip
 
 
-def _odds(found: Effects | None, rows: int) -> dict[str, Any] | None:
-    """The odds as they are written. Orders of one row are not independent, so the bounds are those of the picks taken by themselves."""
-    if found is None:
+def _odds(by_order: Mapping[Order, Counter[str]], by_group: Mapping[str, Mapping[Order, Counter[str]]], rows: int) -> dict[str, Any] | None:
+    """The odds as they are written; None where there are none, or nothing that varies."""
+    if len(by_group) < FEWEST or (found := effects(by_order, list(by_group.values()))) is None:
         return None
     keys = ("value", "low", "high", "p")
     systems = {f"{one} : {other}": dict(zip(keys, odds, strict=True)) for (one, other), odds in found.systems.items()}

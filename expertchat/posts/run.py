@@ -35,6 +35,7 @@ from expertchat.sources.read import read_items
 from expertchat.talk.cast import load_cast
 from expertchat.talk.journal import Journal
 from expertchat.talk.topics import given_topics
+from expertchat.text.cells import csv_cell
 from expertchat.text.language import language_of
 from expertchat.text.likeness import blank
 from expertchat.text.refusals import refuses
@@ -292,9 +293,9 @@ def _rows(posts: Sequence[Post]) -> str:
 
 
 def _csv(posts: Sequence[Post]) -> str:
-    """One column, Posts."""
+    """One column, Posts; those that a table program would take for formulas have an apostrophe."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([["Posts"], *([post.text] for post in posts)])
+    csv.writer(out, lineterminator="\n").writerows([["Posts"], *([csv_cell(post.text)] for post in posts)])
     return out.getvalue()
 
 
@@ -313,7 +314,8 @@ def check_briefs(config: PostsConfig) -> Iterator[str]:
     world = config.model.family == "world"
     for name, language in config.languages.root.items():
         if world and language.wording is not None:
-            yield f"languages.{name}: the embedded models cannot be asked for posts; take languages=[embedded], or another model"
+            # Under the model's own key: where another model was named and is wrong, nothing is said of the one in its place.
+            yield f"model.family=world: the embedded models cannot write posts in '{name}'; take languages=[embedded], or another model"
     try:
         briefs_of(config)
     except ConfigError as error:

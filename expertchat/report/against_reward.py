@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from expertchat.config import ConfigError
 from expertchat.report.drawing import COLOURS, FAINT, MARKS, drawn
 from expertchat.report.parts import Figure, Number
-from expertchat.report.shapes import Axis, interval, name_of, written
+from expertchat.report.shapes import Axis, interval, label_of, name_of, written
 from expertchat.text.in_words import line as clean_line
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def truth_against_reward(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
             if low is not None and high is not None:
                 axes.plot([x, x], [low, high], color=look, linewidth=0.9)
             mark = MARKS[(i + i // len(COLOURS)) % len(MARKS)]
-            axes.plot([x], [y], color=look, marker=mark, linestyle="none", markersize=6, label=name)
+            axes.plot([x], [y], color=look, marker=mark, linestyle="none", markersize=6, label=label_of(name))
         what = "of held-out replies, policy less base" if reward == HELD_OUT else "of the candidates, last rounds less first"
         axes.set_xlabel(f"reward {what}")
         axes.set_ylabel("truth, policy less base")

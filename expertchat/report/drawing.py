@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 from expertchat.config import ConfigError
 from expertchat.folder.writing import reason
 from expertchat.report.parts import Figure
+from expertchat.text.cells import csv_cell
 from expertchat.text.in_words import line
 
 INK = "#1c1c1c"
@@ -76,8 +77,7 @@ def table(figure: Figure) -> str:
     """What is drawn, as CSV; no figure is an empty cell."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(figure.columns)
-    writer.writerows(figure.rows)
+    writer.writerows([csv_cell(value) for value in row] for row in (figure.columns, *figure.rows))
     return out.getvalue()
 
 

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from expertchat.report.parts import Figure, Report, Section, Shown
+from expertchat.text.cells import markdown
 from expertchat.text.in_words import line
 
 PUBLISHED = "In italics: what others have reported; nothing of it was measured here."
 
 
-def inside(text: str) -> str:
-    """A text in a cell or a line: data, and no markup."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
-
-
 def table(shown: Shown, level: int = 2) -> str:
     """A table with its heading."""
-    lines = [f"{'#' * level} {inside(shown.title)}", "", "| | " + " | ".join(map(inside, shown.columns)) + " |"]
+    lines = [f"{'#' * level} {markdown(shown.title)}", "", "| | " + " | ".join(map(markdown, shown.columns)) + " |"]
     lines.append("|---" * (len(shown.columns) + 1) + "|")
     for name, cells in shown.rows.items():
-        said = f"*{inside(name)}*" if name in shown.published else inside(name)
-        lines.append(f"| {said} | " + " | ".join(inside(str(cell)) for cell in cells) + " |")
+        said = f"*{markdown(name)}*" if name in shown.published else markdown(name)
+        lines.append(f"| {said} | " + " | ".join(markdown(str(cell)) for cell in cells) + " |")
     if shown.published:
         lines += ["", PUBLISHED]
     return "\n".join([*lines, *(["", shown.note] if shown.note else [])])
@@ -48,11 +44,10 @@ def _figure(figure: Figure, pictures: str | None) -> str:
     note = f" {_plain(figure.note)}" if figure.note else ""
     if pictures is None:
         return f"**{_plain(figure.title)}.** {_plain(figure.alt)}{note}"
-    alt = _plain(figure.alt).replace("[", "(").replace("]", ")")
-    return f"![{alt}]({pictures}/{figure.name}.svg)\n\n**{_plain(figure.title)}.**{note}"
+    return f"![{_plain(figure.alt)}]({pictures}/{figure.name}.svg)\n\n**{_plain(figure.title)}.**{note}"
 
 
 def _plain(text: str) -> str:
     """A sentence that may hold names of others: no heading, list or link can begin in it."""
-    said = inside(line(text)).replace("[", "\\[").replace("*", "\\*").replace("_", "\\_")
+    said = markdown(line(text))
     return f"\\{said}" if said[:1] in ("#", "-", "+", ">", "=") else said

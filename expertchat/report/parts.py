@@ -36,14 +36,22 @@ LARGE = 10_000.0  # from here on a figure is written in thousands
 def short(value: float | int | str) -> str:
     """A figure with four digits that count, a large one with all before the point.
 
-    >>> short(0.45214), short(5.0), short(66799.4), short(3)
-    ('0.4521', '5', '66,799', '3')
+    >>> short(0.45214), short(5.0), short(66799.4), short(9999.7), short(3), short(-0.0)
+    ('0.4521', '5', '66,799', '10,000', '3', '0')
     """
     if isinstance(value, str):
         return value
     if not isinstance(value, float):
         return str(value)
-    return f"{value:,.0f}" if LARGE <= abs(value) < math.inf else f"{value:.4g}"
+    return rounded(value, 4, LARGE)
+
+
+def rounded(value: float, digits: int, large: float) -> str:
+    """A number with so many digits that count; one that is `large` then, with all before the point."""
+    text = f"{value:.{digits}g}"
+    if large <= abs(float(text)) < math.inf:
+        return f"{value:,.0f}"
+    return text if float(text) else "0"
 
 
 @dataclass(frozen=True)

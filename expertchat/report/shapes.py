@@ -21,6 +21,7 @@ LONGEST = 44  # letters of a name
 MOST_BARS = 4  # lines whose intervals can be told apart
 MOST_NAMES = 48  # letters of the names that stand side by side below a figure
 DODGE, ASIDE = 0.012, 0.03  # of the axis: between points at one place, and from there to what was measured apart
+UNSEEN = "\u200b"  # a space without a width
 HALF, LINE = (4.2, 2.7), 0.17  # inches: two side by side; a line of names below
 
 
@@ -84,6 +85,11 @@ def file_name(text: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in text)
 
 
+def label_of(name: str) -> str | None:
+    """A name in a legend; one that begins with _ stands in none unless something is before it."""
+    return f"{UNSEEN}{name}" if name.startswith("_") else name or None
+
+
 def number(value: object) -> float | None:
     """What can be drawn."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
@@ -93,7 +99,7 @@ def written(value: float | None, axis: Axis) -> str:
     """ "71.2 %", "0.4521"."""
     if value is None:
         return MISSING
-    return f"{100 * value:.1f} %" if axis.percent else short(float(value))
+    return f"{100 * value:.1f} %".replace("-0.0 ", "0.0 ") if axis.percent else short(float(value))
 
 
 def cell_of(title: str, value: object = None, low: object = None, high: object = None) -> Cell:
@@ -165,12 +171,12 @@ def _curve(axes: Axes, i: int, one: Series, axis: Axis, at: Callable[[float], fl
     gap = float("nan")
     x = [at(point.x) for point in one.points]
     y = [gap if point.value is None else axis.factor * point.value for point in one.points]
-    axes.plot(x, y, color=colour, linestyle=dash, marker=mark if few else None, label=one.name or None, clip_on=False)
+    axes.plot(x, y, color=colour, linestyle=dash, marker=mark if few else None, label=label_of(one.name), clip_on=False)
     _bars(axes, one.points, axis, at, colour)
     known = [point for point in one.apart if point.value is not None]
     if known:
         places = [axis.factor * (point.value or 0.0) for point in known]
-        label = None if one.points else one.name
+        label = None if one.points else label_of(one.name)
         axes.plot([aside(point.x) for point in known], places, color=colour, linestyle="none", marker=mark, markersize=8, fillstyle="none",
                   markeredgewidth=1.4, label=label)  # fmt: skip
         _bars(axes, known, axis, aside, colour)
@@ -356,11 +362,12 @@ def beside(name: str, title: str, axis: Axis, groups: Mapping[str, Sequence[Row]
                     axes.plot(ends, [place, place], color=look["color"], linewidth=1.1, marker="|", markersize=4)
                 if row.value is not None:
                     axes.plot([axis.factor * row.value], [place], linestyle="none", markersize=5, clip_on=False, **look)  # type: ignore[arg-type]
-            axes.plot([], [], linestyle="none", label=group, **look)  # type: ignore[arg-type]
+            axes.plot([], [], linestyle="none", label=label_of(group), **look)  # type: ignore[arg-type]
         axes.set_yticks(range(len(things)), things)
         axes.set_ylim(len(things) - 0.4, -0.6)
         values = [row.value for rows in shown.values() for row in rows if row.value is not None]
-        _limits(axes, axis, values, "x", [bound for rows in shown.values() for row in rows for bound in (row.low, row.high) if bound])
+        bounds = [bound for rows in shown.values() for row in rows for bound in (row.low, row.high) if bound is not None]
+        _limits(axes, axis, values, "x", bounds)
         if axes.figure is not None:
             axes.figure.legend(loc="outside lower left", ncols=_columns(list(shown)))
 

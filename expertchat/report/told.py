@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,15 +17,17 @@ from expertchat.text.likeness import blank
 Line = Mapping[str, Any]
 Way = tuple[str, str]  # (who was judged, by whom)
 RESAMPLES = 1000
+RATING, COSINE, ANY = (1.0, 10.0), (-1.0, 1.0), (-math.inf, math.inf)  # between which they lie
 
 
 @dataclass
 class Values:
-    """Numbers with the topic that each belongs to, by which intervals draw."""
+    """Numbers with the topic that each belongs to, by which intervals draw. `scale`: no interval reaches beyond, unless a number does."""
 
     numbers: list[float] = field(default_factory=list)
     topics: list[str] = field(default_factory=list)
     lacking: int = 0
+    scale: tuple[float, float] = ANY
 
     def add(self, number: object, topic: str) -> None:
         if isinstance(number, int | float) and not isinstance(number, bool):
@@ -36,8 +39,9 @@ class Values:
     def cell(self) -> Cell:
         if not self.numbers:
             return Cell(None)
-        low, high = mean_by_cluster(self.numbers, self.topics, seed=0, resamples=RESAMPLES)
-        return Cell(fmean(self.numbers), low, high)
+        least, most = min(self.scale[0], *self.numbers), max(self.scale[1], *self.numbers)
+        bounds = mean_by_cluster(self.numbers, self.topics, seed=0, resamples=RESAMPLES)
+        return Cell(fmean(self.numbers), *(None if bound is None else min(max(bound, least), most) for bound in bounds))
 
 
 @dataclass
@@ -70,7 +74,8 @@ def of(by_way: Mapping[Way, Values], who: str) -> list[Values]:
 
 def pooled(several: Iterable[Values]) -> Values:
     """All of them as one."""
-    found = Values()
+    several = list(several)
+    found = Values(scale=several[0].scale) if several else Values()
     for values in several:
         found.numbers += values.numbers
         found.topics += values.topics
@@ -88,12 +93,12 @@ def read(run: RunReader, told: Told, name: str = "") -> None:
         _turns(line.get("turns") or (), told)
     for line in run.lines("ratings"):
         _rating(line, told, name)
-    for kind, into, key in (("wim", told.wim, "cosine"), ("rewards", told.rewards, "value")):
+    for kind, into, key, scale in (("wim", told.wim, "cosine", COSINE), ("rewards", told.rewards, "value", ANY)):
         for line in run.lines(kind):
             told.asked[kind] += 1
             if line.get(key) is None:
                 told.faults[kind, str(line.get("fault") or line.get("problem") or "no number")] += 1
-            into.setdefault(_way(line), Values()).add(line.get(key), told.topics.get(name + str(line.get("transcript")), ""))
+            into.setdefault(_way(line), Values(scale=scale)).add(line.get(key), told.topics.get(name + str(line.get("transcript")), ""))
 
 
 def _turns(turns: Iterable[Line], told: Told) -> None:
@@ -121,10 +126,10 @@ def _rating(line: Line, told: Told, name: str) -> None:
     if line.get("mass") is not None:
         told.mass.setdefault(str(line.get("judge")), []).append(float(line["mass"]))
     if line.get("candidate") is not None or line.get("turn") is not None:
-        told.candidates.setdefault(_way(line), Values()).add(number, topic)
+        told.candidates.setdefault(_way(line), Values(scale=RATING)).add(number, topic)
         if isinstance(place := line.get("turn"), int):
-            told.places.setdefault(_way(line), {}).setdefault(place, Values()).add(number, topic)
+            told.places.setdefault(_way(line), {}).setdefault(place, Values(scale=RATING)).add(number, topic)
         return
-    told.ratings.setdefault((_way(line), category), Values()).add(number, topic)
+    told.ratings.setdefault((_way(line), category), Values(scale=RATING)).add(number, topic)
     if number is not None:
         told.cases.setdefault((dialogue, str(line.get("subject")), category), {})[str(line.get("judge"))] = float(number)

@@ -14,10 +14,11 @@ from expertchat.report.drawing import COLOURS, MARKS
 from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
 from expertchat.report.talk import map_at
+from expertchat.report.told import RATING, Values
 from expertchat.report.verdict_arms import ON_ROWS
 from expertchat.report.words import counted, interval, listed, rate, unfinished
 from expertchat.reward_models.config import TYPES
-from expertchat.text.card_in_words import FLAGGED, finding, names
+from expertchat.text.card_in_words import FLAGGED, THE_TRUTH, finding, names
 from expertchat.text.in_words import line
 
 if TYPE_CHECKING:
@@ -138,10 +139,11 @@ def _posted(run: RunReader) -> str | None:
 
 def said_of_card(card: Mapping[str, Any] | None) -> str | None:
     """Who is right most often, where something is there to hold judges against, and what is wrong with whom."""
-    if card is None or not card["judges"]:
+    judges = [row for row in card["judges"] if row["judge"] != THE_TRUTH] if card is not None else []
+    if card is None or not judges:
         return None
-    said = f"{counted(len(card['judges']), 'judge')} on {card['items']:,} items"
-    called = list(zip(names(card["judges"]), (row["figures"] for row in card["judges"]), strict=True))
+    said = f"{counted(len(judges), 'judge')} on {card['items']:,} items"
+    called = list(zip(names(judges), (row["figures"] for row in judges), strict=True))
     right = [(one["agreement"], who) for who, one in called if one["agreement"]["value"] is not None]
     if right and card["against"]:
         best, who = max(right, key=lambda one: float(one[0]["value"]))
@@ -203,8 +205,9 @@ def _drawing(topics: Mapping[Dialogue, str], given: Given) -> Figure | None:
     if not who:
         return None
     values = {one: [fmean(by[one]) for by in given.values() if one in by] for one in who}
-    bounds = {one: mean_by_cluster(values[one], [topics.get(key, "") for key, by in given.items() if one in by], seed=0, resamples=1000)
-              for one in who}  # fmt: skip
+    spoken = {one: [topics.get(key, "") for key, by in given.items() if one in by] for one in who}
+    cells = {one: Values(values[one], spoken[one], scale=RATING).cell() for one in who}
+    bounds = {one: (cell.low, cell.high) for one, cell in cells.items()}
     heights = {one: rng.uniform(-0.28, 0.28, len(values[one])) for one in who}
 
     def draw(axes: Axes) -> None:

@@ -17,7 +17,7 @@ from expertchat import __version__
 from expertchat.folder.writing import write_out
 from expertchat.report.drawing import inline_svg
 from expertchat.report.packing import Pack, packs
-from expertchat.report.parts import MISSING, Cell, Figure, Report, Shown
+from expertchat.report.parts import MISSING, Cell, Figure, Report, Shown, rounded
 from expertchat.report.transcripts import Talk
 from expertchat.text.cleaning import clean
 
@@ -99,8 +99,8 @@ def _plain(value: float | int | str | None) -> str:
     """A figure as it is read: with three digits that count, thousands apart; all of them are in the files."""
     if value is None:
         return MISSING
-    if isinstance(value, float) and abs(value) < 1000:
-        return f"{value:.3g}"
+    if isinstance(value, float):
+        return rounded(value, 3, 1000.0)
     return value if isinstance(value, str) else f"{value:,.0f}"
 
 

@@ -18,6 +18,7 @@ from expertchat.records import Speaker
 from expertchat.runs.arm import Row, row
 from expertchat.runs.learnt import NO_ARM, Run
 from expertchat.runs.pooled import Pool, better, held_against, pool_of
+from expertchat.text.cells import csv_cell
 
 __all__ = ["NO_ARM", "Row", "Run", "Table", "arms", "arms_of", "bundles", "is_training", "read_run", "run_arms"]
 SUFFIXES = (".md", ".csv", ".json", ".svg")
@@ -241,7 +242,8 @@ def as_csv(rows: Sequence[Row]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**one, "seeds": " ".join(map(str, one["seeds"]))} for one in rows)
+    flat = ({**one, "seeds": " ".join(map(str, one["seeds"]))} for one in rows)
+    writer.writerows({name: csv_cell(value) for name, value in one.items()} for one in flat)
     return out.getvalue()
 
 

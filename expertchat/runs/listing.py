@@ -20,6 +20,7 @@ from expertchat.folder.writing import write_out
 from expertchat.runs.seen import Seen, below
 from expertchat.runs.states import STATES, state_of
 from expertchat.slurm.queue import Answer, Run, states
+from expertchat.text.cells import csv_cell
 from expertchat.text.in_words import event_in_words
 
 SUFFIXES = (".json", ".csv")
@@ -167,6 +168,6 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer = csv.DictWriter(out, [key for key in Row.__annotations__ if key != "tasks"], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for one in rows:
-        writer.writerow(one)
-        writer.writerows({**task, "name": f"{one['name']}/{task['name']}"} for task in one["tasks"])
+        tasks = ({**task, "name": f"{one['name']}/{task['name']}"} for task in one["tasks"])
+        writer.writerows({name: csv_cell(value) for name, value in line.items()} for line in (one, *tasks))
     return out.getvalue()

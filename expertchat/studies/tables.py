@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from expertchat.folder.jsonl import read_json, read_lines
-from expertchat.report.markdown import inside, table
+from expertchat.report.markdown import table
 from expertchat.report.parts import Cell, Shown
 from expertchat.report.words import interval
 from expertchat.studies.written import FIGURE, Step, StudyFile, TableFile
+from expertchat.text.cells import code, markdown
 
 SUMMARY, LINES, LACKS = "summary.json", ".jsonl", "1-"
 PLACE = re.compile(r"-?\d+")
@@ -144,12 +145,12 @@ def _answers(path: Path, count: int) -> list[str | None]:
 def report(study: StudyFile, asked: Sequence[str], steps: Sequence[Step], seconds: Mapping[str, float]) -> str:
     """The study as Markdown: what came out, what it is, its tables, and every command that was run. `asked`: its name, size and words."""
     tables = tables_of(study, steps)
-    said = [inside(one or "") for one in (finding(study, tables), study.cannot)]
+    said = [markdown(one or "") for one in (finding(study, tables), study.cannot)]
     parts = [f"# {study.title}", *said, study.about.strip(), *map(table, tables.values())]
-    lines = [f"| {step.name} | {inside(step.about)} | `expertchat {inside(shlex.join([step.command, *step.words]))}` "
+    lines = [f"| {step.name} | {markdown(step.about)} | `expertchat {code(shlex.join([step.command, *step.words]))}` "
              f"| {seconds.get(step.name, 0):.0f} |" for step in steps]  # fmt: skip
     whole = "\n".join(["| step | what | command | s |", "|---|---|---|---|", *lines])
-    parts += ["## What was run", f"`expertchat study {inside(shlex.join(asked))}`", whole]
+    parts += ["## What was run", f"`expertchat study {code(shlex.join(asked))}`", whole]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 from expertchat.text.sentences import clean, one_line
 
 NONE = "-"  # no figure
+THE_TRUTH = "the truth"  # the yardstick's row, which is no judge's; a rule may be called truth
 Values = Mapping[str, Any]
 Estimate = Mapping[str, Any]
 
@@ -113,11 +115,12 @@ def finding(name: str, figure: Estimate) -> str:
 
 
 def names(rows: Sequence[Values]) -> list[str]:
-    """Each judge's name, and what tells it from the others: form and wording."""
-    found = []
+    """Each judge's name, and what tells it from the others: form and wording, and a number where these do not. Tables go by it."""
+    found: list[str] = []
     for row in rows:
-        known = [one for one in (row["form"], row["wording"]) if one and one not in row["judge"]]
-        found.append(one_line(clean(f"{row['judge']} ({', '.join(known)})" if known else row["judge"])))
+        known = [one for one in (row["form"], row["wording"]) if one and one not in row["judge"] and row["judge"] != THE_TRUTH]
+        name = one_line(clean(f"{row['judge']} ({', '.join(known)})" if known else row["judge"]))
+        found.append(name if name not in found else next(other for n in count(2) if (other := f"{name} {n}") not in found))
     return found
 
 

@@ -7,6 +7,15 @@ from typing import Any
 
 from expertchat.text.cleaning import clean, one_line
 
+# Why a dialogue ended; docs/dialogues.md says when.
+STOPPED = {
+    "turns": "all turns are spoken",
+    "nothing_new": "nobody has anything new to add",
+    "loop": "the talk went in circles",
+    "blank": "nobody says anything any more",
+    "context_full": "the context is full",
+    "token_limit": "the token limit is reached",
+}
 SIGNALS = {"SIGUSR1": "at the time limit", "SIGTERM": "from outside (SIGTERM)", "SIGINT": "by Ctrl-C"}
 
 

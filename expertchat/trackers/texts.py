@@ -9,6 +9,7 @@ from typing import Any
 
 from expertchat.folder.reader import RunReader
 from expertchat.records import finite, round_of
+from expertchat.text.cells import markdown
 from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
 
@@ -43,7 +44,7 @@ class Texts:
 
     def markdown(self) -> str:
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return "\n".join("| " + " | ".join(line(str("" if x is None else x)).replace("|", "\\|") for x in row) + " |" for row in lines)
+        return "\n".join("| " + " | ".join(markdown(str("" if x is None else x)) for x in row) + " |" for row in lines)
 
 
 def told_of(run: RunReader, known: Mapping[str, int]) -> tuple[list[Talk], list[Texts], dict[str, int]]:

@@ -10,10 +10,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from expertchat.text.cells import markdown as as_markdown
 from expertchat.text.sentences import clean, one_line
 from expertchat.views.console import open_console
 from expertchat.views.figures import NONE, percent, span
 from expertchat.views.looks import indented, verdict
+from expertchat.views.metrics import number
 from expertchat.views.scatter import Dot, scatter
 
 Row = Mapping[str, Any]
@@ -23,7 +25,7 @@ WIDE = 150  # a screen that takes all columns side by side
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return NONE if value is None else f"{value:.{digits}f}"
+    return number(value, digits)
 
 
 def _both(row: Row, name: str, digits: int = 2) -> str:
@@ -52,7 +54,7 @@ def _change(name: str, points: bool = False) -> Callable[[Row], str]:
     """Policy less base, with its sign."""
 
     def signed(value: float | None) -> str:
-        return NONE if value is None else f"{100 * value:+.1f}" if points else f"{value:+.2f}"
+        return number(None if value is None else 100 * value, 1, sign=True) if points else number(value, 2, sign=True)
 
     return lambda row: _with_span(row, name, signed, " to ")
 
@@ -182,15 +184,15 @@ def dots(rows: Sequence[Row]) -> list[Dot]:
 def markdown(values: Mapping[str, Any]) -> str:
     """The table as Markdown, with its caption and notes."""
     rows = values["arms"]
-    notes = [f"- {one_line(clean(note))}" for note in values["notes"]]
-    parts = [_rows(columns(rows)), caption(rows)]
+    notes = [f"- {as_markdown(note)}" for note in values["notes"]]
+    parts = [_rows(columns(rows)), as_markdown(caption(rows))]
     parts += [_rows(pleased(rows)), PLEASED_SAID] if pleased(rows) else []
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 
 def _rows(shown: Sequence[Column]) -> str:
     lines = ["| " + " | ".join(title for title, _ in shown) + " |", "|---|" + "---:|" * (len(shown) - 1)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in zip(*(c for _, c in shown), strict=True)]
+    lines += ["| " + " | ".join(map(as_markdown, cells)) + " |" for cells in zip(*(c for _, c in shown), strict=True)]
     return "\n".join(lines)
 
 

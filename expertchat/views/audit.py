@@ -24,6 +24,7 @@ from expertchat.text.card_in_words import (
     together,
     written,
 )
+from expertchat.text.cells import markdown as as_markdown
 from expertchat.text.sentences import clean, one_line
 from expertchat.views.arms import Column, fitting
 from expertchat.views.console import open_console
@@ -103,14 +104,14 @@ def markdown(card: Values) -> str:
             if rows and (found := columns(rows, shapes)) and (not title or theme in LEFT_OUT):
                 parts += [f"**{theme}**{title}", _grid([("judge", names(rows)), answered(rows), *found])]
     for name, ranking in rankings(card):
-        parts += [f"**Ranking by {name}**", _grid(places(ranking))]
-    lines = [f"- {line}" for line in (*together(card), *alternatives(card), *(one_line(clean(note)) for note in card["notes"]))]
+        parts += [f"**Ranking by {as_markdown(name)}**", _grid(places(ranking))]
+    lines = [f"- {as_markdown(line)}" for line in (*together(card), *alternatives(card), *card["notes"])]
     return "\n\n".join([*parts, *(["\n".join(lines)] if lines else [])]) + "\n"
 
 
 def _grid(columns: Sequence[Column]) -> str:
     rows = [[title for title, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
-    head, *lines = ["| " + " | ".join(one.replace("|", "\\|") for one in row) + " |" for row in rows]
+    head, *lines = ["| " + " | ".join(map(as_markdown, row)) + " |" for row in rows]
     return "\n".join([head, "|---|" + "---:|" * (len(columns) - 1), *lines])
 
 

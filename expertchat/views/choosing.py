@@ -12,6 +12,7 @@ from expertchat import events
 from expertchat.text.in_words import line
 from expertchat.views import words
 from expertchat.views.bar import BarView
+from expertchat.views.metrics import number
 
 CHOOSER = "chooser"
 EXAMPLES, SHOWN = 2, 300  # choices that are shown at the end, and characters of each
@@ -166,7 +167,7 @@ def _written(figure: Values, factor: float, digits: int) -> str:
     """ "71.2 (66.6-75.5)"; "" where there is none."""
     if figure["value"] is None:
         return ""
-    text = f"{factor * figure['value']:.{digits}f}"
+    text = number(factor * figure["value"], digits)
     if figure["low"] is None or figure["high"] is None:
         return text
-    return f"{text} ({factor * figure['low']:.{digits}f} to {factor * figure['high']:.{digits}f})"
+    return f"{text} ({number(factor * figure['low'], digits)} to {number(factor * figure['high'], digits)})"

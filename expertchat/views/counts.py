@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from expertchat.text.cells import markdown as as_markdown
 from expertchat.text.sentences import clean, one_line
 from expertchat.views.console import open_console, prose
 
@@ -46,12 +47,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 def markdown(values: Mapping[str, Any]) -> str:
     """The table as Markdown."""
-    lines = [HEADS, ["---"] * len(HEADS), *([_inside(row["name"]), *cells(row)] for row in values["rows"])]
+    lines = [HEADS, ["---"] * len(HEADS), *([as_markdown(row["name"]), *cells(row)] for row in values["rows"])]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    parts = [f"# {_inside(values['title'])}", table, f"{_inside(values['says'])}.", _inside(values["note"])]
+    parts = [f"# {as_markdown(values['title'])}", table, f"{as_markdown(values['says'])}.", as_markdown(values["note"])]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _inside(text: str) -> str:
-    """A text in a cell: data, and no markup."""
-    return one_line(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

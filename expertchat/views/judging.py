@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.table import Table
+from rich.text import Text
 
 from expertchat import events
 from expertchat.text.in_words import line
 from expertchat.views import words
+from expertchat.views.arms import Column, fitting
 from expertchat.views.bar import BarView
 
 PLACES = ("first", "second", "tie")
@@ -39,29 +41,40 @@ class JudgingView(BarView):
     def show_end(self, summary: Mapping[str, Any]) -> None:
         if judges := summary.get("judges"):
             self.console.print()
-            table = judges_table(judges)
-            self.console.print(table)
-            for said in (said for title, said in LEGEND if title in [column.header for column in table.columns]):
+            columns = judges_columns(judges)
+            for table in tables(columns, self.console.width):
+                self.console.print(table)
+            for said in (said for title, said in LEGEND if title in [title for title, _ in columns]):
                 self._say(said, "dim")
-            if (won := wins_table(judges)) is not None:
+            if won := wins_columns(judges):
                 self.console.print()
-                self.console.print(won)
+                for table in tables(won, self.console.width, "times chosen"):
+                    self.console.print(table)
             self.console.print()
 
 
-def judges_table(judges: Mapping[str, Any]) -> Table:
-    """A row for each judge: how much it answered and what it says on the whole. Columns that nobody has anything for are left out."""
+def judges_columns(judges: Mapping[str, Any]) -> list[Column]:
+    """Of each judge: how much it answered and what it says on the whole. Columns that nobody has anything for are left out."""
     rows = [_row(str(name), judge) for name, judge in judges.items()]
-    used = [i for i in range(len(COLUMNS)) if any(row[i] for row in rows)]
-    table = Table(box=None, padding=(0, 2, 0, 0), collapse_padding=True, header_style="bold")
-    for i in used:
-        table.add_column(COLUMNS[i], justify="left" if i < 2 else "right", overflow="fold" if i == 0 else "ellipsis")
-    for row in rows:
-        table.add_row(*(row[i] for i in used))
-    return table
+    found = [(title, [row[i] for row in rows]) for i, title in enumerate(COLUMNS)]
+    return [(title, cells) for title, cells in found if any(cells)]
+
+
+def tables(columns: Sequence[Column], width: int, title: str | None = None) -> Iterator[Table]:
+    """The columns in as many tables as it takes for no figure to be broken; words may be, between two of them."""
+    for n, part in enumerate(fitting(columns, width)):
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", title_justify="left")
+        table.title = title if not n else None
+        for i, (head, _) in enumerate(part):
+            figures = i > 0 and head not in WORDS
+            table.add_column(Text(head), justify="right" if figures else "left", overflow="fold", no_wrap=figures)
+        for row in zip(*(cells for _, cells in part), strict=True):
+            table.add_row(*map(Text, row))
+        yield table
 
 
 COLUMNS = ("judge", "form", "items", "opinions", "no answer", "mean", "1st", "2nd", "tie", "agree", "s/1,000")
+WORDS = ("form", "no answer")  # columns that hold more than figures
 LEGEND = (  # of those columns that are there
     ("mean", "mean: of all categories, of a rule or a reward model on its own scale"),
     ("1st", "1st, 2nd: chosen by its place as shown; agree: pairs that are decided alike in both orders"),
@@ -86,21 +99,14 @@ def _row(name: str, judge: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def wins_table(judges: Mapping[str, Any]) -> Table | None:
-    """How often each system's text was chosen, in each order of presentation; None where systems are not compared."""
+def wins_columns(judges: Mapping[str, Any]) -> list[Column]:
+    """How often each system's text was chosen, in each order of presentation; none where systems are not compared."""
     rows = list(_wins(judges))
     names = sorted({name for _, _, won in rows for name in won if name != "tie"})
     if len(names) < 2:
-        return None
-    table = Table(box=None, padding=(0, 2, 0, 0), collapse_padding=True, header_style="bold", title="times chosen", title_justify="left")
-    table.add_column("judge", overflow="fold")
-    table.add_column("order shown")
-    for name in (*names, "tie"):
-        table.add_column(line(name), justify="right", overflow="fold")
-    for judge, order, won in rows:
-        told = "as listed" if order == "first" else "turned round"
-        table.add_row(line(judge) if order == "first" else "", told, *(f"{won.get(name, 0):,}" for name in (*names, "tie")))
-    return table
+        return []
+    told = [f"{line(judge)}, {'as listed' if order == 'first' else 'turned round'}" for judge, order, _ in rows]
+    return [("judge, order shown", told), *((line(name), [f"{won.get(name, 0):,}" for _, _, won in rows]) for name in (*names, "tie"))]
 
 
 def _wins(judges: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, int]]]:

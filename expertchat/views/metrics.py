@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from expertchat.text.cells import markdown as as_markdown
 from expertchat.text.sentences import clean, one_line
 from expertchat.views.console import open_console
 from expertchat.views.figures import NONE
@@ -94,9 +95,9 @@ def markdown(values: Values) -> str:
     """The table as Markdown, with its caption and remarks."""
     shown = columns(values)
     table = [[title or "measure" for title, _ in shown], *zip(*(cells for _, cells in shown), strict=True)]
-    head, *lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in table]
+    head, *lines = ["| " + " | ".join(map(as_markdown, cells)) + " |" for cells in table]
     lines = [head, "|---|" + "---:|" * (len(shown) - 1), *lines]
-    notes = [f"- {note}" for note in remarks(values)]
+    notes = [f"- {as_markdown(note)}" for note in remarks(values)]
     return "\n".join([*lines, "", caption(values), *([""] if notes else []), *notes]) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -39,11 +39,21 @@ class PickingView(BarView):
             *(f"{line(name)}: {_percent(summary['systems'][name])} of all picks" for name in names),
             f"what stood first: {_percent(summary['first'])} ({even})",
             f"the same in all orders: {_percent(summary['consistent'])} of the rows; of two orders {_percent(summary['agree'])}",
+            *_odds(summary.get("odds")),
         ):
             self._say(said, "dim")
         if summary["equal"]:
             self._say(f"in {summary['equal']:,} rows two texts are equal", "dim")
         self.console.print()
+
+
+def _odds(odds: Mapping[str, Any] | None) -> Iterator[str]:
+    """What is picked by what it is, and by its place, each with the other held equal."""
+    for key, said in (("systems", "odds, the places held equal"), ("places", "odds of the places, the texts held equal")):
+        if odds is not None:
+            yield f"{said}: " + ", ".join(
+                f"{line(name)} {one['value']:.2f} ({one['low']:.2f} to {one['high']:.2f})" for name, one in odds[key].items()
+            )
 
 
 def _percent(figure: Mapping[str, Any]) -> str:

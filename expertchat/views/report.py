@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from expertchat.report.writing import Written
 
 BINS = ("from", "to", "middle of the bin")
+VALUE = "value"  # the column that a curve is of, where there is one of that name
 PLACES = ("round", "turn", "step", "n", *BINS)  # columns that say where a number stands, not what it is
 CURVE = 30  # cells of a sparkline
 LINES = 12  # of a table; the page has all
@@ -48,10 +49,10 @@ def print_report(report: Report, stream: TextIO | None = None) -> None:
 
 def _table(shown: Shown) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, title=Text(shown.title), title_justify="left", padding=(0, 1), pad_edge=False)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for i, column in enumerate(shown.columns):
         words = any(isinstance(cells[i].value, str) for cells in shown.rows.values() if i < len(cells))
-        table.add_column(Text(column), justify="left" if words else "right")
+        table.add_column(Text(column), justify="left" if words else "right", overflow="fold")
     for name, cells in list(shown.rows.items())[:LINES]:
         table.add_row(Text(name, "italic" if name in shown.published else ""), *(Text(_short(cell)) for cell in cells))
     more = len(shown.rows) - LINES
@@ -67,7 +68,7 @@ def _curves(figure: Figure) -> RenderableType:
     """Each series of a figure as a sparkline of its first numbers: rows that begin with the same words belong together."""
     words = [i for i in range(len(figure.columns)) if any(isinstance(row[i], str) for row in figure.rows)]
     numbers = [i for i in range(len(figure.columns)) if i not in words]
-    of = next((i for i in numbers if figure.columns[i] not in PLACES), None)
+    of = next((i for i in numbers if figure.columns[i] == VALUE), next((i for i in numbers if figure.columns[i] not in PLACES), None))
     bins = next((i for i in numbers if figure.columns[i] in BINS), None)  # of a histogram, which is told by where it lies
     series: dict[str, list[float | None]] = {}
     for row in figure.rows:

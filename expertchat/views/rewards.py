@@ -52,7 +52,7 @@ class RewardsView(BarView):
     def show_end(self, summary: Mapping[str, Any]) -> None:
         if isinstance(figures := summary.get("figures"), Mapping):
             self.console.print()
-            self.console.print(Panel(result_table(figures), title=result_title(summary), title_align="left", expand=False))
+            self.console.print(Panel(result_table(figures), title=Text(result_title(summary)), title_align="left", expand=False))
             self._curves()
             self.console.print()
 

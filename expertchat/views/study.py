@@ -131,7 +131,7 @@ def print_chain(values: Mapping[str, Any], stream: TextIO | None = None) -> None
     console = open_console(stream)
     table = Table(box=SIMPLE_HEAD)
     for column in ("jobs", "steps", "each on", "work, about", "a start", "begins after"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for job in values["jobs"]:
         numbers = ", ".join(map(str, filter(None, job["jobs"]))) or str(len(job["jobs"]))
         cells = (numbers, ", ".join(job["names"]), job["gpus"] or "no GPU", job["work"] or "not known", job["time"], job["after"])
@@ -151,9 +151,8 @@ def print_chain(values: Mapping[str, Any], stream: TextIO | None = None) -> None
 
 def _drawn_table(shown: Shown) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("")
-    for column in shown.columns:
-        table.add_column(Text(one_line(column)), justify="left")
+    for column in ("", *shown.columns):
+        table.add_column(Text(one_line(column)), justify="left", overflow="fold")  # of an answer nothing is left out
     for name, cells in shown.rows.items():
         style = "italic dim" if name in shown.published else ""
         table.add_row(*(Text(clean(one_line(str(cell))), style) for cell in (name, *cells)))

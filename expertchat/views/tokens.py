@@ -15,6 +15,7 @@ from expertchat.text.visible import visible
 from expertchat.views.console import CleanConsole, open_console
 from expertchat.views.figures import NONE
 from expertchat.views.looks import indented
+from expertchat.views.metrics import number
 from expertchat.views.words import counted
 
 Values = Mapping[str, Any]
@@ -121,8 +122,8 @@ def _table(console: CleanConsole, values: Values, rows: Sequence[tuple[int, Mapp
     titles = ["", "token", "%", "log p", "rank", "entropy", "top 5, %"]
     lines = [
         [
-            str(place), f"[{_spelt(row)}]", percent(row["probability"]), _fixed(row["logp"], 3),
-            NONE if row["rank"] is None else f"{row['rank']:,}", _fixed(row["entropy"], 2), percent(row["five"]),
+            str(place), f"[{_spelt(row)}]", percent(row["probability"]), number(row["logp"], 3),
+            NONE if row["rank"] is None else f"{row['rank']:,}", number(row["entropy"], 2), percent(row["five"]),
         ]
         for place, row in rows
     ]  # fmt: skip
@@ -151,21 +152,17 @@ def likeliest(top: Sequence[Mapping[str, Any]], width: int) -> str:
     return "  ".join(parts)
 
 
-def _fixed(value: float | None, digits: int) -> str:
-    return NONE if value is None else f"{value:.{digits}f}"
-
-
 def _foot(values: Values, note: str) -> list[Text]:
     following, total, unit = values["next"], values["total"], values["unit"]
-    known = (f"  entropy {following['entropy']:.2f}", "dim")
+    known = (f"  entropy {number(following['entropy'], 2)}", "dim")
     lines = [
         Text(f"log p and entropy in {unit}; top 5: the share that the five likeliest tokens hold together", "dim"),
         Text.assemble(("next: ", "dim"), likeliest(following["top"], 60), known),
     ]
     if total["tokens"]:
         lines.append(Text(
-            f"{counted(total['tokens'], 'token')}, {counted(total['bytes'], 'byte')}: log p {total['logp']:.3f} {unit}, "
-            f"{total['logp_token']:.4f} a token, {_fixed(total['logp_byte'], 4)} a byte; perplexity {total['perplexity']:.2f}; "
-            f"mean entropy {total['entropy']:.3f} {unit}"
+            f"{counted(total['tokens'], 'token')}, {counted(total['bytes'], 'byte')}: log p {number(total['logp'], 3)} {unit}, "
+            f"{number(total['logp_token'], 4)} a token, {number(total['logp_byte'], 4)} a byte; perplexity {total['perplexity']:.2f}; "
+            f"mean entropy {number(total['entropy'], 3)} {unit}"
         ))  # fmt: skip
     return [*lines, *(Text(one_line(clean(text)), "yellow") for text in [*([note] if note else []), *values["notes"]])]

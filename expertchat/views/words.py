@@ -8,19 +8,10 @@ from collections.abc import Mapping, Sequence
 from expertchat.events import RunFinished, RunStarted
 from expertchat.folder.jsonl import as_number
 from expertchat.records import Reward, Turn
-from expertchat.text.in_words import line
+from expertchat.text.in_words import STOPPED, line
 from expertchat.text.sentences import clean
 from expertchat.views.model import RunState
 from expertchat.views.sides import called
-
-STOPPED = {
-    "turns": "all turns are spoken",
-    "nothing_new": "nobody has anything new to add",
-    "loop": "the talk went in circles",
-    "blank": "nobody says anything any more",
-    "context_full": "the context is full",
-    "token_limit": "the token limit is reached",
-}
 
 
 def counted(count: int, noun: str, several: str = "") -> str:

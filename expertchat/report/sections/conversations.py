@@ -13,6 +13,7 @@ from expertchat.report.drawing import COLOURS, DASHES, MARKS
 from expertchat.report.parts import Cell, Figure, Number, Section, Shown
 from expertchat.report.subject import Subject
 from expertchat.report.told import Told, Way, of, pooled, read
+from expertchat.text.in_words import STOPPED, line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -262,9 +263,7 @@ def _ranks(values_N: numpy.ndarray) -> numpy.ndarray:
 def endings(told: Told) -> Shown:
     """How dialogues ended."""
     total = told.ends.total()
-    said = {"turns": "all turns were made", "nothing_new": "an expert had nothing new to say", "loop": "they repeated each other",
-            "blank": "a reply was blank", "context_full": "the context was full", "token_limit": "the token limit"}  # fmt: skip
-    rows = {said.get(end, end): [Cell(n), Cell(f"{100 * n / total:.0f} %")] for end, n in told.ends.most_common()}
+    rows = {STOPPED.get(end, line(end)): [Cell(n), Cell(f"{100 * n / total:.0f} %")] for end, n in told.ends.most_common()}
     return Shown("How they ended", ["dialogues", "share"], rows)
 
 
