@@ -75,6 +75,8 @@ FRENCH = "Il manque les explications sur la danse des abeilles et pour le soleil
         ("The sun is missing. The sun is missing. The sun is missing. The sun", "loop"),
         ("It says [1], [2], [3], [4], [5], [6], [7], [8], [9], [10], [11], [12], [13]", "loop"),
         ("Expert B's answers lack the angle of the sun.", "wrong_expert"),
+        ("Expert B’s first reply gives no number.", "wrong_expert"),
+        ("Expert B's explanation of the angle is too short.", "wrong_expert"),
         ("The answers of expert B do not say how bees see polarised light.", "wrong_expert"),
         ("10/10. [17] Depth: 1 Clarity: 1", "rates"),
         ("This is a very detailed answer.\nDepth: 10\nClarity: 4", "rates"),
@@ -94,6 +96,9 @@ def test_each_kind_of_a_wim_response(text: str, said: str) -> None:
         "What is missing: the waggle's length, which tells the distance.",
         "Expert A does not answer expert B's question about the angle.",
         "An answer to expert B's question about the sun is missing.",
+        "Expert B's question about the cost of storage is never answered.",
+        "Expert B's objection that tides also depend on the Sun is left without any reply.",
+        "Expert B's last claim is not taken up.",
         "Karl von Frisch, Jürgen Tautz, Thomas Seeley.",  # names are no language
         "Der Schwänzeltanz",  # a word, too short to tell
         "The terms der Tanz and die Sonne are not explained, and the answers give no source for them.",
@@ -129,6 +134,7 @@ def test_the_kinds_of_an_analysis() -> None:
     for text in (
         "As AI tools spread, expert A explains the gains well, but does not weigh the risks; sentence [2] is vague.",
         "We cannot judge sentence [2], for it gives no number; the rest is clear and true.",
+        "Expert B's question about cost is not taken up, and the sentences [1] to [3] repeat each other.",
     ):
         assert kind(text, "analysis") is None
 
