@@ -54,7 +54,16 @@ FRENCH = "Il manque les explications sur la danse des abeilles et pour le soleil
         ("I'm sorry, but I can't help with that.", "refusal"),
         ("I’m sorry, but I cannot judge this conversation.", "refusal"),
         ("As an AI language model, I do not have personal opinions.", "refusal"),
+        ("As a large language model, I don't have personal opinions.", "refusal"),
+        ("As an AI assistant I can't rate people.", "refusal"),
+        ("I cannot judge this conversation.", "refusal"),
+        ("I can't help you with that request, as it is about people.", "refusal"),
+        ("I am not able to provide a rating.", "refusal"),
+        ("I'm unable to judge the answers of expert A.", "refusal"),
+        ("I won't answer that.", "refusal"),
+        ("I don't have personal opinions.", "refusal"),
         ("Es tut mir leid, aber das kann ich nicht bewerten.", "refusal"),
+        ("Als KI kann ich das nicht bewerten.", "refusal"),
         (GERMAN, "language"),
         (FRENCH, "language"),
         ("缺少关于蜜蜂如何在阴天测量太阳角度的内容以及舞蹈的历史。", "language"),
@@ -66,6 +75,8 @@ FRENCH = "Il manque les explications sur la danse des abeilles et pour le soleil
         ("The sun is missing. The sun is missing. The sun is missing. The sun", "loop"),
         ("It says [1], [2], [3], [4], [5], [6], [7], [8], [9], [10], [11], [12], [13]", "loop"),
         ("Expert B's answers lack the angle of the sun.", "wrong_expert"),
+        ("Expert B’s first reply gives no number.", "wrong_expert"),
+        ("Expert B's explanation of the angle is too short.", "wrong_expert"),
         ("The answers of expert B do not say how bees see polarised light.", "wrong_expert"),
         ("10/10. [17] Depth: 1 Clarity: 1", "rates"),
         ("This is a very detailed answer.\nDepth: 10\nClarity: 4", "rates"),
@@ -85,12 +96,24 @@ def test_each_kind_of_a_wim_response(text: str, said: str) -> None:
         "What is missing: the waggle's length, which tells the distance.",
         "Expert A does not answer expert B's question about the angle.",
         "An answer to expert B's question about the sun is missing.",
+        "Expert B's question about the cost of storage is never answered.",
+        "Expert B's objection that tides also depend on the Sun is left without any reply.",
+        "Expert B's last claim is not taken up.",
         "Karl von Frisch, Jürgen Tautz, Thomas Seeley.",  # names are no language
         "Der Schwänzeltanz",  # a word, too short to tell
         "The terms der Tanz and die Sonne are not explained, and the answers give no source for them.",
         "I cannot find how the distance is told, and the speed of the dance is not named either.",
         "Sorry to say, but the distance is missing.",
         "As an AI pioneer once said, details matter: the distance is missing.",
+        "As AI systems grow, the answer does not say who is liable when they fail.",
+        "As an AI researcher would note, the reply does not mention reinforcement learning from human feedback.",
+        "As a language model is only as good as its data, the answer should not leave out data quality.",
+        "As an AI, I do not find the distance in the answers.",
+        "We cannot judge from this answer how the vaccine works: the role of antibodies is missing.",
+        "I can't give this claim a source: the study behind the 40 % is missing.",
+        "I cannot rate this answer higher without the distance.",
+        "I can't help but notice that the distance is missing.",
+        "Als KI noch jung war, galt das nicht: the distance is missing.",
         "Sentence [1] names the food but not the distance, and (2) is not answered.",
         "The angle, the distance, the duration, the sound, the smell and the number of dancers are all missing.",
         "It lacks depth: 3 facts at most, and no numbers.",
@@ -108,6 +131,12 @@ def test_the_kinds_of_an_analysis() -> None:
     assert kind(COUNTED, "analysis") == "loop"
     assert kind("Expert B asks well. Her question is short and clear.", "analysis") is None  # asks: no statement of what is judged
     assert kind("Expert B's answers are deep.", "analysis") == "wrong_expert"
+    for text in (
+        "As AI tools spread, expert A explains the gains well, but does not weigh the risks; sentence [2] is vague.",
+        "We cannot judge sentence [2], for it gives no number; the rest is clear and true.",
+        "Expert B's question about cost is not taken up, and the sentences [1] to [3] repeat each other.",
+    ):
+        assert kind(text, "analysis") is None
 
 
 def test_another_language_needs_both_to_be_sure() -> None:

@@ -29,6 +29,11 @@ SAYS = [
     "No key details are missing.", "Expert A is not missing anything.", "There is no missing content in Expert A's answers.",
     "The answers are complete; nothing is missing.", "Nothing is missing in Expert A's answers.", "The answers are complete.",
     "Nothing is missing in the answers provided by Expert A.", "Nothing is missing from the responses of expert B.",
+    "**Answer:** Nothing is missing.", "**What is missing**: nothing.", "No, nothing is missing.", "I don't think anything is missing.",
+    "I do not think that anything important is missing.", "Expert A's answers are comprehensive; nothing is missing.",
+    "The answers of expert A are complete and nothing is missing.", "The answers are clear and complete, so nothing is missing.",
+    "Nothing is missing in the answers of Expert A, as they cover all.", "The answers of Expert A do not miss anything.",
+    "Expert A's answers don't lack any specific content.", "Nothing is missing because all the points are covered.",
     "Niczego nie brakuje.", "Hiçbir şey eksik değil.", "Eksik bir şey yok.", "Inget saknas.",
 ]  # fmt: skip
 SAYS_NOT = [
@@ -43,6 +48,10 @@ SAYS_NOT = [
     "Nothing about ice is said.", "There is nothing missing about bees, though the sun is.", "Nothing is missing from expert B.",
     "I am not sure that nothing is missing.", "Perhaps nothing is missing.", "Maybe nothing.", "Not nothing.", "Nothing is mentioned.",
     "Nothing new is said.", "Not much is missing.", "Es ist nicht so, dass nichts fehlt.", "Ich kann nicht sagen, dass nichts fehlt.",
+    "Nothing is missing except the role of wind.", "Nothing is missing, as they cover all but the wind.",
+    "Nothing is missing, as they cover all, except the wind.", "Nothing is missing, because the wind is not named.",
+    "No, the wind is missing.", "I don't think nothing is missing.", "The answers of expert A miss the wind.",
+    "The answers of expert A are complete, but the wind is missing.", "The answers are good.",
     "Nicht viel fehlt.", "Nichts fehlt außer Zahlen.", "No puedo decir que no falta nada.", "No es cierto que no falta nada.",
     "No falta nada, excepto los números.", "Je ne peux pas dire qu'il ne manque rien.", "Il ne manque rien, sauf les chiffres.",
     "Non posso dire che non manca nulla.", "我不能说没有遗漏。", "并非没有遗漏。", "何も欠けていないとは言えません。",
@@ -89,8 +98,13 @@ def test_a_lack_that_is_named_before_takes_it_back() -> None:
     assert wim.is_empty("The answers cover wax and honey. Nothing is missing.", PROMPTS, "covers_then_missing")
 
 
-DOUBTS = ["I cannot say that nothing is missing.", "Perhaps nothing is missing.", "Ich glaube kaum, dass nichts fehlt."]
-NAMES = ["Nothing major is missing, but numbers are.", "Nothing is missing, except sources.", "I doubt that nothing is missing: the sun."]
+DOUBTS = ["I cannot say that nothing is missing.", "Perhaps nothing is missing.", "Ich glaube kaum, dass nichts fehlt.",
+          "The answers of expert A name the Moon, the Sun and the wind, and explain how each of them moves the sea; nothing is missing.",
+          "In short, expert A treats all of it and I do not think that anything is missing."]  # fmt: skip
+NAMES = ["Nothing is missing except the role of wind.", "The answers are deep and nothing is missing; the wind could be added.",
+         "The answers do not miss anything but the wind.", "Nothing is missing of the Moon, while the wind is absent.",
+         "Nothing major is missing, but numbers are.", "Nothing is missing, except sources.",
+         "I doubt that nothing is missing: the sun."]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", DOUBTS)

@@ -111,7 +111,14 @@ def test_brackets_that_were_opened_for_the_judge_are_not_opened_twice() -> None:
     """A server that cannot go on after a beginning is asked in words, and its model writes all of it."""
     judgement = Judgement("bees", (Turn(speaker="a", text="Bees fly."), Turn(speaker="b", text="So?")), "a")
     told = {"8]]": 8, "8]] for depth": 8, "8": 8, "[[8]]": 8, "Rating: [[7]]": 7, "**Depth**: [[8]]": 8, "eight]] [[2]]": None,
-            "<think>\nok [[3]]\n</think>\n\n[[8]]": 8, "<think>\nok [[3]]\n</think>\n\n8]]": 8}  # fmt: skip
+            "<think>\nok [[3]]\n</think>\n\n[[8]]": 8, "<think>\nok [[3]]\n</think>\n\n8]]": 8,
+            "8]] The expert gives many details.": 8, "8]]**": 8, "8]]<br>": 8, "8]]<br>The expert gives many details.": 8, "8]] 🌊": 8,
+            "8]] Two of the facts are new.": 8,
+            "8]] errors": None, "8]] Errors": None, "8]] 👍": 8, "8]] Accuracy: [[7]]": None, "8]] The rating is 7.": None,
+            "8]] Seven fits better.": None, "8]] If it had sources.": None,
+            "8]] 🔟": None, "8]] ⭐⭐⭐": None, "8]] 🌊 7": None,
+            "8]] Percent": None, "8]] % of it": None, "8]] Expert B.": None, "11]] The expert gives many details.": None,
+            "8]]x": None, "8] The expert gives many details.": None, "8]] Wait, it has no sources.": None}  # fmt: skip
     for text, value in told.items():
         assert read_rating(judgement, "depth", Completion(text, 3, 0.0, "stop"), None, "[[").value == value, text
 

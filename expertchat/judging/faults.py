@@ -90,9 +90,13 @@ def copies(reply: str, text: str) -> bool:
     return run >= PARROT_WORDS and run >= PARROT_SHARE * weight(written)
 
 
+# The other's question, objection or claim is what the judged one may have left without an answer.
+_OWN_WORDS = (
+    r"'?s (?:[\w-]+ )?(?:answers?|repl(?:y|ies)|responses?|turns?|explanations?|sentences?|texts?|contributions?|descriptions?)\b"
+)
 _SPEAKS = (
-    r"(?:'?s\b|lacks?|misses|does|did|doesn|didn|fails?|failed|should|could|is|was|has|gives?|gave|says?|said|explains?|only|mentions?"
-    r"|never|provides?|needs)"
+    rf"(?:{_OWN_WORDS}|lacks?|misses|does|did|doesn|didn|fails?|failed|should|could|is|was|has|gives?|gave|says?|said|explains?|only"
+    r"|mentions?|never|provides?|needs)"
 )
 _PARTS = r"(?:the )?(?:answers?|repl(?:y|ies)|responses?|turns?|sentences?) (?:of|by|from|given by)"
 
@@ -100,7 +104,7 @@ _PARTS = r"(?:the )?(?:answers?|repl(?:y|ies)|responses?|turns?|sentences?) (?:o
 def wrong_expert(text: str, subject: str, seats: Sequence[str] = SEATS) -> bool:
     """Whether the text begins as one about another expert of `seats` and never names `subject`."""
     other = f"(?:{'|'.join(seat.upper() for seat in seats if seat != subject)})"
-    flat = one_line(text).lstrip("\"'*_ ")
+    flat = one_line(text).replace("’", "'").lstrip("\"'*_ ")
     begins = re.match(rf"(?:{_PARTS} expert {other}\b|expert {other} ?{_SPEAKS}|expert {other}:)", flat, re.IGNORECASE)
     named = re.search(rf"\b(?:experts|expert {subject}|both|partner)\b", flat, re.IGNORECASE)
     return begins is not None and named is None and re.search(rf"\b{subject.upper()}\b", flat) is None

@@ -15,7 +15,9 @@ from expertchat.text.likeness import weight, words
 from expertchat.text.sentences import one_line
 
 _HEAD = r"(?:(?:what is missing|missing(?: content)?|answer|es fehlt|réponse|respuesta|antwort): ?)?"
-_VIEW = r"(?:(?:i (?:think|believe|would say|feel)(?: that)?|in my (?:opinion|view),?|as far as i can (?:see|tell),?|overall,?|so,?) )?"
+_VIEW = (
+    r"(?:(?:i (?:think|believe|would say|feel)(?: that)?|in my (?:opinion|view),?|as far as i can (?:see|tell),?|overall,?|so,?|no[,.]?) )?"
+)
 _WHOSE = r"(?: ?(?:(?:given |provided )?(?:of|by)) expert (?:SEATS))?"
 _ANSWERS = r"(?:answers?|repl(?:y|ies)|responses?|dialogue)"
 _ITS = rf"(?:(?:the|their|this|these) )?{_ANSWERS}?(?: (?:given|provided))?{_WHOSE}"
@@ -24,15 +26,26 @@ _WEIGHT = r"(?:important|specific|relevant|significant|major|crucial|essential|n
 _KIND = rf"(?: else| at all| more| further| of (?:importance|significance|note)| {_WEIGHT})?"
 _GONE = r"(?:missing|lacking|left out|omitted)"
 _THING = rf"(?:(?:{_WEIGHT}|further|other|additional) ){{0,2}}(?:content|information|details?|facts?|points?|aspects?|elements?)"
+_ANY = rf"any(?:thing| {_THING})"
+_THEIRS = rf"(?:(?:the|their|these|this) {_ANSWERS}(?: (?:given|provided))?{_WHOSE}|expert (?:SEATS)'s? {_ANSWERS})"
+_FULL = r"(?:(?:very|quite|fully|so) )?(?:complete|comprehensive|thorough|exhaustive|detailed|full|good|clear|precise|accurate)"
+# The reason that may follow says what is covered; what lacks in it makes it another answer.
+_REASON = (
+    rf"(?:,? (?:as|since|because) (?!.*(?:MORE))(?:they|it|everything|all(?: [\w'-]+){{0,3}}|expert (?:SEATS)|{_THEIRS})"
+    r" (?:fully |already |all )?(?:cover|address|answer|explain|mention|contain|include|discuss|touch|is|are|was|were)\w*"
+    r"(?: [\w'-]+){0,12})?"
+)
 _ENGLISH = (
     rf"(?:i (?:see|find) )?nothing{_KIND}(?:'s| is| seems| appears| was)?(?: to be)?(?: {_GONE})?{_KIND}",
     rf"there(?:'s| is) nothing{_KIND}(?: that(?:'s| is))? {_GONE}",
     rf"(?:there (?:is|are) )?no (?:missing {_THING}|{_THING} (?:(?:is|are|that (?:is|are)) )?{_GONE})",
-    rf"(?:i|we) (?:do not|don't|cannot|can't|can not|could not|couldn't) (?:see|find|think of|name|identify|notice) any(?:thing| {_THING})"
+    rf"(?:i|we) (?:do not|don't|cannot|can't|can not|could not|couldn't) (?:see|find|think of|name|identify|notice) {_ANY}"
     rf"{_KIND}(?: (?:that|which)(?:'s| is| are))? {_GONE}",
-    rf"there (?:is not|isn't) any(?:thing| {_THING})(?: that is)? {_GONE}",
-    rf"(?:(?:it|expert (?:SEATS)) is |(?:they|the answers) are )?not {_GONE} (?:anything|any {_THING}){_KIND}",
-    rf"the {_ANSWERS} (?:is|are|seems?) complete(?:[;,.]? (?:and )?nothing{_KIND} is {_GONE})?",
+    rf"(?:i|we) (?:do not|don't) (?:think|believe|feel|see)(?: that)? {_ANY}{_KIND} (?:is|are|was) {_GONE}",
+    rf"there (?:is not|isn't) {_ANY}(?: that is)? {_GONE}",
+    rf"(?:(?:it|expert (?:SEATS)) is |(?:they|the answers) are )?not {_GONE} {_ANY}{_KIND}",
+    rf"(?:it|they|expert (?:SEATS)|{_THEIRS}) (?:do|does)(?: not|n't) (?:miss|lack|omit|leave out) {_ANY}{_KIND}",
+    rf"{_THEIRS} (?:is|are|seems?) (?:complete|{_FULL}(?:,? and {_FULL})?(?:[;,.:]| [-–—])? (?:and |so )?nothing{_KIND} is {_GONE})",
     r"none|n/a",
 )
 _OTHERS = (
@@ -54,18 +67,25 @@ _OTHERS = (
     r"कुछ (?:भी )?नहीं(?: (?:छूटा|छूट रहा|कम|गायब)(?: है)?)?|कोई कमी नहीं(?: है)?",
 )
 _WITHIN = re.compile(
-    rf"\b(?:nothing{_KIND}(?: is|'s| seems| appears)?(?: to be)? {_GONE}|nichts fehlt|fehlt nichts|falta nada|manque rien|manca nulla)\b"
+    rf"\b(?:nothing{_KIND}(?: is|'s| seems| appears)?(?: to be)? {_GONE}"
+    rf"|(?:do not|don't) (?:think|believe|feel)(?: that)? {_ANY} is {_GONE}"
+    rf"|(?:do|does)(?: not|n't) (?:miss|lack|omit|leave out) {_ANY}|nichts fehlt|fehlt nichts|falta nada|manque rien|manca nulla)\b"
 )
-_NAMES = re.compile(
+_MORE = (
     r"\b(?:but|except|apart|besides|other than|though|although|however|only|save|außer|aber|nur|pero|excepto|salvo|mais|sauf|about)\b"
-    r"|[;:]|,(?! (?:dass|que|that|что)\b)"
+)
+_NAMES = re.compile(rf"{_MORE}|[;:]|,(?! (?:dass|que|that|что)\b)")
+# What lacks, what is doubted and what is wished: beside the form they may name something.
+_LACKS = re.compile(
+    rf"{_MORE}|\b(?:missing|absent|lack\w*|omit\w*|left out|without|not|never|cannot|no|none|nor|doubt\w*|wrong|false|hardly|almost|nearly"
+    r"|perhaps|maybe|if|unless|yet|still|despite|unlike|could|should|would|might|need\w*|add\w*|more|fehl\w*|nicht|keine?\w?)\b|n't\b"
 )
 _FEW = 12  # words of a sentence that denies or doubts the form and names nothing
 
 
 def plain(text: str) -> str:
-    """Lower case, without punctuation, markup and pictures around it (a question mark stays)."""
-    flat = one_line(text).lower().replace("’", "'")
+    """Lower case, without bold marks, and without punctuation, markup and pictures around it (a question mark stays)."""
+    flat = one_line(text).lower().replace("’", "'").replace("**", "")
     start, end = 0, len(flat)
     while start < end and _around(flat[start]):
         start += 1
@@ -80,9 +100,8 @@ def _around(c: str) -> bool:
 
 @cache
 def _empty(seats: tuple[str, ...]) -> re.Pattern[str]:
-    of = _OF.replace("SEATS", "|".join(seats))
-    english = "|".join(_ENGLISH).replace("SEATS", "|".join(seats))
-    return re.compile(rf"{_HEAD}(?:{_VIEW}(?:{english}){of}|{'|'.join(_OTHERS)})")
+    english = rf"(?:{'|'.join(_ENGLISH)}){_OF}{_REASON}".replace("MORE", _LACKS.pattern).replace("SEATS", "|".join(seats))
+    return re.compile(rf"{_HEAD}(?:{_VIEW}{english}|{'|'.join(_OTHERS)})")
 
 
 def says_nothing(text: str, seats: Sequence[str] = SEATS) -> bool:
@@ -91,7 +110,13 @@ def says_nothing(text: str, seats: Sequence[str] = SEATS) -> bool:
 
 
 def doubts(text: str, seats: Sequence[str] = SEATS) -> bool:
-    """Whether the text denies or doubts that nothing is missing, and names nothing: "I cannot say that nothing is missing." """
+    """Whether the text denies or doubts that nothing is missing, and names nothing: "I cannot say that nothing is missing." So is one
+    that says it in more words than a form has, and nothing beside it that may lack: "The answers cover the tides; nothing is missing."
+    """
     flat = plain(text)
-    denied = _WITHIN.search(flat) is not None and _NAMES.search(flat) is None
-    return denied and weight(words(flat)) <= _FEW and not says_nothing(text, seats)
+    held = _WITHIN.search(flat)
+    if held is None or says_nothing(text, seats):
+        return False
+    rest = f"{flat[: held.start()]} {flat[held.end() :]}"
+    denied = _NAMES.search(flat) is None and weight(words(flat)) <= _FEW
+    return denied or ("?" not in rest and _LACKS.search(rest) is None)

@@ -62,6 +62,12 @@ _HARMLESS = re.compile(
     r"|\b(?:in|since|from|around|by|seit) [12]\d{3}(?![\w.,/%-]*\d)",
     re.IGNORECASE,
 )
+# What may stand behind closed brackets and says nothing: pictures and marks, but none that is a measure.
+_IDLE = re.compile(r"(?:[*_`]|<br ?/?>|[^\S\n]|(?![🔟💯★☆⭐🌟👎])[\u200b-\u200d\u2190-\u2bff\ufe0f\U0001f300-\U0001faff])+")
+_UNIT = re.compile(
+    r"(?:points?|pts|stars?|percent|punkte?n?|sterne?|prozent|errors?|mistakes?|facts?|fehler|fakten|of|out|would|could|might|is|was|than)\b",
+    re.IGNORECASE,
+)
 _ANY_NUMBER = re.compile(rf"(?P<number>\d+|\b(?:{_WORD_NUMBER})\b)", re.IGNORECASE)
 _BEFORE_RATING = frozenset(
     [
@@ -144,15 +150,29 @@ def _answer(text: str, category: str | None, finish: str, subject: str | None, s
     text = _unwrapped(text)
     polite = re.match(_I_GIVE.format(whom=f"expert {subject or 'a(?!.)'}"), text.replace("’", "'"), re.IGNORECASE)
     rest = text[polite.end() :] if polite else _after_label(text, category)
-    core = _core(_unwrapped(rest))
+    begun = _unwrapped(rest)
+    core = _core(begun)
     if core is None:
         return None
     value, after = core
+    if begun.startswith("[["):
+        after = _after_brackets(after)
     if polite and polite["would"] and after.strip(" .!"):
         return None  # "I would give it an 8, but ..." did not
     if not after.strip():
         return value if finish != "length" else None
     return value if _explains(after, value, finish, category, subject, seats) else None
+
+
+def _after_brackets(after: str) -> str:
+    """What follows a value in double brackets: they end it as a colon does, so that a new sentence may begin. "[[8]] errors" is none."""
+    idle = _IDLE.match(after)
+    if idle is None:
+        return after
+    rest = after[idle.end() :]
+    if rest[:1].isupper() and re.search(r"[ >]", idle.group()) and not _UNIT.match(rest):
+        return f": {rest}"
+    return rest if not rest else after
 
 
 def _unwrapped(text: str) -> str:
@@ -237,7 +257,7 @@ def _explains(after: str, value: int, finish: str, category: str | None, subject
         return False
     names = "|".join(seat.upper() for seat in seats)
     expert = rf"(?:the )?(?i:expert )({names})\b"
-    whose = re.match(rf" for (?:the )?(?i:expert )?({names})\b", after) or re.match(rf" ?(?:[(]|[-–—] ?)(?:for )?{expert}[).! ]*$", after)
+    whose = re.match(rf" for (?:the )?(?i:expert )?({names})\b", after) or re.match(rf" ?(?:[(]|[-–—:] ?)(?:for )?{expert}[).! ]*$", after)
     if whose and whose.group(1).lower() != (subject or "").lower():
         return False
     of = re.match(r" for (?:the |its )?(\w+)\W*$", after)
