@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.base import Decoding, GenerateRequest
@@ -23,7 +22,7 @@ from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.method import Rows
 from expertchat.training.steady import GROW_AFTER, START, Steady, all_finite
 from tests import tiny
-from tests.test_update import backend, config, lora, pairs, shake, updater, weights
+from tests.test_update import Answered, backend, config, lora, pairs, shake, updater, weights
 
 torch.set_num_threads(1)
 HUGE = float("inf")
@@ -120,13 +119,6 @@ def test_the_scale_by_hand() -> None:
     with pytest.raises(ConfigError, match="4 steps in a row"):
         one.lowered([weight], False)
         one.judge([weight])
-
-
-class Answered(TorchDispatchMode):
-    """Fake tensors hold no numbers: every number that is asked for is 1."""
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return 1 if function is torch.ops.aten._local_scalar_dense.default else function(*args, **(kwargs or {}))
 
 
 def test_gradients_on_several_gpus_are_judged() -> None:
