@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from expertchat.backends.adapters import Adapters
@@ -26,7 +27,7 @@ from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.method import Rows, Stopped
 from expertchat.training.one_prompt import one_prompt
 from expertchat.training.rows import row_of
-from expertchat.training.update import rate
+from expertchat.training.update import in_place, rate
 
 UNUSED = Path(tempfile.gettempdir()) / "expertchat-unused"  # nothing is saved there, but Trainer makes the folder
 PROMPT = [
@@ -213,6 +214,20 @@ def test_two_rounds_in_two_starts_are_two_rounds_in_one(tmp_path: Path) -> None:
     three.load(tmp_path / "optimizer.pt")
     three.update(Rows(pairs()[::-1]), 2)
     assert all(torch.equal(p, second.parameters()[name]) for name, p in whole.parameters().items())
+
+
+def test_the_optimizer_steps_in_place_on_gpus_whatever_machine_wrote_its_state(tmp_path: Path) -> None:
+    with FakeTensorMode():
+        weights_ = [torch.empty(2, device=f"cuda:{gpu}") for gpu in (0, 1)]
+    assert in_place(weights_) is True and in_place([torch.empty(2)]) is None
+    one, other = updater(lora()), updater(lora())
+    assert one.optimizer.param_groups[0]["fused"] is None
+    one.update(Rows(pairs()[:2]), 1)
+    one.save(tmp_path / "optimizer.pt")
+    other.fused = True  # which a CPU has too
+    other.load(tmp_path / "optimizer.pt")
+    assert [group["fused"] for group in other.optimizer.param_groups] == [True]
+    assert other.update(Rows(pairs()[2:]), 2).steps == 1
 
 
 def test_a_signal_between_two_steps_ends_the_update() -> None:
