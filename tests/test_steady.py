@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.base import Decoding, GenerateRequest
@@ -19,9 +20,9 @@ from expertchat.training import steady
 from expertchat.training.dpo import drop
 from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.method import Rows
-from expertchat.training.steady import GROW_AFTER, START, Steady
+from expertchat.training.steady import GROW_AFTER, START, Steady, all_finite
 from tests import tiny
-from tests.test_update import backend, config, lora, pairs, shake, updater, weights
+from tests.test_update import Answered, backend, config, lora, pairs, shake, updater, weights
 
 torch.set_num_threads(1)
 HUGE = float("inf")
@@ -118,6 +119,25 @@ def test_the_scale_by_hand() -> None:
     with pytest.raises(ConfigError, match="4 steps in a row"):
         one.lowered([weight], False)
         one.judge([weight])
+
+
+def test_gradients_on_several_gpus_are_judged() -> None:
+    with FakeTensorMode(), Answered():
+        weights = [nn.Parameter(torch.empty(2, 2, device=f"cuda:{gpu}")) for gpu in (0, 1, 1)]
+        for weight in weights:
+            weight.grad = torch.empty_like(weight)
+        one = Steady(False, "")
+        one.judge(weights)
+    assert one.made == [True]
+
+
+@pytest.mark.parametrize("odd", [torch.nan, HUGE, -HUGE])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_one_odd_number_of_one_tensor_is_found(odd: float, dtype: torch.dtype) -> None:
+    tensors = [torch.full((3, 5), -torch.finfo(dtype).max, dtype=dtype), torch.zeros(7, dtype=dtype)]
+    assert all_finite(tensors) and all_finite([])
+    tensors[1][4] = odd
+    assert not all_finite(tensors)
 
 
 def gradients(folder: Path, dtype: str, scaled: bool, monkeypatch: pytest.MonkeyPatch) -> Tensor:

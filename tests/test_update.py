@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from expertchat.backends.adapters import Adapters
 from expertchat.backends.folders import find_folder
@@ -25,7 +27,7 @@ from expertchat.training.learner import Learner, LoraLearner, WeightLearner
 from expertchat.training.method import Rows, Stopped
 from expertchat.training.one_prompt import one_prompt
 from expertchat.training.rows import row_of
-from expertchat.training.update import rate
+from expertchat.training.update import in_place, rate
 
 UNUSED = Path(tempfile.gettempdir()) / "expertchat-unused"  # nothing is saved there, but Trainer makes the folder
 PROMPT = [
@@ -214,6 +216,20 @@ def test_two_rounds_in_two_starts_are_two_rounds_in_one(tmp_path: Path) -> None:
     assert all(torch.equal(p, second.parameters()[name]) for name, p in whole.parameters().items())
 
 
+def test_the_optimizer_steps_in_place_on_gpus_whatever_machine_wrote_its_state(tmp_path: Path) -> None:
+    with FakeTensorMode():
+        weights_ = [torch.empty(2, device=f"cuda:{gpu}") for gpu in (0, 1)]
+    assert in_place(weights_) is True and in_place([torch.empty(2)]) is None
+    one, other = updater(lora()), updater(lora())
+    assert one.optimizer.param_groups[0]["fused"] is None
+    one.update(Rows(pairs()[:2]), 1)
+    one.save(tmp_path / "optimizer.pt")
+    other.fused = True  # which a CPU has too
+    other.load(tmp_path / "optimizer.pt")
+    assert [group["fused"] for group in other.optimizer.param_groups] == [True]
+    assert other.update(Rows(pairs()[2:]), 2).steps == 1
+
+
 def test_a_signal_between_two_steps_ends_the_update() -> None:
     asked: list[int] = []
     learner = lora()
@@ -282,14 +298,29 @@ def test_the_learning_rate(begin: float, schedule: str, share: float) -> None:
 # -- on whatever GPU the model stands -----------------------------------------------------------------------------------
 
 
-def test_the_update_moves_no_model_to_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    from accelerate import Accelerator
+class Answered(TorchDispatchMode):
+    """Tensors without data, of other devices than the CPU: every number that is asked for is 1."""
 
-    learner = lora()
-    # accelerate's device is the first GPU, and this model's is another one: here "meta", where nothing can be computed.
-    monkeypatch.setattr(Accelerator, "device", property(lambda self: torch.device("meta")))
-    assert math.isfinite(updater(learner).update(Rows(pairs()), 1).figures["loss"])
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        asked = function is torch.ops.aten._local_scalar_dense.default and args[0].device.type != "cpu"
+        return 1 if asked else function(*args, **(kwargs or {}))
+
+
+def test_the_update_runs_where_the_model_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import PartialState
+    from transformers import Trainer, TrainingArguments
+
+    learner = lora(config(loss=["exo_pair"], label_smoothing=0.1))  # TRL makes a tensor of the smoothing
+    # The first GPU is another one than this model's: here "meta", where nothing can be computed, and from where no number comes back.
+    first = torch.device("meta")
+    monkeypatch.setattr(PartialState, "set_device", lambda self: setattr(self, "device", first))
+    monkeypatch.setattr(TrainingArguments, "device", property(lambda self: (self._setup_devices, first)[1]))
+    monkeypatch.setattr(Trainer, "_prepare_input", lambda self, data: data)
+    before = weights(learner)
+    with Answered():
+        assert updater(learner).update(Rows(pairs()), 1).steps == 2
     assert {p.device.type for p in learner.backend.model.parameters()} == {"cpu"}
+    assert any(not torch.equal(before[name], p) for name, p in learner.parameters().items())
 
 
 def test_a_quantised_model_is_trained_on_the_second_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:

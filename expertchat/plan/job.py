@@ -43,7 +43,9 @@ from expertchat.plan.shapes import MPNET, PUBLISHED
 from expertchat.text.sentences import shown_path
 
 CONTEXT = int(0.5 * GIB)  # CUDA's own context, cuBLAS and its workspace
-STATES = 3 * 4  # bytes of a weight that is trained itself, beside its frozen copy: its gradient and Adam's two moments, in fp32 at most
+# Bytes of a weight that is trained itself, beside its frozen copy: its gradient and Adam's two moments, in fp32 at most. The optimizer's
+# step takes nothing beside them (expertchat.training.update.in_place).
+STATES = 3 * 4
 LOST = 0.02  # of a GPU, in pieces that the allocator cannot use
 
 

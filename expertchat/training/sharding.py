@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -79,10 +80,11 @@ class SharedUpdate(Trainer):
     _passes = 0
     _finite = True
 
-    def __init__(self, *, args: TrainingArguments, ranks: Ranks, share: Share, steady: Steady, **more: Any) -> None:
+    def __init__(self, *, model: Any, args: TrainingArguments, ranks: Ranks, share: Share, steady: Steady, **more: Any) -> None:
         if args.device.type == "cuda":
             args._n_gpu = 1  # one process trains one model, however many GPUs it sees: else Trainer makes a copy for each
-        super().__init__(args=args, **more)
+        self.where: torch.device = model.get_input_embeddings().weight.device  # of the tokens, and so of the losses
+        super().__init__(model=model, args=args, **more)
         self.ranks, self.share, self.steady = ranks, share, steady
         backward = self.accelerator.backward
         self.accelerator.backward = lambda loss, **more: backward(steady.raised(loss), **more)
@@ -93,14 +95,14 @@ class SharedUpdate(Trainer):
         """The model stands where the memory plan has put it."""
 
     def create_accelerator_and_postprocess(self) -> None:
-        """accelerate moves nothing either: it would take a model that stands on the second GPU to the first."""
+        """accelerate moves nothing either: it would take a model that stands on the second GPU to the first, where TRL puts its numbers."""
         super().create_accelerator_and_postprocess()
         self.accelerator.device_placement = False
+        PartialState().device = self.accelerator.state.device = self.where  # the second is read off the first from time to time
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        where: torch.device = self.model.get_input_embeddings().weight.device  # type: ignore[union-attr,operator,assignment]
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
-        return {name: value.to(where) if isinstance(value, torch.Tensor) else value for name, value in prepared.items()}
+        return {name: value.to(self.where) if isinstance(value, torch.Tensor) else value for name, value in prepared.items()}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The share's batches in their order."""
@@ -114,7 +116,10 @@ class SharedUpdate(Trainer):
         return loss * weight
 
     def training_step(self, *args: Any, **more: Any) -> Tensor:
-        """After a step's last batch the gradients are averaged and judged, before they are clipped."""
+        """After a step's last batch the gradients are averaged and judged, before they are clipped.
+
+        The loss is given back on the first GPU, where the library sums up what it logs.
+        """
         loss: Tensor = super().training_step(*args, **more)
         self._finite = self._finite and bool(loss.isfinite())
         if self.accelerator.sync_gradients:
@@ -123,7 +128,7 @@ class SharedUpdate(Trainer):
             average(weights, self.ranks)
             self.steady.judge(weights)
             self._finite = True
-        return loss
+        return loss.to(self.args.device)
 
 
 def average(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:

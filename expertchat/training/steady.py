@@ -6,7 +6,7 @@ unscaling and judging, and a step that is not made has to be counted where there
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,7 @@ class Steady:
 
         Every process sees the averaged gradients, and so decides alike.
         """
-        grads = [weight.grad for weight in weights if weight.grad is not None]
-        fine = not grads or bool(torch.stack([grad.isfinite().all() for grad in grads]).all())
+        fine = all_finite([weight.grad for weight in weights if weight.grad is not None])
         self.made.append(fine)
         if fine:
             self.good, self.bad = self.good + 1, 0
@@ -76,6 +75,17 @@ class Steady:
 
     def restore(self, state: Sequence[float]) -> None:
         self.scale, self.good, self.bad = state[0], int(state[1]), int(state[2])
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all of them are finite. A model over several GPUs has them on each: one number of each GPU is waited for.
+
+    A largest absolute value is not finite where any number is not, and takes no memory beside the tensor.
+    """
+    largest: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        largest.setdefault(tensor.device, []).append(torch.linalg.vector_norm(tensor, torch.inf, dtype=torch.float32))
+    return all([bool(torch.stack(found).isfinite().all()) for found in largest.values()])
 
 
 def check_finite(weights: dict[str, nn.Parameter], who: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
+from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
@@ -68,7 +69,8 @@ class Updater(ABC):
         weights = list(learner.parameters().values())
         dtype = learner.backend.model.dtype
         self.steady = Steady(dtype == torch.float16, f"{learner.who} ({str(dtype).removeprefix('torch.')})")
-        self.optimizer = AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
+        self.fused = in_place(weights)
+        self.optimizer = AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95), fused=self.fused)
         self._nth, self._first, self._steps = 0, 0, 1  # updates before this one; the scheduler's step at its beginning; its own steps
         self.scheduler = LambdaLR(self.optimizer, lambda step: self._rate(step, rounds))
 
@@ -207,6 +209,8 @@ class Updater(ABC):
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             last, scale = int(state["scheduler"]["last_epoch"]), float(state["scale"])
+            for group in state["optimizer"]["param_groups"]:
+                group["fused"] = self.fused  # as this machine steps, not the one that wrote it
             self.optimizer.load_state_dict(state["optimizer"])
             if "steady" in state:  # older folders have none
                 self.steady.restore(state["steady"])
@@ -225,6 +229,12 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         quiet.setLevel(level)
+
+
+def in_place(weights: Sequence[Tensor]) -> bool | None:
+    """AdamW's `fused`: on GPUs its default would hold as much as all the weights once more for a moment, which the memory plan leaves no
+    room for. None, elsewhere: its default, which needs one weight's room and gives the same numbers as ever."""
+    return True if all(weight.device.type == "cuda" for weight in weights) else None
 
 
 def _printer(trainer: Any) -> type:
