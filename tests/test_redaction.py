@@ -79,6 +79,8 @@ def test_the_values_of_the_environments_secrets_are_hidden_wherever_they_stand(v
 @pytest.mark.parametrize("text", [
     "conversation.max_tokens=300", "experts.a.decoding.reply.max_new_tokens=120", "pad_token='</s>'", "tokens=3072",
     "password: why do people reuse one?", "topics.list=[the secret of bees, sk-learn-and-other-toolkits-2024, a basic question]",
+    "topics.list=[basic COVID-19 facts, basic arithmetic in base-10]", "basic income2024", "the basic Internet2-network",
+    "topics.list=[why is auth=none bad]", "Authorization: Token economies of 2024",
     "ssh://git@host/x", "https://huggingface.co/a/b", "mail a@b.c",
     "a bearer of news", "the token economy of 2024", "embedder.path=package:x/y.zip#sha256=0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e75",
 ])  # fmt: skip
@@ -100,6 +102,10 @@ def test_code_that_handles_secrets_stays(text: str) -> None:
     ("git clone https://t0ken@github.com/a/b", "t0ken"),
     ("postgres://u:p@h/db", ":p@"),
     ("Authorization: Bearer abc.def-123456", "abc.def-123456"),
+    ("Authorization: Token 9944b09199c62bcf9418ad846dd0e4bbdfc6ee4b", "9944b0"),
+    ("{'Authorization': 'Basic QWxhZGRpbjpvcGVu'}", "QWxhZGRpbjpvcGVu"),
+    ("-H 'authorization: basic abcdef123456'", "abcdef123456"),
+    ("proxy: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", "QWxhZGRpbjpvcGVu"),
     ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG", "wJalrXUtnFEMI"),
     ("--export=ALL,HF_TOKEN=zzz,FOO=1", "zzz"),
     ('+    password = "hunter2"', "hunter2"),
@@ -110,6 +116,13 @@ def test_code_that_handles_secrets_stays(text: str) -> None:
 ])  # fmt: skip
 def test_secrets_in_text_are_hidden(text: str, secret: str) -> None:
     assert secret not in hide(text, {})
+
+
+def test_a_secret_in_the_middle_of_a_word_of_a_command_line_is_refused_where_it_looks_like_one() -> None:
+    for text in ("--export=ALL,MY_SECRET=zzz", "x=[access_token=abc123def]", "url=h?api_key=AbcDefGhi", "password=hunter", "a.token=none"):
+        assert len(given_secrets([text], {})) == 1
+    for text in ("topics.list=[the secret=happiness]", "topics.list=[a password=Happiness]", "topics.list=[pat=a1]"):
+        assert given_secrets([text], {}) == []
 
 
 def test_names_of_secrets() -> None:

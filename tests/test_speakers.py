@@ -81,6 +81,14 @@ ALONE = [
     "Which is right?\nA: wax is made by glands.\nB: wax is gathered.\nC: wax is bought.",
     "Q: What is wax made by?\nA: It is made by glands of the bee.",
     "Question: What is wax?\nAnswer: It is made by glands.\nB: none of the above is right.",
+    "Q: What are tides?\nA: The rise and fall of the sea.\nQ: What causes them?\nA: The Moon, and the Sun.",
+    "Question: What is wax?\nAnswer: It is made by glands.\nQuestion: And honey?\nAnswer: It is made of nectar.",
+    "Myth: Bulls hate red.\nFact: They cannot see it.\nMyth: Bats are blind.\nFact: They see well.",
+    "Problem: Panels lose power in the heat.\nSolution: Mount them with air behind.\nProblem: Night.\nSolution: Add a battery.",
+    "**Before:** They ploughed twice.\n**After:** They plough once.\n**Before:** They sprayed.\n**After:** They mulch.",
+    "Pro: It is cheap.\nCon: It is slow.\nPro: It is quiet.",
+    "Cause: The Moon pulls.\nEffect: The sea rises.\nCause: The Earth turns.\nEffect: It falls again.",
+    "There are only these ways to heat a house:\nA: A heat pump, which costs more.\nB: A gas boiler, which is cheap to buy.\nI take A.",
     "The ratio A:B is 2:1, and B:A is 1:2.",
     "Step A: mix the flour.\nStep B: let it rise for an hour.",
     "Plan A: go by train. Plan B: stay at home and read.",
@@ -126,6 +134,15 @@ def test_the_speakers_own_label_is_left_out_and_nothing_cut(text: str, own: str)
 def test_what_only_looks_like_it_stays_whole(text: str) -> None:
     for speakers in (A, Speakers("B", ["A"])):
         assert speakers.apart(text) == (text, ""), speakers.own
+
+
+def test_two_options_of_which_the_speaker_tells_are_no_turns() -> None:
+    text = "There are two ways to heat the house.\nA: A heat pump, which costs more.\nB: A gas boiler, which is cheap to buy."
+    assert A.apart(text) == (text, "")
+    assert A.apart(text.replace("two ways", "ways"))[1].startswith("B: A gas")
+    assert A.apart(f"{text[:-1]}?")[1].startswith("B: A gas")
+    assert A.apart(f"{text}\nA: And the sun is free.")[1].startswith("B: A gas")
+    assert A.apart("Here are both of them:\nA: A heat pump.\nB: What does it cost?")[1].startswith("B: What")
 
 
 def test_there_are_thirty_of_each() -> None:

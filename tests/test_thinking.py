@@ -44,7 +44,7 @@ def test_every_published_form(begin: str, end: str) -> None:
     found = split(f"{begin}{THOUGHT}{end}{SAID}")
     assert (found.thinking, found.said.strip(), found.open, found.found) == (THOUGHT, SAID, False, True)
     if begin != "[think]":  # unless it is closed, that may be a play's
-        cut = split(f"{begin}{THOUGHT}")
+        cut = split(f"{begin}{THOUGHT}", announces=begin.startswith("Here"))
         assert (cut.thinking, cut.said, cut.open) == (THOUGHT, "", True)
 
 
@@ -97,6 +97,7 @@ def test_what_stands_round_an_answer_is_no_part_of_it() -> None:
         "Analysis: bees dance",
         "final: bees dance",
         "Here is my response: bees dance.",
+        "Here is my thought process: tides come from the Moon, and the Sun adds to them. So spring tides are the highest.",
         "1 < 2, <think",
         "a thought, a reasoning",
     ],

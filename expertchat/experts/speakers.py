@@ -28,6 +28,19 @@ _SENTENCE_END = r"(?<=[.!?。！？…\"”’)])[ \t]+"
 _TOKEN = r"^[ \t]*(?:(?:‹¦im_start¦›|‹¦start_header_id¦›|‹start_of_turn›)[ \t]*user\b|‹¦(?:user|human)¦›|\{INST\})"
 _INLINE = re.compile(r"(?:^|[.!?…][\"”’)]*\s+)([A-Z][\w-]*): ", re.MULTILINE)  # labels of lines and of sentences
 _ROLES = "User|Human"
+# Heads that take turns in a list, and are nobody's names.
+_HEAD_WORDS = (
+    "q f r question questions frage pregunta answer answers antwort respuesta myth myths mythos mito fact facts fakt truth reality fiction"
+    " problem problems solution solutions lösung problema solución before after vorher nachher antes después pro pros con cons advantage"
+    " advantages disadvantage disadvantages benefit benefits risk risks cost costs strength strengths weakness weaknesses cause causes"
+    " effect effects ursache wirkung reason reasons result results consequence claim claims counterclaim evidence argument arguments"
+    " counterargument objection rebuttal reply thesis antithesis synthesis theory practice term definition word meaning example examples"
+    " counterexample input output action reaction stimulus response challenge challenges opportunity opportunities mistake correction wrong"
+    " right true false do don't dos don'ts old new past present future then now first second here there day night hot cold step steps note"
+    " notes hypothesis observation conclusion premise misconception expectation setup punchline symptom treatment remedy"
+)
+_HEADS = frozenset(_HEAD_WORDS.split())
+_TWO = re.compile(r"\b(?:two|both|either|options?|alternatives?|choices?|zwei|beide|dos|deux)\b", re.IGNORECASE)
 _SAID = 4  # words that are surely said; fewer only with the mark that ends a sentence
 _ENDS = re.compile(r"[.!?。！？…]")
 
@@ -103,7 +116,7 @@ class Speakers:
         """Where another's turn begins by a label that may be something else: a letter, "User:"; after the speaker's own label also by a
         letter in the middle of a line.
         """
-        if not self._all_known(text):
+        if not self._all_known(text) or self._options(text):
             return None
         named = self._own_label(text) > 0
         label = rf"(?:(?i:{self._partner}{'|you' if named else ''})|{self._others})"
@@ -120,14 +133,24 @@ class Speakers:
 
     def _script(self, text: str) -> int | None:
         """Where the second speaker begins in a text that is a script from its first line on: labels, no more than there are speakers, that
-        take turns, thrice.
+        take turns, thrice. Heads of a list ("Myth:", "Fact:") take turns as well.
         """
         labels = [(match.start(), match["name"].casefold()) for match in _ANY.finditer(text)]
         names = [name for _, name in labels]
         people = 2 <= len(set(names)) <= len(self.others) + 1
-        if len(labels) < 3 or labels[0][0] != 0 or not people or any(a == b for a, b in pairwise(names)):
+        if len(labels) < 3 or labels[0][0] != 0 or not people or _HEADS.intersection(names) or any(a == b for a, b in pairwise(names)):
             return None
         return labels[1][0]
+
+    def _options(self, text: str) -> bool:
+        """Whether the letters of the speakers are a list of options: each once, in their order, after a line that introduces them."""
+        labels = list(_ANY.finditer(text))
+        letters = [match["name"] for match in labels]
+        if len(letters) < 2 or letters != sorted({self.own, *self.others})[: len(letters)] or self.own not in letters:
+            return False
+        intro = text[: labels[0].start()].strip().split("\n")[-1]
+        told = intro.endswith((":", "：")) or (letters[0] == self.own and _TWO.search(intro) is not None)
+        return told and not any(re.match(r".*[?？]", text[match.end() :]) for match in labels)  # an option asks nothing
 
     def _all_known(self, text: str) -> bool:
         """Whether no line begins with a label that is no speaker's: "C:", "Q:", "Step B:", "De:" are of lists, questions and letters."""

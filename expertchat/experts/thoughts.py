@@ -24,7 +24,7 @@ class Thoughts:
 
     def apart(self, text: str, prefix: str = "") -> Split:
         """What the model thought and what it said after `prefix`."""
-        found = split(text, self.opens and not prefix)
+        found = split(text, self.opens and not prefix, self.allowed)
         if found.thinking and not self.allowed and not self._told:
             self._told = True
             self.say(

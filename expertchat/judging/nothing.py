@@ -29,11 +29,11 @@ _THING = rf"(?:(?:{_WEIGHT}|further|other|additional) ){{0,2}}(?:content|informa
 _ANY = rf"any(?:thing| {_THING})"
 _THEIRS = rf"(?:(?:the|their|these|this) {_ANSWERS}(?: (?:given|provided))?{_WHOSE}|expert (?:SEATS)'s? {_ANSWERS})"
 _FULL = r"(?:(?:very|quite|fully|so) )?(?:complete|comprehensive|thorough|exhaustive|detailed|full|good|clear|precise|accurate)"
-# The reason that may follow says what is covered; what lacks in it makes it another answer.
+# The reason that may follow says in English what is covered; what lacks in it makes it another answer.
 _REASON = (
     rf"(?:,? (?:as|since|because) (?!.*(?:MORE))(?:they|it|everything|all(?: [\w'-]+){{0,3}}|expert (?:SEATS)|{_THEIRS})"
-    r" (?:fully |already |all )?(?:cover|address|answer|explain|mention|contain|include|discuss|touch|is|are|was|were)\w*"
-    r"(?: [\w'-]+){0,12})?"
+    r" (?:fully |already |all )?(?:cover|address|answer|explain|mention|contain|include|discuss|touch|is|are|was|were)[a-z]*"
+    r"(?: [a-z0-9'-]+){0,12})?"
 )
 _ENGLISH = (
     rf"(?:i (?:see|find) )?nothing{_KIND}(?:'s| is| seems| appears| was)?(?: to be)?(?: {_GONE})?{_KIND}",

@@ -6,6 +6,7 @@ command line, a change of the code or a message is written (`hide`, `hide_words`
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,9 +45,12 @@ _FORMS = re.compile(
     re.VERBOSE,
 )
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)", re.DOTALL)
+# Of a header of HTTP; "basic" is a common word, and alone counts only before a login in base64 (_login).
+_VALUE = r"(?:(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}|[\w.~+/=-]{24,}|[A-Za-z0-9+/]{6,}={1,2})"
 _HEADER = re.compile(
-    r"\b(bearer|basic)(\s+)(?:(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}|[\w.~+/=-]{24,}|[A-Za-z0-9+/]{6,}={1,2})", re.IGNORECASE
+    rf"((?:\bauthorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic|token|apikey|api-key)|\bbearer)\s+){_VALUE}", re.IGNORECASE
 )
+_LOGIN = re.compile(r"(\bbasic\s+)([A-Za-z0-9+/]{6,}={0,2})(?![\w+/=])", re.IGNORECASE)
 _USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/@:'\"]*:[^\s/@'\"]*|(?<=http://)[^\s/@'\"]+|(?<=https://)[^\s/@'\"]+)@", re.IGNORECASE)
 _PAIR = re.compile(
     r"(?P<name>[A-Za-z][\w.-]*)(?P<mark>[\"']?\s*(?:=>|[=:])\s*)(?:\"(?P<double>[^\"\n]*)\"|'(?P<single>[^'\n]*)'|(?P<bare>[^\s\"',;&\])}]+))"
@@ -74,7 +78,8 @@ def hide(text: str, environment: Mapping[str, str] | None = None) -> str:
         text = text.replace(value, HIDDEN)
     text = _PRIVATE_KEY.sub(HIDDEN, text)
     text = _USER.sub(lambda found: f"{found[1]}{HIDDEN}@", text)
-    text = _HEADER.sub(lambda found: f"{found[1]}{found[2]}{HIDDEN}", text)
+    text = _HEADER.sub(lambda found: f"{found[1]}{HIDDEN}", text)
+    text = _LOGIN.sub(_login, text)
     return _PAIR.sub(_pair, _FORMS.sub(HIDDEN, text))
 
 
@@ -105,6 +110,15 @@ def hide_in(plain: Any, environment: Mapping[str, str] | None = None) -> Any:
     return [hide_in(one, environment) for one in plain] if isinstance(plain, list | tuple) else plain
 
 
+def _login(found: re.Match[str]) -> str:
+    """What stands behind "basic", hidden if it is USER:PASSWORD in base64."""
+    try:
+        said = base64.b64decode(found[2].rstrip("=") + "=" * (-len(found[2].rstrip("=")) % 4), validate=True).decode()
+    except ValueError:
+        return found[0]
+    return f"{found[1]}{HIDDEN}" if ":" in said and said.isprintable() else found[0]
+
+
 def _pair(found: re.Match[str]) -> str:
     quote = '"' if found["double"] is not None else "'" if found["single"] is not None else ""
     value = found["double"] or found["single"] or found["bare"] or ""
@@ -126,6 +140,12 @@ def _is_literal(name: str, value: str, quoted: bool, mark: str) -> bool:
     if "token" not in name.lower() and "auth" not in name.lower():
         return quoted or not ("." in value and value.replace(".", "").replace("_", "").isalpha()) or ("=" in mark and " " not in mark)
     return len(value) >= 8 and (any(c.isdigit() for c in value) or (quoted and " " not in value) or ("=" in mark and " " not in mark))
+
+
+def _is_issued(name: str, value: str) -> bool:
+    """Whether what is called a secret in the middle of a text looks like one: "auth=none" and "the secret=happiness" are words."""
+    mixed = value != value.lower() and value[1:] != value[1:].lower()
+    return name.isupper() or (len(value) >= SHORTEST and (mixed or any(c.isdigit() for c in value)))
 
 
 # -- the environment --------------------------------------------------------------------------------------------------------
@@ -181,7 +201,8 @@ def _holds(text: str, environment: Mapping[str, str] | None) -> str | None:
         return "holds a key or token"
     if _USER.search(text):
         return "holds a login (USER:PASSWORD@HOST)"
-    if any(is_secret_name(found[1]) for found in re.finditer(r"([A-Za-z]\w*)=[^\s,\"'\]]", text)):
+    given = re.finditer(r"([A-Za-z]\w*)=(?=([^\s,\"'\]]+))", text)  # a value may itself hold one: "x=[token=...]"
+    if any(is_secret_name(found[1]) and _is_issued(found[1], found[2]) for found in given):
         return "gives a secret a value"
     names = [name for value, name in _of_environment(environment).items() if len(value) >= LONGER and value in text]
     return f"holds the value of {names[0]}" if names else None

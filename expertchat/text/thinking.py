@@ -72,7 +72,7 @@ class Split:
 
 @dataclass(frozen=True)
 class _Mark:
-    """`kind`: open, close, or empty (both). `told`: it stands where text would speak of it. `small`: [think], not [THINK].
+    """`kind`: open, close, or empty (both). `told`: it stands where text would speak of it. `small`: [think], not [THINK], or a sentence.
 
     Those count only where another mark says so, and a `quoted` one never.
     """
@@ -99,21 +99,22 @@ class _Block:
     end: int = -1
 
 
-def split(text: str, opened: bool = False) -> Split:
-    """What a text thinks and what it says. `opened`: the prompt ended inside a block, which the text begins in.
+def split(text: str, opened: bool = False, announces: bool = False) -> Split:
+    """What a text thinks and what it says. `opened`: the prompt ended inside a block, which the text begins in. `announces`: its model was
+    asked to think, so that "Here is my thought process:" begins a block that may have been cut; else a response must follow.
 
     >>> split("<think>7 or 8?</think> 8").said, split("<think>hm").open, split("Hm.</think>8").thinking
     (' 8', True, 'Hm.')
     """
-    found = _once(text, opened)
+    found = _once(text, opened, announces)
     while found.found and (again := _once(found.said)).found:  # what is left may have grown together to another mark
         thinking = "\n\n".join(part for part in (found.thinking, again.thinking) if part)
         found = Split(thinking, again.said, found.open or again.open, True)
     return found
 
 
-def _once(text: str, opened: bool = False) -> Split:
-    blocks, still = _blocks(text, opened)
+def _once(text: str, opened: bool = False, announces: bool = False) -> Split:
+    blocks, still = _blocks(text, opened, announces=announces)
     return _taken_apart(text, blocks, still)
 
 
@@ -200,7 +201,7 @@ def _bared(text: str) -> str:
 # -- marks and blocks ---------------------------------------------------------------------------------------------------
 
 
-def _blocks(text: str, opened: bool, growing: bool = False) -> tuple[list[_Block], bool]:
+def _blocks(text: str, opened: bool, growing: bool = False, announces: bool = False) -> tuple[list[_Block], bool]:
     """The blocks of a text in their order, and whether the last one has no end.
 
     A block ends with the first closing mark. One more closing mark belongs to a block round it, which began with the last one if opening
@@ -209,7 +210,7 @@ def _blocks(text: str, opened: bool, growing: bool = False) -> tuple[list[_Block
     blocks: list[_Block] = []
     now = _Block(0, 0) if opened else None
     nested = 0
-    marks = _marks(text)
+    marks = _marks(text, announces)
     for i, mark in enumerate(marks):
         if now is None:
             now, nested = _outside_block(blocks, mark, marks[i + 1 :], nested, growing)
@@ -246,19 +247,20 @@ def _outside_block(
     return None, 0
 
 
-def _marks(text: str) -> list[_Mark]:
+def _marks(text: str, announces: bool = False) -> list[_Mark]:
     """All marks in their order."""
     plain = text.translate(_PLAIN)
     marks = [_mark(plain, found) for found in _MARK.finditer(plain)]
-    if (bare := _bare(plain)) is not None:
+    if (bare := _bare(plain, announces)) is not None:
         marks = sorted([*bare, *marks], key=lambda mark: mark.start)
     return marks
 
 
-def _bare(plain: str) -> list[_Mark] | None:
+def _bare(plain: str, announces: bool) -> list[_Mark] | None:
     """The marks of a text that begins with the name of a channel, or with a sentence that announces thoughts."""
     if begun := _PROCESS.match(plain):
-        return [_Mark(begun.start(), begun.end(), "open"), *(_Mark(m.start(), m.end(), "close") for m in _RESPONSE.finditer(plain))]
+        ends = [_Mark(found.start(), found.end(), "close") for found in _RESPONSE.finditer(plain)]
+        return [_Mark(begun.start(), begun.end(), "open", small=not announces), *ends]  # anybody may begin a reply so
     if only := _ONLY_FINAL.match(plain):
         return [_Mark(only.start(), only.end(), "empty")]
     begun, final = _BARE.match(plain), _BARE_FINAL.search(plain)
