@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from expertchat.backends.budget import Budget
 from expertchat.backends.kept import SIZE, Kept
 from expertchat.backends.loading import _share_budgets
 from expertchat.backends.slab import Slab
+from expertchat.backends.table import Table
 from expertchat.config import ConfigError
 from expertchat.records import Message
 from tests import tiny
@@ -48,6 +52,29 @@ def test_out_of_memory_lowers_the_batch_and_loses_nothing(llama: Path, decoding:
     for mine, theirs in zip(backend.score(asked), load(llama).score(asked), strict=True):
         assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
     assert backend.max_batch == 3
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Slab, "read"), (Table, "_close_holes"), (Table, "unrepeated")])
+@pytest.mark.parametrize("decoding", METHODS, ids=lambda d: d.method)
+def test_memory_may_run_out_as_a_reply_ends(llama: Path, decoding: Decoding, owner: Any, name: str, monkeypatch: Any) -> None:
+    """As what is done is kept, as its place is given to another row, and as the others' next words are weighed."""
+    chats = [(Message("user", f"{max(1, i)} herons " * 12),) for i in range(4)]  # the first two share their context
+    asked = [GenerateRequest(f"k{i}", chat, replace(decoding, max_new_tokens=3 + i % 3)) for i, chat in enumerate(chats)]
+    wanted = [(one.text, one.tokens) for one in load(llama).generate(asked)]
+    real = getattr(owner, name)
+    for bad in (2, 3, 4):
+        calls = itertools.count(1)
+
+        def scarce(*args: Any, bad: int = bad, calls: Iterator[int] = calls, **more: Any) -> Any:
+            if next(calls) == bad:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(*args, **more)
+
+        backend = load(llama, max_batch=8)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, scarce)
+            assert [(one.text, one.tokens) for one in backend.generate(asked)] == wanted
+        assert backend.max_batch == 8 or name != "read"  # what is not kept costs nothing but time
 
 
 def test_out_of_memory_with_one_row_is_said(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

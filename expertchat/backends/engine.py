@@ -221,12 +221,17 @@ class Engine:
         return states
 
     def keep(self, context: Context, slab: Slab, row: int, states_L_D: Tensor | None = None) -> None:
-        """Keep a row's tokens for later requests."""
+        """Keep a row's tokens for later requests; where there is no memory to, nothing is kept of anybody any more."""
 
         def read(start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
             return slab.read(row, start, stop), None if states_L_D is None else states_L_D[start:stop].clone()
 
-        self.kept.add(context.ids, read, context.owner)
+        try:
+            self.kept.add(context.ids, read, context.owner)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self.budget.free()
 
     # -- scores -----------------------------------------------------------------------------------------------------
 
