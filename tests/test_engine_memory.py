@@ -20,7 +20,7 @@ from expertchat.backends.table import Table
 from expertchat.config import ConfigError
 from expertchat.records import Message
 from tests import tiny
-from tests.test_engine import GREEDY, LONG, METHODS, OPTIONS, load, piece, talk
+from tests.test_engine import CONTRASTIVE, GREEDY, LONG, METHODS, OPTIONS, load, piece, talk
 
 torch.set_num_threads(1)
 
@@ -75,6 +75,16 @@ def test_memory_may_run_out_as_a_reply_ends(llama: Path, decoding: Decoding, own
             patch.setattr(owner, name, scarce)
             assert [(one.text, one.tokens) for one in backend.generate(asked)] == wanted
         assert backend.max_batch == 8 or name != "read"  # what is not kept costs nothing but time
+
+
+def test_candidates_are_written_over_one_another(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expertchat.backends.rows.AHEAD", 10**9)  # room for the whole reply at once, as on a GPU
+    backend = load(llama, cache_gib=0)
+    backend.end_ids = ()
+    asked = [GenerateRequest(f"k{i}", LONG, CONTRASTIVE) for i in range(4)]
+    length = len(backend.renderer.encode(LONG))
+    backend.generate(asked)
+    assert backend.counts.peak_bytes == 4 * (length + 10 + 4 + 1) * backend.engine.token_bytes  # reply, candidates, the dump
 
 
 def test_out_of_memory_with_one_row_is_said(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

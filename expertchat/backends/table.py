@@ -85,7 +85,9 @@ class Table:
         self._close_holes(all_of_them=True)
         first = len(self.lines)
         width = max(self.width, *(self.width_of(line) for line in lines))
-        slab = self.fit(first + len(lines), max(line.shared for line in lines) + width * (ahead + 1), width)
+        # Candidates are written over those of the step before; branches stand side by side at every step.
+        room = ahead + width if self.search.hidden else width * (ahead + 1)
+        slab = self.fit(first + len(lines), max(line.shared for line in lines) + room, width)
         filled = self.engine.prefill(slab, first, [line.context for line in lines], self.search.hidden)
         for line in lines:
             self.used[len(self.lines)] = line.shared

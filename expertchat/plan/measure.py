@@ -126,11 +126,10 @@ def _talk(rehearsal: Rehearsal, tokenizer: Any, words: Sequence[str]) -> None:
     job, model = rehearsal.job, rehearsal.model
     tokens = min(job.tokens, model.shape.context or job.tokens)
     new = min(NEW, tokens // 4)
-    room = _loads(rehearsal, replace(job, tokens=tokens + (model.candidates - 1) * (new + 1)))  # the engine's, for candidates
     loads = _loads(rehearsal, job)
     done = talk(rehearsal.built, tokenizer, words, job.conversations, tokens, model.candidates, new)
     states = sum(u.cache for load in loads for u in load.units if u.module == "model.embed_tokens")
-    keys = sum(u.cache for load in room for u in load.units if u.module != "model.embed_tokens")
+    keys = sum(u.cache for load in loads for u in load.units if u.module != "model.embed_tokens")
     rehearsal.row("KV cache", keys, done.cache)
     rehearsal.row("reply and judgement", sum(load.talk_moment for load in loads) + states, done.moment)
     speed = f"{done.tokens / done.reply_seconds:.1f} new tokens/s with a prefill of {tokens} tokens each"
