@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from expertchat.backends import engine as engine_module
+from expertchat.backends.attention import FEW
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.backends.budget import Budget
 from expertchat.backends.kept import SIZE, Kept
@@ -85,6 +87,22 @@ def test_candidates_are_written_over_one_another(llama: Path, monkeypatch: pytes
     length = len(backend.renderer.encode(LONG))
     backend.generate(asked)
     assert backend.counts.peak_bytes == 4 * (length + 10 + 4 + 1) * backend.engine.token_bytes  # reply, candidates, the dump
+
+
+@pytest.mark.parametrize("decoding", METHODS, ids=lambda d: d.method)
+def test_no_pass_sees_more_than_it_has_room_for(llama: Path, decoding: Decoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = talk(load(llama), decoding, dialogues=4, turns=2)
+    monkeypatch.setattr(engine_module, "SEEN", {"cpu": 100})
+    seen: list[tuple[int, int]] = []
+    aim = Slab.aim
+
+    def aimed(self: Slab, first: int, places: torch.Tensor, length: int) -> None:
+        seen.append((places.shape[1], places.shape[0] * length if len(places) > 1 else 0))
+        aim(self, first, places, length)
+
+    monkeypatch.setattr(Slab, "aim", aimed)
+    assert talk(load(llama), decoding, dialogues=4, turns=2) == wanted
+    assert max(tokens for queries, tokens in seen if queries > FEW) <= 100 < max(tokens for _, tokens in seen)
 
 
 def test_out_of_memory_with_one_row_is_said(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

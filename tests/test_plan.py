@@ -17,7 +17,20 @@ from expertchat import cli
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, parse_gpus
-from expertchat.plan.memory import GIB, PREFILL_TOKENS, Lora, Shape, Step, adapter, shape_of, train_ends, train_logits, train_pass, weights
+from expertchat.plan.memory import (
+    GIB,
+    PREFILL_SEEN,
+    PREFILL_TOKENS,
+    Lora,
+    Shape,
+    Step,
+    adapter,
+    shape_of,
+    train_ends,
+    train_logits,
+    train_pass,
+    weights,
+)
 from expertchat.plan.placement import Load
 from expertchat.plan.planner import Plan, check, does_fit, embedder_device, make_plan, placed, plan_of
 from expertchat.plan.shapes import PUBLISHED
@@ -351,11 +364,12 @@ def test_a_reply_and_a_judgement_are_planned(decoding: str) -> None:
 
 
 def test_the_plan_and_the_engine_agree_on_the_size_of_a_pass() -> None:
-    from expertchat.backends.engine import PASS_TOKENS
+    from expertchat.backends.engine import PASS_TOKENS, SEEN
     from expertchat.plan.measure import CPU_PASS
 
     assert PASS_TOKENS["cuda"] == PREFILL_TOKENS
     assert PASS_TOKENS["cpu"] == CPU_PASS
+    assert SEEN["cuda"] == PREFILL_SEEN
 
 
 def test_a_load_counts_what_it_adds() -> None:

@@ -14,6 +14,7 @@ from expertchat.backends.reward_folders import any_reward_model_problem, base_of
 from expertchat.config import ConfigError, EmbedderConfig, ModelConfig, RewardModelConfig
 from expertchat.plan.memory import (
     GIB,
+    PREFILL_SEEN,
     PREFILL_TOKENS,
     ROWS,
     WIDTH,
@@ -125,6 +126,7 @@ class Job:
     tokens: int
     training: Training | None = None
     pass_tokens: int = PREFILL_TOKENS  # of one prefill pass at most
+    pass_seen: int = PREFILL_SEEN  # that the rows of such a pass see together at most
     seats: Mapping[str, str] = field(default_factory=dict)  # seat -> owner of the model that it uses; equal ones are loaded once
     others: tuple[Training, ...] = ()  # besides `training`: experts that learn by turns
     valuer: Embedder | None = None  # a reward model, whole on one GPU
@@ -165,7 +167,8 @@ def units(model: Model, job: Job) -> list[Unit]:
     whole, layer = weights(shape, dtype, kind), layer_weights(shape, dtype, kind)
     norm = whole.norms - shape.layers * layer.norms
     tokens = min(job.tokens, shape.context or job.tokens)
-    moment = reply_pass(shape, dtype, kind, min(rows * tokens, job.pass_tokens), tokens)
+    most, seen = job.pass_tokens, max(tokens, job.pass_seen)
+    moment = reply_pass(shape, dtype, kind, min(rows * tokens, most), tokens, min(rows * tokens, seen))
     logits = reply_logits(shape, dtype, rows * model.candidates)
     states = hidden_states(shape, rows, tokens) if model.candidates > 1 else 0
     saved = train_moment = ends = train_head = 0

@@ -85,7 +85,7 @@ def _where(config: PlanConfig) -> tuple[Job, dict[str, Places], list[str]]:
         return plan.job, places, [f"measured on {', '.join(sorted({gpu.name for gpu in gpus}))}"]
     from expertchat.backends.hardware import free_memory
 
-    job = replace(job, pass_tokens=CPU_PASS)
+    job = replace(job, pass_tokens=CPU_PASS, pass_seen=job.conversations * job.tokens)
     need, free = sum(_sum(units(model, job)).need for model in job.models), free_memory("cpu")
     if need > 0.8 * free:
         smaller = " ".join(f"experts.{seat}.path=random:llama:28M" for seat in config.experts.seats)
