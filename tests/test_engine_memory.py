@@ -17,6 +17,8 @@ from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.backends.budget import Budget
 from expertchat.backends.kept import SIZE, Kept
 from expertchat.backends.loading import _share_budgets
+from expertchat.backends.local import LocalBackend
+from expertchat.backends.scoring import Plan, plan
 from expertchat.backends.slab import Slab
 from expertchat.backends.table import Table
 from expertchat.config import ConfigError
@@ -103,6 +105,34 @@ def test_no_pass_sees_more_than_it_has_room_for(llama: Path, decoding: Decoding,
     monkeypatch.setattr(Slab, "aim", aimed)
     assert talk(load(llama), decoding, dialogues=4, turns=2) == wanted
     assert max(tokens for queries, tokens in seen if queries > FEW) <= 100 < max(tokens for _, tokens in seen)
+
+
+def test_scores_make_no_logits_that_nobody_reads(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chats = [(Message("user", f"{i} owls and herons " * 9),) for i in range(5)]
+    names = ("Depth", "Accuracy", "Clarity")
+    asked = [ScoreRequest(f"{i}/{name}", chat, OPTIONS, f"{name}:") for i, chat in enumerate(chats) for name in names]
+    wanted = [one.logprobs for one in load(llama, engine=False).score(asked)]
+    backend = load(llama)
+    words = backend.model.config.vocab_size
+    widths: list[tuple[int, ...]] = []
+    forward = backend.engine.forward
+
+    def seen(*args: Any, **more: Any) -> torch.Tensor:
+        logits = forward(*args, **more)
+        if more.get("exact"):
+            widths.append(tuple(logits.shape))
+        return logits
+
+    monkeypatch.setattr(backend.engine, "forward", seen)
+    read = max(sum(len(path) + 1 for _, path, _ in one.tails) for one in backend._asked([_plan(backend, r) for r in asked], [""] * 15))
+    monkeypatch.setattr("expertchat.backends.local.MOST", 2 * read * words)
+    found = backend.score(asked)
+    assert [one.logprobs for one in found] == [pytest.approx(one, abs=1e-4) for one in wanted]
+    assert [rows for rows, _, _ in widths] == [2, 2, 1] and max(columns for _, columns, _ in widths) <= read
+
+
+def _plan(backend: LocalBackend, request: ScoreRequest) -> Plan:
+    return plan(backend.renderer, request, "m", 1024)
 
 
 def test_out_of_memory_with_one_row_is_said(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from expertchat.plan.memory import (
     mpnet_parameters,
     parameters,
     reply_pass,
+    score_logits,
     shape_of,
     train_logits,
     train_pass,
@@ -142,6 +143,14 @@ def test_attention_over_repeated_keys_by_hand() -> None:
     assert feeding == attention_pass(TINY, "bf16", 4, 100, 4) + 4 * 100 * 4 and attending == feeding + 2 * 2 * 396 * 8
     # Llama: the feed-forward block is the larger part of a full pass, as the engine bounds what the rows see
     assert attention_pass(LLAMA, "fp16", PREFILL_TOKENS, 3072, PREFILL_SEEN) < reply_pass(LLAMA, "fp16", "none", PREFILL_TOKENS, 3072, 0)
+
+
+def test_ratings_take_logits_of_what_is_read_up_to_a_bound() -> None:
+    # fp32: 12 log probabilities of each dialogue, and what they are made of; at most 2^25 of a pass
+    assert score_logits(TINY, "fp32", 3) == 2 * 3 * 12 * 32 * 4
+    assert score_logits(LLAMA, "fp32", 1000) == 2 * (2**25 // 128256) * 128256 * 4
+    # fp16: 12 of one dialogue are less than the output layer's first 8192 rows in fp32
+    assert score_logits(LLAMA, "fp16", 1) == 12 * 128256 * 4 + 8192 * 4096 * 4
 
 
 def test_checkpointing_keeps_layer_inputs_alone() -> None:

@@ -19,6 +19,7 @@ from expertchat.config import ConfigError
 from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, parse_gpus
 from expertchat.plan.memory import (
     GIB,
+    HEAD,
     PREFILL_SEEN,
     PREFILL_TOKENS,
     Lora,
@@ -365,11 +366,12 @@ def test_a_reply_and_a_judgement_are_planned(decoding: str) -> None:
 
 def test_the_plan_and_the_engine_agree_on_the_size_of_a_pass() -> None:
     from expertchat.backends.engine import PASS_TOKENS, SEEN
+    from expertchat.backends.head import ROWS
     from expertchat.plan.measure import CPU_PASS
 
     assert PASS_TOKENS["cuda"] == PREFILL_TOKENS
     assert PASS_TOKENS["cpu"] == CPU_PASS
-    assert SEEN["cuda"] == PREFILL_SEEN
+    assert SEEN["cuda"] == PREFILL_SEEN and HEAD == ROWS
 
 
 def test_a_load_counts_what_it_adds() -> None:

@@ -32,6 +32,7 @@ from expertchat.plan.memory import (
     mpnet_parameters,
     reply_logits,
     reply_pass,
+    score_logits,
     shape_of,
     train_ends,
     train_logits,
@@ -169,7 +170,7 @@ def units(model: Model, job: Job) -> list[Unit]:
     tokens = min(job.tokens, shape.context or job.tokens)
     most, seen = job.pass_tokens, max(tokens, job.pass_seen)
     moment = reply_pass(shape, dtype, kind, min(rows * tokens, most), tokens, min(rows * tokens, seen))
-    logits = reply_logits(shape, dtype, rows * model.candidates)
+    logits = max(reply_logits(shape, dtype, rows * model.candidates), score_logits(shape, dtype, rows))
     states = hidden_states(shape, rows, tokens) if model.candidates > 1 else 0
     saved = train_moment = ends = train_head = 0
     mine = [training for training in job.trainings if training.owner == model.owner]

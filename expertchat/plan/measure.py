@@ -135,7 +135,7 @@ def _talk(rehearsal: Rehearsal, tokenizer: Any, words: Sequence[str]) -> None:
     speed = f"{done.tokens / done.reply_seconds:.1f} new tokens/s with a prefill of {tokens} tokens each"
     rehearsal.notes.append(
         f"{model.owner}: replies of {job.conversations} conversations {done.reply_seconds:.2f} s ({speed}), "
-        f"ten ratings of each {done.judge_seconds:.2f} s"
+        f"six ratings of each {done.judge_seconds:.2f} s"
     )
 
 

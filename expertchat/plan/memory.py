@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from expertchat.backends.layouts import ATTENTION, LAYOUTS, LINEAR, layout_of
+from expertchat.backends.scoring import MOST
 
 GIB = 2**30
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -20,6 +21,8 @@ ADAPTER = 4  # LoRA weights, gradients and Adam's two moments are fp32 each
 PREFILL_TOKENS = 16384  # of one pass on a GPU at most, as the engine does it
 PREFILL_SEEN = 32768  # that the rows of such a pass see together at most, where there is more than one
 ROWS = 4  # that the engine makes room for at least
+HEAD = 8192  # words whose weights are there in fp32 at a time, where log probabilities are read
+JUDGED = 6 * 2  # tokens of a dialogue's judgement whose log probabilities are read: two of each rating, " 10" in two pieces
 
 
 class UnknownArchitecture(ValueError):
@@ -268,6 +271,14 @@ def attention_pass(shape: Shape, dtype: Dtype, n: int, context: int, seen: int) 
 def reply_logits(shape: Shape, dtype: Dtype, rows: int) -> int:
     """Next-word logits of `rows` rows: as the model gives them, in fp32, and their probabilities."""
     return rows * shape.vocab * (WIDTH[dtype] + 2 * 4)
+
+
+def score_logits(shape: Shape, dtype: Dtype, rows: int) -> int:
+    """Log probabilities of the ratings of `rows` dialogues, as many as are scored in one pass: logits in fp32, and what is made of them;
+    or the last of the output layer's pieces in fp32 that they are computed with."""
+    columns = max(JUDGED, min(rows * JUDGED, MOST // shape.vocab))
+    logits = columns * shape.vocab * 4
+    return logits + max(logits, 0 if dtype == "fp32" else min(HEAD, shape.vocab) * shape.hidden * 4)
 
 
 @dataclass(frozen=True)
