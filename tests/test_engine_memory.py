@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from expertchat.backends import engine as engine_module
+from expertchat.backends import plain
 from expertchat.backends.attention import FEW
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.backends.budget import Budget
@@ -89,6 +90,43 @@ def test_candidates_are_written_over_one_another(llama: Path, monkeypatch: pytes
     length = len(backend.renderer.encode(LONG))
     backend.generate(asked)
     assert backend.counts.peak_bytes == 4 * (length + 10 + 4 + 1) * backend.engine.token_bytes  # reply, candidates, the dump
+
+
+@pytest.mark.parametrize("engine", [True, False])
+def test_beams_are_rows_and_whole_batches_give_way_too(llama: Path, engine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    beam = Decoding("beam", max_new_tokens=4, beams=2)
+    asked = [GenerateRequest(f"k{i}", (Message("user", f"{i} owls " * 3),), beam) for i in range(4)]
+    rated = [ScoreRequest(f"s{i}", (Message("user", f"{i} owls " * 3),), OPTIONS) for i in range(4)]
+    wanted = [one.text for one in load(llama, engine=engine, max_batch=2).generate(asked)]
+    scores = [one.logprobs for one in load(llama, engine=engine, max_batch=2).score(rated)]
+    passes: list[int] = []
+
+    def scarce(real: Any) -> Any:
+        def called(model: Any, rows: Any, *rest: Any) -> Any:
+            passes.append(len(rows))
+            if len(rows) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(model, rows, *rest)
+
+        return called
+
+    monkeypatch.setattr(plain, "write", scarce(plain.write))
+    monkeypatch.setattr(plain, "continuations", scarce(plain.continuations))
+    backend = load(llama, engine=engine, max_batch=8)
+    assert [one.text for one in backend.generate(asked)] == wanted
+    assert passes == [4, 2, 2] and backend.max_batch == 4  # rows: two beams each
+    backend = load(llama, engine=engine, max_batch=4)
+    assert [one.logprobs for one in backend.score(rated)] == [pytest.approx(one, abs=1e-5) for one in scores]
+    assert passes[3:] == ([] if engine else [4, 2, 2])
+
+
+def test_beam_search_says_that_one_reply_is_too_much(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(plain, "write", never)
+    with pytest.raises(ConfigError, match="out of memory with a single row"):
+        load(llama, max_batch=8).generate([GenerateRequest(f"k{i}", LONG, Decoding("beam", beams=4)) for i in range(3)])
 
 
 @pytest.mark.parametrize("decoding", METHODS, ids=lambda d: d.method)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from expertchat import cli
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
-from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, parse_gpus
+from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, parse_gpus, units
 from expertchat.plan.memory import (
     GIB,
     HEAD,
@@ -156,6 +156,13 @@ def test_the_largest_batch_fits_and_one_more_does_not(job: Job) -> None:
 
 
 # -- what to lower ------------------------------------------------------------------------------------------------------
+
+
+def test_beams_are_rows_of_the_plan() -> None:
+    """Four are there for one conversation anyhow; of eight beams each has its keys and values, and their prompts pass at once."""
+    one, four, eight = (units(replace(LLAMA, beams=beams), Job((LLAMA,), None, 1, 3072)) for beams in (1, 4, 8))
+    assert [sum(unit.cache for unit in found) for found in (four, eight)] == [sum(unit.cache for unit in one) * n for n in (1, 2)]
+    assert one[1].talk_moment < four[1].talk_moment < eight[1].talk_moment
 
 
 def test_the_message_says_what_to_lower_and_the_numbers_hold() -> None:

@@ -186,20 +186,20 @@ class LocalBackend(Backend):
         if self.engine is not None:
             self.engine.free()
 
-    def _shrink(self, tried: int, error: Exception) -> None:
-        """Memory ran out with so many rows. Raises ConfigError where not even one fits."""
+    def _shrink(self, tried: int, error: Exception, each: int = 1) -> None:
+        """Memory ran out with so many requests of `each` rows. Raises ConfigError where not even one fits."""
         if tried <= 1:
             self.out_of_memory(error)
-        before, self.max_batch = self.max_batch, tried // 2
+        before, self.max_batch = self.max_batch, tried // 2 * each
         self.say(f"{self.info.name}: out of memory, max_batch lowered from {before} to {self.max_batch}; nothing is lost")
 
-    def _make_room(self, tried: int, error: Exception) -> None:
+    def _make_room(self, tried: int, error: Exception, each: int = 1) -> None:
         """The same, after a pass of whole batches. Raises what else went wrong."""
         if not out_of_memory(error):
             raise error
         if self.engine is not None:
             self.engine.budget.free()
-        self._shrink(tried, error)
+        self._shrink(tried, error, each)
 
     def out_of_memory(self, error: Exception) -> NoReturn:
         """Say that not even one row fits. Raises ConfigError."""
@@ -266,15 +266,20 @@ class LocalBackend(Backend):
         waiting = sorted(range(len(requests)), key=lambda i: (len(prompts[i]), i))
         results: dict[int, Completion] = {}
         while waiting:
-            batch = waiting[: self.max_batch]
+            decoding = requests[waiting[0]].decoding
+            each = decoding.beams if decoding.method == "beam" else 1  # rows of a request
+            batch = waiting[: max(1, self.max_batch // each)]
             rows = [self.row(requests[i], prompts[i], i) for i in batch]
             watch = Watch(rows, self.end_ids, on_text)
             limit, started = max(row.limit for row in rows), time.perf_counter()
             noise = [uniforms(self.seed, requests[i].key, limit) for i in batch]
             try:
-                plain.write(self.model, [prompts[i] for i in batch], requests[batch[0]].decoding, rows, watch, noise, self.pad_id)
+                plain.write(self.model, [prompts[i] for i in batch], decoding, rows, watch, noise, self.pad_id)
             except NotFinite:
                 raise ConfigError(self._broken()) from None
+            except MEMORY_ERRORS as error:
+                self._make_room(len(batch), error, each)
+                continue
             watch.announce(last=True)
             seconds = time.perf_counter() - started
             results |= {row.index: row.completion(prompts[row.index], seconds) for row in rows}

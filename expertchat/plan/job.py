@@ -78,6 +78,7 @@ class Model:
     dtype: Dtype = "bf16"
     quantization: Quantization = "none"
     candidates: int = 1  # of contrastive search; more than 1: hidden states are kept
+    beams: int = 1  # rows of a reply of beam search
     gpu: int | None = None
     on_gpu: bool = True
     key: str = ""  # its place in the config
@@ -164,11 +165,12 @@ def chains(job: Job) -> tuple[dict[str, list[Unit]], dict[int, list[Unit]]]:
 
 def units(model: Model, job: Job) -> list[Unit]:
     """A model's modules with what each needs."""
-    shape, dtype, kind, rows = model.shape, model.dtype, model.quantization, job.conversations
+    shape, dtype, kind, rows = model.shape, model.dtype, model.quantization, max(job.conversations, model.beams)
     whole, layer = weights(shape, dtype, kind), layer_weights(shape, dtype, kind)
     norm = whole.norms - shape.layers * layer.norms
     tokens = min(job.tokens, shape.context or job.tokens)
-    most, seen = job.pass_tokens, max(tokens, job.pass_seen)
+    # Beam search runs without the engine, which would compute its prompts in pieces.
+    most, seen = (job.pass_tokens, max(tokens, job.pass_seen)) if model.beams == 1 else (rows * tokens,) * 2
     moment = reply_pass(shape, dtype, kind, min(rows * tokens, most), tokens, min(rows * tokens, seen))
     logits = max(reply_logits(shape, dtype, rows * model.candidates), score_logits(shape, dtype, rows))
     states = hidden_states(shape, rows, tokens) if model.candidates > 1 else 0
@@ -221,6 +223,7 @@ def model_of(config: ModelConfig, owner: str, key: str) -> Model | None:
         dtype="bf16" if config.dtype == "auto" else config.dtype,
         quantization=saved_bits(config) or ("none" if config.quantization == "auto" else config.quantization),
         candidates=candidates,
+        beams=max([stage.beams for stage in (reply, judge) if stage.method == "beam"], default=1),
         gpu=int(fixed[1] or 0) if fixed else None,
         on_gpu=config.device not in ("cpu", "mps"),
         key=key,
