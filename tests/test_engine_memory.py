@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from expertchat.backends import engine as engine_module
+from expertchat.backends import plain
+from expertchat.backends.attention import FEW
 from expertchat.backends.base import Decoding, GenerateRequest, ScoreRequest
 from expertchat.backends.budget import Budget
 from expertchat.backends.kept import SIZE, Kept
 from expertchat.backends.loading import _share_budgets
+from expertchat.backends.local import LocalBackend
+from expertchat.backends.scoring import Plan, plan
 from expertchat.backends.slab import Slab
+from expertchat.backends.table import Table
 from expertchat.config import ConfigError
 from expertchat.records import Message
 from tests import tiny
-from tests.test_engine import GREEDY, LONG, METHODS, OPTIONS, load, piece, talk
+from tests.test_engine import CONTRASTIVE, GREEDY, LONG, METHODS, OPTIONS, load, piece, talk
 
 torch.set_num_threads(1)
 
@@ -48,6 +57,120 @@ def test_out_of_memory_lowers_the_batch_and_loses_nothing(llama: Path, decoding:
     for mine, theirs in zip(backend.score(asked), load(llama).score(asked), strict=True):
         assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
     assert backend.max_batch == 3
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Slab, "read"), (Table, "_close_holes"), (Table, "unrepeated")])
+@pytest.mark.parametrize("decoding", METHODS, ids=lambda d: d.method)
+def test_memory_may_run_out_as_a_reply_ends(llama: Path, decoding: Decoding, owner: Any, name: str, monkeypatch: Any) -> None:
+    """As what is done is kept, as its place is given to another row, and as the others' next words are weighed."""
+    chats = [(Message("user", f"{max(1, i)} herons " * 12),) for i in range(4)]  # the first two share their context
+    asked = [GenerateRequest(f"k{i}", chat, replace(decoding, max_new_tokens=3 + i % 3)) for i, chat in enumerate(chats)]
+    wanted = [(one.text, one.tokens) for one in load(llama).generate(asked)]
+    real = getattr(owner, name)
+    for bad in (2, 3, 4):
+        calls = itertools.count(1)
+
+        def scarce(*args: Any, bad: int = bad, calls: Iterator[int] = calls, **more: Any) -> Any:
+            if next(calls) == bad:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(*args, **more)
+
+        backend = load(llama, max_batch=8)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, scarce)
+            assert [(one.text, one.tokens) for one in backend.generate(asked)] == wanted
+        assert backend.max_batch == 8 or name != "read"  # what is not kept costs nothing but time
+
+
+def test_candidates_are_written_over_one_another(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expertchat.backends.rows.AHEAD", 10**9)  # room for the whole reply at once, as on a GPU
+    backend = load(llama, cache_gib=0)
+    backend.end_ids = ()
+    asked = [GenerateRequest(f"k{i}", LONG, CONTRASTIVE) for i in range(4)]
+    length = len(backend.renderer.encode(LONG))
+    backend.generate(asked)
+    assert backend.counts.peak_bytes == 4 * (length + 10 + 4 + 1) * backend.engine.token_bytes  # reply, candidates, the dump
+
+
+@pytest.mark.parametrize("engine", [True, False])
+def test_beams_are_rows_and_whole_batches_give_way_too(llama: Path, engine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    beam = Decoding("beam", max_new_tokens=4, beams=2)
+    asked = [GenerateRequest(f"k{i}", (Message("user", f"{i} owls " * 3),), beam) for i in range(4)]
+    rated = [ScoreRequest(f"s{i}", (Message("user", f"{i} owls " * 3),), OPTIONS) for i in range(4)]
+    wanted = [one.text for one in load(llama, engine=engine, max_batch=2).generate(asked)]
+    scores = [one.logprobs for one in load(llama, engine=engine, max_batch=2).score(rated)]
+    passes: list[int] = []
+
+    def scarce(real: Any) -> Any:
+        def called(model: Any, rows: Any, *rest: Any) -> Any:
+            passes.append(len(rows))
+            if len(rows) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(model, rows, *rest)
+
+        return called
+
+    monkeypatch.setattr(plain, "write", scarce(plain.write))
+    monkeypatch.setattr(plain, "continuations", scarce(plain.continuations))
+    backend = load(llama, engine=engine, max_batch=8)
+    assert [one.text for one in backend.generate(asked)] == wanted
+    assert passes == [4, 2, 2] and backend.max_batch == 4  # rows: two beams each
+    backend = load(llama, engine=engine, max_batch=4)
+    assert [one.logprobs for one in backend.score(rated)] == [pytest.approx(one, abs=1e-5) for one in scores]
+    assert passes[3:] == ([] if engine else [4, 2, 2])
+
+
+def test_beam_search_says_that_one_reply_is_too_much(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(plain, "write", never)
+    with pytest.raises(ConfigError, match="out of memory with a single row"):
+        load(llama, max_batch=8).generate([GenerateRequest(f"k{i}", LONG, Decoding("beam", beams=4)) for i in range(3)])
+
+
+@pytest.mark.parametrize("decoding", METHODS, ids=lambda d: d.method)
+def test_no_pass_sees_more_than_it_has_room_for(llama: Path, decoding: Decoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = talk(load(llama), decoding, dialogues=4, turns=2)
+    monkeypatch.setattr(engine_module, "SEEN", {"cpu": 100})
+    seen: list[tuple[int, int]] = []
+    aim = Slab.aim
+
+    def aimed(self: Slab, first: int, places: torch.Tensor, length: int) -> None:
+        seen.append((places.shape[1], places.shape[0] * length if len(places) > 1 else 0))
+        aim(self, first, places, length)
+
+    monkeypatch.setattr(Slab, "aim", aimed)
+    assert talk(load(llama), decoding, dialogues=4, turns=2) == wanted
+    assert max(tokens for queries, tokens in seen if queries > FEW) <= 100 < max(tokens for _, tokens in seen)
+
+
+def test_scores_make_no_logits_that_nobody_reads(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chats = [(Message("user", f"{i} owls and herons " * 9),) for i in range(5)]
+    names = ("Depth", "Accuracy", "Clarity")
+    asked = [ScoreRequest(f"{i}/{name}", chat, OPTIONS, f"{name}:") for i, chat in enumerate(chats) for name in names]
+    wanted = [one.logprobs for one in load(llama, engine=False).score(asked)]
+    backend = load(llama)
+    words = backend.model.config.vocab_size
+    widths: list[tuple[int, ...]] = []
+    forward = backend.engine.forward
+
+    def seen(*args: Any, **more: Any) -> torch.Tensor:
+        logits = forward(*args, **more)
+        if more.get("exact"):
+            widths.append(tuple(logits.shape))
+        return logits
+
+    monkeypatch.setattr(backend.engine, "forward", seen)
+    read = max(sum(len(path) + 1 for _, path, _ in one.tails) for one in backend._asked([_plan(backend, r) for r in asked], [""] * 15))
+    monkeypatch.setattr("expertchat.backends.local.MOST", 2 * read * words)
+    found = backend.score(asked)
+    assert [one.logprobs for one in found] == [pytest.approx(one, abs=1e-4) for one in wanted]
+    assert [rows for rows, _, _ in widths] == [2, 2, 1] and max(columns for _, columns, _ in widths) <= read
+
+
+def _plan(backend: LocalBackend, request: ScoreRequest) -> Plan:
+    return plan(backend.renderer, request, "m", 1024)
 
 
 def test_out_of_memory_with_one_row_is_said(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

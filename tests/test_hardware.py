@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from expertchat.backends import hardware
-from expertchat.backends.hardware import choose_dtype, cpu_bf16, free_memory, parameters_of, usable_cores
+from expertchat.backends.hardware import choose_attention, choose_dtype, cpu_bf16, free_memory, gpus_of, parameters_of, usable_cores
+from expertchat.backends.quantization import Card, find_card
 from expertchat.config import ConfigError
 from tests import tiny
 
@@ -128,6 +129,28 @@ def test_dtype_on_a_cpu(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
     chosen, said = choose_dtype("auto", "cpu", parameters)
     assert chosen == dtype and said is not None and note in said
+
+
+def test_the_least_capable_of_the_gpus_that_a_model_stands_on_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = [("A100", (8, 0)), ("V100", (7, 0)), ("A100", (8, 0))]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: cards[i][0])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i=0: cards[i][1])
+    monkeypatch.setattr("expertchat.backends.quantization.free_memory", lambda device: GIB)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    for device, places, gpus in [
+        ("cuda", {"model.layers.0": 0, "lm_head": "cuda:2", "model.norm": "cpu"}, (0, 2)), ("cuda", {"": 1}, (1,)), ("cuda:1", None, (1,)),
+        ("balanced", None, (0, 1, 2)), ("cpu", None, ()),
+    ]:  # fmt: skip
+        assert gpus_of(device, places) == gpus
+    assert choose_dtype("auto", "cuda", gpus=(0, 2))[0] == torch.bfloat16 == choose_dtype("auto", "cuda:2")[0]
+    assert choose_dtype("auto", "cuda", gpus=(1,)) == choose_dtype("auto", "balanced") == choose_dtype("auto", "cuda", gpus=(0, 1, 2))
+    assert choose_dtype("auto", "balanced") == (torch.float16, "fp16: V100 (compute 7.0) has no bf16")
+    assert choose_attention("flash_attention_2", "cuda", torch.float16, gpus=(0, 2))[0] == "flash_attention_2"
+    for device, gpus in (("cuda:1", None), ("cuda", (0, 1)), ("balanced", None)):
+        with pytest.raises(ConfigError, match=r"compute 8\.0 or newer, not V100"):
+            choose_attention("flash_attention_2", device, torch.float16, gpus=gpus)
+    assert find_card("cuda", (0, 1)) == Card("2 x A100, V100", (7, 0), 2 * GIB)
 
 
 def test_a_wanted_dtype_is_taken_and_its_cost_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,17 +13,22 @@ from hypothesis import strategies as st
 from expertchat.backends.layouts import LAYOUTS
 from expertchat.plan.memory import (
     GIB,
+    PREFILL_SEEN,
+    PREFILL_TOKENS,
     Lora,
     Matrix,
     Shape,
     Step,
     UnknownArchitecture,
     adapter,
+    attention_pass,
     cache,
     layer_weights,
     matrix_bytes,
     mpnet_parameters,
     parameters,
+    reply_pass,
+    score_logits,
     shape_of,
     train_logits,
     train_pass,
@@ -125,6 +131,26 @@ def test_logits_of_llama_are_large_unless_they_come_in_pieces() -> None:
     whole, pieces = (train_logits(LLAMA, "bf16", Step(2, 1024, True, chunk)) for chunk in (0, 256))
     assert whole == 2048 * 128256 * 4 * 3  # about 1 GiB three times
     assert pieces == whole // 8
+
+
+def test_attention_over_repeated_keys_by_hand() -> None:
+    # TINY in bf16, 4 tokens that see 100 each, 400 together: two hidden states of 8, queries and answers 3 x 8 = 40 numbers a token,
+    # a mask of 100; keys and values of 400 tokens for both heads: 2 x 400 x 8
+    assert attention_pass(TINY, "bf16", 4, 100, 400) == 2 * (4 * 40 + 4 * 100 + 2 * 400 * 8)
+    assert attention_pass(replace(TINY, kv_heads=2), "bf16", 4, 100, 400) == 2 * (4 * 40 + 4 * 100)
+    feeding, attending = (reply_pass(TINY, "bf16", "none", 4, 100, seen) for seen in (4, 400))
+    # three hidden states, and three of 16 numbers: 72 a token, which is less than the attention even of 4 tokens
+    assert feeding == attention_pass(TINY, "bf16", 4, 100, 4) + 4 * 100 * 4 and attending == feeding + 2 * 2 * 396 * 8
+    # Llama: the feed-forward block is the larger part of a full pass, as the engine bounds what the rows see
+    assert attention_pass(LLAMA, "fp16", PREFILL_TOKENS, 3072, PREFILL_SEEN) < reply_pass(LLAMA, "fp16", "none", PREFILL_TOKENS, 3072, 0)
+
+
+def test_ratings_take_logits_of_what_is_read_up_to_a_bound() -> None:
+    # fp32: 12 log probabilities of each dialogue, and what they are made of; at most 2^25 of a pass
+    assert score_logits(TINY, "fp32", 3) == 2 * 3 * 12 * 32 * 4
+    assert score_logits(LLAMA, "fp32", 1000) == 2 * (2**25 // 128256) * 128256 * 4
+    # fp16: 12 of one dialogue are less than the output layer's first 8192 rows in fp32
+    assert score_logits(LLAMA, "fp16", 1) == 12 * 128256 * 4 + 8192 * 4096 * 4
 
 
 def test_checkpointing_keeps_layer_inputs_alone() -> None:

@@ -16,8 +16,22 @@ from hypothesis import strategies as st
 from expertchat import cli
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
-from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, parse_gpus
-from expertchat.plan.memory import GIB, PREFILL_TOKENS, Lora, Shape, Step, adapter, shape_of, train_ends, train_logits, train_pass, weights
+from expertchat.plan.job import Embedder, Gpu, Job, Model, Training, parse_gpus, units
+from expertchat.plan.memory import (
+    GIB,
+    HEAD,
+    PREFILL_SEEN,
+    PREFILL_TOKENS,
+    Lora,
+    Shape,
+    Step,
+    adapter,
+    shape_of,
+    train_ends,
+    train_logits,
+    train_pass,
+    weights,
+)
 from expertchat.plan.placement import Load
 from expertchat.plan.planner import Plan, check, does_fit, embedder_device, make_plan, placed, plan_of
 from expertchat.plan.shapes import PUBLISHED
@@ -142,6 +156,13 @@ def test_the_largest_batch_fits_and_one_more_does_not(job: Job) -> None:
 
 
 # -- what to lower ------------------------------------------------------------------------------------------------------
+
+
+def test_beams_are_rows_of_the_plan() -> None:
+    """Four are there for one conversation anyhow; of eight beams each has its keys and values, and their prompts pass at once."""
+    one, four, eight = (units(replace(LLAMA, beams=beams), Job((LLAMA,), None, 1, 3072)) for beams in (1, 4, 8))
+    assert [sum(unit.cache for unit in found) for found in (four, eight)] == [sum(unit.cache for unit in one) * n for n in (1, 2)]
+    assert one[1].talk_moment < four[1].talk_moment < eight[1].talk_moment
 
 
 def test_the_message_says_what_to_lower_and_the_numbers_hold() -> None:
@@ -351,11 +372,13 @@ def test_a_reply_and_a_judgement_are_planned(decoding: str) -> None:
 
 
 def test_the_plan_and_the_engine_agree_on_the_size_of_a_pass() -> None:
-    from expertchat.backends.engine import PASS_TOKENS
+    from expertchat.backends.engine import PASS_TOKENS, SEEN
+    from expertchat.backends.head import ROWS
     from expertchat.plan.measure import CPU_PASS
 
     assert PASS_TOKENS["cuda"] == PREFILL_TOKENS
     assert PASS_TOKENS["cpu"] == CPU_PASS
+    assert SEEN["cuda"] == PREFILL_SEEN and HEAD == ROWS
 
 
 def test_a_load_counts_what_it_adds() -> None:

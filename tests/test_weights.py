@@ -318,7 +318,7 @@ def test_v100_rules(mixtral: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from expertchat.backends import weights
     from expertchat.backends.quantization import Card
 
-    monkeypatch.setattr(weights, "find_card", lambda device: Card("V100", (7, 0), 16 * GIB))
+    monkeypatch.setattr(weights, "find_card", lambda device, gpus: Card("V100", (7, 0), 16 * GIB))
     with pytest.raises(ConfigError, match=r"model m: quantization=int8 needs a GPU of compute 7\.5 or newer"):
         load(mixtral, quantization="int8")
     model = load(mixtral, quantization="nf4", dtype="fp16").model

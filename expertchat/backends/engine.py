@@ -5,6 +5,7 @@ Shapes stand in the names: B rows, T new tokens of a row, L visible tokens, V wo
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,6 +19,7 @@ from torch.nn.functional import normalize
 from transformers import DynamicCache
 
 from expertchat.backends.architecture import attention_window, counts_places
+from expertchat.backends.attention import FEW
 from expertchat.backends.attention import NAME as GROUPED
 from expertchat.backends.budget import Budget
 from expertchat.backends.decoding import last_hidden
@@ -30,6 +32,9 @@ from expertchat.backends.unloadable import out_of_memory
 from expertchat.backends.voice import bare, switch
 
 PASS_TOKENS = {"cpu": 4096, "cuda": 16384}  # of one prefill pass at most: bounds the memory of activations
+# Tokens that the rows of a pass of more than FEW queries see together at most: transformers' attention repeats their keys and values for
+# every query head. A row that sees more is alone; a CPU has the room.
+SEEN = {"cuda": 32768}
 TYPICAL = 2048  # tokens of a row that the automatic batch size counts with
 ROWS, KEPT = 0.4, 0.25  # shares of the free memory for running rows, and for what is kept
 
@@ -136,24 +141,43 @@ class Engine:
         positions_B_T: np.ndarray,
         places_B_T: np.ndarray,
         mask_B_1_T_L: Tensor,
-        keep: int,
+        keep: int | list[int],
         first: int = 0,
         exact: bool = False,
     ) -> Tensor:
-        """One pass over the B rows from `first` on; logits [B, keep, V] of the last `keep` tokens. `exact`: by an output layer in fp32."""
+        """One pass over the B rows from `first` on; logits [B, keep, V] of the last `keep` tokens, or of those that `keep` names. `exact`:
+        by an output layer in fp32."""
+        rows, queries = ids_B_T.shape
+        if rows > 1 and queries > FEW and rows * mask_B_1_T_L.shape[-1] > SEEN.get(self.device.type, sys.maxsize):
+            return self._halves(slab, (ids_B_T, positions_B_T, places_B_T, mask_B_1_T_L), keep, first, exact)
         ids, positions, places = self.send(np.stack([ids_B_T, positions_B_T, places_B_T]))
         slab.aim(first, places, mask_B_1_T_L.shape[-1])
+        kept = slice(-keep, None) if isinstance(keep, int) else keep
         if (packed := self.packed.get()) is not None:
             switch(self.model)
-            hidden_B_T_D = packed(slab, ids, positions, mask_B_1_T_L, keep if self._caught is None else ids.shape[1])
+            last = keep if self._caught is None and isinstance(keep, int) else queries
+            hidden_B_T_D = packed(slab, ids, positions, mask_B_1_T_L, last)
             if self._caught is not None:
                 self._caught[:] = [hidden_B_T_D]
-            return packed.logits(hidden_B_T_D[:, -keep:], exact)
+            return packed.logits(hidden_B_T_D[:, kept], exact)
         with exact_head(self.model) if exact else nullcontext():
             given = {"attention_mask": mask_B_1_T_L, "position_ids": positions, "past_key_values": slab, "use_cache": True}
             out = self.model(input_ids=ids, logits_to_keep=keep, **given)
-        logits: Tensor = out.logits[:, -keep:].to(self.device)
-        return logits
+        # A class may give the logits of all tokens whatever it is asked for.
+        logits: Tensor = out.logits if isinstance(keep, list) and out.logits.shape[1] == len(keep) else out.logits[:, kept]
+        return logits.to(self.device)
+
+    def _halves(self, slab: Slab, tensors_B: tuple[Any, ...], keep: int | list[int], first: int, exact: bool) -> Tensor:
+        """The same in two passes, over half of the rows each."""
+        half = len(tensors_B[0]) // 2
+        logits, states = [], []
+        for part, start in ((slice(half), first), (slice(half, None), first + half)):
+            ids, positions, places, mask = (tensor[part] for tensor in tensors_B)
+            logits.append(self.forward(slab, ids, positions, places, mask, keep, start, exact))
+            states += self._caught or []
+        if self._caught is not None:
+            self._caught[:] = [torch.cat(states)]
+        return torch.cat(logits)
 
     @contextmanager
     def last_hidden(self, wanted: bool = True) -> Iterator[list[Tensor]]:
@@ -221,18 +245,26 @@ class Engine:
         return states
 
     def keep(self, context: Context, slab: Slab, row: int, states_L_D: Tensor | None = None) -> None:
-        """Keep a row's tokens for later requests."""
+        """Keep a row's tokens for later requests; where there is no memory to, nothing is kept of anybody any more."""
 
         def read(start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
             return slab.read(row, start, stop), None if states_L_D is None else states_L_D[start:stop].clone()
 
-        self.kept.add(context.ids, read, context.owner)
+        try:
+            self.kept.add(context.ids, read, context.owner)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self.budget.free()
 
     # -- scores -----------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def continuations(self, contexts: Sequence[Context], tails: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
-        """For each tail of each context: log probabilities [tokens + 1, V] after the context and after each of the tail's tokens.
+    def continuations(
+        self, contexts: Sequence[Context], tails: Sequence[Sequence[Sequence[int]]], last: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Tensor]]:
+        """For each tail of each context: log probabilities [tokens + 1, V] after the context and after each of the tail's tokens; where
+        `last` says how many of them, only of the last ones.
 
         All tails of a context share its row, and each sees the context and itself alone. What is kept of a context is not computed again.
         """
@@ -246,23 +278,26 @@ class Engine:
         places = np.full_like(ids, slab.dump)
         visible_B_T_L = np.zeros((len(contexts), width, max(bases) + width), dtype=bool)
         visible_B_T_L[:, :, 0] = True
-        columns: list[list[list[int]]] = []  # where each tail stands, the context's last token first
+        columns: list[list[list[int]]] = []  # what is wanted of each tail: where it stands, the context's last token first
         for row, (context, ends, base) in enumerate(zip(contexts, tails, bases, strict=True)):
             ids[row, 0], positions[row, 0], places[row, 0] = context.ids[-1], base, base
             visible_B_T_L[row, :, : base + 1] = True
             columns.append([])
             start = 1
-            for tail in ends:
+            for i, tail in enumerate(ends):
                 stop = start + len(tail)
                 ids[row, start:stop] = tail
                 positions[row, start:stop] = base + 1 + np.arange(len(tail))
                 places[row, start:stop] = base + np.arange(start, stop)
                 visible_B_T_L[row, start:stop, base + start : base + stop] = np.tri(len(tail), dtype=bool)
-                columns[row].append([0, *range(start, stop)])
+                columns[row].append([0, *range(start, stop)][-last[row][i] if last else 0 :])
                 start = stop
-        logits_B_T_V = self.forward(slab, ids, positions, places, self.hide(self.send(visible_B_T_L)), width, exact=True)
-        logps_B_T_V = logits_B_T_V.float().log_softmax(-1)
-        return [[logps_B_T_V[row, span] for span in of_row] for row, of_row in enumerate(columns)]
+        # Of a large vocabulary the logits are most of what a pass takes: none are made that nobody reads.
+        keep = sorted({column for of_row in columns for span in of_row for column in span})
+        logps_B_K_V = self.forward(slab, ids, positions, places, self.hide(self.send(visible_B_T_L)), keep, exact=True).float()
+        logps_B_K_V = logps_B_K_V.log_softmax(-1)
+        found = {column: k for k, column in enumerate(keep)}
+        return [[logps_B_K_V[row, [found[column] for column in span]] for span in of_row] for row, of_row in enumerate(columns)]
 
     def _scratch_for(self, rows: int, capacity: int) -> Slab:
         if self._scratch is None:

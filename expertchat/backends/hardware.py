@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping, Sequence
 from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,13 +48,33 @@ def choose_device(wanted: str) -> tuple[str, str | None]:
     return wanted, None
 
 
-def choose_dtype(wanted: str, device: str, parameters: int | None = None) -> tuple[torch.dtype, str | None]:
-    """The number type of a model of so many `parameters`, and a note with the reason of an automatic choice or the cost of a wanted one."""
-    on_gpu = device.startswith("cuda") or device == "balanced"
-    if not on_gpu:
+def gpus_of(device: str, places: Mapping[str, int | str] | None = None) -> tuple[int, ...]:
+    """The numbers of the GPUs that a model stands on: those of its map of `places`, else of its device ("balanced": all of them)."""
+    if places:
+        devices = {f"cuda:{place}" if isinstance(place, int) else place for place in places.values()}
+        return tuple(sorted({number for one in devices for number in gpus_of(one)}))
+    if device == "balanced":
+        return tuple(range(torch.cuda.device_count()))
+    return (int(device.partition(":")[2] or 0),) if device.startswith("cuda") else ()
+
+
+def weakest(gpus: Sequence[int]) -> tuple[str, tuple[int, int]]:
+    """The name and the compute capability of the least capable of some GPUs: what it cannot do, a model that stands on all cannot."""
+    index = min(gpus, key=torch.cuda.get_device_capability)
+    return torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+
+
+def choose_dtype(
+    wanted: str, device: str, parameters: int | None = None, gpus: Sequence[int] | None = None
+) -> tuple[torch.dtype, str | None]:
+    """The number type of a model of so many `parameters`, and a note with the reason of an automatic choice or the cost of a wanted one.
+
+    `gpus`: those that it stands on, where they are not its device's.
+    """
+    gpus = gpus or gpus_of(device)
+    if not gpus:
         return _choose_without_gpu(wanted, device, parameters)
-    index = int(device.partition(":")[2] or 0) if device != "balanced" else 0
-    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    name, capability = weakest(gpus)
     has_bf16 = capability >= (8, 0)
     if wanted == "auto":
         if has_bf16:
@@ -98,10 +119,12 @@ def _cpu_flags() -> list[str]:
     return next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
 
 
-def choose_attention(wanted: str, device: str, dtype: torch.dtype, architecture: Architecture | None = None) -> tuple[str, str | None]:
+def choose_attention(
+    wanted: str, device: str, dtype: torch.dtype, architecture: Architecture | None = None, gpus: Sequence[int] | None = None
+) -> tuple[str, str | None]:
     """The attention implementation, with the reason where it is not the usual one; what the model's class or the device has not is refused.
 
-    Without an `architecture` every implementation counts as there.
+    Without an `architecture` every implementation counts as there. `gpus`: those of the model, where they are not its device's.
     """
     if wanted == "auto":
         if architecture is None or "sdpa" in architecture.attentions:
@@ -112,9 +135,10 @@ def choose_attention(wanted: str, device: str, dtype: torch.dtype, architecture:
         raise ConfigError(f"attention={wanted}, but {architecture.name} supports {usable} only: set attention=auto, or one of these")
     instead = "auto" if architecture is not None and "sdpa" not in architecture.attentions else "sdpa"
     if wanted == "flash_attention_2":
-        on_gpu = device.startswith("cuda") or device == "balanced"
-        if not on_gpu or torch.cuda.get_device_capability() < (8, 0):
-            raise ConfigError(f"attention=flash_attention_2 needs a GPU of compute 8.0 or newer, not {device}: set attention={instead}")
+        gpus = gpus or gpus_of(device)
+        if not gpus or weakest(gpus)[1] < (8, 0):
+            where = weakest(gpus)[0] if gpus else device
+            raise ConfigError(f"attention=flash_attention_2 needs a GPU of compute 8.0 or newer, not {where}: set attention={instead}")
         if dtype == torch.float32:
             remedy = f"set attention={instead} or dtype=bf16"
             raise ConfigError(f"attention=flash_attention_2 needs dtype bf16 or fp16, and dtype is fp32: {remedy}")

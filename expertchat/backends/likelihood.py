@@ -12,11 +12,10 @@ from expertchat.backends import plain
 from expertchat.backends.engine import Engine
 from expertchat.backends.kept import Context
 from expertchat.backends.local import LocalBackend
-from expertchat.backends.scoring import Tokens
+from expertchat.backends.scoring import MOST, Tokens
 from expertchat.backends.unloadable import out_of_memory
 
 T = TypeVar("T")
-MOST = 2**25  # log probabilities of a pass (fp32: 128 MiB), whatever the vocabulary
 LIKE = 0.75  # rows of a pass have at least this share of the widest one's tokens: the rest is padding
 OWNER = "likelihood"  # of what the engine keeps meanwhile
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
+from torch import Tensor
 from transformers import GenerationConfig
 
 from expertchat.backends import architecture, claims, plain
@@ -29,8 +31,8 @@ from expertchat.backends.engine import Engine, make_engine
 from expertchat.backends.kept import Context
 from expertchat.backends.lanes import BatchLane
 from expertchat.backends.rendering import Renderer
-from expertchat.backends.rows import BranchLane, alike
-from expertchat.backends.scoring import Asked, Plan, exclude_extensions, plan, share, values
+from expertchat.backends.rows import MEMORY_ERRORS, BranchLane, alike
+from expertchat.backends.scoring import MOST, Asked, Plan, exclude_extensions, first_of, plan, share, values
 from expertchat.backends.streaming import Pieces, Row, Watch
 from expertchat.backends.unloadable import out_of_memory
 from expertchat.backends.voice import Voice, bare
@@ -38,7 +40,6 @@ from expertchat.backends.weights import load_weights
 from expertchat.config import ConfigError
 from expertchat.records import Message
 
-T = TypeVar("T")
 GIB = 2**30
 MOST_ROWS = 64  # where the engine cannot tell how much memory a row takes
 
@@ -185,12 +186,20 @@ class LocalBackend(Backend):
         if self.engine is not None:
             self.engine.free()
 
-    def _shrink(self, tried: int, error: Exception) -> None:
-        """Memory ran out with so many rows. Raises ConfigError where not even one fits."""
+    def _shrink(self, tried: int, error: Exception, each: int = 1) -> None:
+        """Memory ran out with so many requests of `each` rows. Raises ConfigError where not even one fits."""
         if tried <= 1:
             self.out_of_memory(error)
-        before, self.max_batch = self.max_batch, tried // 2
+        before, self.max_batch = self.max_batch, tried // 2 * each
         self.say(f"{self.info.name}: out of memory, max_batch lowered from {before} to {self.max_batch}; nothing is lost")
+
+    def _make_room(self, tried: int, error: Exception, each: int = 1) -> None:
+        """The same, after a pass of whole batches. Raises what else went wrong."""
+        if not out_of_memory(error):
+            raise error
+        if self.engine is not None:
+            self.engine.budget.free()
+        self._shrink(tried, error, each)
 
     def out_of_memory(self, error: Exception) -> NoReturn:
         """Say that not even one row fits. Raises ConfigError."""
@@ -254,19 +263,27 @@ class LocalBackend(Backend):
     def _generate(self, requests: Sequence[GenerateRequest], on_text: OnText | None = None) -> list[Completion]:
         """The usual way: whole batches of one decoding; rows of about the same length run together."""
         prompts = [self.renderer.encode(request.messages, request.prefix) for request in requests]
+        waiting = sorted(range(len(requests)), key=lambda i: (len(prompts[i]), i))
         results: dict[int, Completion] = {}
-        for batch in _chunks(sorted(range(len(requests)), key=lambda i: (len(prompts[i]), i)), self.max_batch):
+        while waiting:
+            decoding = requests[waiting[0]].decoding
+            each = decoding.beams if decoding.method == "beam" else 1  # rows of a request
+            batch = waiting[: max(1, self.max_batch // each)]
             rows = [self.row(requests[i], prompts[i], i) for i in batch]
             watch = Watch(rows, self.end_ids, on_text)
             limit, started = max(row.limit for row in rows), time.perf_counter()
             noise = [uniforms(self.seed, requests[i].key, limit) for i in batch]
             try:
-                plain.write(self.model, [prompts[i] for i in batch], requests[batch[0]].decoding, rows, watch, noise, self.pad_id)
+                plain.write(self.model, [prompts[i] for i in batch], decoding, rows, watch, noise, self.pad_id)
             except NotFinite:
                 raise ConfigError(self._broken()) from None
+            except MEMORY_ERRORS as error:
+                self._make_room(len(batch), error, each)
+                continue
             watch.announce(last=True)
             seconds = time.perf_counter() - started
             results |= {row.index: row.completion(prompts[row.index], seconds) for row in rows}
+            waiting = waiting[len(batch) :]
         return [results[i] for i in range(len(requests))]
 
     # -- scoring ----------------------------------------------------------------------------------------------------
@@ -280,41 +297,48 @@ class LocalBackend(Backend):
         started = time.perf_counter()
         plans = [plan(self.renderer, request, self.info.name, self.info.context_length) for request in requests]
         found: list[dict[tuple[int, ...], float]] = [{} for _ in plans]
-        if self.engine is None:
-            rows = [(i, path) for i, planned in enumerate(plans) for path in planned.paths]
-            rows.sort(key=lambda row: len(plans[row[0]].context) + len(row[1]))
-            for batch in _chunks(rows, self.max_batch):
-                logps = plain.continuations(self.model, [(plans[i].context, path) for i, path in batch], self.pad_id)
-                for (i, path), logps_T_V in zip(batch, logps, strict=True):
-                    found[i] |= values(plans[i].options, path, logps_T_V)
-        else:
-            waiting = share(plans, [request.key for request in requests])
-            with self.engine.counts.phase("score"):
-                while waiting:
-                    waiting = self._score(self.engine, waiting, plans, found)
+        waiting = self._asked(plans, [request.key for request in requests])
+        with nullcontext() if self.engine is None else self.engine.counts.phase("score"):
+            while waiting:
+                waiting = self._score(waiting, plans, found)
         pairs = zip(plans, found, strict=True)
         results = [exclude_extensions(planned.options, [have[o] for o in planned.options]) for planned, have in pairs]
         seconds = time.perf_counter() - started
         return [Scores(tuple(result), seconds) for result in results]
 
-    def _score(self, engine: Engine, waiting: list[Asked], plans: Sequence[Plan], found: list[dict[tuple[int, ...], float]]) -> list[Asked]:
-        """Score a batch of shared contexts of about the same length; returns what still waits."""
-        waiting.sort(key=lambda asked: (engine.new_tokens(Context(asked.context[:-1])), len(asked.context)))
-        batch, rest = waiting[: self.max_batch], waiting[self.max_batch :]
+    def _asked(self, plans: Sequence[Plan], keys: Sequence[str]) -> list[Asked]:
+        """What is to be run: contexts that requests share; without the engine each path has its own."""
+        if self.engine is not None:
+            return share(plans, keys)
+        return [Asked(one.context, keys[i], [(i, path, path)]) for i, one in enumerate(plans) for path in one.paths]
+
+    def _score(self, waiting: list[Asked], plans: Sequence[Plan], found: list[dict[tuple[int, ...], float]]) -> list[Asked]:
+        """Score a batch of contexts of about the same length; returns what still waits."""
+        waiting.sort(key=self._length)
+        batch, rest = first_of(waiting, self.max_batch, MOST // self.model.config.get_text_config().vocab_size)
         try:
-            logps = engine.continuations(
-                [Context(asked.context, asked.owner) for asked in batch], [[tail for _, _, tail in asked.tails] for asked in batch]
-            )
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            engine.budget.free()
-            self._shrink(len(batch), error)
+            logps = self._continuations(batch)
+        except MEMORY_ERRORS as error:
+            self._make_room(len(batch), error)
             return waiting
         for asked, of_row in zip(batch, logps, strict=True):
-            for (i, path, tail), logps_T_V in zip(asked.tails, of_row, strict=True):
-                found[i] |= values(plans[i].options, path, logps_T_V[len(tail) - len(path) :])
+            for (i, path, _), logps_T_V in zip(asked.tails, of_row, strict=True):
+                found[i] |= values(plans[i].options, path, logps_T_V)
         return rest
+
+    def _length(self, asked: Asked) -> tuple[int, int]:
+        """By which rows of a batch are alike: the tokens to compute, then all."""
+        new = len(asked.context) if self.engine is None else self.engine.new_tokens(Context(asked.context[:-1]))
+        return new, len(asked.context) + len(asked.tails[0][2])
+
+    def _continuations(self, batch: Sequence[Asked]) -> list[list[Tensor]]:
+        """For each path of each context: log probabilities before it and after each of its tokens."""
+        tails = [[tail for _, _, tail in asked.tails] for asked in batch]
+        if self.engine is None:
+            rows = [(asked.context, tail) for asked, (tail,) in zip(batch, tails, strict=True)]
+            return [[logps_T_V] for logps_T_V in plain.continuations(self.model, rows, self.pad_id)]
+        last = [[len(path) + 1 for _, path, _ in asked.tails] for asked in batch]
+        return self.engine.continuations([Context(asked.context, asked.owner) for asked in batch], tails, last)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the rendered chat, generation prompt included. A last message of the assistant's is the beginning of its answer."""
@@ -324,11 +348,6 @@ class LocalBackend(Backend):
 
 def _tell(on_text: OnText | None, index: int) -> Callable[[str], None] | None:
     return None if on_text is None else lambda text: on_text(index, text)
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _end_ids(model: Any, tokenizer: Any, renderer: Renderer, stop_tokens: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
-from expertchat.backends.hardware import free_memory
+from expertchat.backends.hardware import free_memory, gpus_of, weakest
 from expertchat.config import ConfigError
 
 Kind = Literal["none", "nf4", "int8"]
@@ -30,14 +31,14 @@ class Card:
     free: int | None = None
 
 
-def find_card(device: str) -> Card:
-    """The card behind "cpu", "mps", "cuda:1" or "balanced" (all GPUs: their memory together, the least capability among them)."""
-    if device == "balanced" or device.startswith("cuda"):
-        every = range(torch.cuda.device_count())
-        numbers = list(every) if device == "balanced" else [int(device.partition(":")[2] or 0)]
-        names = sorted({torch.cuda.get_device_name(i) for i in numbers})
-        count = f"{len(numbers)} x " if len(numbers) > 1 else ""
-        return Card(count + ", ".join(names), min(torch.cuda.get_device_capability(i) for i in numbers), free_memory(device))
+def find_card(device: str, gpus: Sequence[int] | None = None) -> Card:
+    """The card behind "cpu", "mps", "cuda:1" or "balanced" (all GPUs), or the `gpus` that a model stands on: their memory together, the
+    least capability among them."""
+    gpus = gpus or gpus_of(device)
+    if gpus:
+        names = sorted({torch.cuda.get_device_name(i) for i in gpus})
+        count = f"{len(gpus)} x " if len(gpus) > 1 else ""
+        return Card(count + ", ".join(names), weakest(gpus)[1], sum(free_memory(f"cuda:{i}") for i in gpus))
     return Card(device, None, free_memory(device))
 
 

@@ -20,6 +20,7 @@ from expertchat.backends.measuring import Memory
 from expertchat.records import Message
 
 OPTIONS = tuple(f" {i}" for i in range(1, 11))
+CATEGORIES = ("Depth", "Accuracy", "Relevance", "Clarity", "Engagement", "Humanness")
 
 
 # -- talking ------------------------------------------------------------------------------------------------------------
@@ -37,7 +38,7 @@ class Talked:
 
 
 def talk(model: Any, tokenizer: Any, words: Sequence[str], conversations: int, tokens: int, candidates: int = 1, new: int = 16) -> Talked:
-    """Replies that end at `tokens` tokens, then the scores of ten ratings after as long a text. Nothing is kept in between."""
+    """Replies that end at `tokens` tokens, then the scores of six ratings after as long a text. Nothing is kept in between."""
     backend = LocalBackend(model, tokenizer, "random", max_batch=conversations, cache_gib=0)
     backend.end_ids = ()
     if backend.engine is not None:  # packed weights are a CPU's alone, and the plan is for GPUs
@@ -50,7 +51,7 @@ def talk(model: Any, tokenizer: Any, words: Sequence[str], conversations: int, t
         began = time.perf_counter()
         done = backend.generate([GenerateRequest(f"r{i}", chat, decoding) for i, chat in enumerate(messages)])
         middle = time.perf_counter()
-        backend.score([ScoreRequest(f"s{i}", chat, OPTIONS) for i, chat in enumerate(messages)])
+        backend.score([ScoreRequest(f"s{i}", chat, OPTIONS, f"{name}:") for i, chat in enumerate(messages) for name in CATEGORIES])
         ended = time.perf_counter()
     cache = backend.counts.peak_bytes if backend.counts is not None else 0
     return Talked(cache, max(0, memory.peak - cache), sum(reply.tokens for reply in done), middle - began, ended - middle)

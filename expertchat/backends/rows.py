@@ -72,7 +72,6 @@ class BranchLane:
         self.waiting: deque[Branch] = deque()
         self._tickets = itertools.count()
         self._announced = 0.0
-        self._early: list[Branch] = []  # done before memory ran out in the same step
 
     # -- what the scheduler sees ------------------------------------------------------------------------------------
 
@@ -100,23 +99,22 @@ class BranchLane:
         while self.load and not done:
             try:
                 with self.engine.counts.phase("prefill"):
-                    done += self._admit()
+                    self._admit(done)
                 for table in self.tables:
                     if table.running:
                         with self.engine.counts.phase("decode"):
                             self.search.step(table)
-                            done += table.leave()
+                            table.leave(done)
             except NotFinite:
                 raise ConfigError(self.broken) from None
             except MEMORY_ERRORS as error:
-                self._give_way(error)
+                self._give_way(error, done)
             now = time.monotonic()
             if now - self._announced >= STREAM_SECONDS + STREAM_ROW * self.running:
                 self._announced = now
                 self._announce()
             if now - began >= SECONDS:
                 break
-        done, self._early = [*self._early, *done], []
         return [(branch.ticket, self._completion(branch)) for branch in done]
 
     def close(self) -> None:
@@ -140,27 +138,31 @@ class BranchLane:
         branch.announce(last=True)
         return branch.row.completion(branch.ids[: -branch.row.tokens or None], time.perf_counter() - branch.began)
 
-    def _give_way(self, error: Exception) -> None:
-        """Out of memory: fewer rows from now on; those that ran wait again with what they have written. Raises what else went wrong."""
+    def _give_way(self, error: Exception, done: list[Branch]) -> None:
+        """Out of memory: fewer rows from now on; those that ran wait again with what they have written, or go to `done` where that is
+        all. Raises what else went wrong."""
         if not out_of_memory(error):
             raise error
-        self.waiting.extendleft(sorted(self._branches(), key=lambda branch: -branch.ticket))
+        tried = min(self.rows(), self.load + len(done))  # those that are done ran beside the others
+        branches = sorted(self._branches(), key=lambda branch: -branch.ticket)
+        done += [branch for branch in branches if branch.row.finish is not None]
+        self.waiting.extendleft(branch for branch in branches if branch.row.finish is None)
         self._clear()
         self.engine.budget.free()
-        self.shrink(min(self.rows(), self.load), error)
+        if self.waiting:
+            self.shrink(tried, error)
 
     # -- joining ----------------------------------------------------------------------------------------------------
 
-    def _admit(self) -> list[Branch]:
-        """Let waiting requests join; returns those that are done with their first token."""
+    def _admit(self, done: list[Branch]) -> None:
+        """Let waiting requests join; those that are done with their first token go to `done`."""
         running = self.running
         free = self.rows() - running
         self._waited = self._waited + 1 if self.waiting else 0
         if free <= 0 or not self.waiting or (len(self.waiting) * JOIN < running and self._waited <= PATIENCE):
-            return []
+            return
         self._waited = 0
         wave = self._next(free)
-        done: list[Branch] = []
         try:
             left = grouped(wave, alone=self.search.hidden)
             while left:
@@ -168,14 +170,12 @@ class BranchLane:
                 for table in self.tables:
                     lines = [line for line in now if (len(line.branches) > 1) == (table is self.wide)]
                     for batch in even_batches(lines, self._new_tokens):
-                        done += self._join(table, batch)
+                        self._join(table, batch, done)
         except MEMORY_ERRORS:
             joined = {branch.ticket for branch in self._branches()}
             back = [branch for branch in wave if branch.ticket not in joined and branch.row.finish is None]
             self.waiting.extendleft(reversed(back))
-            self._early += done
             raise
-        return done
 
     def _next(self, count: int) -> list[Branch]:
         """Take `count` of those that wait: short ones first, then as they came."""
@@ -186,8 +186,8 @@ class BranchLane:
     def _new_tokens(self, line: Line) -> int:
         return self.engine.new_tokens(line.context, self.search.hidden)
 
-    def _join(self, table: Table, lines: Sequence[Line]) -> list[Branch]:
-        """Compute the contexts of `lines`; returns the branches that are done with their first token."""
+    def _join(self, table: Table, lines: Sequence[Line], done: list[Branch]) -> None:
+        """Compute the contexts of `lines`; the branches that are done with their first token go to `done`."""
         ahead = max(branch.row.limit for line in lines for branch in line.branches)
         # Growing later would need the memory twice on a GPU.
-        return table.join(lines, ahead if self.engine.device.type == "cuda" else min(AHEAD, ahead))
+        table.join(lines, ahead if self.engine.device.type == "cuda" else min(AHEAD, ahead), done)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Tokens = tuple[int, ...]
 SHARED = 32  # tokens that a context must at least have to be worth sharing
 TAIL = 24  # tokens that may follow it in a request
+MOST = 2**25  # log probabilities of a pass (fp32: 128 MiB), whatever the vocabulary
 
 
 class Plan(NamedTuple):
@@ -66,6 +67,17 @@ def share(plans: Sequence[Plan], keys: Sequence[str]) -> list[Asked]:
     for asked in found:
         asked.tails = [(i, path, whole[len(asked.context) :]) for i, path, whole in asked.tails]
     return found
+
+
+def first_of(waiting: Sequence[Asked], rows: int, columns: int) -> tuple[list[Asked], list[Asked]]:
+    """What is scored in the next pass, at least one, and what is left: at most so many rows, all of as many columns as the longest."""
+    count = widest = 0
+    for asked in waiting[:rows]:
+        widest = max(widest, sum(len(path) + 1 for _, path, _ in asked.tails))
+        if count and (count + 1) * widest > columns:
+            break
+        count += 1
+    return list(waiting[:count]), list(waiting[count:])
 
 
 def values(options: Sequence[Tokens], path: Tokens, logps_T_V: Any) -> dict[Tokens, float]:

@@ -79,13 +79,15 @@ class Table:
 
     # -- joining ----------------------------------------------------------------------------------------------------
 
-    def join(self, lines: Sequence[Line], ahead: int) -> list[Branch]:
-        """Compute the contexts of `lines` in rows after the others, with room for `ahead` tokens of each reply; returns the branches that
-        are done with their first token."""
+    def join(self, lines: Sequence[Line], ahead: int, done: list[Branch]) -> None:
+        """Compute the contexts of `lines` in rows after the others, with room for `ahead` tokens of each reply; the branches that are done
+        with their first token go to `done`."""
         self._close_holes(all_of_them=True)
         first = len(self.lines)
         width = max(self.width, *(self.width_of(line) for line in lines))
-        slab = self.fit(first + len(lines), max(line.shared for line in lines) + width * (ahead + 1), width)
+        # Candidates are written over those of the step before; branches stand side by side at every step.
+        room = ahead + width if self.search.hidden else width * (ahead + 1)
+        slab = self.fit(first + len(lines), max(line.shared for line in lines) + room, width)
         filled = self.engine.prefill(slab, first, [line.context for line in lines], self.search.hidden)
         for line in lines:
             self.used[len(self.lines)] = line.shared
@@ -96,7 +98,7 @@ class Table:
         self.search.enter(self, filled)
         for row in range(first, len(self.lines)):
             self._lay(row)
-        return self.leave()
+        self.leave(done)
 
     # -- a step -----------------------------------------------------------------------------------------------------
 
@@ -130,9 +132,13 @@ class Table:
 
     # -- leaving ----------------------------------------------------------------------------------------------------
 
-    def leave(self) -> list[Branch]:
-        """Take the branches that are done out of their lines; empty lines become holes, and many holes are closed."""
-        done: list[Branch] = []
+    def leave(self, done: list[Branch]) -> None:
+        """Move the branches that are done out of their lines to `done`; empty lines become holes, and many holes are closed.
+
+        They have moved before anything takes memory, which may run out.
+        """
+        emptied: list[tuple[int, Line]] = []
+        thinned: list[int] = []
         for row, line in enumerate(self.lines):
             if line is None:
                 self.used[row] = 0
@@ -141,16 +147,19 @@ class Table:
             if not gone:
                 continue
             done += gone
+            self.running -= len(gone)
             if len(gone) == len(line.branches):
-                self._keep(row, line)
                 self.lines[row] = None
+                emptied.append((row, line))
             else:
                 line.branches = [branch for branch in line.branches if branch.row.finish is None]
-                self._lay(row)
-        if done:
-            self.running -= len(done)
+                thinned.append(row)
+        for row, line in emptied:
+            self._keep(row, line)
+        for row in thinned:
+            self._lay(row)
+        if emptied or thinned:
             self._close_holes()
-        return done
 
     def _keep(self, row: int, line: Line) -> None:
         """Keep the dialogue of a line with one reply, for the next turn; the shared context of others is kept already."""

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from expertchat.backends.architecture import architecture
 from expertchat.backends.folders import settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf, rounded_twice
-from expertchat.backends.hardware import choose_attention, choose_device, choose_dtype, parameters_of
+from expertchat.backends.hardware import choose_attention, choose_device, choose_dtype, gpus_of, parameters_of
 from expertchat.backends.layouts import BLOCK, FUSED, Experts, experts_of, fused_experts, has_linear_experts
 from expertchat.backends.quantization import bits_config, choose_quantization, find_card, footprint_note, saved_kind, settle
 from expertchat.backends.unloadable import tokenizer_failure, weights_failure
@@ -49,19 +49,20 @@ def load_weights(
     """
     where, device_note = choose_device(device)
     parameters = parameters_of(folder)
-    number, dtype_note = choose_dtype(dtype, where, parameters)
+    gpus = gpus_of(where, device_map)
+    number, dtype_note = choose_dtype(dtype, where, parameters, gpus)
     file, file_note = folder, None
     if is_gguf(file):
         folder, file_note = unpacked(file, number, name)
     try:
         built = architecture(folder, name)
-        kind, attention_note = choose_attention(attention, where, number, built)
+        kind, attention_note = choose_attention(attention, where, number, built, gpus)
     except ConfigError as error:
         raise ConfigError([_named(name, problem) for problem in error.problems]) from None
     settings = settings_of(folder)
     saved = saved_kind(settings)
     try:
-        bits, bits_note = choose_quantization(quantization, find_card(where), parameters * number.itemsize, saved)
+        bits, bits_note = choose_quantization(quantization, find_card(where, gpus), parameters * number.itemsize, saved)
     except ConfigError as error:
         raise ConfigError([_named(name, problem) for problem in error.problems]) from None
     transformers_logging.disable_progress_bar()

@@ -14,6 +14,7 @@ from expertchat.backends.reward_folders import any_reward_model_problem, base_of
 from expertchat.config import ConfigError, EmbedderConfig, ModelConfig, RewardModelConfig
 from expertchat.plan.memory import (
     GIB,
+    PREFILL_SEEN,
     PREFILL_TOKENS,
     ROWS,
     WIDTH,
@@ -31,6 +32,7 @@ from expertchat.plan.memory import (
     mpnet_parameters,
     reply_logits,
     reply_pass,
+    score_logits,
     shape_of,
     train_ends,
     train_logits,
@@ -76,6 +78,7 @@ class Model:
     dtype: Dtype = "bf16"
     quantization: Quantization = "none"
     candidates: int = 1  # of contrastive search; more than 1: hidden states are kept
+    beams: int = 1  # rows of a reply of beam search
     gpu: int | None = None
     on_gpu: bool = True
     key: str = ""  # its place in the config
@@ -125,6 +128,7 @@ class Job:
     tokens: int
     training: Training | None = None
     pass_tokens: int = PREFILL_TOKENS  # of one prefill pass at most
+    pass_seen: int = PREFILL_SEEN  # that the rows of such a pass see together at most
     seats: Mapping[str, str] = field(default_factory=dict)  # seat -> owner of the model that it uses; equal ones are loaded once
     others: tuple[Training, ...] = ()  # besides `training`: experts that learn by turns
     valuer: Embedder | None = None  # a reward model, whole on one GPU
@@ -161,12 +165,14 @@ def chains(job: Job) -> tuple[dict[str, list[Unit]], dict[int, list[Unit]]]:
 
 def units(model: Model, job: Job) -> list[Unit]:
     """A model's modules with what each needs."""
-    shape, dtype, kind, rows = model.shape, model.dtype, model.quantization, job.conversations
+    shape, dtype, kind, rows = model.shape, model.dtype, model.quantization, max(job.conversations, model.beams)
     whole, layer = weights(shape, dtype, kind), layer_weights(shape, dtype, kind)
     norm = whole.norms - shape.layers * layer.norms
     tokens = min(job.tokens, shape.context or job.tokens)
-    moment = reply_pass(shape, dtype, kind, min(rows * tokens, job.pass_tokens), tokens)
-    logits = reply_logits(shape, dtype, rows * model.candidates)
+    # Beam search runs without the engine, which would compute its prompts in pieces.
+    most, seen = (job.pass_tokens, max(tokens, job.pass_seen)) if model.beams == 1 else (rows * tokens,) * 2
+    moment = reply_pass(shape, dtype, kind, min(rows * tokens, most), tokens, min(rows * tokens, seen))
+    logits = max(reply_logits(shape, dtype, rows * model.candidates), score_logits(shape, dtype, rows))
     states = hidden_states(shape, rows, tokens) if model.candidates > 1 else 0
     saved = train_moment = ends = train_head = 0
     mine = [training for training in job.trainings if training.owner == model.owner]
@@ -217,6 +223,7 @@ def model_of(config: ModelConfig, owner: str, key: str) -> Model | None:
         dtype="bf16" if config.dtype == "auto" else config.dtype,
         quantization=saved_bits(config) or ("none" if config.quantization == "auto" else config.quantization),
         candidates=candidates,
+        beams=max([stage.beams for stage in (reply, judge) if stage.method == "beam"], default=1),
         gpu=int(fixed[1] or 0) if fixed else None,
         on_gpu=config.device not in ("cpu", "mps"),
         key=key,

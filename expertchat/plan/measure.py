@@ -85,7 +85,7 @@ def _where(config: PlanConfig) -> tuple[Job, dict[str, Places], list[str]]:
         return plan.job, places, [f"measured on {', '.join(sorted({gpu.name for gpu in gpus}))}"]
     from expertchat.backends.hardware import free_memory
 
-    job = replace(job, pass_tokens=CPU_PASS)
+    job = replace(job, pass_tokens=CPU_PASS, pass_seen=job.conversations * job.tokens)
     need, free = sum(_sum(units(model, job)).need for model in job.models), free_memory("cpu")
     if need > 0.8 * free:
         smaller = " ".join(f"experts.{seat}.path=random:llama:28M" for seat in config.experts.seats)
@@ -126,17 +126,16 @@ def _talk(rehearsal: Rehearsal, tokenizer: Any, words: Sequence[str]) -> None:
     job, model = rehearsal.job, rehearsal.model
     tokens = min(job.tokens, model.shape.context or job.tokens)
     new = min(NEW, tokens // 4)
-    room = _loads(rehearsal, replace(job, tokens=tokens + (model.candidates - 1) * (new + 1)))  # the engine's, for candidates
     loads = _loads(rehearsal, job)
     done = talk(rehearsal.built, tokenizer, words, job.conversations, tokens, model.candidates, new)
     states = sum(u.cache for load in loads for u in load.units if u.module == "model.embed_tokens")
-    keys = sum(u.cache for load in room for u in load.units if u.module != "model.embed_tokens")
+    keys = sum(u.cache for load in loads for u in load.units if u.module != "model.embed_tokens")
     rehearsal.row("KV cache", keys, done.cache)
     rehearsal.row("reply and judgement", sum(load.talk_moment for load in loads) + states, done.moment)
     speed = f"{done.tokens / done.reply_seconds:.1f} new tokens/s with a prefill of {tokens} tokens each"
     rehearsal.notes.append(
         f"{model.owner}: replies of {job.conversations} conversations {done.reply_seconds:.2f} s ({speed}), "
-        f"ten ratings of each {done.judge_seconds:.2f} s"
+        f"six ratings of each {done.judge_seconds:.2f} s"
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from expertchat.backends.layouts import ATTENTION, LAYOUTS, LINEAR, layout_of
+from expertchat.backends.scoring import MOST
 
 GIB = 2**30
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -18,7 +19,10 @@ Targets = Literal["all-linear", "attention"]
 WIDTH: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 ADAPTER = 4  # LoRA weights, gradients and Adam's two moments are fp32 each
 PREFILL_TOKENS = 16384  # of one pass on a GPU at most, as the engine does it
+PREFILL_SEEN = 32768  # that the rows of such a pass see together at most, where there is more than one
 ROWS = 4  # that the engine makes room for at least
+HEAD = 8192  # words whose weights are there in fp32 at a time, where log probabilities are read
+JUDGED = 6 * 2  # tokens of a dialogue's judgement whose log probabilities are read: two of each rating, " 10" in two pieces
 
 
 class UnknownArchitecture(ValueError):
@@ -240,10 +244,11 @@ def unpacked(shape: Shape, dtype: Dtype, quantization: Quantization) -> int:
     return 0 if quantization == "none" else max(m.numbers for m in matrices(shape)) * WIDTH[dtype]
 
 
-def reply_pass(shape: Shape, dtype: Dtype, quantization: Quantization, n: int, context: int) -> int:
-    """The peak of one layer over `n` tokens without gradients, each seeing up to `context` tokens.
+def reply_pass(shape: Shape, dtype: Dtype, quantization: Quantization, n: int, context: int, seen: int) -> int:
+    """The peak of one layer over `n` tokens without gradients, each seeing up to `context` tokens, and all rows together `seen`.
 
-    Three hidden states, and gate, up and their product in the feed-forward block; the additive mask and the booleans that it is made of.
+    Three hidden states, and gate, up and their product in the feed-forward block, or what attention takes; the additive mask and the
+    booleans that it is made of.
     """
     width, whole = WIDTH[dtype], unpacked(shape, dtype, quantization)
     hidden, feed = n * shape.hidden * width, n * shape.ffn * width
@@ -251,12 +256,29 @@ def reply_pass(shape: Shape, dtype: Dtype, quantization: Quantization, n: int, c
         hidden, feed = hidden * (2 + 3 * shape.active), int(feed * shape.active * min(1.0, 1 / shape.experts + 1 / 8))
     else:
         hidden *= 3
-    return hidden + max(3 * feed, 2 * feed + whole) + n * context * (width + 2)
+    feeding = hidden + max(3 * feed, 2 * feed + whole)
+    return max(feeding, attention_pass(shape, dtype, n, context, seen)) + n * context * (width + 2)
+
+
+def attention_pass(shape: Shape, dtype: Dtype, n: int, context: int, seen: int) -> int:
+    """Two hidden states, the queries and twice their answers, and a mask whose rows are aligned. Where query heads share keys,
+    transformers' sdpa repeats keys and values for each of them."""
+    width, queries = WIDTH[dtype], shape.heads * shape.head_dim
+    repeated = 2 * seen * queries * width if shape.kv_heads < shape.heads else 0
+    return n * (2 * shape.hidden + 3 * queries) * width + repeated + n * context * width
 
 
 def reply_logits(shape: Shape, dtype: Dtype, rows: int) -> int:
     """Next-word logits of `rows` rows: as the model gives them, in fp32, and their probabilities."""
     return rows * shape.vocab * (WIDTH[dtype] + 2 * 4)
+
+
+def score_logits(shape: Shape, dtype: Dtype, rows: int) -> int:
+    """Log probabilities of the ratings of `rows` dialogues, as many as are scored in one pass: logits in fp32, and what is made of them;
+    or the last of the output layer's pieces in fp32 that they are computed with."""
+    columns = max(JUDGED, min(rows * JUDGED, MOST // shape.vocab))
+    logits = columns * shape.vocab * 4
+    return logits + max(logits, 0 if dtype == "fp32" else min(HEAD, shape.vocab) * shape.hidden * 4)
 
 
 @dataclass(frozen=True)

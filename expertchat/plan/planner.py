@@ -265,7 +265,7 @@ def _models(seats: Mapping[str, ModelConfig], learning: Collection[str]) -> tupl
         same = loaded[seat]
         if same in models:
             first = models[same]
-            models[same] = replace(first, candidates=max(first.candidates, model.candidates))
+            models[same] = replace(first, candidates=max(first.candidates, model.candidates), beams=max(first.beams, model.beams))
         else:
             models[same] = model
         owners[seat] = models[same].owner

@@ -75,7 +75,8 @@ def _decoder(config: RewardModelTraining, shape: Shape, tokens: int) -> Need:
     step = Step(2 * train.micro_batch, tokens, train.checkpointing, 1)
     kept, moment = train_pass(shape, dtype, bits, lora, step)
     training = shape.layers * kept + moment + train_ends(shape, step.n)
-    return Need(whole, learnt, training, cache(shape, dtype, many, tokens) + reply_pass(shape, dtype, bits, many * tokens, tokens))
+    measuring = cache(shape, dtype, many, tokens) + reply_pass(shape, dtype, bits, many * tokens, tokens, many * tokens)
+    return Need(whole, learnt, training, measuring)
 
 
 def _encoder(config: RewardModelTraining, values: Mapping[str, Any], numbers: int, tokens: int) -> Need:
