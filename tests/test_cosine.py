@@ -81,4 +81,4 @@ def test_a_run_is_read_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert row["with_truth"]["value"] == 1.0  # the partner has just said what the first one repeats, and the cosine puts the second first
     (run / "wim.jsonl").write_text("")
     assert cli.main(["wim", str(run)]) == 2
-    assert "no reply of one has a WIM score" in capsys.readouterr().err
+    assert "/one: no reply has a WIM score" in capsys.readouterr().err

@@ -398,7 +398,8 @@ def test_what_stood_before_round_1_is_never_the_best() -> None:
     run.config = SimpleNamespace(evaluation=SimpleNamespace(final=4, histories=4))
     run.learners = SimpleNamespace(all=[SimpleNamespace(seat="a", version=3)], free=lambda: None)
     rates = {0: 0.9, 1: 0.6, 2: 0.4}
-    run.store = SimpleNamespace(metrics={f"evaluation-a-{n:04d}": SimpleNamespace(figures={"win_rate": r}) for n, r in rates.items()})
+    figures = {n: SimpleNamespace(figures={"win_rate": rate, "n": 4}) for n, rate in rates.items()}
+    run.store = SimpleNamespace(metrics={f"evaluation-a-{n:04d}": one for n, one in figures.items()})
     run.best = {}
     for number in rates:
         assert run.evaluate(number)
