@@ -61,12 +61,19 @@ def test_counts_add_up(clauses: list[str]) -> None:
 def test_plans_are_balanced_from_the_first_on() -> None:
     topics = [Topic(id="x", text=text, source="list") for text in TOPICS]
     found = plans("a", topics, 4, 24)
-    assert [p.turns for p in found[:12]] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    # the first of three topics begins with length 1, the next ones with 2 and 3; each pass over the topics is a turn longer, 4 + 1 is 1 again
+    assert [p.turns for p in found[:12]] == [1, 2, 3, 2, 3, 4, 3, 4, 1, 4, 1, 2]
     # 24 = 3 topics of 4 lengths, each twice
     assert set(Counter((p.topic.text, p.turns) for p in found).values()) == {2}
     assert [p.id for p in found[:2]] == ["evaluation-a/h0000", "evaluation-a/h0001"] and found[1].topic.id == found[1].id
     # the turn after the history is the learner's: after an even number of turns that of who opened
-    assert [(p.turns, p.opener) for p in found[:9:3]] == [(1, "b"), (2, "a"), (3, "b")]
+    assert [(p.turns, p.opener) for p in found[:3]] == [(1, "b"), (2, "a"), (3, "b")]
+
+
+def test_a_single_pass_over_the_topics_has_all_lengths() -> None:
+    topics = [Topic(id="x", text=f"topic {i}", source="list") for i in range(20)]
+    # 20 histories of 20 topics, 6 lengths: 20 = 3 x 6 + 2, so the two shortest come four times and the others three times
+    assert Counter(p.turns for p in plans("a", topics, 6, 20)) == {1: 4, 2: 4, 3: 3, 4: 3, 5: 3, 6: 3}
 
 
 @given(st.integers(1, 9), st.integers(0, 9))

@@ -46,13 +46,14 @@ class Plan:
 def plans(
     learner: Speaker, topics: Sequence[Topic], most_turns: int, count: int, seats: Sequence[Speaker] = SEATS, before: int = 0
 ) -> list[Plan]:
-    """`count` histories: topics by turns, and each topic in all lengths from 1 to `most_turns` by turns, so any beginning is balanced. With
-    most_turns=0 nobody has spoken before: the learner opens. Their numbers go on after the `before` that there are."""
+    """`count` histories: topics by turns, and each topic in all lengths from 1 to `most_turns` by turns, its neighbour a turn longer (a Latin
+    square), so any beginning is balanced. With most_turns=0 nobody has spoken before: the learner opens. Their numbers go on after the
+    `before` that there are."""
     found = []
     for i in range(count):
         name = f"evaluation-{learner}/h{before + i:04d}"
         topic = topics[i % len(topics)].model_copy(update={"id": name})
-        turns = 1 + i // len(topics) % most_turns if most_turns else 0
+        turns = 1 + (i % len(topics) + i // len(topics)) % most_turns if most_turns else 0
         found.append(Plan(name, topic, learner, turns, tuple(seats)))
     return found
 
