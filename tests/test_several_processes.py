@@ -13,7 +13,7 @@ from tests.alike import records, same
 from tests.workers.forked import run
 
 FAST = [
-    "view=none", "run.seed=1", "conversation.count=8", "conversation.turns=2", "candidates.count=2", "candidates.opening=true",
+    "view=none", "run.seed=2", "conversation.count=8", "conversation.turns=2", "candidates.count=2", "candidates.opening=true",
     "pairs.min_margin=0.001", "train.batch=8", "train.micro_batch=8", "evaluation.every=0", "evaluation.histories=2", "evaluation.final=2",
     "experts.a.decoding.reply.max_new_tokens=32", "experts.b.decoding.reply.max_new_tokens=32",
 ]  # fmt: skip
