@@ -18,7 +18,7 @@ FAST = [
     "experts.a.decoding.reply.max_new_tokens=32", "experts.b.decoding.reply.max_new_tokens=32",
 ]  # fmt: skip
 SHORT = (
-    "rounds=1", "conversation.count=4", "train.batch=4", "train.micro_batch=4", "judging.analysis=false",
+    "rounds=1", "run.seed=1", "conversation.count=4", "train.batch=4", "train.micro_batch=4", "judging.analysis=false",
     "experts.a.decoding.reply.max_new_tokens=16", "experts.b.decoding.reply.max_new_tokens=16",
 )  # fmt: skip
 MADE = {"ddp": (1, ["rounds=1"]), "fsdp": (1, SHORT)}  # rounds, and what they consist of: every token of fsdp gathers all weights
