@@ -154,6 +154,18 @@ def test_curves_and_tables_hold_what_the_files_hold(run: Path) -> None:
     assert list(map(str, every.rows["win_rate"])) == ["0.5", "0.75 (0.6 to 0.9)"] and "win_rate_low" not in every.rows
 
 
+def test_the_end_is_told_of_the_weights_that_were_kept(run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
+    last = next(i for i in reversed(range(len(lines))) if "-final" in lines[i])
+    for kept, says in ((1, "After round 1 of 2, whose weights were kept"), (0, "With the weights of the base, which were kept")):
+        lines[last] = json.dumps(json.loads(lines[last]) | {"weights_of": kept})
+        (run / "metrics.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        section = training(subject(run))
+        assert section is not None and section.lead[0].startswith(f"{says}: 75.0 %")
+        assert tables(section)["The last evaluation"].note.startswith(f"{says}, on histories of its own")
+        assert tables(lookup(subject(run)))["Every figure of the evaluations"].columns[-1] == f"round {kept}, at the end"
+
+
 def test_a_run_of_an_earlier_version_is_told(tmp_path: Path) -> None:
     section = training(subject(EARLIER / "learned"))
     assert section is not None and section.lead[0].startswith("expert a: after round 2: 0.0 % (0.0 to 79.3) of 1 replies")

@@ -29,7 +29,7 @@ def lookup(subject: Subject) -> Section | None:
     for one in learnings(subject):
         of = f", {line(one.name)}" if one.name else ""
         evaluations = [*one.evaluations, *([one.final] if one.final else [])]
-        heads = [f"round {each.round}" + (", at the end" if each is one.final else "") for each in evaluations]
+        heads = [f"round {_made_after(each)}" + (", at the end" if each is one.final else "") for each in evaluations]
         parts += [
             *([_figures(f"Every figure of the evaluations{of}", heads, evaluations)] if evaluations else []),
             *(
@@ -39,6 +39,11 @@ def lookup(subject: Subject) -> Section | None:
             ),
         ]
     return Section("lookup", "Tables to look things up in", [], parts) if parts else None
+
+
+def _made_after(evaluation: Metrics) -> int:
+    """The round whose weights were evaluated: at the end those that were kept."""
+    return evaluation.round if evaluation.weights_of is None else evaluation.weights_of
 
 
 def _few(rounds: Sequence[Metrics]) -> list[Metrics]:

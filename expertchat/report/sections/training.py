@@ -211,7 +211,16 @@ def _said(one: Learning) -> str:
         before = number(figures.get("perplexity_base"))
         base = f", the base's {written(before, plain)}" if before is not None else ""
         parts.append(f"the perplexity of what is held out is {written(value, plain)}{base}")
-    return f"{f'{who}after' if who else 'After'} round {last.round}: {'; '.join(parts)}{judge}." if parts else ""
+    said = after(last)
+    return f"{who or ''}{said if who else said[0].upper() + said[1:]}: {'; '.join(parts)}{judge}." if parts else ""
+
+
+def after(measured: Metrics) -> str:
+    """With which weights an evaluation was made: at the end with those that were kept, which need not be the last round's."""
+    kept = measured.weights_of
+    if kept in (None, measured.round):
+        return f"after round {measured.round}"
+    return f"after round {kept} of {measured.round}, whose weights were kept" if kept else "with the weights of the base, which were kept"
 
 
 def compared(found: Sequence[Learning]) -> Iterator[Shown]:
@@ -230,7 +239,7 @@ def compared(found: Sequence[Learning]) -> Iterator[Shown]:
         if rows:
             judge = last.figures.get("judge")
             where = ("on what is held out" if _by_rows(one) else "on histories of its own") if last is one.final else "on the way"
-            note = f"After round {last.round}, {where}"
+            note = f"{after(last).capitalize()}, {where}"
             note += f", judged by {line(str(judge))}." if judge else "."
             yield Shown("The last evaluation", ["policy", "base", "difference or ratio"], rows, note=note)
 
