@@ -121,6 +121,12 @@ def test_the_cluster_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SBATCH_ACCOUNT", "def-someone")
     assert (cluster().gpu_type, cluster().account) == ("a100", "def-someone")
     assert cluster("cluster=laptop").scheduler == "local"
+    for wrong, remedy in (("narvall", "did you mean narval?"), ("", "unset it")):
+        monkeypatch.setenv("EXPERTCHAT_CLUSTER", wrong)
+        told = problems("converse", "cluster.time=1:00:00", "--dry-run")
+        assert len(told) == 1 and told[0].startswith(f"EXPERTCHAT_CLUSTER={wrong}: there is no cluster '{wrong}'") and remedy in told[0]
+        assert cluster("cluster=laptop").scheduler == "local"
+        assert "did you mean cluster.time?" in problems("converse", "cluster=laptop", "cluster.tim=1", "--dry-run")[0]
 
 
 def test_the_job_of_this_process() -> None:
