@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from expertchat import cli
+from expertchat.doors.guard import guarded
+from expertchat.folder.writing import write_out
 
 Err = pytest.CaptureFixture[str]
 
@@ -72,6 +76,38 @@ def test_command_lines(arguments: str, words: list[str], capsys: Err, tmp_path: 
     assert "Traceback" not in err and err
     assert all(word in err for word in words), err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["runs", "report", "merge_runs", "arms", "wim", "converse --config", "runs . --out"])
+def test_a_home_that_is_nobodys(words: str, capsys: Err) -> None:
+    refused([*words.split(), "~nobody-here/x.csv"], capsys, "~nobody-here/x.csv: this machine knows no home folder ~nobody-here")
+
+
+@pytest.mark.parametrize("words", ["runs ", "report ", "merge_runs ", "converse run.dir=", "judge judge=expected source.path="])
+def test_a_name_that_no_disk_takes(words: str, capsys: Err) -> None:
+    refused(f"{words}{'x' * 300}".split(), capsys, "File name too long", "shorten it")
+
+
+def test_a_place_that_is_closed_is_wrong_input_where_it_was_named(capsys: Err) -> None:
+    def closed() -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "theirs/run")
+
+    assert guarded(closed, ["report", "theirs/run"]) == 2
+    assert capsys.readouterr().err.startswith("expertchat: theirs/run: cannot be used (Permission denied); ")
+    assert guarded(closed) == 1  # in the midst of a run it is not known who has named it
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_link_and_a_pipe_are_written_to(tmp_path: Path) -> None:
+    """Both were replaced by a file, as root /dev/stdout too."""
+    (tmp_path / "link.json").symlink_to("real.json")
+    write_out("out", tmp_path / "link.json", "one")
+    assert (tmp_path / "link.json").is_symlink() and (tmp_path / "real.json").read_text() == "one"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK)
+    write_out("out", tmp_path / "pipe", "two")
+    assert (tmp_path / "pipe").is_fifo() and os.read(reader, 9) == b"two"
+    os.close(reader)
 
 
 def test_unknown_family(scripted: list[str], capsys: Err) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from expertchat.command.overrides import mended, parsed
 from expertchat.config import ConfigError
 from expertchat.events import ConversationJudged, RunFinished, TurnFinished
 from expertchat.records import Turn
@@ -83,6 +85,14 @@ def test_folders_are_searched_but_not_the_inside_of_runs(tmp_path: Path) -> None
     names = {row["name"] for row in runs([tmp_path / "a"], no_slurm)["runs"]}
     assert names == {"b/run"}
     assert only(tmp_path / "a" / "b" / "run")["name"] == str(tmp_path / "a" / "b" / "run")
+
+
+@pytest.mark.parametrize("name", ["a (b), c=d", 'the "first"', "été", "plain-1"])
+def test_the_line_that_goes_on_with_a_run_is_one_that_the_command_takes(tmp_path: Path, name: str) -> None:
+    run_in(tmp_path / name, [start(3)])
+    (tmp_path / name / "provenance.json").write_text(json.dumps({"command_line": ["expertchat", "converse"]}))
+    override = parsed(mended(shlex.split(only(tmp_path / name)["resume"])[-1]))
+    assert override is not None and str(override.value()) == str(tmp_path / name)
 
 
 # -- what is drawn and written ------------------------------------------------------------------------------------------

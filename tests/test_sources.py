@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertchat.command.overrides import parsed
-from expertchat.config import ConfigError
+from expertchat.config import ConfigError, Group, validate
 from expertchat.folder.reader import RunReader
 from expertchat.records import Candidate, Item, PreferencePair, Transcript
 from expertchat.sources.config import SourceConfig
+from expertchat.sources.preferring import PreferredConfig
 from expertchat.sources.read import read_items, source_problems
+from expertchat.sources.teaching import DataConfig
 from expertchat.sources.words import as_overrides
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -123,6 +125,45 @@ def test_an_encoding_that_is_named(table: Callable[..., Path]) -> None:
     assert "line 2 holds 0xf6" in problems(table("text\ngrößer\n", encoding="cp1252"), encoding="utf-8")
     with pytest.raises(ValueError, match="no encoding that Python knows"):
         SourceConfig(encoding="klingon")
+
+
+@pytest.mark.parametrize("kind", [SourceConfig, PreferredConfig, DataConfig])
+@pytest.mark.parametrize("name", ["nosuch", "hex", "undefined"])
+def test_an_encoding_of_no_texts_is_refused(kind: type[Group], name: str) -> None:
+    with pytest.raises(ConfigError, match="encoding: is no encoding that Python knows for texts"):
+        validate(kind, {"encoding": name})
+
+
+def test_what_an_encoding_cannot_read_or_leaves_is_no_text(table: Callable[..., Path]) -> None:
+    """utf-16-le leaves the byte order mark in the text: no JSON, and a column of another name."""
+    assert "is not punycode" in problems(table('{"text": "one"}\n', "t.jsonl"), encoding="punycode")
+    assert [item.texts[0].text for item in read(table('{"text": "one"}\n', "t.jsonl", "utf-16"), encoding="utf-16-le")] == ["one"]
+    (pair,) = read(table('"text","label"\r\n"one",7\r\n', encoding="utf-16"), encoding="utf-16-le", columns={"text": "text"})
+    assert (pair.texts[0].text, pair.label) == ("one", 7.0)
+
+
+def test_a_name_of_several_lines_does_not_hide_the_separator(table: Callable[..., Path]) -> None:
+    (item,) = read(table('"Response\nA";"Response\nB";winner\r\n"one, two";three;a\r\n'))
+    assert [text.text for text in item.texts] == ["one, two", "three"] and item.label == "first"
+
+
+def test_a_number_beyond_all_scales_is_named(table: Callable[..., Path]) -> None:
+    """Python has it whole, and no float holds it."""
+    huge = "1" + "0" * 400
+    assert "is no number from 1 to 10" in problems(table(f'{{"text": "one", "label": {huge}}}\n', "t.jsonl"))
+    assert "'truth' is no number" in problems(table(f'{{"text": "one", "truth": {huge}}}\n', "t.jsonl"))
+
+
+def test_parquet_of_bytes_and_of_what_cannot_be_read(tmp_path: Path) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"text": pa.array(["zwölf".encode(), b"\xff"], pa.binary())}), path)
+    assert [item.texts[0].text for item in read(path, incomplete="skip")] == ["zwölf"]  # it was "b'zw\\xc3...'"
+    sizes, letters = (pa.py_buffer(raw) for raw in (b"\0\0\0\0\2\0\0\0", b"\xff\xfe"))
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, sizes, letters])
+    parquet.write_table(pa.table({"text": broken, "date": pa.array([9 * 10**17], pa.timestamp("ms"))}), path)
+    said = problems(path)
+    assert "column 'text' cannot be read" in said and "column 'date' cannot be read" in said
 
 
 def test_mixed_encodings_name_their_lines(tmp_path: Path) -> None:

@@ -137,6 +137,8 @@ def hydra_settings(command: str, overrides: Sequence[str]) -> DictConfig:
 def problems_of(command: str, overrides: Sequence[str]) -> list[str]:
     """What is wrong with each override alone, and with what the good ones make together; Hydra stops at the first."""
     good, failed = sorted_out(command, overrides)
+    if (untold := _of_environment(command, good)) is not None:
+        return [untold]  # of which every override would be told, too
     problems = [problem for override, error in failed.items() for problem in explain(command, override, error, good).split("\n")]
     without = [key_of(override) for override in failed]  # what is said of a group that lacks them may well be wrong
     try:
@@ -144,6 +146,19 @@ def problems_of(command: str, overrides: Sequence[str]) -> list[str]:
     except ConfigError as error:
         problems += [problem for problem in error.problems if not any(_touches(problem.split(": ")[0], key) for key in without)]
     return problems
+
+
+def _of_environment(command: str, good: Sequence[str]) -> str | None:
+    """What is wrong with a file of conf/ that a variable of the environment chooses (EXPERTCHAT_CLUSTER), where nobody chooses another."""
+    try:
+        compose_dict(command, good)
+    except MissingConfigException as error:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        close = near(name, error.options or []) or "; export one that there is, or unset it;"
+        return f"EXPERTCHAT_{group.upper()}={name}: there is no {group} '{name}'{close} there are {', '.join(error.options or [])}"
+    except ERRORS:
+        return None
+    return None
 
 
 def sorted_out(command: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, Exception]]:
@@ -340,7 +355,10 @@ def _choices(command: str) -> list[str]:
 @lru_cache(maxsize=8)
 def _choices_in(conf: str, root: str | None) -> list[str]:
     with hydra.initialize_config_dir(conf, version_base=None):
-        config = hydra.compose(root, return_hydra_config=True)
+        try:
+            config = hydra.compose(root, return_hydra_config=True)
+        except MissingConfigException:  # a file that the environment chooses, and the command line another one
+            return []
         return [key for key in config.hydra.runtime.choices if not str(key).startswith("hydra/")]
 
 

@@ -35,7 +35,7 @@ def enter(arguments: Sequence[str]) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here uses
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")  # of names that TRL and peft still use
     command, *rest = arguments
-    return guarded(lambda: find(COMMANDS[command].door)(rest))
+    return guarded(lambda: find(COMMANDS[command].door)(rest), rest)
 
 
 def composed(command: str, arguments: Sequence[str], task: Callable[[Job], int], after: Callable[[list[Job]], object] | None = None) -> int:

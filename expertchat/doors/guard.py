@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,11 +10,16 @@ from typing import Any
 
 # Of several processes of torchrun or srun, the one that draws and speaks; a job's script has a SLURM_PROCID too, but is no step.
 FIRST = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0") if "SLURM_STEP_ID" in os.environ else "0") == "0"
+_RIGHTS = "name another one, or ask its owner for the right to it"
+CLOSED = {errno.EACCES: _RIGHTS, errno.EPERM: _RIGHTS, errno.ENAMETOOLONG: "shorten it", errno.ELOOP: "its links lead in a circle"}
 LONGEST = 4000  # characters of a problem that are shown
 
 
-def guarded(run: Callable[[], Any]) -> int:
-    """The exit code of `run`; wrong config or input becomes one message, not a traceback."""
+def guarded(run: Callable[[], Any], words: Sequence[str] | None = None) -> int:
+    """The exit code of `run`; wrong config or input becomes one message, not a traceback.
+
+    `words`: of the command line, where it is that which is looked at: then a place that nobody may enter is wrong input, too.
+    """
     from expertchat.config import ConfigError
     from expertchat.folder.writing import WriteError
 
@@ -32,11 +38,25 @@ def guarded(run: Callable[[], Any]) -> int:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except BrokenPipeError:
         raise
-    except Exception:
+    except Exception as error:
+        if words is not None and (problems := _of_places(error, words)):
+            complain(problems)
+            return 2
         import traceback
 
         say(traceback.format_exc().rstrip("\n"))
         return 1
+
+
+def _of_places(error: Exception, words: Sequence[str]) -> list[str]:
+    """What is wrong with a place that somebody has named: its name is too long, it is closed to this user, ~NAME is nobody's home."""
+    if isinstance(error, OSError) and error.filename and error.errno in CLOSED:
+        return [f"{os.fsdecode(error.filename)}: cannot be used ({error.strerror}); {CLOSED[error.errno]}"]
+    if not (isinstance(error, RuntimeError) and "home directory" in str(error)):
+        return []
+    words = [*words, *(f"{name}={value}" for name, value in os.environ.items() if name.startswith("EXPERTCHAT_"))]
+    homes = [word for word in (word[word.find("=~") + 1 :] for word in words) if word.startswith("~") and os.path.expanduser(word) == word]
+    return [f"{word}: this machine knows no home folder {word.partition('/')[0]}; write the whole path" for word in homes]
 
 
 def complain(problems: Sequence[str]) -> None:

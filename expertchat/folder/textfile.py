@@ -23,6 +23,8 @@ NO_TEXT = (
 _LINE_ENDS = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 _JSON_LINE_ENDS = re.compile("\r\n|[\n\r]")  # the others may stand inside a JSON string
 _CELL = 1 << 24  # characters of a table's cell at most
+_HEAD = 1 << 16  # characters in which its first row is looked for
+_QUOTED = re.compile(r'(^|[,;\t\n\r])"(?:[^"]|"")*"')
 
 
 def read_text(path: Path, what: str) -> str:
@@ -109,8 +111,9 @@ def table_rows(path: Path, text: str, what: str) -> list[tuple[int, list[str]]]:
     A .tsv is separated by tabs, a .csv by what its first line says (sep=;), else by what it holds most of: comma, semicolon or tab.
     `what` begins messages.
     """
-    first = next((line for _, line in text_lines(text)), "")
-    outside = re.sub(r'"[^"]*"', "", first)
+    first = next((line for _, line in text_lines(text[:_HEAD])), "")
+    start = text.find(first)
+    outside = next((line for _, line in text_lines(_QUOTED.sub(r"\1", text[start : start + _HEAD]))), "")  # a quoted cell may hold lines
     separator = "\t" if path.suffix.lower() in (".tsv", ".tab") else max(",;\t", key=outside.count)
     if said := re.fullmatch(r"sep=([,;\t|])", first.strip(" \"")):
         separator, text = said[1], text[text.index(first) + len(first) :]

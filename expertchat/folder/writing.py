@@ -83,9 +83,17 @@ def replace(path: Path, text: str, sync: bool = False, mode: int | None = None) 
 
 
 def write_out(said: str, path: Path | str, text: str) -> None:
-    """Write a file that the user has asked for, whole. `said`: how, "out=FILE". Raises ConfigError."""
+    """Write a file that the user has asked for, whole. `said`: how, "out=FILE". Raises ConfigError.
+
+    A link stays one, and what is no file (a pipe, /dev/stdout) is written to, not replaced.
+    """
+    place = Path(path).expanduser()
     try:
-        replace(Path(path).expanduser(), writable(text))
+        if place.exists() and not place.is_file():
+            with open(place, "w", encoding="utf-8") as file:
+                file.write(writable(text))
+        else:
+            replace(Path(os.path.realpath(place)), writable(text))
     except OSError as error:
         raise ConfigError(f"{said}: cannot be written ({error.strerror or error}); name another file") from None
 

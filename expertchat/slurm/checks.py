@@ -107,7 +107,12 @@ def _archive_problems(folder: str, name: str) -> list[str]:
 
 def _environment(cluster: ClusterConfig, checked: Checked) -> None:
     """The wheels or the environment that a job starts from."""
-    if cluster.wheelhouse:
+    if cluster.scheduler == "local":
+        for key, there in (("wheelhouse", cluster.wheelhouse), ("archives", cluster.archives)):
+            if there:
+                why = "is unpacked on a node's own disk (SLURM_TMPDIR), which a job without Slurm has not"
+                checked.problems.append(f"cluster.{key}={there}: {why}; set cluster.{key}=null")
+    elif cluster.wheelhouse:
         place = Path(cluster.wheelhouse).expanduser()
         if not list(place.glob("expertchat-*.whl")):
             fill = f"fill it with `make wheelhouse WHEELHOUSE={place}`"
@@ -195,7 +200,7 @@ def _main_memory(command: str, config: Any, cluster: ClusterConfig, ranks: int, 
     if not cluster.gpus:
         each += sum(weights_of(config))
     need = each * max(1, ranks // cluster.nodes)
-    if need > cluster.bytes:
+    if 0 < cluster.bytes < need:  # 0: all of a node's, as sbatch has it
         parted = f" in {ranks} processes" if ranks > 1 else ""
         checked.doubts.append(
             f"cluster.memory={cluster.memory}: {command} needs about {need / GIB:.1f} GiB of main memory{parted}, and the job would be "

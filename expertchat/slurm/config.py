@@ -61,7 +61,9 @@ class ClusterConfig(Group):
     @field_validator("account", "partition", "gpu_type")
     @classmethod
     def _word(cls, text: str | None) -> str | None:
-        if text is not None and not re.fullmatch(r"[\w.,:-]+", text):
+        if not text:  # a variable of the environment that was emptied (SBATCH_ACCOUNT=)
+            return None
+        if not re.fullmatch(r"[\w.,:-]+", text):
             raise ValueError("must be one word")
         return text
 

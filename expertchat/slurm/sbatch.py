@@ -24,6 +24,8 @@ REMEDIES = (  # words of sbatch, and what to do
     ("memory", "Ask for less: cluster.memory=... (`sinfo -o '%n %m'` shows what nodes have)"),
     ("contact", "This machine reaches no Slurm now; try again, or ask the cluster's staff"),
 )
+# Of Slurm's, those that are the user's and not of a job.
+OF_USER = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
 # Of sbatch's variables, which go over what a script says, those that stay: the site's or the user's defaults for what the config has not.
 KEPT = ("SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_CONSTRAINT", "SBATCH_RESERVATION", "SBATCH_CLUSTERS", "SBATCH_EXPORT")
 
@@ -62,9 +64,13 @@ def submit(wanted: Submitted, more: Sequence[str] = ()) -> str:
 
 
 def _environment(cluster: ClusterConfig) -> dict[str, str]:
-    """This process's variables without those that would go over the script's options."""
+    """This process's variables without those that would go over the script's options, and those of the job that it runs in itself.
+
+    sbatch hands these on: a job would take itself for a task of the array that has submitted it, and requeue that one.
+    """
     kept = [name for name in KEPT if name != "SBATCH_PARTITION" or cluster.partition is None]
-    return {name: value for name, value in os.environ.items() if not name.startswith("SBATCH_") or name in kept}
+    dropped = ("SBATCH_", "SLURM_") if os.environ.get("SLURM_JOB_ID") else ("SBATCH_",)
+    return {name: value for name, value in os.environ.items() if not name.startswith(dropped) or name in (*kept, *OF_USER)}
 
 
 def _remedy(said: str, cluster: ClusterConfig) -> str:

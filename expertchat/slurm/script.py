@@ -75,7 +75,7 @@ class Script:
             found.append(_option("array", _ranges(self.tasks) + (f"%{self.at_once}" if self.at_once else "")))
         if self.after:
             found += afterok([self.after])
-        return [*found, *cluster.options]
+        return [*found, *map(_whole, cluster.options)]
 
     def _body(self) -> list[str]:
         cluster, here = self.cluster, f"$RUN/{SUBMISSION}"
@@ -122,6 +122,12 @@ def afterok(jobs: Sequence[str]) -> list[str]:
 
 def _option(name: str, value: str) -> str:
     return f'--{name}="{value}"' if any(c in value for c in " '#;") else f"--{name}={value}"
+
+
+def _whole(option: str) -> str:
+    """One more option of sbatch, its value in quotes where a blank would end it; one that has quotes stays as it is."""
+    name, equals, value = option.removeprefix("--").partition("=")
+    return _option(name, value) if equals and not set(value) & set("\"'") else option
 
 
 def _absolute(path: str | None) -> str:

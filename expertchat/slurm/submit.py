@@ -232,9 +232,10 @@ def _told(wanted: Wanted, job: str | None) -> dict[str, Any]:
     cluster, array = wanted.cluster, wanted.array
     gpus = f"{cluster.gpus * cluster.nodes} x {cluster.gpu_type or 'GPU'}" if cluster.gpus else "no GPU"
     local = cluster.scheduler == "local"
+    memory = cluster.memory if cluster.bytes else "all memory of a node"
     merges = array is not None and "experts" in type(wanted.config).model_fields  # dialogues, which can be put together
     start = "on this machine" if local else f"{duration(cluster.seconds)} a start, at most {cluster.requeues} requeues"
-    about = [f"{wanted.command} with {gpus}, {cluster.cpus} cores, {cluster.memory}, {start}"]
+    about = [f"{wanted.command} with {gpus}, {cluster.cpus} cores, {memory}, {start}"]
     if array is not None:
         at_once = f", {array.at_once} at once at most" if array.at_once else ""
         about.append(f"{len(wanted.left() or [])} tasks over {array.spread}{at_once}")

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import codecs
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from expertchat.config import Group, Text
 
 Unit = Literal["auto", "transcripts", "turns", "candidates", "pairs", "evaluations"]
 LEAVE = "none"  # as the name of a column: leave it alone, whatever it is called
+
+
+def _of_texts(name: str) -> str:
+    """The name of an encoding, if it is one of texts: Python knows others (hex, zlib), which decode nothing that is text."""
+    try:
+        b"a".decode(name)
+    except (LookupError, ValueError) as error:
+        if not isinstance(error, UnicodeDecodeError):  # which is half a letter of utf-16
+            raise ValueError("is no encoding that Python knows for texts; take utf-8, utf-16, cp1252 or latin-1") from None
+    return name
+
+
+Encoding = Annotated[Text, AfterValidator(_of_texts)]
 
 
 def _one_or_more(value: object) -> object:
@@ -60,7 +72,7 @@ class SourceConfig(Group):
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
     topic: Text | None = None
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    encoding: Text | None = None
+    encoding: Encoding | None = None
     split: Text | None = None
     incomplete: Literal["refuse", "skip"] = "refuse"
     limit: int | None = Field(default=None, ge=1)
@@ -73,16 +85,6 @@ class SourceConfig(Group):
         if any(not path.strip() for path in paths):
             raise ValueError("holds an empty name; name a run folder, a table or a data set")
         return list(dict.fromkeys(paths))
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, name: str | None) -> str | None:
-        if name is not None:
-            try:
-                codecs.lookup(name)
-            except (LookupError, ValueError):
-                raise ValueError("is no encoding that Python knows; take utf-8, utf-16, cp1252 or latin-1") from None
-        return name
 
     @model_validator(mode="after")
     def _scale_goes_up(self) -> SourceConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from expertchat.config import ConfigError
 from expertchat.folder.textfile import MARKS, NO_TEXT
+from expertchat.text.sentences import first_line
 
 SHOWN = 8  # lines or rows that a message names
 Say = Callable[[str], None]
@@ -35,6 +36,9 @@ def read_table_text(path: Path, encoding: str | None, say: Say) -> str:
             f"source.path={path}: is not {encoding}: {where} holds 0x{raw[error.start]:02x}; name its own with source.encoding=NAME, or "
             "save it as UTF-8"
         ) from None
+    except UnicodeError as error:  # of encodings that no table has (punycode)
+        raise ConfigError(f"source.path={path}: is not {encoding} ({first_line(error)}); name its own with source.encoding=NAME") from None
+    text = text.removeprefix("\ufeff")  # utf-16-le does not take the mark for one
     if damaged := [n for n, line in enumerate(text.split("\n"), 1) if "\ufffd" in line]:
         say(f"{path.name}: {named(damaged, 'line')} hold U+FFFD: letters were lost before it was saved")
     if twice := [n for n, line in enumerate(text.split("\n"), 1) if _twice(line)]:

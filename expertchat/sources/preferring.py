@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from expertchat.config import Group, Text
+from expertchat.sources.config import Encoding
 
 
 def _one_or_more(value: object) -> object:
@@ -45,5 +46,5 @@ class PreferredConfig(Group):
     min_margin: float | None = Field(default=None, ge=0)  # pairs with scores that are closer are left out
     incomplete: Literal["refuse", "skip"] = "refuse"
     limit: int | None = Field(default=None, ge=1)
-    encoding: Text | None = None
+    encoding: Encoding | None = None
     split: Text | None = None

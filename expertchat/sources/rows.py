@@ -157,7 +157,16 @@ def _of_parquet(path: Path) -> Table:
         found = pyarrow.parquet.read_table(path)
     except (OSError, ValueError) as error:  # pyarrow's own errors are among these
         raise ConfigError(f"source.path={path}: cannot be read ({first_line(error)}); save it again") from None
-    return _of_entries(path.name, list(found.column_names), found.to_pylist())
+    names, cells, problems = list(found.column_names), list[list[Any]](), list[str]()
+    for name in names:
+        try:
+            cells.append(found.column(name).to_pylist())
+        except (ValueError, OverflowError, NotImplementedError) as error:  # letters that are none, dates that no calendar has
+            why = first_line(error)
+            problems.append(f"source.path={path}: column {name!r} cannot be read ({why}); leave it out, or save it as text in UTF-8")
+    if problems:
+        raise ConfigError(problems)
+    return _of_entries(path.name, names, (dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)))
 
 
 def _chosen_split(path: str, found: Any, split: str | None) -> Any:
@@ -190,7 +199,12 @@ _NOTHING = ("", "nan", "<na>")
 
 
 def _cell(value: Any) -> Any:
-    """A value as it stands, None where there is none: an empty cell, null, not-a-number."""
+    """A value as it stands, None where there is none: an empty cell, null, not-a-number. Bytes are the text that they hold, if any."""
+    if isinstance(value, bytes):  # how some programs write texts into parquet
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return None if isinstance(value, str) and value.strip().casefold() in _NOTHING else value

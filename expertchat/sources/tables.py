@@ -161,7 +161,7 @@ class _Maker:
         value = row.cells.get(column)
         try:
             return None if value is None else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             self._fault(f"{column!r} is no number", row, "write numbers, or leave the column alone with source.columns.truth=none")
             return None
 
@@ -224,7 +224,7 @@ class _Maker:
         low, high = self.config.scale or (LOWEST, HIGHEST)
         try:
             value = float(one.label)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = float("nan")
         if low <= value <= high:
             return LOWEST + (HIGHEST - LOWEST) * (value - low) / (high - low)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from expertchat.config import Group, Text
+from expertchat.sources.config import Encoding
 
 
 def _one_or_more(value: object) -> object:
@@ -73,5 +74,5 @@ class DataConfig(Group):
     best: BestConfig = Field(default_factory=BestConfig)
     cut: Literal["cut", "drop"] = "cut"
     limit: int | None = Field(default=None, ge=1)
-    encoding: Text | None = None
+    encoding: Encoding | None = None
     split: Text | None = None
