@@ -28,6 +28,12 @@ def embedding_rows(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
+def nameless_ids(tokenizer: Any, rows: int) -> range:
+    """Ids for which a model has an output (many vocabularies are padded to a round number) and its tokenizer no text at all."""
+    known = [*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder]  # some have gaps, and their ids go beyond their number
+    return range(max([len(tokenizer), *(i + 1 for i in known)]), rows)
+
+
 def unusable_ids(ends: Sequence[int], pad: int | None, rows: int) -> list[str]:
     """Notes on end and padding tokens that lie beyond a model's `rows` embeddings, and on a model that is left without an end token."""
     notes = []

@@ -74,8 +74,8 @@ class LocalBackend(Backend):
     ) -> None:
         self.model, self.tokenizer, self.seed = model.eval(), tokenizer, seed
         self.renderer = renderer or Renderer(tokenizer, name, thinking)
-        self.pieces = Pieces(tokenizer, self.renderer.vocabulary.hidden)
         rows = claims.embedding_rows(model)
+        self.pieces = Pieces(tokenizer, self.renderer.vocabulary.hidden.union(claims.nameless_ids(tokenizer, rows)))
         found, ends = _end_ids(model, tokenizer, self.renderer, stop_tokens)
         notes = [*notes, *self.renderer.notes, *ends, *claims.unusable_ids(found, tokenizer.pad_token_id, rows)]
         self.end_ids = tuple(i for i in found if 0 <= i < rows)
