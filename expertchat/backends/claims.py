@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from expertchat.backends.architecture import SENSES
 from expertchat.backends.decoding import is_exact
 from expertchat.backends.rendering import Renderer
 from expertchat.backends.unloadable import out_of_memory, pass_failure
@@ -80,9 +81,11 @@ def _tokens(model: Any, tokenizer: Any, renderer: Renderer) -> Iterator[str]:
 
 
 def position_table(model: Any, tokens: Any) -> tuple[str, int] | None:
-    """The table in which a model looks its positions up, with the number of them, or None; `tokens` is its embedding of tokens."""
+    """The table in which a model looks the positions of a text up, with the number of them, or None; `tokens` is its embedding of tokens."""
     for path, module in model.named_modules():
         if not isinstance(module, nn.Embedding) or module is tokens or not _POSITIONS.search(path.rpartition(".")[2]):
+            continue
+        if re.fullmatch(SENSES, path):
             continue
         # Some begin behind the place of the padding token (RoBERTa, MPNet), some keep two rows for it (OPT).
         unused = getattr(module, "offset", None)
