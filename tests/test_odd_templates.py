@@ -148,7 +148,8 @@ def test_plain_words_that_are_special_tokens_are_neither_cut_out_nor_rewritten()
 def test_an_id_without_a_text_is_not_shown_and_said_so() -> None:
     """A vocabulary that is padded beyond its tokenizer: what is shown is not all that was drawn, and so it is not trained on."""
     backend = backend_of(FORMS["chatml"])
-    assert (nameless := len(backend.tokenizer)) < backend.model.config.vocab_size
+    nameless = len(backend.tokenizer)
+    assert nameless < backend.model.config.vocab_size
     row = backend.row(GenerateRequest("k", (), Decoding("greedy", max_new_tokens=99)), [1, 2, 3])
     for i in [*backend.tokenizer("Fish", add_special_tokens=False)["input_ids"], nameless]:
         row.add(i, False)

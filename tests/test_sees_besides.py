@@ -20,7 +20,8 @@ def build(folder: Path) -> Path:
     words = tiny.tokenizer("qwen3")
     size = len(words)
     text = architectures.KINDS["gemma3"][1] | {"vocab_size": size + 8, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": None}
-    sight = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    sight = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sight |= {"image_size": 28, "patch_size": 14}
     marks = {"image_token_index": size + 3, "boi_token_index": size + 4, "eoi_token_index": size + 5, "mm_tokens_per_image": 4}
     torch.manual_seed(0)
     Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=sight, eos_token_id=1, **marks)).save_pretrained(folder)

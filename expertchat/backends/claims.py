@@ -81,7 +81,7 @@ def _tokens(model: Any, tokenizer: Any, renderer: Renderer) -> Iterator[str]:
 
 
 def position_table(model: Any, tokens: Any) -> tuple[str, int] | None:
-    """The table in which a model looks the positions of a text up, with the number of them, or None; `tokens` is its embedding of tokens."""
+    """The table in which a model looks a text's positions up, with the number of them, or None; `tokens` is its embedding of tokens."""
     for path, module in model.named_modules():
         if not isinstance(module, nn.Embedding) or module is tokens or not _POSITIONS.search(path.rpartition(".")[2]):
             continue

@@ -84,7 +84,7 @@ class Row:
     def completion(self, prompt: Sequence[int], seconds: float) -> Completion:
         """What became of the request with this prompt."""
         unshown: Literal["special", "stop"] | None = "special" if self._special else None
-        finish = self.finish or "length"
+        finish: Literal["stop", "length"] = self.finish or "length"
         if self._cut(self._decoded(last=True), last=True) is not None:
             unshown, finish = "stop", "stop"
         return Completion(self.text(last=True), self.tokens, seconds, finish, tuple(prompt), tuple(self.ids), self._ended, unshown)
