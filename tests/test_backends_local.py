@@ -222,6 +222,15 @@ def test_a_character_waits_for_all_its_bytes() -> None:
     assert row.text() == "né €!" and row.text(last=True) == "né €!\ufffd"
 
 
+def test_a_reply_that_spoke_of_thinking_is_cut_at_its_stop_string_when_it_is_whole() -> None:
+    written = b"I [think] so.\nDepth: 7"
+    row = Row(Pieces(Bytes()), 0, list(b"abc"), len(written), ("\nDepth:",))
+    for byte in written:
+        row.add(byte, False)
+    done = row.completion(list(b"abc"), 0.0)
+    assert (done.text, done.finish, done.unshown) == ("I [think] so.", "stop", "stop")
+
+
 def test_announcements_are_throttled(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("expertchat.backends.streaming.time.monotonic", lambda: clock[0])

@@ -145,6 +145,18 @@ def test_plain_words_that_are_special_tokens_are_neither_cut_out_nor_rewritten()
     assert backend.renderer.plain(made.text) == made.text
 
 
+def test_an_id_without_a_text_is_not_shown_and_said_so() -> None:
+    """A vocabulary that is padded beyond its tokenizer: what is shown is not all that was drawn, and so it is not trained on."""
+    backend = backend_of(FORMS["chatml"])
+    nameless = len(backend.tokenizer)
+    assert nameless < backend.model.config.vocab_size
+    row = backend.row(GenerateRequest("k", (), Decoding("greedy", max_new_tokens=99)), [1, 2, 3])
+    for i in [*backend.tokenizer("Fish", add_special_tokens=False)["input_ids"], nameless]:
+        row.add(i, False)
+    made = row.completion([1, 2, 3], 0.0)
+    assert (made.text, made.unshown) == ("Fish", "special")
+
+
 def test_a_word_that_marks_roles_is_a_token_only_where_the_template_puts_it() -> None:
     renderer = Renderer(FORMS["roles_are_words"].tokenizer(), "m")
     user, helper = renderer.tokenizer.convert_tokens_to_ids(["User:", "Helper:"])

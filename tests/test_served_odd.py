@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -88,6 +88,20 @@ def test_a_stop_string_is_looked_for_in_what_is_said(stub: Stub) -> None:
     stub.fault = of({"reasoning": "First this.\n\nThen that.", "content": "Herons fish.\n\nThey wade."})
     for done in both(backend, asked(stop=("\n\n",))):
         assert done.text == "<think>\nFirst this.\n\nThen that.\n</think>\n\nHerons fish."
+
+
+def test_no_stop_string_ends_the_thoughts_of_a_server(stub: Stub) -> None:
+    text = "<think> Depth: maybe 3? </think> Clear. Depth: 7"
+
+    def cut(body: Mapping[str, Any]) -> str:  # as servers do: anywhere in what is written
+        return text[: min((text.index(stop) for stop in body.get("stop", ()) if stop in text), default=len(text))]
+
+    backend = connected(stub, "experts.b.thinking=true")
+    stub.reply = cut
+    (done,) = backend.generate([asked(stop=("Depth:",))])
+    assert done.text == "<think> Depth: maybe 3? </think> Clear. "
+    begun = backend.body(asked(prefix="Clear.", stop=("Depth:",)))  # that answer begins outside of any thoughts
+    assert begun["stop"] == ["Depth:"] and backend.can.begins != "asked"
 
 
 def test_what_is_no_text_is_told(stub: Stub) -> None:

@@ -156,3 +156,11 @@ def test_a_stop_string_in_a_block_that_the_template_opened() -> None:
     assert first_stop("Depth: maybe 3?", ["\nDepth:", "Depth:"], opened=True) is None
     assert first_stop(text, ["\nDepth:"], opened=True) == text.index("\nDepth: 7")
     assert first_stop("Clear.\nDepth: 7", ["\nDepth:"]) == 6
+
+
+@pytest.mark.parametrize("said", ["I [think] that is so.", "Use the <think> tag, as in Qwen.", "The <thought> of it."])
+def test_a_text_that_spoke_of_a_mark_ends_at_its_stop_string(said: str) -> None:
+    text = f"{said}\nDepth: 7"
+    assert not split(text).found
+    assert first_stop(text, ["\nDepth:"]) is None  # as it grows, the mark may yet begin a block
+    assert first_stop(text, ["\nDepth:"], whole=True) == len(said)

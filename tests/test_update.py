@@ -6,6 +6,7 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from expertchat.training.method import Rows, Stopped
 from expertchat.training.one_prompt import one_prompt
 from expertchat.training.rows import row_of
 from expertchat.training.update import in_place, rate
+from tests import tiny
 
 UNUSED = Path(tempfile.gettempdir()) / "expertchat-unused"  # nothing is saved there, but Trainer makes the folder
 PROMPT = [
@@ -259,6 +261,14 @@ def test_other_methods_change_what_they_should_and_keep_their_base(method: str) 
     assert all(torch.equal(p, before[name]) for name, p in learner.reference().named_parameters())
     shared = {p.data_ptr() for p in one.model.parameters()} & {p.data_ptr() for p in learner.reference().parameters()}
     assert len(shared) == (0 if method == "full" else len(before) - len(last))  # what stays as it is exists once
+
+
+def test_the_last_layer_is_named_whatever_its_architecture_calls_layers() -> None:
+    from tests import architectures
+
+    model = deepcopy(architectures.model_of("gpt2"))  # transformer.h.1.attn.c_attn.weight
+    learner = WeightLearner("a", LocalBackend(model, tiny.tokenizer("qwen3"), "m"), config(method="last_layer"), compared=False)
+    assert "those of layer 1, ln_1, ln_1.bias, attn.c_attn, attn.c_attn.bias" in learner.notes[0]
 
 
 def test_weights_come_back_as_they_were(tmp_path: Path) -> None:

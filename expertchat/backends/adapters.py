@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from expertchat.backends.architecture import SENSES
 from expertchat.backends.folders import weights_problem
 from expertchat.backends.layouts import BLOCK, experts_of
 from expertchat.config import ConfigError
@@ -70,12 +71,15 @@ class Adapters:
         `revision`: the base's in saved folders (a hub id, a folder, embedded:NAME; unset: where it was loaded from).
         """
         there = linear_layers(self.base)
-        leaves = {path.rpartition(".")[2] for path in there}
+        leaves = {path.rpartition(".")[2] for path in there if not re.fullmatch(SENSES, path)}
         found = [target for target in targets if target in leaves]
         if not found:
             choice = f"choose among {', '.join(sorted(leaves))}" if leaves else "it has none at all that an adapter could change"
             raise ConfigError(f"adapter {name}: the model has no linear layers named {', '.join(targets)}; {choice}")
-        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=found, task_type="CAUSAL_LM")
+        apart = SENSES if any(re.fullmatch(SENSES, path) for path in there) else None
+        config = LoraConfig(
+            r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=found, exclude_modules=apart, task_type="CAUSAL_LM"
+        )
         self._add(name, config, seed, dtype)
         self._of[name] = path or getattr(self.base, "name_or_path", None) or None, revision
         return tuple(target for target in targets if target not in leaves)
@@ -244,7 +248,7 @@ def usual_targets(model: Any, wanted: Sequence[str]) -> tuple[str, ...]:
 
     A model without attention (state-space layers) is given all of its linear layers but out_proj, which its kernels read past the adapter.
     """
-    layers = linear_layers(model)
+    layers = [path for path in linear_layers(model) if not re.fullmatch(SENSES, path)]
     leaves = {path.rpartition(".")[2] for path in layers}
     if leaves.issuperset(wanted):
         return tuple(wanted)
@@ -265,7 +269,8 @@ def _misfit(tensors: dict[str, Tensor], layers: dict[str, tuple[int, int]], conf
             return f"{key} has the shape {tuple(tensor.shape)}, but this model needs {expected}; name the adapter of this model"
     paths = {key.removeprefix(_PREFIX).partition(".lora_")[0] for key in tensors}
     targets = config.target_modules if isinstance(config.target_modules, set | list) else ()
-    wanted = {path for path in layers if path.rpartition(".")[2] in targets}
+    apart = config.exclude_modules if isinstance(config.exclude_modules, str) else r"(?!)"
+    wanted = {path for path in layers if path.rpartition(".")[2] in targets and not re.fullmatch(apart, path)}
     lacking = sorted(wanted - paths)
     if lacking or len(tensors) != 2 * len(paths):
         return f"lacks the weights of {lacking[0] if lacking else 'a layer'}; save the adapter again"

@@ -19,6 +19,8 @@ _OTHER_HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswer
 _WINDOWS = ("sliding_window", "sliding_window_size", "attention_window_size", "attention_chunk_size", "keep_window_size", "local_attention",
             "local_attention_window_len", "window_size")  # fmt: skip
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "context_length", "n_ctx")
+# The path of a module with which a language model sees or hears besides (Gemma 3), of which nothing is used here.
+SENSES = r"(?i)(?:.*[._])?(?:vision|visual|image|audio|speech).*"
 
 
 class Architecture(NamedTuple):

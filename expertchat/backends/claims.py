@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from expertchat.backends.architecture import SENSES
 from expertchat.backends.decoding import is_exact
 from expertchat.backends.rendering import Renderer
 from expertchat.backends.unloadable import out_of_memory, pass_failure
@@ -26,6 +27,12 @@ _POSITIONS = re.compile(r"pos|wpe", re.IGNORECASE)
 def embedding_rows(model: Any) -> int:
     """How many token ids a model has embeddings for."""
     return int(model.get_input_embeddings().weight.shape[0])
+
+
+def nameless_ids(tokenizer: Any, rows: int) -> range:
+    """Ids for which a model has an output (many vocabularies are padded to a round number) and its tokenizer no text at all."""
+    known = [*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder]  # some have gaps, and their ids go beyond their number
+    return range(max([len(tokenizer), *(i + 1 for i in known)]), rows)
 
 
 def unusable_ids(ends: Sequence[int], pad: int | None, rows: int) -> list[str]:
@@ -74,9 +81,11 @@ def _tokens(model: Any, tokenizer: Any, renderer: Renderer) -> Iterator[str]:
 
 
 def position_table(model: Any, tokens: Any) -> tuple[str, int] | None:
-    """The table in which a model looks its positions up, with the number of them, or None; `tokens` is its embedding of tokens."""
+    """The table in which a model looks a text's positions up, with the number of them, or None; `tokens` is its embedding of tokens."""
     for path, module in model.named_modules():
         if not isinstance(module, nn.Embedding) or module is tokens or not _POSITIONS.search(path.rpartition(".")[2]):
+            continue
+        if re.fullmatch(SENSES, path):
             continue
         # Some begin behind the place of the padding token (RoBERTa, MPNet), some keep two rows for it (OPT).
         unused = getattr(module, "offset", None)

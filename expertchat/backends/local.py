@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 from transformers import GenerationConfig
 
-from expertchat.backends import architecture, claims, plain
+from expertchat.backends import architecture, claims, plain, rotary
 from expertchat.backends.base import (
     Backend,
     Capabilities,
@@ -74,8 +74,8 @@ class LocalBackend(Backend):
     ) -> None:
         self.model, self.tokenizer, self.seed = model.eval(), tokenizer, seed
         self.renderer = renderer or Renderer(tokenizer, name, thinking)
-        self.pieces = Pieces(tokenizer, self.renderer.vocabulary.hidden)
         rows = claims.embedding_rows(model)
+        self.pieces = Pieces(tokenizer, self.renderer.vocabulary.hidden.union(claims.nameless_ids(tokenizer, rows)))
         found, ends = _end_ids(model, tokenizer, self.renderer, stop_tokens)
         notes = [*notes, *self.renderer.notes, *ends, *claims.unusable_ids(found, tokenizer.pad_token_id, rows)]
         self.end_ids = tuple(i for i in found if 0 <= i < rows)
@@ -85,7 +85,8 @@ class LocalBackend(Backend):
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.pad_id)
         # The model's own generation settings (repetition penalties, top-k, ...) would mix into every decoding that leaves them open.
         model.generation_config = GenerationConfig(pad_token_id=self.pad_id, eos_token_id=list(self.end_ids) or None)
-        holds = architecture.holds(model.config)
+        holds, (context_length, turning) = architecture.holds(model.config), rotary.settle(model, context_length)
+        notes += [turning] if turning else []
         if context_length and holds and context_length > holds:
             notes.append(f"context_length {context_length} is more than the {holds} tokens that the model was made for")
         budget = Budget(None if cache_gib is None else int(cache_gib * GIB))

@@ -90,7 +90,7 @@ class ScriptedBackend(Backend):
             ends = [match.end() for match in re.finditer(r"\s*\S+", text)]
             cut = len(ends) > limit
             text = text[: ends[limit - 1]] if cut else text
-            stop = first_stop(text, [stop for stop in request.stops if stop], self.info.opens_thinking and not request.prefix)
+            stop = first_stop(text, [stop for stop in request.stops if stop], self.info.opens_thinking and not request.prefix, True)
             if stop is not None:
                 text, cut = text[:stop], False
             if on_text is not None:

@@ -84,20 +84,19 @@ class Row:
     def completion(self, prompt: Sequence[int], seconds: float) -> Completion:
         """What became of the request with this prompt."""
         unshown: Literal["special", "stop"] | None = "special" if self._special else None
-        if self._cut(self._decoded(last=True)) is not None:
-            unshown = "stop"
-        return Completion(
-            self.text(last=True), self.tokens, seconds, self.finish or "length", tuple(prompt), tuple(self.ids), self._ended, unshown
-        )
+        finish: Literal["stop", "length"] = self.finish or "length"
+        if self._cut(self._decoded(last=True), last=True) is not None:
+            unshown, finish = "stop", "stop"
+        return Completion(self.text(last=True), self.tokens, seconds, finish, tuple(prompt), tuple(self.ids), self._ended, unshown)
 
     def text(self, last: bool = False) -> str:
         """The text so far; a character whose bytes are not all there yet waits, unless this is the `last` call."""
         text = self._decoded(last)
-        cut = self._cut(text)
+        cut = self._cut(text, last)
         return text if cut is None else text[:cut]
 
-    def _cut(self, text: str) -> int | None:
-        return first_stop(text, self._stop, self._thinking)
+    def _cut(self, text: str, last: bool = False) -> int | None:
+        return first_stop(text, self._stop, self._thinking, last)
 
     def _decoded(self, last: bool = False) -> str:
         if self._read < len(self._ids):

@@ -129,12 +129,13 @@ def so_far(text: str, opened: bool = False) -> Split:
     return _taken_apart(text, blocks, still)
 
 
-def first_stop(text: str, stops: Iterable[str], opened: bool = False) -> int | None:
-    """Where the first stop string outside of all thinking begins, or None. A text may still be growing."""
+def first_stop(text: str, stops: Iterable[str], opened: bool = False, whole: bool = False) -> int | None:
+    """Where the first stop string outside of all thinking begins, or None. A text that is not `whole` may still be growing: a mark that
+    may yet turn out to begin a block is taken for one."""
     stops = [stop for stop in stops if stop in text]
     if not stops:
         return None
-    spans = [(block.start, block.end) for block in _blocks(text, opened, growing=True)[0]]
+    spans = [(block.start, block.end) for block in _blocks(text, opened, growing=not whole)[0]]
     places = [place for stop in stops if (place := _outside(text, stop, spans)) is not None]
     return min(places, default=None)
 

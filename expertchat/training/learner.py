@@ -214,7 +214,7 @@ class WeightLearner(Learner):
 
 def _shown(names: Sequence[str]) -> str:
     """The tensors of a layer by what comes after its number: "self_attn.q_proj, mlp.up_proj, ..."."""
-    return ", ".join(name.split(".layers.")[1].partition(".")[2].removesuffix(".weight") for name in names)
+    return ", ".join(LAYER.split(name, maxsplit=1)[-1].removesuffix(".weight") for name in names)
 
 
 # -- all of a run ---------------------------------------------------------------------------------------------------------

@@ -201,7 +201,9 @@ class ServedBackend(Asked, Backend):
         if self.can.seeds:
             digest = hashlib.sha256(f"{self.seed} {request.key}".encode("utf-8", "replace")).digest()
             found["seed"] = int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
-        if request.stops and self.can.stops:
+        # A server looks for them in thoughts too, where they end nothing: those of an answer that may think are looked for here alone.
+        begun = bool(request.prefix) and self.can.begins != "asked"
+        if request.stops and self.can.stops and (begun or not self.thinking):
             found["stop"] = list(request.stops[:STOPS])
         if self.can.tokens:
             found["return_token_ids"] = True

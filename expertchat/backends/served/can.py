@@ -108,7 +108,7 @@ class _Probe:
 
     async def run(self, thinking: bool, temperatures: Collection[float]) -> Can:
         models, context = self._listed(await there(self.client))
-        if models and self.model not in models and self.model.rpartition(":")[0] not in models:  # OpenRouter's NAME:floor is NAME
+        if models and not has(models, self.model):
             raise Denied(f"server {self.client.addresses[0].url}: has no model {self.model}; it has {', '.join(models[:8])}")
         self.can = replace(self.can, models=models, context=context)
         await self._plain(thinking)
@@ -296,6 +296,15 @@ async def count(client: Client, model: str, how: Counts, messages: Sequence[Mapp
     rendered = await client.ask("^/apply-template", {"messages": chat}, lambda found: str(found["prompt"]), bounds=PROBE)
     body = {"content": rendered.value, "add_special": True, "parse_special": True}
     return (await client.ask("^/tokenize", body, lambda found: len(found["tokens"]), bounds=PROBE)).value
+
+
+def has(models: Collection[str], model: str) -> bool:
+    """Whether a model is among those that a server lists: OpenRouter's NAME:floor is NAME, Ollama's NAME is NAME:latest.
+
+    >>> has(["m"], "m:floor"), has(["m:latest", "m:8b"], "m"), has(["m:8b"], "m")
+    (True, True, False)
+    """
+    return any(name in models for name in (model, model.rpartition(":")[0], f"{model}:latest"))
 
 
 def read_tried(found: Any) -> Tried:

@@ -113,7 +113,7 @@ def completion(kept: Served, request: GenerateRequest) -> Completion:
     """What is on the ledger as the answer to a request, ending before the first stop string."""
     text, finish = kept.text or "", kept.finish
     behind = text.find(BLOCK[1]) + len(BLOCK[1]) if text.startswith(BLOCK[0]) and BLOCK[1] in text else 0
-    stop = first_stop(text[behind:], [stop for stop in request.stops if stop], False)
+    stop = first_stop(text[behind:], [stop for stop in request.stops if stop], whole=True)
     stop = None if stop is None else behind + stop
     if stop is not None:
         text, finish = text[:stop], "stop"
