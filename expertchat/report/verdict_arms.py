@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expertchat.config import ConfigError
+from expertchat.folder.reader import called
 from expertchat.report.drawing import COLOURS, FAINT, MARKS
 from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
@@ -101,7 +102,7 @@ def _several(rows: Sequence[Row]) -> str:
 
 
 def _learner(row: Row) -> str:
-    return "the model" if row["learner"] == "model" else f"expert {row['learner']}"
+    return called(row["learner"])
 
 
 def _called(row: Row, rows: Sequence[Row]) -> str:
