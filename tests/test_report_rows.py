@@ -8,6 +8,7 @@ from typing import Any
 
 from expertchat.records import Demonstration, Metrics, Pick, PickRow, Post, Sample
 from expertchat.records.learning import Preference, Standing
+from expertchat.report.facts import facts_of
 from expertchat.report.parts import Figure
 from expertchat.report.sections.picks import picks, posts
 from expertchat.report.subject import subject_of
@@ -68,6 +69,16 @@ def test_rows_that_were_taught_are_told_by_what_is_held_out_else_by_the_loss(tmp
     assert verdict_of(subject(alone)).says == "sft on 1 row: the loss was 0.419 in 1 round."
     written(alone / "metrics.jsonl", [told.model_copy(update={"id": "round-0002", "round": 2, "figures": {"loss": 0.25}})])
     assert verdict_of(subject(alone)).says == "sft on 1 row: the loss went from 0.419 to 0.25 in 2 rounds."
+
+
+def test_one_is_one_and_judges_are_those_that_were_asked(tmp_path: Path) -> None:
+    """`judging` is in the config of every command that judges; of what is there already its `judge` (partner) judges nothing."""
+    run = run_of(tmp_path / "built", "build_pairs", {"rows": {"train": 1}, "card": {"pairs": 1, "texts": 8}})
+    (run / "config.yaml").write_text("{run: {seed: 0}, judges: {truth: {kind: rule}}, judging: {judge: partner, form: expected}}")
+    about = subject(run)
+    assert verdict_of(about).says == "1 pair of 8 texts."
+    known = facts_of(about.runs[0])
+    assert (known["judge"], known["size"]) == ("truth", "1 row of train")
 
 
 def test_picks_by_text_and_by_place(tmp_path: Path) -> None:

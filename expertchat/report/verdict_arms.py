@@ -57,7 +57,7 @@ def _not_judged(subject: Subject) -> Verdict | None:
         return None
     runs = f" in {len(subject.trained)} runs" if len(subject.trained) > 1 else ""
     cannot = unfinished(subject) or "Whether who has learnt has become better is not known from this."
-    return Verdict(f"{rounds} rounds are done{runs}; nothing was held against the base yet.", cannot)
+    return Verdict(f"{counted(rounds, 'round')} {'is' if rounds == 1 else 'are'} done{runs}; nothing was held against the base yet.", cannot)
 
 
 # -- what came out --------------------------------------------------------------------------------------------------------------

@@ -111,12 +111,16 @@ def _built(run: RunReader) -> str | None:
     card = map_at(run.summary, "card")
     if not card:
         return None
-    length, said = map_at(card, "length"), f"{card.get('pairs')} pairs of {card.get('texts')} texts"
+    length, said = map_at(card, "length"), f"{_counted(card, 'pairs')} of {_counted(card, 'texts')}"
     if isinstance(share := length.get("share_longer"), float):
         said += (
             f"; the chosen text is the longer one in {rate(share, length.get('share_longer_low'), length.get('share_longer_high'), 'them')}"
         )
     return f"{said}."
+
+
+def _counted(card: Mapping[str, Any], what: str) -> str:
+    return counted(card[what], what.removesuffix("s")) if isinstance(card.get(what), int) else f"- {what}"
 
 
 def _picked(run: RunReader) -> str | None:
