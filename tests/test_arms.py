@@ -318,6 +318,19 @@ def test_replies_that_are_kept_are_drawn_by_topics(tmp_path: Path) -> None:
     assert 0 < mixed["win_rate_least"] < 0.5
 
 
+def test_a_model_that_learns_from_rows_is_held_against_its_base_by_topics_too(tmp_path: Path) -> None:
+    """`dpo` keeps its held-out replies under the seat from which the policy speaks, its figures under "model"."""
+    folder = make(tmp_path / "dpo", arm=None, learner=None, model={"path": "embedded:llama"})
+    replies(folder, BETTER, TOPICS)
+    told = metrics("evaluation", 2, {"n": 40, "judge": "truth", "win_rate": 37 / 40}, "model")
+    (folder / "metrics.jsonl").write_text(told.to_json() + "\n")
+    make(tmp_path / "mixed")
+    rows = {row["learner"]: row for row in arms([tmp_path]).rows}
+    assert (rows["model"]["drawn"], rows["model"]["topics"], rows["model"]["truth_policy"]) == ("topics", 8, None)
+    assert rows["model"]["win_rate_low"] < wilson(37, 40)[0]  # eight topics, not forty answers
+    assert "(no arm), the model" in markdown({"arms": list(rows.values()), "notes": []})
+
+
 def test_histories_of_one_name_and_other_words_are_others(tmp_path: Path) -> None:
     for arm, said, outcomes in (("random_judge", "Herons?", EVEN), ("mixed", "Herons?", BETTER), ("wim", "Tides?", BETTER)):
         replies(make(tmp_path / arm, arm=arm, seed=0), outcomes, TOPICS, said)

@@ -103,7 +103,7 @@ def test_a_counterpart_is_taken_where_it_really_scores_low_and_everything_else_i
     assert pair.provenance["judge"] == "length" and pair.provenance["attempts"] == 3 and pair.provenance["rejected"] == "r0002/x3"
     told = json.loads((tmp_path / "run" / "card.json").read_text())
     assert told["attempts"]["not_taken"] == {"scores too high": 4, "equal to the chosen one": 1, "blank": 1}
-    assert "1 preference pairs" in (tmp_path / "run" / "card.md").read_text()
+    assert "1 preference pair\n" in (tmp_path / "run" / "card.md").read_text()
     assert next(iter(came_to(told))) == "1 pair of 3 texts" and numbers_table(told).row_count == 6
 
 

@@ -193,6 +193,19 @@ def test_a_guard_holds_after_a_start_that_found_the_evaluation_there(monkeypatch
     assert "KL to the base is 0.5" in run.ended and "reply length over the base's is 3" in run.ended and len(warned) == 1
 
 
+def test_rounds_are_held_against_the_base_by_what_both_were_measured_on() -> None:
+    """The end is measured on other topics than those that choose: 50.9 % there says nothing of 52.1 % of the base here."""
+    told = Metrics(id="evaluation-model-0000", kind="evaluation", round=0, learner="model", policy_version=0, figures={"win_rate": 0.521})
+    run: Any = DpoRun.__new__(DpoRun)
+    run.store = SimpleNamespace(metrics={told.id: told})
+    run.best = [3, 0.552]
+    assert run.no_better(0.509) is None
+    run.best = [3, 0.5]
+    assert run.no_better(0.6) == "no round is better than the model was before (win_rate 0.521, at best 0.5)"
+    run.best = []  # nothing was measured on the way
+    assert "now 0.509" in run.no_better(0.509) and run.no_better(0.6) is None and run.no_better(None) is None
+
+
 def test_what_is_measured_on_held_out_rows() -> None:
     found = figures_of([Stand(2.0, 1.0, True), Stand(0.0, 1.0, True), Stand(1.0, None, None), Stand(None, 1.0, None)], 0.1)
     # right: 2 > 1, and a good reply above 0; wrong: 0 < 1, and a bad reply above 0. The pairs' differences are 1 and -1.

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from expertchat.records import Demonstration, Pick, PickRow, Post, Sample
+from expertchat.records import Demonstration, Metrics, Pick, PickRow, Post, Sample
 from expertchat.records.learning import Preference, Standing
+from expertchat.report.facts import facts_of
 from expertchat.report.parts import Figure
 from expertchat.report.sections.picks import picks, posts
 from expertchat.report.subject import subject_of
@@ -54,6 +55,30 @@ def test_rows_show_what_went_in_and_what_came_out(tmp_path: Path) -> None:
     assert told["p0"].flags == ["null"] and [one["note"] for one in told["p0"].body["replies"]] == [
         "picked in 0 of 2 orders", "picked in 1 of 2 orders"]  # fmt: skip
     assert [one["note"] for one in told["s0000"].body["replies"]] == ["cut", "taken, 0.25 like s0001/a0"]
+
+
+def test_rows_that_were_taught_are_told_by_what_is_held_out_else_by_the_loss(tmp_path: Path) -> None:
+    one = run_of(tmp_path / "one", "sft", {"rows": {"train": 8, "evaluation": 4}, "evaluation": {
+        "perplexity": 13138757.2, "perplexity_base": 218281983.9, "held_out": 4}})  # fmt: skip
+    held = verdict_of(subject(one))
+    assert held.says == "sft on 8 rows: the perplexity of 4 held-out rows went from 218,281,984 to 13,138,757."
+    assert held.cannot.startswith("It says how likely those rows are now, not whether what the model writes is better. They were held out")
+    alone = run_of(tmp_path / "alone", "sft", {"rows": {"train": 1, "evaluation": 0}, "evaluation": {"perplexity": None}})
+    told = Metrics(id="round-0001", kind="round", round=1, learner="model", policy_version=1, figures={"loss": 0.419})
+    written(alone / "metrics.jsonl", [told])
+    assert verdict_of(subject(alone)).says == "sft on 1 row: the loss was 0.419 in 1 round."
+    written(alone / "metrics.jsonl", [told.model_copy(update={"id": "round-0002", "round": 2, "figures": {"loss": 0.25}})])
+    assert verdict_of(subject(alone)).says == "sft on 1 row: the loss went from 0.419 to 0.25 in 2 rounds."
+
+
+def test_one_is_one_and_judges_are_those_that_were_asked(tmp_path: Path) -> None:
+    """`judging` is in the config of every command that judges; of what is there already its `judge` (partner) judges nothing."""
+    run = run_of(tmp_path / "built", "build_pairs", {"rows": {"train": 1}, "card": {"pairs": 1, "texts": 8}})
+    (run / "config.yaml").write_text("{run: {seed: 0}, judges: {truth: {kind: rule}}, judging: {judge: partner, form: expected}}")
+    about = subject(run)
+    assert verdict_of(about).says == "1 pair of 8 texts."
+    known = facts_of(about.runs[0])
+    assert (known["judge"], known["size"]) == ("truth", "1 row of train")
 
 
 def test_picks_by_text_and_by_place(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
 
 def test_differences_name_new_and_lost_keys() -> None:
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}, "d": []}) == ["a.c: was 2, is None", "d: was None, is []"]
+    assert differences({"judges": {}}, {"judges": {"x": {"kind": "rule"}}}) == ["judges.x.kind: was None, is 'rule'"]  # judges are not None
 
 
 def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def markdown(told: Mapping[str, Any], title: str, judge: str, made: str) -> str:
         numbers = told[name] if part is None else told[name][part]
         cells = [f"{numbers[key]:.2f}" for key in ("mean", "least", "lower", "median", "upper", "most")] if numbers else ["-"] * 6
         table.append(f"| {name if part is None else f'{name}, {part}'} | {' | '.join(cells)} |")
-    parts = [f"# {line(title)}: {told['pairs']} preference pairs", ""]
+    parts = [f"# {line(title)}: {told['pairs']} preference pair{'' if told['pairs'] == 1 else 's'}", ""]
     parts += [f"Scored by {line(judge)}, on its own scale. Made by `{line(made)}`."]
     parts += ["", *table, "", *_told(told)]
     if warned := warnings(told):

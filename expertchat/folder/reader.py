@@ -42,6 +42,8 @@ from expertchat.text.sentences import first_line
 
 R = TypeVar("R", bound=Record)
 
+ALONE = "model"  # who learns from rows
+
 # The files of records of a run, NAME.jsonl each.
 FILES: dict[str, type[Record]] = {
     "topics": Topic, "transcripts": Transcript, "candidates": Candidate, "answers": Answer, "ratings": Rating, "wim": Wim,
@@ -162,10 +164,14 @@ class RunReader:
         """Who learns, in the order of their rounds; one policy that plays all is the first."""
         learner = self.config.get("learner")
         if learner is None and "train" in self.config and "model" in self.config:
-            return ("model",)  # which learns alone, from rows
+            return (ALONE,)
         if learner in ("all", "both"):
             return self.seats
         return () if learner is None else self.seats[:1] if learner == "one" else (str(learner),)
+
+    def evaluation(self, learner: Speaker, what: str) -> Path:
+        """A file of evaluations/ by its name, with {} for the learner's seat in its held-out dialogues: who learns alone has the first one."""
+        return self.folder / "evaluations" / what.format(SEATS[0] if learner == ALONE else learner)
 
     @property
     def rounds(self) -> int:
@@ -353,3 +359,8 @@ def _events(lines: Iterable[bytes]) -> Iterator[Event]:
 
 def _is_command(word: object) -> bool:
     return isinstance(word, str) and _COMMAND.fullmatch(word) is not None
+
+
+def called(learner: Speaker) -> str:
+    """A learner in words."""
+    return "the model" if learner == ALONE else f"expert {learner}"

@@ -363,7 +363,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             if name in ADDED or name in UNUSED:
                 mine[key] = other[key] if name in UNUSED or (key in ADDED and other[key] == "auto") else ADDED[name]
     keys = [key for key in {**one, **two} if not _is_of_place(key)]
-    return [f"{key}: was {one.get(key)!r}, is {two.get(key)!r}" for key in keys if one.get(key) != two.get(key)]
+    pairs = [(key, *(None if value == {} else value for value in (one.get(key), two.get(key)))) for key in keys]  # an empty group is none
+    return [f"{key}: was {was!r}, is {now!r}" for key, was, now in pairs if was != now]
 
 
 def differences_from_begun(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -142,7 +142,8 @@ def run_export(config: LabelConfig, items: Sequence[Item], say: Say) -> int:
         with saving(out):
             replace(out, table)
         count = sum(len(own) for own in standing_by_annotator(labels).values())
-        say(f"{count} labels that count, of {len(labels)} lines that were kept, in {out}")
+        some = "1 label that counts" if count == 1 else f"{count} labels that count"
+        say(f"{some}, of {len(labels)} {'line that was' if len(labels) == 1 else 'lines that were'} kept, in {out}")
         return 0
     made = preferences_of(labels, items)
     dropped = ", ".join(f"{count} {why}" for why, count in made.dropped.most_common())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expertchat.config import ConfigError
+from expertchat.folder.reader import called
 from expertchat.report.drawing import COLOURS, FAINT, MARKS, drawn
 from expertchat.report.parts import Figure, Number
 from expertchat.report.shapes import Axis, interval, label_of, name_of, written
@@ -45,7 +46,7 @@ class Point(NamedTuple):
 def names_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the arms are called, each otherwise than the others."""
     several = len({row["learner"] for row in rows}) > 1
-    names = [f"{clean_line(row['arm'])}, expert {row['learner']}" if several else clean_line(row["arm"]) for row in rows]
+    names = [f"{clean_line(row['arm'])}, {called(row['learner'])}" if several else clean_line(row["arm"]) for row in rows]
     return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 

@@ -14,6 +14,7 @@ from expertchat.folder.run_folder import differences
 from expertchat.folder.summary import seconds_of
 from expertchat.report.parts import Cell, Shown
 from expertchat.report.subject import Subject
+from expertchat.report.words import counted
 from expertchat.text.in_words import age
 from expertchat.text.sentences import shown_path
 
@@ -100,21 +101,22 @@ def _size(run: RunReader) -> str | None:
             parts.append(f"{value:,} {name[:-1] if value == 1 and name.endswith('s') else name}")
     rows = summary.get("rows")
     if isinstance(rows, Mapping):
-        parts.append(", ".join(f"{count:,} rows of {part}" for part, count in rows.items() if isinstance(count, int)))
+        parts.append(", ".join(f"{counted(count, 'row')} of {part}" for part, count in rows.items() if isinstance(count, int)))
     elif isinstance(rows, int):
-        parts.append(f"{rows:,} rows")
+        parts.append(counted(rows, "row"))
     if not run.done and run.last_round:
-        parts.append(f"{run.last_round} rounds so far")
+        parts.append(f"{counted(run.last_round, 'round')} so far")
     return ", ".join(parts) or None
 
 
 def _judge(run: RunReader) -> str | None:
     config = _config(run)
-    judging = config.get("judging")
+    judges, judging = config.get("judges"), config.get("judging")
+    if isinstance(judges, Mapping):  # of what is there already, by names of its own; nobody of judging.judge is asked
+        return ", ".join(map(str, judges)) or None
     if isinstance(judging, Mapping):
         return f"{judging.get('judge')}, {judging.get('form')}; categories {', '.join(judging.get('categories') or ())}"
-    judges = config.get("judges")
-    return ", ".join(map(str, judges)) if isinstance(judges, Mapping) else None
+    return None
 
 
 def _job(slurm: object) -> str | None:

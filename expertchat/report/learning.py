@@ -105,9 +105,9 @@ class Learning:
         told = bounds(one, key)
         if told != (None, None) or key not in OF_HISTORIES:
             return told
-        name = f"{self.learner}-r{one.round:04d}{'-final' if one is self.final else ''}.jsonl"
+        name = f"{{}}-r{one.round:04d}{'-final' if one is self.final else ''}.jsonl"
         if name not in self._histories:
-            every = read_lines(self.run.folder / "evaluations" / name)
+            every = read_lines(self.run.evaluation(self.learner, name))
             self._histories[name] = [line for _, line in every if str(line.get("id", "")).startswith(self.of)]
         known = [
             (value, str(line.get("topic"))) for line in self._histories[name] if (value := _inside(line, OF_HISTORIES[key])) is not None

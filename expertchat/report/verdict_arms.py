@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expertchat.config import ConfigError
+from expertchat.folder.reader import called
 from expertchat.report.drawing import COLOURS, FAINT, MARKS
 from expertchat.report.parts import Figure, Verdict
 from expertchat.report.subject import Subject
@@ -56,7 +57,7 @@ def _not_judged(subject: Subject) -> Verdict | None:
         return None
     runs = f" in {len(subject.trained)} runs" if len(subject.trained) > 1 else ""
     cannot = unfinished(subject) or "Whether who has learnt has become better is not known from this."
-    return Verdict(f"{rounds} rounds are done{runs}; nothing was held against the base yet.", cannot)
+    return Verdict(f"{counted(rounds, 'round')} {'is' if rounds == 1 else 'are'} done{runs}; nothing was held against the base yet.", cannot)
 
 
 # -- what came out --------------------------------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def _several(rows: Sequence[Row]) -> str:
 
 
 def _learner(row: Row) -> str:
-    return "the model" if row["learner"] == "model" else f"expert {row['learner']}"
+    return called(row["learner"])
 
 
 def _called(row: Row, rows: Sequence[Row]) -> str:

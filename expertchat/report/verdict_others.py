@@ -12,6 +12,7 @@ from expertchat.evaluation.statistics import mean_by_cluster
 from expertchat.folder.reader import RunReader
 from expertchat.report.drawing import COLOURS, MARKS
 from expertchat.report.parts import Figure, Verdict
+from expertchat.report.shapes import Axis, number, written
 from expertchat.report.subject import Subject
 from expertchat.report.talk import map_at
 from expertchat.report.told import RATING, Values
@@ -50,13 +51,20 @@ def of_rows(subject: Subject) -> Verdict | None:
         what = "The reward model ranks the better text higher" if run.makes_judge else "The trained model finds the chosen reply likelier"
         what = "The classifier names the type rightly" if typed else what
         return Verdict(f"{what} in {said}{many}.", cannot)
+    known = map_at(run.summary, "rows").get("train", run.summary.get("rows"))
+    rows = counted(known, "row") if isinstance(known, int) else "rows"
+    before, after = number(figures.get("perplexity_base")), number(figures.get("perplexity"))
+    if before is not None and after is not None:
+        held = counted(int(figures.get("held_out") or 0), "held-out row")
+        said = f"{run.kind} on {rows}: the perplexity of {held} went from {written(before, Axis(''))} to {written(after, Axis(''))}"
+        return Verdict(f"{said}{many}.", f"It says how likely those rows are now, not whether what the model writes is better. {cannot}")
     losses = [one.figures.get("loss_evaluation", one.figures.get("loss")) for one in run.metrics()]
-    known = [loss for loss in losses if isinstance(loss, float)]
-    if len(known) < 2:
+    known_losses = [loss for loss in losses if isinstance(loss, float)]
+    if not known_losses:
         return None
-    rows = map_at(run.summary, "rows").get("train", run.summary.get("rows"))
-    said = f"{rows} rows: the loss went from {known[0]:.3g} to {known[-1]:.3g} in {len(known)} rounds"
-    return Verdict(f"{run.kind} on {said}{many}.", "A loss says how likely the rows are now, not whether what the model writes is better.")
+    went = f"went from {known_losses[0]:.3g} to {known_losses[-1]:.3g}" if len(known_losses) > 1 else f"was {known_losses[0]:.3g}"
+    said = f"{run.kind} on {rows}: the loss {went} in {counted(len(known_losses), 'round')}"
+    return Verdict(f"{said}{many}.", "A loss says how likely the rows are now, not whether what the model writes is better.")
 
 
 def of_other_kinds(subject: Subject) -> Verdict | None:
@@ -103,12 +111,16 @@ def _built(run: RunReader) -> str | None:
     card = map_at(run.summary, "card")
     if not card:
         return None
-    length, said = map_at(card, "length"), f"{card.get('pairs')} pairs of {card.get('texts')} texts"
+    length, said = map_at(card, "length"), f"{_counted(card, 'pairs')} of {_counted(card, 'texts')}"
     if isinstance(share := length.get("share_longer"), float):
         said += (
             f"; the chosen text is the longer one in {rate(share, length.get('share_longer_low'), length.get('share_longer_high'), 'them')}"
         )
     return f"{said}."
+
+
+def _counted(card: Mapping[str, Any], what: str) -> str:
+    return counted(card[what], what.removesuffix("s")) if isinstance(card.get(what), int) else f"- {what}"
 
 
 def _picked(run: RunReader) -> str | None:

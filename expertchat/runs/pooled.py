@@ -59,7 +59,7 @@ def pool_of(name: str, runs: Sequence[Run]) -> Pool | None:
         if run.evaluation is None:
             continue
         last = "-final" if run.evaluation.id.endswith(FINAL) else ""
-        path = run.reader.folder / "evaluations" / f"{run.learner}-r{run.evaluation.round:04d}{last}.jsonl"
+        path = run.reader.evaluation(run.learner, f"{{}}-r{run.evaluation.round:04d}{last}.jsonl")
         own = list(read_records(path, Comparison, "leave the run out"))
         decided = sum(one.outcome is not None for one in own)
         if not own or any(one.topic is None for one in own) or decided != run.evaluation.figures.get("n"):
@@ -71,7 +71,7 @@ def pool_of(name: str, runs: Sequence[Run]) -> Pool | None:
 
 def _said(run: Run) -> dict[str, str]:
     """Of each held-out history a digest of its turns and of the base's reply."""
-    path = run.reader.folder / "evaluations" / f"base-{run.learner}.jsonl"
+    path = run.reader.evaluation(run.learner, "base-{}.jsonl")
     held = read_records(path, Held, "leave the run out") if path.is_file() else ()
     texts = {one.id: [turn.text for turn in (*one.turns, *([one.reply] if one.reply else []))] for one in held}
     return {name: hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16] for name, said in texts.items()}

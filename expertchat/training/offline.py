@@ -360,10 +360,8 @@ class Offline(ABC, Generic[C]):
         if not self.evaluate(store.last, final=True):
             return self._stopped()
         figures = store.metrics[f"evaluation-{SEAT}-{store.last:04d}{FINAL}"].figures
-        base = store.metrics[f"evaluation-{SEAT}-0000"].figures.get(self.figure)
-        now = figures.get(self.figure)
-        if isinstance(base, int | float) and isinstance(now, int | float) and not self.better(now, base):
-            self.warn(f"no round is better than the model was before ({self.figure} {base:.4g}, now {now:.4g})")
+        if said := self.no_better(figures.get(self.figure)):
+            self.warn(said)
         place = store.folder / "adapter"
         if self.ranks.rank == 0:
             with store.writing():
@@ -371,6 +369,15 @@ class Offline(ABC, Generic[C]):
                 replace(place / "README.md", self.card())
         best = {SEAT: {"round": self.kept, "policy_version": self.learner.version}}
         return self._finish(self._summary() | {"best": best, "adapter": str(place), "evaluation": figures})
+
+    def no_better(self, now: Figure) -> str | None:
+        """Why what was learnt may be worth nothing: rounds are measured by the same rows or dialogues as the base, the end (`now`) by others
+        where it is held out from those that choose."""
+        base = self.store.metrics[f"evaluation-{SEAT}-0000"].figures.get(self.figure)
+        found, when = (self.best[1], "at best") if self.best else (now, "now")
+        if not isinstance(base, int | float) or not isinstance(found, int | float) or self.better(found, base):
+            return None
+        return f"no round is better than the model was before ({self.figure} {base:.4g}, {when} {found:.4g})"
 
     def _summary(self) -> dict[str, object]:
         rounds = {m.round: m.figures for m in self.store.metrics.values() if m.kind == "round"}

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from expertchat.folder.reader import called
 from expertchat.text.cells import markdown as as_markdown
 from expertchat.text.sentences import clean, one_line
 from expertchat.views.console import open_console
@@ -123,7 +124,7 @@ def columns(rows: Sequence[Row], of: Sequence[tuple[str, Callable[[Row], str]]] 
 
 def names(rows: Sequence[Row]) -> list[str]:
     several = len({row["learner"] for row in rows}) > 1
-    return [one_line(clean(row["arm"])) + (f", expert {row['learner']}" if several else "") for row in rows]
+    return [one_line(clean(row["arm"])) + (f", {called(row['learner'])}" if several else "") for row in rows]
 
 
 def caption(rows: Sequence[Row]) -> str:

@@ -170,10 +170,9 @@ def _held_out(subject: Subject) -> Iterator[Shown]:
     for one in learnings(subject)[:MOST_RUNS]:
         if (last := one.last) is None:
             continue
-        place = one.run.folder / "evaluations"
-        name = f"{one.learner}-r{last.round:04d}{'-final' if last is one.final else ''}.jsonl"
-        base = {str(held.get("id")): held for _, held in read_lines(place / f"base-{one.learner}.jsonl")}
-        made = [said for _, said in read_lines(place / name) if str(said.get("id", "")).startswith(one.of)]
+        name = f"{{}}-r{last.round:04d}{'-final' if last is one.final else ''}.jsonl"
+        base = {str(held.get("id")): held for _, held in read_lines(one.run.evaluation(one.learner, "base-{}.jsonl"))}
+        made = [said for _, said in read_lines(one.run.evaluation(one.learner, name)) if str(said.get("id", "")).startswith(one.of)]
         outcomes = [number(said.get("outcome")) for said in made]
         results = list(map(_result, outcomes))
         won, lost = ([said for said, found in zip(made, results, strict=True) if found == wanted][:OF_EACH] for wanted in ("won", "lost"))

@@ -17,6 +17,7 @@ from expertchat.report.parts import Cell, Figure, Section, Shown
 from expertchat.report.shapes import Axis, Point, Row, Series, curves, forest, histogram, interval, number, written
 from expertchat.report.subject import Subject
 from expertchat.report.talk import map_at
+from expertchat.report.words import counted
 from expertchat.text.in_words import line
 from expertchat.text.likeness import weight, words
 from expertchat.training.figures import LOST
@@ -104,7 +105,7 @@ def _said(made: Made, several: bool) -> str:
         share = f"the chosen reply is the longer one in {100 * size.value:.1f} %{span} of the {size.n:,} that differ"
     dialogues = len({one.dialogue for one in made.pairs})
     mean = f"mean margin {written(margin.value, PLAIN)}{interval(margin.low, margin.high, PLAIN)}"
-    return f"{made.name}: " * several + f"{len(made.pairs):,} pairs of {dialogues:,} dialogues or texts, {mean}; {share}."
+    return f"{made.name}: " * several + f"{counted(len(made.pairs), 'pair')} of {dialogues:,} dialogues or texts, {mean}; {share}."
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------------
