@@ -116,9 +116,10 @@ def _name(model: str) -> str:
 
 def sheet(
     judge: JudgeRef, items: Mapping[Key, Item], said: Sequence[tuple[Key, Opinion]], truth: TruthOf,
-    lengths: Mapping[tuple[Key, int], float], at: Mapping[Key, int],
+    lengths: Mapping[tuple[Key, int], float], at: Mapping[Key, int], by_truth: bool = True,
 ) -> Sheet:  # fmt: skip
-    """Lay out what one judge has said. `truth`: what it is held against; `at`: the group of each item."""
+    """Lay out what one judge has said. `truth`: what it is held against; `by_truth`: that is what is known of each text, not what a label
+    or a person says; `at`: the group of each item."""
     choices: dict[tuple[Key, str | None, int], list[Opinion]] = defaultdict(list)
     numbers: dict[tuple[Key, int, int], list[float]] = defaultdict(list)
     for key, one in said:
@@ -140,7 +141,7 @@ def sheet(
         judge, len(said), _array([row[0] for row in of_all]), _whole([row[1] for row in of_all]),
         _array([row[0] for row in masses]), _whole([row[1] for row in masses]),
         _array([row[0] for row in times]), _whole([row[1] for row in times]),
-        _compared(judge, rows, items, truth, lengths, at), _shown(signs, items, at), _rated(texts, items, truth, lengths, at),
+        _compared(judge, rows, items, truth, lengths, at), _shown(signs, items, at), _rated(texts, items, truth, lengths, at, by_truth),
         (_array([row[0] for row in given]), _whole([row[1] for row in given])), _flips(signs, at), _again(signs, values, at), texts, chosen,
     )  # fmt: skip
 
@@ -268,13 +269,15 @@ def _again(signs: Signs, values: Mapping[tuple[Key, int, int], float], at: Mappi
 
 
 def _rated(
-    texts: Mapping[Place, float], items: Mapping[Key, Item], truth: TruthOf, lengths: Mapping[Place, float], at: Mapping[Key, int]
-) -> Rated:
-    """The truth of one text of a pair is its own, where it is known: a sign says nothing of one text."""
+    texts: Mapping[Place, float], items: Mapping[Key, Item], truth: TruthOf, lengths: Mapping[Place, float], at: Mapping[Key, int],
+    by_truth: bool,
+) -> Rated:  # fmt: skip
+    """The truth of one text of a pair is its own, where it is known and ratings are held against it: a sign, which is all that a label or a
+    person says of a pair, says nothing of one text."""
     rows = []
     for place, value in texts.items():
         key, item = place[0], items[place[0]]
-        of_text = item.texts[place[1]].truth
+        of_text = item.texts[place[1]].truth if by_truth else None
         known = (float("nan") if of_text is None else of_text) if item.pair else truth.get(key, float("nan"))
         rows.append((value, at[key], known, lengths[place]))
     columns = numpy.asarray(rows, dtype=float).reshape(-1, 4).T
