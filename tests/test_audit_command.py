@@ -199,6 +199,25 @@ def test_what_is_unanswered_becomes_no_number() -> None:
     assert figures["unanswered"].value == 0.25 and figures["agreement"].n == 1 and figures["flips"].n == 1
 
 
+def test_a_text_that_lacks_a_category_is_not_compared_by_the_others() -> None:
+    """The judge is always right: depth 3 against 4, engagement 8 against 9. Without the engagement of the better text its mean would be 4,
+    and that of the worse one (3 + 8) / 2 = 5.5: the judge would be called wrong where it only left out an answer."""
+    items = [Item(id=str(i), source="s", texts=[Text(text="a", truth=1), Text(text="b", truth=0)], group=str(i)) for i in range(3)]
+    given = {("depth", 0): 4, ("depth", 1): 3, ("engagement", 0): 9, ("engagement", 1): 8}
+    opinions = [
+        Opinion(id=f"{i}/{category}/{place}", item=str(i), judge="j", category=category, place=place, value=value)
+        for i in range(3)
+        for (category, place), value in given.items()
+    ]
+    opinions[2] = opinions[2].model_copy(update={"value": None, "problem": "cut"})  # the engagement of the first item's better text
+    found = Evidence()
+    assert found.add("here", items, [JudgeRef(id="j", form="written")], opinions) == []
+    figures = card_of(found, against="auto", resamples=ALONE, seed=0).rows[0].figures
+    assert (figures["agreement"].value, figures["agreement"].n) == (1.0, 2)
+    near(figures["unanswered"].value, 1 / 12)
+    near(figures["rho"].value, 1.0)  # of 5 texts: 6.5, 6.5 of the better ones, 5.5 three times of the others
+
+
 # -- the command -------------------------------------------------------------------------------------------------------------------------
 
 

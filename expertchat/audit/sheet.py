@@ -61,7 +61,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class Rated:
-    """Numbers of texts [K], the mean over the categories: `value`, with the truth (NaN: not known) and the length of the text."""
+    """Numbers of texts [K], the mean over the categories: `value`, with the truth (NaN: not known) and the length of the text. A text that
+    lacks the number of a category has none: categories are rated high and low, and a mean over the others would be of something else."""
 
     value: Array
     group: Array
@@ -121,15 +122,15 @@ def sheet(
     """Lay out what one judge has said. `truth`: what it is held against; `by_truth`: that is what is known of each text, not what a label
     or a person says; `at`: the group of each item."""
     choices: dict[tuple[Key, str | None, int], list[Opinion]] = defaultdict(list)
-    numbers: dict[tuple[Key, int, int], list[float]] = defaultdict(list)
+    numbers: dict[tuple[Key, int, int], list[float | None]] = defaultdict(list)
     for key, one in said:
         pairwise = one.choice is not None or (one.order is not None and one.number is None)
         if pairwise:
             choices[key, one.order, one.repeat].append(one)
-        elif one.number is not None:
+        else:
             numbers[key, one.place, one.repeat].append(one.number)
     signs = {place: verdict for place, ones in choices.items() if (verdict := _verdict(ones)) is not None}
-    values = {place: fmean(ones) for place, ones in numbers.items()}
+    values = {place: fmean(known) for place, ones in numbers.items() if len(known := [x for x in ones if x is not None]) == len(ones)}
     texts = {(key, place): value for (key, place, repeat), value in values.items() if repeat == 0}
     rows, chosen = _by_choice(choices, signs)
     rows += _by_number(texts, items, {row[0][0] for row in rows})
