@@ -153,6 +153,21 @@ def test_runs_of_one_arm_with_different_settings_are_rows_of_their_own(tmp_path:
     assert [(row["arm"], row["seeds"]) for row in rows] == [("mixed (train.beta=0.1)", [0, 1]), ("mixed (train.beta=0.5)", [2])]
 
 
+def test_runs_of_other_embedded_models_are_no_seeds_of_one_arm(tmp_path: Path) -> None:
+    """Their config is the same, and the models that it names are others: pooled, 70 and 90 of 100 would be an arm of .8 that nobody ran."""
+    experts = {seat: {"family": "world", "path": "embedded:llama"} for seat in "ab"}
+    more: dict[str, Figure] = {**EVALUATED, "win_rate": 0.9, "wins": 90, "ties": 0, "losses": 10}
+    for seed, (models, evaluated) in enumerate((("first", EVALUATED), ("second", more))):
+        folder = make(tmp_path / str(seed), seed=seed, evaluated=evaluated, experts=experts)
+        (folder / "provenance.json").write_text(json.dumps({"embedded_models": models}))
+    rows = arms([tmp_path]).rows
+    assert [(row["arm"], row["seeds"]) for row in rows] == [("mixed (embedded_models=first)", [0]), ("mixed (embedded_models=second)", [1])]
+    assert [row["win_rate"] for row in rows] == [pytest.approx(0.7), pytest.approx(0.9)]
+    make(tmp_path / "2", seed=0, experts=experts)
+    (tmp_path / "2" / "provenance.json").write_text(json.dumps({"embedded_models": "second"}))
+    assert [row["seeds"] for row in arms([tmp_path]).rows] == [[0], [0, 1]]  # seed 0 of others is no second time of it
+
+
 def test_settings_that_differ_in_several_keys_have_names_of_their_own(tmp_path: Path) -> None:
     """Arms are held against each other by their names."""
     settings = [{"beta": 0.1, "batch": 4, "rank": 8}, {"beta": 0.2, "batch": 8, "rank": 8}, {"beta": 0.2, "batch": 8, "rank": 16}]

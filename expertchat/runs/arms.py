@@ -189,7 +189,7 @@ def _alike(group: Sequence[Run]) -> list[tuple[str, list[Run]]]:
         else:
             same.append(run)
     keys = list(dict.fromkeys(key for one in bundles[1:] for key in _differing(bundles[0][0], one[0])))
-    values = [[f"{key}={_value(one[0].config, key)}" for key in keys] for one in bundles]
+    values = [[f"{key}={_value(one[0].made_with, key)}" for key in keys] for one in bundles]
     few = FEW_KEYS if len({tuple(own[:FEW_KEYS]) for own in values}) == len(bundles) else len(keys)
     named = []
     for one, own in zip(bundles, values, strict=True):
@@ -199,7 +199,7 @@ def _alike(group: Sequence[Run]) -> list[tuple[str, list[Run]]]:
 
 
 def _differing(one: Run, two: Run) -> list[str]:
-    return [key for line in differences(one.config, two.config) if (key := line.split(": was ")[0]) != "run.seed"]
+    return [key for line in differences(one.made_with, two.made_with) if (key := line.split(": was ")[0]) != "run.seed"]
 
 
 def _value(config: Any, key: str) -> Any:

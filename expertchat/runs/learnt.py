@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expertchat.folder.embedded import KEY, begun_with
 from expertchat.folder.reader import RunReader
 from expertchat.records import Figure, Metrics, Speaker
 
@@ -29,6 +30,12 @@ class Run:
     @property
     def config(self) -> Mapping[str, Any]:
         return self.reader.config
+
+    @property
+    def made_with(self) -> Mapping[str, Any]:
+        """The config, with the id of the embedded models where it names such: other ones are other models under the same names."""
+        models = begun_with(self.folder, self.config)
+        return self.config if models is None else {**self.config, KEY: models}
 
     @property
     def finished(self) -> bool:
