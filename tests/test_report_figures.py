@@ -154,6 +154,19 @@ def test_curves_and_tables_hold_what_the_files_hold(run: Path) -> None:
     assert list(map(str, every.rows["win_rate"])) == ["0.5", "0.75 (0.6 to 0.9)"] and "win_rate_low" not in every.rows
 
 
+def test_an_evaluation_of_an_earlier_rounds_weights_says_so(tmp_path: Path) -> None:
+    """keep_best: the weights that were kept, and are measured at the end, may be of another round than the last."""
+    run = learned(tmp_path / "run", "x", 0)
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    final = next(one for one in told if one["id"].endswith("-final"))
+    assert final["round"] == 2
+    (run / "metrics.jsonl").write_text("".join(json.dumps(one | ({"weights_of": 1} if one is final else {})) + "\n" for one in told))
+    section = training(subject(run))
+    assert section is not None
+    assert section.lead[0].startswith("After round 2, with the weights of round 1: 75.0 % (60.0 to 90.0)")
+    assert tables(section)["The last evaluation"].note.startswith("After round 2, with the weights of round 1, on histories of its own")
+
+
 def test_a_run_of_an_earlier_version_is_told(tmp_path: Path) -> None:
     section = training(subject(EARLIER / "learned"))
     assert section is not None and section.lead[0].startswith("expert a: after round 2: 0.0 % (0.0 to 79.3) of 1 replies")

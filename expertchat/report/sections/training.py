@@ -211,7 +211,13 @@ def _said(one: Learning) -> str:
         before = number(figures.get("perplexity_base"))
         base = f", the base's {written(before, plain)}" if before is not None else ""
         parts.append(f"the perplexity of what is held out is {written(value, plain)}{base}")
-    return f"{f'{who}after' if who else 'After'} round {last.round}: {'; '.join(parts)}{judge}." if parts else ""
+    return f"{f'{who}after' if who else 'After'} {_round(last)}: {'; '.join(parts)}{judge}." if parts else ""
+
+
+def _round(last: Metrics) -> str:
+    """After which round an evaluation was made, and whose weights it is of, where an earlier round's were kept."""
+    kept = "" if last.weights_of in (None, last.round) else f", with the weights of round {last.weights_of}"
+    return f"round {last.round}{kept}"
 
 
 def compared(found: Sequence[Learning]) -> Iterator[Shown]:
@@ -230,7 +236,7 @@ def compared(found: Sequence[Learning]) -> Iterator[Shown]:
         if rows:
             judge = last.figures.get("judge")
             where = ("on what is held out" if _by_rows(one) else "on histories of its own") if last is one.final else "on the way"
-            note = f"After round {last.round}, {where}"
+            note = f"After {_round(last)}, {where}"
             note += f", judged by {line(str(judge))}." if judge else "."
             yield Shown("The last evaluation", ["policy", "base", "difference or ratio"], rows, note=note)
 
