@@ -159,6 +159,22 @@ def test_the_first_sentence_is_worked_out_by_hand(tmp_path: Path) -> None:
     assert "3 of 9 ratings could not be read and count nowhere." in said.cannot and said.cannot.startswith("Not at its end yet: run.")
 
 
+def test_experts_are_compared_by_the_categories_that_both_have(tmp_path: Path) -> None:
+    """Both are rated 4 in depth and 8 in clarity. Where b's clarity could not be read its mean would be 4, and a's still 6: of four
+    dialogues two are like that, and a would be higher by 1."""
+    for n in range(4):
+        turn = {"speaker": "a", "text": "x"}
+        line = {"id": f"c{n}", "topic": f"t{n}", "experts": {}, "turns": [turn], "seed": 0, "stop_reason": "turns"}
+        ratings = [{"transcript": f"c{n}", "subject": who, "judge": by, "category": category, "expected": None,
+                    "value": None if (who, category) == ("b", "clarity") and n % 2 else value}
+                   for who, by in ("ab", "ba") for category, value in (("depth", 4), ("clarity", 8))]  # fmt: skip
+        _append(tmp_path / "run" / "transcripts.jsonl", line)
+        _append(tmp_path / "run" / "ratings.jsonl", *ratings)
+    said = verdict_of(subject_of([tmp_path / "run"])).says  # of n = 0, 2: (4 + 8) / 2 = 6; of 1, 3 in depth alone: 4
+    assert said == ("In 4 dialogues on 4 topics, expert a is rated 5.0 and expert b is rated 5.0: 0.0 points apart, all alike, which is too "
+                    "little for an interval.")  # fmt: skip
+
+
 def _append(path: Path, *lines: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as file:
