@@ -171,8 +171,8 @@ def test_experts_are_compared_by_the_categories_that_both_have(tmp_path: Path) -
         _append(tmp_path / "run" / "transcripts.jsonl", line)
         _append(tmp_path / "run" / "ratings.jsonl", *ratings)
     said = verdict_of(subject_of([tmp_path / "run"])).says  # of n = 0, 2: (4 + 8) / 2 = 6; of 1, 3 in depth alone: 4
-    assert said == ("In 4 dialogues on 4 topics, expert a is rated 5.0 and expert b is rated 5.0: 0.0 points apart, all alike, which is too "
-                    "little for an interval.")  # fmt: skip
+    rated = "In 4 dialogues on 4 topics, expert a is rated 5.0 and expert b is rated 5.0"
+    assert said == f"{rated}: 0.0 points apart, all alike, which is too little for an interval."
 
 
 def _append(path: Path, *lines: dict[str, Any]) -> None:
