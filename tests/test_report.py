@@ -21,6 +21,7 @@ from expertchat.config import ConfigError
 from expertchat.folder.reader import RunReader
 from expertchat.report import command, writing
 from expertchat.report.command import run_report
+from expertchat.report.facts import facts_of
 from expertchat.report.grouped import Grouped
 from expertchat.report.making import report_of
 from expertchat.report.parts import Report, Verdict
@@ -207,6 +208,15 @@ def test_arms_are_told_apart_by_their_intervals(tmp_path: Path) -> None:
     assert said.shown is not None and [row[0] for row in said.shown.rows] == ["best", "next", "last"]
     one = verdict_of(Subject(subject.runs[:1]))
     assert "expert a is better than before: preferred in 90 % of 100 comparisons (95 % interval 83 to 94)." in one.says
+
+
+def test_a_merged_run_says_of_which_seeds_it_is(tmp_path: Path) -> None:
+    """As merge_runs writes it: its provenance tells of the runs, its config of their seeds, and it has no seed of its own."""
+    (tmp_path / "config.yaml").write_text("run: {seeds: [0, 3, 4]}\n")
+    (tmp_path / "provenance.json").write_text(json.dumps({"merged": {"kind": "seeds", "sources": [{"seed": n} for n in (0, 3, 4)]}}))
+    assert facts_of(RunReader(tmp_path))["seed"] == "0, 3, 4: merged of 3 runs"
+    (tmp_path / "config.yaml").write_text("run: {seed: 3}\n")
+    assert facts_of(RunReader(tmp_path))["seed"] == 3
 
 
 def test_nothing_is_said_of_nothing(tmp_path: Path) -> None:
