@@ -103,16 +103,23 @@ def length_of(items: Mapping[Key, Item]) -> tuple[str, dict[tuple[Key, int], flo
 def own_of(judge: JudgeRef, text: Text) -> bool:
     """Whether a text is by the judge's own model, or a policy that was trained from it: by the last part of both names.
 
-    >>> own_of(JudgeRef(id="j", form="pairwise", model="HF/SmolLM2"), Text(text="a", system="models/SmolLM2 v3"))
-    True
+    >>> systems = ["models/SmolLM2 v3", "HF/SmolLM2 + sft/taught v2", "SmolLM3"]
+    >>> [own_of(JudgeRef(id="j", form="pairwise", model="HF/SmolLM2"), Text(text="a", system=one)) for one in systems]
+    [True, True, False]
     """
     if judge.model is None or text.system is None:
         return False
-    return _name(judge.model) == _name(text.system)
+    mine, whose = _name(judge.model), _name(text.system)
+    return whose == mine or whose.startswith(f"{mine}{LEARNT}")
+
+
+LEARNT = " + "  # between a model and what it was trained with (expertchat.sources.runs.system_name)
 
 
 def _name(model: str) -> str:
-    return re.sub(r" v\d+$", "", model.rstrip("/").split("/")[-1]).casefold()
+    """The last part of a model's name, with what it was trained with, and without which policy it is."""
+    base, plus, learnt = re.sub(r" v\d+$", "", model).partition(LEARNT)
+    return f"{base.rstrip('/').split('/')[-1]}{plus}{learnt}".casefold()
 
 
 def sheet(
