@@ -198,6 +198,19 @@ def test_an_unfinished_run_is_named(tmp_path: Path) -> None:
     assert "1-2 of 2" in markdown(table.values())
 
 
+def test_what_a_run_came_to_on_the_way_is_not_pooled_with_the_ends_of_others(tmp_path: Path) -> None:
+    """Seed 0 has .7 of 100 on the topics that are held out; seed 1 is half done, and has .9 of 100 on those by which weights are chosen.
+    Together they would be .8 of 200, "on held-out topics"."""
+    done, more = make(tmp_path / "0"), {**EVALUATED, "win_rate": 0.9}
+    half = make(tmp_path / "1", seed=1, evaluated=more, rounds=[ROUND], finished=False)
+    (done / "metrics.jsonl").write_text((done / "metrics.jsonl").read_text().replace("evaluation-a-0002", "evaluation-a-0002-final"))
+    table = arms([tmp_path])
+    (row,) = table.rows
+    assert (row["seeds"], row["n"], row["win_rate"], row["win_rate_max"]) == ([0, 1], 100, pytest.approx(0.7), 0.7)
+    assert row["judged"] == 160 and row["judged_max"] == 320  # its rounds count as they did
+    assert table.notes == [f"mixed: {half} is not finished (1 of 2 rounds, evaluated on the way alone, which does not count)"]
+
+
 def test_arms_that_are_judged_differently_are_not_compared_in_silence(tmp_path: Path) -> None:
     make(tmp_path / "0")
     make(tmp_path / "1", arm="wim", evaluated={**EVALUATED, "judge": "pointwise by third"})

@@ -10,6 +10,7 @@ from typing import Any
 from expertchat.folder.embedded import KEY, begun_with
 from expertchat.folder.reader import RunReader
 from expertchat.records import Figure, Metrics, Speaker
+from expertchat.trackers.tracking import FINAL
 
 NO_ARM = "(no arm)"
 
@@ -47,6 +48,11 @@ class Run:
         """Experts that learn by turns share the rounds; the first one begins."""
         learners = self.reader.learners
         return (self.reader.rounds + len(learners) - 1 - learners.index(self.learner)) // len(learners)
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether its last evaluation is that of the end, on histories of its own."""
+        return self.evaluation is not None and self.evaluation.id.endswith(FINAL)
 
     @property
     def judged(self) -> int:
