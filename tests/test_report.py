@@ -176,6 +176,21 @@ def test_experts_are_compared_by_the_categories_that_both_have(tmp_path: Path) -
     assert said == f"{rated}: 0.0 points apart, all alike, which is too little for an interval."
 
 
+def test_experts_of_several_models_are_told(tmp_path: Path) -> None:
+    """Two runs: a is one model in the first and another one in the second, and both runs' ratings make the mean of a."""
+    for model, value in (("small", 4), ("large", 8)):
+        experts = {"a": {"family": "x", "model": model}, "b": {"family": "x", "model": "same"}}
+        turn = {"speaker": "a", "text": "x"}
+        line = {"id": "c0", "topic": "t", "experts": experts, "turns": [turn], "seed": 0, "stop_reason": "turns"}
+        rating = {"transcript": "c0", "subject": "a", "judge": "b", "category": "depth", "value": value, "expected": None}
+        _append(tmp_path / model / "transcripts.jsonl", line)
+        _append(tmp_path / model / "ratings.jsonl", rating)
+    said = verdict_of(subject_of([tmp_path / "small", tmp_path / "large"]))
+    assert said.says == "In 2 dialogues on 1 topic, expert a is rated 6.0."
+    assert "Not all dialogues have the same models (a is small and large): a rating is that of all who sat there." in said.cannot
+    assert "same models" not in verdict_of(subject_of([tmp_path / "small"])).cannot
+
+
 def _append(path: Path, *lines: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as file:

@@ -171,10 +171,14 @@ def of_talk(subject: Subject) -> Verdict | None:
     """Who is rated how high, and whether that differs: the difference is taken dialogue by dialogue, its interval draws topics."""
     topics: dict[Dialogue, str] = {}
     told: dict[Dialogue, dict[str, dict[str, list[float]]]] = {}
+    models: dict[str, dict[str, None]] = {}  # by seat, in the order of the dialogues
     asked = lacking = 0
     for run in subject.runs:
         name = str(run.folder)
-        topics |= {(name, str(one.get("id"))): str(one.get("topic")) for one in run.lines("transcripts") if not run.chooses}
+        for one in run.lines("transcripts") if not run.chooses else ():
+            topics[name, str(one.get("id"))] = str(one.get("topic"))
+            for seat, ref in map_at(one, "experts").items():
+                models.setdefault(seat, {})[str(ref.get("model") if isinstance(ref, Mapping) else None)] = None
         for rating in run.lines("ratings"):
             number = rating.get("expected") if rating.get("expected") is not None else rating.get("value")
             asked, lacking = asked + 1, lacking + (number is None)
@@ -189,6 +193,9 @@ def of_talk(subject: Subject) -> Verdict | None:
     ]
     if lacking:
         cannot.append(f"{lacking:,} of {asked:,} ratings could not be read and count nowhere.")
+    several = [f"{seat} is {listed(list(own))}" for seat, own in models.items() if len(own) > 1]
+    if several:
+        cannot.append(f"Not all dialogues have the same models ({line('; '.join(several))}): a rating is that of all who sat there.")
     given = {key: numbers for key, by_subject in told.items() if (numbers := _in_common(by_subject))}
     return Verdict(_rated(topics, given), " ".join(filter(None, cannot)), _drawing(topics, given))
 
