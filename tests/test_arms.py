@@ -153,6 +153,21 @@ def test_runs_of_one_arm_with_different_settings_are_rows_of_their_own(tmp_path:
     assert [(row["arm"], row["seeds"]) for row in rows] == [("mixed (train.beta=0.1)", [0, 1]), ("mixed (train.beta=0.5)", [2])]
 
 
+def test_runs_of_other_embedded_models_are_no_seeds_of_one_arm(tmp_path: Path) -> None:
+    """Their config is the same, and the models that it names are others: pooled, 70 and 90 of 100 would be an arm of .8 that nobody ran."""
+    experts = {seat: {"family": "world", "path": "embedded:llama"} for seat in "ab"}
+    more: dict[str, Figure] = {**EVALUATED, "win_rate": 0.9, "wins": 90, "ties": 0, "losses": 10}
+    for seed, (models, evaluated) in enumerate((("first", EVALUATED), ("second", more))):
+        folder = make(tmp_path / str(seed), seed=seed, evaluated=evaluated, experts=experts)
+        (folder / "provenance.json").write_text(json.dumps({"embedded_models": models}))
+    rows = arms([tmp_path]).rows
+    assert [(row["arm"], row["seeds"]) for row in rows] == [("mixed (embedded_models=first)", [0]), ("mixed (embedded_models=second)", [1])]
+    assert [row["win_rate"] for row in rows] == [pytest.approx(0.7), pytest.approx(0.9)]
+    make(tmp_path / "2", seed=0, experts=experts)
+    (tmp_path / "2" / "provenance.json").write_text(json.dumps({"embedded_models": "second"}))
+    assert [row["seeds"] for row in arms([tmp_path]).rows] == [[0], [0, 1]]  # seed 0 of others is no second time of it
+
+
 def test_settings_that_differ_in_several_keys_have_names_of_their_own(tmp_path: Path) -> None:
     """Arms are held against each other by their names."""
     settings = [{"beta": 0.1, "batch": 4, "rank": 8}, {"beta": 0.2, "batch": 8, "rank": 8}, {"beta": 0.2, "batch": 8, "rank": 16}]
@@ -181,6 +196,19 @@ def test_an_unfinished_run_is_named(tmp_path: Path) -> None:
     assert table.notes == [f"mixed: {tmp_path / '0'} is not finished (1 of 2 rounds, not evaluated yet)"]
     assert (table.rows[0]["rounds"], table.rows[0]["rounds_max"], table.rows[0]["finished"]) == (1, 2, False)
     assert "1-2 of 2" in markdown(table.values())
+
+
+def test_what_a_run_came_to_on_the_way_is_not_pooled_with_the_ends_of_others(tmp_path: Path) -> None:
+    """Seed 0 has .7 of 100 on the topics that are held out; seed 1 is half done, and has .9 of 100 on those by which weights are chosen.
+    Together they would be .8 of 200, "on held-out topics"."""
+    done, more = make(tmp_path / "0"), {**EVALUATED, "win_rate": 0.9}
+    half = make(tmp_path / "1", seed=1, evaluated=more, rounds=[ROUND], finished=False)
+    (done / "metrics.jsonl").write_text((done / "metrics.jsonl").read_text().replace("evaluation-a-0002", "evaluation-a-0002-final"))
+    table = arms([tmp_path])
+    (row,) = table.rows
+    assert (row["seeds"], row["n"], row["win_rate"], row["win_rate_max"]) == ([0, 1], 100, pytest.approx(0.7), 0.7)
+    assert row["judged"] == 160 and row["judged_max"] == 320  # its rounds count as they did
+    assert table.notes == [f"mixed: {half} is not finished (1 of 2 rounds, evaluated on the way alone, which does not count)"]
 
 
 def test_arms_that_are_judged_differently_are_not_compared_in_silence(tmp_path: Path) -> None:

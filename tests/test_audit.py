@@ -14,9 +14,10 @@ from expertchat.audit.card import Card, alphas, card_of
 from expertchat.audit.estimates import Estimate, correlation, leaning, share
 from expertchat.audit.evidence import Evidence
 from expertchat.audit.ranking import ranking, strengths
-from expertchat.audit.sheet import Compared, Rated
+from expertchat.audit.sheet import Compared, Rated, own_of
 from expertchat.evaluation.draws import Draws
-from expertchat.records import JudgeRef, Opinion
+from expertchat.records import JudgeRef, Opinion, Text
+from expertchat.sources.runs import system_name
 from expertchat.views.audit import finding
 from tests.planted import BIASES, FAULTS, OWN_FLAG, Fault, answers, evidence, pairs, ratings, singles
 from tests.proofs.audit import coverage, pooled
@@ -85,6 +86,18 @@ def test_a_leaning_is_what_is_left_when_the_truth_is_taken_out() -> None:
     truth = numpy.asarray([1] * 15 + [-1] * 5)
     assert leaning(truth, truth, alone(20), draws(20)).value == 0
     assert leaning(numpy.ones(20), numpy.ones(20), alone(20), draws(20)) == Estimate(None)  # nowhere worse: nothing to tell
+
+
+def test_a_judges_own_texts_are_those_of_whatever_was_trained_from_it() -> None:
+    """As system_name calls them. A judge's model and what was taught from it are both its own: between these two there is nothing to lean
+    to, and against another model's texts the taught one's are its own."""
+    found = JudgeRef(id="j", form="pairwise", model="HF/SmolLM2")
+    taught = system_name("HF/SmolLM2", 0, "my-run"), system_name("HF/SmolLM2", 3, "runs/my-run"), system_name("SmolLM2", 3)
+    assert all(own_of(found, Text(text="a", system=one)) for one in taught)
+    others = system_name("HF/SmolLM2-360M", 0), system_name("Mixtral", 0, "SmolLM2"), None
+    assert not any(own_of(found, Text(text="a", system=one)) for one in others)
+    judge_taught = found.model_copy(update={"model": taught[0]})
+    assert own_of(judge_taught, Text(text="a", system=f"{taught[0]} v2")) and not own_of(judge_taught, Text(text="a", system="HF/SmolLM2"))
 
 
 def test_no_spread_is_no_interval() -> None:

@@ -53,6 +53,29 @@ def test_people_are_rows_and_what_the_others_are_held_against() -> None:
     near(card.together["alpha of people' choices"].value, 1 - 59 * 10 / (2 * 35 * 25))
 
 
+def test_who_is_held_against_people_is_not_held_against_the_truth_of_a_text() -> None:
+    """People choose the truly worse text, and the judge rates as they choose: agreement 1. Beside it ratings and choices that are held
+    against the truth (rho -1) would look as if people had said it."""
+    truths = [(3.0, 7.0), (7.0, 3.0)] * 15
+    items = [Item(id=str(i), source="s", texts=[Text(text=f"{i}{k}", truth=truth) for k, truth in enumerate(pair)], group=str(i))
+             for i, pair in enumerate(truths)]  # fmt: skip
+    said = [Opinion(id=f"{i}/llm/{k}", item=str(i), judge="llm", category="overall", place=k, value=int(10 - truth))
+            for i, pair in enumerate(truths) for k, truth in enumerate(pair)]  # fmt: skip
+    worse = [Opinion(id=f"{i}/{who}", item=str(i), judge=who, category="overall", choice="first" if pair[0] < pair[1] else "second")
+             for i, pair in enumerate(truths) for who in ("ann", "bob")]  # fmt: skip
+    found = Evidence()
+    judges = [JudgeRef(id="llm", form="written"), JudgeRef(id="ann", form="person"), JudgeRef(id="bob", form="person")]
+    assert found.add("here", items, judges, [*said, *worse]) == []
+    rows = {row.judge.id: row.figures for row in card_of(found, against="people", resamples=ALONE, seed=0).rows}
+    near(rows["llm"]["agreement"].value, 1.0)
+    assert [rows["llm"][name].value for name in ("rho", "quadratic", "calibration")] == [None, None, None]
+    near(rows["ann"]["agreement"].value, 1.0)
+    assert rows["ann"]["rho"].value is None
+    by_truth = card_of(found, against="truth", resamples=ALONE, seed=0).rows[0].figures
+    near(by_truth["rho"].value, -1.0)
+    near(by_truth["agreement"].value, 0.0)
+
+
 def label(item: str, who: str, choice: Any, source: str = "s") -> Label:
     return Label(id=f"{who}/{item}", item=item, source=source, annotator=who, form="pairs", at=0.0, choice=choice, shown="first")
 
@@ -174,6 +197,25 @@ def test_what_is_unanswered_becomes_no_number() -> None:
     assert found.add("here", items, [JUDGE], opinions) == []
     figures = card_of(found, against="auto", resamples=ALONE, seed=0).rows[0].figures
     assert figures["unanswered"].value == 0.25 and figures["agreement"].n == 1 and figures["flips"].n == 1
+
+
+def test_a_text_that_lacks_a_category_is_not_compared_by_the_others() -> None:
+    """The judge is always right: depth 3 against 4, engagement 8 against 9. Without the engagement of the better text its mean would be 4,
+    and that of the worse one (3 + 8) / 2 = 5.5: the judge would be called wrong where it only left out an answer."""
+    items = [Item(id=str(i), source="s", texts=[Text(text="a", truth=1), Text(text="b", truth=0)], group=str(i)) for i in range(3)]
+    given = {("depth", 0): 4, ("depth", 1): 3, ("engagement", 0): 9, ("engagement", 1): 8}
+    opinions = [
+        Opinion(id=f"{i}/{category}/{place}", item=str(i), judge="j", category=category, place=place, value=value)
+        for i in range(3)
+        for (category, place), value in given.items()
+    ]
+    opinions[2] = opinions[2].model_copy(update={"value": None, "problem": "cut"})  # the engagement of the first item's better text
+    found = Evidence()
+    assert found.add("here", items, [JudgeRef(id="j", form="written")], opinions) == []
+    figures = card_of(found, against="auto", resamples=ALONE, seed=0).rows[0].figures
+    assert (figures["agreement"].value, figures["agreement"].n) == (1.0, 2)
+    near(figures["unanswered"].value, 1 / 12)
+    near(figures["rho"].value, 1.0)  # of 5 texts: 6.5, 6.5 of the better ones, 5.5 three times of the others
 
 
 # -- the command -------------------------------------------------------------------------------------------------------------------------

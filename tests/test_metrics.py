@@ -171,6 +171,18 @@ def test_means_and_paired_differences_by_hand() -> None:
     assert (difference["low"], difference["high"]) == (pytest.approx(2 - 2.484, abs=0.1), pytest.approx(2 + 2.484, abs=0.1))
 
 
+def test_groups_of_two_sources_that_are_called_alike_are_two() -> None:
+    """Dialogues of two runs have the same names. Of one source all texts have 1 word, of the other 3: six groups of means 1, 1, 1, 3, 3, 3,
+    whose standard deviation is sqrt(6 / 5) = 1.095; the mean has an error of 1.095 / sqrt(6) = .447, and Student's t of 5 reaches 2.571 of
+    them, 1.15. Put together by their names they would be three groups of mean 2 each, which do not vary at all."""
+    rows = [Row(item(f"{source}{g}", "bees " * words, group=f"g{g}").model_copy(update={"source": source}), 0, {"words": float(words)})
+            for source, words in (("one", 1), ("two", 3)) for g in range(3)]  # fmt: skip
+    (figure,) = means(rows, ["all"] * 6, [column for column in columns_of(["length"]) if column.name == "words"], 0)
+    own = figure["systems"]["all"]
+    assert (own["n"], own["mean"]) == (6, 2.0)
+    assert (own["low"], own["high"]) == (pytest.approx(2 - 1.15, abs=0.1), pytest.approx(2 + 1.15, abs=0.1))
+
+
 def test_a_pair_of_one_name_is_told_apart_by_place() -> None:
     assert labels(measure([item("x", "a", "b", systems=("m", "m"))], PLAIN, Tools())) == ["first", "second"]
     assert labels(measure([item("x", "a", "b")], PLAIN, Tools())) == ["first", "second"]

@@ -21,6 +21,7 @@ from expertchat.config import ConfigError
 from expertchat.folder.reader import RunReader
 from expertchat.report import command, writing
 from expertchat.report.command import run_report
+from expertchat.report.facts import facts_of
 from expertchat.report.grouped import Grouped
 from expertchat.report.making import report_of
 from expertchat.report.parts import Report, Verdict
@@ -159,6 +160,37 @@ def test_the_first_sentence_is_worked_out_by_hand(tmp_path: Path) -> None:
     assert "3 of 9 ratings could not be read and count nowhere." in said.cannot and said.cannot.startswith("Not at its end yet: run.")
 
 
+def test_experts_are_compared_by_the_categories_that_both_have(tmp_path: Path) -> None:
+    """Both are rated 4 in depth and 8 in clarity. Where b's clarity could not be read its mean would be 4, and a's still 6: of four
+    dialogues two are like that, and a would be higher by 1."""
+    for n in range(4):
+        turn = {"speaker": "a", "text": "x"}
+        line = {"id": f"c{n}", "topic": f"t{n}", "experts": {}, "turns": [turn], "seed": 0, "stop_reason": "turns"}
+        ratings = [{"transcript": f"c{n}", "subject": who, "judge": by, "category": category, "expected": None,
+                    "value": None if (who, category) == ("b", "clarity") and n % 2 else value}
+                   for who, by in ("ab", "ba") for category, value in (("depth", 4), ("clarity", 8))]  # fmt: skip
+        _append(tmp_path / "run" / "transcripts.jsonl", line)
+        _append(tmp_path / "run" / "ratings.jsonl", *ratings)
+    said = verdict_of(subject_of([tmp_path / "run"])).says  # of n = 0, 2: (4 + 8) / 2 = 6; of 1, 3 in depth alone: 4
+    rated = "In 4 dialogues on 4 topics, expert a is rated 5.0 and expert b is rated 5.0"
+    assert said == f"{rated}: 0.0 points apart, all alike, which is too little for an interval."
+
+
+def test_experts_of_several_models_are_told(tmp_path: Path) -> None:
+    """Two runs: a is one model in the first and another one in the second, and both runs' ratings make the mean of a."""
+    for model, value in (("small", 4), ("large", 8)):
+        experts = {"a": {"family": "x", "model": model}, "b": {"family": "x", "model": "same"}}
+        turn = {"speaker": "a", "text": "x"}
+        line = {"id": "c0", "topic": "t", "experts": experts, "turns": [turn], "seed": 0, "stop_reason": "turns"}
+        rating = {"transcript": "c0", "subject": "a", "judge": "b", "category": "depth", "value": value, "expected": None}
+        _append(tmp_path / model / "transcripts.jsonl", line)
+        _append(tmp_path / model / "ratings.jsonl", rating)
+    said = verdict_of(subject_of([tmp_path / "small", tmp_path / "large"]))
+    assert said.says == "In 2 dialogues on 1 topic, expert a is rated 6.0."
+    assert "Not all dialogues have the same models (a is small and large): a rating is that of all who sat there." in said.cannot
+    assert "same models" not in verdict_of(subject_of([tmp_path / "small"])).cannot
+
+
 def _append(path: Path, *lines: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as file:
@@ -191,6 +223,15 @@ def test_arms_are_told_apart_by_their_intervals(tmp_path: Path) -> None:
     assert said.shown is not None and [row[0] for row in said.shown.rows] == ["best", "next", "last"]
     one = verdict_of(Subject(subject.runs[:1]))
     assert "expert a is better than before: preferred in 90 % of 100 comparisons (95 % interval 83 to 94)." in one.says
+
+
+def test_a_merged_run_says_of_which_seeds_it_is(tmp_path: Path) -> None:
+    """As merge_runs writes it: its provenance tells of the runs, its config of their seeds, and it has no seed of its own."""
+    (tmp_path / "config.yaml").write_text("run: {seeds: [0, 3, 4]}\n")
+    (tmp_path / "provenance.json").write_text(json.dumps({"merged": {"kind": "seeds", "sources": [{"seed": n} for n in (0, 3, 4)]}}))
+    assert facts_of(RunReader(tmp_path))["seed"] == "0, 3, 4: merged of 3 runs"
+    (tmp_path / "config.yaml").write_text("run: {seed: 3}\n")
+    assert facts_of(RunReader(tmp_path))["seed"] == 3
 
 
 def test_nothing_is_said_of_nothing(tmp_path: Path) -> None:

@@ -170,6 +170,21 @@ def test_a_pair_counts_by_its_sign_and_ties_of_the_model_are_half() -> None:
     assert better({"accuracy": 0.7, "loss": 1.0}, {"accuracy": 0.7, "loss": 2.0})
 
 
+def test_ranks_are_held_against_what_was_learnt_and_not_against_the_truth() -> None:
+    """The judge that it learnt from rates the truly worse text of each pair higher, and the model gives what that judge gives: rho 1. The
+    truth, which the texts of the embedded world have, would be called "what is known": -1."""
+    known = []
+    for i in range(6):
+        pair = item(f"p{i}", "A.", "B.", group=f"g{i % 3}")
+        texts = [text.model_copy(update={"truth": truth}) for text, truth in zip(pair.texts, (0.0, 1.0), strict=True)]
+        known.append(Known(pair.model_copy(update={"texts": texts}), (2.0, 1.0), "first"))
+    from expertchat.reward_models.measuring import _opinion
+
+    said = [_opinion(one.item, place, Valued(score)) for one in known for place, score in enumerate((1.0, 0.0))]
+    figures = Measure(config(), known, [], []).figures(said)
+    assert (figures["accuracy"], figures["rho"]) == (1.0, pytest.approx(1.0))
+
+
 # -- from a table ---------------------------------------------------------------------------------------------------------
 
 

@@ -82,7 +82,7 @@ def card_of(evidence: Evidence, *, against: Against | Literal["auto"], resamples
     sheets: list[Sheet] = []
     for name, said in opinions.items():
         known = truths_of(evidence, kind, [one for who, one in by_people.items() if who != name])
-        sheets.append(sheet(judges[name], evidence.items, said, known, lengths, at))
+        sheets.append(sheet(judges[name], evidence.items, said, known, lengths, at, kind == "truth"))
     if (true := _by_truth(evidence)) and kind == "truth":
         sheets.append(sheet(TRUTH, evidence.items, true, {}, lengths, at))
     for one in sheets:
@@ -106,8 +106,9 @@ def row(one: Sheet, draws: Draws, kind: Against | None) -> Row:
     compared, rated, shown = one.compared.where(~one.compared.alike), one.rated, leanings.apart(one.shown)
     longer = leanings.of_kind(compared, numpy.sign(compared.longer), draws)
     own = leanings.of_kind(compared, compared.own, draws)
-    # Of numbers with how good their texts are; of choices with how much better the first text is.
-    said = (rated.value, rated.truth, rated.group) if len(rated.value) else (compared.sign, compared.gap, compared.group)
+    # Of numbers with how good their texts are; of choices with how much better the first text is, which labels and people do not say.
+    gap = compared.gap if kind == "truth" else numpy.full(len(compared), numpy.nan)
+    said = (rated.value, rated.truth, rated.group) if len(rated.value) else (compared.sign, gap, compared.group)
     points = kind in ("label", "people") and one.judge.form != "reward_model"  # whose scores have a scale of their own
     figures = {
         "unanswered": share(one.unanswered, one.asked_group, draws),

@@ -61,7 +61,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class Rated:
-    """Numbers of texts [K], the mean over the categories: `value`, with the truth (NaN: not known) and the length of the text."""
+    """Numbers of texts [K], the mean over the categories: `value`, with the truth (NaN: not known) and the length of the text. A text that
+    lacks the number of a category has none: categories are rated high and low, and a mean over the others would be of something else."""
 
     value: Array
     group: Array
@@ -102,33 +103,41 @@ def length_of(items: Mapping[Key, Item]) -> tuple[str, dict[tuple[Key, int], flo
 def own_of(judge: JudgeRef, text: Text) -> bool:
     """Whether a text is by the judge's own model, or a policy that was trained from it: by the last part of both names.
 
-    >>> own_of(JudgeRef(id="j", form="pairwise", model="HF/SmolLM2"), Text(text="a", system="models/SmolLM2 v3"))
-    True
+    >>> systems = ["models/SmolLM2 v3", "HF/SmolLM2 + sft/taught v2", "SmolLM3"]
+    >>> [own_of(JudgeRef(id="j", form="pairwise", model="HF/SmolLM2"), Text(text="a", system=one)) for one in systems]
+    [True, True, False]
     """
     if judge.model is None or text.system is None:
         return False
-    return _name(judge.model) == _name(text.system)
+    mine, whose = _name(judge.model), _name(text.system)
+    return whose == mine or whose.startswith(f"{mine}{LEARNT}")
+
+
+LEARNT = " + "  # between a model and what it was trained with (expertchat.sources.runs.system_name)
 
 
 def _name(model: str) -> str:
-    return re.sub(r" v\d+$", "", model.rstrip("/").split("/")[-1]).casefold()
+    """The last part of a model's name, with what it was trained with, and without which policy it is."""
+    base, plus, learnt = re.sub(r" v\d+$", "", model).partition(LEARNT)
+    return f"{base.rstrip('/').split('/')[-1]}{plus}{learnt}".casefold()
 
 
 def sheet(
     judge: JudgeRef, items: Mapping[Key, Item], said: Sequence[tuple[Key, Opinion]], truth: TruthOf,
-    lengths: Mapping[tuple[Key, int], float], at: Mapping[Key, int],
+    lengths: Mapping[tuple[Key, int], float], at: Mapping[Key, int], by_truth: bool = True,
 ) -> Sheet:  # fmt: skip
-    """Lay out what one judge has said. `truth`: what it is held against; `at`: the group of each item."""
+    """Lay out what one judge has said. `truth`: what it is held against; `by_truth`: that is what is known of each text, not what a label
+    or a person says; `at`: the group of each item."""
     choices: dict[tuple[Key, str | None, int], list[Opinion]] = defaultdict(list)
-    numbers: dict[tuple[Key, int, int], list[float]] = defaultdict(list)
+    numbers: dict[tuple[Key, int, int], list[float | None]] = defaultdict(list)
     for key, one in said:
         pairwise = one.choice is not None or (one.order is not None and one.number is None)
         if pairwise:
             choices[key, one.order, one.repeat].append(one)
-        elif one.number is not None:
+        else:
             numbers[key, one.place, one.repeat].append(one.number)
     signs = {place: verdict for place, ones in choices.items() if (verdict := _verdict(ones)) is not None}
-    values = {place: fmean(ones) for place, ones in numbers.items()}
+    values = {place: fmean(known) for place, ones in numbers.items() if len(known := [x for x in ones if x is not None]) == len(ones)}
     texts = {(key, place): value for (key, place, repeat), value in values.items() if repeat == 0}
     rows, chosen = _by_choice(choices, signs)
     rows += _by_number(texts, items, {row[0][0] for row in rows})
@@ -140,7 +149,7 @@ def sheet(
         judge, len(said), _array([row[0] for row in of_all]), _whole([row[1] for row in of_all]),
         _array([row[0] for row in masses]), _whole([row[1] for row in masses]),
         _array([row[0] for row in times]), _whole([row[1] for row in times]),
-        _compared(judge, rows, items, truth, lengths, at), _shown(signs, items, at), _rated(texts, items, truth, lengths, at),
+        _compared(judge, rows, items, truth, lengths, at), _shown(signs, items, at), _rated(texts, items, truth, lengths, at, by_truth),
         (_array([row[0] for row in given]), _whole([row[1] for row in given])), _flips(signs, at), _again(signs, values, at), texts, chosen,
     )  # fmt: skip
 
@@ -268,13 +277,15 @@ def _again(signs: Signs, values: Mapping[tuple[Key, int, int], float], at: Mappi
 
 
 def _rated(
-    texts: Mapping[Place, float], items: Mapping[Key, Item], truth: TruthOf, lengths: Mapping[Place, float], at: Mapping[Key, int]
-) -> Rated:
-    """The truth of one text of a pair is its own, where it is known: a sign says nothing of one text."""
+    texts: Mapping[Place, float], items: Mapping[Key, Item], truth: TruthOf, lengths: Mapping[Place, float], at: Mapping[Key, int],
+    by_truth: bool,
+) -> Rated:  # fmt: skip
+    """The truth of one text of a pair is its own, where it is known and ratings are held against it: a sign, which is all that a label or a
+    person says of a pair, says nothing of one text."""
     rows = []
     for place, value in texts.items():
         key, item = place[0], items[place[0]]
-        of_text = item.texts[place[1]].truth
+        of_text = item.texts[place[1]].truth if by_truth else None
         known = (float("nan") if of_text is None else of_text) if item.pair else truth.get(key, float("nan"))
         rows.append((value, at[key], known, lengths[place]))
     columns = numpy.asarray(rows, dtype=float).reshape(-1, 4).T

@@ -13,6 +13,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.folder.summary import seconds_of
 from expertchat.lab.judge import ORDERS
 from expertchat.records import Item, JudgeRef, Opinion
+from expertchat.sources.read import cluster_of
 
 TIE = "tie"
 
@@ -85,7 +86,7 @@ def _typed(rated: Sequence[Opinion], items: dict[str, Item]) -> list[dict[str, A
         best = [category for category, number in known.items() if number == max(known.values())]
         own = known.pop(item.type)
         right = 1 / len(best) if item.type in best else 0.0
-        found[item.texts[place].system or "all"].append((right, item.group, own, fmean(known.values())))
+        found[item.texts[place].system or "all"].append((right, cluster_of(item), own, fmean(known.values())))
     return [_of_types(system, *zip(*rows, strict=True)) for system, rows in found.items()]
 
 

@@ -15,6 +15,7 @@ from expertchat.metrics.columns import LIKELY, Column, of_type
 from expertchat.metrics.likely import Likelihood, Likelihoods
 from expertchat.metrics.overlap import Bleu, Chrf, rouge
 from expertchat.records.lab import Item
+from expertchat.sources.read import cluster_of
 from expertchat.text.likeness import blank, overlap, weight, words
 from expertchat.text.measures import distinct_n, repeated_sentences
 
@@ -41,6 +42,11 @@ class Row:
     @property
     def system(self) -> str | None:
         return self.item.texts[self.place].system
+
+    @property
+    def group(self) -> str:
+        """What it is drawn with: groups of two sources may be called alike, as dialogues of two runs and rows of two tables are."""
+        return cluster_of(self.item)
 
     @property
     def earlier(self) -> list[str]:

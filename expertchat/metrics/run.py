@@ -151,7 +151,7 @@ def summed(config: MetricsConfig, rows: Sequence[Row], plan: Plan) -> dict[str, 
     if "distinct" in config.measures:
         for n in (1, 2):
             whole.append(together(rows, systems, f"distinct_{n}_all", f"distinct-{n}, all texts", 3, partial(distinct_all, n=n)))
-    groups = {row.item.group for row in rows}
+    groups = {row.group for row in rows}
     return finite({
         "schema": 1, "source": ", ".join(config.source.path),
         "items": len({row.item.id for row in rows}), "texts": len(rows), "groups": len(groups),

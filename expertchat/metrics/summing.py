@@ -50,7 +50,7 @@ def means(rows: Sequence[Row], systems: Sequence[str], columns: Sequence[Column]
         known = [(row, system, value) for row, system in pairs if (value := row.values.get(column.name)) is not None]
         by_system: dict[str, Figure] = {}
         for name in dict.fromkeys(systems):
-            own = [(value, row.item.group) for row, system, value in known if system == name]
+            own = [(value, row.group) for row, system, value in known if system == name]
             by_system[name] = _within(_mean(own, seed), column)
         nulls = Counter(row.problems[column.name] for row in rows if column.name in row.problems)
         found.append({
@@ -80,7 +80,7 @@ def _differences(known: Sequence[tuple[Row, str, float]], systems: Sequence[str]
     pairs: dict[str, dict[str, tuple[float, str]]] = {}
     for row, system, value in known:
         if row.item.pair:
-            pairs.setdefault(row.item.id, {})[system] = value, row.item.group
+            pairs.setdefault(row.item.id, {})[system] = value, row.group
     found = []
     for one, two in combinations(systems, 2):
         both = [(pair[one][0] - pair[two][0], pair[one][1]) for pair in pairs.values() if one in pair and two in pair]
@@ -117,7 +117,7 @@ def _added(
     rows: Sequence[Row], systems: Sequence[str], system: str, counts: str, formula: Callable[[Sequence[float]], float], seed: int
 ) -> Figure:
     own = [row for row, name in zip(rows, systems, strict=True) if name == system and counts in row.counts]
-    counted, groups = [row.counts[counts] for row in own], [row.item.group for row in own]
+    counted, groups = [row.counts[counts] for row in own], [row.group for row in own]
     scale: Scale = "ratio" if formula is _perplexity else "number"  # a perplexity is uncertain by a factor
     found = estimate(counted, groups, lambda sums: numpy.apply_along_axis(lambda one: formula(one.tolist()), -1, sums), scale, seed=seed)
     bounds = (found.low, found.high) if found.topics >= FEW else (None, None)

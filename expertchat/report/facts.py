@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from expertchat.command.compose import load
@@ -82,13 +82,14 @@ def _config(run: RunReader) -> Mapping[str, Any]:
 
 
 def _seeds(run: RunReader) -> str | int | None:
-    merged = run.provenance.get("merged")
     try:
         if run.seed is not None:
             return run.seed
     except ConfigError:
         return None
-    return f"several, merged of {len(merged)}" if isinstance(merged, Sequence) and not isinstance(merged, str) else None
+    own = _config(run).get("run")
+    seeds = own.get("seeds") if isinstance(own, Mapping) else None  # of a run that was merged of several
+    return f"{', '.join(map(str, seeds))}: merged of {len(seeds)} runs" if isinstance(seeds, list) else None
 
 
 def _size(run: RunReader) -> str | None:

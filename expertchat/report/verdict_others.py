@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from expertchat.evaluation.statistics import mean_by_cluster
+from expertchat.evaluation.statistics import FEW, mean_by_cluster
 from expertchat.folder.reader import RunReader
 from expertchat.report.drawing import COLOURS, MARKS
 from expertchat.report.parts import Figure, Verdict
@@ -182,17 +182,21 @@ def _judged(run: RunReader) -> str | None:
 def of_talk(subject: Subject) -> Verdict | None:
     """Who is rated how high, and whether that differs: the difference is taken dialogue by dialogue, its interval draws topics."""
     topics: dict[Dialogue, str] = {}
-    given: dict[Dialogue, dict[str, list[float]]] = {}
+    told: dict[Dialogue, dict[str, dict[str, list[float]]]] = {}
+    models: dict[str, dict[str, None]] = {}  # by seat, in the order of the dialogues
     asked = lacking = 0
     for run in subject.runs:
         name = str(run.folder)
-        topics |= {(name, str(one.get("id"))): str(one.get("topic")) for one in run.lines("transcripts") if not run.chooses}
+        for one in run.lines("transcripts") if not run.chooses else ():
+            topics[name, str(one.get("id"))] = str(one.get("topic"))
+            for seat, ref in map_at(one, "experts").items():
+                models.setdefault(seat, {})[str(ref.get("model") if isinstance(ref, Mapping) else None)] = None
         for rating in run.lines("ratings"):
             number = rating.get("expected") if rating.get("expected") is not None else rating.get("value")
             asked, lacking = asked + 1, lacking + (number is None)
             if number is not None and rating.get("turn") is None and rating.get("candidate") is None:
-                by_subject = given.setdefault((name, str(rating.get("transcript"))), {})
-                by_subject.setdefault(str(rating.get("subject")), []).append(float(number))
+                by_category = told.setdefault((name, str(rating.get("transcript"))), {}).setdefault(str(rating.get("subject")), {})
+                by_category.setdefault(str(rating.get("category")), []).append(float(number))
     if not topics:
         return None
     cannot = [
@@ -201,10 +205,21 @@ def of_talk(subject: Subject) -> Verdict | None:
     ]
     if lacking:
         cannot.append(f"{lacking:,} of {asked:,} ratings could not be read and count nowhere.")
+    several = [f"{seat} is {listed(list(own))}" for seat, own in models.items() if len(own) > 1]
+    if several:
+        cannot.append(f"Not all dialogues have the same models ({line('; '.join(several))}): a rating is that of all who sat there.")
+    given = {key: numbers for key, by_subject in told.items() if (numbers := _in_common(by_subject))}
     return Verdict(_rated(topics, given), " ".join(filter(None, cannot)), _drawing(topics, given))
 
 
 Given = Mapping[Dialogue, Mapping[str, Sequence[float]]]  # by dialogue and by who was rated
+
+
+def _in_common(by_subject: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    """Who was rated in a dialogue -> the mean in each category in which all have a number: categories are rated high and low, so a mean
+    over others than the other one's would say who could be read."""
+    categories = sorted(set.intersection(*(set(by_category) for by_category in by_subject.values())))
+    return {who: [fmean(by_category[one]) for one in categories] for who, by_category in by_subject.items()} if categories else {}
 
 
 def _who(given: Given) -> list[str]:
@@ -256,7 +271,8 @@ def _rated(topics: Mapping[Dialogue, str], given: Given) -> str:
     low, high = mean_by_cluster(apart, [topics.get(key, "") for key in both], seed=0, resamples=1000)
     mean = fmean(apart)
     if low is None or high is None:
-        return f"{said}: {abs(mean):.1f} points apart, on too few topics for an interval."
+        few = len({topics.get(key, "") for key in both}) < FEW
+        return f"{said}: {abs(mean):.1f} points apart, {'on too few topics' if few else 'all alike, which is too little'} for an interval."
     if low <= 0 <= high:
         return f"{said} of 10: not told apart (difference {mean:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})."
     first, (least, most) = who[0 if mean > 0 else 1], sorted((abs(low), abs(high)))

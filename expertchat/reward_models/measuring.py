@@ -86,7 +86,7 @@ class Measure:
             return sheet(judge, items, said, _right(known, self.config.kind), lengths, at)
 
         own = against(self.known)
-        found = {"accuracy": agreement.raw(own.compared, draws), **_others(own, draws)}
+        found = {"accuracy": agreement.raw(own.compared, draws), **_others(own, draws), **self._rho(own, at, draws)}
         for name, known in (("truth_accuracy", self.truth), ("people_accuracy", self.people)):
             if known:
                 found[name] = agreement.raw(against(known).compared, draws)
@@ -96,6 +96,14 @@ class Measure:
         for name, one in found.items():
             values |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
         return values | self._sure(own, opinions) | {"unanswered": int(own.unanswered.sum())}
+
+    def _rho(self, own: Sheet, at: Mapping[Key, int], draws: Draws) -> dict[str, Estimate]:
+        """Of the numbers that it gives with those that are known, which of the texts of a pair need not be the truth."""
+        if not len(own.rated.value):
+            return {}
+        score_N, value_N = _columns(self._texts(own))
+        group_N = numpy.asarray([at[key] for key, _, _ in self._known(own)], dtype=int)
+        return {"rho": agreement.rho(score_N, value_N, group_N, draws)}
 
     def _in_order(
         self, order: Order, opinions: Sequence[Opinion], keys: Mapping[str, Key], at: Mapping[Key, int], draws: Draws
@@ -129,8 +137,12 @@ class Measure:
 
     def _texts(self, own: Sheet) -> list[tuple[float, float]]:
         """(score, number that is known) of each text."""
+        return [(score, value) for _, score, value in self._known(own)]
+
+    def _known(self, own: Sheet) -> list[tuple[Key, float, float]]:
+        """The same with the item of each."""
         return [
-            (own.texts[key, place], value)
+            (key, own.texts[key, place], value)
             for one in self.known
             for key in (key_of(one.item),)
             for place, value in enumerate(one.values)
@@ -171,7 +183,6 @@ def _others(own: Sheet, draws: Draws) -> dict[str, Estimate]:
     longer = leanings.of_kind(compared, numpy.sign(compared.longer), draws)
     found = {"longer": longer.won, "longer_true": longer.truly, "longer_bias": longer.leaning}
     if len(own.rated.value):
-        found["rho"] = agreement.rho(own.rated.value, own.rated.truth, own.rated.group, draws)
         found["length_rho"] = agreement.rho(own.rated.value, own.rated.length, own.rated.group, draws, None)
     if len(own.shown.sign):
         found["first"] = leanings.first(leanings.apart(own.shown), draws)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def _alike(group: Sequence[Run]) -> list[tuple[str, list[Run]]]:
         else:
             same.append(run)
     keys = list(dict.fromkeys(key for one in bundles[1:] for key in _differing(bundles[0][0], one[0])))
-    values = [[f"{key}={_value(one[0].config, key)}" for key in keys] for one in bundles]
+    values = [[f"{key}={_value(one[0].made_with, key)}" for key in keys] for one in bundles]
     few = FEW_KEYS if len({tuple(own[:FEW_KEYS]) for own in values}) == len(bundles) else len(keys)
     named = []
     for one, own in zip(bundles, values, strict=True):
@@ -199,7 +199,7 @@ def _alike(group: Sequence[Run]) -> list[tuple[str, list[Run]]]:
 
 
 def _differing(one: Run, two: Run) -> list[str]:
-    return [key for line in differences(one.config, two.config) if (key := line.split(": was ")[0]) != "run.seed"]
+    return [key for line in differences(one.made_with, two.made_with) if (key := line.split(": was ")[0]) != "run.seed"]
 
 
 def _value(config: Any, key: str) -> Any:
@@ -211,7 +211,8 @@ def _value(config: Any, key: str) -> Any:
 def _one_a_seed(name: str, runs: Sequence[Run], notes: list[str]) -> list[Run]:
     """Each seed once, a finished run before an unfinished one: the same run counted twice would look like more evidence.
 
-    Of a run in which several experts learn, what concerns it as a whole is noted once.
+    Where some were evaluated at the end, what others came to on the way is left out: it is of other topics, by which weights are chosen,
+    and of weights that need not be the result. Of a run in which several experts learn, what concerns it as a whole is noted once.
     """
 
     def note(said: str) -> None:
@@ -224,14 +225,17 @@ def _one_a_seed(name: str, runs: Sequence[Run], notes: list[str]) -> list[Run]:
             note(f"{name}: {run.folder} has the seed {run.seed} of {by_seed[run.seed].folder} and is left out")
         else:
             by_seed[run.seed] = run
-    for run in by_seed.values():
+    ended = any(run.at_the_end for run in by_seed.values())
+    kept = {seed: run if run.at_the_end or not ended else replace(run, evaluation=None) for seed, run in by_seed.items()}
+    for seed, run in by_seed.items():
         if run.reader.failure is not None:
             note(f"{name}: {run.folder} failed: {run.reader.failure}")
         elif not run.finished:
-            said = f"{len(run.rounds)} of {run.rounds_wanted} rounds" + ("" if run.evaluation else ", not evaluated yet")
+            lacks = ", not evaluated yet" if run.evaluation is None else ", evaluated on the way alone, which does not count"
+            said = f"{len(run.rounds)} of {run.rounds_wanted} rounds" + ("" if kept[seed].evaluation else lacks)
             who = f", expert {run.learner}" if len(run.reader.learners) > 1 else ""
             note(f"{name}{who}: {run.folder} is not finished ({said})")
-    return [by_seed[seed] for seed in sorted(by_seed)]
+    return [kept[seed] for seed in sorted(kept)]
 
 
 # -- files --------------------------------------------------------------------------------------------------------------

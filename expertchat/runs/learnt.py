@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expertchat.folder.embedded import KEY, begun_with
 from expertchat.folder.reader import RunReader
 from expertchat.records import Figure, Metrics, Speaker
+from expertchat.trackers.tracking import FINAL
 
 NO_ARM = "(no arm)"
 
@@ -31,6 +33,12 @@ class Run:
         return self.reader.config
 
     @property
+    def made_with(self) -> Mapping[str, Any]:
+        """The config, with the id of the embedded models where it names such: other ones are other models under the same names."""
+        models = begun_with(self.folder, self.config)
+        return self.config if models is None else {**self.config, KEY: models}
+
+    @property
     def finished(self) -> bool:
         """Whether its end is a result."""
         return self.reader.done and self.reader.failure is None
@@ -40,6 +48,11 @@ class Run:
         """Experts that learn by turns share the rounds; the first one begins."""
         learners = self.reader.learners
         return (self.reader.rounds + len(learners) - 1 - learners.index(self.learner)) // len(learners)
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether its last evaluation is that of the end, on histories of its own."""
+        return self.evaluation is not None and self.evaluation.id.endswith(FINAL)
 
     @property
     def judged(self) -> int:
