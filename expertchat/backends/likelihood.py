@@ -108,7 +108,9 @@ def _pass(backend: LocalBackend, batch: Sequence[_Piece]) -> Iterator[list[Tenso
         yield from engine.continuations([Context(piece.prompt, OWNER) for piece in batch], [piece.replies for piece in batch])
         return
     for piece in batch:
-        yield plain.continuations(backend.model, [(piece.prompt, reply) for reply in piece.replies], backend.pad_id)
+        rows = [(piece.prompt, reply) for reply in piece.replies]
+        each = 1 if backend.max_batch == 1 else len(rows)  # those of some models cannot be padded: each runs alone then
+        yield [logps for i in range(0, len(rows), each) for logps in plain.continuations(backend.model, rows[i : i + each], backend.pad_id)]
 
 
 def _likely(reply: Tokens, logps_T_V: Tensor) -> Likely:
