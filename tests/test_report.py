@@ -27,7 +27,7 @@ from expertchat.report.making import report_of
 from expertchat.report.parts import Report, Verdict
 from expertchat.report.sections.conversations import drift, endings, rank_correlation
 from expertchat.report.subject import Subject, subject_of
-from expertchat.report.told import COSINE, RATING, Told, Values, pooled, read
+from expertchat.report.told import COSINE, RATING, Told, Values, of_categories, pooled, read
 from expertchat.report.transcripts import talks
 from expertchat.report.verdict import verdict_of
 from expertchat.views.report import print_report, print_written
@@ -174,6 +174,20 @@ def test_experts_are_compared_by_the_categories_that_both_have(tmp_path: Path) -
     said = verdict_of(subject_of([tmp_path / "run"])).says  # of n = 0, 2: (4 + 8) / 2 = 6; of 1, 3 in depth alone: 4
     rated = "In 4 dialogues on 4 topics, expert a is rated 5.0 and expert b is rated 5.0"
     assert said == f"{rated}: 0.0 points apart, all alike, which is too little for an interval."
+
+
+def test_side_by_side_a_category_that_is_read_less_often_counts_as_much() -> None:
+    """Depth is rated 4, 3 and 5, clarity 8 and twice null: all numbers together have the mean (4 + 3 + 5 + 8) / 4 = 5, the categories 4
+    and 8 have 6. With clarity 8, 8 and 9 the topics have 6, 5.5 and 7: a mean of 6.17 either way, whose error, .764 / sqrt(3) = .441,
+    reaches by Student's t, 4.303, to 1.90."""
+    topics = ["t0", "t1", "t2"]
+    depth, clarity = Values([4.0, 3.0, 5.0], topics, 0, RATING), Values([8.0], topics[:1], 2, RATING)
+    assert (pooled([depth, clarity]).cell().value, of_categories([depth, clarity]).value) == (5.0, 6.0)
+    whole = [depth, Values([8.0, 8.0, 9.0], topics, 0, RATING)]
+    cell = of_categories(whole)
+    assert cell.value == pytest.approx(pooled(whole).cell().value) == pytest.approx(37 / 6)
+    assert (cell.low, cell.high) == (pytest.approx(37 / 6 - 1.90, abs=0.15), pytest.approx(37 / 6 + 1.90, abs=0.15))
+    assert of_categories([Values()]).value is None
 
 
 def test_experts_of_several_models_are_told(tmp_path: Path) -> None:

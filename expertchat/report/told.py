@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from expertchat.evaluation.statistics import mean_by_cluster
+import numpy
+
+from expertchat.evaluation.by_topic import estimate
+from expertchat.evaluation.draws import Array
+from expertchat.evaluation.statistics import FEW, mean_by_cluster
 from expertchat.folder.reader import RunReader
 from expertchat.report.parts import Cell
 from expertchat.text.likeness import blank
@@ -80,6 +84,28 @@ def pooled(several: Iterable[Values]) -> Values:
         found.numbers += values.numbers
         found.topics += values.topics
     return found
+
+
+def of_categories(several: Iterable[Values]) -> Cell:
+    """The mean of categories' means: categories are rated high and low, so where one could be read less often the others would say more."""
+    known = [values for values in several if values.numbers]
+    if not known:
+        return Cell(None)
+    numbers = [(place, number) for place, values in enumerate(known) for number in values.numbers]
+    topics = [topic for values in known for topic in values.topics]
+    rows_N_2C = numpy.zeros((len(numbers), 2 * len(known)))
+    for row, (place, number) in zip(rows_N_2C, numbers, strict=True):
+        row[2 * place : 2 * place + 2] = number, 1
+
+    def mean(sums: Array) -> Array:
+        with numpy.errstate(invalid="ignore", divide="ignore"):
+            found: Array = (sums[..., ::2] / sums[..., 1::2]).mean(axis=-1)
+        return found
+
+    found = estimate(rows_N_2C, topics, mean, seed=0, resamples=RESAMPLES)
+    least, most = known[0].scale
+    bounds = (found.low, found.high) if found.topics >= FEW else (None, None)
+    return Cell(found.value, *(None if bound is None else min(max(bound, least), most) for bound in bounds))
 
 
 def read(run: RunReader, told: Told, name: str = "") -> None:

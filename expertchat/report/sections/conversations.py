@@ -12,7 +12,7 @@ import numpy
 from expertchat.report.drawing import COLOURS, DASHES, MARKS
 from expertchat.report.parts import Cell, Figure, Number, Section, Shown
 from expertchat.report.subject import Subject
-from expertchat.report.told import Told, Way, of, pooled, read
+from expertchat.report.told import Told, Way, of, of_categories, pooled, read
 from expertchat.text.in_words import STOPPED, line
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def sides(told: Told) -> Shown:
         odd = told.odd.get(who, Counter())
         tokens = [one for own in told.turns[who] for one in own]
         whole = [values for ((subject, _), _), values in told.ratings.items() if subject == who]
-        rated = pooled(whole or of(told.candidates, who))
+        rated = of_categories(whole) if whole else pooled(of(told.candidates, who)).cell()
         rows[who] = [
-            Cell(odd["turns"]), Cell(fmean(tokens) if tokens else None), rated.cell(), pooled(of(told.wim, who)).cell(),
+            Cell(odd["turns"]), Cell(fmean(tokens) if tokens else None), rated, pooled(of(told.wim, who)).cell(),
             pooled(of(told.rewards, who)).cell(), Cell(int(odd["cut"])), Cell(int(odd["blank"])),
         ]  # fmt: skip
     note = "With 95 % intervals that draw whole topics; a dash where nothing is to be had. Rating, WIM and reward are what the others gave."
