@@ -102,6 +102,15 @@ def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPa
     assert ask(["/nothing/there"]).text is None
 
 
+def test_what_the_user_wants_to_see_of_the_queue_hides_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SQUEUE_PARTITION of another one a job that waited was not seen, and its run could be submitted twice."""
+    (tmp_path / "squeue").write_text('#!/bin/sh\necho "${SQUEUE_PARTITION:-all} ${SQUEUE_USERS:-all} ${SLURM_TIME_FORMAT}"\n')
+    (tmp_path / "squeue").chmod(0o755)
+    for name, value in {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SQUEUE_PARTITION": "gpu", "SQUEUE_USERS": "me"}.items():
+        monkeypatch.setenv(name, value)
+    assert ask(["squeue"]).text == "all all standard\n"
+
+
 def test_nothing_is_asked_for_no_job() -> None:
     def never(command: Sequence[str]) -> Said:
         raise AssertionError(command)

@@ -240,6 +240,15 @@ def test_a_record_of_another_version_is_refused(tmp_path: Path, line: str) -> No
     store.close()
 
 
+@pytest.mark.parametrize(("name", "line"), [("transcripts", '{"id":"c0000"}'), ("ratings", '{"transcript":["c0000"]}'),
+                                            ("events", '{"kind":"rating_given","rating":{"value":7}}')])  # fmt: skip
+def test_a_line_that_is_no_record_is_named_where_records_are_counted(tmp_path: Path, name: str, line: str) -> None:
+    opened(tmp_path / "run").close()
+    (tmp_path / "run" / f"{name}.jsonl").write_text(f"{line}\n{line}\n")
+    with pytest.raises(ConfigError, match=f"{name}.jsonl, line 1 is no record of this version"):
+        opened(tmp_path / "run")
+
+
 def test_a_store_that_never_began_leaves_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "run", CONFIG, [])
     store.send(Note(text="loading"))

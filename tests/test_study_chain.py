@@ -116,3 +116,14 @@ def test_hours_come_from_the_plan_where_no_run_tells(tmp_path: Path) -> None:
     assert [job["names"] for job in found["jobs"] if job["gpus"] != "4 x v100"] == [["table"], ["prompted", "rewarded", "the report"]]
     assert all(job["work"] for job in found["jobs"]) and "GPU hours" in found["totals"][0]
     assert any("memory plan: fits on 4 x v100 of 16 GiB" in note for note in found["notes"])
+
+
+def test_a_studys_folder_has_a_name_that_its_steps_can_be_told(tmp_path: Path) -> None:
+    """One in another script was refused, for it had been put in quotes as for Hydra; others failed step by step, with odd remedies."""
+    told(mine(tmp_path), "smoke", "run.dir=été", "--dry-run")
+    script = (tmp_path / "été" / "submission" / "job-talk-0.sh").read_text("utf-8").splitlines()
+    assert script[-1].endswith("smoke 'run.dir=été' view=plain --only talk-0")
+    for name in ("a (b)", "a,b", "[a]", "it's"):
+        with pytest.raises(ConfigError, match="a study's folder stands in the command line of each step") as caught:
+            told(mine(tmp_path), "smoke", f"run.dir={name}", "--dry-run")
+        assert len(caught.value.problems) == 1

@@ -177,28 +177,6 @@ def test_names_with_odd_characters_stay_whole(tmp_path: Path) -> None:
     assert subprocess.run(["bash", "-n", "-c", text], capture_output=True).returncode == 0
 
 
-def test_an_option_of_several_words_stays_one(tmp_path: Path) -> None:
-    """sbatch takes what follows a blank for a directive of its own, and refuses the script."""
-    text = script(cluster=cluster('cluster.options=["--comment=a b", "--mail-type=END", "--exclusive"]'))
-    assert '#SBATCH --comment="a b"\n#SBATCH --mail-type=END\n#SBATCH --exclusive\n' in text
-
-
-def test_what_a_job_submits_is_no_part_of_that_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sbatch hands on all variables: a job would take itself for task 3 of the array 2, and requeue that one."""
-    (tmp_path / "sbatch").write_text("#!/bin/sh\nenv > seen\necho 7\n")
-    (tmp_path / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_CONF", "/etc/own.conf")
-    monkeypatch.setenv("SLURM_TMPDIR", "/scratch")
-    submit("converse", *SMALL, "run.dir=one")
-    assert "SLURM_TMPDIR=/scratch" in Path("seen").read_text()  # where a site gives none, the user may
-    inside = {"SLURM_JOB_ID": "4", "SLURM_ARRAY_JOB_ID": "2", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "2", "SLURM_STEP_ID": "0"}
-    for name, value in inside.items():
-        monkeypatch.setenv(name, value)
-    submit("converse", *SMALL, "run.dir=two")
-    assert [line for line in Path("seen").read_text().splitlines() if line.startswith("SLURM_")] == ["SLURM_CONF=/etc/own.conf"]
-
-
 # -- what is written ----------------------------------------------------------------------------------------------------
 
 
@@ -366,16 +344,6 @@ def test_processes_and_nodes_must_fit_together() -> None:
 def test_environments_must_be_there(tmp_path: Path) -> None:
     assert "make wheelhouse" in problems("converse", f"cluster.wheelhouse={tmp_path}", "--dry-run")[0]
     assert "is no environment" in problems("converse", f"cluster.venv={tmp_path}", "--dry-run")[0]
-
-
-def test_without_slurm_nothing_is_unpacked_on_a_disk_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job ended in its first second, and what it proposed (to set SLURM_TMPDIR) could not help."""
-    given = [f"cluster.{name}={tmp_path}" for name in ("wheelhouse", "archives")]
-    told = problems("converse", "cluster=laptop", *given, "--dry-run")
-    assert [f"set cluster.{name}=null" in one for name, one in zip(("wheelhouse", "archives"), told, strict=True)] == [True, True]
-    monkeypatch.setenv("EXPERTCHAT_WHEELHOUSE", str(tmp_path))
-    monkeypatch.setenv("EXPERTCHAT_ARCHIVES", str(tmp_path))
-    submit("converse", *SMALL, "cluster=laptop", "run.dir=one", "--dry-run")
 
 
 def test_without_sbatch_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,21 +89,30 @@ class Store(RunFolder):
         assert self._expected is not None
         counts: dict[str, list[int]] = defaultdict(lambda: [0] * (len(RECORDS) + 1))
         wanted: dict[str, tuple[int, ...]] = {}
-        for index, name in enumerate(RECORDS):
-            for _, line in read_lines(self.folder / f"{name}.jsonl"):
-                counts[line.get("transcript", "")][index] += 1
-        for _, line in read_lines(self.folder / "events.jsonl"):
-            if conversation := _conversation_of(line):
-                counts[conversation][-1] += 1
-        for _, line in read_lines(self.folder / "transcripts.jsonl"):
-            speakers = [turn["speaker"] for turn in line["turns"]]
-            records = self._expected(speakers)
-            none = [0] * (len(RECORDS) - len(records))
-            wanted[line["id"]] = (*records, *none, sum(records) + len(speakers) + 3)  # started, each turn, finished, judged
+        places = {name: index for index, name in enumerate(RECORDS)}
+
+        def count(name: str, line: dict[str, Any]) -> None:
+            if name in places:
+                counts[line.get("transcript", "")][places[name]] += 1
+            elif name == "events":
+                if conversation := _conversation_of(line):
+                    counts[conversation][-1] += 1
+            else:
+                speakers = [turn["speaker"] for turn in line["turns"]]
+                records = expected(speakers)
+                none = [0] * (len(RECORDS) - len(records))
+                wanted[line["id"]] = (*records, *none, sum(records) + len(speakers) + 3)  # started, each turn, finished, judged
+
+        expected = self._expected
+        self._each(count, *RECORDS, "events", "transcripts")
         self.done = {name for name, numbers in wanted.items() if tuple(counts[name]) == numbers}
-        for path, n, line in self._lines("topics", "transcripts", "answers", *RECORDS, "events"):
+        self._each(self._take, "topics", "transcripts", "answers", *RECORDS, "events")
+
+    def _each(self, take: Callable[[str, dict[str, Any]], None], *names: str) -> None:
+        """Give `take` the name of the file and each line. Raises ConfigError with the place of a line that is no record."""
+        for path, n, line in self._lines(*names):
             try:
-                self._take(path.stem, line)
+                take(path.stem, line)
             except (ValidationError, KeyError, TypeError) as error:
                 why = str(error).splitlines()[0]
                 raise ConfigError(f"{path}, line {n} is no record of this version ({why}); restore it or name another run.dir") from None

@@ -37,6 +37,15 @@ class ClusterConfig(Group):
     signal_seconds: int = Field(ge=10, le=3600)
     requeues: int = Field(ge=0, le=1000)
 
+    @field_validator("time", mode="before")
+    @classmethod
+    def _clock(cls, value: object) -> object:
+        """A file's 3:00:00 without quotes comes as 10800, for so YAML has it, and would be minutes."""
+        if not isinstance(value, int) or value < 3600:
+            return value
+        clock, days = f"{value // 3600}:{value // 60 % 60:02}:{value % 60:02}", f"{value // 1440}-{value // 60 % 24}:{value % 60:02}"
+        raise ValueError(f'is {clock} without quotes to YAML, or so many minutes; write "{clock}" with quotes, or "{days}"')
+
     @field_validator("time")
     @classmethod
     def _time(cls, text: str) -> str:

@@ -153,7 +153,8 @@ def states(jobs: Sequence[str], run: Run | None = None) -> Answer:
 
 def ask(command: Sequence[str]) -> Said:
     """Run a command of Slurm on this machine."""
-    environment = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}  # they would hide jobs
+    environment = {**own, "SLURM_TIME_FORMAT": "standard"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, env=environment, check=False)
     except FileNotFoundError:

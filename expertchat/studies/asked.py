@@ -59,6 +59,9 @@ def asked(arguments: Sequence[str]) -> Asked:
         raise ConfigError([*problems, *error.problems]) from None
     short = name if name in known else Path(name).stem
     folder = Path(place or f"runs/study-{short}-{size}").expanduser()
+    if not _can_stand_in_words(str(folder)):
+        why = "stands in the command line of each step, which takes no commas, brackets, quotes or equals signs in it"
+        problems.append(f"run.dir={place}: a study's folder {why}; name another folder")
     whole = next(one for one in get_args(Size) if one == size)
     try:
         steps = tuple(steps_of(study, whole, folder, values, more))
@@ -70,6 +73,14 @@ def asked(arguments: Sequence[str]) -> Asked:
     kept = tuple(word for word in words if not word.startswith(("view=", "run.dir=")))
     again = (name, whole, *kept, *([f"run.dir={place}"] if place else []))
     return Asked(short, whole, known.get(name) or Path(name), study, steps, folder, kept, again, only, "--list" in rest, view)
+
+
+def _can_stand_in_words(folder: str) -> bool:
+    """Whether the overrides of a step can name the folder as it is."""
+    from expertchat.command.overrides import mended, parsed
+
+    one = parsed(mended(f"run.dir={folder}/step"))
+    return one is not None and not one.is_sweep_override() and str(one.value()) == f"{folder}/step"
 
 
 def _only(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

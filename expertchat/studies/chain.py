@@ -66,13 +66,13 @@ class Link:
 
 def run_submit_study(arguments: Sequence[str], show: Show) -> int:
     """Check, write and submit the steps that are not done, show the chain. Returns 0; raises ConfigError with everything that is wrong."""
-    arguments = without_secrets([mended(word) for word in arguments])
+    arguments = without_secrets(arguments)
     flags = [word for word in arguments if word in FLAGS]
     ours = [word for word in arguments if word.startswith(("cluster=", "cluster."))]
-    wanted = asked([word for word in arguments if word not in flags and word not in ours])
+    wanted = asked([word for word in arguments if word not in flags and word not in ours])  # a study's words have no grammar of Hydra's
     if wanted.only or wanted.lists:
         raise ConfigError("submit study: takes the whole study; --only and --list are of `expertchat study`")
-    cluster: ClusterConfig = load("submit", ours).cluster
+    cluster: ClusterConfig = load("submit", [mended(word) for word in ours]).cluster
     place = Path(os.path.abspath(wanted.folder))
     links = _links(wanted, cluster, place / SUBMISSION)
     _check(wanted, links, place, "--force" in flags, "--dry-run" in flags)
@@ -162,7 +162,7 @@ def _checked(step: Step, link: Link, left: set[str], place: Path) -> Checked:
     command = COMMANDS[step.command]
     if not command.jobs:  # a matter of minutes
         return Checked()
-    words, reads = list(step.words), [name for name in step.after if name in left]
+    words, reads = [mended(word) for word in step.words], [name for name in step.after if name in left]
     later = [f"is checked when it begins: it reads {_some(reads)}"] if reads else []
     try:
         if command.overrides is not None:
