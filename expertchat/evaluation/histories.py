@@ -46,9 +46,9 @@ class Plan:
 def plans(
     learner: Speaker, topics: Sequence[Topic], most_turns: int, count: int, seats: Sequence[Speaker] = SEATS, before: int = 0
 ) -> list[Plan]:
-    """`count` histories: topics by turns, and each topic in all lengths from 1 to `most_turns` by turns, its neighbour a turn longer (a Latin
-    square), so any beginning is balanced. With most_turns=0 nobody has spoken before: the learner opens. Their numbers go on after the
-    `before` that there are."""
+    """`count` histories: topics by turns, and each topic in all lengths from 1 to `most_turns` by turns, its neighbour a turn longer (a
+    Latin square), so any beginning is balanced. With most_turns=0 nobody has spoken before: the learner opens. Their numbers go on after
+    the `before` that there are."""
     found = []
     for i in range(count):
         name = f"evaluation-{learner}/h{before + i:04d}"
