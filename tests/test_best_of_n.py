@@ -31,7 +31,9 @@ from expertchat.experts.registry import family_class
 from expertchat.folder.reader import RunReader
 from expertchat.records import Demonstration, Selection
 from expertchat.sources.config import SourceConfig
+from expertchat.sources.prompted import prompt_rows
 from expertchat.sources.read import read_items
+from expertchat.sources.rows import Row, Table
 from expertchat.sources.words import as_overrides
 from expertchat.views.choosing import ChoosingView
 from tests import trained_runs
@@ -260,6 +262,15 @@ def test_what_does_not_go_together_is_said(words: Sequence[str], says: str) -> N
     with pytest.raises(ConfigError) as caught:
         config_of(*words)
     assert says in "\n".join(caught.value.problems)
+
+
+def test_a_table_without_prompts_is_told_with_the_columns_that_it_has() -> None:
+    """posts.csv of `expertchat posts` has one column, Posts."""
+    table = Table("posts.csv", ["Posts"], [Row(2, {"Posts": "My cat is missing."})], "row")
+    with pytest.raises(ConfigError, match=r"source.columns.topic=NAME \(the columns are 'Posts'\)"):
+        list(prompt_rows(table, SourceConfig(path=["posts.csv"]), lambda note: None))
+    named = SourceConfig.model_validate({"path": ["posts.csv"], "columns": {"prompt": "Posts"}})
+    assert [row.turns[0].text for row in prompt_rows(table, named, lambda note: None)] == ["My cat is missing."]
 
 
 def test_a_chooser_that_judges_its_choice_in_another_form_is_warned_of(tmp_path: Path, table: Path) -> None:

@@ -61,7 +61,7 @@ def test_counts_add_up(clauses: list[str]) -> None:
 def test_plans_are_balanced_from_the_first_on() -> None:
     topics = [Topic(id="x", text=text, source="list") for text in TOPICS]
     found = plans("a", topics, 4, 24)
-    # the first of three topics begins with length 1, the next ones with 2 and 3; each pass over the topics is a turn longer, 4 + 1 is 1
+    # the first of three topics begins with length 1, the next with 2 and 3; each pass over the topics is a turn longer, 4 + 1 is 1 again
     assert [p.turns for p in found[:12]] == [1, 2, 3, 2, 3, 4, 3, 4, 1, 4, 1, 2]
     # 24 = 3 topics of 4 lengths, each twice
     assert set(Counter((p.topic.text, p.turns) for p in found).values()) == {2}

@@ -348,7 +348,7 @@ def test_the_command_shows_what_was_said_and_where(said: Callable[..., tuple[int
         (["pairs.csv"], "nobody judges; name one"),
         (["judge=length"], "source.path: names nothing"),
         (["nothing.csv", "judge=length"], "no such file"),
-        (["pairs.csv", "judge=pairwise", "model=embedded_llama"], "have no `compare`"),
+        (["pairs.csv", "judge=pairwise", "model=embedded_llama"], "nothing else: take judges.pairwise.form=expected, or another model"),
         (["pairs.csv", "judge=own"], "judges.own.of: has no value"),
         (["pairs.csv", "judge=lenght"], "there is no judge 'lenght'; did you mean length?"),
         (["pairs.csv", "judge=expected", "judges.expected.form=loud"], "form"),

@@ -118,6 +118,9 @@ def test_a_rule_called_truth_and_the_yardstick_are_two_rows() -> None:
     length = next(part for part in of_card(card, "judges") if isinstance(part, Shown) and part.title == "Length")
     assert list(length.rows) == ["truth (rule)", "first (pairwise)", "the truth"]
     assert str(said_of_card(card)).startswith("2 judges on ")  # the yardstick judges nothing
+    for row in card["judges"]:
+        row["figures"] = {key: {**one, "flag": one["flag"] and "too_small"} for key, one in row["figures"].items()}
+    assert str(said_of_card(card)).endswith("That is too little to show whether one has a bias.")  # and not that none has
 
 
 def test_a_card_in_a_report_is_drawn_as_often_as_the_audit_draws() -> None:

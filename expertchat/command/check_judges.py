@@ -47,7 +47,8 @@ def wordings(config: LabConfig) -> Problems:
         else:
             shown = judge.examples or config.judging.examples
             lacking = lacks(prompts, principles, judge.reference or config.judging.references is not None, bool(shown))
-        remedy = f"take form=expected, prompts@judges.{name}.model.prompts=standard, or another model"
+        remedy = f"take judges.{name}.form=expected, prompts@judges.{name}.model.prompts=standard, or another model"
         if judge.model.family == "world":
-            remedy = "the embedded models were trained to rate categories and nothing else: take form=expected, or another model"
+            knows = "the embedded models were trained to rate categories and nothing else"
+            remedy = f"{knows}: take judges.{name}.form=expected, or another model"
         yield from (f"judges.{name}: the wordings of its model (family {judge.model.family}) {one}; {remedy}" for one in lacking)

@@ -170,7 +170,7 @@ class RunReader:
         return () if learner is None else self.seats[:1] if learner == "one" else (str(learner),)
 
     def evaluation(self, learner: Speaker, what: str) -> Path:
-        """A file of evaluations/ by its name, with {} for the learner's seat in its held-out dialogues: who learns alone has the first one."""
+        """A file of evaluations/ by its name, {} in it for the learner's seat in held-out dialogues: who learns alone has the first."""
         return self.folder / "evaluations" / what.format(SEATS[0] if learner == ALONE else learner)
 
     @property

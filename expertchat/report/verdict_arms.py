@@ -57,7 +57,8 @@ def _not_judged(subject: Subject) -> Verdict | None:
         return None
     runs = f" in {len(subject.trained)} runs" if len(subject.trained) > 1 else ""
     cannot = unfinished(subject) or "Whether who has learnt has become better is not known from this."
-    return Verdict(f"{counted(rounds, 'round')} {'is' if rounds == 1 else 'are'} done{runs}; nothing was held against the base yet.", cannot)
+    done = f"{counted(rounds, 'round')} {'is' if rounds == 1 else 'are'} done{runs}"
+    return Verdict(f"{done}; nothing was held against the base yet.", cannot)
 
 
 # -- what came out --------------------------------------------------------------------------------------------------------------

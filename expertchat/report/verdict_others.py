@@ -154,7 +154,7 @@ def said_of_card(card: Mapping[str, Any] | None) -> str | None:
     judges = [row for row in card["judges"] if row["judge"] != THE_TRUTH] if card is not None else []
     if card is None or not judges:
         return None
-    said = f"{counted(len(judges), 'judge')} on {card['items']:,} items"
+    said = f"{counted(len(judges), 'judge')} on {counted(card['items'], 'item')}"
     called = list(zip(names(judges), (row["figures"] for row in judges), strict=True))
     right = [(one["agreement"], who) for who, one in called if one["agreement"]["value"] is not None]
     if right and card["against"]:
@@ -163,7 +163,9 @@ def said_of_card(card: Mapping[str, Any] | None) -> str | None:
         share = rate(best["value"], best["low"], best["high"], f"{best['n']:,} pairs")
         said += f": {who} agrees with {AGAINST[card['against']]} most often, in {share}; {better} of {len(right)} better than chance"
     wrong = [f"{who}, {finding(key, one[key]).partition(': ')[2]}" for who, one in called for key in FLAGGED if one[key]["flag"] == "bias"]
-    return f"{said}. " + (f"A bias shows: {'; '.join(wrong)}." if wrong else "None shows a bias.")
+    flags = {one[key]["flag"] for _, one in called for key in FLAGGED}
+    none = "None shows a bias." if "none" in flags else "That is too little to show whether one has a bias."
+    return f"{said}. " + (f"A bias shows: {'; '.join(wrong)}." if wrong else none)
 
 
 def _judged(run: RunReader) -> str | None:

@@ -49,11 +49,12 @@ def read_table_text(path: Path, encoding: str | None, say: Say) -> str:
 def named(numbers: list[int], word: str) -> str:
     """Rows as a message names them: "rows 3, 7 and 9", of many the first and how many more.
 
-    >>> named([3, 7, 9], "row"), named([4], "row")
-    ('rows 3, 7, 9', 'row 4')
+    >>> named([3, 7, 9], "row"), named([4], "row"), named([1, 2], "entry")
+    ('rows 3, 7, 9', 'row 4', 'entries 1, 2')
     """
     more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-    return f"{word}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:SHOWN]))}{more}"
+    several = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{several if len(numbers) > 1 else word} {', '.join(map(str, numbers[:SHOWN]))}{more}"
 
 
 def _found(path: Path, raw: bytes, say: Say) -> str:

@@ -35,9 +35,10 @@ def prompt_rows(table: Table, config: SourceConfig, say: Say, more: str | None =
     """
     columns = context_columns(config.columns, table.columns, table.name)
     if not {"prompt", "topic"} & columns.keys():
+        shown = ", ".join(repr(one[:40]) for one in table.columns[:30])
         raise ConfigError(
             f"source.path: {table.name} has no column of prompts ({', '.join(OTHERS['prompt'])}), nor one of topics; name it with "
-            "source.columns.prompt=NAME or source.columns.topic=NAME"
+            f"source.columns.prompt=NAME or source.columns.topic=NAME (the columns are {shown})"
         )
     if more is not None and more not in table.columns:
         raise ConfigError(f"rule_text=column:{more}: {table.name} has no such column{near(more, table.columns)}")

@@ -47,7 +47,7 @@ def taught_rows(table: Table, config: DataConfig, wording: Wording, say: Say) ->
     """The rows of a table in their order. Raises ConfigError for columns that are not there and for rows that hold nothing."""
     form, columns = _form(table, config.columns)
     shown = ", ".join(f"{key} {column}" for key, column in columns.items())
-    say(f"{table.name}: {len(table.rows)} rows, {shown}; others: data.columns.KEY=NAME")
+    say(f"{table.name}: {len(table.rows)} row{'' if len(table.rows) == 1 else 's'}, {shown}; others: data.columns.KEY=NAME")
     return _Maker(table, form, columns, wording).rows()
 
 

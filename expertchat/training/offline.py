@@ -371,8 +371,8 @@ class Offline(ABC, Generic[C]):
         return self._finish(self._summary() | {"best": best, "adapter": str(place), "evaluation": figures})
 
     def no_better(self, now: Figure) -> str | None:
-        """Why what was learnt may be worth nothing: rounds are measured by the same rows or dialogues as the base, the end (`now`) by others
-        where it is held out from those that choose."""
+        """Why what was learnt may be worth nothing. Rounds are measured by the same rows or dialogues as the base; the end (`now`) by other
+        ones where some are kept to choose by."""
         base = self.store.metrics[f"evaluation-{SEAT}-0000"].figures.get(self.figure)
         found, when = (self.best[1], "at best") if self.best else (now, "now")
         if not isinstance(base, int | float) or not isinstance(found, int | float) or self.better(found, base):
