@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from expertchat.backends.base import Decoding, GenerateRequest
+from expertchat.backends.layouts import context_of
 from expertchat.backends.local import LocalBackend
 from expertchat.records import Message
 from tests import tiny
@@ -64,3 +65,10 @@ def test_without_a_context_length_every_row_is_as_transformers_has_it(kind: str)
             model(torch.arange(5, 5 + 2 * USUAL)[None] % 400)
             assert torch.allclose(model(ids).logits, wanted, atol=1e-5)
     assert any(f"where a row has more than {USUAL} tokens" in note for note in backend.info.notes)
+
+
+@pytest.mark.parametrize(("kind", "context"), [("phi3", USUAL), ("llama", USUAL)])
+def test_the_plan_and_the_checks_know_that_context_from_the_settings(kind: str, context: int) -> None:
+    assert context_of(model_of(kind).config.to_dict()) == context  # as transformers writes them
+    assert context_of(KINDS[kind]) == context  # as older versions wrote them
+    assert context_of({"max_position_embeddings": 512, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}) == 512

@@ -83,3 +83,13 @@ def has_linear_experts(model_type: object) -> bool:
 def fused_experts(name: str) -> bool:
     """Whether a tensor of this name holds all experts of a layer."""
     return name.endswith(tuple(f".experts.{leaf}" for leaf in FUSED))
+
+
+def context_of(settings: Mapping[str, Any]) -> int | None:
+    """The context length by a config.json: with LongRoPE (Phi-3 and 4 mini) that of its first training, which every row has (rotary.py)."""
+    rope = settings.get("rope_parameters") or settings.get("rope_scaling")
+    rope = rope if isinstance(rope, Mapping) else {}
+    long = (rope.get("rope_type") or rope.get("type")) in ("longrope", "su")
+    first = rope.get("original_max_position_embeddings") or settings.get("original_max_position_embeddings") if long else None
+    known = first or settings.get("max_position_embeddings")
+    return known if isinstance(known, int) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from expertchat.backends.folders import embedder_problem, find_here, settings_of, tensor_shapes
 from expertchat.backends.gguf import is_gguf, lacks_package
-from expertchat.backends.layouts import experts_of, fused_experts
+from expertchat.backends.layouts import context_of, experts_of, fused_experts
 from expertchat.backends.learnt import find_learnt, misfit
 from expertchat.backends.loading import embedder_path, other_embedder
 from expertchat.backends.reward_folders import problem_for
@@ -218,8 +218,8 @@ def loading_problems(seat: str, config: ModelConfig, folder: Path | None) -> Ite
 
 def context_problems(seat: str, config: ModelConfig, folder: Path | None) -> Iterator[str]:
     """Replies that fill the whole context, so that no prompt has room beside them."""
-    known = settings_of(folder).get("max_position_embeddings") if folder is not None else 4096 if config.backend == "scripted" else None
-    context = config.context_length or (known if isinstance(known, int) else None)
+    known = context_of(settings_of(folder)) if folder is not None else 4096 if config.backend == "scripted" else None
+    context = config.context_length or known
     if context is None:
         return
     name = "context_length" if config.context_length else "its model"

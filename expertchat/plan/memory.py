@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from expertchat.backends.layouts import ATTENTION, LAYOUTS, LINEAR, layout_of
+from expertchat.backends.layouts import ATTENTION, LAYOUTS, LINEAR, context_of, layout_of
 from expertchat.backends.scoring import MOST
 
 GIB = 2**30
@@ -86,7 +86,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
             out_bias=says(layout.out_bias),
             mlp_bias=says(layout.mlp_bias),
             qk_norm=layout.qk_norm,
-            context=int(config.get("max_position_embeddings") or 0),
+            context=context_of(config) or 0,
             layout=kind.removesuffix(LINEAR),
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from expertchat.backends.folders import find_folder, settings_of
 from expertchat.backends.gguf import is_gguf
+from expertchat.backends.layouts import context_of
 from expertchat.backends.rendering import Renderer
 from expertchat.config import ConfigError
 from expertchat.records import Demonstration
@@ -51,7 +52,7 @@ def encoder_of(config: SftConfig) -> Encoder:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path={model.path}: its tokenizer cannot be read ({str(error).splitlines()[0]})") from None
-    context = model.context_length or settings_of(folder).get("max_position_embeddings") or CONTEXT
+    context = model.context_length or context_of(settings_of(folder)) or CONTEXT
     return Encoder(Renderer(tokenizer, shown_path(model.path), model.thinking), tokenizer, min(config.train.max_tokens or context, context))
 
 
