@@ -65,7 +65,8 @@ def _quoted(text: str) -> str:
     one = parsed(f"a={text}")
     if one is not None and not one.is_sweep_override() and not isinstance(one.value(), dict | list):
         return text
-    return '"' + text.strip('"').replace("\\", "\\\\").replace('"', '\\"') + '"'
+    bare = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    return '"' + bare.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _split(text: str) -> list[str]:

@@ -159,8 +159,12 @@ def resume(seen: Seen) -> str:
     if seen.submission is not None and not seen.submission.jobs:  # of a dry run
         return shlex.join([seen.submission.starter, str(folder / PLACE.parent / "job.sh")])
     named = any(re.match(r"\+*run\.dir=", word) for word in words)
-    place = str(folder) if re.fullmatch(r"[\w./@+-]+( [\w./@+-]+)*", str(folder)) else '"{}"'.format(str(folder).replace('"', '\\"'))
-    return shlex.join(words if named else [*words, f"run.dir={place}"])  # in quotes for the config's grammar, then for the shell
+    if named:
+        return shlex.join(words)
+    from expertchat.command.overrides import corrected  # Hydra's grammar, which few need
+
+    word = f"run.dir={folder}"
+    return f"{shlex.join(words)} {corrected(word) or shlex.quote(word)}"
 
 
 def as_csv(rows: Sequence[Row]) -> str:
