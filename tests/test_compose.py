@@ -72,6 +72,14 @@ def test_an_experiment_of_another_command_is_told_whose_it_is(more: tuple[str, .
     ]
 
 
+def test_so_is_an_experiment_that_chooses_in_no_group() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("converse", ["+experiment=embedded_both", "conversation.count=x"])
+    first, second = caught.value.problems
+    assert first.startswith("+experiment=embedded_both: is no experiment of converse, it belongs to online_dpo")
+    assert second.startswith("conversation.count")
+
+
 # -- there and back -------------------------------------------------------------------------------------------------------
 
 

@@ -36,9 +36,12 @@ def config_class(command: str) -> type[Group]:
 def compose(command: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The plain values of a command's config. Raises ConfigError with every problem."""
     try:
-        return values(compose_dict(command, overrides))
+        found = values(compose_dict(command, overrides))
     except ERRORS as error:
         raise ConfigError(problems_of(command, overrides) or hydra_says(error)) from None
+    if any(_of_another(command, override) for override in overrides):
+        raise ConfigError(problems_of(command, overrides))
+    return found
 
 
 def load(command: str, overrides: Sequence[str] = ()) -> Any:
@@ -165,10 +168,11 @@ def sorted_out(command: str, overrides: Sequence[str]) -> tuple[list[str], dict[
     """The overrides that Hydra takes together, and its error about each of the others."""
     good: list[str] = []
     failed: dict[str, Exception] = {}
-    waiting = list(overrides)
+    strange: dict[str, Exception] = {override: error for override in overrides if (error := _of_another(command, override))}
+    waiting = [override for override in overrides if override not in strange]
     with contextlib.suppress(*ERRORS):  # the usual case, and many times as fast as one after the other
         OmegaConf.to_container(compose_dict(command, waiting), resolve=True)
-        return waiting, {}
+        return waiting, strange
     while waiting:
         failed = {}
         for override in waiting:
@@ -180,7 +184,24 @@ def sorted_out(command: str, overrides: Sequence[str]) -> tuple[list[str], dict[
         if len(failed) == len(waiting):  # an override may need another one that stands after it
             break
         waiting = list(failed)
-    return good, failed
+    return good, strange | failed
+
+
+class _OfAnother(ValueError):
+    """A file of an added group that sets keys which its command has not."""
+
+
+def _of_another(command: str, override: str) -> _OfAnother | None:
+    """Whether the file that +experiment=NAME chooses sets at the top what this command has not; Hydra would take it."""
+    key, _, name = override.lstrip("+").partition("=")
+    file = conf_dir() / key / f"{name}.yaml"
+    if not override.startswith("+") or key not in COMMANDS[command].added or name not in _options(key):
+        return None
+    text = file.read_text("utf-8")
+    if not text.startswith("# @package _global_"):
+        return None
+    unknown = set(OmegaConf.create(text)) - {"defaults", *config_class(command).model_fields}
+    return _OfAnother(f"{', '.join(sorted(map(str, unknown)))}: unknown to {command}") if unknown else None
 
 
 def without_wrong(command: str, overrides: Sequence[str]) -> tuple[Any, list[str], list[str]]:
@@ -211,6 +232,8 @@ def _touches(one: str, two: str) -> bool:
 
 def explain(command: str, override: str, error: Exception, good: Sequence[str]) -> str:
     """Hydra's error about one override with a remedy, a problem a line."""
+    if isinstance(error, _OfAnother):
+        return _of_others(command, override, error)
     message = f"{error}\n{error.__cause__ or ''}"
     key, _, value = override.lstrip("+~").partition("=")
     if isinstance(error, MissingConfigException) and error.options is not None:
