@@ -72,12 +72,13 @@ def test_an_experiment_of_another_command_is_told_whose_it_is(more: tuple[str, .
     ]
 
 
-def test_so_is_an_experiment_that_chooses_in_no_group() -> None:
+@pytest.mark.parametrize(("command", "wrong"), [("converse", "conversation.count=x"), ("judge", "repeats=x")])  # judge has no experiments
+def test_so_is_an_experiment_that_chooses_in_no_group(command: str, wrong: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load("converse", ["+experiment=embedded_both", "conversation.count=x"])
-    first, second = caught.value.problems
-    assert first.startswith("+experiment=embedded_both: is no experiment of converse, it belongs to online_dpo")
-    assert second.startswith("conversation.count")
+        load(command, ["+experiment=embedded_both", wrong])
+    first, second = [problem for problem in caught.value.problems if not problem.startswith("source.")]
+    assert first.startswith(f"+experiment=embedded_both: is no experiment of {command}, it belongs to online_dpo")
+    assert second.startswith(wrong.partition("=")[0])
 
 
 # -- there and back -------------------------------------------------------------------------------------------------------

@@ -188,14 +188,14 @@ def sorted_out(command: str, overrides: Sequence[str]) -> tuple[list[str], dict[
 
 
 class _OfAnother(ValueError):
-    """A file of an added group that sets keys which its command has not."""
+    """A file of a group (+experiment=NAME) that sets keys which its command has not."""
 
 
 def _of_another(command: str, override: str) -> _OfAnother | None:
     """Whether the file that +experiment=NAME chooses sets at the top what this command has not; Hydra would take it."""
     key, _, name = override.lstrip("+").partition("=")
     file = conf_dir() / key / f"{name}.yaml"
-    if not override.startswith("+") or key not in COMMANDS[command].added or name not in _options(key):
+    if not override.startswith("+") or name not in _options(key):
         return None
     text = file.read_text("utf-8")
     if not text.startswith("# @package _global_"):
