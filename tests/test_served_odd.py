@@ -14,6 +14,7 @@ from expertchat.backends.loading import client_for
 from expertchat.backends.served.backend import ServedBackend
 from expertchat.backends.served.client import IN_A_ROW, wait_for
 from expertchat.backends.served.pieces import text_of
+from expertchat.backends.served.reading import without
 from expertchat.backends.served.terms import Terms
 from expertchat.backends.served.trouble import Failed, OddAnswer, trouble_of
 from expertchat.backends.template import PLACEHOLDER
@@ -260,3 +261,11 @@ def test_a_name_with_a_suffix_is_the_model(stub: Stub) -> None:
         connected(stub, "experts.b.model='x:floor'")
     with pytest.raises(ConfigError, match=r"The model `m:floor` does not exist"):  # it was asked for, and this server does not know it
         connected(stub, "experts.b.model='m:floor'")
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [("Depth: 7", " 7"), ("depths: 7", "depths: 7"), ("Missing: x\nDepth: 7", " 7"), ("Depths 7", "Depths 7"), ("  Depth 7", " 7")],
+)
+def test_what_was_begun_is_taken_off_where_its_word_ends(said: str, left: str) -> None:
+    assert without(said, "Missing: x\nDepth:" if ":" in said else "Depth") == left

@@ -149,8 +149,10 @@ def _least(rows: Sequence[Row]) -> str:
     many = "-".join(map(str, dict.fromkeys((topics[0], topics[-1]))))
     if min(least) >= 50:
         return f" {many} topics can show of no win rate that it is not 50."
-    points = " to ".join(dict.fromkeys((f"{min(least):.1f}", f"{max(least):.1f}")))
-    return f" {many} topics miss a win rate that is less than {points} points from 50 one time in five or more."
+    told = [points for points in least if points < 50]
+    points = " to ".join(dict.fromkeys((f"{min(told):.1f}", f"{max(told):.1f}")))
+    rest = ", and show of no win rate that it is not 50 in the other arms" if len(told) < len(least) else ""
+    return f" {many} topics miss a win rate that is less than {points} points from 50 one time in five or more{rest}."
 
 
 def _control(rows: Sequence[Row]) -> str:

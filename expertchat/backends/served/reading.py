@@ -129,6 +129,12 @@ def without(text: str, prefix: str) -> str:
     """A text that was asked to go on after `prefix`, without that, which it may have begun with again, in whole or its last line."""
     begun = text.lstrip()
     for start in (prefix.strip(), prefix.strip().rpartition("\n")[2]):
-        if start and begun.startswith(start):
+        if start and begun.startswith(start) and not _within_word(begun, len(start)):
             return begun[len(start) :]
     return text
+
+
+def _within_word(text: str, at: int) -> bool:
+    """Whether a place lies within a word, of the scripts that write words apart and have two cases."""
+    around = text[at - 1 : at + 1]
+    return len(around) == 2 and all(letter.lower() != letter.upper() for letter in around)
