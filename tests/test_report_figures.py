@@ -31,6 +31,7 @@ from expertchat.report.sections.lookup import lookup
 from expertchat.report.sections.studies import _parts
 from expertchat.report.sections.training import training
 from expertchat.report.shapes import Axis, Point, Row, Series, beside, curves, forest, histogram
+from expertchat.report.verdict import verdict_of
 from expertchat.report.writing import _plain
 from expertchat.runs.arms import arms_of
 from expertchat.views.report import _curves
@@ -151,7 +152,7 @@ def test_curves_and_tables_hold_what_the_files_hold(run: Path) -> None:
     assert tables(section)["The last evaluation"].rows["win rate, %"][0] == Cell(75.0, 60.0, 90.0)
     assert section.lead[0] == "After round 2: 75.0 % (60.0 to 90.0) of 40 replies win against the base's, judged by truth."
     every = tables(lookup(subject(run)))["Every figure of the evaluations"]
-    assert list(map(str, every.rows["win_rate"])) == ["0.5", "0.75 (0.6 to 0.9)"] and "win_rate_low" not in every.rows
+    assert list(map(str, every.rows["win_rate"])) == ["0.5", "0.75 (0.60 to 0.90)"] and "win_rate_low" not in every.rows
 
 
 def test_the_end_is_told_of_the_weights_that_were_kept(run: Path) -> None:
@@ -162,6 +163,8 @@ def test_the_end_is_told_of_the_weights_that_were_kept(run: Path) -> None:
         (run / "metrics.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
         section = training(subject(run))
         assert section is not None and section.lead[0].startswith(f"{says}: 75.0 %")
+        found = verdict_of(subject(run)).says
+        assert f"rounds of DPO (kept: the weights of {'round 1' if kept else 'the base'}), expert a is " in found
         assert tables(section)["The last evaluation"].note.startswith(f"{says}, on histories of its own")
         assert tables(lookup(subject(run)))["Every figure of the evaluations"].columns[-1] == f"round {kept}, at the end"
 

@@ -287,7 +287,7 @@ def test_tables_have_what_is_there_and_say_what_others_reported(tmp_path: Path) 
     (tmp_path / "said" / "said.json").write_text('{"words": 2.5, "words_low": 2, "words_high": 3.25}')
     shown = tables_of(study(), made)["first"]
     assert {row: [str(cell) for cell in cells] for row, cells in shown.rows.items()} == {
-        "talked, 0": ["4", "–"], "talked, 1": ["4", "–"], "said": ["4", "2.5 (2 to 3.25)"], "they": ["3", "–"],
+        "talked, 0": ["4", "–"], "talked, 1": ["4", "–"], "said": ["4", "2.5 (2.0 to 3.2)"], "they": ["3", "–"],
     }  # fmt: skip
     text = markdown(shown)
     assert "| *they* | 3 | – |" in text and "nothing of it was measured here" in text
@@ -308,7 +308,7 @@ def test_a_list_in_a_file_is_a_row_for_each_entry(tmp_path: Path) -> None:
     arms = [{"arm": "wim", "win": 0.5, "win_low": 0.25, "win_high": 0.75}, {"arm": "mixed"}, {"arm": "wim", "win": 1}]
     (made[0].folder / "arms.json").write_text(json.dumps({"rows": arms}))
     rows = tables_of(file, made)["a"].rows
-    assert {name: str(cells[0]) for name, cells in rows.items()} == {"wim": "0.5 (0.25 to 0.75)", "mixed": "–", "wim (2)": "1"}
+    assert {name: str(cells[0]) for name, cells in rows.items()} == {"wim": "0.50 (0.25 to 0.75)", "mixed": "–", "wim (2)": "1"}
 
 
 def test_a_list_of_values_may_be_one_for_each_size_or_a_word(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_figure_is_found_by_its_path_or_is_none(tmp_path: Path) -> None:
     held = {"b": [0.5, 0.4, 0.6], "c": {"value": 1, "low": 0, "high": 2}, "d": None, "e": {"mean": 3, "n": 1}, "f": {"x": 5}}
     (tmp_path / "summary.json").write_text(json.dumps({"a": held}))
     assert [str(cell_of(tmp_path, path)) for path in ("a.b", "a.c", "a.d", "a.e", "a.f.*", "a.*", "a.x.y", "other.json:a")] == [
-        "0.5 (0.4 to 0.6)", "1 (0 to 2)", "–", "3", "5", "–", "–", "–",
+        "0.50 (0.40 to 0.60)", "1.0 (0.0 to 2.0)", "–", "3", "5", "–", "–", "–",
     ]  # fmt: skip
 
 

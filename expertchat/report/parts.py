@@ -23,11 +23,26 @@ class Cell:
     high: float | None = None
 
     def __str__(self) -> str:
-        if self.value is None:
-            return MISSING
-        if self.low is None or self.high is None:
-            return short(self.value)
-        return f"{short(self.value)} ({short(self.low)} to {short(self.high)})"
+        if (alike := self.alike()) is not None:
+            return f"{alike[0]} ({alike[1]} to {alike[2]})"
+        return MISSING if self.value is None else short(self.value)
+
+    def alike(self) -> tuple[str, str, str] | None:
+        """The figure and the ends of its interval, all with as many decimals as leave the interval's width two digits: what is behind them
+        nobody knows. None where there is no interval.
+
+        >>> str(Cell(0.0904, 0.05083, 0.1291)), str(Cell(84.49, 81.1, 87.4)), str(Cell(4.086, 3.77, 4.4)), Cell(0.5).alike()
+        ('0.090 (0.051 to 0.129)', '84.5 (81.1 to 87.4)', '4.09 (3.77 to 4.40)', None)
+        """
+        if self.value is None or isinstance(self.value, str) or self.low is None or self.high is None:
+            return None
+        several = (self.value, self.low, self.high)
+        width = self.high - self.low
+        if not 0 < width < math.inf or not all(map(math.isfinite, several)):
+            return short(self.value), short(self.low), short(self.high)
+        decimals = max(0, 1 - math.floor(math.log10(width)))
+        first, low, high = (f"{round(number, decimals) + 0.0:,.{decimals}f}" for number in several)  # + 0.0: no -0.00
+        return first, low, high
 
 
 LARGE = 10_000.0  # from here on a figure is written in thousands

@@ -68,7 +68,7 @@ def _one(rows: Sequence[Row]) -> str:
     """One arm: each of its learners against what it was before."""
     first = rows[0]
     begin = (
-        f"After {counted(first['rounds'], 'round')} of {str(first['method']).upper()}{_seeds(first)}"
+        f"After {counted(first['rounds'], 'round')} of {str(first['method']).upper()}{_seeds(first)}{_kept(first)}"
         if first["rounds_max"]
         else "Untrained"
     )
@@ -119,6 +119,15 @@ def _rate(row: Row) -> str:
 
 def _seeds(row: Row) -> str:
     return f" over {len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
+
+
+def _kept(row: Row) -> str:
+    """Whose weights were measured, where they are not the last round's. Experts that learn by turns share the numbers of the rounds."""
+    kept: Sequence[int] = row.get("rounds_kept") or ()
+    if len(kept) == 1 and len(row["seeds"]) == 1 and kept[0] < row["rounds_max"]:
+        return f" (kept: the weights of {f'round {kept[0]}' if kept[0] else 'the base'})"
+    whose = "its" if len(row["seeds"]) == 1 else "each seed's"
+    return f" (kept: {whose} best weights)" if kept else ""
 
 
 def _against_half(row: Row) -> str:

@@ -48,6 +48,7 @@ def row(name: str, runs: Sequence[Run], pool: Pool | None = None) -> Row:
         "rounds": min(done),
         "rounds_max": max(done),
         "rounds_wanted": runs[0].rounds_wanted,
+        "rounds_kept": sorted({at for run in judged if (at := run.kept) is not None}),  # where they are not the last round's
         "method": runs[0].reader.config["train"].get("update", "dpo"),
         "judged": min(seen),
         "judged_max": max(seen),

@@ -55,6 +55,12 @@ class Run:
         return self.evaluation is not None and self.evaluation.id.endswith(FINAL)
 
     @property
+    def kept(self) -> int | None:
+        """The round whose weights were measured at the end, counted as the run counts; None: the last one's."""
+        last = self.evaluation
+        return None if last is None or last.weights_of == last.round else last.weights_of
+
+    @property
     def judged(self) -> int:
         """The candidates that were judged for its training."""
         return sum(int(v) for one in self.rounds if isinstance(v := one.figures.get("candidates"), int | float))
