@@ -14,9 +14,9 @@ from expertchat.audit.card import Card, alphas, card_of
 from expertchat.audit.estimates import Estimate, correlation, leaning, share
 from expertchat.audit.evidence import Evidence
 from expertchat.audit.ranking import ranking, strengths
-from expertchat.audit.sheet import Compared, Rated, own_of
+from expertchat.audit.sheet import Compared, Rated, length_of, own_of
 from expertchat.evaluation.draws import Draws
-from expertchat.records import JudgeRef, Opinion, Text
+from expertchat.records import Item, JudgeRef, Opinion, Text
 from expertchat.sources.runs import system_name
 from expertchat.views.audit import finding
 from tests.planted import BIASES, FAULTS, OWN_FLAG, Fault, answers, evidence, pairs, ratings, singles
@@ -98,6 +98,13 @@ def test_a_judges_own_texts_are_those_of_whatever_was_trained_from_it() -> None:
     assert not any(own_of(found, Text(text="a", system=one)) for one in others)
     judge_taught = found.model_copy(update={"model": taught[0]})
     assert own_of(judge_taught, Text(text="a", system=f"{taught[0]} v2")) and not own_of(judge_taught, Text(text="a", system="HF/SmolLM2"))
+
+
+def test_texts_without_spaces_have_a_length() -> None:
+    """Characters of Chinese are half a word each: as one word a text of ten would be as long as one of two."""
+    texts = [Text(text="蜜蜂采花蜜，酿成蜂蜜。"), Text(text="蜜蜂。")]
+    unit, lengths = length_of({("s", "x"): Item(id="x", source="s", texts=texts, group="g")})
+    assert (unit, list(lengths.values())) == ("words", [4.5, 1.0])
 
 
 def test_no_spread_is_no_interval() -> None:

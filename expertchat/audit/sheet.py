@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from expertchat.audit.evidence import Key
 from expertchat.records import Item, JudgeRef, Opinion, Text
+from expertchat.text.likeness import weight, words
 
 Array = NDArray[Any]
 SIGNS = {"first": 1, "second": -1, "tie": 0}
@@ -97,7 +98,7 @@ def length_of(items: Mapping[Key, Item]) -> tuple[str, dict[tuple[Key, int], flo
     texts = {(key, place): text for key, item in items.items() for place, text in enumerate(item.texts)}
     if texts and all(text.tokens is not None for text in texts.values()):
         return "tokens", {place: float(text.tokens or 0) for place, text in texts.items()}
-    return "words", {place: float(len(text.text.split())) for place, text in texts.items()}
+    return "words", {place: weight(words(text.text)) for place, text in texts.items()}
 
 
 def own_of(judge: JudgeRef, text: Text) -> bool:
