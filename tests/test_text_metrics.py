@@ -12,6 +12,8 @@ from expertchat.text.measures import distinct_n, repeated_sentences, words
 def test_words() -> None:
     assert words("Bees don't sting: they DANCE (8 figures).") == ["bees", "don't", "sting", "they", "dance", "8", "figures"]
     assert words("") == words("  ...  ") == []
+    assert words("It’s the bees’ пам’ять") == words("It's the bees' памʼять") == ["it's", "the", "bees", "пам'ять"]  # however it is typed
+    assert repeated_sentences("It's wax.", ["It’s wax."]) == 1.0
 
 
 def test_distinct_n_by_hand() -> None:
