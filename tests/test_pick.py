@@ -187,6 +187,17 @@ def test_an_order_in_which_one_text_was_never_chosen_has_odds_nevertheless() -> 
     assert effects({order: {"a": 5, "b": 2, "c": 0} for order in tables}) is None  # c never was
 
 
+def test_groups_of_two_tables_are_two(tmp_path: Path) -> None:
+    """Threads 1 and 2 of one table have nothing to do with those of another; a topic is the same wherever it is talked about."""
+    paths = [tmp_path / name for name in ("one.csv", "two.csv")]
+    for path in paths:
+        path.write_text("thread,topic,rule,base,best\n1,bees,a,b,c\n2,bees,a,b,c\n,bees,a,b,c\n")
+    config = config_of(paths[0])
+    both = config.model_copy(update={"source": config.source.model_copy(update={"path": [str(path) for path in paths]})})
+    assert [row.group for row in read_rows(both)] == ["0-1", "0-2", "bees", "1-1", "1-2", "bees"]
+    assert [row.group for row in read_rows(config)] == ["1", "2", "bees"]
+
+
 def test_of_one_topic_alone_its_rows_are_drawn_whole() -> None:
     """A row of one mind in all of its orders is one answer, also where the table has one topic: taken for six it would look surer."""
     orders = list(permutations(("a", "b", "c")))
