@@ -58,12 +58,12 @@ def sentences(text: str) -> list[str]:
 
 
 def asks(sentence: str) -> bool:
-    """Whether a sentence is a question: a question mark of any script ends it, before marks that close.
+    """Whether a sentence is a question: a question mark of any script ends it, before exclamation marks and marks that close.
 
-    >>> asks('He said: "why?"'), asks("そう？"), asks("How. ")
+    >>> asks('He said: "why?!"'), asks("そう？"), asks("How. ")
     (True, True, False)
     """
-    return sentence.rstrip(" \n\t\"'”’»)]」』）】》〉›*_`").endswith(("?", "？", "؟", "⁇", "⁈", "⸮"))
+    return sentence.rstrip(" \n\t\"'”’»)]」』）】》〉›*_`!！").endswith(("?", "？", "؟", "⁇", "⁈", "⁉", "⸮", "\u037e", "፧"))
 
 
 def number(text: str, start: int, judged: bool) -> tuple[str, int]:
