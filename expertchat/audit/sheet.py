@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -151,7 +151,8 @@ def sheet(
         _array([row[0] for row in masses]), _whole([row[1] for row in masses]),
         _array([row[0] for row in times]), _whole([row[1] for row in times]),
         _compared(judge, rows, items, truth, lengths, at), _shown(signs, items, at), _rated(texts, items, truth, lengths, at, by_truth),
-        (_array([row[0] for row in given]), _whole([row[1] for row in given])), _flips(signs, at), _again(signs, values, at), texts, chosen,
+        (_array([row[0] for row in given]), _whole([row[1] for row in given])), _flips(signs, at),
+        _again(choices, signs, values, at), texts, chosen,
     )  # fmt: skip
 
 
@@ -259,12 +260,21 @@ def _flips(signs: Signs, at: Mapping[Key, int]) -> tuple[Array, Array]:
     return _array([row[0] for row in rows]), _whole([row[1] for row in rows])
 
 
-def _again(signs: Signs, values: Mapping[tuple[Key, int, int], float], at: Mapping[Key, int]) -> tuple[Array, Array]:
-    """Whether a repeat says what was said the first time: the same choice, a number within half a point."""
+def _again(
+    asked: Collection[Asked], signs: Signs, values: Mapping[tuple[Key, int, int], float], at: Mapping[Key, int]
+) -> tuple[Array, Array]:
+    """Whether a repeat says what was said the first time: the same choice, a number within half a point. People are shown a pair once at a
+    time, perhaps the other way round."""
+
+    def first(key: Key, order: str | None) -> int | None:
+        """What was chosen the first time, in this order where it was asked in it."""
+        orders = [order] if (key, order, 0) in asked else ["first", "second", None]
+        return next((sign for one in orders if (sign := signs.get((key, one, 0))) is not None), None)
+
     rows = [
-        (float(sign == first), at[key])
+        (float(sign == before), at[key])
         for (key, order, repeat), sign in signs.items()
-        if repeat > 0 and (first := signs.get((key, order, 0))) is not None
+        if repeat > 0 and (before := first(key, order)) is not None
     ]
     rows += [
         (float(abs(value - number) <= 0.5), at[key])
