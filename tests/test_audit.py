@@ -14,9 +14,9 @@ from expertchat.audit.card import Card, alphas, card_of
 from expertchat.audit.estimates import Estimate, correlation, leaning, share
 from expertchat.audit.evidence import Evidence
 from expertchat.audit.ranking import ranking, strengths
-from expertchat.audit.sheet import Compared, Rated, own_of
+from expertchat.audit.sheet import Compared, Rated, length_of, own_of, sheet
 from expertchat.evaluation.draws import Draws
-from expertchat.records import JudgeRef, Opinion, Text
+from expertchat.records import Choice, Item, JudgeRef, Opinion, Order, Text
 from expertchat.sources.runs import system_name
 from expertchat.views.audit import finding
 from tests.planted import BIASES, FAULTS, OWN_FLAG, Fault, answers, evidence, pairs, ratings, singles
@@ -98,6 +98,30 @@ def test_a_judges_own_texts_are_those_of_whatever_was_trained_from_it() -> None:
     assert not any(own_of(found, Text(text="a", system=one)) for one in others)
     judge_taught = found.model_copy(update={"model": taught[0]})
     assert own_of(judge_taught, Text(text="a", system=f"{taught[0]} v2")) and not own_of(judge_taught, Text(text="a", system="HF/SmolLM2"))
+
+
+def test_texts_without_spaces_have_a_length() -> None:
+    """Characters of Chinese are half a word each: as one word a text of ten would be as long as one of two."""
+    texts = [Text(text="蜜蜂采花蜜，酿成蜂蜜。"), Text(text="蜜蜂。")]
+    unit, lengths = length_of({("s", "x"): Item(id="x", source="s", texts=texts, group="g")})
+    assert (unit, list(lengths.values())) == ("words", [4.5, 1.0])
+
+
+def test_a_person_who_goes_by_the_side_is_not_steady() -> None:
+    """The second time of a pair may be shown the other way round: who then chooses the other text has said something else, and who
+    cannot say has said nothing again."""
+    texts = [Text(text="one"), Text(text="two")]
+    items = {("s", f"x{i}"): Item(id=f"x{i}", source="s", texts=texts, group=f"g{i}") for i in range(3)}
+
+    def said(i: int, order: Order, choice: Choice | None, repeat: int) -> tuple[tuple[str, str], Opinion]:
+        about = {"item": f"x{i}", "judge": "ann", "category": "overall"}
+        return ("s", f"x{i}"), Opinion(id=f"x{i}/{order}/{repeat}", order=order, choice=choice, repeat=repeat, **about)
+
+    by_side = [said(0, "first", "first", 0), said(0, "second", "second", 1), said(1, "second", "second", 0), said(1, "second", "second", 1),
+               said(2, "first", None, 0), said(2, "second", "first", 1)]  # fmt: skip
+    places = {(key, place): 1.0 for key in items for place in (0, 1)}
+    same, _ = sheet(JudgeRef(id="ann", form="person"), items, by_side, {}, places, {key: i for i, key in enumerate(items)}).again
+    assert sorted(same) == [0.0, 1.0]
 
 
 def test_no_spread_is_no_interval() -> None:

@@ -170,3 +170,11 @@ def test_shared_rows_are_found_whatever_their_case_and_nearly(tmp_path: Path) ->
 def test_files_are_named_in_several_ways() -> None:
     assert taught(["data=a.txt", "model=auto", "train=last_layer"]) == ["model=auto", "train=sft_last_layer", 'data.path=["a.txt"]']
     assert taught(["a.txt", "b.csv", "train.epochs=2"]) == ["train.epochs=2", 'data.path=["a.txt","b.csv"]']
+
+
+def test_a_score_is_one_in_every_kind_of_table(tmp_path: Path) -> None:
+    """What stands in a CSV is text: its scores were nobody's."""
+    table = file(tmp_path, "a.csv", "prompt,completion,score\nWhy?,So.,0.5\nHow?,Thus.,good\nWho?,We.,inf\n")
+    lines = file(tmp_path, "a.jsonl", '{"prompt": "Why?", "completion": "So.", "score": 0.5}\n')
+    assert [one.score for one in rows(table, share=0)] == [0.5, None, None]
+    assert [one.score for one in rows(lines, share=0)] == [0.5]

@@ -27,7 +27,7 @@ from expertchat.metrics.likely import Likelihood, Likelihoods
 from expertchat.metrics.loaded import find_embedder, load_model
 from expertchat.metrics.measuring import Row, Tools, likelihood_figures, measure
 from expertchat.metrics.overlap import Bleu, Chrf, Words, rouge
-from expertchat.metrics.run import _notes, run_metrics
+from expertchat.metrics.run import Plan, _notes, run_metrics, summed
 from expertchat.metrics.summing import added, labels, means
 from expertchat.records import Message, Turn
 from expertchat.records.lab import Item, Text
@@ -187,6 +187,27 @@ def test_a_pair_of_one_name_is_told_apart_by_place() -> None:
     assert labels(measure([item("x", "a", "b", systems=("m", "m"))], PLAIN, Tools())) == ["first", "second"]
     assert labels(measure([item("x", "a", "b")], PLAIN, Tools())) == ["first", "second"]
     assert labels(measure([item("x", "a"), item("y", "b", systems=("m",))], PLAIN, Tools())) == ["all", "m"]
+
+
+def test_a_text_that_stands_in_several_pairs_is_one_text() -> None:
+    """A base of "tides rise" and "winds blow" beside two versions of a policy, and three texts two by two: twice the same text would be
+    half as distinct. Two samples that are alike, each beside one of its own, are two."""
+    compared = [item(f"{i}/v{v}", text, "moon pulls", systems=("base", f"v{v}"), group=str(i))
+                for v in (1, 2) for i, text in enumerate(("tides rise", "winds blow"))]  # fmt: skip
+    said = {"a": "tides rise", "b": "winds blow", "c": "bees dance"}
+    three = [item(f"r/{one}-{two}", said[one], said[two], systems=(one, two), group="r") for one, two in ("ab", "ac", "bc")]
+    samples = [item(f"s{i}", "tides rise", "winds blow", systems=("base", "v1"), group="s") for i in range(2)]
+
+    def found(items: list[Item]) -> dict[str, tuple[int, float | None]]:
+        config = load("metrics", ["source.path=[x]", "measures=[distinct]"])
+        values = summed(config, measure(items, columns_of(["distinct"]), Tools()), Plan([], Tools()))
+        assert values["items"] == len(items)
+        figure = next(one for one in values["together"] if one["name"] == "distinct_1_all")
+        return {name: (one["n"], one["mean"]) for name, one in figure["systems"].items()}
+
+    assert found(compared) == {"base": (2, 1.0), "v1": (2, 0.5), "v2": (2, 0.5)}
+    assert found(three) == {"a": (1, 1.0), "b": (1, 1.0), "c": (1, 1.0)}
+    assert found(samples) == {"base": (2, 0.5), "v1": (2, 0.5)}
 
 
 def test_perplexity_of_all_texts_weighs_by_tokens() -> None:

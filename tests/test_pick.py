@@ -26,6 +26,8 @@ from expertchat.picking import asking
 from expertchat.picking.config import PickConfig
 from expertchat.picking.reading import read_rows
 from expertchat.picking.run import run_pick
+from expertchat.picking.summary import summarise
+from expertchat.records import Pick, PickRow
 from expertchat.views.counts import markdown
 from expertchat.views.picking import PickingView
 from tests.scripted import Collect, Double
@@ -183,6 +185,33 @@ def test_an_order_in_which_one_text_was_never_chosen_has_odds_nevertheless() -> 
     found = effects(tables)
     assert found is not None and found.systems["a", "b"][0] == pytest.approx(25 / 12, rel=0.02)  # as often as each was chosen in all
     assert effects({order: {"a": 5, "b": 2, "c": 0} for order in tables}) is None  # c never was
+
+
+def test_groups_of_two_tables_are_two(tmp_path: Path) -> None:
+    """Threads 1 and 2 of one table have nothing to do with those of another; a topic is the same wherever it is talked about."""
+    paths = [tmp_path / name for name in ("one.csv", "two.csv")]
+    for path in paths:
+        path.write_text("thread,topic,rule,base,best\n1,bees,a,b,c\n2,bees,a,b,c\n,bees,a,b,c\n")
+    config = config_of(paths[0])
+    both = config.model_copy(update={"source": config.source.model_copy(update={"path": [str(path) for path in paths]})})
+    assert [row.group for row in read_rows(both)] == ["0-1", "0-2", "bees", "1-1", "1-2", "bees"]
+    assert [row.group for row in read_rows(config)] == ["1", "2", "bees"]
+
+
+def test_of_one_topic_alone_its_rows_are_drawn_whole() -> None:
+    """A row of one mind in all of its orders is one answer, also where the table has one topic: taken for six it would look surer."""
+    orders = list(permutations(("a", "b", "c")))
+    texts = {name: f"text {name}" for name in "abc"}
+    asked = [(f"p{i}", order, "ab"[i % 2]) for i in range(8) for order in orders]
+    picks = [Pick(id=asking.pick_id(row, order), row=row, order=list(order), choice=choice) for row, order, choice in asked]
+
+    def found(group: str) -> dict[str, Any]:
+        rows = [PickRow(id=f"p{i}", source="", group=group or f"p{i}", texts=texts) for i in range(8)]
+        return summarise(rows, picks, orders, 0, 100)
+
+    whole, alone = found("bees"), found("")
+    assert (whole["groups"], alone["groups"]) == (1, 8)
+    assert all(whole[name] == alone[name] for name in ("systems", "places", "consistent", "agree", "turned", "odds"))
 
 
 def test_odds_let_whole_groups_vary() -> None:

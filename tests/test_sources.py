@@ -68,6 +68,18 @@ def test_who_wrote_a_pair(table: Callable[..., Path]) -> None:
     assert [text.system for text in item.texts] == ["gpt", "llama"] and item.label == "second"
 
 
+def test_a_choice_by_number_is_one_in_whatever_form(table: Callable[..., Path]) -> None:
+    """A column of numbers with an empty cell is written with points by the libraries that write tables; and of three the third is 3."""
+    assert [one.label for one in read(table("a,b,winner\nx,y,1.0\nx,y,2.0\nx,y,\n"))] == ["first", "second", None]
+    said = {one.id: one.label for one in read(table("id,answer_1,answer_2,answer_3,winner\nq,x,y,z,3\nr,x,y,z,third\n"))}
+    assert said == {"q/a-b": None, "q/a-c": "second", "q/b-c": "second", "r/a-b": None, "r/a-c": "second", "r/b-c": "second"}
+    assert "row 2: label '3' is no choice" in problems(table("a,b,winner\nx,y,3\n"))
+
+
+def test_a_system_that_wrote_both_texts_is_no_choice(table: Callable[..., Path]) -> None:
+    assert "row 2: label 'gpt' is no choice" in problems(table("a,b,model_a,model_b,winner\none,two,gpt,gpt,gpt\n"))
+
+
 def test_three_texts_are_three_pairs(table: Callable[..., Path]) -> None:
     items = read(table("id,prompt,a,b,c,winner\nq1,Why?,one,two,three,c\n"))
     assert [(item.id, item.texts[0].text, item.texts[1].text, item.label) for item in items] == [

@@ -190,10 +190,17 @@ def test_a_study_of_other_embedded_models_is_refused_once(tmp_path: Path, monkey
     assert (code, told.left) == (0, {})  # nothing is left to do
 
 
-def test_a_file_that_a_step_names_is_looked_into(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [
+    "metrics $rows out=$here/x.json",
+    "metrics source.path=[missing.csv,$rows] out=$here/x.json",  # one of a list
+    "metrics 'source.path=[\"missing.csv\", \"$rows\"]' out=$here/x.json",
+    f"metrics $rows question='{'Why? ' * 100}'",  # a word that is too long for a file's name
+    "metrics $rows ~trackers",  # and what Hydra is to leave out, which is nobody's home
+])  # fmt: skip
+def test_a_file_that_a_step_names_is_looked_into(tmp_path: Path, run: str) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("text\na\n")
-    said = {"run": "metrics $rows out=$here/x.json"}
+    said = {"run": run}
     file = StudyFile.model_validate({"title": "t", "words": {"rows": str(rows)}, "steps": {"said": said}})
     made = steps_of(file, "smoke", tmp_path / "s", {}, {})
     go(tmp_path / "s", made)

@@ -22,7 +22,7 @@ from expertchat.judging.requests import analysis_request, rating_request, score_
 from expertchat.judging.view import Judgement
 from expertchat.records import Turn
 from expertchat.text.harmless import _BEGINS, _VISIBLE, _folded
-from expertchat.text.sentences import clean, neutralise, number, quote, sentences
+from expertchat.text.sentences import asks, clean, neutralise, number, quote, sentences
 from expertchat.text.wordings import Prompts
 from tests import tiny
 from tests.properties import ROLES, WHOLE
@@ -305,6 +305,11 @@ def test_what_nobody_sees_and_what_steers_is_taken_out(text: str, cleaned: str) 
 )
 def test_sentences_end_where_their_script_ends_them(text: str, found: list[str]) -> None:
     assert sentences(text) == found
+
+
+@pytest.mark.parametrize("said", ["Why?", "Really?!", "Really⁉", "「本当？！」", "*Who?!!*", "Τι\u037e", "ምን፧"])
+def test_a_question_may_be_called_out(said: str) -> None:
+    assert asks(said) and not asks(f"{said} No!")
 
 
 def test_numbers_follow_every_sentence_in_every_script() -> None:

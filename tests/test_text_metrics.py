@@ -6,12 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertchat.text.measures import distinct_n, repeated_sentences, words
+from expertchat.choosing.ruled import rule_text
+from expertchat.evaluation.manner import manner
+from expertchat.text.measures import distinct_n, questions, repeated_sentences, words
 
 
 def test_words() -> None:
     assert words("Bees don't sting: they DANCE (8 figures).") == ["bees", "don't", "sting", "they", "dance", "8", "figures"]
     assert words("") == words("  ...  ") == []
+    assert words("It’s the bees’ пам’ять") == words("It's the bees' памʼять") == ["it's", "the", "bees", "пам'ять"]  # however it is typed
+    assert repeated_sentences("It's wax.", ["It’s wax."]) == 1.0
 
 
 def test_distinct_n_by_hand() -> None:
@@ -31,6 +35,19 @@ def test_repeated_sentences_by_hand() -> None:
     assert repeated_sentences("Honey keeps.", earlier) == 0.0
     assert repeated_sentences("", earlier) == repeated_sentences("...", earlier) == 0.0
     assert repeated_sentences("Bees dance. Bees dance.") == pytest.approx(1 / 2)
+
+
+def test_a_lists_numbers_and_titles_are_no_sentences() -> None:
+    """"1." ends no sentence that anybody has said: two lists repeat nothing by having numbers, and three names nothing by their titles."""
+    assert repeated_sentences("1. Tides rise. 2. Winds blow.", ["1. Bees dance. **2.** Wax melts."]) == 0.0
+    assert repeated_sentences("1. Tides rise. 2. Winds blow.", ["Winds blow."]) == pytest.approx(1 / 2)
+    assert repeated_sentences("Mr. Ames came. Mr. Bell left, e.g. home. Mrs. Bell is at St. Paul's.") == 0.0
+    assert questions("1. Why? 2. Does Dr. Ames know? a. How?") == 1.0
+    assert questions("7.") == 0.0  # an answer that is a number
+    assert rule_text("first_sentence", "1. Tides rise. 2. Winds blow.") == "Tides rise."
+    assert rule_text("subject_line", "1. Tides rise.") == "Tides rise"
+    assert rule_text("first_sentence", "Dr. Ames fishes. So do I.") == "Dr. Ames fishes."
+    assert manner([], "1. Tides rise. 2. Why?").model_dump() == {"sentences": 2, "questions": 1, "agreements": 0, "again": 0}
 
 
 @given(st.lists(st.text(alphabet="ab .!?", max_size=30), max_size=5), st.integers(1, 4))

@@ -25,6 +25,7 @@ from expertchat.folder.reader import RunReader
 from expertchat.folder.without import without_dialogues
 from expertchat.folder.writing import write_out
 from expertchat.records import Candidate, Reward, Transcript, Wim
+from expertchat.text.likeness import weight, words
 from expertchat.world.facts import load
 
 RESAMPLES, SEED = 1000, 1
@@ -39,7 +40,7 @@ class Reply:
     cosine: float | None
     rating: float | None
     tokens: int
-    feedback: int  # words of the WIM text
+    feedback: float  # words of the WIM text
     empty: bool
     facts: int | None = None  # new true ones
     wrong: int | None = None
@@ -142,7 +143,7 @@ def _replies(run: RunReader) -> Iterator[Reply]:
             cosine=_mean([wim.cosine for wim in asked]),
             rating=_mean([reward.rating for reward in rewards.get(candidate.id, [])]),
             tokens=candidate.tokens,
-            feedback=sum(len(wim.text.split()) for wim in asked),
+            feedback=sum(weight(words(wim.text)) for wim in asked),
             empty=all(wim.empty for wim in asked),
             **_truth(transcript, candidate),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from expertchat.audit.evidence import Key
 from expertchat.records import Item, JudgeRef, Opinion, Text
+from expertchat.text.likeness import weight, words
 
 Array = NDArray[Any]
 SIGNS = {"first": 1, "second": -1, "tie": 0}
@@ -97,7 +98,7 @@ def length_of(items: Mapping[Key, Item]) -> tuple[str, dict[tuple[Key, int], flo
     texts = {(key, place): text for key, item in items.items() for place, text in enumerate(item.texts)}
     if texts and all(text.tokens is not None for text in texts.values()):
         return "tokens", {place: float(text.tokens or 0) for place, text in texts.items()}
-    return "words", {place: float(len(text.text.split())) for place, text in texts.items()}
+    return "words", {place: weight(words(text.text)) for place, text in texts.items()}
 
 
 def own_of(judge: JudgeRef, text: Text) -> bool:
@@ -150,7 +151,8 @@ def sheet(
         _array([row[0] for row in masses]), _whole([row[1] for row in masses]),
         _array([row[0] for row in times]), _whole([row[1] for row in times]),
         _compared(judge, rows, items, truth, lengths, at), _shown(signs, items, at), _rated(texts, items, truth, lengths, at, by_truth),
-        (_array([row[0] for row in given]), _whole([row[1] for row in given])), _flips(signs, at), _again(signs, values, at), texts, chosen,
+        (_array([row[0] for row in given]), _whole([row[1] for row in given])), _flips(signs, at),
+        _again(choices, signs, values, at), texts, chosen,
     )  # fmt: skip
 
 
@@ -258,12 +260,21 @@ def _flips(signs: Signs, at: Mapping[Key, int]) -> tuple[Array, Array]:
     return _array([row[0] for row in rows]), _whole([row[1] for row in rows])
 
 
-def _again(signs: Signs, values: Mapping[tuple[Key, int, int], float], at: Mapping[Key, int]) -> tuple[Array, Array]:
-    """Whether a repeat says what was said the first time: the same choice, a number within half a point."""
+def _again(
+    asked: Collection[Asked], signs: Signs, values: Mapping[tuple[Key, int, int], float], at: Mapping[Key, int]
+) -> tuple[Array, Array]:
+    """Whether a repeat says what was said the first time: the same choice, a number within half a point. People are shown a pair once at a
+    time, perhaps the other way round."""
+
+    def first(key: Key, order: str | None) -> int | None:
+        """What was chosen the first time, in this order where it was asked in it."""
+        orders = [order] if (key, order, 0) in asked else ["first", "second", None]
+        return next((sign for one in orders if (sign := signs.get((key, one, 0))) is not None), None)
+
     rows = [
-        (float(sign == first), at[key])
+        (float(sign == before), at[key])
         for (key, order, repeat), sign in signs.items()
-        if repeat > 0 and (first := signs.get((key, order, 0))) is not None
+        if repeat > 0 and (before := first(key, order)) is not None
     ]
     rows += [
         (float(abs(value - number) <= 0.5), at[key])

@@ -7,7 +7,7 @@ from collections import Counter
 
 from expertchat.choosing.subject import subject_line
 from expertchat.text.likeness import blank, words
-from expertchat.text.sentences import sentences
+from expertchat.text.sentences import counted
 
 LONGEST = "longest"  # of the candidates, so that it is known when they are there
 PHRASES, LONG = 3, 4  # how many phrases a text is told by, and words of a phrase at most
@@ -23,7 +23,7 @@ def rule_text(rule: str, said: str | None) -> str | None:
     if said is None or blank(said):
         return None
     if rule == "first_sentence":
-        return next((sentence for sentence in sentences(said) if not blank(sentence)), None)
+        return next((sentence for sentence in counted(said) if not blank(sentence)), None)
     if rule == "subject_line":
         return subject_line(said, key_phrases(said))
     return key_phrases(said) if rule == "key_phrases" else None

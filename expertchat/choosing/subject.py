@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 
 from expertchat.text.likeness import blank, weight, words
-from expertchat.text.sentences import asks, one_line, sentences
+from expertchat.text.sentences import asks, counted, one_line
 
 LONGEST, CHARACTERS = 10.0, 70  # of a line, in words and in characters
 QUESTIONS = 3  # sentences among which a question is looked for
@@ -37,7 +37,7 @@ def subject_line(text: str, phrases: str | None) -> str | None:
     'Does anyone know a gardener?'
     """
     plain = _GREETING.sub("", one_line(text)).strip()
-    said = [sentence for sentence in sentences(plain if not blank(plain) else text) if not blank(sentence)]
+    said = [sentence for sentence in counted(plain if not blank(plain) else text) if not blank(sentence)]
     if not said:
         return None
     first = said[0]

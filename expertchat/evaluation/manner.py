@@ -10,7 +10,7 @@ from expertchat.records import Turn
 from expertchat.text.agreement import agrees
 from expertchat.text.likeness import blank
 from expertchat.text.measures import said_again
-from expertchat.text.sentences import asks, sentences
+from expertchat.text.sentences import asks, counted
 
 
 class Manner(BaseModel):
@@ -27,7 +27,7 @@ class Manner(BaseModel):
 
 def manner(turns: Sequence[Turn], reply: str) -> Manner:
     """Count a reply to a history."""
-    said = [sentence for sentence in sentences(reply) if not blank(sentence)]
+    said = [sentence for sentence in counted(reply) if not blank(sentence)]
     again, _ = said_again(reply, [turn.text for turn in turns])
     questions = sum(map(asks, said))
     agreements = sum(agrees(sentence) and not asks(sentence) for sentence in said)

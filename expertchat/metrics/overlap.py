@@ -32,7 +32,7 @@ def lacking(measures: Sequence[str]) -> list[str]:
 
 
 class Words:
-    """What rouge-score calls a tokenizer: words of any script, folded in case and width; its own one knows a to z alone.
+    """What rouge-score calls a tokenizer: words of any script, folded in case, width and apostrophe; its own one knows a to z alone.
 
     `stemmer`: none; english (Porter's, of words of four letters and more, as rouge-score has it); german (Snowball's).
     """

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from expertchat.metrics.kept import Kept
 from expertchat.metrics.likely import Likelihoods
 from expertchat.metrics.loaded import find_embedder, load_model, load_types
 from expertchat.metrics.measuring import Row, Tools, measure
-from expertchat.metrics.summing import ALL, added, as_table, distinct_all, labels, means, together
+from expertchat.metrics.summing import ALL, added, as_table, distinct_all, each_once, labels, means, together
 from expertchat.records import finite
 from expertchat.records.lab import Item
 from expertchat.text.likeness import blank
@@ -139,7 +140,10 @@ def _by_reason(gone: Sequence[Column], rows: Sequence[Row]) -> dict[str, list[st
 
 def summed(config: MetricsConfig, rows: Sequence[Row], plan: Plan) -> dict[str, Any]:
     """All figures as values, with what must be said beside them."""
-    systems, seed, tools = labels(rows), config.seed, plan.tools
+    every, seed, tools = labels(rows), config.seed, plan.tools
+    average = means(rows, every, [column for column in plan.columns if column.mean], seed)
+    once, items = each_once(rows, every), {row.item.id for row in rows}
+    rows, systems = list(compress(rows, once)), list(compress(every, once))
     whole = added(rows, systems, seed, None if tools.bleu is None else tools.bleu.pooled)
     signatures: dict[str, str] = {}
     referred = [row for row in rows if row.values.get("bleu") is not None or row.values.get("chrf") is not None]
@@ -154,8 +158,8 @@ def summed(config: MetricsConfig, rows: Sequence[Row], plan: Plan) -> dict[str, 
     groups = {row.group for row in rows}
     return finite({
         "schema": 1, "source": ", ".join(config.source.path),
-        "items": len({row.item.id for row in rows}), "texts": len(rows), "groups": len(groups),
-        "systems": list(dict.fromkeys(systems)), "means": means(rows, systems, [c for c in plan.columns if c.mean], seed),
+        "items": len(items), "texts": len(rows), "groups": len(groups),
+        "systems": list(dict.fromkeys(systems)), "means": average,
         "together": whole, "signatures": signatures, "notes": [*plan.notes, *_notes(rows, systems, len(groups))],
     })  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, compress
 from statistics import fmean
 from typing import Any
 
@@ -42,17 +42,34 @@ def labels(rows: Sequence[Row]) -> list[str]:
     return [places[row.place] if row.item.pair and by_place else row.system or ALL for row in rows]
 
 
+def each_once(rows: Sequence[Row], systems: Sequence[str]) -> list[bool]:
+    """Whether each row counts for its system: a text that stands in several pairs (a base beside each policy, three that are compared two
+    by two) is one text. Texts of one system that say the same beside one and the same other are as many as there are."""
+    there, counted, found = Counter[tuple[object, ...]](), Counter[tuple[object, ...]](), list[bool]()
+    for row, system in zip(rows, systems, strict=True):
+        item, own = row.item, row.item.texts[row.place]
+        beside = item.texts[1 - row.place] if item.pair else None
+        said = (item.topic, item.subject, *((turn.speaker, turn.text) for turn in item.turns), own.text)
+        key = system, item.source, *((own.candidate,) if own.candidate is not None else (item.group, *said))
+        pair = (*key, beside and (beside.candidate or beside.system))
+        there[pair] += 1
+        found.append(there[pair] > counted[key])
+        counted[key] += found[-1]
+    return found
+
+
 def means(rows: Sequence[Row], systems: Sequence[str], columns: Sequence[Column], seed: int) -> list[Figure]:
     """A figure for each column: by system, and of two systems in pairs the difference first - second of each pair."""
-    found = []
+    found, once = [], each_once(rows, systems)
+    single = list(compress(zip(rows, systems, strict=True), once))
     for column in columns:
         pairs = zip(rows, systems, strict=True)
         known = [(row, system, value) for row, system in pairs if (value := row.values.get(column.name)) is not None]
         by_system: dict[str, Figure] = {}
         for name in dict.fromkeys(systems):
-            own = [(value, row.group) for row, system, value in known if system == name]
+            own = [(value, row.group) for row, system in single if system == name and (value := row.values.get(column.name)) is not None]
             by_system[name] = _within(_mean(own, seed), column)
-        nulls = Counter(row.problems[column.name] for row in rows if column.name in row.problems)
+        nulls = Counter(row.problems[column.name] for row, _ in single if column.name in row.problems)
         found.append({
             "name": column.name, "title": column.title, "digits": column.digits, "systems": by_system,
             "differences": _differences(known, list(by_system), seed), "nulls": dict(nulls.most_common()),

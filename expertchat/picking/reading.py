@@ -60,5 +60,6 @@ def _row(row: Row, columns: dict[str, str], texts: dict[str, str], before: str, 
     cells = {key: row.cells.get(column) for key, column in columns.items()}
     topic = plain_cell(cells.get("topic")) or config.source.topic or ""
     name = before + (plain_cell(cells.get("id")) or f"{table.word[0]}{row.number:04d}")
-    said = [turn.text for turn in turns_of(cells.get("prompt"))]
-    return PickRow(id=name, source="", group=plain_cell(cells.get("group")) or topic or name, topic=topic, said=said, texts=texts)
+    said, own = [turn.text for turn in turns_of(cells.get("prompt"))], plain_cell(cells.get("group"))
+    group = before + own if own and own != topic else topic or name  # groups of two tables may be called alike; topics are the same
+    return PickRow(id=name, source="", group=group, topic=topic, said=said, texts=texts)

@@ -19,14 +19,15 @@ Order = tuple[str, ...]
 def summarise(
     rows: Sequence[PickRow], picks: Sequence[Pick], orders: Sequence[Order], seed: int, resamples: int = 2000
 ) -> dict[str, Any]:
-    """What summary.json holds. Intervals draw whole groups; those of the odds let them vary.
+    """What summary.json holds. Intervals draw whole groups, of one group alone whole rows; those of the odds let them vary.
 
     `orders`: for each order what was picked, and `uneven`, the probability of counts so uneven by chance. `systems` and `places`: shares of
     all picks. `first`: that of the first place (1 / k of k texts where the place does not count). `consistent`: rows in which all orders
     came to the same; `agree`: two orders on the mean; `turned`: the first one and the one turned by one place. `odds`: of a text by what it
     is and by its place, each with the other held equal.
     """
-    groups = {row.id: row.group for row in rows}
+    topics = len({row.group for row in rows})
+    groups = {row.id: row.group if topics >= FEWEST else row.id for row in rows}
     names, k = list(orders[0]), len(orders[0])
     by_order: dict[Order, Counter[str]] = {order: Counter() for order in orders}
     by_row: dict[str, dict[Order, str]] = defaultdict(dict)
@@ -35,9 +36,9 @@ def summarise(
         if pick.choice is not None:
             by_row[pick.row][tuple(pick.order)] = pick.choice
     given = [pick for pick in picks if pick.choice is not None]
-    by_group: dict[str, dict[Order, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))  # of one group alone its rows
+    by_group: dict[str, dict[Order, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for pick in given:
-        by_group[groups[pick.row] if len(set(groups.values())) >= FEWEST else pick.row][tuple(pick.order)][str(pick.choice)] += 1
+        by_group[groups[pick.row]][tuple(pick.order)][str(pick.choice)] += 1
 
     def figure(values: Mapping[str, Sequence[float]]) -> dict[str, float | int | None]:
         """A mean over all values, by row."""
@@ -58,7 +59,7 @@ def summarise(
     summary: dict[str, Any] = {
         "schema": 1,
         "rows": len(rows),
-        "groups": len(set(groups.values())),
+        "groups": topics,
         "texts": names,
         "equal": sum(len({text.strip() for text in row.texts.values()}) < k for row in rows),
         "picks": len(picks),

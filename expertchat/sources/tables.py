@@ -21,6 +21,7 @@ from expertchat.text.likeness import blank
 SUBJECT, PARTNER = "a", "b"
 FIRST = "a first left 1 model_a a>b a_is_better a_wins"
 SECOND = "b second right 2 model_b b>a b_is_better b_wins"
+THIRD = "c third 3 model_c c_is_better c_wins"
 TIE = "tie ties both equal same neither a=b draw tie_(bothbad) both_bad"
 PLACES: dict[str, Any] = dict.fromkeys(FIRST.split(), 0) | dict.fromkeys(SECOND.split(), 1) | dict.fromkeys(TIE.split(), "tie")
 LOWEST, HIGHEST = 1.0, 10.0
@@ -238,14 +239,14 @@ class _Maker:
 
     def _places(self) -> dict[str, Any]:
         """What a choice may be called: a and b, first and second, the columns' names, the systems' names."""
-        return PLACES | {_word(column): i for i, column in enumerate(self.columns.texts)}
+        third = dict.fromkeys(THIRD.split(), 2) if len(self.columns.texts) == 3 else {}
+        return PLACES | third | {_word(column): i for i, column in enumerate(self.columns.texts)}
 
     def _choice(self, one: _Read, places: Mapping[str, Any]) -> Any:
         """The place of what was preferred (0, 1, 2), or "tie"."""
         word = _word(one.label)
-        systems = {_word(text.system): i for i, text in enumerate(one.texts) if text.system}
-        found = systems.get(word, places.get(word))
-        found = SIDES.index(word) if found is None and word in SIDES[: len(one.texts)] else found
+        names = [_word(text.system) if text.system else None for text in one.texts]
+        found = names.index(word) if names.count(word) == 1 else places.get(word)  # who wrote two of them was not chosen by its name
         if found is None:
             of = ", ".join(SIDES[: len(one.texts)])
             remedy = f"write {of} or tie, a column's or a system's name; or leave it alone with source.columns.label=none"
@@ -309,4 +310,6 @@ def plain_cell(value: Any) -> str | None:
 
 
 def _word(value: Any) -> str:
-    return "_".join((plain_cell(value) or "").casefold().split())
+    """A choice as it is compared: "Model A" is model_a, "1.0" is 1, as a column of numbers with empty cells is written."""
+    word = "_".join((plain_cell(value) or "").casefold().split())
+    return word.partition(".")[0] if re.fullmatch(r"\d+\.0+", word) else word

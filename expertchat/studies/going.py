@@ -152,10 +152,20 @@ def marks_of(steps: Sequence[Step]) -> dict[str, str]:
 
 def _files(step: Step) -> list[Path]:
     """The files of others that a step's words name."""
-    named = [Path(word.rpartition("=")[2]).expanduser() for word in step.words]
-    with suppress(OSError):
-        return [path for path in named if step.folder.parent not in path.parents and path.is_file()]
-    return []
+    found = []
+    for name in (name for word in step.words for name in _values(word)):
+        with suppress(OSError, RuntimeError, ValueError):  # what cannot be a file's name is none: too long, the home of nobody
+            path = Path(name).expanduser()
+            if step.folder.parent not in path.parents and path.is_file():
+                found.append(path)
+    return found
+
+
+def _values(word: str) -> list[str]:
+    """The value of a word, and of a list each of its own."""
+    value = word.rpartition("=")[2].strip()
+    listed = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else []
+    return [value, *(one.strip().strip("\"'") for one in listed)]
 
 
 def _content(path: Path) -> str:

@@ -15,7 +15,7 @@ _SOUTH_EAST = r"\u0e00-\u0e4e\u0e80-\u0ecf\u1000-\u103f\u1780-\u17d3"
 _SPACELESS = re.compile(f"[{_HAN_KANA}{_SOUTH_EAST}]")
 _WHOLE_WORDS = {True: 0.5, False: 0.25}  # of Han and Kana; of the others
 _JOINERS = "\u200c\u200d\u00ad"
-_INSIDE = "'’"
+_APOSTROPHES = str.maketrans("’ʼ", "''")  # as they are typed, and as books and models write them
 _ASKS = re.compile(r"[?？؟⁇՞፧⸮]|[;\u037e]\s*$")  # the last two are the Greek question mark
 
 
@@ -30,14 +30,15 @@ def has_question_mark(text: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, folded in case and width; in scripts without spaces every character is one. Marks stay with their letter.
+    """The words of a text, folded in case, width and kind of apostrophe; in scripts without spaces every character is one. Marks stay with
+    their letter.
 
     >>> words("Bees’ don't — 蜂蜜 ﬁne")
     ['bees', "don't", '蜂', '蜜', 'fine']
     """
     found: list[str] = []
     joined = False  # the last word may be gone on with
-    folded = normalize("NFKC", text).casefold()
+    folded = normalize("NFKC", text).casefold().translate(_APOSTROPHES)
     for i, c in enumerate(folded):
         kind = category(c)[0]
         if kind in "LN":
@@ -47,7 +48,7 @@ def words(text: str) -> list[str]:
             else:
                 found.append(c)
             joined = True
-        elif joined and (kind == "M" or (c in _INSIDE and folded[i + 1 : i + 2].isalpha())):
+        elif joined and (kind == "M" or (c == "'" and folded[i + 1 : i + 2].isalpha())):
             found[-1] += c
         elif c not in _JOINERS:
             joined = False

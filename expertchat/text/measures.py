@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from expertchat.text.likeness import blank, weight, words
 from expertchat.text.program import Program, count, share
-from expertchat.text.sentences import asks, sentences
+from expertchat.text.sentences import asks, counted
 
 
 def length(text: str) -> float | None:
@@ -29,7 +29,7 @@ def questions(text: str) -> float | None:
     >>> questions("Why is that? The Moon pulls."), questions("The Moon pulls."), questions("?")
     (0.5, 0.0, None)
     """
-    said = [sentence for sentence in sentences(text) if not blank(sentence)]
+    said = [sentence for sentence in counted(text) if not blank(sentence)]
     return sum(asks(sentence) for sentence in said) / len(said) if said else None
 
 
@@ -68,8 +68,8 @@ def said_again(text: str, earlier_texts: Sequence[str] = ()) -> tuple[int, int]:
     >>> said_again("Tides rise. Why? TIDES RISE!", ["Why?"])
     (2, 3)
     """
-    seen = {_said(sentence) for earlier in earlier_texts for sentence in sentences(earlier)}
-    repeats, own = 0, [said for sentence in sentences(text) if (said := _said(sentence))]
+    seen = {_said(sentence) for earlier in earlier_texts for sentence in counted(earlier)}
+    repeats, own = 0, [said for sentence in counted(text) if (said := _said(sentence))]
     for said in own:
         repeats += said in seen
         seen.add(said)

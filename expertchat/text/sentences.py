@@ -15,8 +15,8 @@ from expertchat.text.cleaning import clean, one_line, writable
 from expertchat.text.harmless import Safe, in_line, neutralise, quote
 
 __all__ = [
-    "Safe", "as_yaml", "asks", "clean", "first_line", "in_line", "listed", "neutralise", "number", "one_line", "quote", "sentences",
-    "shown_path", "writable",
+    "Safe", "as_yaml", "asks", "clean", "counted", "first_line", "in_line", "listed", "neutralise", "number", "one_line", "quote",
+    "sentences", "shown_path", "writable",
 ]  # fmt: skip
 
 # What ends a sentence: a stop before white space; a stop of the scripts that put no space after it, at once. Quotes and brackets that
@@ -27,6 +27,9 @@ _BOUNDARY = re.compile(
     rf"(?<=[{_STOPS}{_WIDE}．]){_CLOSE}(?=\s)|(?<=[{_WIDE}])(?![{_STOPS}{_WIDE}．]){_CLOSE}"
     rf"|(?<=．)(?![{_STOPS}{_WIDE}．0-9０-９]){_CLOSE}|(?<=[{_JOINED}])(?![{_STOPS}{_WIDE}]){_CLOSE}(?=\w)"
 )
+# The number of a list's entry, which is no sentence, and what ends none: titles and abbreviations.
+_ENTRY = re.compile(r"[*_(]*(?:\d{1,3}|[A-Za-z])\.[*_)]*")
+_ENDLESS = re.compile(r"(?:^|[\s(\"“])(?:Mrs?|Ms|Dr|Prof|St|vs|e\.g|i\.e|z\.B|d\.h|bzw|[zd])\.$")
 
 
 def first_line(error: BaseException) -> str:
@@ -57,13 +60,28 @@ def sentences(text: str) -> list[str]:
     return [s for start, end in zip([0, *ends], [*ends, len(flat)], strict=True) if (s := flat[start:end].strip())]
 
 
-def asks(sentence: str) -> bool:
-    """Whether a sentence is a question: a question mark of any script ends it, before marks that close.
+def counted(text: str) -> list[str]:
+    """The sentences of a text as a reader counts them: "1." before a list's entry is none, and "Dr." ends none.
 
-    >>> asks('He said: "why?"'), asks("そう？"), asks("How. ")
+    >>> counted("1. Dr. Ames fishes. 2. Why?"), counted("7.")
+    (['Dr. Ames fishes.', 'Why?'], ['7.'])
+    """
+    every, found = sentences(text), list[str]()
+    for sentence in [one for one in every if not _ENTRY.fullmatch(one)] or every:
+        if found and _ENDLESS.search(found[-1]):
+            found[-1] += f" {sentence}"
+        else:
+            found.append(sentence)
+    return found
+
+
+def asks(sentence: str) -> bool:
+    """Whether a sentence is a question: a question mark of any script ends it, before exclamation marks and marks that close.
+
+    >>> asks('He said: "why?!"'), asks("そう？"), asks("How. ")
     (True, True, False)
     """
-    return sentence.rstrip(" \n\t\"'”’»)]」』）】》〉›*_`").endswith(("?", "？", "؟", "⁇", "⁈", "⸮"))
+    return sentence.rstrip(" \n\t\"'”’»)]」』）】》〉›*_`!！").endswith(("?", "？", "؟", "⁇", "⁈", "⁉", "⸮", "\u037e", "፧"))
 
 
 def number(text: str, start: int, judged: bool) -> tuple[str, int]:
