@@ -194,6 +194,15 @@ def test_a_link_of_its_own_compare_and_back(opened: Open, hundred: Path) -> None
     assert "Nothing here is called" in page.get_by_role("alert").inner_text()
 
 
+def test_on_a_phone_the_way_back_leads_to_the_list(opened: Open, hundred: Path) -> None:
+    """There the list gives way to what is read; the browser's own way back is the page as it was opened, whose address has no place."""
+    page = opened(hundred, WIDTHS["phone"])
+    page.locator("#list tr a").first.click()
+    until(page, "document.querySelector('article.talk') && !document.querySelector('.listed').checkVisibility()")
+    page.go_back()
+    until(page, "document.querySelector('.listed').checkVisibility()")
+
+
 def test_it_is_driven_by_keys(opened: Open, hundred: Path) -> None:
     page = opened(hundred)
     page.keyboard.press("/")

@@ -154,7 +154,7 @@ function named(run, id) {
 async function go() {
   const found = /^#read\/(\d+)\/([^/]+)(?:\/with\/(\d+)\/([^/]+))?$/.exec(location.hash);
   if (!found) {
-    if (location.hash === "#transcripts") document.body.classList.remove("reading");
+    document.body.classList.remove("reading"); // the list, a section, or the page as it was opened
     return;
   }
   const talk = named(found[1], found[2]);
