@@ -14,7 +14,7 @@ from rich.text import Text
 
 from expertchat import events
 from expertchat.folder.desk import Choice, Draft, Rated, Typed
-from expertchat.folder.run import Interrupted
+from expertchat.folder.run import Interrupted, wanted_signals
 from expertchat.records import Speaker, Turn
 from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
@@ -210,7 +210,7 @@ def _leaving() -> Iterator[None]:
     def leave(number: int, frame: Any) -> None:
         raise Interrupted(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, leave) for number in wanted_signals()}
     try:
         yield
     finally:
