@@ -123,6 +123,17 @@ def test_an_interview_leaves_no_trace(parent: Path, tmp_path: Path, capsys: pyte
         questions_of("gone.txt")
 
 
+ASKED = ["What is 3.5 % of that?", "Is it and/or here?", "And e.g. bees?", "Why?", "Say it again.", "So " * 200 + "why?"]
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_question_with_a_dot_or_a_slash_is_no_file(asked: str) -> None:
+    assert questions_of(asked) == [asked]
+    for word in ("gone.txt", "some/where", "my questions.txt"):
+        with pytest.raises(ConfigError, match="no such file"):
+            questions_of(word)
+
+
 def test_what_was_answered_is_kept_where_an_interview_is_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C at the second question, which somebody has typed as the first one."""
     from types import SimpleNamespace
