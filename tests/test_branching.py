@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from expertchat.config import ConfigError
 from expertchat.doors.branch import composed
 from expertchat.folder.reader import RunReader
 from expertchat.prompting.interview import questions_of
-from expertchat.records import Transcript
+from expertchat.records import Transcript, Turn
 from expertchat.report.parts import Figure, Section, Shown
 from expertchat.report.sections.family import family
 from expertchat.report.subject import subject_of
@@ -120,3 +121,34 @@ def test_an_interview_leaves_no_trace(parent: Path, tmp_path: Path, capsys: pyte
     assert digest() == before
     with pytest.raises(ConfigError, match="no such file"):
         questions_of("gone.txt")
+
+
+ASKED = ["What is 3.5 % of that?", "Is it and/or here?", "And e.g. bees?", "Why?", "Say it again.", "So " * 200 + "why?"]
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_question_with_a_dot_or_a_slash_is_no_file(asked: str) -> None:
+    assert questions_of(asked) == [asked]
+    for word in ("gone.txt", "some/where", "my questions.txt"):
+        with pytest.raises(ConfigError, match="no such file"):
+            questions_of(word)
+
+
+def test_what_was_answered_is_kept_where_an_interview_is_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at the second question, which somebody has typed as the first one."""
+    from types import SimpleNamespace
+
+    from expertchat.prompting import interview
+
+    def ask(questions: list[str]) -> list[dict[str, Any]]:
+        if questions == ["Why?"]:
+            raise KeyboardInterrupt
+        return [{"question": one, "answer": "So.", "cut": False, "tokens": 1} for one in questions]
+
+    turns = [Turn(speaker="a", text="Bees hum.")]
+    transcript = Transcript(id="c0000", topic="bees", experts={}, turns=turns, seed=0, stop_reason="turns")
+    monkeypatch.setattr(interview, "open_interview", lambda *_: SimpleNamespace(transcript=transcript, index=0, seat="a", ask=ask))
+    monkeypatch.setattr("sys.stdin", io.StringIO("Who?\nWhy?\nWhen?\n"))
+    out = tmp_path / "answers.jsonl"
+    assert main(["interview", str(tmp_path), "--turn", "c0000/0", "--out", str(out)]) == 3
+    assert [row["question"] for row in RunReader(tmp_path).lines("answers")] == ["Who?"]

@@ -206,6 +206,13 @@ def test_keys_that_mean_nothing_are_not_offered(tmp_path: Path) -> None:
 # -- pages ----------------------------------------------------------------------------------------------------------------
 
 
+def test_where_the_page_is_is_told_as_a_browser_takes_it() -> None:
+    from expertchat.views.label.pages import Pages
+
+    found = [Pages("label", host, 8000, "label", print).address for host in ("localhost", "::1")]
+    assert found == ["http://localhost:8000", "http://[::1]:8000"]
+
+
 def test_a_page_of_its_own_is_served_and_no_other_site_may_ask(tmp_path: Path) -> None:
     from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError
     from aiohttp.test_utils import TestServer

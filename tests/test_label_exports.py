@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 
 from expertchat.backends.base import Embedder, Embedding, EmbedRequest
+from expertchat.backends.served.embedder import ServedEmbedder
 from expertchat.cli import main
+from expertchat.command.compose import load
 from expertchat.labels.export import preferences_of, prompt_of, table_of
 from expertchat.labels.missing import wim_scores
 from expertchat.labels.opinions import opinions_of
+from expertchat.labels.run import embedder_of
 from expertchat.labels.store import LabelFile
 from expertchat.records import Turn
 from tests.labelled import SOURCE, label, pair, single, written
+from tests.served import Stub
 
 # -- opinions -------------------------------------------------------------------------------------------------------------
 
@@ -112,6 +116,22 @@ def test_what_is_missing_is_scored_by_the_same_cosine_and_the_table_holds_it() -
     assert [rows[0][name] for name in names] == ["3", "0.6", "1", "0", "'=1+1"]
     assert (rows[0]["system"], rows[0]["at"]) == ("model-x", "1970-01-01T00:00:01+00:00")
     assert (rows[2]["choice"], rows[2]["preferred"], rows[3]["rating_clarity"], rows[3]["wim"]) == ("first", "model-x", "", "")
+
+
+def test_what_is_missing_is_scored_by_the_embedder_of_the_run_or_the_one_that_is_named(tmp_path: Path) -> None:
+    """Behind an address too: its cosines are its model's own. And where a run's embedder followed its models, all of them are asked."""
+    run = tmp_path / "run"
+    run.mkdir()
+    plain = load("label", [f"source.path=[{run}]", "export=csv"])
+    with Stub() as stub:
+        own = {"path": "auto", "backend": "server", "url": stub.url, "model": "m"}
+        (run / "config.yaml").write_text(json.dumps({"embedder": own, "experts": {"a": {"path": "embedded:llama"}}}))
+        table = plain.source.model_copy(update={"path": [str(tmp_path / "items.jsonl")]})
+        named = plain.model_copy(update={"embedder": plain.embedder.model_copy(update=own), "source": table})
+        assert [type(embedder_of(config)) for config in (plain, named)] == [ServedEmbedder, ServedEmbedder]
+    experts = {"a": {"path": "embedded:llama"}, "b": {"path": str(tmp_path / "merged"), "family": "world"}}
+    (run / "config.yaml").write_text(json.dumps({"embedder": {"path": "auto"}, "experts": experts}))
+    assert getattr(embedder_of(plain), "name", "") == "embedded:embedder"
 
 
 def test_exports_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from expertchat.command.compose import load
 from expertchat.config import ConfigError
 from expertchat.events import RunStarted
 from expertchat.folder.jsonl import read_lines
+from expertchat.records import Served
 from expertchat.runs.merge_runs import merge_runs
 from expertchat.views.outcomes import print_merged_runs
 from tests.scripted import Collect, Double, run
@@ -223,6 +224,16 @@ def test_tasks_that_were_submitted_are_waited_for(parts: Path) -> None:
     (parts / "submission").mkdir()
     (parts / "submission/submission.json").write_text(json.dumps({"tasks": 4}))
     assert [text.partition(";")[0] for text in problems(parts)] == [f"{parts}: task {n} has not begun" for n in (1, 3)]
+
+
+def test_what_servers_were_asked_by_the_parts_is_added_up(parts: Path) -> None:
+    """Two parts with an answer each, of 2 and 1 requests; what the second one cost is not known."""
+    for i, cost in enumerate((0.25, None)):
+        one = Served(id="x", key="k", model="m", server="s", text="so", tries=2 - i, prompt_tokens=10, completion_tokens=3, cost=cost)
+        (parts / f"task-{i}" / "served.jsonl").write_text(one.to_json() + "\n")
+    merge_runs([parts], None)
+    expected = {"answers": 2, "requests": 3, "prompt_tokens": 20, "completion_tokens": 6, "cost": 0.25}
+    assert summary(parts / "merged")["served"] == expected
 
 
 def test_partial_merges_what_there_is_and_says_so(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from expertchat.backends.folders import EMBEDDED
 from expertchat.backends.local import LocalBackend
 from expertchat.command.compose import load
 from expertchat.config import ConfigError
+from expertchat.doors.metrics import check
 from expertchat.metrics import overlap
 from expertchat.metrics.columns import columns_of
 from expertchat.metrics.kept import Kept
@@ -424,6 +425,15 @@ def test_wrong_words_are_one_message(source: Path, capsys: pytest.CaptureFixture
     for part in ("nowhere: no such file or folder", "rows: must end in .csv, .jsonl, but is 'rows.txt'", "out: must end in", "rogue"):
         assert part in told
     assert "model.path=/no/such/model: no such folder" in told and "Traceback" not in told
+
+
+def test_an_embedder_behind_an_address_is_not_passed_over(source: Path) -> None:
+    """Similarities by another embedder than the one that was named would be taken for those of that one."""
+    found = [
+        list(check(load("metrics", [f"source.path=['{source}']", "embedder=server", *more]), True))
+        for more in (("measures=[similarity]",), ("measures=[length]",))
+    ]
+    assert [len(problems) for problems in found] == [1, 0] and str(found[0][0]).startswith("embedder.backend=server: similarities")
 
 
 def test_a_missing_package_is_one_message(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

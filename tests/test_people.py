@@ -284,6 +284,16 @@ def test_numbers_are_typed(monkeypatch: pytest.MonkeyPatch) -> None:
         view.rating("b", of, "Depth", "how deep")
 
 
+def test_the_table_is_left_at_every_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`/leave` is no answer: no guess, no reason for one, no text of an edited turn."""
+    view, _ = at_terminal(monkeypatch, "/leave", "h", "/leave", "/leave")
+    for _ in range(2):
+        with pytest.raises(Interrupted, match="has left the table"):
+            view.guess("b", "a")
+    with pytest.raises(Interrupted, match="has left the table"):
+        view.edit("a", "Good.")
+
+
 def test_what_is_asked_at_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     view, shown = at_terminal(monkeypatch, "perhaps", "H", "It\x1b[2J jokes.", "?", "", "x", "e", "Better.", "", "q")
     assert view.guess("b", "a") == (True, "It[2J jokes.") and "B, was A a human or an AI?" in shown[0]

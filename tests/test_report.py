@@ -129,6 +129,21 @@ def test_tokens_are_shaded_where_their_likelihoods_were_written(tmp_path: Path) 
     assert "shades" not in found["c00000"][2] and "shades" in found["c00001"][2]["candidates"][0]
 
 
+def test_tokens_are_those_of_the_run_that_their_file_names(tmp_path: Path) -> None:
+    """Runs of a study are called alike, and so are their dialogues: a file of one of them says nothing of the others. Of runs that were
+    moved since the name alone is left, which tells nothing where two have it."""
+    one, other = (dialogues(tmp_path / arm / "seed-1", 1) for arm in ("wim", "plain"))
+    values = {"tokens": [{"text": "The", "probability": 0.5, "rank": 1}]}
+
+    def shaded(named: Path, *runs: Path) -> list[bool]:
+        file = tmp_path / "tokens.json"
+        file.write_text(json.dumps({"about": {"run": str(named), "dialogue": "c00000", "turn": 0, "candidate": None}, **values}))
+        return ["shades" in talk.body["turns"][0] for talk in talks(subject_of([*runs, file]), [])]
+
+    assert shaded(other, one, other) == [False, True] and shaded(tmp_path / "gone" / "seed-1", one, other) == [False, False]
+    assert shaded(tmp_path / "gone" / "seed-1", one) == [True]
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_many_are_split_and_none_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = dialogues(tmp_path / "run", 200, turns=6)

@@ -194,6 +194,29 @@ def test_a_link_of_its_own_compare_and_back(opened: Open, hundred: Path) -> None
     assert "Nothing here is called" in page.get_by_role("alert").inner_text()
 
 
+def test_on_a_phone_the_way_back_leads_to_the_list(opened: Open, hundred: Path) -> None:
+    """There the list gives way to what is read; the browser's own way back is the page as it was opened, whose address has no place."""
+    page = opened(hundred, WIDTHS["phone"])
+    page.locator("#list tr a").first.click()
+    until(page, "document.querySelector('article.talk') && !document.querySelector('.listed').checkVisibility()")
+    page.go_back()
+    until(page, "document.querySelector('.listed').checkVisibility()")
+
+
+def test_of_a_run_that_goes_on_the_page_looks_for_more_until_somebody_reads(opened: Open, tmp_path: Path) -> None:
+    """On a wide screen it shows a dialogue by itself, candidates and all, which nobody has chosen."""
+    run = dialogues(tmp_path / "run", 2, candidates=2)
+    write(subject_of([run]), tmp_path / "page.html", again=1)
+    page = opened(tmp_path / "page.html")
+    page.evaluate("window.before = true")
+    until(page, f"window.before === undefined && {READY}")
+    page.locator("#list tr a").first.click()
+    until(page, "document.body.classList.contains('reading')")
+    page.evaluate("document.activeElement.blur(); window.before = true")
+    time.sleep(2)
+    assert page.evaluate("window.before") is True
+
+
 def test_it_is_driven_by_keys(opened: Open, hundred: Path) -> None:
     page = opened(hundred)
     page.keyboard.press("/")

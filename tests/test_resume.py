@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from expertchat.backends.base import Embedding, GenerateRequest
 from expertchat.config import ConfigError
 from expertchat.events import AnyEvent, ConversationJudged, Note, RunFinished, RunStarted, TextStreamed
+from expertchat.folder.run import Interrupted, Interrupts
+from expertchat.views.table import _leaving
 from tests.scripted import BagOfWords, Collect, Double, babble, config_of, run
 
 SMALL = ("conversation.count=5", "conversation.turns=4", "judging.per_turn=true", "judging.form=both", "engine.max_batch=4")
@@ -214,7 +216,7 @@ def test_kill_9_at_random_moments(tmp_path: Path, overrides: tuple[str, ...], li
     assert summary(folder) == summary(listed if overrides == SMALL else proposed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_signals_stop_in_order_and_the_run_goes_on(tmp_path: Path, listed: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
     process = in_child(lambda: run(folder, *SMALL, double=Double(seconds=0.02)))
@@ -230,6 +232,22 @@ def test_signals_stop_in_order_and_the_run_goes_on(tmp_path: Path, listed: Path,
     assert not (folder / "summary.json").exists() and not (folder / "heartbeat.json").exists()
     assert run(folder, *SMALL) == 0
     assert contents(folder) == contents(listed)
+
+
+def test_a_terminal_that_closes_stops_a_run_but_not_one_behind_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupts.reason is None
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupts.reason == "SIGHUP"
+            with pytest.raises(Interrupted, match="SIGHUP"), _leaving():  # at the table, while a line is typed
+                os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_while_topics_are_proposed(tmp_path: Path, proposed: Path) -> None:

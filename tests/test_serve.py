@@ -26,7 +26,7 @@ from expertchat.config import ConfigError
 from expertchat.serving import run as serving
 from expertchat.serving import started
 from expertchat.serving.run import run_serve
-from expertchat.serving.started import Started
+from expertchat.serving.started import Failed, Started
 from expertchat.serving.vllm import command, require_vllm, shared_out, variables, visible_gpus
 from tests.cluster import until
 from tests.served import Stub
@@ -206,6 +206,24 @@ def test_a_signal_ends_it(tmp_path: Path) -> None:
     threading.Thread(target=tell, daemon=True).start()
     assert run_serve(wanted(folder), ["serve"], heard) == 3
     assert heard.end.reason == "SIGTERM" and addresses(folder) == []
+
+
+@pytest.mark.parametrize(("host", "root"), [("::1", "http://[::1]:8123"), ("127.0.0.1", "http://127.0.0.1:8123")])
+def test_an_address_of_ipv6_is_written_as_clients_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, root: str) -> None:
+    asked = list[str]()
+
+    class NotBegun:
+        pid, log, stop = 1, tmp_path / "server.log", staticmethod(lambda: None)
+
+        def __init__(self, line: Any, environment: Any, folder: Path, root: str) -> None:
+            asked.append(root)
+
+        def wait(self, *_: object) -> bool:
+            raise Failed("that will do")
+
+    monkeypatch.setattr("expertchat.serving.run.Started", NotBegun)
+    monkeypatch.setattr("expertchat.serving.run.require_vllm", lambda config: None)
+    assert run_serve(wanted(tmp_path / "server", host=host, port=8123), ["serve"], Heard()) == 1 and asked == [root]
 
 
 def test_an_environment_without_vllm() -> None:

@@ -220,6 +220,14 @@ def test_embeddings_have_length_one_and_long_texts_are_cut_nowhere(stub: Stub) -
     assert sorted(len(texts) for texts in inputs) == [1, 1, 2] and not stub.twice()
 
 
+def test_an_embedder_that_is_not_there_at_the_start_is_waited_for_as_a_model_is() -> None:
+    """`server.wait`, and not the patience of a request in the middle of a run: ten minutes by default."""
+    found = load("converse", ["embedder=server", "embedder.url=http://127.0.0.1:9/v1", "embedder.model=e"]).embedder
+    terms = Terms(QUICK.model_copy(update={"patience": 3.0, "wait": 0.1}))
+    with pytest.raises(ConfigError, match=r"embedder: .*no connection.*\(server\.wait\)"):
+        ServedEmbedder.connect(found, client_for(found, terms))
+
+
 # -- keys -------------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from expertchat.backends.base import GenerateRequest
 from expertchat.backends.loading import client_for
 from expertchat.backends.served.backend import ServedBackend
+from expertchat.backends.served.client import Client, wait_for
 from expertchat.backends.served.terms import Terms
 from expertchat.config import ConfigError
 from expertchat.folder.run import Halted
-from expertchat.records import Message
+from expertchat.folder.served import Ledger
+from expertchat.records import Message, Served
 from tests.served import Handler, Stub, is_probe
 from tests.served_runs import KEY, QUICK, SAMPLED, asked, config, connected, cut, drips
 
@@ -135,3 +138,17 @@ def test_a_budget_of_requests_stops_the_run(stub: Stub) -> None:
     with pytest.raises(Halted, match=r"server\.max_requests="):
         backend.generate([asked(str(i)) for i in range(8)])
     assert backend.client.sent == left.max_requests
+
+
+def test_a_budget_of_requests_is_of_all_starts_and_all_servers(stub: Stub) -> None:
+    """20 answers of earlier starts, which took a request each, and three more that are allowed: three are sent, by two servers together."""
+    ledger = Ledger()
+    for n in range(20):
+        ledger.keep(Served(id=f"old{n}", key="k", model="m", tries=1, seconds=0.1, server="s", text="so"))
+    with Stub() as other:
+        terms = Terms(QUICK.model_copy(update={"max_requests": 23, "concurrency": 1}), ledger)
+        clients = [Client([url], None, terms) for url in (stub.url, other.url)]
+        for client in clients * 2:
+            with contextlib.suppress(Halted):
+                wait_for(client.ask("/models", {}, lambda found: found))
+    assert len(stub.asked) + len(other.asked) == 3

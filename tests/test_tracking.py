@@ -151,6 +151,18 @@ def test_one_that_cannot_be_opened_is_dropped(
     assert len(kept) == 1 and len(kept[0].told) == 1 and "RuntimeError" in notes[0].text
 
 
+@pytest.mark.usefixtures("kept")
+def test_one_whose_own_file_is_damaged_is_dropped(config: OnlineDpoConfig, tmp_path: Path) -> None:
+    """It costs neither the run nor the view beside which it stands."""
+    notes = list[str]()
+    (tmp_path / "trackers").mkdir()
+    (tmp_path / "trackers" / "wandb.jsonl").write_text('{"run": "1\n{"logged": "x"}\n')
+    (tmp_path / "trackers" / "trackio.jsonl").mkdir()
+    open_trackers(NAMES, tmp_path, config, tell=lambda note: notes.append(note.text)).close()
+    assert len(notes) == 2 and "wandb is left out from here on: " in notes[0] and "line 1 is not a JSON object" in notes[0]
+    assert notes[1].startswith("trackio is left out from here on: cannot read ") and len(KEPT) == 1
+
+
 def test_what_is_not_installed_is_one_message_for_each(config: OnlineDpoConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "PACKAGES", {name: ("no_such_package",) for name in NAMES})
     with pytest.raises(ConfigError) as caught:

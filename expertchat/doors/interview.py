@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from expertchat.doors.guard import say
 
@@ -29,12 +30,15 @@ def run(arguments: Sequence[str]) -> int:
     models = os.environ.get("EXPERTCHAT_MODELS")
     interview = open_interview(options.run, options.turn, options.of, models, options.device, options.seed)
     print_heading(interview.transcript, interview.index, interview.seat)
-    rows = []
-    for asked in [questions] if questions is not None else ([one] for one in _typed()):
-        rows += (answers := interview.ask(asked))
-        print_answers(answers, interview.seat, questions is not None)
-    if options.out:
-        write_out("--out", options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    rows, done = list[dict[str, Any]](), False
+    try:
+        for asked in [questions] if questions is not None else ([one] for one in _typed()):
+            rows += (answers := interview.ask(asked))
+            print_answers(answers, interview.seat, questions is not None)
+        done = True
+    finally:  # Ctrl-C, or a question that has no room: what was answered before is kept
+        if options.out and (rows or done):
+            write_out("--out", options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return 0
 
 

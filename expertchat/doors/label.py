@@ -88,11 +88,14 @@ def _port_problem(host: str, port: int) -> str | None:
 
 def named(config: LabelConfig) -> list[tuple[str, str | None]]:
     """The embedder, where one is named: only an export may fetch it."""
-    return [(config.embedder.path, config.embedder.models_dir)] if config.export == "csv" and config.embedder.path != "auto" else []
+    wanted = config.embedder
+    named = config.export == "csv" and wanted.backend == "local" and wanted.path != "auto"
+    return [(wanted.path, wanted.models_dir)] if named else []
 
 
 def check(config: LabelConfig, here: bool) -> Problems:
     """What keeps it from being run."""
+    from expertchat.command.check_models import server_problems
     from expertchat.command.check_places import new_file_problem, new_folder_problem
     from expertchat.labels.run import labels_folder, to_read
     from expertchat.sources.read import source_problems
@@ -103,6 +106,8 @@ def check(config: LabelConfig, here: bool) -> Problems:
     if config.export:
         if config.labels and not to_read(config.labels, config.source.path).exists():
             yield f"labels={config.labels}: no such folder; correct it, or leave it away for that of the source"
+        if config.export == "csv":
+            yield from server_problems("embedder", config.embedder)
         return
     folder = labels_folder(config.labels, config.source.path)
     if problem := new_folder_problem("labels", folder):

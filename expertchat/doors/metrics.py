@@ -77,6 +77,8 @@ def check(config: MetricsConfig, here: bool) -> Problems:
         yield from models.model_problems("model", config.model)
     for name, one in config.classifiers.root.items() if here else ():
         yield from (f"classifiers.{name}.path={one.path}: {problem}" for problem in classifier_problems(one))
-    if config.embedder.path != "auto" and "similarity" in config.measures:
+    if config.embedder.backend == "server" and "similarity" in config.measures:
+        yield "embedder.backend=server: similarities are those of an embedder that is loaded here; name a folder, embedder.path=FOLDER"
+    elif config.embedder.path != "auto" and "similarity" in config.measures:
         yield from models.embedder_problems(config.embedder, [])
     yield from models.device_problems({"embedder.device": config.embedder.device})

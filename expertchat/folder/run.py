@@ -25,7 +25,7 @@ from expertchat.text.redaction import hide
 
 F = TypeVar("F", bound=RunFolder)
 DONE, FAILED, STOPPED = 0, 1, 3  # exit codes; 2 is a wrong config
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 
 
 def run_folder(name: str | None, command: str) -> Path:
@@ -112,6 +112,12 @@ class Interrupted(KeyboardInterrupt):
     """A signal came while nothing was in flight that could be finished."""
 
 
+def wanted_signals() -> list[signal.Signals]:
+    """Those that stop a run. A terminal that closes does (SIGHUP), but not where nohup is before the command: there it is ignored."""
+    found: list[signal.Signals] = [number for name in SIGNALS if (number := getattr(signal, name, None)) is not None]
+    return [number for number in found if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN]
+
+
 class Interrupts:
     """While entered, a signal sets `reason` instead of ending the process; a second Ctrl-C raises KeyboardInterrupt.
 
@@ -141,9 +147,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for name in SIGNALS:
-                if (number := getattr(signal, name, None)) is not None:
-                    self._before[number] = signal.signal(number, self._handle)
+            for number in wanted_signals():
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

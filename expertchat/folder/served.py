@@ -61,9 +61,9 @@ class Ledger:
         return self._there
 
 
-def figures(folder: Path) -> Mapping[str, Any]:
-    """What the servers of a run were asked and have cost, for its summary; nothing of a run without any."""
-    lines = [line for _, line in read_lines(folder / f"{FILE}.jsonl")]
+def figures(*folders: Path) -> Mapping[str, Any]:
+    """What the servers of a run, or of several together, were asked and have cost, for its summary; nothing of runs without any."""
+    lines = [line for folder in folders for _, line in read_lines(folder / f"{FILE}.jsonl")]
     if not lines:
         return {}
     costs = [line["cost"] for line in lines if line.get("cost") is not None]

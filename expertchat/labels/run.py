@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from expertchat.config import ConfigError, EmbedderConfig
 from expertchat.folder.reader import RunReader, read_config
+from expertchat.folder.run import Halted
 from expertchat.folder.writing import replace, saving
 from expertchat.lab.recorded import said_in
 from expertchat.labels.config import FormConfig, LabelConfig, annotator_name
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 FOLDER = "labels"
 NAMES = {"trl": "preferences.jsonl", "csv": "labels.csv"}
+OF_EMBEDDER = ("path", "backend", "url", "model", "key_from", "prices")  # what of a run's embedder decides its scores
 
 
 # -- places -------------------------------------------------------------------------------------------------------------
@@ -167,22 +169,37 @@ def _scored(config: LabelConfig, labels: Sequence[Label], items: Sequence[Item],
         return {}
     from expertchat.labels.missing import wim_scores
 
-    return wim_scores(labels, {item.id: item for item in items}, embedder, config.empty_score)
+    try:
+        return wim_scores(labels, {item.id: item for item in items}, embedder, config.empty_score)
+    except Halted as error:  # its server does not answer any more
+        raise ConfigError(f"embedder: {error}") from None
 
 
 def embedder_of(config: LabelConfig) -> Embedder | None:
     """The embedder that is configured, else that of the source run; None where there is none. Raises ConfigError where it is not there."""
-    from expertchat.backends.loading import load_embedder
-
-    if config.embedder.path != "auto":
-        return load_embedder(config.embedder, [])
+    if config.embedder.backend == "server" or config.embedder.path != "auto":
+        return _found(config.embedder, [])
     places = [place for path in config.source.path if (place := Path(path).expanduser() / "config.yaml").is_file()]
     plain: Mapping[str, Any] = read_config(places[0], "name an embedder: embedder=mpnet") if len(places) == 1 else {}
     own, experts = plain.get("embedder"), plain.get("experts")
     if not isinstance(own, Mapping) or not isinstance(experts, Mapping):
         return None
-    settings: EmbedderConfig = config.embedder.model_copy(update={"path": str(own.get("path", "auto"))})
-    return load_embedder(settings, [str(model.get("path")) for model in experts.values() if isinstance(model, Mapping)])
+    seats = [*experts.values(), plain.get("third"), plain.get("moderator")]
+    models = [model for model in seats if isinstance(model, Mapping)]
+    settings: EmbedderConfig = config.embedder.model_copy(update={key: own[key] for key in OF_EMBEDDER if key in own})
+    return _found(settings, ["embedded:" if model.get("family") == "world" else str(model.get("path")) for model in models])
+
+
+def _found(config: EmbedderConfig, model_paths: Sequence[str]) -> Embedder:
+    """An embedder that is loaded here, or asked. Raises ConfigError."""
+    from expertchat.backends.loading import client_for, load_embedder
+
+    if config.backend == "local":
+        return load_embedder(config, model_paths)
+    from expertchat.backends.served.embedder import ServedEmbedder
+    from expertchat.backends.served.terms import Terms
+
+    return ServedEmbedder.connect(config, client_for(config, Terms()))
 
 
 def told(sitting: Sitting, folder: Path) -> str:

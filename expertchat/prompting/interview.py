@@ -6,6 +6,8 @@ question leaves a trace in the dialogue, nor in the next question.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from expertchat.metrics.loaded import load_model
 from expertchat.metrics.said import find_said, model_of, weights_of
 from expertchat.records import Message, Speaker, Transcript
 
+_FILE = re.compile(r"\S*[/.]\S*|.*\.[A-Za-z]\w{1,4}")  # what is meant as a file: no sentence in which a dot or a slash stands
 ASIDE = "Outside of the discussion, which goes on without this: {question}"
 
 
@@ -89,8 +92,8 @@ def open_interview(folder: Path, turn: str, of: str | None, models_dir: str | No
 def questions_of(word: str) -> list[str]:
     """The questions of a file, one a line with # comments, or the one that the word is. Raises ConfigError."""
     path = Path(word).expanduser()
-    if not path.is_file():
-        if path.suffix or "/" in word:
+    if not os.path.isfile(path):  # which takes a long question for no file
+        if _FILE.fullmatch(word.strip()):
             raise ConfigError(f"--ask {word}: no such file; name a file of questions, or write the question itself")
         return [word] if word.strip() else []
     found = list(_lines(read_text(path, "--ask").splitlines()))

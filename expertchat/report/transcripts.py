@@ -39,11 +39,19 @@ def _shades(subject: Subject, run: RunReader) -> dict[tuple[Any, Any, Any], list
     found = {}
     for values in subject.files.values():
         about = map_at(values, "about")
-        if Path(str(about.get("run"))).resolve().name == run.folder.resolve().name:
+        if _is_of(subject, run, Path(str(about.get("run"))).resolve()):
             tokens = [one for one in list_at(values, "tokens") if isinstance(one, Mapping) and not one.get("special")]
             shades = [[text_of(one.get("text")) or "", number_of(one.get("probability")), one.get("rank")] for one in tokens]
             found[about.get("dialogue"), about.get("turn"), about.get("candidate")] = shades
     return found
+
+
+def _is_of(subject: Subject, run: RunReader, named: Path) -> bool:
+    """Whether a file that names a run's folder is of this one: by that folder, or, where the runs were moved since, by its name alone, if
+    no other run here is called so."""
+    folders = [one.folder.resolve() for one in subject.runs]
+    here = run.folder.resolve()
+    return here == named or (named not in folders and here.name == named.name and [one.name for one in folders].count(here.name) == 1)
 
 
 def _branch(subject: Subject, run: RunReader) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from expertchat.folder.jsonl import as_number
 from expertchat.folder.provenance import provenance
 from expertchat.folder.reader import RunReader, is_failed
 from expertchat.folder.run_folder import differences
+from expertchat.folder.served import figures as served
 from expertchat.folder.submission import read_submission
 from expertchat.folder.summary import seconds_of, summarise
 from expertchat.folder.writing import replace
@@ -313,6 +314,7 @@ def _write_events(merged: Merged, origins: Sequence[Origin], work: Path) -> None
         file.writelines(as_json(Note(time=time, text=text, level="warning").model_dump(mode="json")) for text in merged.notes)
         file.flush()
         merged.summary = _training_summary(merged, work) if training else _summary(merged, work)
+        merged.summary |= served(*(one.folder for one in merged.sources))
         reason = f"merged with --partial: {'; '.join(merged.lacking)}" if merged.lacking else None
         failed = is_failed(merged.summary)
         reason = str(merged.summary["reason"]) if failed else reason

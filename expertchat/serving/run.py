@@ -91,7 +91,7 @@ class _Serving:
         server, job = self.config.server, job_here()
         apart = job is not None and not self.beside
         host, port = server.host or (EVERYWHERE if apart else HERE), server.port or free_port()
-        seen = socket.gethostname() if host in (EVERYWHERE, "::") else host
+        seen = socket.gethostname() if host in (EVERYWHERE, "::") else f"[{host}]" if ":" in host else host  # as addresses write IPv6
         if host not in (HERE, "localhost", "::1") and server.key_from is None:
             self.hub.say(f"whoever reaches {seen} may ask it: a key keeps others out (server.key_from)")
         line = command(self.config, model, port, host, len(gpus))

@@ -16,7 +16,9 @@ STOPPED = {
     "context_full": "the context is full",
     "token_limit": "the token limit is reached",
 }
-SIGNALS = {"SIGUSR1": "at the time limit", "SIGTERM": "from outside (SIGTERM)", "SIGINT": "by Ctrl-C"}
+SIGNALS = {
+    "SIGUSR1": "at the time limit", "SIGTERM": "from outside (SIGTERM)", "SIGINT": "by Ctrl-C", "SIGHUP": "because its terminal was closed",
+}  # fmt: skip
 
 
 def line(text: str) -> str:

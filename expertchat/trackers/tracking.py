@@ -13,6 +13,7 @@ import json
 import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,19 @@ class Tracking:
     def add(self, name: str, folder: Path, config: Group, title: str, known: Sequence[Metrics]) -> None:
         """Open a tracker, or go on with its run, and tell it of the `known` records that it lacks."""
         place = folder / f"{name}.jsonl"
-        lines = [line for _, line in read_lines(place)]
-        with saving(place):
-            folder.mkdir(parents=True, exist_ok=True)
-            log = Log(place)
-        ids = [str(line["run"]) for line in lines if "run" in line]
-        number = ids[0] if ids else secrets.token_hex(4)
-        with self._dropping(name):
+        with self._dropping(name), ExitStack() as undone:
+            lines = [line for _, line in read_lines(place)]
+            with saving(place):
+                folder.mkdir(parents=True, exist_ok=True)
+                log = Log(place)
+            undone.callback(log.close)
+            ids = [str(line["run"]) for line in lines if "run" in line]
+            number = ids[0] if ids else secrets.token_hex(4)
             self._open[name] = OPEN[name](folder, title, number, config), log, {str(line["logged"]) for line in lines if "logged" in line}
             self._texts[name] = next((dict(line["texts"]) for line in reversed(lines) if "texts" in line), {})
             if not ids:
                 log.append(json.dumps({"run": number}))
+            undone.pop_all()
         for metrics in known if name in self._open else ():
             self._log(name, metrics)
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from expertchat import events
 from expertchat.folder.desk import Choice, Draft, Rated, Typed
-from expertchat.folder.run import Interrupted
+from expertchat.folder.run import Interrupted, wanted_signals
 from expertchat.records import Speaker, Turn
 from expertchat.text.in_words import line
 from expertchat.text.sentences import clean
@@ -122,23 +122,21 @@ class TableView(PlainView):
         """Whether the person takes the subject for a human, and why. Raises Interrupted."""
         self._write("")
         while True:
-            said = self._typed(f"{called(seat)}, was {called(subject)} a human or an AI? (h, a, ? does not know) ").strip().lower()
+            said = self._said(f"{called(seat)}, was {called(subject)} a human or an AI? (h, a, ? does not know) ").strip().lower()
             if said in (*YES, *NO, *UNSURE):
                 break
-        why = self._typed("Why? ").strip()
+        why = self._said("Why? ").strip()
         return (None if said in UNSURE else said in YES), why
 
     def rating(self, seat: Speaker, of: Rated, name: str, meaning: str) -> int | None:
         """A number from 1 to 10, or None where nothing is typed. Raises Interrupted."""
         self._rates(of)
         while True:
-            said = self._typed(f"{line(name)} ({line(meaning)}), 1-10: ").strip()
+            said = self._said(f"{line(name)} ({line(meaning)}), 1-10: ").strip()
             if not said:
                 return None
             if said.isdecimal() and 1 <= int(said) <= 10:
                 return int(said)
-            if said == LEAVE:
-                raise Interrupted(LEFT)
 
     def missing(self, seat: Speaker, of: Rated, draft: Draft) -> str | None:
         """What is missing; "" where nothing is, None where nothing is typed. Raises Interrupted."""
@@ -166,8 +164,8 @@ class TableView(PlainView):
             self._looked = (conversation.id, index)
         place = f"{line(conversation.id)}/{index}" if conversation is not None else f"turn {index}"
         while True:
-            said = self._typed(f"[{place}] {STEPS} > ").strip().lower()
-            if said in ("q", LEAVE):
+            said = self._said(f"[{place}] {STEPS} > ").strip().lower()
+            if said == "q":
                 raise Interrupted(LEFT)
             if said in CHOICES:
                 if CHOICES[said] in ("edit", "own"):
@@ -177,8 +175,15 @@ class TableView(PlainView):
     def edit(self, seat: Speaker, text: str) -> str:
         """The text, edited; an empty line leaves it as it was. Raises Interrupted."""
         parts = text.split("\n")
-        found = [self._typed(f"{called(seat)}> " if not i else ". ", part) for i, part in enumerate(parts)]
+        found = [self._said(f"{called(seat)}> " if not i else ". ", part) for i, part in enumerate(parts)]
         return "\n".join(found) if any(part.strip() for part in found) else text
+
+    def _said(self, prompt: str, begun: str = "") -> str:
+        """A line that is no half-written turn. Raises Interrupted, also where it says so."""
+        found = self._typed(prompt, begun)
+        if found.strip().lower() == LEAVE:
+            raise Interrupted(LEFT)
+        return found
 
     # -- typing ---------------------------------------------------------------------------------------------------------
 
@@ -205,7 +210,7 @@ def _leaving() -> Iterator[None]:
     def leave(number: int, frame: Any) -> None:
         raise Interrupted(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, leave) for number in wanted_signals()}
     try:
         yield
     finally:

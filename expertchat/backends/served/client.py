@@ -230,12 +230,15 @@ class Client:
     def _spend(self) -> None:
         """Count a request that is about to be sent. Raises Halted where the budget has none left."""
         requests, cost = self.terms.ledger.spent
+        if self.terms.before is None:
+            self.terms.before = requests
         most, dearest = self.settings.max_requests, self.settings.max_cost
-        if most is not None and max(requests, self.sent) >= most:
+        if most is not None and self.terms.before + self.terms.sent >= most:
             raise Halted(f"server.max_requests={most} are sent; with more the same command goes on")
         if dearest is not None and cost >= dearest:
             raise Halted(f"server.max_cost={dearest:g} is spent ({cost:.4f}); with more the same command goes on")
         self.sent += 1
+        self.terms.sent += 1
 
     def _free(self) -> Address:
         """The least loaded of the addresses that are there."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from expertchat.backends.base import Capabilities, Embedder, Embedding, EmbedRequest
 from expertchat.backends.chunks import chunk, unit, weighted_mean
+from expertchat.backends.served.can import there
 from expertchat.backends.served.client import Client, wait_for
 from expertchat.backends.served.lane import Asked, OnText
 from expertchat.backends.served.reading import Usage, usage
@@ -35,6 +36,7 @@ class ServedEmbedder(Asked, Embedder):
         """Embed a word, to see that there is somebody. Raises ConfigError."""
         made = cls(client, str(config.model), config.prices)
         try:
+            wait_for(there(client))
             wait_for(client.ask("/embeddings", {"model": made.name, "input": ["herons"]}, vectors))
         except (Denied, Refused, Halted) as error:
             raise ConfigError(f"embedder: {error}") from None

@@ -154,7 +154,7 @@ function named(run, id) {
 async function go() {
   const found = /^#read\/(\d+)\/([^/]+)(?:\/with\/(\d+)\/([^/]+))?$/.exec(location.hash);
   if (!found) {
-    if (location.hash === "#transcripts") document.body.classList.remove("reading");
+    document.body.classList.remove("reading"); // the list, a section, or the page as it was opened
     return;
   }
   const talk = named(found[1], found[2]);
@@ -230,6 +230,7 @@ async function begin() {
   if (!state.open && state.all.length && matchMedia("(min-width: 70rem)").matches) {
     const first = [...state.all].sort(ORDERS.apart)[0]; // one to begin with: where the judges are furthest apart
     await read(first);
+    document.body.classList.remove("reading"); // nobody has chosen it
   }
   document.body.classList.add("ready");
 }
@@ -237,7 +238,7 @@ async function begin() {
 function again(seconds) {
   // A run that goes on is written again: look again, but not while somebody reads or looks for something.
   setTimeout(() => {
-    const idle = !document.body.classList.contains("reading") && !document.querySelector("details[open], :focus");
+    const idle = !document.body.classList.contains("reading") && !document.querySelector("details[open]:not(.begun), :focus");
     if (idle && !document.hidden) location.reload();
     else again(seconds);
   }, 1000 * seconds);

@@ -111,7 +111,7 @@ function candidates(turn, data) {
     return el("li", { class: one.taken ? "taken" : "" }, el("div", { class: "facts" }, parts), one.shades ? shaded(one.shades) : said(one.text),
       how.length || of(data.ratings).length || of(data.wim).length ? folded("how this came about", ...how, ...more) : "");
   });
-  return el("details", { class: "candidates", open: Boolean(turn.open) }, el("summary", {}, title), el("ol", {}, ...inside));
+  return el("details", { class: turn.open ? "candidates begun" : "candidates", open: Boolean(turn.open) }, el("summary", {}, title), el("ol", {}, ...inside));
 }
 
 function ratingTable(ratings) {

@@ -33,6 +33,7 @@ class Pages(Server):
 
     def __init__(self, command: str, host: str, port: int, title: str, say: Callable[[str], None]) -> None:
         super().__init__(f"exec {command}", host=host, port=port, title=title)  # no shell between: an app sees that its server is gone
+        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self._say = say
 
     async def _make_app(self) -> web.Application:
@@ -41,7 +42,7 @@ class Pages(Server):
         return app
 
     async def on_startup(self, app: web.Application) -> None:
-        self._say(f"http://{self.host}:{self.port}   (Ctrl+C ends it)")
+        self._say(f"{self.address}   (Ctrl+C ends it)")
 
     def initialize_logging(self) -> None:
         logging.basicConfig(level="WARNING", format="%(message)s")
