@@ -183,6 +183,15 @@ def test_pairs_of_a_source_go_by_their_scores(tmp_path: Path) -> None:
     assert outcomes(tmp_path / "run")["r0003/0"].reason == "margin too small"
 
 
+def test_a_text_of_which_no_pair_came_is_chosen_where_it_comes_again(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("prompt,a,b\nQ,one two three,one two\nQ,one two three,one\nQ,one two three,two\n")
+    assert build(tmp_path / "run", str(path), "judge=length", "choose.min_margin=2") == 0
+    assert list(pairs(tmp_path / "run")) == ["r0003/0"]  # 3 - 2 = 1 is too little, 3 - 1 = 2 is not, and then it stands in a pair
+    reasons = {name: one.reason for name, one in outcomes(tmp_path / "run").items()}
+    assert (reasons["r0002/0"], reasons["r0004/0"]) == ("margin too small", "stands in an earlier pair")
+
+
 def test_single_texts_with_one_prompt_are_held_against_each_other(tmp_path: Path) -> None:
     path = tmp_path / "texts.csv"
     path.write_text("prompt,text\nQ,one two three\nQ,one\nQ,one two\nAlone?,one two three four\n")

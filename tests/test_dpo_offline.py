@@ -29,6 +29,7 @@ from expertchat.training.dpo_config import DpoConfig
 from expertchat.training.dpo_run import DpoRun, check_kinds
 from expertchat.training.offline import run_offline
 from expertchat.training.preferred import Stand, figures_of
+from expertchat.training.ranks import Ranks
 from expertchat.world.facts import load as world_of
 from tests.alike import records, same
 from tests.scripted import Collect
@@ -204,6 +205,24 @@ def test_rounds_are_held_against_the_base_by_what_both_were_measured_on() -> Non
     assert run.no_better(0.6) == "no round is better than the model was before (win_rate 0.521, at best 0.5)"
     run.best = []  # nothing was measured on the way
     assert "now 0.509" in run.no_better(0.509) and run.no_better(0.6) is None and run.no_better(None) is None
+
+
+def test_a_round_is_chosen_by_enough_answers_about_weights_that_have_learnt() -> None:
+    def metrics(number: int, version: int, n: int, rate: float) -> Metrics:
+        figures = {"win_rate": rate, "n": n}
+        return Metrics(id=f"evaluation-model-{number:04d}", kind="evaluation", round=number, learner="model", policy_version=version,
+                       figures=figures)  # fmt: skip
+
+    told = [metrics(1, 0, 8, 0.9), metrics(2, 1, 1, 1.0), metrics(3, 2, 4, 0.6), metrics(4, 3, 8, 0.55)]
+    run: Any = DpoRun.__new__(DpoRun)
+    run.config = SimpleNamespace(evaluation=SimpleNamespace(histories=8))
+    run.store, run.ranks = SimpleNamespace(metrics={one.id: one for one in told}), Ranks.alone()
+    run.best, warned = [], list[str]()
+    run.warn = warned.append
+    for one in told:  # in round 1 no step was made; of round 2 one answer of eight is known
+        run.learner = SimpleNamespace(version=one.policy_version)
+        assert run.evaluate(one.round)
+    assert run.best == [3, 0.6] and warned == ["1 of 8 comparisons after round 2 had an outcome, too few to choose that round by"]
 
 
 def test_what_is_measured_on_held_out_rows() -> None:

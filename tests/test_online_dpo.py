@@ -314,6 +314,7 @@ def test_full_training_writes_weights(tmp_path: Path) -> None:
     [
         (["train.batch=6", "train.micro_batch=4"], "no multiple of train.micro_batch=4"),
         (["train.loss=[exo_pair]"], "label_smoothing"),
+        (["train.label_smoothing=0.1"], "train.label_smoothing=0.1 has no effect with train.loss=[sigmoid]"),
         (["judging.judge=third"], "needs a third model"),
         (["evaluation=pointwise", "evaluation.by=self"], "judge itself"),
         (["reward.wim=shuffled", "judging.z=0.0"], "no effect"),

@@ -92,6 +92,16 @@ def test_a_role_is_held_against_itself() -> None:
     assert made.groups[0].advantages == pytest.approx([-1 / (math.sqrt(2 / 3) + 1e-4), 1 / (math.sqrt(2 / 3) + 1e-4)])
 
 
+def test_what_sets_a_history_off_its_role_is_not_divided_by_the_history_s_own_spread() -> None:
+    """.9 and .9 lie .2 above the mean of the role: over the spread of these two, which is 0, that would be 2,000 times as much as .5."""
+    near, apart = choice(0, [0.9, 0.9]), choice(1, [0.0, 1.0])
+    one, other = of(near, apart, leave_one_out=False, baseline="role", scale="role").groups
+    assert one.advantages[0] == pytest.approx(0.2 / (math.sqrt(0.66 / 3) + 1e-4)) and other.advantages[1] > one.advantages[0]
+    with pytest.raises(ValueError, match=r"train\.baseline=role with train\.scale=group .*; set train\.scale=role or null"):
+        settings("grpo", baseline="role")
+    assert settings("grpo", baseline="role", scale="role").baseline == settings("rloo", baseline="role").baseline == "role"
+
+
 def test_the_distance_is_taken_off_the_reward() -> None:
     ratios = {"r0001/c0000/t01/k0": 2.0, "r0001/c0000/t01/k1": 0.0}  # 1 - .5 * 2 = 0 and 1: of the third nothing is known
     made = of(choice(0, [1.0, 1.0, 5.0]), beta=0.5, log_ratios=ratios)

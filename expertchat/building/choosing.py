@@ -70,7 +70,7 @@ class Sorting:
     taken: set[tuple[str, str]] = field(default_factory=set)
 
     def why_not(self, one: Scored) -> str | None:
-        """Why a text is not chosen; None: it is, and no other one of its prompt and words will be."""
+        """Why a text is not chosen; None: it is, and no other one of its prompt and words will be, unless it is `freed`."""
         prompt, text = self.prompts[one.item.id], one.text.text
         if one.score is None:
             return UNSCORED
@@ -88,6 +88,10 @@ class Sorting:
             return AGAIN
         self.taken.add(key)
         return None
+
+    def freed(self, one: Scored) -> None:
+        """No pair came of a text that was chosen: another one of its prompt and words may be."""
+        self.taken.discard((json.dumps(self.prompts[one.item.id]), one.text.text))
 
     def outcome(self, one: Scored, reason: str | None = None, **more: object) -> Outcome:
         """What became of a text."""
@@ -114,7 +118,8 @@ def matched(group: Sequence[Scored], sorting: Sorting, low: Low) -> list[tuple[S
     if not others:
         return [(best, UNSCORED if best.score is None else ALONE, None)]
     reason, partner = sorting.why_not(best), None
-    for other in reversed(others) if reason is None else ():
+    chosen = reason is None
+    for other in reversed(others) if chosen else ():
         bound = sorting.bounds[best.type].low
         why = low.before_judging(best.text.text, other.text.text, other.cut) or low.by_score(best.score or 0.0, other.score, bound)
         if why is None:
@@ -123,6 +128,8 @@ def matched(group: Sequence[Scored], sorting: Sorting, low: Low) -> list[tuple[S
         reason = reason or why  # of the worst one, which lies furthest from the best
     if partner is not None:
         reason = None
+    elif chosen:
+        sorting.freed(best)
     rest = [(one, UNSCORED if one.score is None else REJECTED if one is partner else BETWEEN, None) for one in others]
     return [(best, reason, partner), *rest]
 

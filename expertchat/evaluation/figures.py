@@ -16,6 +16,7 @@ from expertchat.evaluation.truth import Tally
 from expertchat.records import Figure, Record, Speaker, Turn, Verdict
 
 RATINGS_APART = 1e-3  # mean ratings that are closer are equal: what else is in a batch changes their last digits
+ANSWERED = 0.5  # of the comparisons must have an outcome where a round is chosen by them
 LENGTH_RATIO = 1.25  # replies whose token counts differ by no more are of like length
 
 

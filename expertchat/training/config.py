@@ -117,6 +117,8 @@ class TrainConfig(UpdateConfig):
             yield f"train.reference=round_start needs train.method=lora; with {self.method} the only copy kept is the base"
         if "exo_pair" in self.loss and not self.label_smoothing:
             yield "train.loss=exo_pair needs train.label_smoothing > 0 (the paper's value is 0.001)"
+        if self.label_smoothing and {"exo_pair", "robust"}.isdisjoint(self.loss):
+            yield f"train.label_smoothing={self.label_smoothing:g} has no effect with train.loss=[{','.join(self.loss)}]: take robust, or 0"
 
 
 class PolicyGradientTrain(UpdateConfig):
@@ -149,6 +151,8 @@ class PolicyGradientTrain(UpdateConfig):
             yield f"train.normalise={self.normalise} has no effect with train.update=rloo, to which a whole reply is one action; set null"
         if self.update == "grpo" and self.normalise is None:
             yield "train.normalise=null: train.update=grpo needs one of reply, tokens, constant"
+        if (self.baseline, self.scale) == ("role", "group"):  # what is divided is then no part of that spread
+            yield "train.baseline=role with train.scale=group divides by almost 0 where rewards are alike; set train.scale=role or null"
         if self.epsilon >= 1:
             yield f"train.epsilon={self.epsilon:g} clips nothing: a ratio of probabilities is never below 0; take less than 1 (usual: 0.2)"
 
@@ -281,7 +285,7 @@ class OnlineConfig(Group):
 
     def _decodings(self) -> list[str]:
         """A learner's candidates must differ: of equal texts none is better."""
-        found = []
+        found, useless = list[str](), "no pair can be made" if self.train.rows == "pairs" else "none is better than another"
         for seat in self.trained:
             reply = self.experts[seat].decoding.reply
             if not reply.varies:
@@ -291,14 +295,10 @@ class OnlineConfig(Group):
                     said = f"sampling ({', '.join(f'{key}={value}' for key, value in shown.items())})"
                     remedy = f" (temperature >= {LEAST_TEMPERATURE}, top_k not 1, top_p > {LEAST_TOP_P}, min_p <= {MOST_MIN_P})"
                 found.append(
-                    f"experts.{seat}.decoding.reply: {said} gives a learner {self.candidates.count} equal candidates, {self._useless}; "
+                    f"experts.{seat}.decoding.reply: {said} gives a learner {self.candidates.count} equal candidates, of which {useless}; "
                     f"set decoding@experts.{seat}.decoding=sampling{remedy}"
                 )
         return found
-
-    @property
-    def _useless(self) -> str:
-        return "of which no pair can be made" if self.train.rows == "pairs" else "of which none is better than another"
 
     def _single(self) -> Iterator[str]:
         """What does not go with single prompts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from expertchat.config import ConfigError
+from expertchat.evaluation.figures import ANSWERED
 from expertchat.records import Figure
 from expertchat.records.learning import Preference, Standing
 from expertchat.sources.preferences import read_preferences, shared
@@ -90,6 +91,14 @@ class DpoRun(Offline[DpoConfig]):
             figures |= compared
         self.learner.refresh()
         return figures
+
+    def enough(self, number: int, figures: Mapping[str, Figure]) -> bool:
+        """A win rate of few answers is none to choose by, as in online_dpo."""
+        n, wanted = int(figures.get("n") or 0), self.config.evaluation.histories
+        if self.figure != "win_rate" or n >= ANSWERED * wanted:
+            return True
+        self.warn(f"{n} of {wanted} comparisons after round {number} had an outcome, too few to choose that round by")
+        return False
 
     def after(self, number: int, figures: Mapping[str, Figure]) -> None:
         """The guards of online_dpo, held against the round's evaluation, where it has one."""

@@ -15,6 +15,7 @@ A command is a class on `Offline`:
     rows(n)          what round n trains on, the same in every start; `self.part(rows, n)` is its part of an epoch, in the epoch's order
     measured(n, ...) the figures of an evaluation; None: a signal came. Each process has all rows: `self.ranks.mine` and `gather` share
                      them out, and passes through the model stand within `self.together()`
+    enough(n, figures) whether a round may be chosen by its evaluation
     after(n, figures)  for guards: may call `self.updater.lower` or set `self.ended`; `self.lowered` is kept across starts
     nothing()        why no weight changed, where none did
     card()           the adapter's README.md
@@ -148,6 +149,10 @@ class Offline(ABC, Generic[C]):
     @abstractmethod
     def measured(self, number: int, final: bool) -> dict[str, Figure] | None:
         """The figures of the present weights after a round; None: stopped by a signal. `final`: those that the run gives in the end."""
+
+    def enough(self, number: int, figures: Mapping[str, Figure]) -> bool:
+        """Whether an evaluation says enough for its round to be chosen by it."""
+        return True
 
     def after(self, number: int, figures: Mapping[str, Figure]) -> None:
         """Hold a round's figures against limits."""
@@ -318,7 +323,8 @@ class Offline(ABC, Generic[C]):
                               weights_of=weights, figures=figures)  # fmt: skip
             self._tell(metrics)
         value = metrics.figures.get(self.figure)
-        if number and not final and isinstance(value, int | float) and (not self.best or self.better(value, self.best[1])):
+        counts = number and not final and self.learner.version and self.enough(number, metrics.figures)
+        if counts and isinstance(value, int | float) and (not self.best or self.better(value, self.best[1])):
             self.best = [number, value]
         return True
 

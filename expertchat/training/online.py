@@ -15,6 +15,7 @@ from expertchat.backends.base import Backend, Embedder
 from expertchat.config import ConfigError
 from expertchat.evaluation.evaluator import Evaluator
 from expertchat.evaluation.evaluator import check as check_evaluation
+from expertchat.evaluation.figures import ANSWERED
 from expertchat.events import Measured, Note, PhaseStarted, RoundFinished, RoundStarted, Sink, StepFinished
 from expertchat.folder.reader import RunReader
 from expertchat.folder.run import Hub, Interrupts, finished, in_folder, run_folder, started, stopped, was_done
@@ -68,9 +69,6 @@ def run_online(
             lambda say: TrainingFolder(place, config.model_dump(mode="json"), command_line, say, writes=ranks.rank == 0),
             lambda store: Online(alone(store.as_begun(config)), store, hub, interrupts, ranks).run(backends, embedder),
         )
-
-
-ANSWERED = 0.5  # of the comparisons must have an outcome where a round is chosen by them
 
 
 class Online:
