@@ -271,6 +271,9 @@ def test_a_table_without_prompts_is_told_with_the_columns_that_it_has() -> None:
         list(prompt_rows(table, SourceConfig(path=["posts.csv"]), lambda note: None))
     named = SourceConfig.model_validate({"path": ["posts.csv"], "columns": {"prompt": "Posts"}})
     assert [row.turns[0].text for row in prompt_rows(table, named, lambda note: None)] == ["My cat is missing."]
+    twice = Table("posts.csv", ["Posts"], [Row(i, {"Posts": text}) for i, text in enumerate(("Why?", "How?", "Why?"))], "row")
+    first, other, again = prompt_rows(twice, named, lambda note: None)
+    assert first.group == again.group != other.group  # intervals draw what was asked twice as one
 
 
 def test_a_chooser_that_judges_its_choice_in_another_form_is_warned_of(tmp_path: Path, table: Path) -> None:

@@ -198,6 +198,12 @@ def test_groups_of_two_tables_are_two(tmp_path: Path) -> None:
     assert [row.group for row in read_rows(config)] == ["1", "2", "bees"]
 
 
+def test_what_is_asked_twice_is_one_group(tmp_path: Path) -> None:
+    (tmp_path / "asked.csv").write_text("prompt,rule,base,best\nWhy?,a,b,c\nHow?,a,b,c\nWhy?,d,e,f\n,a,b,c\n")
+    rows = read_rows(config_of(tmp_path / "asked.csv"))
+    assert [row.group for row in rows] == [rows[0].id, rows[1].id, rows[0].id, rows[3].id]
+
+
 def test_of_one_topic_alone_its_rows_are_drawn_whole() -> None:
     """A row of one mind in all of its orders is one answer, also where the table has one topic: taken for six it would look surer."""
     orders = list(permutations(("a", "b", "c")))

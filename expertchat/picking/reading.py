@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from expertchat.config import ConfigError, near
 from expertchat.picking.config import PickConfig
@@ -31,8 +32,18 @@ def read_rows(config: PickConfig, say: Say = lambda text: None) -> list[PickRow]
         raise ConfigError(problems)
     if not found:
         raise ConfigError(f"source.path: {', '.join(config.source.path)}: no row has all of {', '.join(config.texts)}")
+    found = _asked_alike(found)
     digest = hashlib.sha256("\n".join(row.to_json() for row in found).encode("utf-8", "replace")).hexdigest()[:16]
     return [row.model_copy(update={"source": digest}) for row in found]
+
+
+def _asked_alike(rows: Sequence[PickRow]) -> list[PickRow]:
+    """The rows, those of which nothing else says to what they belong by what was asked: asked twice, it is one group."""
+    firsts = dict[tuple[str, ...], str]()
+    return [
+        row.model_copy(update={"group": firsts.setdefault(tuple(row.said), row.id)}) if row.group == row.id and row.said else row
+        for row in rows
+    ]
 
 
 def _of_table(table: Table, config: PickConfig, say: Say, before: str) -> list[PickRow]:

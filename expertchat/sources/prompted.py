@@ -43,7 +43,7 @@ def prompt_rows(table: Table, config: SourceConfig, say: Say, more: str | None =
     if more is not None and more not in table.columns:
         raise ConfigError(f"rule_text=column:{more}: {table.name} has no such column{near(more, table.columns)}")
     say(f"{table.name}: {', '.join(f'{key} is {column}' for key, column in columns.items())}; others: source.columns.KEY=NAME")
-    empty, found = list[int](), list[PromptRow]()
+    empty, found, firsts = list[int](), list[PromptRow](), dict[tuple[str, ...], str]()
     for row in table.rows:
         cells = {key: row.cells.get(column) for key, column in columns.items()}
         turns, topic = turns_of(cells.get("prompt")), plain_cell(cells.get("topic")) or config.topic or ""
@@ -51,7 +51,7 @@ def prompt_rows(table: Table, config: SourceConfig, say: Say, more: str | None =
             empty.append(row.number)
             continue
         name = plain_cell(cells.get("id")) or f"{table.word[0]}{row.number:04d}"
-        group = plain_cell(cells.get("group")) or topic or name
+        group = plain_cell(cells.get("group")) or topic or firsts.setdefault(tuple(turn.text for turn in turns), name)  # alike: one group
         more_cell = plain_cell(row.cells.get(more)) if more is not None else None
         found.append(PromptRow(name, topic, turns, group, plain_cell(cells.get("reference")), more_cell))
     if twice := [name for name, n in Counter(row.id for row in found).items() if n > 1]:
