@@ -68,6 +68,7 @@ _UNIT = re.compile(
     r"(?:points?|pts|stars?|percent|punkte?n?|sterne?|prozent|errors?|mistakes?|facts?|fehler|fakten|of|out|would|could|might|is|was|than)\b",
     re.IGNORECASE,
 )
+_FIXED = re.compile("[\u00a0\u2007\u202f]")  # spaces that do not break, as French has them before a colon and between a number and its unit
 _ANY_NUMBER = re.compile(rf"(?P<number>\d+|\b(?:{_WORD_NUMBER})\b)", re.IGNORECASE)
 _BEFORE_RATING = frozenset(
     [
@@ -126,7 +127,7 @@ def parse_rating(
     found = split(text)
     if found.open:
         return Parsed(None, "the judge was still thinking", "thinking")
-    said = re.sub(r"[ \t]*\n\s*", "\n", found.said.strip())
+    said = re.sub(r"[ \t]*\n\s*", "\n", _FIXED.sub(" ", found.said).strip())
     if not said:
         return Parsed(None, "empty answer", "empty")
     value = None
