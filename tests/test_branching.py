@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from expertchat.cli import main
 from expertchat.config import ConfigError
@@ -121,6 +123,16 @@ def test_an_interview_leaves_no_trace(parent: Path, tmp_path: Path, capsys: pyte
     assert digest() == before
     with pytest.raises(ConfigError, match="no such file"):
         questions_of("gone.txt")
+
+
+def test_an_expert_of_a_server_is_not_asked(parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = shutil.copytree(parent, tmp_path / "served")
+    config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    config["experts"]["a"] |= {"backend": "server", "url": "http://127.0.0.1:9/v1", "model": "m"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
+    assert main(["interview", str(run), "--turn", "c0001/3", "--of", "a", "--ask", "Why?"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is computed by a server, whose weights may be others by now; take one whose model is loaded here" in said
 
 
 ASKED = ["What is 3.5 % of that?", "Is it and/or here?", "And e.g. bees?", "Why?", "Say it again.", "So " * 200 + "why?"]

@@ -73,6 +73,13 @@ def _candidate(transcript: Transcript, one: Candidate) -> Said:
     return Said(transcript, one.turn, one.speaker, one.text, one.policy_version, ids, one.id, one.altered, thought)
 
 
+APART = {
+    "scripted": "scripted: its words come from a file, so they have no probabilities",
+    "server": "computed by a server, whose weights may be others by now",
+    "human": "a person",
+}
+
+
 def model_of(run: RunReader, speaker: Speaker, models_dir: str | None, device: str | None) -> ModelConfig:
     """The config of the model that speaks for a seat, its files looked for on this machine. Raises ConfigError."""
     experts = run.config.get("experts")
@@ -83,7 +90,8 @@ def model_of(run: RunReader, speaker: Speaker, models_dir: str | None, device: s
     except ConfigError as error:
         raise ConfigError([f"{run.folder / 'config.yaml'}: experts.{problem}" for problem in error.problems]) from None
     if config.backend != "local":
-        raise ConfigError(f"expert {speaker} of {run.folder} is scripted: its words come from a file, so they have no probabilities")
+        whose = APART.get(config.backend, f"computed by {config.backend}, and not here")
+        raise ConfigError(f"expert {speaker} of {run.folder} is {whose}; take one whose model is loaded here")
     here = {"models_dir": models_dir} | ({} if device is None else {"device": device})
     return config.model_copy(update=here)
 
