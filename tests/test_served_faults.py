@@ -63,6 +63,16 @@ def test_what_passes_is_asked_again(name: str, stub: Stub, monkeypatch: pytest.M
     assert done.text == expected and backend.client.terms.ledger.spent[0] == 3
 
 
+def test_waiting_is_no_failing(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its three attempts a request that came too early four times has lost none: two of the server's failures are left to it."""
+    monkeypatch.setattr("expertchat.backends.served.client.PAUSE", 0.01)
+    backend = connected(stub, settings=QUICK.model_copy(update={"patience": 60.0}))
+    early, failing = first(4, lambda h: h.say(429, {}, retry_after="0.01")), first(2, TRANSIENT["503"])
+    stub.fault = lambda handler: early(handler) or failing(handler)
+    (done,) = backend.generate([asked()])
+    assert done.text and not done.problem and backend.client.terms.ledger.spent[0] == 7
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [("503", "503: loading"), ("html", "a page for people"), pytest.param("shape", "another shape", marks=pytest.mark.slow)],

@@ -114,7 +114,7 @@ class Client:
         `bounds`: of the tries, in the place of the config's; what is beyond them is refused. Raises Refused where this one gets no answer,
         Halted where the run has to stop, and Denied where nothing gets any.
         """
-        began, tries = time.monotonic(), 0
+        began, tries, failed = time.monotonic(), 0, 0  # a lost connection and "too many" are no failures of this request
         while True:
             turns = await self._turn(str(body.get("model")))
             address = self._free()
@@ -129,6 +129,7 @@ class Client:
                 raise
             except Exception as error:
                 trouble = trouble_of(error, self.secret)
+                failed += trouble.kind == "odd" or (trouble.kind == "down" and not trouble.gone)
             else:
                 self.gate.level.answered(self.gate.out)
                 self._in_a_row = 0
@@ -138,7 +139,7 @@ class Client:
                 self.gate.leave()
                 if turns is not None:
                     turns.leave()
-            await self._pause(self._after(trouble, address, tries, time.monotonic() - began, bounds))
+            await self._pause(self._after(trouble, address, (tries, failed), time.monotonic() - began, bounds))
 
     async def _turn(self, model: str) -> Turns | None:
         """Wait until one more may be sent, to this model."""
@@ -168,12 +169,13 @@ class Client:
                         raise Refused(f"server {address.url}: {trouble.text}") from None
                 await asyncio.sleep(PAUSE)
 
-    def _after(self, trouble: Trouble, address: Address, tries: int, seconds: float, bounds: Bounds | None) -> float:
-        """Seconds until the next try. Raises what ends the request."""
+    def _after(self, trouble: Trouble, address: Address, counts: tuple[int, int], seconds: float, bounds: Bounds | None) -> float:
+        """Seconds until the next try; `counts`: the tries, and those that failed. Raises what ends the request."""
+        tries, failed = counts
         said = f"server {address.url}: {trouble.text}"
         if trouble.kind == "denied":
             raise Denied(said, trouble.unknown)
-        if trouble.kind == "refused" or (trouble.kind == "odd" and tries >= ODD_TRIES):
+        if trouble.kind == "refused" or (trouble.kind == "odd" and failed >= ODD_TRIES):
             self._refuse(said, bounds is not None or of_length(said))
         if trouble.gone:
             self._look_again()
@@ -186,7 +188,7 @@ class Client:
         if trouble.kind == "busy":  # nobody waits longer than there is patience, nor do the others for this one
             self.gate.level.too_many(trouble.wait if (trouble.wait or 0.0) <= patience else None)
         pause = max(trouble.wait or 0.0, min(LONGEST_PAUSE, PAUSE * 2 ** (tries - 1)))
-        often = trouble.kind == "down" and not trouble.gone and tries >= most
+        often = trouble.kind == "down" and not trouble.gone and failed >= most
         if often or seconds + pause > patience:
             if bounds is not None:
                 raise Denied(said) if trouble.gone else Refused(said)
