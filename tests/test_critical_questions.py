@@ -85,6 +85,7 @@ def test_types_are_learnt_from_the_texts_alone(tmp_path: Path) -> None:
 
     source, run = typed(tmp_path / "typed.jsonl"), tmp_path / "run"
     words = [f"source.path=[{source}]", f"run.dir={run}", "view=none", "kind=types", "epochs=12", "resamples=200", "train.batch=4"]
+    words += ["train.learning_rate=3e-3"]
     assert run_reward_model(load("reward_model", [*words, "train.micro_batch=4"]), ["expertchat", "reward_model"], Collect()) == 0
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     assert (summary["target"], summary["types"], summary["figures"]["accuracy"], summary["figures"]["coin"]) == ("type", 2, 1.0, 0.5)

@@ -60,9 +60,19 @@ def opened(browser: Any) -> Iterator[Open]:
 def until(page: Any, holds: str) -> None:
     """Wait for it; playwright's own way of waiting is forbidden by the page's Content-Security-Policy."""
     end = time.monotonic() + 30
-    while not page.evaluate(holds):
+    while not _holds(page, holds):
         assert time.monotonic() < end, holds
         time.sleep(0.05)
+
+
+def _holds(page: Any, what: str) -> bool:
+    """Whether it holds; of a page that loads itself again just then nothing does."""
+    try:
+        return bool(page.evaluate(what))
+    except sync_api.Error as error:
+        if "Execution context was destroyed" not in str(error):
+            raise
+        return False
 
 
 def page_of(*places: Path) -> Path:
