@@ -93,7 +93,8 @@ def test_a_function_of_the_users_own_is_called_as_trl_calls_its(tmp_path: Path) 
     assert values(one, f"reward.functions=[{file}:plain]") == [2.0, None]
     silent = sampled(["a b c", " ... "], [0.5, None], [1, None])  # is no worse and no better than one that speaks, but none to train on
     assert values(silent, f"reward.functions=[{file}:short]") == [-3.0, None]
-    assert _by_functions(Score(id="k1", transcript="t", turn=1, speaker="a", source="functions", sign=1), Worth(None, {"short": -1.0})).problem
+    score = Score(id="k1", transcript="t", turn=1, speaker="a", source="functions", sign=1)
+    assert _by_functions(score, Worth(None, {"short": -1.0})).problem == "the reply is blank"
     assert not file_problems([f"{file}:short", "wim"])
     assert file_problems([f"{file}:gone", f"{tmp_path}/no.py:f"]) == [
         f"reward.functions: {file}:gone: {file} has no function gone; it has short, plain",
