@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from expertchat.records import PreferencePair
 from expertchat.training import dpo
 from expertchat.training.config import TrainConfig
 from expertchat.training.dpo import Dpo, on_gpu
-from expertchat.training.learner import Learner, LoraLearner, WeightLearner
+from expertchat.training.learner import Learner, LoraLearner, WeightLearner, _learner, one_learner
 from expertchat.training.method import Rows, Stopped
 from expertchat.training.one_prompt import one_prompt
 from expertchat.training.rows import row_of
@@ -280,6 +282,18 @@ def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
     assert all(torch.equal(p, other.parameters()[name]) for name, p in learner.parameters().items())
     with pytest.raises(ConfigError, match=r"another train\.method"):
         WeightLearner("a", backend(), config(method="full")).load(tmp_path)
+
+
+def test_an_adapter_says_at_which_revision_its_base_was(tmp_path: Path) -> None:
+    """Whoever loads it elsewhere would take the newest weights for it else."""
+    model: Any = SimpleNamespace(path="OWNER/MODEL", revision="0123abc", family="llama3")
+    one, train = backend(), config(rank=2, targets=["q_proj"])
+    cast: Any = SimpleNamespace(backends={"a": one}, experts={"a": SimpleNamespace(family=SimpleNamespace(lora_targets=("q_proj",)))})
+    run: Any = SimpleNamespace(train=train, experts={"a": model}, run=SimpleNamespace(seed=0))
+    for name, learner in (("online", _learner(run, cast, "a", {})), ("rows", one_learner(model, backend(), train, 0, False))):
+        learner.save(tmp_path / name)
+        told = json.loads((tmp_path / name / "adapter_config.json").read_text("utf-8"))
+        assert (told["base_model_name_or_path"], told["revision"]) == ("OWNER/MODEL", "0123abc")
 
 
 def test_policy_and_base_speak_with_their_own_weights() -> None:

@@ -108,14 +108,16 @@ class LoraLearner(Learner):
     """An adapter on a frozen base (QLoRA where that is quantised). The base is the policy with the adapter off: no second copy."""
 
     def __init__(
-        self, seat: Speaker, backend: LocalBackend, config: UpdateConfig, targets: Sequence[str], adapters: Adapters, path: str, seed: int
-    ) -> None:
+        self, seat: Speaker, backend: LocalBackend, config: UpdateConfig, targets: Sequence[str], adapters: Adapters, path: str, seed: int,
+        revision: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(seat, backend, config)
         self.adapters, self.name = adapters, f"expert_{seat}"
         usual = usual_targets(backend.model, targets)
         lacking = adapters.attach(
-            self.name, config.targets or usual, r=config.rank, alpha=config.alpha, dropout=config.dropout, seed=seed, path=path
-        )
+            self.name, config.targets or usual, r=config.rank, alpha=config.alpha, dropout=config.dropout, seed=seed, path=path,
+            revision=revision,
+        )  # fmt: skip
         if config.targets and lacking:
             raise ConfigError(f"train.targets: {self.its_model} has no linear layers named {', '.join(lacking)}; leave them out")
         self.policy = backend.voice(partial(adapters.use, self.name))
@@ -280,7 +282,7 @@ def _learner(config: OnlineConfig, cast: Cast, seat: Speaker, adapters: dict[int
     model = config.experts[seat]
     shared = adapters.setdefault(id(backend), Adapters(backend.model))
     targets = cast.experts[seat].family.lora_targets
-    return LoraLearner(seat, backend, config.train, targets, shared, model.path, config.run.seed)
+    return LoraLearner(seat, backend, config.train, targets, shared, model.path, config.run.seed, model.revision)
 
 
 def one_learner(model: ModelConfig, backend: LocalBackend, train: UpdateConfig, seed: int, compared: bool) -> Learner:
@@ -291,7 +293,7 @@ def one_learner(model: ModelConfig, backend: LocalBackend, train: UpdateConfig, 
     if train.method != "lora":
         return WeightLearner(SEAT, backend, train, compared)
     targets = family_class(model.family).family.lora_targets
-    return LoraLearner(SEAT, backend, train, targets, Adapters(backend.model), model.path, seed)
+    return LoraLearner(SEAT, backend, train, targets, Adapters(backend.model), model.path, seed, model.revision)
 
 
 def _backends(cast: Cast, learners: Mapping[Speaker, Learner]) -> dict[str, Any]:
