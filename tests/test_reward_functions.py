@@ -13,8 +13,9 @@ from expertchat.config import ConfigError
 from expertchat.judging import wim
 from expertchat.preferences.candidates import Sampled, shown_as
 from expertchat.preferences.config import Rules
-from expertchat.preferences.functions import file_problems, worths
-from expertchat.records import Candidate, Message, Rating, Reward
+from expertchat.preferences.functions import Worth, file_problems, worths
+from expertchat.preferences.score import _by_functions
+from expertchat.records import Candidate, Message, Rating, Reward, Score
 from expertchat.training.online import run_online
 from expertchat.training.single import read_prompts
 from tests.scripted import Collect
@@ -90,6 +91,10 @@ def test_a_function_of_the_users_own_is_called_as_trl_calls_its(tmp_path: Path) 
     one = sampled(["a b c", "a a"], [0.5, 0.5], [1, 1])
     assert values(one, f"reward.functions=[{file}:short]") == [-3.0, -2.0]
     assert values(one, f"reward.functions=[{file}:plain]") == [2.0, None]
+    silent = sampled(["a b c", " ... "], [0.5, None], [1, None])  # is no worse and no better than one that speaks, but none to train on
+    assert values(silent, f"reward.functions=[{file}:short]") == [-3.0, None]
+    score = Score(id="k1", transcript="t", turn=1, speaker="a", source="functions", sign=1)
+    assert _by_functions(score, Worth(None, {"short": -1.0})).problem == "the reply is blank"
     assert not file_problems([f"{file}:short", "wim"])
     assert file_problems([f"{file}:gone", f"{tmp_path}/no.py:f"]) == [
         f"reward.functions: {file}:gone: {file} has no function gone; it has short, plain",

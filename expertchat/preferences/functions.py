@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from expertchat.config import ConfigError, JudgingConfig
 from expertchat.judging.wim import scale_rating
 from expertchat.records import Candidate
+from expertchat.text.likeness import blank
 from expertchat.text.measures import PROGRAMS
 from expertchat.text.sentences import first_line
 
@@ -116,7 +117,8 @@ def worths(histories: Sequence[About], rules: Rules) -> dict[str, Worth]:
     """The worth of every candidate of some histories, by its id.
 
     A function that has no number for any reply of a history does not apply there, and is left out; a reply that lacks a number which others
-    to the same history have is not scored: less would be taken for worse. Raises ConfigError for a function of the user's own that fails.
+    to the same history have is not scored: less would be taken for worse; nor is one that says nothing, whatever a function gives it.
+    Raises ConfigError for a function of the user's own that fails.
     """
     names = rules.reward.functions
     weights = rules.reward.weights or [1.0] * len(names)
@@ -126,11 +128,11 @@ def worths(histories: Sequence[About], rules: Rules) -> dict[str, Worth]:
     for about in histories:
         ids = [one.id for one in about.sampled.candidates]
         applying = [(name, weight) for name, weight in zip(names, weights, strict=True) if any(said[name][i] is not None for i in ids)]
-        for i in ids:
-            parts = {name: said[name][i] for name in names}
+        for one in about.sampled.candidates:
+            parts = {name: said[name][one.id] for name in names}
             counted = [(weight, parts[name]) for name, weight in applying]
-            value = math.fsum(w * v for w, v in counted if v is not None) if counted and all(v is not None for _, v in counted) else None
-            found[i] = Worth(value, parts)
+            scored = counted and not blank(one.text) and all(v is not None for _, v in counted)
+            found[one.id] = Worth(math.fsum(w * v for w, v in counted if v is not None) if scored else None, parts)
     return found
 
 

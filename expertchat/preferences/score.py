@@ -66,7 +66,7 @@ def _drawn(score: Score, candidate: Candidate, seed: int) -> Score:
 def _by_functions(score: Score, worth: Worth) -> Score:
     """A score with the reward that the functions come to together, or why there is none."""
     none = [name for name, value in worth.parts.items() if value is None]
-    problem = None if worth.value is not None else f"no number from {', '.join(none)}"
+    problem = None if worth.value is not None else f"no number from {', '.join(none)}" if none else "the reply is blank"
     return score.model_copy(update={"reward": worth.value, "parts": dict(worth.parts), "problem": problem})
 
 
