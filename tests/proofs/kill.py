@@ -63,7 +63,7 @@ def main(kills: int, words: Sequence[str] = ()) -> int:
         assert start(whole, words).wait() == 0
         seconds = time.monotonic() - began
         print(f"unbroken run: {seconds:.1f} s, {len(content(whole))} records", flush=True)
-        done = 0
+        done, afresh = 0, 0
         while done < kills:
             run = start(broken, words)
             wait = rng.uniform(0.05, 0.8) * seconds  # loading alone takes a good part of it
@@ -71,7 +71,8 @@ def main(kills: int, words: Sequence[str] = ()) -> int:
                 code = run.wait(timeout=wait)
                 print(f"ended by itself with {code} before kill {done + 1}: starting afresh", flush=True)
                 assert code == 0 and not (other := differing(content(whole), content(broken))), other
-                broken = Path(scratch) / f"broken{done}"
+                afresh += 1
+                broken = Path(scratch) / f"broken{afresh}"
             except subprocess.TimeoutExpired:
                 run.send_signal(signal.SIGKILL)
                 run.wait()
