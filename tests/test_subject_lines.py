@@ -84,11 +84,11 @@ def test_a_study_reads_lists_and_lines_of_logs(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "summary.json").write_text(json.dumps({"curve": [{"n": 1, "won": {"value": 0.5, "low": 0.4, "high": 0.6}}, {"n": 2}]}))
     step = Step("learn", "learn", "metrics", (), tmp_path, (), None, "")
-    assert str(cell_of(tmp_path, "curve.0.won")) == "0.5 (0.4 to 0.6)" and cell_of(tmp_path, "curve.-1.n").value == 2
+    assert str(cell_of(tmp_path, "curve.0.won")) == "0.50 (0.40 to 0.60)" and cell_of(tmp_path, "curve.-1.n").value == 2
     shares = {"title": "x", "rows": {"it": "learn"}, "figures": {"lost": "1-curve.0.won", "none": "1-curve.7.won"}}
     of_shares = StudyFile.model_validate({"title": "x", "steps": {"learn": {"run": "metrics x"}}, "tables": {"shares": shares}})
     cells = tables_of(of_shares, [step])
-    assert list(map(str, cells["shares"].rows["it"])) == ["0.5 (0.4 to 0.6)", "–"]
+    assert list(map(str, cells["shares"].rows["it"])) == ["0.50 (0.40 to 0.60)", "–"]
     assert cell_of(tmp_path, "curve.5.n").value is None and cell_of(tmp_path, "metrics.jsonl:e3.figures.loss").value == 0.3
     table = {"title": "x", "rows": {"it": "learn"}, "list": "metrics.jsonl", "named": "round", "every": 4, "figures": {"l": "figures.loss"}}
     study = StudyFile.model_validate({"title": "x", "steps": {"learn": {"run": "metrics x"}}, "tables": {"curve": table}})

@@ -51,7 +51,10 @@ ADDED = {
 }  # fmt: skip
 # What an older run goes on with as it was begun: what is left open now, and defaults that are others since. By key: its value now, that of
 # then, and the key that came with the change.
-AS_BEGUN = {"embedder.dtype": ("auto", "fp32", "embedder.dtype"), "evaluation.topics": (20, 6, "evaluation.choosing")}
+AS_BEGUN = {
+    "embedder.dtype": ("auto", "fp32", "embedder.dtype"), "evaluation.topics": (20, 6, "evaluation.choosing"),
+    "reward.repeat_penalty": (0.0, 0.4, "evaluation.choosing"), "reward.repeat_cosine": (0.85, 0.7, "evaluation.choosing"),
+}  # fmt: skip
 UNUSED = (
     "company", "moderate", "next_speaker", "judge_several", "principle", "principle_line", "principle_prefix", "principle_answers",
     "compare_principle", "reference", "examples", "example", "guess", "guess_prefix", "guess_answers",
