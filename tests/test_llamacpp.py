@@ -67,4 +67,5 @@ def test_a_server_that_is_killed_in_the_middle_of_a_run_is_waited_for(file: Path
     """kill -9, and begun again a second later: nothing is lacking, nothing asked twice."""
     from tests.proofs.restart_server import main
 
-    assert main(file, 1, 2, 1024, "judging.min_mass=0.0") == 0
+    tries = (main(file, 1, 2, 1024, "judging.min_mass=0.0") for _ in range(5))
+    assert next((code for code in tries if code != 2), 2) == 0  # a tiny model is often between two requests
