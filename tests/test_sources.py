@@ -108,6 +108,12 @@ def test_a_prompt_that_stands_in_both_chats(table: Callable[..., Path]) -> None:
     assert {text.text for text in item.texts} == {"Moon.", "Wind."}
 
 
+@pytest.mark.parametrize("cell", ["inf", "1e999", "much"])
+def test_a_truth_is_a_number_or_refused(table: Callable[..., Path], cell: str) -> None:
+    path = table(f"text,truth\none,{cell}\ntwo,3\n")
+    assert "row 2: 'truth' is no number" in problems(path, columns={"truth": "truth"})
+
+
 def test_ratings_of_another_scale(table: Callable[..., Path]) -> None:
     path = table("text,rating\none,1\ntwo,3\nthree,5\n")
     assert [item.label for item in read(path, scale=[1, 5])] == [1.0, 5.5, 10.0]  # 1 + 9 * (value - 1) / 4

@@ -18,7 +18,7 @@ from expertchat.records.learning import Preference
 from expertchat.sources.config import SourceConfig
 from expertchat.sources.encoding import Say, named
 from expertchat.sources.preferring import PreferredConfig
-from expertchat.sources.rows import HUB, Row, Table, is_chat, is_table, read_table, texts_of
+from expertchat.sources.rows import HUB, Row, Table, is_chat, is_table, number_cell, read_table, texts_of
 from expertchat.text.likeness import blank
 
 PAIRS = "pairs.jsonl"
@@ -197,8 +197,8 @@ class _Rows:
             rendered=rendered,
             chosen=chosen,
             rejected=rejected,
-            score_chosen=_number(cells.get("score_chosen")),
-            score_rejected=_number(cells.get("score_rejected")),
+            score_chosen=number_cell(cells.get("score_chosen")),
+            score_rejected=number_cell(cells.get("score_rejected")),
             part="evaluation" if part in ("evaluation", "eval", "test", "validation") else "train",
             group=_plain(cells.get("group")) or topic or hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest()[:12],
             topic=topic,
@@ -272,13 +272,6 @@ def _messages(value: Any) -> Chat:
 
 def _plain(value: Any) -> str:
     return "" if value is None or isinstance(value, list | dict) else str(value)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 # -- which of them, and what for ------------------------------------------------------------------------------------------

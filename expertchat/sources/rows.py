@@ -240,3 +240,16 @@ _ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assis
 def is_chat(value: Any) -> bool:
     """Whether a cell holds messages."""
     return isinstance(value, list) and bool(value) and len(list(texts_of(value))) == len(value)
+
+
+def number_cell(value: Any) -> float | None:
+    """A cell as a number; None for what is none, and for inf and nan, which would make sums of nothing.
+
+    >>> number_cell("2.5"), number_cell("inf"), number_cell(None), number_cell("x")
+    (2.5, None, None, None)
+    """
+    try:
+        found = math.nan if value is None else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None

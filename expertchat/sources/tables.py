@@ -15,7 +15,7 @@ from expertchat.records import Choice, Item, Text, Turn
 from expertchat.sources.columns import SIDES, Columns, find_columns
 from expertchat.sources.config import LEAVE, SourceConfig
 from expertchat.sources.encoding import Say, named
-from expertchat.sources.rows import Row, Table, is_chat, texts_of
+from expertchat.sources.rows import Row, Table, is_chat, number_cell, texts_of
 from expertchat.text.likeness import blank
 
 SUBJECT, PARTNER = "a", "b"
@@ -160,11 +160,9 @@ class _Maker:
 
     def _number(self, row: Row, column: str) -> float | None:
         value = row.cells.get(column)
-        try:
-            return None if value is None else float(value)
-        except (TypeError, ValueError, OverflowError):
+        if value is not None and number_cell(value) is None:
             self._fault(f"{column!r} is no number", row, "write numbers, or leave the column alone with source.columns.truth=none")
-            return None
+        return number_cell(value)
 
     def _cell(self, row: Row, key: str) -> str | None:
         column = self.columns.others.get(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, cast
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 from expertchat.config import ConfigError
 from expertchat.records import Demonstration
 from expertchat.sources.encoding import Say, named
-from expertchat.sources.rows import Row, Table, is_chat, texts_of
+from expertchat.sources.rows import Row, Table, is_chat, number_cell, texts_of
 from expertchat.sources.teaching import DataConfig, TaughtColumns
 from expertchat.sources.wording import Wording
 from expertchat.text.likeness import blank
@@ -207,12 +206,4 @@ class _Maker:
                 self.faults[f"have a {self.columns['part']!r} that is none of {', '.join(PARTS)}"].append(row.number)
         own = row.cells.get(self.columns["group"]) if "group" in self.columns else None
         score = row.cells.get(self.columns["score"]) if "score" in self.columns else None
-        return {"part": part, "group": str(own) if own is not None else group, "score": _number(score)}
-
-
-def _number(value: Any) -> float | None:
-    try:
-        found = math.nan if value is None else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return found if math.isfinite(found) else None
+        return {"part": part, "group": str(own) if own is not None else group, "score": number_cell(score)}
